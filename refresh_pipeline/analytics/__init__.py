@@ -1,0 +1,1 @@
+"""What is computed: enhanced candles, indicators. Pure: arrays in, new arrays out; no Dagster, network, disk or clock."""

@@ -1,0 +1,1 @@
+"""What makes Dagster itself fast and bounded."""

@@ -1,0 +1,180 @@
+"""When a market is open and when its bars begin. Pure: the instant is always an argument, arrays in and arrays out.
+
+All instants are numpy datetime64[us] in UTC. A calendar answers for any timeframe: which bar an instant lies in
+(`floor`), when a bar ends (`closes`), which bars to expect between two instants (`open_times`), whether the market is
+open (`is_open`), and which candle is the newest that has closed (`last_closed`).
+"""
+
+from abc import ABC, abstractmethod
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refresh_pipeline.market.candles import TIME_UNIT, Times, instant
+from refresh_pipeline.market.timeframe import Timeframe
+
+DAY = np.timedelta64(1, "D").astype("timedelta64[us]")
+# 1970-01-05 was a Monday, 1970-01-04 a Sunday.
+FIRST_MONDAY = np.datetime64("1970-01-05", "us")
+FIRST_SUNDAY = np.datetime64("1970-01-04", "us")
+
+
+def length_of(timeframe: Timeframe) -> np.timedelta64:
+    """A bar's nominal length as a numpy timedelta in microseconds."""
+    return np.timedelta64(timeframe.minutes * 60_000_000, "us")
+
+
+class Calendar(ABC):
+    """One market's sessions and grid of bars."""
+
+    name: str
+    zone: str
+    # The share of all minutes in which the market is open: to turn a number of bars into a stretch of time.
+    open_share: float
+
+    @abstractmethod
+    def floor(self, timeframe: Timeframe, times: Times) -> Times:
+        """The opening time of the bar that each instant lies in."""
+
+    @abstractmethod
+    def is_open(self, times: Times) -> NDArray[np.bool_]:
+        """Whether the market trades at each instant."""
+
+    def closes(self, timeframe: Timeframe, open_times: Times) -> Times:
+        """The instant at which each bar ends: where the next one on the grid begins."""
+        # From the middle of the next bar back to its beginning: right for months and for days of 23 and 25 hours.
+        inside_next = np.asarray(open_times) + length_of(timeframe) + length_of(timeframe) // 2
+        return self.floor(timeframe, inside_next)
+
+    def open_times(self, timeframe: Timeframe, start: np.datetime64, end: np.datetime64) -> Times:
+        """The opening times to expect from `start` (included) to `end` (excluded), in order."""
+        if not start < end:
+            return np.array([], dtype=TIME_UNIT)
+        # Half a bar's steps hit every bar of the grid at least once, also where one is an hour shorter or longer.
+        step = length_of(timeframe) // 2
+        if timeframe.minutes <= 60:
+            step = length_of(timeframe)
+        first = self.floor(timeframe, np.array([start], dtype=TIME_UNIT))[0]
+        grid = np.unique(self.floor(timeframe, np.arange(first, end, step, dtype=TIME_UNIT)))
+        grid = grid[(grid >= start) & (grid < end)]
+        return grid[self._has_session(timeframe, grid)]
+
+    def last_closed(self, timeframe: Timeframe, now: np.datetime64) -> np.datetime64:
+        """The opening time of the newest bar that has ended at `now`."""
+        reach = length_of(timeframe) * 3 + 5 * DAY
+        grid = self.open_times(timeframe, instant(now) - reach, instant(now))
+        return grid[self.closes(timeframe, grid) <= now][-1]
+
+    def next_close(self, timeframe: Timeframe, now: np.datetime64) -> np.datetime64:
+        """The next instant after `now` at which a bar ends."""
+        reach = length_of(timeframe) * 3 + 5 * DAY
+        start = self.floor(timeframe, np.array([now], dtype=TIME_UNIT))[0]
+        ends = self.closes(timeframe, self.open_times(timeframe, start, start + reach))
+        return ends[ends > now][0]
+
+    def _has_session(self, timeframe: Timeframe, grid: Times) -> NDArray[np.bool_]:
+        """Which bars of the grid have trading in them."""
+        return self.is_open(grid) if timeframe <= Timeframe.D1 else np.ones(len(grid), dtype=bool)
+
+
+class CryptoCalendar(Calendar):
+    """Always open; days begin at midnight UTC, weeks on Monday, months on the 1st.
+
+    >>> CryptoCalendar().last_closed(Timeframe.H4, np.datetime64("2024-06-14T20:45"))
+    np.datetime64('2024-06-14T16:00:00.000000')
+    """
+
+    name = "crypto"
+    zone = "UTC"
+    open_share = 1.0
+
+    def floor(self, timeframe: Timeframe, times: Times) -> Times:
+        """See Calendar."""
+        times = np.asarray(times, dtype=TIME_UNIT)
+        if timeframe is Timeframe.MN1:
+            return times.astype("datetime64[M]").astype(TIME_UNIT)
+        since = FIRST_MONDAY if timeframe is Timeframe.W1 else np.datetime64(0, "us")
+        return times - (times - since) % length_of(timeframe)
+
+    def is_open(self, times: Times) -> NDArray[np.bool_]:
+        """See Calendar."""
+        return np.ones(np.shape(times), dtype=bool)
+
+
+class FxCalendar(Calendar):
+    """Open from Sunday to Friday 17:00 New York; days begin at 17:00 New York, weeks on Sunday.
+
+    Bars longer than an hour hang on 17:00 in New York's wall clock, so they move against UTC twice a year; both
+    changes fall into a weekend. Source: OANDA's daily alignment, held against its H1 candles of 2007 to 2018.
+
+    >>> FxCalendar().last_closed(Timeframe.H4, np.datetime64("2024-06-14T20:45"))
+    np.datetime64('2024-06-14T13:00:00.000000')
+    """
+
+    name = "fx"
+    zone = "America/New_York"
+    open_share = 5 / 7
+    day_begins = np.timedelta64(17, "h").astype("timedelta64[us]")
+
+    def floor(self, timeframe: Timeframe, times: Times) -> Times:
+        """See Calendar."""
+        times = np.asarray(times, dtype=TIME_UNIT)
+        if timeframe <= Timeframe.H1:
+            return times - (times - np.datetime64(0, "us")) % length_of(timeframe)
+        # In trading time the day that begins on Sunday 17:00 is Sunday 00:00.
+        trading = self._trading_time(times)
+        if timeframe is Timeframe.MN1:
+            # A month begins with the trading day dated its 1st: 17:00 on the day before.
+            floored = (trading + DAY).astype("datetime64[M]").astype(TIME_UNIT) - DAY
+        else:
+            since = FIRST_SUNDAY if timeframe is Timeframe.W1 else np.datetime64(0, "us")
+            floored = trading - (trading - since) % length_of(timeframe)
+        return self._utc(floored)
+
+    def is_open(self, times: Times) -> NDArray[np.bool_]:
+        """See Calendar."""
+        into_week = (self._trading_time(np.asarray(times, dtype=TIME_UNIT)) - FIRST_SUNDAY) % (7 * DAY)
+        return into_week < 5 * DAY
+
+    def _trading_time(self, utc: Times) -> Times:
+        return utc + zone_offsets(self.zone, utc) - self.day_begins
+
+    def _utc(self, trading: Times) -> Times:
+        local = trading + self.day_begins
+        guess = local - zone_offsets(self.zone, local)
+        return local - zone_offsets(self.zone, guess)
+
+
+def zone_offsets(zone: str, utc: Times) -> NDArray[np.timedelta64]:
+    """What a zone's wall clock adds to UTC at each instant."""
+    starts, offsets = _transitions(zone)
+    return offsets[np.searchsorted(starts, utc, side="right") - 1]
+
+
+@lru_cache(maxsize=8)
+def _transitions(zone: str) -> tuple[Times, NDArray[np.timedelta64]]:
+    """When a zone's offset changes between 1970 and 2100, to the hour, and what it is from then on."""
+    tz = ZoneInfo(zone)
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+
+    def offset(hours: int) -> timedelta:
+        return (epoch + timedelta(hours=hours)).astimezone(tz).utcoffset() or timedelta(0)
+
+    starts, offsets = [0], [offset(0)]
+    for week in range(0, 130 * 366 * 24, 7 * 24):
+        if offset(week + 7 * 24) == offsets[-1]:
+            continue
+        low, high = week, week + 7 * 24
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if offset(middle) != offsets[-1] else (middle, high)
+        starts.append(high)
+        offsets.append(offset(high))
+    hours = np.array(starts, dtype="int64") * 3_600_000_000
+    return hours.astype(TIME_UNIT), np.array(offsets, dtype="timedelta64[us]")
+
+
+CALENDARS: dict[str, Calendar] = {calendar.name: calendar for calendar in (CryptoCalendar(), FxCalendar())}

@@ -1,0 +1,160 @@
+"""Candles as arrays, and what makes one bad. Nothing here knows where they come from or where they go."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+Times = NDArray[np.datetime64]
+Floats = NDArray[np.float64]
+
+TIME_UNIT = "datetime64[us]"
+PRICE_COLUMNS = ("open", "high", "low", "close")
+CANDLE_COLUMNS = (*PRICE_COLUMNS, "volume")
+QUOTE_COLUMNS = tuple(f"{side}_{price}" for side in ("bid", "ask") for price in PRICE_COLUMNS)
+
+# The reason is kept with the candle in rejected_candles; the first that holds is the one given.
+NOT_A_NUMBER = "a price is missing, infinite or not a number"
+NOT_POSITIVE = "a price is zero or negative"
+HIGH_BELOW_LOW = "high is below low"
+HIGH_TOO_LOW = "high is below open or close"
+LOW_TOO_HIGH = "low is above open or close"
+BAD_VOLUME = "volume is negative or infinite"
+PLACEHOLDER = "all prices are 1.0: the venue's placeholder for no candle"
+MALFORMED = "malformed row"
+
+# Far from 1.0 an all-ones candle is a placeholder whatever its volume says; near it, it may be a stable pair.
+PLACEHOLDER_DISTANCE = 0.05
+
+
+def instant(moment: datetime | str | np.datetime64) -> np.datetime64:
+    """One instant as datetime64[us] in UTC; a naive one is taken as UTC.
+
+    >>> instant(datetime.fromisoformat("2024-01-01T05:30+05:30"))
+    np.datetime64('2024-01-01T00:00:00.000000')
+    """
+    if isinstance(moment, datetime):
+        moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
+    return np.asarray(moment, dtype=TIME_UNIT)[()]
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """A row that could not be read as a candle at all: its text, and why."""
+
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candles:
+    """Candles of one series as equally long arrays, in any order.
+
+    `open_time` is datetime64[us], UTC, the inclusive left edge; `columns` maps names of CANDLE_COLUMNS (and of
+    QUOTE_COLUMNS for quotes with two sides) to float64 arrays, NaN where the source gave nothing.
+    """
+
+    open_time: Times
+    columns: Mapping[str, Floats]
+    malformed: Sequence[Malformed] = field(default=())
+
+    @classmethod
+    def of(cls, open_time: object, malformed: Sequence[Malformed] = (), **columns: object) -> "Candles":
+        """Candles from anything array-like; a missing volume becomes NaN.
+
+        >>> Candles.of(["2024-01-01T00:00"], open=[1], high=[2], low=[1], close=[2]).columns["volume"]
+        array([nan])
+        """
+        times = np.asarray(open_time, dtype=TIME_UNIT)
+        arrays = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
+        arrays.setdefault("volume", np.full(len(times), np.nan))
+        wrong = {name: len(values) for name, values in arrays.items() if len(values) != len(times)}
+        if wrong or missing_columns(arrays):
+            raise ValueError(
+                f"candles need {', '.join(PRICE_COLUMNS)} as long as open_time ({len(times)} rows); "
+                f"missing {missing_columns(arrays) or 'none'}, of another length {wrong or 'none'}"
+            )
+        return cls(times, arrays, tuple(malformed))
+
+    @classmethod
+    def none(cls) -> "Candles":
+        """No candles at all."""
+        return cls.of([], open=[], high=[], low=[], close=[], volume=[])
+
+    @classmethod
+    def concatenated(cls, parts: Sequence["Candles"]) -> "Candles":
+        """Several stretches of one series behind one another."""
+        if not parts:
+            return cls.none()
+        columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
+        malformed = [row for part in parts for row in part.malformed]
+        return cls(np.concatenate([part.open_time for part in parts]), columns, tuple(malformed))
+
+    def __len__(self) -> int:
+        return len(self.open_time)
+
+    def __getitem__(self, name: str) -> Floats:
+        return self.columns[name]
+
+    def where(self, keep: NDArray[np.bool_]) -> "Candles":
+        """The candles for which the mask holds; malformed rows stay."""
+        return Candles(self.open_time[keep], {name: v[keep] for name, v in self.columns.items()}, self.malformed)
+
+    def between(self, since: np.datetime64, until: np.datetime64) -> "Candles":
+        """The candles that open at or after `since` and before `until`."""
+        return self.where((self.open_time >= since) & (self.open_time < until))
+
+    def sorted(self) -> "Candles":
+        """In order of open_time; of several with the same one, the last given wins.
+
+        >>> twice = Candles.of(["2024-01-02", "2024-01-01", "2024-01-02"], open=[1, 2, 3], high=[1, 2, 3],
+        ...                    low=[1, 2, 3], close=[1, 2, 3])
+        >>> twice.sorted()["close"]
+        array([2., 3.])
+        """
+        backwards = self.open_time[::-1]
+        _, first = np.unique(backwards, return_index=True)
+        order = len(backwards) - 1 - first
+        return Candles(
+            self.open_time[order], {name: values[order] for name, values in self.columns.items()}, self.malformed
+        )
+
+
+def missing_columns(columns: Mapping[str, object]) -> list[str]:
+    """The price columns that are not there."""
+    return [name for name in PRICE_COLUMNS if name not in columns]
+
+
+def faults(candles: Candles) -> NDArray[np.object_]:
+    """Why each candle must not be stored: one reason a row, None where its numbers agree with themselves.
+
+    Off the grid or outside a session is no fault here; a check reports those.
+
+    >>> list(faults(Candles.of(["2024-01-01"] * 3, open=[5, 5, 5], high=[6, 4, 6], low=[4, 6, 4], close=[5, 5, -1])))
+    [None, 'high is below low', 'a price is zero or negative']
+    """
+    open_, high, low, close, volume = (candles[name] for name in CANDLE_COLUMNS)
+    prices = np.stack([open_, high, low, close])
+    with np.errstate(invalid="ignore"):
+        reasons = {
+            NOT_A_NUMBER: ~np.isfinite(prices).all(axis=0),
+            NOT_POSITIVE: (prices <= 0).any(axis=0),
+            HIGH_BELOW_LOW: high < low,
+            HIGH_TOO_LOW: high < np.maximum(open_, close),
+            LOW_TOO_HIGH: low > np.minimum(open_, close),
+            BAD_VOLUME: (volume < 0) | np.isinf(volume),
+            PLACEHOLDER: _placeholders(prices, volume),
+        }
+    result = np.full(len(candles), None, dtype=object)
+    for reason, holds in reversed(reasons.items()):
+        result[holds] = reason
+    return result
+
+
+def _placeholders(prices: NDArray[np.float64], volume: Floats) -> NDArray[np.bool_]:
+    ones = (prices == 1.0).all(axis=0)
+    others = prices[3][~ones & np.isfinite(prices[3])]
+    far_from_one = len(others) > 0 and abs(np.median(others) - 1.0) > PLACEHOLDER_DISTANCE
+    return ones & (far_from_one | ~(volume > 1))

@@ -1,0 +1,76 @@
+"""Where candles come from: one file per venue, behind one protocol. Nothing here stores anything.
+
+A source answers many requests at once and yields what arrives as it arrives, several chunks a series if need be, each
+series closed by exactly one `Fetched.last`. A failure is an answer too: the other series go on.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+import numpy as np
+
+from refresh_pipeline.market.candles import Candles
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
+
+
+class SourceError(Exception):
+    """What a venue did not give: what was wanted, what was received, what to do."""
+
+    # Whether asking again could help; decided here, once, at the edge.
+    transient: bool = False
+
+
+class PermanentError(SourceError):
+    """Asking again will not help: an unknown symbol, a refused place, a wrong option."""
+
+
+class TransientError(SourceError):
+    """Asking again may help: a limit, an outage, a dropped connection."""
+
+    transient = True
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Candles of one series that open at or after `since` and before `until` (datetime64[us], UTC)."""
+
+    series: Series
+    since: np.datetime64
+    until: np.datetime64
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A stretch of one series' closed candles, oldest stretch first; `last` says that no more will come.
+
+    With `error`, the series ends here unfinished: what was yielded before stays good.
+    """
+
+    series: Series
+    candles: Candles
+    last: bool = True
+    error: SourceError | None = None
+    seconds: float = 0.0
+
+
+class Source(Protocol):
+    """A venue, as the pipeline sees it."""
+
+    # The name written beside each candle.
+    kind: str
+    # What the venue serves itself; other timeframes are resampled from the longest of these that divides them.
+    native_timeframes: Sequence[Timeframe]
+    # Whether quotes have a bid and an ask side (QUOTE_COLUMNS beside CANDLE_COLUMNS).
+    two_sided: bool
+
+    def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
+        """Closed candles for each request, in the order of the requests where the venue makes one wait.
+
+        Args:
+            requests: for native timeframes only.
+            now: what the machine's clock says; a venue that tells its own time goes by that.
+        """
+        ...

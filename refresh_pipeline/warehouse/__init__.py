@@ -1,0 +1,1 @@
+"""Where candles live: one DuckDB file."""
