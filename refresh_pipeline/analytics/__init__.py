@@ -1,1 +1,1 @@
-"""What is computed: enhanced candles, indicators. Pure: arrays in, new arrays out; no Dagster, network, disk or clock."""
+"""What is computed: enhanced candles, indicators. Pure: arrays in, arrays out; no Dagster, network, disk or clock."""

@@ -46,7 +46,7 @@ class Column:
     name: str
     description: str
     unit: str
-    # Bars before the first one wanted after which a value no longer depends on where the history begins (1e-9 relative).
+    # Bars before the first one wanted from which on a value no longer shows where the history began (1e-9 relative).
     warm_up: int = 0
     # Bars back from the newest that the next bar may still change.
     repaint: int = 0

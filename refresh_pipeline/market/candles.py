@@ -37,7 +37,7 @@ def instant(moment: datetime | str | np.datetime64) -> np.datetime64:
     """
     if isinstance(moment, datetime):
         moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
-    return np.asarray(moment, dtype=TIME_UNIT)[()]
+    return np.array([moment], dtype=TIME_UNIT)[0]
 
 
 @dataclass(frozen=True, slots=True)
