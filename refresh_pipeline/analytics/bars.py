@@ -61,6 +61,8 @@ class Computation:
     columns: Sequence[Column]
     # Gives an array per column, as long as the bars: float64 with NaN for null, or text with None for null.
     compute: Callable[[Bars], Mapping[str, Values]]
+    # Whether the table repeats the candle columns beside its own.
+    carries_candles: bool = False
 
     @property
     def warm_up(self) -> int:

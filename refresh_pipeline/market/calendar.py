@@ -44,10 +44,15 @@ class Calendar(ABC):
         """Whether the market trades at each instant."""
 
     def closes(self, timeframe: Timeframe, open_times: Times) -> Times:
-        """The instant at which each bar ends: where the next one on the grid begins."""
+        """The instant at which each bar ends: where the next one on the grid begins.
+
+        A bar that is off the grid (another broker's days, a late first bar) ends its nominal length after it began.
+        """
+        opens = np.asarray(open_times, dtype=TIME_UNIT)
         # From the middle of the next bar back to its beginning: right for months and for days of 23 and 25 hours.
-        inside_next = np.asarray(open_times) + length_of(timeframe) + length_of(timeframe) // 2
-        return self.floor(timeframe, inside_next)
+        inside_next = np.add(opens, length_of(timeframe) * 3 // 2)
+        on_grid = self.floor(timeframe, opens) == opens
+        return np.where(on_grid, self.floor(timeframe, inside_next), np.add(opens, length_of(timeframe)))
 
     def open_times(self, timeframe: Timeframe, start: np.datetime64, end: np.datetime64) -> Times:
         """The opening times to expect from `start` (included) to `end` (excluded), in order."""
@@ -58,9 +63,15 @@ class Calendar(ABC):
         if timeframe.minutes <= 60:
             step = length_of(timeframe)
         first = self.floor(timeframe, np.array([start], dtype=TIME_UNIT))[0]
-        grid = np.unique(self.floor(timeframe, np.arange(first, end, step, dtype=TIME_UNIT)))
+        # One step past the end: after a change of the clocks the last bar may begin between the last two steps.
+        grid = np.unique(self.floor(timeframe, np.arange(first, end + step, step, dtype=TIME_UNIT)))
         grid = grid[(grid >= start) & (grid < end)]
         return grid[self._has_session(timeframe, grid)]
+
+    def count(self, timeframe: Timeframe, first: Times, last: np.datetime64) -> NDArray[np.int64]:
+        """How many bars to expect from each opening time of `first` to the one of `last`, both included."""
+        grid = self.open_times(timeframe, first.min(), last + np.timedelta64(1, "us"))
+        return np.maximum(len(grid) - np.searchsorted(grid, first), 0)
 
     def last_closed(self, timeframe: Timeframe, now: np.datetime64) -> np.datetime64:
         """The opening time of the newest bar that has ended at `now`."""
@@ -74,6 +85,10 @@ class Calendar(ABC):
         start = self.floor(timeframe, np.array([now], dtype=TIME_UNIT))[0]
         ends = self.closes(timeframe, self.open_times(timeframe, start, start + reach))
         return ends[ends > now][0]
+
+    def has_bar(self, timeframe: Timeframe, times: Times) -> NDArray[np.bool_]:
+        """Whether a bar opens at each instant."""
+        return (self.floor(timeframe, times) == times) & self._has_session(timeframe, times)
 
     def _has_session(self, timeframe: Timeframe, grid: Times) -> NDArray[np.bool_]:
         """Which bars of the grid have trading in them."""
@@ -149,9 +164,13 @@ class FxCalendar(Calendar):
 
 
 def zone_offsets(zone: str, utc: Times) -> NDArray[np.timedelta64]:
-    """What a zone's wall clock adds to UTC at each instant."""
+    """What a zone's wall clock adds to UTC at each instant; before 1970 what it added on 1970-01-01.
+
+    Raises:
+        zoneinfo.ZoneInfoNotFoundError: there is no such zone.
+    """
     starts, offsets = _transitions(zone)
-    return offsets[np.searchsorted(starts, utc, side="right") - 1]
+    return offsets[np.maximum(np.searchsorted(starts, utc, side="right") - 1, 0)]
 
 
 @lru_cache(maxsize=8)

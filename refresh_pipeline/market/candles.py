@@ -25,8 +25,10 @@ BAD_VOLUME = "volume is negative or infinite"
 PLACEHOLDER = "all prices are 1.0: the venue's placeholder for no candle"
 MALFORMED = "malformed row"
 
-# Far from 1.0 an all-ones candle is a placeholder whatever its volume says; near it, it may be a stable pair.
+# Where the other candles lie far from 1.0, one of ones is a placeholder whatever its volume says; where they hug 1.0
+# (a stable pair) it is a quiet candle, again whatever the volume; in between only a volume makes it believable.
 PLACEHOLDER_DISTANCE = 0.05
+PEG_DISTANCE = 0.005
 
 
 def instant(moment: datetime | str | np.datetime64) -> np.datetime64:
@@ -38,6 +40,19 @@ def instant(moment: datetime | str | np.datetime64) -> np.datetime64:
     if isinstance(moment, datetime):
         moment = moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment
     return np.array([moment], dtype=TIME_UNIT)[0]
+
+
+def parse_instant(text: str) -> datetime:
+    """An instant from ISO 8601; without an offset it is UTC.
+
+    Raises:
+        ValueError: it is not ISO 8601.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"found {text!r}, allowed: ISO 8601, for instance 2026-01-31T12:00Z") from error
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +142,18 @@ def missing_columns(columns: Mapping[str, object]) -> list[str]:
     return [name for name in PRICE_COLUMNS if name not in columns]
 
 
-def faults(candles: Candles) -> NDArray[np.object_]:
+def faults(candles: Candles, series_no: NDArray[np.int32] | None = None) -> NDArray[np.object_]:
     """Why each candle must not be stored: one reason a row, None where its numbers agree with themselves.
 
-    Off the grid or outside a session is no fault here; a check reports those.
+    Off the grid or outside a session is no fault here; a check reports those. Where candles of several series lie
+    behind one another, `series_no` tells them apart.
 
     >>> list(faults(Candles.of(["2024-01-01"] * 3, open=[5, 5, 5], high=[6, 4, 6], low=[4, 6, 4], close=[5, 5, -1])))
     [None, 'high is below low', 'a price is zero or negative']
     """
     open_, high, low, close, volume = (candles[name] for name in CANDLE_COLUMNS)
     prices = np.stack([open_, high, low, close])
+    series_no = np.zeros(len(candles), dtype=np.int32) if series_no is None else series_no
     with np.errstate(invalid="ignore"):
         reasons = {
             NOT_A_NUMBER: ~np.isfinite(prices).all(axis=0),
@@ -145,7 +162,7 @@ def faults(candles: Candles) -> NDArray[np.object_]:
             HIGH_TOO_LOW: high < np.maximum(open_, close),
             LOW_TOO_HIGH: low > np.minimum(open_, close),
             BAD_VOLUME: (volume < 0) | np.isinf(volume),
-            PLACEHOLDER: _placeholders(prices, volume),
+            PLACEHOLDER: _placeholders(prices, volume, series_no),
         }
     result = np.full(len(candles), None, dtype=object)
     for reason, holds in reversed(reasons.items()):
@@ -153,8 +170,19 @@ def faults(candles: Candles) -> NDArray[np.object_]:
     return result
 
 
-def _placeholders(prices: NDArray[np.float64], volume: Floats) -> NDArray[np.bool_]:
+def _placeholders(prices: NDArray[np.float64], volume: Floats, series_no: NDArray[np.int32]) -> NDArray[np.bool_]:
     ones = (prices == 1.0).all(axis=0)
-    others = prices[3][~ones & np.isfinite(prices[3])]
-    far_from_one = len(others) > 0 and abs(np.median(others) - 1.0) > PLACEHOLDER_DISTANCE
-    return ones & (far_from_one | ~(volume > 1))
+    if not ones.any():
+        return ones
+    distance = np.abs(prices[3] - 1.0)
+    others = ~ones & np.isfinite(distance)
+    far = _mostly(distance > PLACEHOLDER_DISTANCE, others, series_no)
+    pegged = _mostly(distance <= PEG_DISTANCE, others, series_no)
+    return ones & ~pegged & (far | ~(volume > 1))
+
+
+def _mostly(holds: NDArray[np.bool_], among: NDArray[np.bool_], series_no: NDArray[np.int32]) -> NDArray[np.bool_]:
+    series_count = int(series_no.max()) + 1
+    yes = np.bincount(series_no[among & holds], minlength=series_count)
+    no = np.bincount(series_no[among & ~holds], minlength=series_count)
+    return (yes > no)[series_no]

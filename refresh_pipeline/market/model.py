@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from refresh_pipeline.market.calendar import CALENDARS, Calendar
 from refresh_pipeline.market.series import Series
@@ -19,7 +19,9 @@ from refresh_pipeline.market.timeframe import Timeframe
 # What Dagster's multi-partition keys cannot hold, and what would make a file name or an SQL schema another one.
 FORBIDDEN_IN_INSTRUMENTS = re.compile(r"[|,\[\]\s\\]|\.\.")
 MARKET_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
-DURATION = re.compile(r"(\d+)\s*(m|h|d|w|y)")
+DURATION = re.compile(r"(\d{1,9})\s*(m|h|d|w|y)")
+# Beyond it a start lies before what any calendar or data set knows, and soon before what a date can say.
+LONGEST = timedelta(days=100 * 365)
 DURATION_UNITS = {
     "m": timedelta(minutes=1),
     "h": timedelta(hours=1),
@@ -27,6 +29,24 @@ DURATION_UNITS = {
     "w": timedelta(weeks=1),
     "y": timedelta(days=365),
 }
+
+# Pydantic's kinds of faults in the words of a YAML's author.
+ALLOWED = {
+    "string_type": "text (in quotes, if it looks like a number)",
+    "model_type": "a mapping with {keys}",
+    "dict_type": "a mapping",
+    "mapping_type": "a mapping",
+    "tuple_type": "a list",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "int_from_float": "a whole number",
+    "greater_than_equal": "{ge} or more",
+    "less_than_equal": "{le} or less",
+}
+
+Options = TypeVar("Options", bound=BaseModel)
 
 
 class MarketError(ValueError):
@@ -46,9 +66,10 @@ def parse_duration(value: object) -> timedelta:
     if isinstance(value, timedelta):
         return value
     match = DURATION.fullmatch(str(value).strip())
-    if match is None or int(match[1]) == 0:
-        raise ValueError("allowed: a whole number and m, h, d, w or y, for instance 30d")
-    return int(match[1]) * DURATION_UNITS[match[2]]
+    duration = int(match[1]) * DURATION_UNITS[match[2]] if match else timedelta(0)
+    if not timedelta(0) < duration <= LONGEST:
+        raise ValueError("allowed: a whole number and m, h, d, w or y, for instance 30d, up to 100y")
+    return duration
 
 
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
@@ -89,7 +110,9 @@ class Market(BaseModel):
     timeframes: tuple[Timeframe, ...]
     history: Mapping[Timeframe, Duration]
     # How many of the newest stored candles each refresh reads again, to see late corrections.
-    reread: int = Field(default=10, ge=1, le=1000)
+    reread: int = Field(default=10, ge=1, le=1000, strict=True)
+    # Whether quotes have a bid and an ask side, kept in bid_ and ask_ columns beside the mid prices.
+    two_sided: bool = False
     owners: tuple[str, ...] = ("team:market-data",)
 
     @field_validator("name")
@@ -110,7 +133,7 @@ class Market(BaseModel):
     @classmethod
     def _list_or_mapping(cls, value: object) -> object:
         if isinstance(value, Mapping):
-            named = {str(name): details or {} for name, details in value.items()}
+            named = {_instrument_name(name): {} if given is None else given for name, given in value.items()}
             return _nonempty(named, "instruments")
         if not isinstance(value, list):
             raise ValueError("allowed: a list of names, or a mapping from name to its details")
@@ -122,7 +145,6 @@ class Market(BaseModel):
     def _names_are_distinct(cls, instruments: Mapping[str, Instrument]) -> Mapping[str, Instrument]:
         seen: dict[str, str] = {}
         for name in instruments:
-            _instrument_name(name)
             if twin := seen.get(normalized(name)):
                 raise ValueError(f"{twin!r} and {name!r} cannot be told apart")
             seen[normalized(name)] = name
@@ -136,28 +158,17 @@ class Market(BaseModel):
         parsed = [Timeframe.parse(str(name)) for name in value]
         return tuple(sorted(_nonempty(_without_repeats(parsed), "timeframes")))
 
-    @model_validator(mode="before")
+    @field_validator("history", mode="before")
     @classmethod
-    def _one_history_each(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or "timeframes" not in data:
-            return data
-        history = data.get("history")
-        if not isinstance(history, Mapping) and history is not None:
-            try:
-                names = [Timeframe.parse(str(name)) for name in data["timeframes"]]
-            except (TypeError, ValueError):
-                return data | {"history": {}}
-            return data | {"history": dict.fromkeys(names, history)}
-        if isinstance(history, Mapping):
-            return data | {"history": {Timeframe.parse(str(name)): value for name, value in history.items()}}
-        return data
-
-    @model_validator(mode="after")
-    def _history_is_complete(self) -> "Market":
-        missing = [timeframe.value for timeframe in self.timeframes if timeframe not in self.history]
-        if missing:
-            raise ValueError(f"history says nothing of {', '.join(missing)}")
-        return self
+    def _one_history_each(cls, value: object, info: ValidationInfo) -> object:
+        # Where the timeframes are wrong they have their own message; here only what is said of history counts.
+        timeframes = info.data.get("timeframes", ())
+        if not isinstance(value, Mapping):
+            return dict.fromkeys(timeframes, parse_duration(value))
+        names = _without_repeats([Timeframe.parse(str(name)) for name in value])
+        if missing := [timeframe.value for timeframe in timeframes if timeframe not in names]:
+            raise ValueError(f"nothing said of {', '.join(missing)}; allowed: one length for all, or one per timeframe")
+        return dict(zip(names, value.values(), strict=True))
 
     @cached_property
     def calendar(self) -> Calendar:
@@ -227,41 +238,82 @@ def parse_market(text: str, file: str, read_universe: Callable[[str], str] | Non
         MarketError: with one line per fault, each naming file, key, what was found and what is allowed.
     """
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        data = _LoaderWithoutRepeats(text).get_single_data()
+    except (yaml.YAMLError, ValueError) as error:
         raise MarketError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise MarketError(f"{file}: found {_shown(data)}, allowed: a mapping with {', '.join(_keys_of(Market))}")
-    if "universe" in data and "instruments" not in data and read_universe is not None:
-        data["instruments"] = _universe(read_universe(str(data.pop("universe"))))
+    if "universe" in data:
+        data["instruments"] = _universe(data, file, read_universe)
     try:
         return Market.model_validate(data)
     except ValidationError as error:
-        raise MarketError("\n".join(_explained(file, fault) for fault in error.errors())) from error
+        raise MarketError("\n".join(_explained(file, fault, Market) for fault in error.errors())) from error
 
 
-def _universe(text: str) -> dict[str, dict[str, Any]]:
-    rows = [row for row in csv.reader(io.StringIO(text)) if row and any(cell.strip() for cell in row)]
-    header, body = [cell.strip().lower() for cell in rows[0]], rows[1:]
-    own = {"symbol", "class"}
-    universe: dict[str, dict[str, Any]] = {}
-    for row in body:
-        named = dict(zip(header[1:], (cell.strip() for cell in row[1:]), strict=False))
-        details: dict[str, Any] = {key: value for key, value in named.items() if key in own and value}
-        ids = {key: value for key, value in named.items() if key not in own and value}
-        universe[row[0].strip()] = details | ({"ids": ids} if ids else {})
-    return universe
+def source_options(market: Market, model: type[Options]) -> Options:
+    """What a market's YAML says below `source:` besides the kind, checked against what that source knows.
+
+    Raises:
+        MarketError: with one line per fault, each naming the market, the key, what was found and what is allowed.
+    """
+    try:
+        return model.model_validate(market.source.options)
+    except ValidationError as error:
+        where = f"market {market.name!r}: source"
+        raise MarketError("\n".join(_explained(where, fault, model) for fault in error.errors())) from error
 
 
-def _explained(file: str, fault: Any) -> str:
-    key = ".".join(str(part) for part in fault["loc"] if part != "[key]") or "market"
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    if fault["type"] == "extra_forbidden":
-        allowed = _keys_of(Market) if len(fault["loc"]) == 1 else _keys_of(Instrument)
-        message = f"unknown key{_nearest(key.split('.')[-1], allowed)}"
+class _LoaderWithoutRepeats(yaml.SafeLoader):
+    """YAML as it is safe, minus its habit of letting the last of several equal keys win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"found {', '.join(repeated)} more than once; allowed: each key once", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def _universe(data: dict[str, Any], file: str, read_universe: Callable[[str], str] | None) -> dict[str, dict[str, Any]]:
+    name = data.pop("universe")
+    if "instruments" in data or read_universe is None or not isinstance(name, str):
+        raise MarketError(f"{file}: universe: found {_shown(name)}; allowed: a CSV file's name, instead of instruments")
+    rows = [row for row in csv.reader(io.StringIO(read_universe(name))) if any(cell.strip() for cell in row)]
+    if len(rows) < 2:
+        raise MarketError(f"{name}: found {len(rows)} rows; allowed: a header, and an instrument in each row below it")
+    header = [cell.strip().lower() for cell in rows[0]]
+    names = [row[0].strip() for row in rows[1:]]
+    if repeated := sorted({instrument for instrument in names if names.count(instrument) > 1}):
+        raise MarketError(f"{name}: found {', '.join(repeated)} more than once; allowed: a row per instrument")
+    return {instrument: _details(header, row) for instrument, row in zip(names, rows[1:], strict=True)}
+
+
+def _details(header: list[str], row: list[str]) -> dict[str, Any]:
+    named = {key: cell.strip() for key, cell in list(zip(header, row, strict=False))[1:] if cell.strip()}
+    own = {key: named.pop(key) for key in ("symbol", "class") if key in named}
+    return own | ({"ids": named} if named else {})
+
+
+def _explained(where: str, fault: Any, model: type[BaseModel]) -> str:
+    path = [str(part) for part in fault["loc"] if part != "[key]"]
+    key = f"{where}: {'.'.join(path)}" if path else where
+    siblings = _keys_of(_model_at(model, path[:-1]))
     if fault["type"] == "missing":
-        return f"{file}: {key}: missing; allowed keys: {', '.join(_keys_of(Market))}"
-    return f"{file}: {key}: found {_shown(fault['input'])}; {message}"
+        return f"{key}: missing; allowed keys: {', '.join(siblings)}"
+    if fault["type"] == "extra_forbidden":
+        return f"{key}: found {_shown(fault['input'])}; unknown key{_nearest(path[-1], siblings)}"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    keys = ", ".join(_keys_of(_model_at(model, path)))
+    allowed = ALLOWED.get(fault["type"], "").format(keys=keys, **fault.get("ctx", {}))
+    return f"{key}: found {_shown(fault['input'])}; {f'allowed: {allowed}' if allowed else message}"
+
+
+def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
+    if model is not Market or not path:
+        return model
+    return SourceSettings if path[0] == "source" else Instrument
 
 
 def _keys_of(model: type[BaseModel]) -> list[str]:
@@ -285,15 +337,17 @@ def _shown(value: object) -> str:
 def _instrument_name(value: object) -> str:
     # YAML reads NO, ON and bare numbers as something else than text; say so instead of guessing.
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no text: put the instrument's name in quotes")
-    if not value.strip() or FORBIDDEN_IN_INSTRUMENTS.search(value):
-        raise ValueError(f"{value!r} is no instrument name: no spaces, commas, brackets, bars or backslashes")
+        raise ValueError(f"{value!r} is no text; allowed: an instrument's name, in quotes if YAML reads it otherwise")
+    if not normalized(value) or FORBIDDEN_IN_INSTRUMENTS.search(value):
+        raise ValueError(
+            f"{value!r} is no instrument name; allowed: text without spaces, commas, brackets, bars, backslashes and .."
+        )
     return value
 
 
 def _without_repeats(values: list[Any]) -> list[Any]:
     if repeated := sorted({str(value) for value in values if values.count(value) > 1}):
-        raise ValueError(f"{', '.join(repeated)} named more than once")
+        raise ValueError(f"{', '.join(repeated)} named more than once; allowed: each once")
     return values
 
 

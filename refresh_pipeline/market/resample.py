@@ -6,7 +6,7 @@ from refresh_pipeline.market.calendar import Calendar
 from refresh_pipeline.market.candles import Candles, Floats
 from refresh_pipeline.market.timeframe import Timeframe
 
-# How each column of a longer bar follows from the bars inside it; whatever is not named is an opening price's kin.
+# How each column of a longer bar follows from the bars inside it; whatever is not named is summed, as volume is.
 FIRST = {"open", "bid_open", "ask_open"}
 HIGHEST = {"high", "bid_high", "ask_high"}
 LOWEST = {"low", "bid_low", "ask_low"}

@@ -62,14 +62,14 @@ class Timeframe(StrEnum):
         Raises:
             UnknownTimeframe: the name is not known, or is `M1`, which means a minute to some and a month to others.
         """
-        name = str(text).strip()
+        name = re.sub(r"\b[\s_-]+\b|_", "", str(text).strip())
         if name == "M1":
             raise UnknownTimeframe(
                 "timeframe 'M1' is ambiguous: write 'm1' (or '1min') for one minute, 'MN1' (or '1mo') for one month"
             )
-        found = _aliases().get(name) or _aliases().get(re.sub(r"[\s_-]", "", name).lower())
+        found = _aliases().get(name) or _aliases().get(name.lower())
         if found is None:
-            raise UnknownTimeframe(_unknown(name))
+            raise UnknownTimeframe(_unknown(str(text).strip()))
         return found
 
     # Text comparison would put "D1" before "m1"; everything here sorts from short to long.

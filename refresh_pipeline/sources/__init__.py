@@ -57,14 +57,12 @@ class Fetched:
 
 
 class Source(Protocol):
-    """A venue, as the pipeline sees it."""
+    """A venue, as the pipeline sees it; for a market with two-sided quotes it gives QUOTE_COLUMNS as well."""
 
     # The name written beside each candle.
     kind: str
     # What the venue serves itself; other timeframes are resampled from the longest of these that divides them.
     native_timeframes: Sequence[Timeframe]
-    # Whether quotes have a bid and an ask side (QUOTE_COLUMNS beside CANDLE_COLUMNS).
-    two_sided: bool
 
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """Closed candles for each request, in the order of the requests where the venue makes one wait.

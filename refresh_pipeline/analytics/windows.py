@@ -1,0 +1,114 @@
+"""Finite windows over plain arrays: sums, means, deviations, shifts. What remembers for ever lives in recursions.py.
+
+Every function takes one series, or several stacked behind one another: there the first rows of each series mix with
+the one before, and whoever stacks them nulls those (formulas.py does). A value depends on its window alone, to the last
+bit, whatever history lies before it: sums are added in a fixed order, never carried along.
+"""
+
+import numpy as np
+
+from refresh_pipeline.market.candles import Floats
+
+# Rows worked on at a time where one result needs many passes: few enough for the cache of one core.
+BLOCK = 8192
+# Below this part of the price a difference is what rounding left; the smallest real ones are a tick's share, 1e-10.
+RESIDUE = 1e-13
+
+
+def shifted(values: Floats, bars: int) -> Floats:
+    """Each value `bars` rows later; NaN in the first rows.
+
+    >>> shifted(np.array([1.0, 2.0, 3.0]), bars=1)
+    array([nan,  1.,  2.])
+    """
+    late = np.full(len(values), np.nan)
+    late[bars:] = values[: max(len(values) - bars, 0)]
+    return late
+
+
+def windowed_sum(values: Floats, periods: int) -> Floats:
+    """The sum of the last `periods` values at each row; NaN in the first `periods - 1` rows.
+
+    Sums of 2k values are two neighbouring sums of k: log2(periods) passes, and the same order of additions everywhere.
+
+    >>> windowed_sum(np.array([1.0, 2.0, 3.0, 4.0]), periods=3)
+    array([nan, nan,  6.,  9.])
+    """
+    total, taken = np.zeros(len(values)), 0
+    power, width = values, 1
+    while taken < periods:
+        if periods & width:
+            total = _plus_earlier(total, power, bars=taken)
+            taken += width
+        if taken < periods:
+            power = _plus_earlier(power, power, bars=width)
+            width *= 2
+    return total
+
+
+def _plus_earlier(values: Floats, others: Floats, bars: int) -> Floats:
+    """Each value plus the other one `bars` rows before it."""
+    result = np.full(len(values), np.nan)
+    np.add(values[bars:], others[: max(len(values) - bars, 0)], out=result[bars:])
+    return result
+
+
+def simple_moving_average(values: Floats, periods: int) -> Floats:
+    """The mean of the last `periods` values, in their unit; NaN in the first `periods - 1` rows.
+
+    >>> simple_moving_average(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), periods=5)
+    array([nan, nan, nan, nan,  3.])
+    """
+    return windowed_sum(values, periods) / periods
+
+
+def standard_deviation(values: Floats, periods: int) -> Floats:
+    """The population standard deviation of the last `periods` values, in their unit; NaN in the first rows.
+
+    >>> standard_deviation(np.array([2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0]), periods=8)
+    array([nan, nan, nan, nan, nan, nan, nan,  2.])
+    """
+    result = np.full(len(values), np.nan)
+    for start in range(periods - 1, len(values), BLOCK):
+        stop = min(start + BLOCK, len(values))
+        result[start:stop] = _deviation_of_block(values[start - periods + 1 : stop], periods)
+    return result
+
+
+def _deviation_of_block(values: Floats, periods: int) -> Floats:
+    """The deviation of each full window.
+
+    Two passes: the mean's distance from the window's last value, then the squares about that mean. Distances, because
+    the mean itself rounds: equal prices have deviation 0 exactly, and not one ulp.
+    """
+    last, rows = values[periods - 1 :], len(values) - periods + 1
+    distance, mean, squares = np.empty(rows), np.zeros(rows), np.zeros(rows)
+    for lag in range(periods):
+        mean += np.subtract(values[lag : lag + rows], last, out=distance)
+    mean /= periods
+    for lag in range(periods):
+        np.subtract(values[lag : lag + rows], last, out=distance)
+        distance -= mean
+        squares += np.square(distance, out=distance)
+    return np.sqrt(squares / periods)
+
+
+def rising(values: Floats) -> np.ndarray:
+    """Whether each value is above the one before; False where equal or where one of the two is missing.
+
+    >>> rising(np.array([np.nan, 1.0, 2.0, 2.0]))
+    array([False, False,  True, False])
+    """
+    return values > shifted(values, 1)
+
+
+def without_residue(differences: Floats, scale: Floats) -> Floats:
+    """Differences of prices, and 0 where all that is left of one is rounding; `scale` is the price at each row.
+
+    On a flat market two averages meet. What remains between them shows where the history began, not what the market
+    did, and would set colours and crosses off.
+
+    >>> without_residue(np.array([1e-3, 2e-16, np.nan]), scale=np.array([1.0, 1.0, 1.0]))
+    array([0.001, 0.   ,   nan])
+    """
+    return np.where(np.abs(differences) < RESIDUE * scale, 0.0, differences)

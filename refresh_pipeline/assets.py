@@ -1,0 +1,64 @@
+"""THE STORY, per market: raw_candles -> enhanced_candles -> indicators -> exports -> uploads.
+
+Each asset reads, applies, writes; `steps` knows how, `materializing` tells Dagster what became of every series, and
+`describing` tells the reader of the web UI what each asset is.
+"""
+
+import dagster as dg
+
+from refresh_pipeline import steps
+from refresh_pipeline.describing import described_as
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.materializing import materialized, series_left, series_of
+from refresh_pipeline.resources import Asked, Exports, Uploads, Venues
+from refresh_pipeline.warehouse.schema import Table
+from refresh_pipeline.warehouse.warehouse import Warehouse
+
+
+def market_assets(market: Market) -> list[dg.AssetsDefinition]:
+    """The five assets of one market, each partitioned by instrument and timeframe, each done in one step."""
+
+    @dg.asset(**described_as(Table.raw_candles, market))
+    def raw_candles(
+        context: dg.AssetExecutionContext, warehouse: Warehouse, venues: Venues, asked: Asked
+    ) -> dg.MaterializeResult:
+        now, batch = asked.moment, series_of(context, asked)
+        warehouse.prepare(market)
+        held = warehouse.holdings(market, batch)
+        requests = steps.requests_for(market, held, now, asked.since_instant, asked.until_instant)
+        done = steps.fetch_candles(warehouse, market, venues.open(market), requests, now)
+        return materialized(context, warehouse, market, done, now)
+
+    @dg.asset(**described_as(Table.enhanced_candles, market), deps=[raw_candles])
+    def enhanced_candles(context: dg.AssetExecutionContext, warehouse: Warehouse, asked: Asked) -> dg.MaterializeResult:
+        batch = series_left(context, asked, warehouse, market)
+        done = steps.compute(warehouse, market, Table.enhanced_candles, batch)
+        return materialized(context, warehouse, market, done, asked.moment)
+
+    @dg.asset(**described_as(Table.indicators, market), deps=[enhanced_candles])
+    def indicators(context: dg.AssetExecutionContext, warehouse: Warehouse, asked: Asked) -> dg.MaterializeResult:
+        batch = series_left(context, asked, warehouse, market)
+        done = steps.compute(warehouse, market, Table.indicators, batch)
+        return materialized(context, warehouse, market, done, asked.moment)
+
+    @dg.asset(**described_as(Table.exports, market), deps=[indicators])
+    def exports(
+        context: dg.AssetExecutionContext, warehouse: Warehouse, files: Exports, asked: Asked
+    ) -> dg.MaterializeResult:
+        now, batch = asked.moment, series_left(context, asked, warehouse, market)
+        done = steps.export(warehouse, market, files.root, batch, now)
+        return materialized(context, warehouse, market, done, now)
+
+    @dg.asset(**described_as(Table.uploads, market), deps=[exports])
+    def uploads(
+        context: dg.AssetExecutionContext,
+        warehouse: Warehouse,
+        files: Exports,
+        destination: Uploads,
+        asked: Asked,
+    ) -> dg.MaterializeResult:
+        now, batch = asked.moment, series_left(context, asked, warehouse, market)
+        done = steps.upload(warehouse, market, files.root, destination.open(), batch, now)
+        return materialized(context, warehouse, market, done, now)
+
+    return [raw_candles, enhanced_candles, indicators, exports, uploads]

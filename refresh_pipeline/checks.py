@@ -1,0 +1,203 @@
+"""What must be true of each asset: sentences that are true when green, and a table of what is not when red."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+import numpy as np
+
+from refresh_pipeline.destinations import DestinationError
+from refresh_pipeline.destinations.files import sha256_of
+from refresh_pipeline.market.candles import instant
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.resources import Asked, Exports, Uploads
+from refresh_pipeline.warehouse import reports
+from refresh_pipeline.warehouse.publishing import Exported, Published
+from refresh_pipeline.warehouse.reports import Fault, SeriesReport
+from refresh_pipeline.warehouse.schema import Table
+from refresh_pipeline.warehouse.warehouse import Outcome, Warehouse
+
+RAW_CHECKS = {
+    "every_series_was_fetched": "The last attempt at every series got an answer.",
+    "prices_are_coherent": "No stored candle contradicts itself: high is highest, low is lowest, all are positive.",
+    "open_times_are_unique_and_on_the_grid": "Each candle is there once, and opens where the calendar says.",
+    "every_series_is_fresh": "Each series has the newest candle that the calendar says has closed.",
+}
+FAULTS_SHOWN = 50
+COLUMNS = dg.TableSchema([dg.TableColumn(name) for name in ("instrument", "timeframe", "open_time", "what")])
+# A refresh is due at each close of the shortest timeframe and takes its time: one tick late is not stale yet.
+TICKS_OF_GRACE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a check found: nothing is a pass."""
+
+    name: str
+    faults: Sequence[Fault]
+    examined: int
+
+
+def market_checks(market: Market) -> list[dg.AssetChecksDefinition]:
+    """Every check of one market's assets."""
+    key = dg.AssetKey([market.name, Table.raw_candles.value])
+    specs = [dg.AssetCheckSpec(name, asset=key, description=text) for name, text in RAW_CHECKS.items()]
+
+    # One step for the four: each step of a run costs Dagster more than the questions cost DuckDB.
+    @dg.multi_asset_check(name=f"{market.name}_raw_candles_checks", specs=specs)
+    def raw_candles_checks(warehouse: Warehouse, asked: Asked) -> Iterator[dg.AssetCheckResult]:
+        for verdict in raw_verdicts(warehouse, market, asked.moment):
+            yield result(verdict, key)
+
+    @dg.asset_check(
+        asset=[market.name, Table.exports.value],
+        description="Every export file is there unaltered and holds what the tables held when it was written.",
+    )
+    def exports_match_the_table(warehouse: Warehouse, files: Exports) -> dg.AssetCheckResult:
+        return result(export_verdict(warehouse, market, files.root))
+
+    @dg.asset_check(
+        asset=[market.name, Table.uploads.value],
+        description="The destination holds every export file as it was last exported.",
+    )
+    def uploads_match_the_exports(warehouse: Warehouse, destination: Uploads) -> dg.AssetCheckResult:
+        return result(upload_verdict(warehouse, market, destination))
+
+    return [raw_candles_checks, exports_match_the_table, uploads_match_the_exports]
+
+
+def result(verdict: Verdict, key: dg.AssetKey | None = None) -> dg.AssetCheckResult:
+    """A verdict as Dagster shows it."""
+    metadata: dict[str, object] = {"examined": verdict.examined, "faults": len(verdict.faults)}
+    if verdict.faults:
+        rows = [dg.TableRecord(_row(fault)) for fault in verdict.faults[:FAULTS_SHOWN]]
+        metadata["first_faults"] = dg.MetadataValue.table(rows, schema=COLUMNS)
+    return dg.AssetCheckResult(
+        passed=not verdict.faults,
+        check_name=verdict.name if key else None,
+        asset_key=key,
+        metadata=metadata,
+        description=f"{len(verdict.faults)} of {verdict.examined} are not so" if verdict.faults else None,
+    )
+
+
+def _row(fault: Fault) -> dict[str, str]:
+    return {
+        "instrument": fault.series.instrument,
+        "timeframe": fault.series.timeframe.value,
+        "open_time": "" if fault.open_time is None else str(fault.open_time.astype("datetime64[s]")),
+        "what": fault.what,
+    }
+
+
+# ---- raw candles
+
+
+def raw_verdicts(warehouse: Warehouse, market: Market, now: datetime) -> list[Verdict]:
+    """The four verdicts on a market's raw candles, as of `now`."""
+    warehouse.prepare(market)
+    with warehouse.reader() as connection:
+        stored = reports.series_report(connection, market.name, market.series)
+        faults = [
+            _not_fetched(stored),
+            reports.incoherent_prices(connection, market.name),
+            reports.repeated_open_times(connection, market.name),
+            off_grid(connection, market),
+            stale(market, stored, now),
+        ]
+    candles = sum(each.candle_count for each in stored)
+    not_fetched, incoherent, repeated, off, behind = faults
+    return [
+        Verdict("every_series_was_fetched", not_fetched, len(stored)),
+        Verdict("prices_are_coherent", incoherent, candles),
+        Verdict("open_times_are_unique_and_on_the_grid", [*repeated, *off], candles),
+        Verdict("every_series_is_fresh", behind, len(stored)),
+    ]
+
+
+def _not_fetched(stored: Sequence[SeriesReport]) -> list[Fault]:
+    return [
+        Fault(each.series, each.last_open_time, each.reason or "failed")
+        for each in stored
+        if each.outcome == Outcome.failed
+    ]
+
+
+def off_grid(connection: duckdb.DuckDBPyConnection, market: Market) -> list[Fault]:
+    """Candles that open where no bar of the calendar opens, or while the market is closed."""
+    faults: list[Fault] = []
+    for timeframe, open_times in reports.distinct_open_times(connection, market.name).items():
+        on_grid = market.calendar.has_bar(timeframe, open_times)
+        if not on_grid.all():
+            faults += reports.candles_at(connection, market.name, timeframe, open_times[~on_grid])
+    return faults
+
+
+def stale(market: Market, stored: Sequence[SeriesReport], now: datetime) -> list[Fault]:
+    """Series that lack the newest candle that should be there."""
+    grace = timedelta(minutes=min(market.timeframes).minutes) * TICKS_OF_GRACE
+    expected = {each: market.calendar.last_closed(each, instant(now - grace)) for each in market.timeframes}
+    return [
+        Fault(each.series, each.last_open_time, _behind(each, expected[each.series.timeframe]))
+        for each in stored
+        if each.last_open_time is None or each.last_open_time < expected[each.series.timeframe]
+    ]
+
+
+def _behind(report: SeriesReport, expected: np.datetime64) -> str:
+    if report.last_open_time is None:
+        return f"no candles at all ({report.outcome or 'never asked for'})"
+    return f"newest candle expected: {expected.astype('datetime64[s]')}"
+
+
+# ---- exports and uploads
+
+
+def export_verdict(warehouse: Warehouse, market: Market, root: Path) -> Verdict:
+    """Whether the files are as the manifest says, and the manifest as the tables say."""
+    warehouse.prepare(market)
+    manifest = warehouse.exported(market, market.series)
+    with warehouse.reader() as connection:
+        missing = reports.not_exported(connection, market.name)
+        differing = reports.exports_that_differ(connection, market.name, root)
+    altered = [fault for file in manifest if (fault := _altered(root, file))]
+    return Verdict("exports_match_the_table", [*missing, *altered, *differing], len(manifest) + len(missing))
+
+
+def _altered(root: Path, file: Exported) -> Fault | None:
+    path = root / file.path
+    if not path.exists():
+        return Fault(file.series, None, f"{file.path}: the file is gone")
+    if path.stat().st_size != file.bytes or sha256_of(path) != file.sha256:
+        return Fault(file.series, None, f"{file.path}: the file is not the one that was written")
+    return None
+
+
+def upload_verdict(warehouse: Warehouse, market: Market, destination: Uploads) -> Verdict:
+    """Whether the destination holds what was last exported."""
+    warehouse.prepare(market)
+    exported = warehouse.exported(market, market.series)
+    uploaded = {each.path: each for each in warehouse.uploaded(market, market.series)}
+    if not exported:
+        return Verdict("uploads_match_the_exports", [], 0)
+    try:
+        there = destination.open().hashes([file.path for file in exported])
+    except DestinationError as error:
+        return Verdict("uploads_match_the_exports", [Fault(exported[0].series, None, str(error))], len(exported))
+    faults = [fault for file in exported if (fault := _not_there(file, uploaded.get(file.path), there))]
+    return Verdict("uploads_match_the_exports", faults, len(exported))
+
+
+def _not_there(file: Exported, upload: Published | None, there: dict[str, str]) -> Fault | None:
+    if upload is None:
+        return Fault(file.series, None, f"{file.path}: was never uploaded")
+    if file.path not in there:
+        return Fault(file.series, None, f"{file.path}: is gone from the destination")
+    if there[file.path] != upload.content_hash:
+        return Fault(file.series, None, f"{file.path}: the destination holds something else than was uploaded")
+    if upload.sha256 != file.sha256:
+        return Fault(file.series, None, f"{file.path}: exported anew since it was uploaded")
+    return None

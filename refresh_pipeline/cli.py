@@ -1,0 +1,233 @@
+"""The `refresh` command: a thin way in for people. Every refresh it does is a Dagster run that the web UI shows."""
+
+import json
+import logging
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Annotated, TypeVar
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from refresh_pipeline import reporting
+from refresh_pipeline.market.candles import parse_instant
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.progress import watched
+from refresh_pipeline.settings import (
+    Settings,
+    child_environment,
+    load_markets,
+    load_settings,
+    prepare_dagster,
+    shipped,
+)
+
+Name = TypeVar("Name")
+LOCALHOST = "127.0.0.1"
+
+# Exit codes.
+DONE, SOME_FAILED, WRONG_REQUEST = 0, 1, 2
+
+app = typer.Typer(
+    name="refresh",
+    help="Keep market candles fresh: candles, indicators, exports, uploads.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# Into a file or a pipe a table keeps its shape; on a terminal it keeps to the window.
+out = Console(width=None if sys.stdout.isatty() else 160)
+err = Console(stderr=True)
+
+MarketOption = Annotated[
+    str | None, typer.Option("--market", "-m", help="These markets (comma list), whatever REFRESH_MARKETS says.")
+]
+DataDirOption = Annotated[str | None, typer.Option("--data-dir", help="Keep everything in this folder.")]
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+@app.command()
+def once(
+    market: MarketOption = None,
+    instrument: Annotated[str | None, typer.Option("--instrument", "-i", help="Only these (comma list).")] = None,
+    timeframe: Annotated[str | None, typer.Option("--timeframe", "-t", help="Only these (comma list).")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Say out loud that every series of every loaded market is meant.")
+    ] = False,
+    since: Annotated[
+        str | None, typer.Option(help="Ask for candles from this instant on (ISO 8601), whatever is stored.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Ask for candles up to this instant (ISO 8601).")] = None,
+    now: Annotated[str | None, typer.Option(help="Go by this instant instead of the clock (ISO 8601).")] = None,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv for everything.")] = 0,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Refresh candles, what is computed from them, exports and uploads, once."""
+    with wrong_requests():
+        if everything and (market or instrument or timeframe):
+            raise ValueError(
+                "--all: every series of every loaded market; leave out --market, --instrument, --timeframe"
+            )
+        settings, markets = chosen(market, data_dir)
+        reject_unknown(markets, instrument, timeframe)
+        wanted = {each.name: narrowed(each, instrument, timeframe) for each in markets}
+        asked = asked_for(since, until, now)
+    log_to_console(verbose)
+    prepare_dagster(settings)
+    # Late, so that a wrong request is answered at once: Dagster takes a second to import.
+    from refresh_pipeline.running import refresh_once  # noqa: PLC0415
+
+    with reporting.progress_bars(err) as watcher, watched(watcher):
+        refreshed = [
+            refresh_once(settings, each, wanted[each.name], asked, verbose) for each in markets if wanted[each.name]
+        ]
+    reporting.print_refreshed(out, refreshed, verbose)
+    raise typer.Exit(DONE if all(each.succeeded for each in refreshed) else SOME_FAILED)
+
+
+@app.command()
+def status(
+    market: MarketOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    now: Annotated[str | None, typer.Option(help="Go by this instant instead of the clock (ISO 8601).")] = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Show every series: newest candle, its age against the calendar, count, completeness, last outcome."""
+    with wrong_requests():
+        settings, markets = chosen(market, data_dir)
+        moment = parse_instant(now) if now else datetime.now(UTC)
+    rows = reporting.status_rows(settings, markets, moment)
+    if as_json:
+        out.print_json(json.dumps(rows), highlight=False)
+    else:
+        reporting.print_status(out, settings, rows)
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(help="The web UI's port on localhost.")] = 3000,
+    market: MarketOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Run the web UI and the daemon on localhost until interrupted."""
+    with wrong_requests():
+        settings, markets = chosen(market, data_dir)
+    prepare_dagster(settings)
+    workspace = str(shipped("workspace.yaml"))
+    commands = {
+        "web UI": [sys.executable, "-m", "dagster_webserver", "-h", LOCALHOST, "-p", str(port), "-w", workspace],
+        "daemon": [sys.executable, "-m", "dagster._daemon", "run", "-w", workspace],
+    }
+    err.print(
+        f"Markets: {', '.join(each.name for each in markets)}. Web UI: http://{LOCALHOST}:{port}. Ctrl-C ends it."
+    )
+    raise typer.Exit(supervise(commands, child_environment(settings)))
+
+
+def chosen(market: str | None, data_dir: str | None) -> tuple[Settings, list[Market]]:
+    """The settings with the command line's choices, and the markets that they load."""
+    settings = load_settings(enabled_markets=market, data_dir=data_dir)
+    return settings, load_markets(settings)
+
+
+def narrowed(market: Market, instruments: str | None, timeframes: str | None) -> list[Series]:
+    """The series of a market that the options leave; names that another market may know are passed over."""
+    chosen_instruments = _known(names(instruments), market.instrument) if instruments else set(market.instruments)
+    chosen_timeframes = _known(names(timeframes), market.timeframe) if timeframes else set(market.timeframes)
+    return [s for s in market.series if s.instrument in chosen_instruments and s.timeframe in chosen_timeframes]
+
+
+def reject_unknown(markets: Sequence[Market], instruments: str | None, timeframes: str | None) -> None:
+    """Raise for a name that no loaded market has."""
+    for text in names(timeframes):
+        Timeframe.parse(text)
+    for each in names(instruments):
+        _known_somewhere(each, [market.instrument for market in markets])
+    for each in names(timeframes):
+        _known_somewhere(each, [market.timeframe for market in markets])
+
+
+def asked_for(since: str | None, until: str | None, now: str | None) -> dict[str, str]:
+    """The instants of the options, read once so that a wrong one is a wrong request."""
+    given = {"since": since, "until": until, "now": now}
+    asked = {name: parse_instant(text).isoformat() for name, text in given.items() if text}
+    if "since" in asked and "until" in asked and asked["since"] >= asked["until"]:
+        raise ValueError(f"--since {since} is not before --until {until}")
+    return asked
+
+
+def names(text: str | None) -> list[str]:
+    """The parts of a comma list."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def supervise(commands: Mapping[str, Sequence[str]], environment: Mapping[str, str]) -> int:
+    """Run processes side by side; when one ends, or on an interrupt, end them all.
+
+    Returns:
+        0 after an interrupt, 1 when one ended by itself.
+    """
+    running = {name: subprocess.Popen(command, env=dict(environment)) for name, command in commands.items()}
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    ended: list[str] = []
+    while not ended and not stopped.wait(timeout=0.5):
+        ended = [name for name, process in running.items() if process.poll() is not None]
+    for process in running.values():
+        process.terminate()
+    for process in running.values():
+        process.wait()
+    if ended:
+        err.print(f"[red]The {ended[0]} ended by itself with exit code {running[ended[0]].returncode}.[/red]")
+    return SOME_FAILED if ended else DONE
+
+
+def log_to_console(verbose: int) -> None:
+    """Show the project's log on standard error: warnings, with -v what is done, with -vv everything."""
+    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    handler = RichHandler(console=err, show_path=False, omit_repeated_times=False)
+    logger = logging.getLogger("refresh_pipeline")
+    logger.setLevel(level)
+    logger.addHandler(handler)
+
+
+@contextmanager
+def wrong_requests() -> Iterator[None]:
+    """End with exit code 2 and the message alone where the request itself is wrong."""
+    try:
+        yield
+    except ValueError as error:
+        err.print(str(error), style="red", markup=False, highlight=False)
+        raise typer.Exit(WRONG_REQUEST) from error
+
+
+def _known(texts: Sequence[str], resolve: Callable[[str], Name]) -> set[Name]:
+    found = set()
+    for text in texts:
+        with suppress(ValueError):
+            found.add(resolve(text))
+    return found
+
+
+def _known_somewhere(text: str, resolvers: Sequence[Callable[[str], object]]) -> None:
+    errors: list[ValueError] = []
+    for resolve in resolvers:
+        try:
+            resolve(text)
+        except ValueError as error:
+            errors.append(error)
+    if len(errors) == len(resolvers):
+        raise errors[0]

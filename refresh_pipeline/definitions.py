@@ -1,0 +1,63 @@
+"""The table of contents that Dagster loads: every enabled market's assets, checks, jobs, schedules and sensors."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from refresh_pipeline.assets import market_assets
+from refresh_pipeline.checks import market_checks
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.partitions import grid
+from refresh_pipeline.resources import resources
+from refresh_pipeline.schedules import market_schedules, publish_job_name, refresh_job_name
+from refresh_pipeline.sensors import retry_sensor
+from refresh_pipeline.settings import Settings, load_markets, load_settings, set_dagster_variables
+from refresh_pipeline.warehouse.schema import Table
+
+REFRESHED = (Table.raw_candles, Table.enhanced_candles, Table.indicators)
+PUBLISHED = (Table.exports, Table.uploads)
+
+
+def build(settings: Settings, markets: Sequence[Market]) -> dg.Definitions:
+    """Everything Dagster knows of these markets."""
+    return dg.Definitions(
+        assets=[asset for market in markets for asset in market_assets(market)],
+        asset_checks=[check for market in markets for check in market_checks(market)],
+        jobs=[job for market in markets for job in market_jobs(market)],
+        schedules=[schedule for market in markets for schedule in market_schedules(market)],
+        sensors=[retry_sensor(market) for market in markets],
+        resources=resources(settings),
+        # One process a run: a wide run is a handful of steps, and starting a process costs more than any of them.
+        executor=dg.in_process_executor,
+    )
+
+
+def market_jobs(market: Market) -> list[UnresolvedAssetJobDefinition]:
+    """One job brings the market's candles up to date, one publishes them."""
+    return [
+        dg.define_asset_job(
+            refresh_job_name(market),
+            selection=_selection(market, REFRESHED),
+            partitions_def=grid(market),
+            description=f"Fetch {market.name}'s candles and compute what follows from them.",
+        ),
+        dg.define_asset_job(
+            publish_job_name(market),
+            selection=_selection(market, PUBLISHED),
+            partitions_def=grid(market),
+            description=f"Write {market.name}'s export files and upload them.",
+        ),
+    ]
+
+
+def _selection(market: Market, tables: Sequence[Table]) -> dg.AssetSelection:
+    return dg.AssetSelection.assets(*([market.name, table.value] for table in tables))
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What Dagster finds in this module: the markets that the environment enables."""
+    set_dagster_variables()
+    settings = load_settings()
+    return build(settings, load_markets(settings))

@@ -1,0 +1,120 @@
+"""What the web UI tells a stranger of each asset: description, owners, kinds, columns, table, freshness."""
+
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+
+from refresh_pipeline.market.candles import CANDLE_COLUMNS
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.partitions import grid
+from refresh_pipeline.warehouse.schema import FIXED_TABLES, Table, candle_columns
+from refresh_pipeline.warehouse.warehouse import COMPUTATIONS
+
+DESCRIPTIONS = {
+    Table.raw_candles: "Closed candles as {source} sent them. Late corrections win (the value they replace is kept in "
+    "raw_candle_revisions); candles whose numbers contradict themselves are kept in rejected_candles instead.",
+    Table.enhanced_candles: "Candles with the Bill Williams columns: median, AO, AC, alligator and its zone. Only what "
+    "changed since the last time is computed, and equals computing everything.",
+    Table.indicators: "Moving averages, RSI, MACD, ATR and Bollinger bands of every candle. Only what changed since "
+    "the last time is computed, and equals computing everything.",
+    Table.exports: "One CSV and one Parquet file per series with candles, enhanced columns and indicators, written "
+    "whole or not at all, each with a manifest row.",
+    Table.uploads: "The export files at their destination: a folder, or Dropbox when its credentials are set. "
+    "Unchanged files are left alone; what was sent is verified there.",
+}
+KINDS = {
+    Table.raw_candles: ("duckdb",),
+    Table.enhanced_candles: ("duckdb", "numpy"),
+    Table.indicators: ("duckdb", "numpy"),
+    Table.exports: ("csv", "parquet"),
+    Table.uploads: ("file",),
+}
+COLUMN_NOTES = {
+    "instrument": "canonical name",
+    "timeframe": "canonical name",
+    "open_time": "UTC, the inclusive left edge of the bar",
+    "open": "price at the bar's beginning",
+    "high": "highest price",
+    "low": "lowest price",
+    "close": "price at the bar's end",
+    "volume": "as the venue counts it; null where it does not",
+    "source": "who served the candle",
+    "fetched_at": "UTC, when it was stored",
+    "format": "csv or parquet",
+    "path": "relative to the folder of exports",
+    "rows": "candles in the file",
+    "bytes": "size of the file",
+    "sha256": "of the file's bytes",
+    "content_hash": "as the destination reports it",
+    "hash_name": "which hash the destination uses",
+    "url": "where it lies",
+    "exported_at": "UTC",
+    "uploaded_at": "UTC",
+    "first_open_time": "UTC, of the file's first candle",
+    "last_open_time": "UTC, of the file's last candle",
+}
+PUBLISHED = (Table.exports, Table.uploads)
+# How often the publishing schedule ticks.
+PUBLISH_EVERY = timedelta(hours=2)
+MISSED_TICKS = 3
+SLACK = timedelta(minutes=1)
+# The hours of a market's week, in its own zone, by which something must have been refreshed.
+OPEN_HOURS = {"fx": "0 0-17 * * 1-5"}
+
+
+def described_as(table: Table, market: Market) -> dict[str, Any]:
+    """Everything `dg.asset` takes to say what an asset is."""
+    return {
+        "key_prefix": market.name,
+        "group_name": market.name,
+        "description": DESCRIPTIONS[table].format(source=market.source.kind),
+        "owners": list(market.owners),
+        "kinds": set(KINDS[table]),
+        "partitions_def": grid(market),
+        "backfill_policy": dg.BackfillPolicy.single_run(),
+        "freshness_policy": freshness(table, market),
+        "metadata": {
+            "dagster/column_schema": column_schema(table, market),
+            "dagster/table_name": f"{market.name}.{table.value}",
+        },
+        "code_version": "1",
+    }
+
+
+def column_schema(table: Table, market: Market) -> dg.TableSchema:
+    """The table's columns with type and meaning."""
+    columns = [dg.TableColumn(name, kind, description=note) for name, kind, note in _columns(table, market)]
+    return dg.TableSchema(columns)
+
+
+def _columns(table: Table, market: Market) -> list[tuple[str, str, str]]:
+    if table not in COMPUTATIONS:
+        quotes = dict.fromkeys(candle_columns(market.two_sided), "double") if table is Table.raw_candles else {}
+        return [
+            (name, kind, COLUMN_NOTES.get(name, "one side of the quote"))
+            for name, kind in (FIXED_TABLES[table] | quotes).items()
+        ]
+    computation = COMPUTATIONS[table]
+    keys = [(name, kind, COLUMN_NOTES[name]) for name, kind in FIXED_TABLES[Table.raw_candles].items()][:3]
+    carried = CANDLE_COLUMNS if computation.carries_candles else ()
+    candles = [(name, "double", COLUMN_NOTES[name]) for name in carried]
+    own = [(each.name, each.sql_type, f"{each.description} ({each.unit})") for each in computation.columns]
+    return keys + candles + own
+
+
+def freshness(table: Table, market: Market) -> dg.FreshnessPolicy:
+    """How old an asset may become before the web UI says so."""
+    if table in PUBLISHED:
+        return dg.FreshnessPolicy.time_window(fail_window=PUBLISH_EVERY * MISSED_TICKS, warn_window=PUBLISH_EVERY * 2)
+    # A tick takes its seconds: a warning after two missed ticks, a failure after three.
+    tick = timedelta(minutes=min(market.timeframes).minutes)
+    if market.calendar.open_share < 1.0:
+        return dg.FreshnessPolicy.cron(
+            deadline_cron=OPEN_HOURS[market.calendar.name],
+            lower_bound_delta=max(tick * MISSED_TICKS, timedelta(hours=1)),
+            timezone=market.calendar.zone,
+        )
+    return dg.FreshnessPolicy.time_window(
+        fail_window=tick * MISSED_TICKS + SLACK, warn_window=tick * (MISSED_TICKS - 1) + SLACK
+    )

@@ -1,0 +1,93 @@
+"""Uploads into a folder: of this machine, or of another one that is mounted here."""
+
+import errno
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from refresh_pipeline.destinations import (
+    DestinationError,
+    Outgoing,
+    PermanentUploadError,
+    TransientUploadError,
+    Uploaded,
+)
+from refresh_pipeline.destinations.files import replacing, sha256_of, why_not_written
+from refresh_pipeline.destinations.paths import folder_of, under_root, url_under
+
+# What a mounted disk says when its server is away; everything else stays as it is until somebody mends it.
+PASSING = {errno.EBUSY, errno.EIO, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ESTALE, errno.ETIMEDOUT}
+
+
+class FolderDestination:
+    """A folder, by its path or its `file:///...` URL; made when the first file arrives.
+
+    Raises:
+        WrongDestination: a `file:` URL without an absolute path.
+    """
+
+    hash_name = "sha256"
+
+    def __init__(self, where: str | Path) -> None:
+        is_url = isinstance(where, str) and where.lower().startswith("file:")
+        self.root = folder_of(str(where)) if is_url else Path(where).absolute()
+        self.url = self.root.as_uri()
+
+    def __repr__(self) -> str:
+        return f"FolderDestination({self.url!r})"
+
+    def upload(self, files: Sequence[Outgoing]) -> Iterator[Uploaded]:
+        """Copy each file there unless the same content is there already; see Destination."""
+        for file in files:
+            try:
+                yield self._bring(file)
+            except DestinationError as error:
+                yield Uploaded(file, url_under(self.url, file.remote), error=error)
+
+    def hashes(self, remotes: Sequence[str]) -> dict[str, str]:
+        """The SHA-256 of each of the files that is there, read anew; see Destination."""
+        there = ((remote, self._hash_of(self.root / under_root(remote))) for remote in remotes)
+        return {remote: content_hash for remote, content_hash in there if content_hash is not None}
+
+    def _hash_of(self, target: Path) -> str | None:
+        try:
+            return sha256_of(target) if target.is_file() else None
+        except OSError as error:
+            raise _refusal(error, f"{target}: not readable: {error.strerror}; check its permissions") from error
+
+    def _bring(self, file: Outgoing) -> Uploaded:
+        target = self.root / under_root(file.remote)
+        size, wanted = _size_and_hash(file.path)
+        skipped = self._hash_of(target) == wanted
+        if not skipped:
+            _copy(file.path, target, size, wanted)
+        return Uploaded(file, url_under(self.url, file.remote), size, wanted, skipped)
+
+
+def _size_and_hash(path: Path) -> tuple[int, str]:
+    try:
+        return path.stat().st_size, sha256_of(path)
+    except OSError as error:
+        raise PermanentUploadError(f"{path}: nothing to upload: {error.strerror}; export it again") from error
+
+
+def _copy(source: Path, target: Path, size: int, wanted: str) -> None:
+    try:
+        with replacing(target) as part:
+            shutil.copyfile(source, part)
+            _verify(part, target, wanted)
+    except OSError as error:
+        raise _refusal(error, why_not_written(error, target, size)) from error
+
+
+def _verify(part: Path, target: Path, wanted: str) -> None:
+    arrived = sha256_of(part)
+    if arrived != wanted:
+        raise TransientUploadError(
+            f"{target}: arrived changed: wanted SHA-256 {wanted}, received {arrived}; "
+            "the file was written while it was copied, or the disk is failing: upload it again"
+        )
+
+
+def _refusal(error: OSError, message: str) -> DestinationError:
+    return TransientUploadError(message) if error.errno in PASSING else PermanentUploadError(message)

@@ -1,0 +1,36 @@
+"""How a series stands against its calendar: how complete, how old, how far behind. As of an instant, all series at once."""
+
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refresh_pipeline.market.calendar import Calendar
+from refresh_pipeline.market.candles import Floats, Times, instant
+from refresh_pipeline.market.timeframe import Timeframe
+
+
+def completeness(
+    calendar: Calendar, timeframe: Timeframe, first_open_times: Times, counts: NDArray[np.int64], now: datetime
+) -> Floats:
+    """The share of the candles to expect that is there, from each series' first one to the last closed at `now`.
+
+    >>> from refresh_pipeline.market.calendar import CryptoCalendar
+    >>> completeness(CryptoCalendar(), Timeframe.H1, np.array(["2024-01-01T00"], dtype="datetime64[us]"),
+    ...              np.array([3]), datetime(2024, 1, 1, 4, 30))
+    array([0.75])
+    """
+    expected = calendar.count(timeframe, first_open_times, calendar.last_closed(timeframe, instant(now)))
+    # Candles outside the expected sessions must not make up for missing ones beyond the whole.
+    return np.minimum(counts / np.maximum(expected, 1), 1.0)
+
+
+def data_age(calendar: Calendar, timeframe: Timeframe, last_open_times: Times, now: datetime) -> Floats:
+    """Seconds between the close of each series' newest candle and `now`."""
+    return (instant(now) - calendar.closes(timeframe, last_open_times)) / np.timedelta64(1, "s")
+
+
+def bars_behind(calendar: Calendar, timeframe: Timeframe, last_open_times: Times, now: datetime) -> NDArray[np.int64]:
+    """How many candles have closed after each series' newest one."""
+    last = calendar.last_closed(timeframe, instant(now))
+    return np.maximum(calendar.count(timeframe, last_open_times, last) - 1, 0)

@@ -1,0 +1,126 @@
+"""Between a run of Dagster and the steps: which series a run means, and what it says of each of them afterwards."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import dagster as dg
+import numpy as np
+
+from refresh_pipeline.instance.orphans import claim
+from refresh_pipeline.instance.wide_run import describe_partitions, materialize_only
+from refresh_pipeline.market.candles import TIME_UNIT
+from refresh_pipeline.market.coverage import completeness, data_age
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.resources import Asked
+from refresh_pipeline.warehouse.schema import Table
+from refresh_pipeline.warehouse.warehouse import Attempt, Holding, Outcome, Warehouse
+
+# How many failures an error message spells out; all of them are in the table of outcomes.
+FAILURES_SHOWN = 5
+
+
+def series_of(context: dg.AssetExecutionContext, asked: Asked) -> list[Series]:
+    """The series of the run's range that were asked for; the run is marked as this process's."""
+    claim(context)
+    chosen = set(asked.series)
+    return [Series.from_key(key) for key in context.partition_keys if not chosen or key in chosen]
+
+
+def series_left(context: dg.AssetExecutionContext, asked: Asked, warehouse: Warehouse, market: Market) -> list[Series]:
+    """The series of the run, without those whose candles could not be fetched in this very run."""
+    warehouse.prepare(market)
+    failed = warehouse.failed_in(market, Table.raw_candles, context.run_id)
+    return [series for series in series_of(context, asked) if series not in failed]
+
+
+def materialized(
+    context: dg.AssetExecutionContext,
+    warehouse: Warehouse,
+    market: Market,
+    done: Mapping[Series, Attempt],
+    now: datetime,
+) -> dg.MaterializeResult:
+    """Record what became of each series, and let those that did not fail count as materialized.
+
+    Raises:
+        dagster.Failure: every single series failed.
+    """
+    asset = Table(context.asset_key.path[-1])
+    warehouse.record(market, asset, done, context.run_id, now)
+    failed = {series: each for series, each in done.items() if each.outcome is Outcome.failed}
+    context.log.info("%s: %s", asset.value, summary(done))
+    if len(failed) == len(done):
+        raise _failure(asset, failed)
+    succeeded = [series for series in done if series not in failed]
+    held = warehouse.holdings(market, succeeded)
+    describe_partitions(context, _metadata(market, done, held, now))
+    materialize_only(context, [series.key for series in succeeded])
+    return dg.MaterializeResult()
+
+
+def summary(done: Mapping[Series, Attempt]) -> str:
+    """A step's work in one line.
+
+    >>> summary({Series("A", Timeframe.m1): Attempt(Outcome.updated, rows_added=3)})
+    '1 series: 1 updated; 3 rows added, 0 revised'
+    """
+    outcomes = [each.outcome for each in done.values()]
+    counts = ", ".join(f"{outcomes.count(one)} {one.value}" for one in Outcome if one in outcomes)
+    added, revised = (sum(getattr(each, name) for each in done.values()) for name in ("rows_added", "rows_revised"))
+    return f"{len(done)} series: {counts or 'nothing to do'}; {added} rows added, {revised} revised"
+
+
+def _metadata(
+    market: Market, done: Mapping[Series, Attempt], held: Mapping[Series, Holding], now: datetime
+) -> dict[str, dict[str, object]]:
+    """What each partition's materialization says, by partition key."""
+    entries = {series: _basics(done[series], held[series]) for series in held}
+    for timeframe in {series.timeframe for series in held}:
+        stored = [s for s in held if s.timeframe is timeframe and held[s].candle_count]
+        if stored:
+            for series, more in zip(stored, _standing(market, timeframe, [held[s] for s in stored], now), strict=True):
+                entries[series] |= more
+    return {series.key: entry for series, entry in entries.items()}
+
+
+def _basics(done: Attempt, held: Holding) -> dict[str, object]:
+    return {
+        "outcome": done.outcome.value,
+        "rows_added": done.rows_added,
+        "rows_revised": done.rows_revised,
+        "candle_count": held.candle_count,
+        "seconds": round(done.seconds, 4),
+        **done.more,
+    }
+
+
+def _standing(market: Market, timeframe: Timeframe, held: Sequence[Holding], now: datetime) -> list[dict[str, object]]:
+    firsts = np.array([each.first_open_time for each in held], dtype=TIME_UNIT)
+    lasts = np.array([each.last_open_time for each in held], dtype=TIME_UNIT)
+    counts = np.array([each.candle_count for each in held])
+    shares = completeness(market.calendar, timeframe, firsts, counts, now)
+    ages = data_age(market.calendar, timeframe, lasts, now)
+    return [
+        {
+            "first_open_time": _timestamp(first),
+            "last_open_time": _timestamp(last),
+            "completeness": round(share, 6),
+            "data_age_seconds": round(age, 3),
+        }
+        for first, last, share, age in zip(firsts, lasts, shares.tolist(), ages.tolist(), strict=True)
+    ]
+
+
+def _timestamp(time: np.datetime64) -> dg.TimestampMetadataValue:
+    return dg.MetadataValue.timestamp(float(time.astype("int64")) / 1e6)
+
+
+def _failure(asset: Table, failed: Mapping[Series, Attempt]) -> dg.Failure:
+    shown = "\n".join(f"{series}: {each.reason}" for series, each in list(failed.items())[:FAILURES_SHOWN])
+    more = f"\n… and {len(failed) - FAILURES_SHOWN} more" if len(failed) > FAILURES_SHOWN else ""
+    return dg.Failure(
+        f"{asset.value}: all {len(failed)} series failed.\n{shown}{more}",
+        allow_retries=any(each.transient for each in failed.values()),
+    )

@@ -1,0 +1,228 @@
+"""What the `refresh` command shows: tables, progress bars, and the rows of `refresh status`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table as Grid
+from rich.text import Text
+
+from refresh_pipeline.market.candles import TIME_UNIT, instant
+from refresh_pipeline.market.coverage import bars_behind, completeness, data_age
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.progress import Watcher
+from refresh_pipeline.settings import Settings
+from refresh_pipeline.warehouse import reports
+from refresh_pipeline.warehouse.connection import connect
+from refresh_pipeline.warehouse.reports import SeriesOutcome, SeriesReport
+from refresh_pipeline.warehouse.schema import Table
+
+if TYPE_CHECKING:
+    from refresh_pipeline.running import Refreshed
+
+FAILURES_SHOWN = 10
+LEFT = ("market", "instrument", "timeframe", "newest candle", "outcome")
+STATUS_COLOURS = {"failed": "red", "no data": "yellow", "updated": "green", "unchanged": "green"}
+
+
+@contextmanager
+def progress_bars(console: Console) -> Iterator[Watcher]:
+    """A bar per kind of work; nothing where the output is no terminal."""
+    columns = (
+        TextColumn("{task.description:<18}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks: dict[str, Any] = {}
+
+        def watch(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what.replace("_", " "), total=total)
+            progress.update(tasks[what], completed=done, total=total)
+
+        yield watch
+
+
+# ---- refresh once
+
+
+def print_refreshed(console: Console, refreshed: Sequence["Refreshed"], verbose: int) -> None:
+    """A table of what was refreshed, what failed and why, and where everything is."""
+    for each in refreshed:
+        console.print(_refreshed_grid(each, by_series=verbose > 0))
+        _print_failures(console, each)
+    for name, place in (refreshed[-1].places if refreshed else {}).items():
+        console.print(f"{name:<10} {place}", soft_wrap=True, highlight=False, markup=False)
+    console.print("Next: [bold]refresh status[/bold] for every series, [bold]refresh up[/bold] for the web UI.")
+
+
+def _refreshed_grid(refreshed: "Refreshed", by_series: bool) -> Grid:
+    grid = Grid(title=f"{refreshed.market.name}: refreshed", title_justify="left", box=SIMPLE_HEAD)
+    names = ("instrument", "timeframe") if by_series else ("timeframe", "series")
+    for name in (*names, "added", "revised", "computed", "exported", "uploaded", "outcome"):
+        grid.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name != "outcome")
+    for group in _groups(refreshed, by_series):
+        grid.add_row(*group)
+    return grid
+
+
+def _groups(refreshed: "Refreshed", by_series: bool) -> Iterator[list[Text | str]]:
+    by_key: dict[Any, list[SeriesOutcome]] = {}
+    for each in refreshed.outcomes:
+        by_key.setdefault(each.series if by_series else each.series.timeframe, []).append(each)
+    order = refreshed.market.series if by_series else refreshed.market.timeframes
+    for key in order:
+        if key in by_key:
+            yield _group_row(key, by_key[key], by_series)
+
+
+def _group_row(key: Any, outcomes: Sequence[SeriesOutcome], by_series: bool) -> list[Text | str]:
+    def rows(asset: Table, what: str) -> str:
+        return str(sum(getattr(each, what) for each in outcomes if each.asset is asset))
+
+    def updated(asset: Table) -> str:
+        return str(sum(each.outcome == "updated" for each in outcomes if each.asset is asset))
+
+    counted = [each.outcome for each in outcomes if each.asset is Table.raw_candles]
+    failed = {each.series for each in outcomes if each.outcome == "failed"}
+    head = [key.instrument, key.timeframe.value] if by_series else [key.value, str(len(counted))]
+    return [
+        *head,
+        rows(Table.raw_candles, "rows_added"),
+        rows(Table.raw_candles, "rows_revised"),
+        str(sum(each.rows_added + each.rows_revised for each in outcomes if each.asset is Table.indicators)),
+        updated(Table.exports),
+        updated(Table.uploads),
+        _outcome_text(counted, len(failed)),
+    ]
+
+
+def _outcome_text(outcomes: Sequence[str], failed: int) -> Text:
+    counts = {outcome: outcomes.count(outcome) for outcome in STATUS_COLOURS if outcome != "failed"}
+    parts = [f"{count} {outcome}" for outcome, count in counts.items() if count]
+    parts += [f"{failed} failed"] if failed else []
+    return Text(", ".join(parts), style="red" if failed else "green")
+
+
+def _print_failures(console: Console, refreshed: "Refreshed") -> None:
+    failed = [each for each in refreshed.outcomes if each.outcome == "failed"]
+    for each in failed[:FAILURES_SHOWN]:
+        console.print(Text(f"failed: {each.asset.value} {each.series}: {each.reason}", style="red"))
+    if len(failed) > FAILURES_SHOWN:
+        console.print(Text(f"… and {len(failed) - FAILURES_SHOWN} more: refresh status", style="red"))
+    if not failed:
+        for message in refreshed.errors:
+            console.print(Text(message, style="red"))
+    for name, faults in refreshed.failed_checks.items():
+        console.print(Text(f"check not passed: {name} ({faults}); see the web UI for which", style="yellow"))
+
+
+# ---- refresh status
+
+
+def status_rows(settings: Settings, markets: Sequence[Market], now: datetime) -> list[dict[str, Any]]:
+    """Every series of the markets as it stands at `now`, in the order of importance; times as ISO 8601 in UTC."""
+    rows: list[dict[str, Any]] = []
+    for market in markets:
+        for report in _reports(settings, market):
+            rows.append(_status_row(market, report))
+        _add_standing(market, rows[-len(market.series) :], now)
+    return rows
+
+
+def _reports(settings: Settings, market: Market) -> list[SeriesReport]:
+    if settings.database.exists():
+        with connect(str(settings.database), read_only=True) as connection:
+            if reports.has_tables(connection, market.name):
+                return reports.series_report(connection, market.name, market.series)
+    return [SeriesReport(series, 0, None, None, None, None, None) for series in market.series]
+
+
+def _status_row(market: Market, report: SeriesReport) -> dict[str, Any]:
+    return {
+        "market": market.name,
+        "instrument": report.series.instrument,
+        "timeframe": report.series.timeframe.value,
+        "newest_candle": _iso(report.last_open_time),
+        "expected_candle": None,
+        "bars_behind": None,
+        "age_seconds": None,
+        "first_candle": _iso(report.first_open_time),
+        "candle_count": report.candle_count,
+        "completeness": None,
+        "outcome": report.outcome,
+        "reason": report.reason,
+        "attempted_at": _iso(report.attempted_at),
+    }
+
+
+def _add_standing(market: Market, rows: Sequence[dict[str, Any]], now: datetime) -> None:
+    for timeframe in market.timeframes:
+        own = [row for row in rows if row["timeframe"] == timeframe.value]
+        expected = _iso(market.calendar.last_closed(timeframe, instant(now)))
+        for row in own:
+            row["expected_candle"] = expected
+        stored = [row for row in own if row["newest_candle"]]
+        if stored:
+            _add_measures(market, timeframe, stored, now)
+
+
+def _add_measures(market: Market, timeframe: Timeframe, rows: Sequence[dict[str, Any]], now: datetime) -> None:
+    firsts, lasts = (_times([row[name] for row in rows]) for name in ("first_candle", "newest_candle"))
+    counts = np.array([row["candle_count"] for row in rows])
+    measures = {
+        "completeness": completeness(market.calendar, timeframe, firsts, counts, now).round(6),
+        "age_seconds": data_age(market.calendar, timeframe, lasts, now),
+        "bars_behind": bars_behind(market.calendar, timeframe, lasts, now),
+    }
+    for number, row in enumerate(rows):
+        row |= {name: values[number].item() for name, values in measures.items()}
+
+
+def _iso(time: np.datetime64 | None) -> str | None:
+    return None if time is None else f"{time.astype('datetime64[s]')}Z"
+
+
+def _times(texts: Sequence[str]) -> np.ndarray:
+    return np.array([text.removesuffix("Z") for text in texts], dtype=TIME_UNIT)
+
+
+def print_status(console: Console, settings: Settings, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The rows as a table, what is late or failed in colour."""
+    grid = Grid(box=SIMPLE_HEAD)
+    for name in ("market", "instrument", "timeframe", "newest candle", "age", "behind", "candles", "complete", "outcome"):
+        grid.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name != "outcome")
+    for row in rows:
+        grid.add_row(*_status_cells(row))
+    console.print(grid)
+    console.print(f"warehouse {settings.database}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _status_cells(row: Mapping[str, Any]) -> list[Text | str]:
+    behind, share = row["bars_behind"], row["completeness"]
+    outcome = row["outcome"] or "never asked for"
+    reason = f": {row['reason']}" if row["reason"] else ""
+    return [
+        row["market"],
+        row["instrument"],
+        row["timeframe"],
+        (row["newest_candle"] or "-").replace("T", " ").removesuffix("Z"),
+        _duration(row["age_seconds"]),
+        Text("-" if behind is None else str(behind), style="green" if behind == 0 else "yellow"),
+        str(row["candle_count"]),
+        Text("-" if share is None else f"{share:.2%}", style="green" if share == 1 else "yellow"),
+        Text(outcome + reason, style=STATUS_COLOURS.get(outcome, "yellow")),
+    ]
+
+
+def _duration(seconds: float | None) -> str:
+    return "-" if seconds is None else str(timedelta(seconds=round(seconds)))

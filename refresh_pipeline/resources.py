@@ -1,0 +1,108 @@
+"""The neighbours as deployed: warehouse, venues, files, destination, and what a run was asked for.
+
+How each of them works is in its own package; which one is used, and where it is, is decided here.
+"""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field, SecretStr
+
+from refresh_pipeline.destinations import Destination
+from refresh_pipeline.destinations.opening import open_destination
+from refresh_pipeline.market.candles import parse_instant
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.settings import Settings, load_settings
+from refresh_pipeline.sources import Source
+from refresh_pipeline.sources.opening import open_source
+from refresh_pipeline.warehouse.warehouse import Warehouse
+
+
+class Asked(dg.ConfigurableResource):
+    """What a run was asked for within its range of partitions; in the launchpad under resources.
+
+    `series` are partition keys (none: all of the range), the others instants in ISO 8601 (empty: as always).
+    """
+
+    series: list[str] = Field(default_factory=list)
+    since: str = ""
+    until: str = ""
+    now: str = ""
+
+    @property
+    def moment(self) -> datetime:
+        """The instant the run goes by: the clock's, unless another was asked for."""
+        return parse_instant(self.now) if self.now else datetime.now(UTC)
+
+    @property
+    def since_instant(self) -> datetime | None:
+        """From when on candles are asked for again, whatever is stored."""
+        return parse_instant(self.since) if self.since else None
+
+    @property
+    def until_instant(self) -> datetime | None:
+        """Up to when candles are asked for."""
+        return parse_instant(self.until) if self.until else None
+
+
+class Venues(dg.ConfigurableResource):
+    """Where candles come from."""
+
+    limits_dir: str
+
+    def open(self, market: Market) -> Source:
+        """The market's source."""
+        return open_source(market, Path(self.limits_dir))
+
+
+class Exports(dg.ConfigurableResource):
+    """Where export files lie."""
+
+    directory: str
+
+    @property
+    def root(self) -> Path:
+        """The folder."""
+        return Path(self.directory)
+
+
+class Uploads(dg.ConfigurableResource):
+    """Where export files go; its credentials stay in the environment until a run needs them."""
+
+    default_folder: str
+
+    def open(self) -> Destination:
+        """The destination that the settings name.
+
+        Raises:
+            ValueError: the upload URL is of no known kind, or credentials are incomplete.
+        """
+        settings = load_settings()
+        return open_destination(
+            settings.upload_url,
+            default_folder=Path(self.default_folder),
+            dropbox_app_key=_revealed(settings.dropbox_app_key),
+            dropbox_app_secret=_revealed(settings.dropbox_app_secret),
+            dropbox_refresh_token=_revealed(settings.dropbox_refresh_token),
+        )
+
+
+def resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
+    """Every resource, as these settings say."""
+    return {
+        "warehouse": Warehouse(database=str(settings.database)),
+        "venues": Venues(limits_dir=str(settings.limits_dir)),
+        "files": Exports(directory=str(settings.exports_dir)),
+        "destination": uploads_of(settings),
+        "asked": Asked.configure_at_launch(),
+    }
+
+
+def uploads_of(settings: Settings) -> Uploads:
+    """Where export files go, as these settings say."""
+    return Uploads(default_folder=str(settings.data / "uploads"))
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()

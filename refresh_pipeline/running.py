@@ -1,0 +1,108 @@
+"""A refresh from the command line: the market's two jobs, one after the other, in this process, on the instance."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import dagster as dg
+
+from refresh_pipeline.definitions import build
+from refresh_pipeline.instance.orphans import PROCESS_TAG, going_runs, this_process
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.partitions import range_tags
+from refresh_pipeline.resources import uploads_of
+from refresh_pipeline.schedules import publish_job_name, refresh_job_name
+from refresh_pipeline.settings import Settings
+from refresh_pipeline.warehouse import reports
+from refresh_pipeline.warehouse.connection import connect
+from refresh_pipeline.warehouse.reports import SeriesOutcome
+
+LOG_LEVELS = ("CRITICAL", "INFO", "DEBUG")
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What one refresh of one market came to."""
+
+    market: Market
+    outcomes: Sequence[SeriesOutcome]
+    # What went wrong as a whole, where it was more than single series.
+    errors: Sequence[str]
+    # Sentences that are not true, with the number of faults.
+    failed_checks: Mapping[str, int]
+    places: Mapping[str, str]
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether every step ran and no series failed."""
+        return not self.errors and not any(each.outcome == "failed" for each in self.outcomes)
+
+
+def refresh_once(
+    settings: Settings, market: Market, series: Sequence[Series], asked: Mapping[str, str], verbose: int
+) -> Refreshed:
+    """Run the market's refresh and then its publishing, for these series."""
+    definitions = build(settings, [market])
+    tags = range_tags(market, [each.instrument for each in series], [each.timeframe for each in series])
+    narrowing = {} if len(series) == len(market.series) else {"series": [each.key for each in series]}
+    run_config = {
+        "resources": {"asked": {"config": {**asked, **narrowing}}},
+        "loggers": {"console": {"config": {"log_level": LOG_LEVELS[min(verbose, 2)]}}},
+    }
+    results = []
+    with dg.DagsterInstance.get() as instance:
+        for name in (refresh_job_name(market), publish_job_name(market)):
+            going_runs(instance, name)
+            results.append(
+                definitions.resolve_job_def(name).execute_in_process(
+                    instance=instance,
+                    tags={**tags, PROCESS_TAG: this_process()},
+                    run_config=run_config,
+                    raise_on_error=False,
+                )
+            )
+    return Refreshed(
+        market,
+        _outcomes(settings, market, [result.run_id for result in results]),
+        [message for result in results for message in _errors(result)],
+        {name: count for result in results for name, count in _failed_checks(result).items()},
+        _places(settings),
+    )
+
+
+def _outcomes(settings: Settings, market: Market, run_ids: Sequence[str]) -> list[SeriesOutcome]:
+    if not settings.database.exists():
+        return []
+    with connect(str(settings.database), read_only=True) as connection:
+        if not reports.has_tables(connection, market.name):
+            return []
+        return reports.outcomes_of(connection, market.name, run_ids)
+
+
+def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
+    failures = [event for event in result.all_events if event.is_step_failure]
+    return [f"{event.step_key}: {_message(event)}" for event in failures]
+
+
+def _message(event: dg.DagsterEvent) -> str:
+    data = event.step_failure_data
+    if data.user_failure_data is not None and data.user_failure_data.description:
+        return data.user_failure_data.description
+    cause = data.error
+    while cause is not None and cause.cause is not None:
+        cause = cause.cause
+    return cause.message.strip() if cause is not None else "failed"
+
+
+def _failed_checks(result: dg.ExecuteInProcessResult) -> dict[str, int]:
+    evaluations = result.get_asset_check_evaluations()
+    return {each.check_name: int(each.metadata["faults"].value or 0) for each in evaluations if not each.passed}
+
+
+def _places(settings: Settings) -> dict[str, str]:
+    places = {"warehouse": str(settings.database), "exports": str(settings.exports_dir)}
+    # A wrong destination was told already, as the error of the step that needed it.
+    with suppress(ValueError):
+        places["uploads"] = uploads_of(settings).open().url
+    return places

@@ -1,0 +1,111 @@
+"""Each market on its own clock: one wide run of the timeframes that closed, or a reason why there is none."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import dagster as dg
+import numpy as np
+from dagster import RunsFilter
+
+from refresh_pipeline.instance.orphans import going_runs
+from refresh_pipeline.market.candles import instant
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.partitions import range_tags, whole
+
+# When a tick's run was due: the next one asks for everything that has closed since.
+TICK_TAG = "refresh/tick"
+EVERY_TWO_HOURS = "15 */2 * * *"
+
+
+def refresh_job_name(market: Market) -> str:
+    """The job that brings candles and what is computed from them up to date."""
+    return f"{market.name}_refresh"
+
+
+def publish_job_name(market: Market) -> str:
+    """The job that exports and uploads."""
+    return f"{market.name}_publish"
+
+
+def market_schedules(market: Market) -> list[dg.ScheduleDefinition]:
+    """The market's refresh at the cadence of its shortest timeframe, and its publishing every two hours."""
+    return [refresh_schedule(market), publish_schedule(market)]
+
+
+def refresh_schedule(market: Market) -> dg.ScheduleDefinition:
+    """Ask for one wide run of every timeframe of which a candle closed since the last tick that asked."""
+
+    @dg.schedule(
+        name=refresh_job_name(market),
+        job_name=refresh_job_name(market),
+        cron_schedule=cron(min(market.timeframes)),
+        execution_timezone=market.calendar.zone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"One wide run of {market.name}'s timeframes that have closed.",
+    )
+    def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        now = context.scheduled_execution_time
+        if going := going_runs(context.instance, refresh_job_name(market)):
+            return dg.SkipReason(f"the previous run is still going: {going[0].run_id}")
+        return request_for(market, previous_tick(context.instance, market), now)
+
+    return tick
+
+
+def publish_schedule(market: Market) -> dg.ScheduleDefinition:
+    """Export and upload every series that changed, every two hours."""
+
+    @dg.schedule(
+        name=publish_job_name(market),
+        job_name=publish_job_name(market),
+        cron_schedule=EVERY_TWO_HOURS,
+        execution_timezone=market.calendar.zone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"Files of every series of {market.name} that changed, written and uploaded.",
+    )
+    def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        if going := going_runs(context.instance, publish_job_name(market)):
+            return dg.SkipReason(f"the previous run is still going: {going[0].run_id}")
+        return dg.RunRequest(tags=dict(whole(market)))
+
+    return tick
+
+
+def request_for(market: Market, previous: datetime | None, now: datetime) -> dg.RunRequest | dg.SkipReason:
+    """The run that a tick asks for, given the last tick that asked."""
+    due = due_timeframes(market, previous, now)
+    if not due:
+        return dg.SkipReason(f"no candle of {market.name} has closed since {previous:%Y-%m-%d %H:%M} UTC")
+    tags = {**range_tags(market, list(market.instruments), due), TICK_TAG: now.astimezone(UTC).isoformat()}
+    return dg.RunRequest(tags=tags)
+
+
+def due_timeframes(market: Market, previous: datetime | None, now: datetime) -> Sequence[Timeframe]:
+    """The timeframes of which a candle closed after `previous`, up to `now`; all of them on the first tick."""
+    if previous is None:
+        return market.timeframes
+    return [timeframe for timeframe in market.timeframes if _newest_close(market, timeframe, now) > instant(previous)]
+
+
+def _newest_close(market: Market, timeframe: Timeframe, now: datetime) -> np.datetime64:
+    newest = market.calendar.last_closed(timeframe, instant(now))
+    return market.calendar.closes(timeframe, np.array([newest]))[0]
+
+
+def previous_tick(instance: dg.DagsterInstance, market: Market) -> datetime | None:
+    """When the newest run that a tick asked for was due; missed ticks so need no catching up."""
+    filters = RunsFilter(job_name=refresh_job_name(market), tags={"dagster/schedule_name": refresh_job_name(market)})
+    runs = instance.get_runs(filters, limit=1)
+    return datetime.fromisoformat(runs[0].tags[TICK_TAG]) if runs and TICK_TAG in runs[0].tags else None
+
+
+def cron(shortest: Timeframe) -> str:
+    """Every time a bar of this timeframe may close; above an hour every hour, for grids hang on the market's day.
+
+    >>> cron(Timeframe.m5), cron(Timeframe.H4)
+    ('*/5 * * * *', '0 * * * *')
+    """
+    if shortest >= Timeframe.H1:
+        return "0 * * * *"
+    return f"*/{shortest.minutes} * * * *" if shortest.minutes > 1 else "* * * * *"

@@ -1,0 +1,184 @@
+"""What the user chose: the only module that reads the environment, and the files that choices are kept in.
+
+Priority: command line (the caller's part), environment, ~/.refresh/config.json, ./.env, ~/.env, defaults.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    JsonConfigSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from refresh_pipeline.market.model import Market, MarketError, parse_market
+
+PACKAGE = Path(__file__).resolve().parent
+CATALOG = PACKAGE / "market" / "catalog"
+
+# One planned event an asset instead of one a partition, and materialization events written in batches: without them a
+# wide run spends ten times its work on Dagster's event log. Set wherever Dagster is started.
+DAGSTER_VARIABLES = {"DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS": "1", "DAGSTER_EVENT_BATCH_SIZE": "1000"}
+
+
+class SettingsError(ValueError):
+    """A setting is wrong; the message names it, what was found and what is allowed."""
+
+
+def _named(name: str) -> AliasChoices:
+    # config.json may say REFRESH_MARKETS or markets.
+    return AliasChoices(name, name.removeprefix("REFRESH_").lower())
+
+
+class Settings(BaseSettings):
+    """Every setting there is, each under the name of its environment variable."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True, env_ignore_empty=True)
+
+    data_dir: Path = Field(default=Path("data"), validation_alias=_named("REFRESH_DATA_DIR"))
+    database_path: Path | None = Field(default=None, validation_alias=_named("REFRESH_DATABASE"))
+    enabled_markets: str = Field(default="demo", validation_alias=_named("REFRESH_MARKETS"))
+    markets_dir: Path | None = Field(default=None, validation_alias=_named("REFRESH_MARKETS_DIR"))
+    upload_url: str | None = Field(default=None, validation_alias=_named("REFRESH_UPLOAD_URL"))
+    dropbox_refresh_token: SecretStr | None = Field(default=None, validation_alias="DROPBOX_REFRESH_TOKEN")
+    dropbox_app_key: SecretStr | None = Field(default=None, validation_alias="DROPBOX_APP_KEY")
+    dropbox_app_secret: SecretStr | None = Field(default=None, validation_alias="DROPBOX_APP_SECRET")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """See the module's docstring for the order."""
+        home = Path.home()
+        return (
+            init_settings,
+            env_settings,
+            JsonConfigSettingsSource(settings_cls, json_file=home / ".refresh" / "config.json"),
+            DotEnvSettingsSource(settings_cls, env_file=(home / ".env", Path(".env"))),
+        )
+
+    @cached_property
+    def data(self) -> Path:
+        """The folder that everything is kept in."""
+        return self.data_dir.expanduser().absolute()
+
+    @cached_property
+    def database(self) -> Path:
+        """The DuckDB file."""
+        return (self.database_path or self.data / "refresh.duckdb").expanduser().absolute()
+
+    @property
+    def exports_dir(self) -> Path:
+        """Where export files are written."""
+        return self.data / "exports"
+
+    @property
+    def limits_dir(self) -> Path:
+        """Where processes share what they used of a venue's limits."""
+        return self.data / "limits"
+
+    @cached_property
+    def market_names(self) -> list[str]:
+        """The markets that are loaded."""
+        return [name.strip() for name in self.enabled_markets.split(",") if name.strip()]
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """This process's environment, with what the command line chose, for processes that it starts."""
+    chosen = {"REFRESH_DATA_DIR": str(settings.data), "REFRESH_MARKETS": settings.enabled_markets}
+    return {**os.environ, **chosen}
+
+
+def load_settings(**chosen: Any) -> Settings:
+    """Settings from every place they may be in; `chosen` are the command line's.
+
+    Raises:
+        SettingsError: a value is not of its kind, or ~/.refresh/config.json is not readable as JSON.
+    """
+    try:
+        return Settings(**{name: value for name, value in chosen.items() if value is not None})
+    except ValidationError as error:
+        faults = [f"{fault['loc'][0]}: found {fault['input']!r}; {fault['msg']}" for fault in error.errors()]
+        raise SettingsError("\n".join(faults)) from error
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"~/.refresh/config.json: not readable as JSON: {error}") from error
+
+
+def load_markets(settings: Settings) -> list[Market]:
+    """The enabled markets, a user's own file before the shipped one of the same name.
+
+    Raises:
+        MarketError: a file is wrong or not there; the message names file, key, what was found and what is allowed.
+    """
+    files = market_files(settings)
+    return [_load(name, files) for name in dict.fromkeys(settings.market_names)]
+
+
+def market_files(settings: Settings) -> dict[str, Path]:
+    """Every market that could be enabled, by name."""
+    folders = [CATALOG] + ([settings.markets_dir.expanduser()] if settings.markets_dir else [])
+    if missing := [folder for folder in folders if not folder.is_dir()]:
+        raise MarketError(f"REFRESH_MARKETS_DIR: found {missing[0]}, allowed: a folder that exists")
+    return {file.stem: file for folder in folders for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])}
+
+
+def _load(name: str, files: Mapping[str, Path]) -> Market:
+    if name not in files:
+        raise MarketError(f"REFRESH_MARKETS: found {name!r}, allowed: {', '.join(sorted(files))}")
+    file = files[name]
+    market = parse_market(
+        file.read_text(encoding="utf-8"),
+        file=file.name,
+        read_universe=lambda path: (file.parent / path).read_text(encoding="utf-8"),
+    )
+    if market.name != name:
+        raise MarketError(f"{file.name}: name: found {market.name!r}, allowed: {name!r}, as the file is called")
+    return market
+
+
+def prepare_dagster(settings: Settings) -> Path:
+    """Let this process and its children use the project's Dagster instance; gives its folder.
+
+    Without DAGSTER_HOME that is `<data dir>/dagster`, with a copy of the shipped dagster.yaml, which stays the user's
+    to change.
+    """
+    set_dagster_variables()
+    home = os.environ.get("DAGSTER_HOME")
+    if not home:
+        home = str(settings.data / "dagster")
+        os.environ["DAGSTER_HOME"] = home
+        Path(home).mkdir(parents=True, exist_ok=True)
+        own = Path(home) / "dagster.yaml"
+        if not own.exists():
+            own.write_text(shipped("dagster.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    return Path(home)
+
+
+def set_dagster_variables() -> None:
+    """Set what makes wide runs cheap, unless the user set it otherwise."""
+    for name, value in DAGSTER_VARIABLES.items():
+        os.environ.setdefault(name, value)
+
+
+def event_log_dir() -> Path:
+    """Where Dagster keeps its event log unless dagster.yaml says otherwise: the same folder as the shipped class."""
+    return Path(os.environ["DAGSTER_HOME"]) / "history" / "runs"
+
+
+def shipped(name: str) -> Path:
+    """A file that lies beside the package in the repository, and inside it once installed."""
+    inside = PACKAGE / name
+    return inside if inside.exists() else PACKAGE.parent / name

@@ -1,0 +1,350 @@
+"""Binance spot: klines from the public market-data host, no key needed.
+
+Contract: binance/binance-spot-api-docs at a5e0bc3ddc. How requests are retried and slowed down is `http`'s part.
+"""
+
+import json
+import logging
+import re
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from refresh_pipeline.market.calendar import CryptoCalendar
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles, Floats, Malformed, Times
+from refresh_pipeline.market.model import Market, normalized, source_options
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError
+from refresh_pipeline.sources.http import (
+    Client,
+    Patience,
+    Put,
+    Reader,
+    T,
+    Throttled,
+    by_status,
+    excerpt,
+    failed,
+    in_background,
+    retry_after,
+    seconds_into_minute,
+    side_by_side,
+)
+from refresh_pipeline.sources.limits import SharedLimit
+
+log = logging.getLogger(__name__)
+
+# Case decides: 1m is a minute, 1M a month. H3 is not among them.
+INTERVALS = {
+    Timeframe.m1: "1m",
+    Timeframe.m5: "5m",
+    Timeframe.m15: "15m",
+    Timeframe.m30: "30m",
+    Timeframe.H1: "1h",
+    Timeframe.H2: "2h",
+    Timeframe.H4: "4h",
+    Timeframe.H6: "6h",
+    Timeframe.H8: "8h",
+    Timeframe.D1: "1d",
+    Timeframe.W1: "1w",
+    Timeframe.MN1: "1M",
+}
+# The venue's bars hang on UTC, whatever calendar the market has.
+GRID = CryptoCalendar()
+
+PAGE_ROWS = 1000
+MINUTE = 60.0
+# As documented in 2026; exchangeInfo has the last word.
+ASSUMED_WEIGHT_PER_MINUTE = 6000
+KLINES_WEIGHT = 2
+TIME_WEIGHT = 1
+EXCHANGE_INFO_WEIGHT = 20
+
+OVER_LIMIT_CODE = -1003
+TRANSIENT_CODES = {-1000, -1001, -1006, -1007, -1008}
+UNKNOWN_SYMBOL_CODE = -1121
+REFUSED = {
+    403: "Binance's firewall has refused the request; check the instrument's symbol, and ask less or from elsewhere",
+    451: "Binance does not serve this place; set base_url to https://data-api.binance.vision, or ask from elsewhere",
+}
+# The shortest ban there is, for one that does not say how long it lasts.
+SHORTEST_BAN = 120.0
+
+ROW_FIELDS = 12
+CLOSE_TIME_FIELD = 6
+# Milliseconds have 13 digits until the year 2286, microseconds 16 since 2001.
+FIRST_MICROSECOND = 10**14
+ROW_TEXT = 200
+
+BASE_URL = re.compile(r"https?://[^/\s@?#]+(/[^\s?#]*)?")
+
+
+def _http_url(url: str) -> str:
+    if not BASE_URL.fullmatch(url):
+        raise ValueError("allowed: http:// or https://, a host, a port and a path where needed")
+    return url
+
+
+class BinanceOptions(BaseModel):
+    """What a market's YAML may say of this source."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_url: Annotated[str, AfterValidator(_http_url)] = "https://data-api.binance.vision"
+
+
+class BinanceSource:
+    """Klines of any spot symbol, closed ones only, by the venue's own clock."""
+
+    kind = "binance"
+    native_timeframes: Sequence[Timeframe] = tuple(INTERVALS)
+
+    def __init__(self, market: Market, limits_dir: Path, patience: Patience = Patience()) -> None:  # noqa: B008 (frozen)
+        """The source of one market; the limits of its host are shared through files in `limits_dir`.
+
+        Raises:
+            MarketError: the YAML says something of this source that it does not know.
+        """
+        self._market = market
+        self._base_url = source_options(market, BinanceOptions).base_url
+        self._limits_dir = limits_dir
+        self._patience = patience
+
+    def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
+        """See Source; what the machine's clock says is not asked for, the venue tells its own time."""
+        return in_background(partial(self._produce, requests))
+
+    async def _produce(self, requests: Sequence[Request], put: Put) -> None:
+        if not requests:
+            return
+        # The venue's limits are per address, and so is the account: two markets on one host share it.
+        venue = f"binance-{httpx.URL(self._base_url).netloc.decode()}"
+        limit = SharedLimit(self._limits_dir, venue, ASSUMED_WEIGHT_PER_MINUTE, MINUTE)
+        async with Client(self._base_url, limit, self._patience) as client:
+            talk = _Talk(self._market, client, limit)
+            try:
+                # Asked before any candle: one that was closed then is complete in every later answer.
+                server_now = await talk.server_time()
+                await talk.learn_limit()
+            except SourceError as error:
+                for request in requests:
+                    await put(failed(request, error))
+                return
+            await side_by_side(requests, partial(talk.chunks, server_now=server_now), put)
+
+
+class _Talk:
+    """One fetch's questions to the venue."""
+
+    def __init__(self, market: Market, client: Client, limit: SharedLimit) -> None:
+        self._market = market
+        self._client = client
+        self._limit = limit
+
+    async def server_time(self) -> np.datetime64:
+        return await self._ask("/api/v3/time", {}, TIME_WEIGHT, _read_time)
+
+    async def learn_limit(self) -> None:
+        """Ask for the limit unless somebody on this machine has within a day; a mirror may have no answer."""
+        if self._limit.is_learnt():
+            return
+        # Halted symbols are few: the answer that lists all of them has several megabytes.
+        params = {"symbolStatus": "HALT", "showPermissionSets": "false"}
+        try:
+            self._limit.learn(await self._ask("/api/v3/exchangeInfo", params, EXCHANGE_INFO_WEIGHT, _read_limit))
+        except PermanentError:
+            self._limit.learn(ASSUMED_WEIGHT_PER_MINUTE)
+        except TransientError as error:
+            log.warning("the venue's own limit is not known yet, as it did not answer: %s", error)
+
+    async def chunks(self, request: Request, server_now: np.datetime64) -> AsyncGenerator[Fetched, None]:
+        """A chunk per page, oldest first."""
+        series, since = request.series, request.since
+        until = min(request.until, server_now)
+        while since < until:
+            started = time.monotonic()
+            rows = await self._klines(series, since, until)
+            candles, ends = read_rows(rows)
+            following = _following(series.timeframe, candles.open_time, len(rows), since, until)
+            closed = candles.where(ends < server_now).between(since, until).sorted()
+            since = until if following is None else following
+            yield Fetched(series, closed, last=bool(since >= until), seconds=time.monotonic() - started)
+            if since >= until:
+                return
+        yield Fetched(series, Candles.none())
+
+    async def _klines(self, series: Series, since: np.datetime64, until: np.datetime64) -> list[Any]:
+        symbol = self._market.symbol(series.instrument, normalized)
+        interval = INTERVALS.get(series.timeframe)
+        if interval is None:
+            raise PermanentError(f"Binance has no {series.timeframe}; it has {', '.join(INTERVALS)}")
+        params = {
+            "symbol": symbol,
+            "interval": interval,
+            "startTime": max(-(-_microseconds(since) // 1000), 0),
+            # Both ends are inclusive there.
+            "endTime": (_microseconds(until) - 1) // 1000,
+            "limit": PAGE_ROWS,
+        }
+        try:
+            return await self._ask("/api/v3/klines", params, KLINES_WEIGHT, _read_list)
+        except PermanentError as error:
+            error.args = (f"symbol {symbol}: {error}",)
+            raise
+
+    async def _ask(self, path: str, params: Mapping[str, str | int], weight: int, read: Reader[T]) -> T:
+        def hear_and_read(response: httpx.Response) -> T:
+            used = response.headers.get("x-mbx-used-weight-1m", "")
+            if used.isdigit():
+                self._limit.heard(int(used), MINUTE - seconds_into_minute(response))
+            return read(response)
+
+        return await self._client.get(path, params, weight, hear_and_read)
+
+
+def read_rows(rows: Sequence[Any]) -> tuple[Candles, Times]:
+    """Klines as the venue sends them, and when each one ends (exclusive), in microseconds, UTC.
+
+    A row whose times can be read but one of its numbers cannot is a candle of NaN, which no one will take for good; a
+    row without the shape of a kline is set aside as malformed.
+
+    >>> candles, ends = read_rows([[1704067200000, "1.5", "2", "1", "1.7", "10", 1704067259999, "0", 1, "0", "0", "0"]])
+    >>> candles["close"], ends
+    (array([1.7]), array(['2024-01-01T00:00:59.999000'], dtype='datetime64[us]'))
+    """
+    try:
+        return _candles(rows, ())
+    except (TypeError, ValueError, OverflowError):
+        malformed = [Malformed(json.dumps(row)[:ROW_TEXT], wrong) for row in rows if (wrong := _wrong_with(row))]
+        good = [[int(row[0]), *map(_number, row[1:])] for row in rows if _wrong_with(row) is None]
+        return _candles(good, malformed)
+
+
+def _candles(rows: Sequence[Any], malformed: Sequence[Malformed]) -> tuple[Candles, Times]:
+    if not rows:
+        return Candles.of([], malformed, open=[], high=[], low=[], close=[], volume=[]), np.array([], dtype=TIME_UNIT)
+    if any(type(row) is not list or len(row) < ROW_FIELDS for row in rows):
+        raise ValueError("not all of it is klines")
+    fields = list(zip(*rows, strict=False))
+    numbers = np.array(fields[1 : 1 + len(CANDLE_COLUMNS)], dtype=np.float64)
+    numbers[:, np.isnan(numbers).any(axis=0)] = np.nan
+    columns = dict[str, Floats](zip(CANDLE_COLUMNS, numbers, strict=True))
+    return Candles(_times(fields[0]), columns, tuple(malformed)), _times(fields[CLOSE_TIME_FIELD])
+
+
+def _times(stamps: Sequence[Any]) -> Times:
+    numbers = np.array(stamps, dtype=np.int64)
+    return np.where(numbers < FIRST_MICROSECOND, numbers * 1000, numbers).astype(TIME_UNIT)
+
+
+def _wrong_with(row: Any) -> str | None:
+    if not isinstance(row, list) or len(row) < ROW_FIELDS:
+        return f"a kline is a list of {ROW_FIELDS} fields"
+    try:
+        np.array([row[0], row[CLOSE_TIME_FIELD]], dtype=np.int64)
+    except (TypeError, ValueError, OverflowError):
+        return "its times cannot be read"
+    return None
+
+
+def _number(field: Any) -> float:
+    try:
+        return float(field)
+    except (TypeError, ValueError, OverflowError):
+        return np.nan
+
+
+def _following(
+    timeframe: Timeframe, opens: Times, rows: int, since: np.datetime64, until: np.datetime64
+) -> np.datetime64 | None:
+    """Where the next page begins; None when there is none.
+
+    Fewer rows than asked for are no sign of the end, as a host may send fewer at a time; an empty page is.
+    """
+    new = opens[(opens >= since) & (opens < until)]
+    if len(new):
+        return GRID.closes(timeframe, GRID.floor(timeframe, new[[new.argmax()]]))[0]
+    if len(opens) and (opens < since).all():
+        raise PermanentError(f"asked for candles from {since}, received older ones only; is base_url a Binance host?")
+    if rows >= PAGE_ROWS:
+        raise PermanentError(f"none of {rows} rows says when it opened; is base_url a Binance host?")
+    return None
+
+
+def _microseconds(moment: np.datetime64) -> int:
+    return int(moment.astype(TIME_UNIT).astype(np.int64))
+
+
+def _read_list(response: httpx.Response) -> list[Any]:
+    body = _read_json(response)
+    if not isinstance(body, list):
+        raise PermanentError(f"expected a list of klines, received {excerpt(response.text)}; is base_url right?")
+    return body
+
+
+def _read_time(response: httpx.Response) -> np.datetime64:
+    body = _read_json(response)
+    stamp = body.get("serverTime") if isinstance(body, dict) else None
+    if not isinstance(stamp, int):
+        raise PermanentError(f"expected serverTime, received {excerpt(response.text)}; is base_url right?")
+    return _times([stamp])[0]
+
+
+def _read_limit(response: httpx.Response) -> int:
+    body = _read_json(response)
+    try:
+        limits = [each for each in body["rateLimits"] if each["rateLimitType"] == "REQUEST_WEIGHT"]
+        per_minute = [int(each["limit"]) // int(each["intervalNum"]) for each in limits if each["interval"] == "MINUTE"]
+        return max(min(per_minute), 1)
+    except (LookupError, TypeError, ValueError, ZeroDivisionError):
+        raise PermanentError(f"expected rateLimits, received {excerpt(response.text)}") from None
+
+
+def _read_json(response: httpx.Response) -> Any:
+    """The body of a good answer.
+
+    Raises:
+        PermanentError, TransientError: the answer is not good, by its status or by the code in it.
+    """
+    if response.status_code in REFUSED:
+        raise PermanentError(f"HTTP {response.status_code}: {REFUSED[response.status_code]}")
+    body, is_json = _parsed(response)
+    code = body.get("code") if isinstance(body, dict) else None
+    error = _by_code(response, code, body) if isinstance(code, int) else by_status(response)
+    if error is not None:
+        raise error
+    if is_json:
+        return body
+    if response.text.lstrip()[:1] in ("[", "{"):
+        raise TransientError(f"the answer breaks off: {excerpt(response.text)}")
+    raise PermanentError(f"expected JSON, received {excerpt(response.text)}; is base_url right?")
+
+
+def _parsed(response: httpx.Response) -> tuple[Any, bool]:
+    try:
+        return response.json(), True
+    except (ValueError, RecursionError):
+        return None, False
+
+
+def _by_code(response: httpx.Response, code: int, body: dict[str, Any]) -> SourceError:
+    text = f"HTTP {response.status_code}, code {code}: {excerpt(str(body.get('msg')))}"
+    if response.status_code == 418:
+        return Throttled(text, retry_after(response) or SHORTEST_BAN)
+    if response.status_code == 429 or code == OVER_LIMIT_CODE:
+        return Throttled(text, retry_after(response))
+    by_http = by_status(response)
+    if code in TRANSIENT_CODES or isinstance(by_http, TransientError):
+        silence = retry_after(response)
+        return TransientError(text) if silence is None else Throttled(text, silence)
+    if code == UNKNOWN_SYMBOL_CODE:
+        return PermanentError(f"{text} Check the instrument's name, or give it its `symbol` in the market's YAML")
+    return PermanentError(text)

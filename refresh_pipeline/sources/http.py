@@ -1,0 +1,355 @@
+"""One polite HTTP client for all venues, and how its answers reach a caller that knows nothing of asyncio.
+
+How much may be asked is `limits`' part; what an answer means is the venue's own, in a reader that is handed in here.
+"""
+
+import asyncio
+import logging
+import re
+import threading
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import urlencode
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
+
+from refresh_pipeline.market.candles import Candles
+from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError
+from refresh_pipeline.sources.limits import SharedLimit
+
+log = logging.getLogger(__name__)
+# It writes whole URLs at INFO, secrets in the query included.
+logging.getLogger("httpx").setLevel(logging.WARNING)
+
+T = TypeVar("T")
+Put = Callable[[Fetched], Awaitable[None]]
+Reader = Callable[[httpx.Response], T]
+
+CONNECTIONS = 32
+# Chunks that may wait for a consumer that is slower than the network; with 1,000 rows each they are 4 MB.
+CHUNKS_AHEAD = 64
+EXCERPT = 200
+# Nobody means more than a week by Retry-After, and a number may be of any length.
+LONGEST_SILENCE = 7 * 24 * 3600.0
+SECONDS = re.compile(r"\d{1,12}(\.\d+)?")
+QUERY = re.compile(r"\?[^\s'\"]+")
+
+
+class Throttled(TransientError):
+    """The venue wants silence: for so many seconds, or for as long as we find fitting."""
+
+    def __init__(self, message: str, seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+class OutOfPatience(TransientError):
+    """The venue wants silence for longer than a request waits: it fails now, and a later run asks again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long one request is worth waiting for, in seconds."""
+
+    attempts: int = 6
+    # Doubled with every attempt, up to the longest.
+    first_wait: float = 0.5
+    longest_wait: float = 20.0
+    # For one answer, from connecting to its last byte.
+    answer: float = 20.0
+    # For the venue's limits and pauses, over all attempts.
+    limits: float = 120.0
+
+
+@dataclass(slots=True)
+class _Errand:
+    """One request on its way through its attempts."""
+
+    path: str
+    params: Mapping[str, str | int]
+    weight: int
+    attempts: int = 0
+    waited: float = 0.0
+
+
+class Client:
+    """GETs for one venue: kept-alive connections, retries with back-off, everybody's limits, no secret in any text."""
+
+    def __init__(
+        self,
+        base_url: str,
+        limit: SharedLimit,
+        patience: Patience,
+        headers: Mapping[str, str] | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """A client to be entered; the values of `headers` are taken for secrets."""
+        self._limit = limit
+        self._patience = patience
+        self._sleep = sleep
+        self._secrets = [word for value in (headers or {}).values() for word in value.split()]
+        self._host = httpx.URL(base_url).netloc.decode().rpartition("@")[2]
+        self._base_url = base_url.rstrip("/")
+        self._timeout = {"timeout": httpx.Timeout(patience.answer).as_dict()}
+        self._http = httpx.AsyncClient(
+            headers=headers,
+            transport=AiohttpTransport(limits=httpx.Limits(max_connections=CONNECTIONS, keepalive_expiry=30.0)),
+        )
+        # First come, first served: the order in which requests are made is the order of the catalog.
+        self._turn = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        await self._http.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.__aexit__(kind, error, trace)
+        self._limit.close()
+
+    async def get(self, path: str, params: Mapping[str, str | int], weight: int, read: Reader[T]) -> T:
+        """What `read` makes of the venue's answer; what it raises as transient is asked again.
+
+        Raises:
+            PermanentError: asking again will not help.
+            TransientError: the attempts or the patience for this request are used up.
+        """
+        retrying = AsyncRetrying(
+            sleep=self._sleep,
+            stop=stop_after_attempt(self._patience.attempts),
+            wait=wait_exponential(multiplier=self._patience.first_wait, max=self._patience.longest_wait)
+            + wait_random(0, self._patience.first_wait),
+            retry=retry_if_exception(_worth_another_attempt),
+            before_sleep=_log_retry,
+            reraise=True,
+        )
+        return await retrying(self._attempt, _Errand(path, params, weight), read)
+
+    async def _attempt(self, errand: _Errand, read: Reader[T]) -> T:
+        errand.attempts += 1
+        try:
+            await self._wait_for_turn(errand)
+            return read(await self._answer(errand))
+        except SourceError as error:
+            if isinstance(error, Throttled):
+                self._be_silent(error, errand)
+            error.args = (f"GET {self._host}{errand.path}: {self._redacted(str(error))}",)
+            raise
+
+    async def _wait_for_turn(self, errand: _Errand) -> None:
+        async with self._turn:
+            while wait := self._limit.take(errand.weight):
+                errand.waited += wait
+                if errand.waited > self._patience.limits:
+                    raise OutOfPatience(
+                        f"not to be asked for another {wait:.0f} s ({self._limit.because}), and a request waits "
+                        f"{self._patience.limits:.0f} s at most; a later run asks again"
+                    )
+                await self._sleep(wait)
+
+    async def _answer(self, errand: _Errand) -> httpx.Response:
+        try:
+            async with asyncio.timeout(self._patience.answer):
+                return await self._http.send(self._request(errand))
+        except TimeoutError:
+            raise TransientError(f"no answer within {self._patience.answer:g} s") from None
+        except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+            # Without its cause, which may show the whole URL.
+            raise TransientError(f"no answer: {type(error).__name__}: {error}; is the venue reachable?") from None
+
+    def _request(self, errand: _Errand) -> httpx.Request:
+        # By hand, as the client takes a quarter of a small request's time to merge URLs.
+        url = f"{self._base_url}{errand.path}?{urlencode(errand.params)}"
+        return httpx.Request("GET", url, headers=self._http.headers, extensions=self._timeout)
+
+    def _be_silent(self, error: Throttled, errand: _Errand) -> None:
+        seconds = error.seconds
+        if seconds is None:
+            seconds = min(self._patience.first_wait * 2**errand.attempts, self._patience.longest_wait)
+        log.warning("%s wants silence: nobody on this machine asks it for %.1f s", self._host, seconds)
+        self._limit.pause(seconds, self._redacted(str(error)))
+
+    def _redacted(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return QUERY.sub("?***", text)
+
+
+def by_status(response: httpx.Response) -> SourceError | None:
+    """What HTTP itself says of an answer: None when it is good."""
+    if response.is_success:
+        return None
+    text = f"HTTP {response.status_code}: {excerpt(response.text)}"
+    silence = retry_after(response)
+    if response.status_code in (418, 429) or silence is not None:
+        return Throttled(text, silence)
+    if response.status_code >= 500 or response.status_code == 408:
+        return TransientError(text)
+    if response.is_redirect:
+        return PermanentError(f"{text}; the venue has moved: put its new address into base_url")
+    return PermanentError(text)
+
+
+def retry_after(response: httpx.Response) -> float | None:
+    """The seconds of silence that an answer asks for, given as a number or as a date; None when it asks for none."""
+    text = response.headers.get("retry-after", "").strip()
+    if SECONDS.fullmatch(text):
+        return min(float(text), LONGEST_SILENCE)
+    until = _http_date(text)
+    if until is None:
+        return None
+    now = _http_date(response.headers.get("date", "")) or datetime.now(UTC)
+    return min(max((until - now).total_seconds(), 0.0), LONGEST_SILENCE)
+
+
+def seconds_into_minute(response: httpx.Response) -> float:
+    """How far the server's own minute has gone; 0.0 when it does not tell the time."""
+    date = _http_date(response.headers.get("date", ""))
+    return float(date.second) if date else 0.0
+
+
+def excerpt(text: str) -> str:
+    """The beginning of somebody else's text, on one line and fit for a message."""
+    line = " ".join(text.split())
+    return line if len(line) <= EXCERPT else f"{line[:EXCERPT]}..."
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
+def _worth_another_attempt(error: BaseException) -> bool:
+    return isinstance(error, TransientError) and not isinstance(error, OutOfPatience)
+
+
+def _log_retry(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    log.info("attempt %d in %.1f s, after: %s", state.attempt_number + 1, state.upcoming_sleep, error)
+
+
+async def side_by_side(
+    requests: Iterable[Request], chunks: Callable[[Request], AsyncGenerator[Fetched, None]], put: Put
+) -> None:
+    """Answer requests, CONNECTIONS at a time and begun in their order; whatever goes wrong ends its own series only."""
+    waiting = iter(requests)
+
+    async def work() -> None:
+        for request in waiting:
+            await _answered(request, chunks, put)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(CONNECTIONS):
+            group.create_task(work())
+
+
+async def _answered(request: Request, chunks: Callable[[Request], AsyncGenerator[Fetched, None]], put: Put) -> None:
+    started = time.monotonic()
+    error: SourceError | None = None
+    try:
+        async with aclosing(chunks(request)) as arriving:
+            async for fetched in arriving:
+                await put(fetched)
+    except SourceError as caught:
+        error = caught
+    except OSError as caught:
+        error = TransientError(f"this machine failed: {type(caught).__name__}: {excerpt(str(caught))}")
+    except Exception as caught:
+        log.exception("%s: not foreseen", request.series)
+        error = PermanentError(f"not foreseen, please report it: {type(caught).__name__}: {excerpt(str(caught))}")
+    if error is not None:
+        await put(failed(request, error, time.monotonic() - started))
+
+
+def failed(request: Request, error: SourceError, seconds: float = 0.0) -> Fetched:
+    """The end of a series that could not be fetched; the message names the series."""
+    return Fetched(request.series, Candles.none(), error=type(error)(f"{request.series}: {error}"), seconds=seconds)
+
+
+def in_background(produce: Callable[[Put], Coroutine[Any, Any, None]]) -> Iterator[Fetched]:
+    """What a coroutine puts, one after another, while it goes on in a thread of its own.
+
+    At most CHUNKS_AHEAD wait to be taken. A caller that stops taking cancels the coroutine and waits for its end.
+
+    Raises:
+        Exception: whatever the coroutine itself raised, after all that it had put.
+    """
+    handover = _Handover()
+    thread = threading.Thread(target=handover.run, args=(produce,), name="fetching", daemon=True)
+    thread.start()
+    try:
+        yield from handover.taken()
+    finally:
+        handover.stop()
+        thread.join()
+
+
+class _Handover:
+    """A bounded queue from a coroutine in one thread to a plain loop in another."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[Fetched | None] = SimpleQueue()
+        self._room = asyncio.Semaphore(CHUNKS_AHEAD)
+        self._loop: asyncio.AbstractEventLoop
+        self._task: asyncio.Task[None] | None = None
+        self._is_up = threading.Event()
+        self._error: BaseException | None = None
+
+    def run(self, produce: Callable[[Put], Coroutine[Any, Any, None]]) -> None:
+        try:
+            asyncio.run(self._produce(produce))
+        except asyncio.CancelledError:
+            pass
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._is_up.set()
+            self._queue.put(None)
+
+    def taken(self) -> Iterator[Fetched]:
+        while (item := self._queue.get()) is not None:
+            self._tell(self._room.release)
+            yield item
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        self._is_up.wait()
+        if self._task is not None:
+            self._tell(self._task.cancel)
+
+    async def _produce(self, produce: Callable[[Put], Coroutine[Any, Any, None]]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._is_up.set()
+        await produce(self._put)
+
+    async def _put(self, item: Fetched) -> None:
+        await self._room.acquire()
+        self._queue.put(item)
+
+    def _tell(self, message: Callable[[], object]) -> None:
+        # Once the loop is closed there is nobody left to tell.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(message)

@@ -1,0 +1,250 @@
+"""What each asset does between reading and writing, series by series, without Dagster.
+
+Every step takes a batch of series and gives an `Attempt` for each; one series' failure is an answer, not an exception.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refresh_pipeline.destinations import Destination, DestinationError, Outgoing, Uploaded
+from refresh_pipeline.destinations.files import TableWriter
+from refresh_pipeline.market.calendar import length_of
+from refresh_pipeline.market.candles import Candles, instant
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.progress import advance
+from refresh_pipeline.sources import Fetched, Request, Source, SourceError
+from refresh_pipeline.sources.opening import fetch
+from refresh_pipeline.warehouse.publishing import Exported, Published
+from refresh_pipeline.warehouse.raw import Stored
+from refresh_pipeline.warehouse.schema import Table
+from refresh_pipeline.warehouse.warehouse import Attempt, Holding, Outcome, Warehouse
+
+log = logging.getLogger("refresh_pipeline")
+
+FORMATS = ("csv", "parquet")
+# A killed refresh loses what was not stored yet: at most this many candles, or this many seconds of a slow venue.
+ROWS_AT_ONCE = 50_000
+SECONDS_AT_ONCE = 2.0
+
+
+# ---- raw candles
+
+
+def requests_for(
+    market: Market,
+    holdings: Mapping[Series, Holding],
+    now: datetime,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> list[Request]:
+    """Which stretch to ask for, per series: from a few candles before the newest stored one, or the whole history.
+
+    With `since` from there on, whatever is stored: that is how holes and earlier history are filled.
+    """
+    end = min(instant(until), instant(now)) if until else instant(now)
+    return [Request(series, _start(market, series, held, now, since), end) for series, held in holdings.items()]
+
+
+def _start(market: Market, series: Series, held: Holding, now: datetime, since: datetime | None) -> np.datetime64:
+    if since is not None:
+        wanted = instant(since)
+    elif held.last_open_time is None:
+        wanted = instant(now - market.history[series.timeframe])
+    else:
+        # A late correction comes within the newest few candles; they are read again each time.
+        wanted = held.last_open_time - length_of(series.timeframe) * (market.reread - 1)
+    return market.calendar.floor(series.timeframe, np.array([wanted]))[0]
+
+
+def fetch_candles(
+    warehouse: Warehouse, market: Market, source: Source, requests: Sequence[Request], now: datetime
+) -> dict[Series, Attempt]:
+    """Ask the source for every series and store what arrives, as it arrives."""
+    stored: dict[Series, Stored] = {request.series: Stored() for request in requests}
+    errors: dict[Series, SourceError] = {}
+    seconds: dict[Series, float] = dict.fromkeys(stored, 0.0)
+    finished = 0
+    for chunks in _bundled(fetch(source, market, requests, now)):
+        arrivals = _joined(chunks)
+        for series, result in warehouse.store_candles(market, arrivals, source.kind, now).items():
+            stored[series] += result
+        for chunk in chunks:
+            seconds[chunk.series] += chunk.seconds
+            finished += chunk.last
+            if chunk.error is not None:
+                errors[chunk.series] = chunk.error
+                log.warning("%s %s: %s", market.name, chunk.series, chunk.error)
+        advance(Table.raw_candles, finished, len(requests))
+    held = warehouse.holdings(market, list(stored))
+    return {
+        series: replace(
+            _fetch_attempt(result, errors.get(series), held[series]),
+            rows_added=result.added,
+            rows_revised=result.revised,
+            seconds=seconds[series],
+            more={"source": source.kind, "rows_rejected": result.rejected},
+        )
+        for series, result in stored.items()
+    }
+
+
+def _bundled(answers: Iterator[Fetched]) -> Iterator[list[Fetched]]:
+    chunks: list[Fetched] = []
+    rows, began = 0, time.monotonic()
+    for answer in answers:
+        chunks.append(answer)
+        rows += len(answer.candles)
+        if rows >= ROWS_AT_ONCE or time.monotonic() - began >= SECONDS_AT_ONCE:
+            yield chunks
+            chunks, rows, began = [], 0, time.monotonic()
+    if chunks:
+        yield chunks
+
+
+def _joined(chunks: Iterable[Fetched]) -> dict[Series, Candles]:
+    parts: dict[Series, list[Candles]] = {}
+    for chunk in chunks:
+        if len(chunk.candles) or chunk.candles.malformed:
+            parts.setdefault(chunk.series, []).append(chunk.candles)
+    return {series: Candles.concatenated(some) for series, some in parts.items()}
+
+
+def _fetch_attempt(result: Stored, error: SourceError | None, held: Holding) -> Attempt:
+    if error is not None:
+        return Attempt(Outcome.failed, str(error), error.transient)
+    if result.added or result.revised:
+        return Attempt(Outcome.updated)
+    return Attempt(Outcome.unchanged if held.candle_count else Outcome.no_data)
+
+
+# ---- enhanced candles and indicators
+
+
+def compute(warehouse: Warehouse, market: Market, table: Table, batch: Sequence[Series]) -> dict[Series, Attempt]:
+    """Make a computed table current for every series of the batch whose candles changed."""
+    began = time.monotonic()
+    recomputed = warehouse.refresh_tail(market, table, batch)
+    held = warehouse.holdings(market, batch)
+    share = (time.monotonic() - began) / max(len(recomputed), 1)
+    advance(table, len(batch), len(batch))
+    done = {}
+    for series in batch:
+        result = recomputed.get(series)
+        if result is None:
+            done[series] = Attempt(Outcome.unchanged if held[series].candle_count else Outcome.no_data)
+        else:
+            done[series] = Attempt(Outcome.updated, rows_added=result.added, rows_revised=result.revised, seconds=share)
+    return done
+
+
+# ---- exports
+
+
+def export(
+    warehouse: Warehouse, market: Market, root: Path, batch: Sequence[Series], now: datetime
+) -> dict[Series, Attempt]:
+    """Write one CSV and one Parquet file for every series that changed since its files were written, or lost one."""
+    stale = warehouse.stale(market, Table.exports, batch)
+    manifest = warehouse.exported(market, batch)
+    lost = {each.series for each in manifest if not (root / each.path).exists()}
+    due = [series for series in batch if series in lost or series in set(stale.series)]
+    done: dict[Series, Attempt] = {}
+    written: list[Exported] = []
+    with TableWriter() as writer:
+        for number, (series, rows) in enumerate(warehouse.rows_to_export(market, due), start=1):
+            began = time.monotonic()
+            files, attempt = _export_series(writer, root, market, series, rows)
+            written += files
+            more = {"files": len(files), "bytes": sum(file.bytes for file in files)}
+            rows_written = files[0].rows if files else 0
+            seconds = time.monotonic() - began
+            done[series] = replace(attempt, rows_added=rows_written, seconds=seconds, more=more)
+            advance(Table.exports, number, len(due))
+    warehouse.record_exports(market, written, stale, now)
+    have = {each.series for each in manifest}
+    left = {s: Attempt(Outcome.unchanged if s in have else Outcome.no_data) for s in batch if s not in done}
+    return {series: (done | left)[series] for series in batch}
+
+
+def _export_series(
+    writer: TableWriter, root: Path, market: Market, series: Series, rows: dict[str, NDArray]
+) -> tuple[list[Exported], Attempt]:
+    if not len(rows["open_time"]):
+        return [], Attempt(Outcome.no_data)
+    try:
+        return [_export_file(writer, root, market, series, rows, kind) for kind in FORMATS], Attempt(Outcome.updated)
+    except DestinationError as error:
+        log.warning("%s %s: %s", market.name, series, error)
+        return [], Attempt(Outcome.failed, str(error), error.transient)
+
+
+def _export_file(
+    writer: TableWriter, root: Path, market: Market, series: Series, rows: dict[str, NDArray], kind: str
+) -> Exported:
+    path = f"{market.name}/{series.file_stem}.{kind}"
+    file = writer.write(rows, root / path)
+    times = rows["open_time"]
+    return Exported(
+        series, kind, path, file.rows, file.bytes, file.sha256, times[0].astype(datetime), times[-1].astype(datetime)
+    )
+
+
+# ---- uploads
+
+
+def upload(
+    warehouse: Warehouse,
+    market: Market,
+    root: Path,
+    destination: Destination,
+    batch: Sequence[Series],
+    now: datetime,
+) -> dict[Series, Attempt]:
+    """Bring every export file of the batch to the destination, unless the same content is there already."""
+    manifest = {each.path: each for each in warehouse.exported(market, batch)}
+    outgoing = [Outgoing(root / path, path) for path in manifest]
+    answers: dict[Series, list[Uploaded]] = {series: [] for series in batch}
+    arrived: list[Published] = []
+    for number, answer in enumerate(destination.upload(outgoing), start=1):
+        file = manifest[answer.file.remote]
+        answers[file.series].append(answer)
+        if answer.error is None:
+            arrived.append(_published(file, answer, destination))
+        advance(Table.uploads, number, len(outgoing))
+    warehouse.record_uploads(market, arrived, now)
+    return {series: _upload_attempt(own) for series, own in answers.items()}
+
+
+def _published(file: Exported, answer: Uploaded, destination: Destination) -> Published:
+    return Published(
+        file.series,
+        file.format,
+        file.path,
+        answer.url,
+        answer.bytes,
+        file.sha256,
+        answer.content_hash,
+        destination.hash_name,
+    )
+
+
+def _upload_attempt(own: Sequence[Uploaded]) -> Attempt:
+    failed = [answer for answer in own if answer.error is not None]
+    sent = [answer for answer in own if answer.error is None and not answer.skipped]
+    more = {"files_sent": len(sent), "files_unchanged": len(own) - len(sent) - len(failed)}
+    more |= {"bytes": sum(answer.bytes for answer in sent)}
+    if failed:
+        reasons = "; ".join(f"{answer.file.remote}: {answer.error}" for answer in failed)
+        transient = any(answer.error.transient for answer in failed if answer.error)
+        return Attempt(Outcome.failed, reasons, transient, more=more)
+    if not own:
+        return Attempt(Outcome.no_data, more=more)
+    return Attempt(Outcome.updated if sent else Outcome.unchanged, more=more)

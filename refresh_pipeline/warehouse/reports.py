@@ -1,0 +1,209 @@
+"""What is there, for people and checks: read-only questions, one query each, and no verdicts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import numpy as np
+
+from refresh_pipeline.market.candles import Times
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.warehouse.schema import Table, qualified
+from refresh_pipeline.warehouse.staging import arrays_of
+
+EXAMPLES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesReport:
+    """One series as it stands: what is stored, and what the last attempts at it came to."""
+
+    series: Series
+    candle_count: int
+    first_open_time: np.datetime64 | None
+    last_open_time: np.datetime64 | None
+    outcome: str | None
+    reason: str | None
+    attempted_at: np.datetime64 | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesOutcome:
+    """What one run did to one series of one asset."""
+
+    asset: Table
+    series: Series
+    outcome: str
+    reason: str | None
+    rows_added: int
+    rows_revised: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailedSeries:
+    """A series whose last attempt failed: why, how often in a row, when (UTC), and whether asking again could help."""
+
+    series: Series
+    reason: str
+    transient: bool
+    failures: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that is not as it should be: which series, when, what."""
+
+    series: Series
+    open_time: np.datetime64 | None
+    what: str
+
+
+def has_tables(connection: duckdb.DuckDBPyConnection, market: str) -> bool:
+    """Whether the market was ever refreshed into this file."""
+    return bool(
+        connection.execute(
+            "select 1 from duckdb_tables() where schema_name = ? and table_name = ? "
+            "and database_name = current_database()",
+            [market, Table.series.value],
+        ).fetchall()
+    )
+
+
+def series_report(connection: duckdb.DuckDBPyConnection, market: str, wanted: Sequence[Series]) -> list[SeriesReport]:
+    """Each wanted series, stored or not, in the order given."""
+    rows = connection.execute(
+        "select coalesce(s.instrument, o.instrument), coalesce(s.timeframe, o.timeframe), s.candle_count, "
+        "s.first_open_time, s.last_open_time, o.outcome, o.reason, o.attempted_at "
+        f"from {qualified(market, Table.series)} s "
+        f"full join (select * from {qualified(market, Table.outcomes)} where asset = ?) o "
+        "on s.instrument = o.instrument and s.timeframe = o.timeframe",
+        [Table.raw_candles.value],
+    ).fetchall()
+    found = {(row[0], row[1]): row[2:] for row in rows}
+    return [_report(each, found.get((each.instrument, each.timeframe.value), (0, *[None] * 5))) for each in wanted]
+
+
+def _report(series: Series, row: Sequence) -> SeriesReport:
+    count, first, last, outcome, reason, at = row
+    times = [None if time is None else np.datetime64(time, "us") for time in (first, last, at)]
+    return SeriesReport(series, count or 0, times[0], times[1], outcome, reason, times[2])
+
+
+def outcomes_of(connection: duckdb.DuckDBPyConnection, market: str, run_ids: Sequence[str]) -> list[SeriesOutcome]:
+    """What these runs did, unless a later one has been at the same series since."""
+    rows = connection.execute(
+        "select asset, instrument, timeframe, outcome, reason, rows_added, rows_revised "
+        f"from {qualified(market, Table.outcomes)} where list_contains(?, run_id)",
+        [list(run_ids)],
+    ).fetchall()
+    return [SeriesOutcome(Table(row[0]), Series(row[1], Timeframe(row[2])), *row[3:]) for row in rows]
+
+
+def failed_series(connection: duckdb.DuckDBPyConnection, market: str, asset: Table) -> list[FailedSeries]:
+    """The series whose last attempt at this asset failed."""
+    rows = connection.execute(
+        f"select instrument, timeframe, reason, transient, failures, attempted_at from {qualified(market, Table.outcomes)} "
+        "where asset = ? and outcome = 'failed' order by attempted_at",
+        [asset.value],
+    ).fetchall()
+    return [FailedSeries(Series(r[0], Timeframe(r[1])), r[2], r[3], r[4], r[5].replace(tzinfo=UTC)) for r in rows]
+
+
+def incoherent_prices(connection: duckdb.DuckDBPyConnection, market: str) -> list[Fault]:
+    """Stored candles whose numbers contradict themselves: none, unless somebody else wrote into the table."""
+    rows = connection.execute(
+        f"select instrument, timeframe, open_time, open, high, low, close from {qualified(market, Table.raw_candles)} "
+        "where not (coalesce(high >= greatest(open, close, low) and low <= least(open, close) and low > 0 "
+        f"and isfinite(high), false)) order by open_time limit {EXAMPLES}"
+    ).fetchall()
+    return [_fault(row, "open {:g} high {:g} low {:g} close {:g}".format(*_numbers(row[3:]))) for row in rows]
+
+
+def repeated_open_times(connection: duckdb.DuckDBPyConnection, market: str) -> list[Fault]:
+    """Candles that are there more than once."""
+    rows = connection.execute(
+        f"select instrument, timeframe, open_time, count(*) from {qualified(market, Table.raw_candles)} "
+        f"group by instrument, timeframe, open_time having count(*) > 1 order by open_time limit {EXAMPLES}"
+    ).fetchall()
+    return [_fault(row, f"stored {row[3]} times") for row in rows]
+
+
+def distinct_open_times(connection: duckdb.DuckDBPyConnection, market: str) -> dict[Timeframe, Times]:
+    """Every opening time that occurs, per timeframe."""
+    rows = arrays_of(
+        connection, f"select distinct timeframe, open_time from {qualified(market, Table.raw_candles)} order by all"
+    )
+    names = rows["timeframe"].astype(str)
+    return {Timeframe(name): rows["open_time"][names == name] for name in np.unique(names).tolist()}
+
+
+def candles_at(
+    connection: duckdb.DuckDBPyConnection, market: str, timeframe: Timeframe, open_times: Times
+) -> list[Fault]:
+    """Who has candles at these opening times."""
+    rows = connection.execute(
+        f"select instrument, timeframe, open_time from {qualified(market, Table.raw_candles)} "
+        f"where timeframe = ? and list_contains(?::timestamp[], open_time) order by open_time limit {EXAMPLES}",
+        [timeframe.value, [time.item() for time in open_times[:EXAMPLES]]],
+    ).fetchall()
+    return [_fault(row, "not on the calendar's grid") for row in rows]
+
+
+def not_exported(connection: duckdb.DuckDBPyConnection, market: str) -> list[Fault]:
+    """Series with computed rows of which no file was ever written."""
+    rows = connection.execute(
+        f"select s.instrument, s.timeframe, null from {qualified(market, Table.series)} s "
+        f"where s.candle_count > 0 and not exists (select 1 from {qualified(market, Table.exports)} x "
+        "where x.instrument = s.instrument and x.timeframe = s.timeframe) order by all"
+    ).fetchall()
+    return [_fault(row, "was never exported") for row in rows]
+
+
+def exports_that_differ(connection: duckdb.DuckDBPyConnection, market: str, root: Path) -> list[Fault]:
+    """Series whose Parquet file holds other candles than the table, though none changed since it was written."""
+    rows = connection.execute(
+        f"select x.instrument, x.timeframe, null, x.path from {qualified(market, Table.exports)} x "
+        f"where x.format = 'parquet' and not exists (select 1 from {qualified(market, Table.stale)} s "
+        "where s.asset = 'exports' and s.instrument = x.instrument and s.timeframe = x.timeframe) order by all"
+    ).fetchall()
+    present = [row for row in rows if (root / row[3]).exists()]
+    if not present:
+        return []
+    held = dict(_file_prints(connection, [str(root / row[3]) for row in present]))
+    wanted = {(row[0], row[1]): row[2] for row in _table_prints(connection, market)}
+    return [
+        _fault(row, f"{row[3]}: other candles than in the table")
+        for row in present
+        if held.get(str(root / row[3])) != wanted.get((row[0], row[1]))
+    ]
+
+
+# Order does not matter to it, and a single changed bit does.
+_PRINT = "bit_xor(hash(open_time::timestamp, open, high, low, close, volume)) || ' ' || count(*)"
+
+
+def _file_prints(connection: duckdb.DuckDBPyConnection, paths: list[str]) -> list[tuple[str, str]]:
+    return connection.execute(
+        f"select filename, {_PRINT} from read_parquet($paths, filename = true, union_by_name = true) group by filename",
+        {"paths": paths},
+    ).fetchall()
+
+
+def _table_prints(connection: duckdb.DuckDBPyConnection, market: str) -> list[tuple[str, str, str]]:
+    return connection.execute(
+        f"select instrument, timeframe, {_PRINT} from {qualified(market, Table.enhanced_candles)} "
+        "group by instrument, timeframe"
+    ).fetchall()
+
+
+def _fault(row: Sequence, what: str) -> Fault:
+    open_time = None if row[2] is None else np.datetime64(row[2], "us")
+    return Fault(Series(row[0], Timeframe(row[1])), open_time, what)
+
+
+def _numbers(values: Sequence) -> list[float]:
+    return [float("nan") if value is None else value for value in values]

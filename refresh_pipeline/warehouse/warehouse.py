@@ -1,0 +1,220 @@
+"""The warehouse as the assets call it. Each call opens the file late, does one short transaction, and closes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+import duckdb
+import numpy as np
+from dagster_duckdb import DuckDBResource
+from numpy.typing import NDArray
+from pydantic import Field
+
+from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
+from refresh_pipeline.analytics.indicators import INDICATORS
+from refresh_pipeline.market.candles import Candles, instant
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.warehouse import publishing, raw, reports, schema, tail
+from refresh_pipeline.warehouse.connection import PATIENCE, connect, transaction
+from refresh_pipeline.warehouse.publishing import Exported, Published, rows_to_export, write_exports, write_uploads
+from refresh_pipeline.warehouse.raw import Staged, Stored
+from refresh_pipeline.warehouse.reports import FailedSeries
+from refresh_pipeline.warehouse.schema import Table, qualified
+from refresh_pipeline.warehouse.staging import arrays_of, numbered, registered
+from refresh_pipeline.warehouse.tail import Recomputed, Stale, TailRefresh
+
+COMPUTATIONS = {Table.enhanced_candles: ENHANCED_CANDLES, Table.indicators: INDICATORS}
+
+
+class Outcome(StrEnum):
+    """What the last attempt at a series came to."""
+
+    updated = "updated"
+    unchanged = "unchanged"
+    no_data = "no data"
+    failed = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What one attempt at one series came to.
+
+    `reason` says why it failed, `transient` whether asking again could help; `more` is for Dagster's metadata alone.
+    """
+
+    outcome: Outcome
+    reason: str | None = None
+    transient: bool = False
+    rows_added: int = 0
+    rows_revised: int = 0
+    seconds: float = 0.0
+    more: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What is stored of one series: how many candles, and the open times of the first and the last."""
+
+    candle_count: int = 0
+    first_open_time: np.datetime64 | None = None
+    last_open_time: np.datetime64 | None = None
+
+
+class Warehouse(DuckDBResource):
+    """Candles and everything computed from them, in one DuckDB file.
+
+    Every method but `connection` leaves the file closed and its lock free.
+    """
+
+    patience: float = Field(default=PATIENCE, description="Seconds to wait for another process's lock on the file.")
+
+    # dagster_duckdb's own leaks the connection, and with it the file's lock, when the body raises.
+    @contextmanager
+    def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection that may write; waits for the lock, always closes."""
+        with connect(self.database, patience=self.patience, config=dict(self.connection_config)) as connection:
+            yield connection
+
+    @contextmanager
+    def reader(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection that only reads, for looking at what is there beside the writers."""
+        with connect(self.database, read_only=True, patience=self.patience) as connection:
+            yield connection
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything was ever stored."""
+        return Path(self.database).exists()
+
+    def prepare(self, market: Market) -> None:
+        """Create the market's tables, or bring older ones forward."""
+        with self.get_connection() as connection, transaction(connection):
+            schema.ensure(connection, market.name, tuple(COMPUTATIONS.values()), market.two_sided)
+
+    def holdings(self, market: Market, batch: Sequence[Series]) -> dict[Series, Holding]:
+        """What is stored of each series of the batch."""
+        with self.get_connection() as connection, registered(connection, "wanted", numbered(batch)):
+            rows = arrays_of(
+                connection,
+                "select w.series_no, s.candle_count, s.first_open_time, s.last_open_time from wanted w "
+                f"join {qualified(market.name, Table.series)} s using (instrument, timeframe)",
+            )
+        found = {
+            batch[number]: Holding(int(count), first, last)
+            for number, count, first, last in zip(*rows.values(), strict=True)
+        }
+        return {series: found.get(series, Holding()) for series in batch}
+
+    def store_candles(
+        self, market: Market, arrivals: Mapping[Series, Candles], source: str, now: datetime
+    ) -> dict[Series, Stored]:
+        """Keep what a source sent, all of it or nothing of it.
+
+        Late corrections win, the value they replace goes to `raw_candle_revisions`; candles whose numbers contradict
+        themselves go to `rejected_candles`. What was there already with the same numbers is left alone.
+        """
+        staged = Staged.of(arrivals, schema.candle_columns(market.two_sided))
+        with self.get_connection() as connection, transaction(connection):
+            return raw.store(connection, market.name, staged, source, now)
+
+    def refresh_tail(self, market: Market, table: Table, batch: Sequence[Series]) -> dict[Series, Recomputed]:
+        """Compute again what changed since this table was last computed, for the series of the batch that did."""
+        stale = self.stale(market, table, batch)
+        work = TailRefresh(self.get_connection, market.name, COMPUTATIONS[table], market.calendar, market.two_sided)
+        return work.run(stale)
+
+    def stale(self, market: Market, asset: Table, batch: Sequence[Series]) -> Stale:
+        """The series of the batch that changed since this asset was last made."""
+        with self.get_connection() as connection:
+            return tail.stale_series(connection, market.name, asset, batch)
+
+    def rows_to_export(self, market: Market, batch: Sequence[Series]) -> Iterator[tuple[Series, dict[str, NDArray]]]:
+        """Each series' whole dataset: candle, enhanced and indicator columns as arrays, oldest row first."""
+        yield from rows_to_export(self.get_connection, market, COMPUTATIONS.values(), batch)
+
+    def record_exports(self, market: Market, exported: Sequence[Exported], stale: Stale, now: datetime) -> None:
+        """Note the files that were written, in place of what was noted of them before."""
+        with self.get_connection() as connection, transaction(connection):
+            write_exports(connection, market.name, exported, stale, _timestamp(now))
+
+    def exported(self, market: Market, batch: Sequence[Series]) -> list[Exported]:
+        """The manifest of export files of the series of the batch."""
+        with self.get_connection() as connection:
+            return publishing.exported(connection, market.name, batch)
+
+    def uploaded(self, market: Market, batch: Sequence[Series]) -> list[Published]:
+        """The manifest of uploaded files of the series of the batch."""
+        with self.get_connection() as connection:
+            return publishing.uploaded(connection, market.name, batch)
+
+    def record_uploads(self, market: Market, published: Sequence[Published], now: datetime) -> None:
+        """Note the files that arrived, in place of what was noted of them before."""
+        with self.get_connection() as connection, transaction(connection):
+            write_uploads(connection, market.name, published, _timestamp(now))
+
+    def record(
+        self, market: Market, asset: Table, attempts: Mapping[Series, Attempt], run_id: str, now: datetime
+    ) -> None:
+        """Note what an attempt at each series came to, in place of what was noted before."""
+        outcomes = qualified(market.name, Table.outcomes)
+        noted = numbered(
+            list(attempts),
+            outcome=_texts(each.outcome.value for each in attempts.values()),
+            reason=_texts(each.reason for each in attempts.values()),
+            transient=np.array([each.transient for each in attempts.values()], dtype=bool),
+            rows_added=np.array([each.rows_added for each in attempts.values()], dtype=np.int64),
+            rows_revised=np.array([each.rows_revised for each in attempts.values()], dtype=np.int64),
+        )
+        with self.get_connection() as connection, transaction(connection), registered(connection, "noted", noted):
+            connection.execute(
+                "create temp table attempted as select n.*, "
+                "case when n.outcome = $failed then coalesce(o.failures, 0) + 1 else 0 end as failures "
+                f"from noted n left join {outcomes} o on o.asset = $asset "
+                "and o.instrument = n.instrument and o.timeframe = n.timeframe",
+                {"asset": asset.value, "failed": Outcome.failed.value},
+            )
+            connection.execute(
+                f"delete from {outcomes} o using attempted n where o.asset = ? "
+                "and o.instrument = n.instrument and o.timeframe = n.timeframe",
+                [asset.value],
+            )
+            connection.execute(
+                f"insert into {outcomes} "
+                "(instrument, timeframe, asset, outcome, reason, transient, failures, rows_added, rows_revised, "
+                "run_id, attempted_at) "
+                "select instrument, timeframe, ?, outcome, reason, transient, failures, rows_added, rows_revised, ?, ? "
+                "from attempted order by series_no",
+                [asset.value, run_id, _timestamp(now)],
+            )
+            connection.execute("drop table attempted")
+
+    def failed_in(self, market: Market, asset: Table, run_id: str) -> set[Series]:
+        """The series that an asset failed at in this run."""
+        with self.get_connection() as connection:
+            rows = connection.execute(
+                f"select instrument, timeframe from {qualified(market.name, Table.outcomes)} "
+                "where asset = ? and run_id = ? and outcome = ?",
+                [asset.value, run_id, Outcome.failed.value],
+            ).fetchall()
+        return {Series(instrument, market.timeframe(timeframe)) for instrument, timeframe in rows}
+
+    def failed(self, market: Market) -> list[FailedSeries]:
+        """The series whose candles could not be fetched at the last attempt."""
+        if not self.exists:
+            return []
+        with self.reader() as connection:
+            if not reports.has_tables(connection, market.name):
+                return []
+            return reports.failed_series(connection, market.name, Table.raw_candles)
+
+
+def _texts(values: Iterator[str | None]) -> NDArray[np.object_]:
+    return np.array(list(values), dtype=object)
+
+
+def _timestamp(now: datetime) -> datetime:
+    return instant(now).astype(datetime)
