@@ -127,8 +127,8 @@ def up(
     prepare_dagster(settings)
     workspace = str(shipped("workspace.yaml"))
     commands = {
-        "web UI": [sys.executable, "-m", "dagster_webserver", "-h", LOCALHOST, "-p", str(port), "-w", workspace],
-        "daemon": [sys.executable, "-m", "dagster._daemon", "run", "-w", workspace],
+        "web UI": [sys.executable, "-P", "-m", "dagster_webserver", "-h", LOCALHOST, "-p", str(port), "-w", workspace],
+        "daemon": [sys.executable, "-P", "-m", "dagster._daemon", "run", "-w", workspace],
     }
     err.print(
         f"Markets: {', '.join(each.name for each in markets)}. Web UI: http://{LOCALHOST}:{port}. Ctrl-C ends it."

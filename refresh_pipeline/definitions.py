@@ -1,5 +1,6 @@
 """The table of contents that Dagster loads: every enabled market's assets, checks, jobs, schedules and sensors."""
 
+import warnings
 from collections.abc import Sequence
 
 import dagster as dg
@@ -21,6 +22,13 @@ PUBLISHED = (Table.exports, Table.uploads)
 
 def build(settings: Settings, markets: Sequence[Market]) -> dg.Definitions:
     """Everything Dagster knows of these markets."""
+    with warnings.catch_warnings():
+        # BackfillPolicy is beta; that is a choice, not news at every start.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return _definitions(settings, markets)
+
+
+def _definitions(settings: Settings, markets: Sequence[Market]) -> dg.Definitions:
     return dg.Definitions(
         assets=[asset for market in markets for asset in market_assets(market)],
         asset_checks=[check for market in markets for check in market_checks(market)],

@@ -36,11 +36,11 @@ def _compute(formulas: Sequence[Formula], bars: Bars) -> Mapping[str, Values]:
         results = dict(zip((column.name for column in formula.columns), formula.compute(bars), strict=True))
         _null_beginnings(results, position < formula.undefined)
         computed |= results
-        numbers = {name: values for name, values in results.items() if values.dtype == np.float64}
+        numbers = {name: values for name, values in results.items() if values.dtype != object}
         bars = replace(bars, columns={**bars.columns, **numbers})
     return computed
 
 
 def _null_beginnings(results: Mapping[str, Values], undefined: np.ndarray) -> None:
     for values in results.values():
-        values[undefined] = np.nan if values.dtype == np.float64 else None
+        values[undefined] = None if values.dtype == object else np.nan

@@ -93,12 +93,12 @@ def _joined(parts: Sequence[Floats]) -> Floats:
     return np.concatenate([np.empty(0), *parts])
 
 
-# How many e-foldings of its seed's weight a recursion needs before the tail equals the whole to 1e-9 relative. Where
-# the market stands still for longer than that and then moves by one tick, rounding may leave 1e-15 of the price.
+# How many e-foldings of its seed's weight a recursion needs before the tail equals the whole to 1e-9 relative.
 # A level: the seed may be wrong by ten times the present price, and exp(-23) = 1e-10.
 LEVEL = 23
-# A difference of two levels near its zero, or a ratio of averages that may die away: the recursions have to agree to
-# the last bit (exp(-37) = 2**-53), and still so after a market has stood still for some hundred bars.
+# A difference of two levels near its zero, or a ratio of averages that die away together: the recursions have to agree
+# to the last bit (exp(-37) = 2**-53), and still so after a market has stood still for some hundred bars. Beyond that an
+# RSI that keeps its last value cannot be known from the tail, and a line may be off by 1e-15 of the price.
 LAST_BIT = 50
 
 

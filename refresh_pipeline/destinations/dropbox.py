@@ -310,6 +310,10 @@ def _refusal(error: Exception, what: str, clean: Callable[[object], str]) -> Des
             return PermanentUploadError(f"{what}: refused: {clean(error)}")
         case RequestException():
             return Unreachable(f"{what}: no answer: {clean(error)}; check the network, or try again later")
+        case ValidationError():
+            return TransientUploadError(
+                f"{what}: Dropbox's answer is one its SDK cannot read: {clean(error)}; try again"
+            )
         case TransferError():
             return TransientUploadError(f"{what}: {clean(error)}; it changed on its way: try again")
     received = f"{type(error).__name__}: {clean(error)}"

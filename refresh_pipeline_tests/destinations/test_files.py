@@ -321,8 +321,3 @@ def test_the_content_hash_is_the_one_the_official_sdk_computes(tmp_path: Path, s
     content = np.random.default_rng(size).bytes(size)
     (tmp_path / "a").write_bytes(content)
     assert dropbox_hash_of(tmp_path / "a") == content_hash(content)
-
-
-def test_no_pandas_is_imported_to_write_a_file(tmp_path: Path) -> None:
-    refused = "assert not {'pandas', 'pyarrow', 'dropbox'} & set(sys.modules), sorted(sys.modules)"
-    in_another_process(WRITE_ONE_ROW + refused, tmp_path)

@@ -242,8 +242,8 @@ def _json(body: Any, status: int, headers: dict[str, str]) -> web.Response:
 
 def _grid(interval: str, first: int, last: int) -> np.ndarray:
     if interval == "1M":
-        months = np.arange(np.datetime64(first, "ms").astype("datetime64[M]"), np.datetime64(last, "ms") + 1)
-        return months.astype("datetime64[ms]").astype(np.int64)
+        start, end = (np.datetime64(moment, "ms").astype("datetime64[M]") for moment in (first, last))
+        return np.arange(start, end + 1).astype("datetime64[ms]").astype(np.int64)
     length, since = INTERVALS_MS[interval], FIRST_MONDAY_MS if interval == "1w" else 0
     return np.arange(first - (first - since) % length, last + 1, length, dtype=np.int64)
 
