@@ -7,7 +7,7 @@ Each asset reads, applies, writes; `steps` knows how, `materializing` tells Dags
 import dagster as dg
 
 from refresh_pipeline import steps
-from refresh_pipeline.describing import described_as
+from refresh_pipeline.describing import asset
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.materializing import materialized, series_left, series_of
 from refresh_pipeline.resources import Asked, Exports, Uploads, Venues
@@ -18,7 +18,7 @@ from refresh_pipeline.warehouse.warehouse import Warehouse
 def market_assets(market: Market) -> list[dg.AssetsDefinition]:
     """The five assets of one market, each partitioned by instrument and timeframe, each done in one step."""
 
-    @dg.asset(**described_as(Table.raw_candles, market))
+    @asset(Table.raw_candles, market)
     def raw_candles(
         context: dg.AssetExecutionContext, warehouse: Warehouse, venues: Venues, asked: Asked
     ) -> dg.MaterializeResult:
@@ -29,19 +29,19 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
         done = steps.fetch_candles(warehouse, market, venues.open(market), requests, now)
         return materialized(context, warehouse, market, done, now)
 
-    @dg.asset(**described_as(Table.enhanced_candles, market), deps=[raw_candles])
+    @asset(Table.enhanced_candles, market, after=raw_candles)
     def enhanced_candles(context: dg.AssetExecutionContext, warehouse: Warehouse, asked: Asked) -> dg.MaterializeResult:
         batch = series_left(context, asked, warehouse, market)
         done = steps.compute(warehouse, market, Table.enhanced_candles, batch)
         return materialized(context, warehouse, market, done, asked.moment)
 
-    @dg.asset(**described_as(Table.indicators, market), deps=[enhanced_candles])
+    @asset(Table.indicators, market, after=enhanced_candles)
     def indicators(context: dg.AssetExecutionContext, warehouse: Warehouse, asked: Asked) -> dg.MaterializeResult:
         batch = series_left(context, asked, warehouse, market)
         done = steps.compute(warehouse, market, Table.indicators, batch)
         return materialized(context, warehouse, market, done, asked.moment)
 
-    @dg.asset(**described_as(Table.exports, market), deps=[indicators])
+    @asset(Table.exports, market, after=indicators)
     def exports(
         context: dg.AssetExecutionContext, warehouse: Warehouse, files: Exports, asked: Asked
     ) -> dg.MaterializeResult:
@@ -49,7 +49,7 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
         done = steps.export(warehouse, market, files.root, batch, now)
         return materialized(context, warehouse, market, done, now)
 
-    @dg.asset(**described_as(Table.uploads, market), deps=[exports])
+    @asset(Table.uploads, market, after=exports)
     def uploads(
         context: dg.AssetExecutionContext,
         warehouse: Warehouse,
@@ -58,7 +58,7 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
         asked: Asked,
     ) -> dg.MaterializeResult:
         now, batch = asked.moment, series_left(context, asked, warehouse, market)
-        done = steps.upload(warehouse, market, files.root, destination.open(), batch, now)
+        done = steps.upload(warehouse, market, batch, root=files.root, destination=destination.open(), now=now)
         return materialized(context, warehouse, market, done, now)
 
     return [raw_candles, enhanced_candles, indicators, exports, uploads]

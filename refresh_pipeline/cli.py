@@ -60,6 +60,7 @@ def main() -> None:
 
 @app.command()
 def once(
+    *,
     market: MarketOption = None,
     instrument: Annotated[str | None, typer.Option("--instrument", "-i", help="Only these (comma list).")] = None,
     timeframe: Annotated[str | None, typer.Option("--timeframe", "-t", help="Only these (comma list).")] = None,
@@ -99,6 +100,7 @@ def once(
 
 @app.command()
 def status(
+    *,
     market: MarketOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
     now: Annotated[str | None, typer.Option(help="Go by this instant instead of the clock (ISO 8601).")] = None,
@@ -117,6 +119,7 @@ def status(
 
 @app.command()
 def up(
+    *,
     port: Annotated[int, typer.Option(help="The web UI's port on localhost.")] = 3000,
     market: MarketOption = None,
     data_dir: DataDirOption = None,
@@ -179,7 +182,8 @@ def supervise(commands: Mapping[str, Sequence[str]], environment: Mapping[str, s
     Returns:
         0 after an interrupt, 1 when one ended by itself.
     """
-    running = {name: subprocess.Popen(command, env=dict(environment)) for name, command in commands.items()}
+    # The commands are our own, never a user's text.
+    running = {name: subprocess.Popen(command, env=dict(environment)) for name, command in commands.items()}  # noqa: S603
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())

@@ -1,7 +1,7 @@
 """What the web UI tells a stranger of each asset: description, owners, kinds, columns, table, freshness."""
 
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 import dagster as dg
 
@@ -63,23 +63,25 @@ SLACK = timedelta(minutes=1)
 OPEN_HOURS = {"fx": "0 0-17 * * 1-5"}
 
 
-def described_as(table: Table, market: Market) -> dict[str, Any]:
-    """Everything `dg.asset` takes to say what an asset is."""
-    return {
-        "key_prefix": market.name,
-        "group_name": market.name,
-        "description": DESCRIPTIONS[table].format(source=market.source.kind),
-        "owners": list(market.owners),
-        "kinds": set(KINDS[table]),
-        "partitions_def": grid(market),
-        "backfill_policy": dg.BackfillPolicy.single_run(),
-        "freshness_policy": freshness(table, market),
-        "metadata": {
+def asset(
+    table: Table, market: Market, after: dg.AssetsDefinition | None = None
+) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
+    """`dg.asset` for one table of one market, with everything that says what it is."""
+    return dg.asset(
+        key_prefix=market.name,
+        group_name=market.name,
+        deps=[after] if after else None,
+        description=DESCRIPTIONS[table].format(source=market.source.kind),
+        owners=list(market.owners),
+        kinds=set(KINDS[table]),
+        partitions_def=grid(market),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        freshness_policy=freshness(table, market),
+        metadata={
             "dagster/column_schema": column_schema(table, market),
             "dagster/table_name": f"{market.name}.{table.value}",
         },
-        "code_version": "1",
-    }
+    )
 
 
 def column_schema(table: Table, market: Market) -> dg.TableSchema:

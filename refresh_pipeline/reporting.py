@@ -199,7 +199,17 @@ def _times(texts: Sequence[str]) -> np.ndarray:
 def print_status(console: Console, settings: Settings, rows: Sequence[Mapping[str, Any]]) -> None:
     """The rows as a table, what is late or failed in colour."""
     grid = Grid(box=SIMPLE_HEAD)
-    for name in ("market", "instrument", "timeframe", "newest candle", "age", "behind", "candles", "complete", "outcome"):
+    for name in (
+        "market",
+        "instrument",
+        "timeframe",
+        "newest candle",
+        "age",
+        "behind",
+        "candles",
+        "complete",
+        "outcome",
+    ):
         grid.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name != "outcome")
     for row in rows:
         grid.add_row(*_status_cells(row))

@@ -88,7 +88,7 @@ class Uploads(dg.ConfigurableResource):
         )
 
 
-def resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
+def resources(settings: Settings) -> dict[str, object]:
     """Every resource, as these settings say."""
     return {
         "warehouse": Warehouse(database=str(settings.database)),

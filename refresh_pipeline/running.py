@@ -30,7 +30,7 @@ class Refreshed:
     # What went wrong as a whole, where it was more than single series.
     errors: Sequence[str]
     # Sentences that are not true, with the number of faults.
-    failed_checks: Mapping[str, int]
+    failed_checks: Mapping[str, str]
     places: Mapping[str, str]
 
     @property
@@ -95,9 +95,9 @@ def _message(event: dg.DagsterEvent) -> str:
     return cause.message.strip() if cause is not None else "failed"
 
 
-def _failed_checks(result: dg.ExecuteInProcessResult) -> dict[str, int]:
+def _failed_checks(result: dg.ExecuteInProcessResult) -> dict[str, str]:
     evaluations = result.get_asset_check_evaluations()
-    return {each.check_name: int(each.metadata["faults"].value or 0) for each in evaluations if not each.passed}
+    return {each.check_name: str(each.metadata["faults"].value) for each in evaluations if not each.passed}
 
 
 def _places(settings: Settings) -> dict[str, str]:

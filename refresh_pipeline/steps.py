@@ -179,22 +179,17 @@ def _export_series(
 ) -> tuple[list[Exported], Attempt]:
     if not len(rows["open_time"]):
         return [], Attempt(Outcome.no_data)
+    stem = f"{market.name}/{series.file_stem}"
     try:
-        return [_export_file(writer, root, market, series, rows, kind) for kind in FORMATS], Attempt(Outcome.updated)
+        written = [(kind, f"{stem}.{kind}", writer.write(rows, root / f"{stem}.{kind}")) for kind in FORMATS]
     except DestinationError as error:
         log.warning("%s %s: %s", market.name, series, error)
         return [], Attempt(Outcome.failed, str(error), error.transient)
-
-
-def _export_file(
-    writer: TableWriter, root: Path, market: Market, series: Series, rows: dict[str, NDArray], kind: str
-) -> Exported:
-    path = f"{market.name}/{series.file_stem}.{kind}"
-    file = writer.write(rows, root / path)
-    times = rows["open_time"]
-    return Exported(
-        series, kind, path, file.rows, file.bytes, file.sha256, times[0].astype(datetime), times[-1].astype(datetime)
-    )
+    first, last = (rows["open_time"][index].astype(datetime) for index in (0, -1))
+    files = [
+        Exported(series, kind, path, file.rows, file.bytes, file.sha256, first, last) for kind, path, file in written
+    ]
+    return files, Attempt(Outcome.updated)
 
 
 # ---- uploads
@@ -203,9 +198,10 @@ def _export_file(
 def upload(
     warehouse: Warehouse,
     market: Market,
+    batch: Sequence[Series],
+    *,
     root: Path,
     destination: Destination,
-    batch: Sequence[Series],
     now: datetime,
 ) -> dict[Series, Attempt]:
     """Bring every export file of the batch to the destination, unless the same content is there already."""

@@ -14,7 +14,8 @@ from urllib.parse import quote
 from dropbox import Dropbox
 from dropbox.exceptions import ApiError, AuthError, BadInputError, DropboxException, InternalServerError, RateLimitError
 from dropbox.file_transfer import TransferError, upload_file
-from dropbox.files import CommitInfo, FileMetadata, LookupError, UploadWriteFailed, WriteMode  # noqa: A004 - its name
+from dropbox.files import CommitInfo, FileMetadata, UploadWriteFailed, WriteMode
+from dropbox.files import LookupError as FolderLookupError
 from requests import RequestException, Session
 from stone.backends.python_rsrc.stone_validators import ValidationError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
@@ -113,7 +114,7 @@ class DropboxDestination:
         refresh_token: what the account gave the app; it needs files.content.write and files.metadata.read.
         root: the absolute path in Dropbox under which everything goes; "/" is the top (of the app's folder).
         session: the connections to use; by default the SDK makes its own.
-        timeout: seconds without a byte from Dropbox after which a request has failed.
+        timeout: seconds without a byte to or from Dropbox after which a request has failed.
         sleep: how to wait between attempts.
     """
 
@@ -127,7 +128,7 @@ class DropboxDestination:
         root: str = DEFAULT_ROOT,
         *,
         session: Session | None = None,
-        timeout: float = 60.0,
+        timeout: float = 30.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.root = f"/{root.strip('/')}".rstrip("/")
@@ -235,7 +236,7 @@ class DropboxDestination:
 
     def _clean(self, text: object) -> str:
         cleaned = " ".join(str(text).split())
-        for secret in self._secrets:
+        for secret in filter(None, self._secrets):
             cleaned = cleaned.replace(secret, "***")
         cleaned = SECRETS.sub("***", cleaned)
         return cleaned if len(cleaned) <= 300 else f"{cleaned[:297]}..."
@@ -300,10 +301,8 @@ def _refusal(error: Exception, what: str, clean: Callable[[object], str]) -> Des
         case RateLimitError():
             seconds = DEFAULT_WAIT if error.backoff is None else float(error.backoff)
             return AskedToWait(f"{what}: Dropbox asks for no requests during {seconds:g} s: try again after", seconds)
-        case BadInputError() if ABOUT_THE_APP.search(error.message):
-            return AccessRefused(f"{what}: refused: {clean(error.message)}; {NOT_AUTHORIZED}")
         case BadInputError():
-            return PermanentUploadError(f"{what}: Dropbox cannot read the request: {clean(error.message)}")
+            return _bad_input(clean(error.message), what)
         case InternalServerError():
             return Unreachable(f"{what}: Dropbox is out of order (HTTP {error.status_code}): try again later")
         case DropboxException():
@@ -320,6 +319,12 @@ def _refusal(error: Exception, what: str, clean: Callable[[object], str]) -> Des
     return Unreachable(f"{what}: an answer that is not Dropbox's ({received}): is a proxy or a gateway between?")
 
 
+def _bad_input(message: str, what: str) -> DestinationError:
+    if ABOUT_THE_APP.search(message):
+        return AccessRefused(f"{what}: refused: {message}; {NOT_AUTHORIZED}")
+    return PermanentUploadError(f"{what}: Dropbox cannot read the request: {message}")
+
+
 def _access_words(error: AuthError) -> str:
     reason = error.error
     if reason is not None and reason.is_missing_scope():
@@ -332,7 +337,7 @@ def _access_words(error: AuthError) -> str:
 
 def _api_refusal(error: ApiError, what: str, clean: Callable[[object], str]) -> DestinationError:
     reason = _innermost(error.error)
-    if isinstance(reason, LookupError) and reason.is_not_found():
+    if isinstance(reason, FolderLookupError) and reason.is_not_found():
         return NothingThere(f"{what}: there is no such folder")
     for tag, (kind, words) in REASONS.items():
         if _is(reason, tag):

@@ -206,7 +206,7 @@ def _plain(values: np.ndarray) -> np.ndarray:
         values = values.astype("datetime64[us]")
     if not isinstance(values, np.ma.MaskedArray):
         return values
-    null: Any = {"f": np.nan, "M": np.datetime64("NaT")}.get(values.dtype.kind)
+    null: Any = {"f": np.nan, "M": np.datetime64("NaT", "us")}.get(values.dtype.kind)
     return np.where(np.ma.getmaskarray(values), null, values.data)
 
 

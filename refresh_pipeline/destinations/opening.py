@@ -51,7 +51,7 @@ def _named(url: str, credentials: dict[str, str]) -> Destination:
     )
 
 
-def _dropbox(credentials: dict[str, str], **root: str) -> Destination:
+def _dropbox(credentials: dict[str, str], root: str | None = None) -> Destination:
     missing = [name for name, value in credentials.items() if not value]
     if missing:
         raise WrongDestination(
@@ -59,6 +59,7 @@ def _dropbox(credentials: dict[str, str], **root: str) -> Destination:
             "Set what is missing, or REFRESH_UPLOAD_URL=file:///a/folder to upload into a folder"
         )
     # The SDK costs a quarter of a second to import, which only those who use it shall pay.
-    from refresh_pipeline.destinations.dropbox import DropboxDestination  # noqa: PLC0415
+    from refresh_pipeline.destinations.dropbox import DEFAULT_ROOT, DropboxDestination  # noqa: PLC0415
 
-    return DropboxDestination(*credentials.values(), **root)
+    app_key, app_secret, refresh_token = credentials.values()
+    return DropboxDestination(app_key, app_secret, refresh_token, DEFAULT_ROOT if root is None else root)

@@ -1,4 +1,4 @@
-"""How a series stands against its calendar: how complete, how old, how far behind. As of an instant, all series at once."""
+"""How series stand against their calendar at an instant: how complete, how old, how far behind; all at once."""
 
 from datetime import datetime
 

@@ -61,8 +61,11 @@ class Source(Protocol):
 
     # The name written beside each candle.
     kind: str
-    # What the venue serves itself; other timeframes are resampled from the longest of these that divides them.
-    native_timeframes: Sequence[Timeframe]
+
+    @property
+    def native_timeframes(self) -> Sequence[Timeframe]:
+        """What the venue serves itself; other timeframes are resampled from the longest of these that divides them."""
+        ...
 
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """Closed candles for each request, in the order of the requests where the venue makes one wait.

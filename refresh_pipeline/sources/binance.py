@@ -105,7 +105,7 @@ class BinanceSource:
     """Klines of any spot symbol, closed ones only, by the venue's own clock."""
 
     kind = "binance"
-    native_timeframes: Sequence[Timeframe] = tuple(INTERVALS)
+    native_timeframes = tuple(INTERVALS)
 
     def __init__(self, market: Market, limits_dir: Path, patience: Patience = Patience()) -> None:  # noqa: B008 (frozen)
         """The source of one market; the limits of its host are shared through files in `limits_dir`.
@@ -153,17 +153,15 @@ class _Talk:
         return await self._ask("/api/v3/time", {}, TIME_WEIGHT, _read_time)
 
     async def learn_limit(self) -> None:
-        """Ask for the limit unless somebody on this machine has within a day; a mirror may have no answer."""
+        """Ask for the limit unless somebody on this machine has within a day; a mirror may have none to tell."""
         if self._limit.is_learnt():
             return
         # Halted symbols are few: the answer that lists all of them has several megabytes.
         params = {"symbolStatus": "HALT", "showPermissionSets": "false"}
         try:
             self._limit.learn(await self._ask("/api/v3/exchangeInfo", params, EXCHANGE_INFO_WEIGHT, _read_limit))
-        except PermanentError:
-            self._limit.learn(ASSUMED_WEIGHT_PER_MINUTE)
-        except TransientError as error:
-            log.warning("the venue's own limit is not known yet, as it did not answer: %s", error)
+        except SourceError as error:
+            log.info("%d a minute is assumed, as the venue states no limit: %s", ASSUMED_WEIGHT_PER_MINUTE, error)
 
     async def chunks(self, request: Request, server_now: np.datetime64) -> AsyncGenerator[Fetched, None]:
         """A chunk per page, oldest first."""

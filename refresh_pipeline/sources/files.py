@@ -34,6 +34,10 @@ from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceErr
 
 TIME_COLUMNS = ("open_time", "time", "timestamp", "datetime", "date")
 DELIMITERS = ",;\t|"
+# Characters; what is no CSV file may have no second line.
+LONGEST_HEADER = 1 << 16
+# In microseconds.
+DAY = 86_400_000_000
 
 
 class FilesOptions(BaseModel):
@@ -56,23 +60,25 @@ class FilesOptions(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A file as DuckDB is to read it.
+    """A file as DuckDB is to read it; everything but the path is SQL.
 
-    `scan` is the table function with one parameter, the path; `columns` maps the file's column names, in lower case,
-    to what each is called in the scan; `time` is SQL for the opening time in microseconds since 1970, null where it
-    cannot be read.
+    Attributes:
+        path: the file.
+        scan: the table function over it, with the parameter `$path`.
+        columns: what each of the file's columns, by its name in lower case, is called in the scan.
+        raw_time: the opening time as it stands in the file.
+        time: `raw_time` in microseconds since 1970, null where it cannot be read.
+        nearby: what holds for every row from `$since` to `$until` and for every unreadable time, and is quick to find.
+        rejects: whether DuckDB lists the rows that it could not split into columns.
     """
 
     path: Path
     scan: str
     columns: Mapping[str, str]
+    raw_time: str
     time: str
-
-    @property
-    def text(self) -> str:
-        """SQL for a row as one reads it in the file."""
-        cells = [f"coalesce(cast({raw} as varchar), '')" for raw in self.columns.values()]
-        return f"concat_ws(',', {', '.join(cells)})"
+    nearby: str
+    rejects: bool
 
 
 class FilesSource:
@@ -152,7 +158,7 @@ def read_candles(
     try:
         table = _parquet_table(connection, path) if path.suffix == ".parquet" else _csv_table(path)
         _select(connection, table, columns, since, until)
-        malformed = _malformed(connection)
+        malformed = _malformed(connection, table)
         rows = connection.execute(f"select t, {', '.join(columns)} from found where reason is null").fetchnumpy()
         if malformed and len(rows["t"]) == 0:
             _refuse_if_nothing_is_readable(connection, table, malformed[0])
@@ -170,23 +176,35 @@ def _parquet_table(connection: duckdb.DuckDBPyConnection, path: Path) -> Table:
     columns = _first_of_each([(name, '"' + name.replace('"', '""') + '"') for name, *_ in described])
     types = _first_of_each([(name, kind) for name, kind, *_ in described])
     name = _time_column(path, columns)
-    is_time = types[name].startswith(("TIMESTAMP", "DATE"))
-    return Table(path, "read_parquet(?)", columns, _moment(columns[name]) if is_time else _written(columns[name]))
+    scan = "read_parquet($path)"
+    if not types[name].startswith(("TIMESTAMP", "DATE")):
+        return _with_written_times(path, scan, columns, columns[name], rejects=False)
+    time = _moment(columns[name])
+    nearby = f"{time} is null or ({time} >= $since and {time} < $until)"
+    return Table(path, scan, columns, columns[name], _moment("raw_time"), nearby, rejects=False)
 
 
 def _csv_table(path: Path) -> Table:
     with path.open(encoding="utf-8-sig", newline="") as lines:
-        line = lines.readline()
+        line = lines.readline(LONGEST_HEADER)
     # DuckDB's own guess looks at the rows as well, and takes a ragged file for one with a single column.
     delimiter = max(DELIMITERS, key=line.count)
     names = next(csv.reader([line], delimiter=delimiter), [])
     columns = _first_of_each([(name, f"c{number}") for number, name in enumerate(names)])
     types = ", ".join(f"'c{number}': 'varchar'" for number in range(len(names)))
     scan = (
-        f"read_csv(?, auto_detect=false, header=true, delim='{delimiter}', quote='\"', escape='\"', "
+        f"read_csv($path, auto_detect=false, header=true, delim='{delimiter}', quote='\"', escape='\"', "
         f"columns={{{types}}}, store_rejects=true)"
     )
-    return Table(path, scan, columns, _written(columns[_time_column(path, columns)]))
+    return _with_written_times(path, scan, columns, columns[_time_column(path, columns)], rejects=True)
+
+
+def _with_written_times(path: Path, scan: str, columns: Mapping[str, str], column: str, *, rejects: bool) -> Table:
+    text = f"trim(cast({column} as varchar))"
+    # Reading a time with its zone takes ten times as long as without, which is off by a day at most.
+    rough = f"epoch_us(try_cast({text} as timestamp))"
+    nearby = f"{rough} is null or ({rough} >= $since - {DAY} and {rough} < $until + {DAY})"
+    return Table(path, scan, columns, text, _written("raw_time"), nearby, rejects)
 
 
 def _first_of_each(columns: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -209,23 +227,20 @@ def _time_column(path: Path, columns: Mapping[str, str]) -> str:
     return names[0]
 
 
-def _written(raw: str) -> str:
-    """SQL for microseconds since 1970 from a text or a number, null where it is neither a time nor an epoch."""
-    text = f"trim(cast({raw} as varchar))"
+def _written(text: str) -> str:
+    """SQL for microseconds since 1970 from a text, null where it is neither a time nor an epoch since 1973."""
     number = f"try_cast({text} as double)"
-    # Seconds, milliseconds, microseconds and nanoseconds since 1970 differ by a factor of 1,000 each.
-    factor = f"case when abs({number}) < 1e11 then 1e6 when abs({number}) < 1e14 then 1e3 "
-    factor += f"when abs({number}) < 1e17 then 1 else 1e-3 end"
-    epoch = f"try_cast({number} * ({factor}) as bigint)"
+    # Seconds, milliseconds, microseconds and nanoseconds do not overlap before the year 2286.
+    units = ((1e8, 1e10, 1e6), (1e11, 1e13, 1e3), (1e14, 1e16, 1), (1e17, 1e19, 1e-3))
+    cases = [f"when {number} >= {low} and {number} < {high} then {number} * {unit}" for low, high, unit in units]
     # Before 2.0 DuckDB reads an offset only behind seconds.
     with_seconds = rf"regexp_replace({text}, '([ T]\d+:\d+)([^:\d].*)?$', '\1:00\2')"
-    is_epoch = rf"regexp_full_match({text}, '-?\d{{9,19}}(\.\d*)?')"
-    return f"case when {is_epoch} then {epoch} else {_moment(with_seconds)} end"
+    return f"coalesce({_moment(text)}, cast(case {' '.join(cases)} end as bigint), {_moment(with_seconds)})"
 
 
 def _moment(raw: str) -> str:
-    moment = f"try_cast({raw} as timestamptz)"
-    return f"case when isfinite({moment}) then epoch_us({moment}) end"
+    # Null for infinity, which is a timestamp as well.
+    return f"epoch_us(try_cast({raw} as timestamptz))"
 
 
 def _select(
@@ -236,48 +251,44 @@ def _select(
     until: np.datetime64,
 ) -> None:
     """What the file holds of a stretch, and every row whose time cannot be read, as the temporary table `found`."""
-    numbers = [f"{_number(table, name)} as {name}" for name in columns]
+    connection.execute("drop table if exists reject_errors; drop table if exists reject_scans")
+    raw = [f"{table.columns.get(name, 'null::varchar')} as raw_{name}" for name in columns]
+    numbers = [f"try_cast(raw_{name} as double) as {name}" for name in columns]
+    # An empty price is a candle's fault, not a row's.
+    unreadable = [f"when {name} is null and raw_{name} is not null then '{name} is no number'" for name in columns]
+    cells = [f"coalesce(raw_{name}::varchar, '')" for name in ("time", *columns)]
     connection.execute(
         f"""
         create or replace temp table found as
-        select {table.time} as t, {", ".join(numbers)}, {_reason(table, columns)} as reason,
-            case when reason is not null then {table.text} end as text
-        from {table.scan}
-        where t is null or (t >= ? and t < ?)
+        with near as materialized (
+            select {table.raw_time} as raw_time, {", ".join(raw)} from {table.scan} where {table.nearby}
+        ), timed as materialized (
+            select *, {table.time} as t, {", ".join(numbers)} from near
+        )
+        select t, {", ".join(f"coalesce({name}, 'nan') as {name}" for name in columns)},
+            case when t is null then 'its time cannot be read' {" ".join(unreadable)} end as reason,
+            case when reason is not null then concat_ws(',', {", ".join(cells)}) end as text
+        from timed where t is null or (t >= $since and t < $until)
         """,
-        [str(table.path), int(since.astype(np.int64)), int(until.astype(np.int64))],
+        {"path": str(table.path), "since": int(since.astype(np.int64)), "until": int(until.astype(np.int64))},
     )
 
 
-def _number(table: Table, name: str) -> str:
-    """SQL for a column's numbers, NaN where there is none."""
-    return f"coalesce(try_cast({table.columns[name]} as double), 'nan')" if name in table.columns else "'nan'::double"
-
-
-def _reason(table: Table, columns: Sequence[str]) -> str:
-    """SQL for why a row cannot be read, null where it can; an empty price is a candle's fault, not a row's."""
-    cases = ["when t is null then 'its time cannot be read'"]
-    for name in columns:
-        if name in table.columns:
-            raw = f"cast({table.columns[name]} as varchar)"
-            cases.append(f"when trim({raw}) <> '' and try_cast({raw} as double) is null then '{name} is no number'")
-    return f"case {' '.join(cases)} end"
-
-
-def _malformed(connection: duckdb.DuckDBPyConnection) -> list[Malformed]:
+def _malformed(connection: duckdb.DuckDBPyConnection, table: Table) -> list[Malformed]:
     """What could not be read: rows with text for a number, and rows that DuckDB could not split into columns."""
     unread = connection.execute("select text, reason from found where reason is not null").fetchall()
-    if connection.execute("select 1 from duckdb_tables() where table_name = 'reject_errors'").fetchall():
+    if table.rejects:
         unread += connection.execute(
             "select first(csv_line), first(error_message) from reject_errors group by line order by line"
         ).fetchall()
-        connection.execute("drop table reject_errors; drop table reject_scans")
     return [Malformed(str(text), reason) for text, reason in unread]
 
 
 def _refuse_if_nothing_is_readable(connection: duckdb.DuckDBPyConnection, table: Table, example: Malformed) -> None:
-    query = f"select count(*) from {table.scan} where {table.time} is not null"
-    if connection.execute(query, [str(table.path)]).fetchall() == [(0,)]:
+    query = (
+        f"select count(*) from (select {table.raw_time} as raw_time from {table.scan}) where {table.time} is not null"
+    )
+    if connection.execute(query, {"path": str(table.path)}).fetchall() == [(0,)]:
         raise PermanentError(
             f"{table.path}: expected rows such as 2024-01-31 09:15,1.1,1.3,1.0,1.2,500; none could be read, "
             f"the first unreadable one is {example.text!r}: {example.reason}"

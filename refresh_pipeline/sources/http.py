@@ -46,9 +46,12 @@ CONNECTIONS = 32
 # Chunks that may wait for a consumer that is slower than the network; with 1,000 rows each they are 4 MB.
 CHUNKS_AHEAD = 64
 EXCERPT = 200
+# A header's shorter words (a version, a unit) would only riddle messages with stars.
+SHORTEST_SECRET = 4
 # Nobody means more than a week by Retry-After, and a number may be of any length.
 LONGEST_SILENCE = 7 * 24 * 3600.0
 SECONDS = re.compile(r"\d{1,12}(\.\d+)?")
+LAST_WORD = re.compile(r"[\w.~+/=-]+$")
 QUERY = re.compile(r"\?[^\s'\"]+")
 
 
@@ -104,7 +107,8 @@ class Client:
         self._limit = limit
         self._patience = patience
         self._sleep = sleep
-        self._secrets = [word for value in (headers or {}).values() for word in value.split()]
+        words = [word for value in (headers or {}).values() for word in value.split()]
+        self._secrets = [word for word in words if len(word) >= SHORTEST_SECRET]
         self._host = httpx.URL(base_url).netloc.decode().rpartition("@")[2]
         self._base_url = base_url.rstrip("/")
         self._timeout = {"timeout": httpx.Timeout(patience.answer).as_dict()}
@@ -123,7 +127,9 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._http.__aexit__(kind, error, trace)
-        self._limit.close()
+        # What cannot be given back is forgotten after one window anyway.
+        with suppress(SourceError, OSError):
+            self._limit.close()
 
     async def get(self, path: str, params: Mapping[str, str | int], weight: int, read: Reader[T]) -> T:
         """What `read` makes of the venue's answer; what it raises as transient is asked again.
@@ -173,7 +179,8 @@ class Client:
             raise TransientError(f"no answer within {self._patience.answer:g} s") from None
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
             # Without its cause, which may show the whole URL.
-            raise TransientError(f"no answer: {type(error).__name__}: {error}; is the venue reachable?") from None
+            what = str(error) or type(error).__name__
+            raise TransientError(f"no answer: {what}; is the venue reachable?") from None
 
     def _request(self, errand: _Errand) -> httpx.Request:
         # By hand, as the client takes a quarter of a small request's time to merge URLs.
@@ -227,9 +234,15 @@ def seconds_into_minute(response: httpx.Response) -> float:
 
 
 def excerpt(text: str) -> str:
-    """The beginning of somebody else's text, on one line and fit for a message."""
-    line = " ".join(text.split())
-    return line if len(line) <= EXCERPT else f"{line[:EXCERPT]}..."
+    """The beginning of somebody else's text, on one line and fit for a message.
+
+    No word is cut, as half a secret would not be known for one.
+
+    >>> excerpt("<b>too many  requests</b>")
+    '<b>too many requests</b>'
+    """
+    line = " ".join(text.split()) or "nothing"
+    return line if len(line) <= EXCERPT else f"{LAST_WORD.sub('', line[:EXCERPT])}..."
 
 
 def _http_date(text: str) -> datetime | None:

@@ -59,13 +59,22 @@ def open_source(market: Market, limits_dir: Path) -> Source:
             f"market {market.name!r}: source.kind: found {market.source.kind!r}; allowed: {', '.join(SOURCES)}"
         )
     source = SOURCES[market.source.kind](market, limits_dir)
+    require_served(market, source)
+    return source
+
+
+def require_served(market: Market, source: Source) -> None:
+    """See that every timeframe of a market comes from its source or can be made from what comes.
+
+    Raises:
+        MarketError: one cannot.
+    """
     for timeframe in market.timeframes:
         if base_timeframe(source, timeframe) is None:
             raise MarketError(
                 f"market {market.name!r}: timeframes: found {timeframe}, which {source.kind} does not serve and which "
                 f"none of its own divides; allowed: {', '.join(sorted(source.native_timeframes))} and multiples of them"
             )
-    return source
 
 
 def base_timeframe(source: Source, timeframe: Timeframe) -> Timeframe | None:

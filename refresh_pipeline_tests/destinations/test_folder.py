@@ -109,10 +109,11 @@ def test_a_full_disk_names_the_bytes_and_keeps_the_previous_file(
     assert everything_in(destination.root) == sorted(REMOTES)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_forbidden_folder_stops_no_other_file(destination: FolderDestination, outgoing: list[Outgoing]) -> None:
     forbidden = destination.root / "crypto"
     forbidden.mkdir(parents=True, mode=0o500)
+    if os.access(forbidden, os.W_OK):
+        pytest.skip("this user may write everywhere")
     results = list(destination.upload(outgoing))
     assert errors_of(results) == list(REMOTES[:2])
     assert os.strerror(errno.EACCES) in str(results[0].error)

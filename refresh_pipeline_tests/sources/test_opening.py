@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from refresh_pipeline.market.resample import resample
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import Fetched, Request, TransientError
-from refresh_pipeline.sources.opening import SOURCES, base_timeframe, fetch, open_source
+from refresh_pipeline.sources.opening import SOURCES, base_timeframe, fetch, open_source, require_served
 from refresh_pipeline_tests.fakes.binance import FakeBinance
 
 NOW = datetime(2024, 6, 1, 12, 0, 30, tzinfo=UTC)
@@ -66,7 +67,7 @@ class Venue:
         opens = opens[grid.closes(timeframe, opens) <= instant(self.now)]
         opens = opens[~np.isin(opens, np.array(self.holes, dtype="datetime64[us]"))]
         numbers = opens.astype(np.int64) / 6e7 % 9973
-        columns = {name: numbers + 5 for name in self.columns}
+        columns = dict.fromkeys(self.columns, numbers + 5)
         columns |= {name: numbers + 9 for name in self.columns if name.endswith("high")}
         columns |= {name: numbers + 1 for name in self.columns if name.endswith("low")}
         columns["high"] = np.where(np.isin(opens, np.array(self.bad, dtype="datetime64[us]")), 0.5, columns["high"])
@@ -259,6 +260,15 @@ def test_binance_three_hour_bars_come_from_its_hours(tmp_path: Path) -> None:
     )
 
 
+def test_a_caller_that_leaves_early_leaves_nothing_running(tmp_path: Path) -> None:
+    with FakeBinance(["BTCUSDT"], now=NOW) as venue:
+        it = market("binance", "m1, H3", more=f", base_url: '{venue.base_url}'")
+        wanted = Request(Series("BTC/USDT", Timeframe.H3), instant("2018-01-01"), instant(NOW))
+        for _ in fetch(open_source(it, tmp_path), it, [wanted], NOW):
+            break
+        assert [thread.name for thread in threading.enumerate() if thread.name == "fetching"] == []
+
+
 def test_each_kind_of_source_opens(tmp_path: Path) -> None:
     options = {"files": f", directory: '{tmp_path}'"}
     for kind in SOURCES:
@@ -270,13 +280,11 @@ def test_an_unknown_kind_of_source_is_refused_with_what_is_allowed(tmp_path: Pat
         open_source(market("kraken"), tmp_path)
 
 
-def test_a_timeframe_that_cannot_be_made_is_refused_when_the_source_is_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(SOURCES, "hourly", lambda market, limits_dir: Venue(native_timeframes=[Timeframe.H1]))
-    open_source(market("hourly", "H1, H3, D1, W1, MN1"), tmp_path)
+def test_a_timeframe_that_cannot_be_made_is_refused_with_what_can() -> None:
+    hourly = Venue(native_timeframes=[Timeframe.H1])
+    require_served(market(timeframes="H1, H3, D1, W1, MN1"), hourly)
     with pytest.raises(MarketError, match=r"market 'it': timeframes: found m5.*allowed: H1 and multiples"):
-        open_source(market("hourly", "m5, H1"), tmp_path)
+        require_served(market(timeframes="m5, H1"), hourly)
 
 
 def test_a_simulated_market_needs_no_http_client() -> None:
