@@ -5,10 +5,10 @@ from datetime import timedelta
 
 import dagster as dg
 
-from refresh_pipeline.market.candles import CANDLE_COLUMNS
+from refresh_pipeline.market.candles import QUOTE_COLUMNS
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.partitions import grid
-from refresh_pipeline.warehouse.schema import FIXED_TABLES, Table, candle_columns
+from refresh_pipeline.warehouse.schema import FIXED_TABLES, Table, candle_columns, columns_of
 from refresh_pipeline.warehouse.warehouse import COMPUTATIONS
 
 DESCRIPTIONS = {
@@ -91,18 +91,15 @@ def column_schema(table: Table, market: Market) -> dg.TableSchema:
 
 
 def _columns(table: Table, market: Market) -> list[tuple[str, str, str]]:
-    if table not in COMPUTATIONS:
-        quotes = dict.fromkeys(candle_columns(market.two_sided), "double") if table is Table.raw_candles else {}
-        return [
-            (name, kind, COLUMN_NOTES.get(name, "one side of the quote"))
-            for name, kind in (FIXED_TABLES[table] | quotes).items()
-        ]
-    computation = COMPUTATIONS[table]
-    keys = [(name, kind, COLUMN_NOTES[name]) for name, kind in FIXED_TABLES[Table.raw_candles].items()][:3]
-    carried = CANDLE_COLUMNS if computation.carries_candles else ()
-    candles = [(name, "double", COLUMN_NOTES[name]) for name in carried]
-    own = [(each.name, each.sql_type, f"{each.description} ({each.unit})") for each in computation.columns]
-    return keys + candles + own
+    columns, computation = FIXED_TABLES.get(table, {}), COMPUTATIONS.get(table)
+    if table is Table.raw_candles:
+        columns = columns | dict.fromkeys(candle_columns(market.two_sided), "double")
+    if computation is not None:
+        columns = columns_of(computation, market.two_sided)
+    notes = COLUMN_NOTES | dict.fromkeys(QUOTE_COLUMNS, "one side of the quote")
+    if computation is not None:
+        notes |= {each.name: f"{each.description} ({each.unit})" for each in computation.columns}
+    return [(name, kind, notes[name]) for name, kind in columns.items()]
 
 
 def freshness(table: Table, market: Market) -> dg.FreshnessPolicy:

@@ -40,6 +40,10 @@ LONGEST_HEADER = 1 << 16
 DAY = 86_400_000_000
 
 
+# From `since` to `until` (excluded), in microseconds since 1970.
+Stretch = dict[str, int]
+
+
 class FilesOptions(BaseModel):
     """What `source:` may say of a market of files beside its kind."""
 
@@ -155,11 +159,13 @@ def read_candles(
     Raises:
         PermanentError: the file cannot be read, lacks a column, or none of its rows is a candle.
     """
+    stretch = {"since": int(since.astype(np.int64)), "until": int(until.astype(np.int64))}
     try:
         table = _parquet_table(connection, path) if path.suffix == ".parquet" else _csv_table(path)
-        _select(connection, table, columns, since, until)
-        malformed = _malformed(connection, table)
-        rows = connection.execute(f"select t, {', '.join(columns)} from found where reason is null").fetchnumpy()
+        _select(connection, table, columns, stretch)
+        malformed = _malformed(connection, table, stretch)
+        good = "reason is null and t >= $since and t < $until"
+        rows = connection.execute(f"select t, {', '.join(columns)} from found where {good}", stretch).fetchnumpy()
         if malformed and len(rows["t"]) == 0:
             _refuse_if_nothing_is_readable(connection, table, malformed[0])
     except duckdb.Error as error:
@@ -243,40 +249,36 @@ def _moment(raw: str) -> str:
     return f"epoch_us(try_cast({raw} as timestamptz))"
 
 
-def _select(
-    connection: duckdb.DuckDBPyConnection,
-    table: Table,
-    columns: Sequence[str],
-    since: np.datetime64,
-    until: np.datetime64,
-) -> None:
-    """What the file holds of a stretch, and every row whose time cannot be read, as the temporary table `found`."""
+def _select(connection: duckdb.DuckDBPyConnection, table: Table, columns: Sequence[str], stretch: Stretch) -> None:
+    """What the file holds of a stretch and little more, in its order, as the temporary table `found`."""
     connection.execute("drop table if exists reject_errors; drop table if exists reject_scans")
     raw = [f"{table.columns.get(name, 'null::varchar')} as raw_{name}" for name in columns]
-    numbers = [f"try_cast(raw_{name} as double) as {name}" for name in columns]
+    numbers = [f"coalesce(try_cast(raw_{name} as double), 'nan') as {name}" for name in columns]
     # An empty price is a candle's fault, not a row's.
-    unreadable = [f"when {name} is null and raw_{name} is not null then '{name} is no number'" for name in columns]
+    unreadable = [
+        f"when try_cast(raw_{name} as double) is null and raw_{name} is not null then '{name} is no number'"
+        for name in columns
+    ]
     cells = [f"coalesce(raw_{name}::varchar, '')" for name in ("time", *columns)]
+    # No common table expressions: materialized ones lose the order of rows before DuckDB 2.0.
     connection.execute(
         f"""
         create or replace temp table found as
-        with near as materialized (
-            select {table.raw_time} as raw_time, {", ".join(raw)} from {table.scan} where {table.nearby}
-        ), timed as materialized (
-            select *, {table.time} as t, {", ".join(numbers)} from near
-        )
-        select t, {", ".join(f"coalesce({name}, 'nan') as {name}" for name in columns)},
+        select {table.time} as t, {", ".join(numbers)},
             case when t is null then 'its time cannot be read' {" ".join(unreadable)} end as reason,
             case when reason is not null then concat_ws(',', {", ".join(cells)}) end as text
-        from timed where t is null or (t >= $since and t < $until)
+        from (select {table.raw_time} as raw_time, {", ".join(raw)} from {table.scan} where {table.nearby})
         """,
-        {"path": str(table.path), "since": int(since.astype(np.int64)), "until": int(until.astype(np.int64))},
+        {"path": str(table.path), **stretch},
     )
 
 
-def _malformed(connection: duckdb.DuckDBPyConnection, table: Table) -> list[Malformed]:
+def _malformed(connection: duckdb.DuckDBPyConnection, table: Table, stretch: Stretch) -> list[Malformed]:
     """What could not be read: rows with text for a number, and rows that DuckDB could not split into columns."""
-    unread = connection.execute("select text, reason from found where reason is not null").fetchall()
+    unread = connection.execute(
+        "select text, reason from found where reason is not null and (t is null or (t >= $since and t < $until))",
+        stretch,
+    ).fetchall()
     if table.rejects:
         unread += connection.execute(
             "select first(csv_line), first(error_message) from reject_errors group by line order by line"

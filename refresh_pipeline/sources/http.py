@@ -6,6 +6,7 @@ How much may be asked is `limits`' part; what an answer means is the venue's own
 import asyncio
 import logging
 import re
+import ssl
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
@@ -13,6 +14,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -92,6 +94,12 @@ class _Errand:
     waited: float = 0.0
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """Once a process, as reading all certificates takes longer than a dozen requests."""
+    return httpx.create_ssl_context()
+
+
 class Client:
     """GETs for one venue: kept-alive connections, retries with back-off, everybody's limits, no secret in any text."""
 
@@ -112,10 +120,8 @@ class Client:
         self._host = httpx.URL(base_url).netloc.decode().rpartition("@")[2]
         self._base_url = base_url.rstrip("/")
         self._timeout = {"timeout": httpx.Timeout(patience.answer).as_dict()}
-        self._http = httpx.AsyncClient(
-            headers=headers,
-            transport=AiohttpTransport(limits=httpx.Limits(max_connections=CONNECTIONS, keepalive_expiry=30.0)),
-        )
+        pool = httpx.Limits(max_connections=CONNECTIONS, keepalive_expiry=30.0)
+        self._http = httpx.AsyncClient(headers=headers, transport=AiohttpTransport(verify=_tls(), limits=pool))
         # First come, first served: the order in which requests are made is the order of the catalog.
         self._turn = asyncio.Lock()
 

@@ -225,15 +225,19 @@ def test_a_row_without_the_shape_of_a_kline_is_set_aside_and_the_others_stay(
 
 @pytest.mark.parametrize("field", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("value", ["abc", "", None, [], "NaN"])
-def test_a_candle_with_a_number_that_is_none_is_rejected_by_name_and_time(
-    venue: FakeBinance, tmp_path: Path, field: int, value: Any
-) -> None:
-    row = venue.candle("BTCUSDT", "1m", "2024-06-01T11:56")
-    row[field] = value
-    venue.replace("BTCUSDT", "1m", "2024-06-01T11:56", row)
+def test_a_candle_with_a_number_that_is_none_is_bad_and_keeps_its_time(field: int, value: Any) -> None:
+    rows = [[start, "2", "4", "1", "3", "9", start + 59_999, "0", 1, "0", "0", "0"] for start in (60_000, 120_000)]
+    rows[1][field] = value
+    candles, _ = read_rows(rows)
+    assert [reason is None for reason in faults(candles)] == [True, False]
+    assert list(candles.open_time.astype("datetime64[ms]").astype(int)) == [60_000, 120_000]
+    assert candles.malformed == ()
+
+
+def test_a_candle_with_a_number_that_is_none_does_not_cost_its_neighbours(venue: FakeBinance, tmp_path: Path) -> None:
+    venue.correct("BTCUSDT", "1m", "2024-06-01T11:56", high="abc")
     candles = one(source_at(venue, tmp_path), "2024-06-01T11:50", NOW)
     assert list(np.flatnonzero(faults(candles) != None)) == [6]  # noqa: E711 (elementwise)
-    assert candles.open_time[6] == instant("2024-06-01T11:56")
 
 
 def test_a_page_of_nothing_but_rubbish_ends_the_series_and_no_loop_begins(venue: FakeBinance, tmp_path: Path) -> None:
