@@ -17,8 +17,9 @@ from refresh_pipeline.resources import Asked
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Attempt, Holding, Outcome, Warehouse
 
-# How many failures an error message spells out; all of them are in the table of outcomes.
-FAILURES_SHOWN = 5
+# How many series a message names; all of them are in the table of outcomes.
+SERIES_NAMED = 5
+EVERY_SERIES_FAILED = "every series failed"
 
 
 def series_of(context: dg.AssetExecutionContext, asked: Asked) -> list[Series]:
@@ -51,6 +52,8 @@ def materialized(
     warehouse.record(market, asset, done, context.run_id, now)
     failed = {series: each for series, each in done.items() if each.outcome is Outcome.failed}
     context.log.info("%s: %s", asset.value, summary(done))
+    for line in failures(failed):
+        context.log.warning("%s: %s", asset.value, line)
     if len(failed) == len(done):
         raise _failure(asset, failed)
     succeeded = [series for series in done if series not in failed]
@@ -117,10 +120,25 @@ def _timestamp(time: np.datetime64) -> dg.TimestampMetadataValue:
     return dg.MetadataValue.timestamp(float(time.astype("int64")) / 1e6)
 
 
+def failures(failed: Mapping[Series, Attempt]) -> list[str]:
+    """Why series failed, each reason once with the series that it befell.
+
+    >>> failures({Series(name, Timeframe.m1): Attempt(Outcome.failed, "no answer") for name in "AB"})
+    ['2 series failed (A m1, B m1): no answer']
+    """
+    by_reason: dict[str, list[Series]] = {}
+    for series, attempt in failed.items():
+        by_reason.setdefault(attempt.reason or "failed", []).append(series)
+    return [f"{len(some)} series failed ({_named(some)}): {reason}" for reason, some in by_reason.items()]
+
+
+def _named(series: Sequence[Series]) -> str:
+    more = f" and {len(series) - SERIES_NAMED} more" if len(series) > SERIES_NAMED else ""
+    return ", ".join(str(each) for each in series[:SERIES_NAMED]) + more
+
+
 def _failure(asset: Table, failed: Mapping[Series, Attempt]) -> dg.Failure:
-    shown = "\n".join(f"{series}: {each.reason}" for series, each in list(failed.items())[:FAILURES_SHOWN])
-    more = f"\n… and {len(failed) - FAILURES_SHOWN} more" if len(failed) > FAILURES_SHOWN else ""
     return dg.Failure(
-        f"{asset.value}: all {len(failed)} series failed.\n{shown}{more}",
+        f"{asset.value}: {EVERY_SERIES_FAILED}.\n" + "\n".join(failures(failed)),
         allow_retries=any(each.transient for each in failed.values()),
     )

@@ -15,6 +15,7 @@ from rich.text import Text
 from refresh_pipeline.market.candles import TIME_UNIT, instant
 from refresh_pipeline.market.coverage import bars_behind, completeness, data_age
 from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.progress import Watcher
 from refresh_pipeline.settings import Settings
@@ -26,7 +27,8 @@ from refresh_pipeline.warehouse.schema import Table
 if TYPE_CHECKING:
     from refresh_pipeline.running import Refreshed
 
-FAILURES_SHOWN = 10
+# How many series a message names.
+SERIES_NAMED = 5
 LEFT = ("market", "instrument", "timeframe", "newest candle", "outcome")
 STATUS_COLOURS = {"failed": "red", "no data": "yellow", "updated": "green", "unchanged": "green"}
 
@@ -115,15 +117,21 @@ def _outcome_text(outcomes: Sequence[str], failed: int) -> Text:
 
 def _print_failures(console: Console, refreshed: "Refreshed") -> None:
     failed = [each for each in refreshed.outcomes if each.outcome == "failed"]
-    for each in failed[:FAILURES_SHOWN]:
-        console.print(Text(f"failed: {each.asset.value} {each.series}: {each.reason}", style="red"))
-    if len(failed) > FAILURES_SHOWN:
-        console.print(Text(f"… and {len(failed) - FAILURES_SHOWN} more: refresh status", style="red"))
-    if not failed:
-        for message in refreshed.errors:
-            console.print(Text(message, style="red"))
+    for (asset, reason), series in _by_reason(failed).items():
+        named = ", ".join(str(each) for each in series[:SERIES_NAMED])
+        more = f" and {len(series) - SERIES_NAMED} more" if len(series) > SERIES_NAMED else ""
+        console.print(Text(f"failed: {asset.value} of {named}{more}: {reason}", style="red"), soft_wrap=True)
+    for message in refreshed.errors:
+        console.print(Text(message, style="red"), soft_wrap=True)
     for name, faults in refreshed.failed_checks.items():
-        console.print(Text(f"check not passed: {name} ({faults}); see the web UI for which", style="yellow"))
+        console.print(Text(f"check not passed: {name} ({faults}); the web UI shows which", style="yellow"))
+
+
+def _by_reason(failed: Sequence[SeriesOutcome]) -> dict[tuple[Table, str], list[Series]]:
+    groups: dict[tuple[Table, str], list[Series]] = {}
+    for each in failed:
+        groups.setdefault((each.asset, each.reason or "failed"), []).append(each.series)
+    return groups
 
 
 # ---- refresh status

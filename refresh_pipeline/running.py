@@ -10,6 +10,7 @@ from refresh_pipeline.definitions import build
 from refresh_pipeline.instance.orphans import PROCESS_TAG, going_runs, this_process
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
+from refresh_pipeline.materializing import EVERY_SERIES_FAILED
 from refresh_pipeline.partitions import range_tags
 from refresh_pipeline.resources import uploads_of
 from refresh_pipeline.schedules import publish_job_name, refresh_job_name
@@ -27,7 +28,7 @@ class Refreshed:
 
     market: Market
     outcomes: Sequence[SeriesOutcome]
-    # What went wrong as a whole, where it was more than single series.
+    # What went wrong beyond single series, whose reasons the outcomes tell.
     errors: Sequence[str]
     # Sentences that are not true, with the number of faults.
     failed_checks: Mapping[str, str]
@@ -81,8 +82,8 @@ def _outcomes(settings: Settings, market: Market, run_ids: Sequence[str]) -> lis
 
 
 def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
-    failures = [event for event in result.all_events if event.is_step_failure]
-    return [f"{event.step_key}: {_message(event)}" for event in failures]
+    failures = [(event.step_key, _message(event)) for event in result.all_events if event.is_step_failure]
+    return [f"{step}: {message}" for step, message in failures if EVERY_SERIES_FAILED not in message]
 
 
 def _message(event: dg.DagsterEvent) -> str:

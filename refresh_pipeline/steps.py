@@ -81,12 +81,12 @@ def fetch_candles(
             finished += chunk.last
             if chunk.error is not None:
                 errors[chunk.series] = chunk.error
-                log.warning("%s %s: %s", market.name, chunk.series, chunk.error)
+                log.info("%s %s: %s", market.name, chunk.series, chunk.error)
         advance(Table.raw_candles, finished, len(requests))
     held = warehouse.holdings(market, list(stored))
     return {
         series: replace(
-            _fetch_attempt(result, errors.get(series), held[series]),
+            _fetch_attempt(series, result, errors.get(series), held[series]),
             rows_added=result.added,
             rows_revised=result.revised,
             seconds=seconds[series],
@@ -117,9 +117,10 @@ def _joined(chunks: Iterable[Fetched]) -> dict[Series, Candles]:
     return {series: Candles.concatenated(some) for series, some in parts.items()}
 
 
-def _fetch_attempt(result: Stored, error: SourceError | None, held: Holding) -> Attempt:
+def _fetch_attempt(series: Series, result: Stored, error: SourceError | None, held: Holding) -> Attempt:
     if error is not None:
-        return Attempt(Outcome.failed, str(error), error.transient)
+        # The same reason for many series is told once, so it must not name them.
+        return Attempt(Outcome.failed, str(error).removeprefix(f"{series}: "), error.transient)
     if result.added or result.revised:
         return Attempt(Outcome.updated)
     return Attempt(Outcome.unchanged if held.candle_count else Outcome.no_data)
@@ -183,7 +184,7 @@ def _export_series(
     try:
         written = [(kind, f"{stem}.{kind}", writer.write(rows, root / f"{stem}.{kind}")) for kind in FORMATS]
     except DestinationError as error:
-        log.warning("%s %s: %s", market.name, series, error)
+        log.info("%s %s: %s", market.name, series, error)
         return [], Attempt(Outcome.failed, str(error), error.transient)
     first, last = (rows["open_time"][index].astype(datetime) for index in (0, -1))
     files = [

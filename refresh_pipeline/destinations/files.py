@@ -31,11 +31,7 @@ ISO_SECONDS = "%Y-%m-%dT%H:%M:%SZ"
 ISO_MICROSECONDS = "%Y-%m-%dT%H:%M:%S.%fZ"
 # By the kind of an array's dtype; times depend on the format.
 SQL_TYPES = {"f": "double", "i": "bigint", "b": "boolean", "O": "varchar", "U": "varchar"}
-# DuckDB would write beside an existing file under a name of its own, which a killed process leaves behind.
-COPY_OPTIONS = {
-    ".csv": "format csv, header, use_tmp_file false",
-    ".parquet": "format parquet, compression zstd, use_tmp_file false",
-}
+COPY_OPTIONS = {".csv": "format csv, header", ".parquet": "format parquet, compression zstd"}
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 DROPBOX_BLOCK_BYTES = 4 * 1024 * 1024

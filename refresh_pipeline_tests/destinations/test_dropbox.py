@@ -39,6 +39,8 @@ from refresh_pipeline_tests.fakes.dropbox import (
 )
 
 ROOT = "/Apps/refresh"
+# Linux gives another content at each reading.
+EVER_CHANGING = Path("/proc/sys/kernel/random/uuid")
 REMOTES = ("crypto/BTC-USDT_m1.csv", "crypto/BTC-USDT_H1.csv", "crypto/ETH-USDT_H1.csv", "fx/EUR-USD_H1.parquet")
 
 UPLOAD = "files/upload"
@@ -115,6 +117,7 @@ def test_one_token_and_one_listing_serve_all_files(
     assert [asked.route for asked in dropbox.asked] == ["oauth2/token", LISTING] + [UPLOAD] * 4
     assert {asked.host for asked in dropbox.asked[:2]} == {API_HOST}
     assert {asked.host for asked in dropbox.asked[2:]} == {CONTENT_HOST}
+    assert all(asked.argument["mute"] for asked in dropbox.asked[2:]), "nobody's desktop is told of each candle"
 
 
 def test_what_is_there_already_is_not_sent_again(
@@ -350,6 +353,20 @@ def test_an_outage_is_recognised_after_a_few_files(
     assert dropbox.count(UPLOAD) == OUTAGE_AFTER * ATTEMPTS
 
 
+@pytest.mark.parametrize("between", [None, Answer.write_refused("disallowed_name")])
+def test_failures_that_do_not_follow_each_other_are_no_outage(
+    between: Answer | None, dropbox: FakeDropbox, destination: DropboxDestination, tmp_path: Path
+) -> None:
+    files = exported(tmp_path, *(f"crypto/{number}.csv" for number in range(8)))
+    outage = [Answer(503, "", "text/html")] * ATTEMPTS * (OUTAGE_AFTER - 1)
+    taken = Answer(503, "", "text/html")
+    for _ in range(2):
+        dropbox.fail(UPLOAD, *outage, between or taken)
+    results = list(destination.upload(files))
+    assert results[-1].error is None
+    assert results[OUTAGE_AFTER - 1].error is None or between is not None
+
+
 def test_after_the_end_of_all_requests_what_is_there_still_counts_as_there(
     dropbox: FakeDropbox, destination: DropboxDestination, outgoing: list[Outgoing]
 ) -> None:
@@ -488,6 +505,30 @@ def test_a_file_that_arrives_damaged_is_not_called_uploaded(
     assert len(waits) == ATTEMPTS - 1
 
 
+@pytest.mark.skipif(not EVER_CHANGING.exists(), reason="no file here reads differently each time")
+def test_a_file_that_changes_while_it_is_sent_is_refused_by_dropbox(
+    dropbox: FakeDropbox, destination: DropboxDestination
+) -> None:
+    [result] = destination.upload([Outgoing(EVER_CHANGING, REMOTES[0])])
+    assert isinstance(result.error, TransientUploadError)
+    assert "content_hash_mismatch" in str(result.error)
+    assert dropbox.files == {}
+
+
+def test_a_file_that_vanishes_between_two_attempts_stops_no_other(
+    dropbox: FakeDropbox, outgoing: list[Outgoing]
+) -> None:
+    def vanish(_: float) -> None:
+        outgoing[0].path.unlink()
+
+    dropbox.fail(UPLOAD, Dropped())
+    session = dropbox.session()
+    destination = DropboxDestination(APP_KEY, APP_SECRET, REFRESH_TOKEN, ROOT, session=session, sleep=vanish)
+    results = list(destination.upload(outgoing))
+    assert errors_of(results) == [REMOTES[0]]
+    assert "export it again" in str(results[0].error)
+
+
 def test_a_listing_that_is_reset_begins_anew(
     dropbox: FakeDropbox, destination: DropboxDestination, outgoing: list[Outgoing]
 ) -> None:
@@ -523,6 +564,7 @@ def test_a_file_too_large_for_one_request_arrives_in_pieces(
     with large.path.open("wb") as file:
         file.write(b"candles")
         file.truncate(150 * 2**20 + 1)
+    dropbox.files[f"{ROOT}/large.parquet"] = b"an older one"
     dropbox.fail("files/upload_session/append_v2", Answer(500, "", "text/html"))
     [result] = destination.upload([large])
     assert result.error is None

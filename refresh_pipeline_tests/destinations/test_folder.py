@@ -6,12 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from refresh_pipeline.destinations import DestinationError, Outgoing, PermanentUploadError, Uploaded
+from refresh_pipeline.destinations import (
+    DestinationError,
+    Outgoing,
+    PermanentUploadError,
+    TransientUploadError,
+    Uploaded,
+)
 from refresh_pipeline.destinations.files import sha256_of
 from refresh_pipeline.destinations.folder import FolderDestination
 from refresh_pipeline.destinations.paths import WrongDestination
 from refresh_pipeline_tests.destinations.limits import largest_file
 
+# Linux gives another content at each reading.
+EVER_CHANGING = Path("/proc/sys/kernel/random/uuid")
 REMOTES = ("crypto/BTC-USDT_m1.csv", "crypto/BTC-USDT_H1.csv", "fx/EUR-USD_H1.parquet")
 
 
@@ -126,6 +134,18 @@ def test_a_file_that_was_not_exported_is_an_error_that_says_so(
     results = list(destination.upload(outgoing))
     assert errors_of(results) == [REMOTES[0]]
     assert "export it again" in str(results[0].error)
+
+
+@pytest.mark.skipif(not EVER_CHANGING.exists(), reason="no file here reads differently each time")
+def test_a_file_that_changes_while_it_is_copied_does_not_replace_the_good_one(
+    destination: FolderDestination, outgoing: list[Outgoing]
+) -> None:
+    list(destination.upload(outgoing))
+    [result] = destination.upload([Outgoing(EVER_CHANGING, REMOTES[0])])
+    assert isinstance(result.error, TransientUploadError)
+    assert "arrived changed" in str(result.error)
+    assert (destination.root / REMOTES[0]).read_text() == f"content of {REMOTES[0]}"
+    assert everything_in(destination.root) == sorted(REMOTES)
 
 
 @pytest.mark.parametrize(

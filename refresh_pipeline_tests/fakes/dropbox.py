@@ -237,6 +237,9 @@ class FakeDropbox:
             raise Refused(refused("malformed_path"))
         if path.lower() in self._all_folders():
             raise Refused(refused("conflict", {".tag": "folder"}))
+        held = next((held for name, held in self.files.items() if name.lower() == path.lower()), content)
+        if commit["mode"][".tag"] == "add" and held != content:
+            raise Refused(refused("conflict", {".tag": "file"}))
         kept = {name: held for name, held in self.files.items() if name.lower() != path.lower()}
         if sum(map(len, kept.values())) + len(content) > self.capacity:
             raise Refused(refused("insufficient_space"))
