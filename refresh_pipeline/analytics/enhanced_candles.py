@@ -15,10 +15,10 @@ from refresh_pipeline.analytics.formulas import Formula, computation
 from refresh_pipeline.analytics.recursions import LAST_BIT, bars_to_forget, per_series, smoothed_moving_average
 from refresh_pipeline.analytics.windows import rising, shifted, simple_moving_average, without_residue
 
-FAST, SLOW, ACCELELAST_BITN = 5, 34, 5
+FAST, SLOW, ACCELERATION = 5, 34, 5
 # Rows without a value; both are finite windows, so this is their warm-up too.
 AO_UNDEFINED = SLOW - 1
-AC_UNDEFINED = AO_UNDEFINED + ACCELELAST_BITN - 1
+AC_UNDEFINED = AO_UNDEFINED + ACCELERATION - 1
 # periods, shift forward in bars
 ALLIGATOR = {"jaw": (13, 8), "teeth": (8, 5), "lips": (5, 3)}
 
@@ -37,7 +37,7 @@ def _awesome(bars: Bars) -> Sequence[Values]:
 
 def _accelerator(bars: Bars) -> Sequence[Values]:
     ao = bars["ao"]
-    return [without_residue(ao - simple_moving_average(ao, ACCELELAST_BITN), bars["median"])]
+    return [without_residue(ao - simple_moving_average(ao, ACCELERATION), bars["median"])]
 
 
 def _line(bars: Bars, periods: int, shift: int) -> Sequence[Values]:
@@ -103,7 +103,7 @@ FORMULAS: Sequence[Formula] = (
         undefined=AO_UNDEFINED,
     ),
     Formula(
-        [_price("ac", f"Accelerator: ao - SMA{ACCELELAST_BITN} of ao.", AC_UNDEFINED)],
+        [_price("ac", f"Accelerator: ao - SMA{ACCELERATION} of ao.", AC_UNDEFINED)],
         _accelerator,
         undefined=AC_UNDEFINED,
     ),
