@@ -9,7 +9,6 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from refresh_pipeline.assets import market_assets
 from refresh_pipeline.checks import market_checks
 from refresh_pipeline.market.model import Market
-from refresh_pipeline.partitions import grid
 from refresh_pipeline.resources import resources
 from refresh_pipeline.schedules import market_schedules, publish_job_name, refresh_job_name
 from refresh_pipeline.sensors import retry_sensor
@@ -47,13 +46,11 @@ def market_jobs(market: Market) -> list[UnresolvedAssetJobDefinition]:
         dg.define_asset_job(
             refresh_job_name(market),
             selection=_selection(market, REFRESHED),
-            partitions_def=grid(market),
             description=f"Fetch {market.name}'s candles and compute what follows from them.",
         ),
         dg.define_asset_job(
             publish_job_name(market),
             selection=_selection(market, PUBLISHED),
-            partitions_def=grid(market),
             description=f"Write {market.name}'s export files and upload them.",
         ),
     ]

@@ -32,7 +32,7 @@ def series_of(context: dg.AssetExecutionContext, asked: Asked) -> list[Series]:
 def series_left(context: dg.AssetExecutionContext, asked: Asked, warehouse: Warehouse, market: Market) -> list[Series]:
     """The series of the run, without those whose candles could not be fetched in this very run."""
     warehouse.prepare(market)
-    failed = warehouse.failed_in(market, Table.raw_candles, context.run_id)
+    failed = warehouse.failed_in(market, Table.raw_candles, context.run.run_id)
     return [series for series in series_of(context, asked) if series not in failed]
 
 
@@ -49,7 +49,7 @@ def materialized(
         dagster.Failure: every single series failed.
     """
     asset = Table(context.asset_key.path[-1])
-    warehouse.record(market, asset, done, context.run_id, now)
+    warehouse.record(market, asset, done, context.run.run_id, now)
     failed = {series: each for series, each in done.items() if each.outcome is Outcome.failed}
     context.log.info("%s: %s", asset.value, summary(done))
     for line in failures(failed):

@@ -16,8 +16,8 @@ from dropbox.exceptions import ApiError, AuthError, BadInputError, DropboxExcept
 from dropbox.file_transfer import TransferError, upload_file
 from dropbox.files import CommitInfo, FileMetadata, UploadWriteFailed, WriteMode
 from dropbox.files import LookupError as FolderLookupError
+from dropbox.stone_validators import ValidationError
 from requests import RequestException, Session
-from stone.backends.python_rsrc.stone_validators import ValidationError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from refresh_pipeline.destinations import (
@@ -80,7 +80,7 @@ NOT_AUTHORIZED = (
 )
 # Dropbox answers these as plain text; they are about the app, not about a file.
 ABOUT_THE_APP = re.compile(r"invalid_client|unauthorized_client|required scope|this app|access token", re.IGNORECASE)
-SECRETS = re.compile(r"(?<=sl\.)[\w.~+/=-]+|(?<=bearer )\S+|(?<=//)[^/\s]*@", re.IGNORECASE)
+SECRETS = re.compile(r"(?<=\bsl\.)[\w.~+/=-]+|(?<=bearer )\S+|(?<=//)[^/\s]*@", re.IGNORECASE)
 
 T = TypeVar("T")
 

@@ -49,7 +49,7 @@ def plain(values: NDArray) -> NDArray:
         # filled(None) would take numpy's own filler, a question mark.
         filled = np.where(np.ma.getmaskarray(values), None, values.data)
     elif values.dtype.kind == "M":
-        filled = values.filled(np.datetime64("NaT"))
+        filled = values.filled(np.datetime64("NaT", "us"))
     elif np.ma.is_masked(values):
         filled = values.astype(np.float64).filled(np.nan)
     else:

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,6 @@ from refresh_pipeline_tests.fakes.dropbox import (
 )
 
 ROOT = "/Apps/refresh"
-# Linux gives another content at each reading.
-EVER_CHANGING = Path("/proc/sys/kernel/random/uuid")
 REMOTES = ("crypto/BTC-USDT_m1.csv", "crypto/BTC-USDT_H1.csv", "crypto/ETH-USDT_H1.csv", "fx/EUR-USD_H1.parquet")
 
 UPLOAD = "files/upload"
@@ -353,18 +351,18 @@ def test_an_outage_is_recognised_after_a_few_files(
     assert dropbox.count(UPLOAD) == OUTAGE_AFTER * ATTEMPTS
 
 
-@pytest.mark.parametrize("between", [None, Answer.write_refused("disallowed_name")])
+@pytest.mark.parametrize("between", [[], [Answer.write_refused("disallowed_name")]])
 def test_failures_that_do_not_follow_each_other_are_no_outage(
-    between: Answer | None, dropbox: FakeDropbox, destination: DropboxDestination, tmp_path: Path
+    between: list[Fault], dropbox: FakeDropbox, destination: DropboxDestination, tmp_path: Path
 ) -> None:
-    files = exported(tmp_path, *(f"crypto/{number}.csv" for number in range(8)))
-    outage = [Answer(503, "", "text/html")] * ATTEMPTS * (OUTAGE_AFTER - 1)
-    taken = Answer(503, "", "text/html")
+    files = exported(tmp_path, *(f"crypto/{number}.csv" for number in range(OUTAGE_AFTER * 2 + 1)))
+    unlucky = [Answer(503, "", "text/html")] * ATTEMPTS * (OUTAGE_AFTER - 1)
+    results = destination.upload(files)
     for _ in range(2):
-        dropbox.fail(UPLOAD, *outage, between or taken)
-    results = list(destination.upload(files))
-    assert results[-1].error is None
-    assert results[OUTAGE_AFTER - 1].error is None or between is not None
+        dropbox.fail(UPLOAD, *unlucky, *between)
+        failed = [next(results).error is not None for _ in range(OUTAGE_AFTER)]
+        assert failed == [True] * (OUTAGE_AFTER - 1) + [bool(between)]
+    assert errors_of(list(results)) == []
 
 
 def test_after_the_end_of_all_requests_what_is_there_still_counts_as_there(
@@ -505,25 +503,29 @@ def test_a_file_that_arrives_damaged_is_not_called_uploaded(
     assert len(waits) == ATTEMPTS - 1
 
 
-@pytest.mark.skipif(not EVER_CHANGING.exists(), reason="no file here reads differently each time")
+def acting_between_attempts(dropbox: FakeDropbox, act: Callable[[], object]) -> DropboxDestination:
+    def sleep(_: float) -> None:
+        act()
+
+    session = dropbox.session()
+    return DropboxDestination(APP_KEY, APP_SECRET, REFRESH_TOKEN, ROOT, session=session, sleep=sleep)
+
+
 def test_a_file_that_changes_while_it_is_sent_is_refused_by_dropbox(
-    dropbox: FakeDropbox, destination: DropboxDestination
-) -> None:
-    [result] = destination.upload([Outgoing(EVER_CHANGING, REMOTES[0])])
-    assert isinstance(result.error, TransientUploadError)
-    assert "content_hash_mismatch" in str(result.error)
-    assert dropbox.files == {}
-
-
-def test_a_file_that_vanishes_between_two_attempts_stops_no_other(
     dropbox: FakeDropbox, outgoing: list[Outgoing]
 ) -> None:
-    def vanish(_: float) -> None:
-        outgoing[0].path.unlink()
-
     dropbox.fail(UPLOAD, Dropped())
-    session = dropbox.session()
-    destination = DropboxDestination(APP_KEY, APP_SECRET, REFRESH_TOKEN, ROOT, session=session, sleep=vanish)
+    destination = acting_between_attempts(dropbox, lambda: outgoing[0].path.write_text("changed"))
+    results = list(destination.upload(outgoing))
+    assert errors_of(results) == [REMOTES[0]]
+    assert isinstance(results[0].error, TransientUploadError)
+    assert "content_hash_mismatch" in str(results[0].error)
+    assert len(dropbox.files) == 3
+
+
+def test_a_file_that_vanishes_while_it_is_sent_stops_no_other(dropbox: FakeDropbox, outgoing: list[Outgoing]) -> None:
+    dropbox.fail(UPLOAD, Dropped())
+    destination = acting_between_attempts(dropbox, outgoing[0].path.unlink)
     results = list(destination.upload(outgoing))
     assert errors_of(results) == [REMOTES[0]]
     assert "export it again" in str(results[0].error)

@@ -1,6 +1,7 @@
 """Candles as arrays, and which of them contradict themselves."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ def test_sorting_keeps_exactly_one_candle_per_time(minutes: list[int]):
     times = np.datetime64("2024-01-01", "us") + np.array(minutes, dtype="timedelta64[m]")
     values = np.arange(len(minutes), dtype=float)
     candles = Candles.of(times, open=values, high=values, low=values, close=values).sorted()
-    last = {time: value for time, value in zip(times.tolist(), values.tolist(), strict=True)}
+    last = dict(zip(times.tolist(), values.tolist(), strict=True))
     assert dict(zip(candles.open_time.tolist(), candles["open"].tolist(), strict=True)) == last
     assert candles.open_time.tolist() == sorted(last)
 
@@ -178,7 +179,7 @@ def test_concatenating_nothing_gives_no_candles():
         {"open": [1], "high": [1], "low": [1], "close": [1], "bid_open": [1, 2]},
     ],
 )
-def test_candles_with_a_missing_or_longer_column_are_refused(columns: dict[str, list[float]]):
+def test_candles_with_a_missing_or_longer_column_are_refused(columns: dict[str, Any]):
     with pytest.raises(ValueError, match="as long as open_time"):
         Candles.of(["2024-01-01"], **columns)
 

@@ -1,5 +1,7 @@
 """Longer candles from shorter ones, held against a plain loop."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -80,7 +82,9 @@ def test_neither_order_nor_repetition_of_the_input_matters():
 
 def test_a_quote_keeps_the_extremes_of_both_its_sides():
     times = ["2024-01-01T00:00", "2024-01-01T00:01"]
-    sides = {name: [1.0, 3.0] if name.endswith(("low", "open")) else [4.0, 2.0] for name in QUOTE_COLUMNS}
+    sides: dict[str, Any] = {
+        name: [1.0, 3.0] if name.endswith(("low", "open")) else [4.0, 2.0] for name in QUOTE_COLUMNS
+    }
     quotes = Candles.of(times, open=[1, 3], high=[4, 4], low=[1, 2], close=[3, 3], **sides)
     bar = resample(quotes, Timeframe.m5, CALENDARS["fx"])
     assert {name: bar[name].tolist() for name in QUOTE_COLUMNS} == {

@@ -64,7 +64,8 @@ def test_no_name_belongs_to_two_timeframes():
 
 
 def test_timeframes_sort_from_short_to_long():
-    assert sorted(reversed(Timeframe)) == list(Timeframe)
+    shuffled = [Timeframe.W1, Timeframe.m5, Timeframe.D1, Timeframe.m30, Timeframe.H8]
+    assert [t.value for t in sorted(shuffled)] == ["m5", "m30", "H8", "D1", "W1"]
     assert [t for t in Timeframe if t < Timeframe.H1] == [Timeframe.m1, Timeframe.m5, Timeframe.m15, Timeframe.m30]
     assert max(Timeframe) is Timeframe.MN1
     assert Timeframe.D1 >= Timeframe.D1 > Timeframe.m1
