@@ -169,8 +169,8 @@ def read_candles(
         if malformed and len(rows["t"]) == 0:
             _refuse_if_nothing_is_readable(connection, table, malformed[0])
     except duckdb.Error as error:
-        kind = path.suffix.removeprefix(".")
-        raise PermanentError(f"{path}: expected a {kind} file, found: {_first_line(error)}") from error
+        wanted = "a Parquet file" if path.suffix == ".parquet" else "a CSV file with one kind of line end"
+        raise PermanentError(f"{path}: expected {wanted}, found: {_first_line(error)}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise PermanentError(f"{path}: expected a readable file in UTF-8, found: {_first_line(error)}") from error
     times = rows.pop("t").astype(TIME_UNIT)

@@ -130,6 +130,9 @@ def test_since_is_included_and_until_is_not(venue: FakeBinance, tmp_path: Path) 
     assert len(one(source, "2024-06-01T11:00", "2024-06-01T11:01")) == 1
     assert len(one(source, "2024-06-01T11:00:00.000001", "2024-06-01T11:01")) == 0
     assert len(one(source, "2024-06-01T11:00", "2024-06-01T11:01:00.000001")) == 2
+    # Both ends of the venue's own range are included.
+    ends = [int(asked.query["endTime"]) % 60_000 for asked in venue.asked if "endTime" in asked.query]
+    assert ends == [59_999, 59_999, 0]
 
 
 @pytest.mark.parametrize("cap", [1000, 400, 7])
@@ -367,6 +370,15 @@ def test_a_ban_of_hours_ends_the_fetch_at_once_and_no_later_one_knocks(venue: Fa
     asked = len(venue.asked)
     assert all(end.error for end in ends_of(source_at(venue, tmp_path), asking("2024-06-01T11:50", NOW)).values())
     assert len(venue.asked) == asked
+
+
+def test_a_ban_that_does_not_say_how_long_it_lasts_is_taken_for_the_shortest(
+    venue: FakeBinance, tmp_path: Path
+) -> None:
+    source = source_at(venue, tmp_path)
+    venue.fail(fake.banned(None), times=99, path="klines")
+    assert "another 120 s" in str(error_of(source))
+    assert len(venue.pages) == 1
 
 
 def test_while_one_request_is_slowed_down_nobody_else_asks(venue: FakeBinance, tmp_path: Path) -> None:

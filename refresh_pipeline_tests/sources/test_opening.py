@@ -212,11 +212,11 @@ def test_malformed_rows_are_told_once_with_the_series_that_was_wanted() -> None:
 
 
 def test_a_source_that_breaks_off_gives_whole_bars_and_its_error() -> None:
-    venue = Venue(breaks_at="2024-06-01T11:53", chunk=10)
-    got = list(fetch(venue, market(), [request(Timeframe.m5, "2024-06-01T11:40")], NOW))
+    venue = Venue(breaks_at="2024-06-01T08:53", chunk=10)
+    got = list(fetch(venue, market(), [request(Timeframe.m5, "2024-06-01T08:40")], NOW))
     assert [str(at) for each in got for at in each.candles.open_time.astype("datetime64[m]")] == [
-        "2024-06-01T11:40",
-        "2024-06-01T11:45",
+        "2024-06-01T08:40",
+        "2024-06-01T08:45",
     ]
     assert [bool(each.error) for each in got if each.last] == [True]
 
