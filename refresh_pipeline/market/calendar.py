@@ -43,6 +43,13 @@ class Calendar(ABC):
     def is_open(self, times: Times) -> NDArray[np.bool_]:
         """Whether the market trades at each instant."""
 
+    @abstractmethod
+    def _bars_before(self, timeframe: Timeframe, times: Times) -> NDArray[np.int64]:
+        """How many bars open before each instant, counted from wherever it suits: differences are what is used.
+
+        Counting beats listing: a series of minutes over years has millions of them.
+        """
+
     def closes(self, timeframe: Timeframe, open_times: Times) -> Times:
         """The instant at which each bar ends: where the next one on the grid begins.
 
@@ -69,9 +76,9 @@ class Calendar(ABC):
         return grid[self._has_session(timeframe, grid)]
 
     def count(self, timeframe: Timeframe, first: Times, last: np.datetime64) -> NDArray[np.int64]:
-        """How many bars to expect from each opening time of `first` to the one of `last`, both included."""
-        grid = self.open_times(timeframe, first.min(), last + np.timedelta64(1, "us"))
-        return np.maximum(len(grid) - np.searchsorted(grid, first), 0)
+        """How many bars to expect that open from each instant of `first` to `last`, both included."""
+        end = np.array([last + np.timedelta64(1, "us")], dtype=TIME_UNIT)
+        return np.maximum(self._bars_before(timeframe, end) - self._bars_before(timeframe, first), 0)
 
     def last_closed(self, timeframe: Timeframe, now: np.datetime64) -> np.datetime64:
         """The opening time of the newest bar that has ended at `now`."""
@@ -118,6 +125,11 @@ class CryptoCalendar(Calendar):
         """See Calendar."""
         return np.ones(np.shape(times), dtype=bool)
 
+    def _bars_before(self, timeframe: Timeframe, times: Times) -> NDArray[np.int64]:
+        if timeframe is Timeframe.MN1:
+            return _months_begun(times)
+        return _steps_begun(times - FIRST_MONDAY, length_of(timeframe))
+
 
 class FxCalendar(Calendar):
     """Open from Sunday to Friday 17:00 New York; days begin at 17:00 New York, weeks on Sunday.
@@ -154,6 +166,16 @@ class FxCalendar(Calendar):
         into_week = (self._trading_time(np.asarray(times, dtype=TIME_UNIT)) - FIRST_SUNDAY) % (7 * DAY)
         return into_week < 5 * DAY
 
+    def _bars_before(self, timeframe: Timeframe, times: Times) -> NDArray[np.int64]:
+        trading, length = self._trading_time(np.asarray(times, dtype=TIME_UNIT)), length_of(timeframe)
+        if timeframe is Timeframe.MN1:
+            return _months_begun(trading + DAY)
+        if timeframe is Timeframe.W1:
+            return _steps_begun(trading - FIRST_SUNDAY, length)
+        weeks, into_week = np.divmod(trading - FIRST_SUNDAY, 7 * DAY)
+        bars_a_week = int(5 * DAY / length)
+        return weeks * bars_a_week + np.minimum(_steps_begun(into_week, length), bars_a_week)
+
     def _trading_time(self, utc: Times) -> Times:
         return utc + zone_offsets(self.zone, utc) - self.day_begins
 
@@ -161,6 +183,16 @@ class FxCalendar(Calendar):
         local = trading + self.day_begins
         guess = local - zone_offsets(self.zone, local)
         return local - zone_offsets(self.zone, guess)
+
+
+def _steps_begun(since: NDArray[np.timedelta64], length: np.timedelta64) -> NDArray[np.int64]:
+    """How many steps of a length have begun before each instant that lies so far from the first one's beginning."""
+    return -(-since // length)
+
+
+def _months_begun(times: Times) -> NDArray[np.int64]:
+    months = times.astype("datetime64[M]")
+    return months.astype(np.int64) + (months.astype(TIME_UNIT) < times)
 
 
 def zone_offsets(zone: str, utc: Times) -> NDArray[np.timedelta64]:

@@ -32,5 +32,7 @@ def data_age(calendar: Calendar, timeframe: Timeframe, last_open_times: Times, n
 
 def bars_behind(calendar: Calendar, timeframe: Timeframe, last_open_times: Times, now: datetime) -> NDArray[np.int64]:
     """How many candles have closed after each series' newest one."""
-    last = calendar.last_closed(timeframe, instant(now))
-    return np.maximum(calendar.count(timeframe, last_open_times, last) - 1, 0)
+    # Counted from just after it, so that a newest candle off the grid is not taken for one of them.
+    return calendar.count(
+        timeframe, last_open_times + np.timedelta64(1, "us"), calendar.last_closed(timeframe, instant(now))
+    )

@@ -161,7 +161,9 @@ def test_no_time_passes_between_an_end_and_itself():
 def on_the_grid(calendar: Calendar, timeframe: Timeframe, start: np.datetime64, end: np.datetime64) -> Times:
     """The expected bars by brute force: every bar in which a minute of the market lies."""
     before = (start - length_of(timeframe) * 2).astype("datetime64[m]")
-    every = np.arange(before, end + MINUTE, MINUTE).astype("datetime64[us]")
+    # A month may begin on a Saturday: its first minute of trading comes up to three days later.
+    after = end + np.timedelta64(3, "D")
+    every = np.arange(before, after, MINUTE).astype("datetime64[us]")
     grid = np.unique(calendar.floor(timeframe, every[calendar.is_open(every)]))
     return grid[(grid >= start) & (grid < end)]
 
