@@ -14,14 +14,14 @@ from refresh_pipeline.resources import Asked, Exports, Uploads, Venues
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
+Context = dg.AssetExecutionContext
+
 
 def market_assets(market: Market) -> list[dg.AssetsDefinition]:
     """The five assets of one market, each partitioned by instrument and timeframe, each done in one step."""
 
     @asset(Table.raw_candles, market)
-    def raw_candles(
-        context: dg.AssetExecutionContext, warehouse: Warehouse, venues: Venues, asked: Asked
-    ) -> dg.MaterializeResult:
+    def raw_candles(context: Context, warehouse: Warehouse, venues: Venues, asked: Asked) -> dg.MaterializeResult:
         now, batch = asked.moment, series_of(context, asked)
         warehouse.prepare(market)
         held = warehouse.holdings(market, batch)
@@ -30,32 +30,26 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
         return materialized(context, warehouse, market, done, now)
 
     @asset(Table.enhanced_candles, market, after=raw_candles)
-    def enhanced_candles(context: dg.AssetExecutionContext, warehouse: Warehouse, asked: Asked) -> dg.MaterializeResult:
+    def enhanced_candles(context: Context, warehouse: Warehouse, asked: Asked) -> dg.MaterializeResult:
         batch = series_left(context, asked, warehouse, market)
         done = steps.compute(warehouse, market, Table.enhanced_candles, batch)
         return materialized(context, warehouse, market, done, asked.moment)
 
     @asset(Table.indicators, market, after=enhanced_candles)
-    def indicators(context: dg.AssetExecutionContext, warehouse: Warehouse, asked: Asked) -> dg.MaterializeResult:
+    def indicators(context: Context, warehouse: Warehouse, asked: Asked) -> dg.MaterializeResult:
         batch = series_left(context, asked, warehouse, market)
         done = steps.compute(warehouse, market, Table.indicators, batch)
         return materialized(context, warehouse, market, done, asked.moment)
 
     @asset(Table.exports, market, after=indicators)
-    def exports(
-        context: dg.AssetExecutionContext, warehouse: Warehouse, files: Exports, asked: Asked
-    ) -> dg.MaterializeResult:
+    def exports(context: Context, warehouse: Warehouse, files: Exports, asked: Asked) -> dg.MaterializeResult:
         now, batch = asked.moment, series_left(context, asked, warehouse, market)
         done = steps.export(warehouse, market, files.root, batch, now)
         return materialized(context, warehouse, market, done, now)
 
     @asset(Table.uploads, market, after=exports)
     def uploads(
-        context: dg.AssetExecutionContext,
-        warehouse: Warehouse,
-        files: Exports,
-        destination: Uploads,
-        asked: Asked,
+        context: Context, warehouse: Warehouse, files: Exports, destination: Uploads, asked: Asked
     ) -> dg.MaterializeResult:
         now, batch = asked.moment, series_left(context, asked, warehouse, market)
         done = steps.upload(warehouse, market, batch, root=files.root, destination=destination.open(), now=now)

@@ -34,11 +34,18 @@ TICKS_OF_GRACE = 2
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check found: nothing is a pass."""
+    """What a check found: nothing is a pass. Of many faults there may be more than are listed."""
 
     name: str
     faults: Sequence[Fault]
     examined: int
+    is_cut_short: bool = False
+
+    @property
+    def summary(self) -> str | None:
+        """What is wrong, in a few words."""
+        at_least = "at least " if self.is_cut_short else ""
+        return f"{at_least}{len(self.faults)} of {self.examined} are not so" if self.faults else None
 
 
 def market_checks(market: Market) -> list[dg.AssetChecksDefinition]:
@@ -84,7 +91,7 @@ def result(verdict: Verdict, key: dg.AssetKey | None = None) -> dg.AssetCheckRes
         check_name=verdict.name if key else None,
         asset_key=key,
         metadata=metadata,
-        description=f"{len(verdict.faults)} of {verdict.examined} are not so" if verdict.faults else None,
+        description=verdict.summary,
     )
 
 
@@ -116,10 +123,19 @@ def raw_verdicts(warehouse: Warehouse, market: Market, now: datetime) -> list[Ve
     not_fetched, incoherent, repeated, off, behind = faults
     return [
         Verdict("every_series_was_fetched", not_fetched, len(stored)),
-        Verdict("prices_are_coherent", incoherent, candles),
-        Verdict("open_times_are_unique_and_on_the_grid", [*repeated, *off], candles),
+        Verdict("prices_are_coherent", incoherent, candles, _is_cut_short(incoherent)),
+        Verdict(
+            "open_times_are_unique_and_on_the_grid",
+            [*repeated, *off],
+            candles,
+            _is_cut_short(repeated) or _is_cut_short(off),
+        ),
         Verdict("every_series_is_fresh", behind, len(stored)),
     ]
+
+
+def _is_cut_short(faults: Sequence[Fault]) -> bool:
+    return len(faults) >= reports.EXAMPLES
 
 
 def _not_fetched(stored: Sequence[SeriesReport]) -> list[Fault]:
@@ -204,4 +220,7 @@ def _not_there(file: Exported, upload: Published | None, there: dict[str, str]) 
         return Fault(file.series, None, f"{file.path}: the destination holds something else than was uploaded")
     if upload.sha256 != file.sha256:
         return Fault(file.series, None, f"{file.path}: exported anew since it was uploaded")
+    # Somebody changed the export between writing and uploading it.
+    if upload.hash_name == "sha256" and upload.content_hash != file.sha256:
+        return Fault(file.series, None, f"{file.path}: what was uploaded is not what was exported")
     return None

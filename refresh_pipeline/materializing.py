@@ -23,10 +23,20 @@ EVERY_SERIES_FAILED = "every series failed"
 
 
 def series_of(context: dg.AssetExecutionContext, asked: Asked) -> list[Series]:
-    """The series of the run's range that were asked for; the run is marked as this process's."""
+    """The series of the run's range that were asked for; the run is marked as this process's.
+
+    Raises:
+        dagster.Failure: a series was asked for that the run's range does not hold.
+    """
     claim(context)
-    chosen = set(asked.series)
-    return [Series.from_key(key) for key in context.partition_keys if not chosen or key in chosen]
+    chosen = set(asked.series) or set(context.partition_keys)
+    if astray := sorted(chosen - set(context.partition_keys)):
+        raise dg.Failure(
+            f"the run was asked for {', '.join(astray)}, which its range of partitions does not hold: choose "
+            "partitions that do, or leave out `series` in the run's config",
+            allow_retries=False,
+        )
+    return [Series.from_key(key) for key in context.partition_keys if key in chosen]
 
 
 def series_left(context: dg.AssetExecutionContext, asked: Asked, warehouse: Warehouse, market: Market) -> list[Series]:
@@ -79,7 +89,7 @@ def _metadata(
     market: Market, done: Mapping[Series, Attempt], held: Mapping[Series, Holding], now: datetime
 ) -> dict[str, dict[str, object]]:
     """What each partition's materialization says, by partition key."""
-    entries = {series: _basics(done[series], held[series]) for series in held}
+    entries = {series: _basics(market, done[series], held[series]) for series in held}
     for timeframe in {series.timeframe for series in held}:
         stored = [s for s in held if s.timeframe is timeframe and held[s].candle_count]
         if stored:
@@ -88,9 +98,10 @@ def _metadata(
     return {series.key: entry for series, entry in entries.items()}
 
 
-def _basics(done: Attempt, held: Holding) -> dict[str, object]:
+def _basics(market: Market, done: Attempt, held: Holding) -> dict[str, object]:
     return {
         "outcome": done.outcome.value,
+        "source": market.source.kind,
         "rows_added": done.rows_added,
         "rows_revised": done.rows_revised,
         "candle_count": held.candle_count,

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 import numpy as np
-from dagster import RunsFilter
+from dagster import DagsterRunStatus, RunsFilter
 
 from refresh_pipeline.instance.orphans import going_runs
 from refresh_pipeline.market.candles import instant
@@ -13,7 +13,7 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.partitions import range_tags, whole
 
-# When a tick's run was due: the next one asks for everything that has closed since.
+# When a tick's run was due: once it has succeeded, the next one asks for everything that has closed since.
 TICK_TAG = "refresh/tick"
 EVERY_TWO_HOURS = "15 */2 * * *"
 
@@ -34,7 +34,7 @@ def market_schedules(market: Market) -> list[dg.ScheduleDefinition]:
 
 
 def refresh_schedule(market: Market) -> dg.ScheduleDefinition:
-    """Ask for one wide run of every timeframe of which a candle closed since the last tick that asked."""
+    """Ask for one wide run of every timeframe of which a candle closed since the last tick whose run succeeded."""
 
     @dg.schedule(
         name=refresh_job_name(market),
@@ -73,7 +73,7 @@ def publish_schedule(market: Market) -> dg.ScheduleDefinition:
 
 
 def request_for(market: Market, previous: datetime | None, now: datetime) -> dg.RunRequest | dg.SkipReason:
-    """The run that a tick asks for, given the last tick that asked."""
+    """The run that a tick asks for, given the last tick whose run succeeded."""
     due = due_timeframes(market, previous, now)
     if not due:
         return dg.SkipReason(f"no candle of {market.name} has closed since {previous:%Y-%m-%d %H:%M} UTC")
@@ -94,8 +94,13 @@ def _newest_close(market: Market, timeframe: Timeframe, now: datetime) -> np.dat
 
 
 def previous_tick(instance: dg.DagsterInstance, market: Market) -> datetime | None:
-    """When the newest run that a tick asked for was due; missed ticks so need no catching up."""
-    filters = RunsFilter(job_name=refresh_job_name(market), tags={"dagster/schedule_name": refresh_job_name(market)})
+    """When the newest run was due that a tick asked for and that succeeded; missed ticks so need no catching up."""
+    # What a run that failed was asked for is asked for again, or a day's candles would wait for the next day.
+    filters = RunsFilter(
+        job_name=refresh_job_name(market),
+        tags={"dagster/schedule_name": refresh_job_name(market)},
+        statuses=[DagsterRunStatus.SUCCESS],
+    )
     runs = instance.get_runs(filters, limit=1)
     return datetime.fromisoformat(runs[0].tags[TICK_TAG]) if runs and TICK_TAG in runs[0].tags else None
 

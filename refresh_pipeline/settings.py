@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
-    JsonConfigSettingsSource,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
@@ -29,25 +29,23 @@ CATALOG = PACKAGE / "market" / "catalog"
 DAGSTER_VARIABLES = {"DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS": "1", "DAGSTER_EVENT_BATCH_SIZE": "1000"}
 
 
+PREFIX = "REFRESH_"
+
+
 class SettingsError(ValueError):
     """A setting is wrong; the message names it, what was found and what is allowed."""
-
-
-def _named(name: str) -> AliasChoices:
-    # config.json may say REFRESH_MARKETS or markets.
-    return AliasChoices(name, name.removeprefix("REFRESH_").lower())
 
 
 class Settings(BaseSettings):
     """Every setting there is, each under the name of its environment variable."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
-    data_dir: Path = Field(default=Path("data"), validation_alias=_named("REFRESH_DATA_DIR"))
-    database_path: Path | None = Field(default=None, validation_alias=_named("REFRESH_DATABASE"))
-    enabled_markets: str = Field(default="demo", validation_alias=_named("REFRESH_MARKETS"))
-    markets_dir: Path | None = Field(default=None, validation_alias=_named("REFRESH_MARKETS_DIR"))
-    upload_url: str | None = Field(default=None, validation_alias=_named("REFRESH_UPLOAD_URL"))
+    data_dir: Path = Field(default=Path("data"), validation_alias="REFRESH_DATA_DIR")
+    database_path: Path | None = Field(default=None, validation_alias="REFRESH_DATABASE")
+    enabled_markets: str = Field(default="demo", validation_alias="REFRESH_MARKETS")
+    markets_dir: Path | None = Field(default=None, validation_alias="REFRESH_MARKETS_DIR")
+    upload_url: str | None = Field(default=None, validation_alias="REFRESH_UPLOAD_URL")
     dropbox_refresh_token: SecretStr | None = Field(default=None, validation_alias="DROPBOX_REFRESH_TOKEN")
     dropbox_app_key: SecretStr | None = Field(default=None, validation_alias="DROPBOX_APP_KEY")
     dropbox_app_secret: SecretStr | None = Field(default=None, validation_alias="DROPBOX_APP_SECRET")
@@ -66,7 +64,7 @@ class Settings(BaseSettings):
         return (
             init_settings,
             env_settings,
-            JsonConfigSettingsSource(settings_cls, json_file=home / ".refresh" / "config.json"),
+            InitSettingsSource(settings_cls, _config_file(home / ".refresh" / "config.json")),
             DotEnvSettingsSource(settings_cls, env_file=(home / ".env", Path(".env"))),
         )
 
@@ -106,15 +104,41 @@ def load_settings(**chosen: Any) -> Settings:
     """Settings from every place they may be in; `chosen` are the command line's.
 
     Raises:
-        SettingsError: a value is not of its kind, or ~/.refresh/config.json is not readable as JSON.
+        SettingsError: a value is not of its kind, or ~/.refresh/config.json cannot be read.
     """
+    fields = Settings.model_fields
+    given = {str(fields[name].validation_alias): value for name, value in chosen.items() if value is not None}
     try:
-        return Settings(**{name: value for name, value in chosen.items() if value is not None})
+        return Settings(**given)
     except ValidationError as error:
-        faults = [f"{fault['loc'][0]}: found {fault['input']!r}; {fault['msg']}" for fault in error.errors()]
-        raise SettingsError("\n".join(faults)) from error
-    except json.JSONDecodeError as error:
-        raise SettingsError(f"~/.refresh/config.json: not readable as JSON: {error}") from error
+        raise SettingsError("\n".join(_explained(fault) for fault in error.errors())) from None
+
+
+def _explained(fault: Any) -> str:
+    name = str(fault["loc"][0])
+    # What is not our own setting is somebody's credential.
+    found = repr(fault["input"]) if name.startswith(PREFIX) else "a value that is not shown"
+    return f"{name}: found {found}; {fault['msg']}"
+
+
+def _config_file(file: Path) -> dict[str, Any]:
+    """What the user's config.json says; REFRESH_MARKETS may be called markets in it."""
+    if not file.is_file():
+        return {}
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{file}: not readable as JSON: {error}") from error
+    if not isinstance(said, dict):
+        raise SettingsError(
+            f'{file}: found {type(said).__name__}, allowed: an object, for instance {{"markets": "demo"}}'
+        )
+    names = {_short(str(field.validation_alias)): field.validation_alias for field in Settings.model_fields.values()}
+    return {str(names.get(_short(name), name)): value for name, value in said.items() if value is not None}
+
+
+def _short(name: str) -> str:
+    return name.upper().removeprefix(PREFIX)
 
 
 def load_markets(settings: Settings) -> list[Market]:
@@ -124,6 +148,8 @@ def load_markets(settings: Settings) -> list[Market]:
         MarketError: a file is wrong or not there; the message names file, key, what was found and what is allowed.
     """
     files = market_files(settings)
+    if not settings.market_names:
+        raise MarketError(f"REFRESH_MARKETS: found {settings.enabled_markets!r}, allowed: {', '.join(sorted(files))}")
     return [_load(name, files) for name in dict.fromkeys(settings.market_names)]
 
 
@@ -139,14 +165,17 @@ def _load(name: str, files: Mapping[str, Path]) -> Market:
     if name not in files:
         raise MarketError(f"REFRESH_MARKETS: found {name!r}, allowed: {', '.join(sorted(files))}")
     file = files[name]
-    market = parse_market(
-        file.read_text(encoding="utf-8"),
-        file=file.name,
-        read_universe=lambda path: (file.parent / path).read_text(encoding="utf-8"),
-    )
+    market = parse_market(_text_of(file), file=file.name, read_universe=lambda path: _text_of(file.parent / path))
     if market.name != name:
         raise MarketError(f"{file.name}: name: found {market.name!r}, allowed: {name!r}, as the file is called")
     return market
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MarketError(f"{file}: found no readable text: {error}; allowed: a file in UTF-8") from error
 
 
 def prepare_dagster(settings: Settings) -> Path:
@@ -156,15 +185,17 @@ def prepare_dagster(settings: Settings) -> Path:
     to change.
     """
     set_dagster_variables()
-    home = os.environ.get("DAGSTER_HOME")
-    if not home:
-        home = str(settings.data / "dagster")
-        os.environ["DAGSTER_HOME"] = home
-        Path(home).mkdir(parents=True, exist_ok=True)
-        own = Path(home) / "dagster.yaml"
-        if not own.exists():
-            own.write_text(shipped("dagster.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-    return Path(home)
+    chosen = os.environ.get("DAGSTER_HOME")
+    home = Path(chosen or settings.data / "dagster").expanduser().absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    # Dagster itself takes an absolute path alone.
+    os.environ["DAGSTER_HOME"] = str(home)
+    if not chosen and not (home / "dagster.yaml").exists():
+        # Another process that starts at the same time must not read half of it.
+        part = home / f"dagster.yaml.{os.getpid()}"
+        part.write_text(shipped("dagster.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+        part.replace(home / "dagster.yaml")
+    return home
 
 
 def set_dagster_variables() -> None:

@@ -90,7 +90,7 @@ def fetch_candles(
             rows_added=result.added,
             rows_revised=result.revised,
             seconds=seconds[series],
-            more={"source": source.kind, "rows_rejected": result.rejected},
+            more={"rows_rejected": result.rejected},
         )
         for series, result in stored.items()
     }
@@ -209,12 +209,14 @@ def upload(
     manifest = {each.path: each for each in warehouse.exported(market, batch)}
     outgoing = [Outgoing(root / path, path) for path in manifest]
     answers: dict[Series, list[Uploaded]] = {series: [] for series in batch}
+    known = {each.path: each for each in warehouse.uploaded(market, batch)}
     arrived: list[Published] = []
     for number, answer in enumerate(destination.upload(outgoing), start=1):
         file = manifest[answer.file.remote]
         answers[file.series].append(answer)
-        if answer.error is None:
-            arrived.append(_published(file, answer, destination))
+        # What was there already keeps the time at which it arrived.
+        if answer.error is None and (there := _published(file, answer, destination)) != known.get(file.path):
+            arrived.append(there)
         advance(Table.uploads, number, len(outgoing))
     warehouse.record_uploads(market, arrived, now)
     return {series: _upload_attempt(own) for series, own in answers.items()}

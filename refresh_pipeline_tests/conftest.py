@@ -3,10 +3,15 @@
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from refresh_pipeline_tests.worlds import World, inside
+from refresh_pipeline_tests.surroundings import inside
+
+# Most tests need no Dagster, whose import takes longer than all of them: `worlds` is imported by the first that does.
+if TYPE_CHECKING:
+    from refresh_pipeline_tests.worlds import World
 
 
 @pytest.fixture(scope="session")
@@ -27,32 +32,34 @@ def nobodys_settings(empty_folder: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def founded(tmp_path_factory: pytest.TempPathFactory) -> World:
+def founded(tmp_path_factory: pytest.TempPathFactory) -> "World":
     """A world in which nothing has happened; to be copied."""
+    from refresh_pipeline_tests.worlds import World  # noqa: PLC0415
+
     return World.founded(tmp_path_factory.mktemp("founded") / "world")
 
 
 @pytest.fixture(scope="session")
-def refreshed(tmp_path_factory: pytest.TempPathFactory, founded: World) -> World:
+def refreshed(tmp_path_factory: pytest.TempPathFactory, founded: "World") -> "World":
     """A world that was refreshed and published at NOW; to be copied."""
-    world = World.copied(founded, tmp_path_factory.mktemp("refreshed") / "world")
-    with inside(world.root):
-        assert world.run("refresh").success
-        assert world.run("publish").success
+    world = founded.copied(tmp_path_factory.mktemp("refreshed") / "world")
+    with inside(world.root), world.dagster() as instance:
+        assert world.run("refresh", instance=instance).success
+        assert world.run("publish", instance=instance).success
     return world
 
 
 @pytest.fixture
-def new_world(founded: World, tmp_path: Path) -> Iterator[World]:
+def new_world(founded: "World", tmp_path: Path) -> "Iterator[World]":
     """A world in which nothing has happened, and this process inside."""
-    world = World.copied(founded, tmp_path / "world")
+    world = founded.copied(tmp_path / "world")
     with inside(world.root):
         yield world
 
 
 @pytest.fixture
-def world(refreshed: World, tmp_path: Path) -> Iterator[World]:
+def world(refreshed: "World", tmp_path: Path) -> "Iterator[World]":
     """A world that was refreshed and published at NOW, and this process inside."""
-    world = World.copied(refreshed, tmp_path / "world")
+    world = refreshed.copied(tmp_path / "world")
     with inside(world.root):
         yield world

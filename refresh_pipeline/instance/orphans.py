@@ -2,11 +2,12 @@
 
 import os
 import socket
+from pathlib import Path
 
 import dagster as dg
 from dagster import DagsterRunStatus, RunsFilter
 
-# Which process works on a run: host and process id, written by the run itself.
+# Which process works on a run, written by the run itself: host, process id and, where the system tells, its beginning.
 PROCESS_TAG = "refresh/process"
 
 GOING = [
@@ -20,7 +21,7 @@ GOING = [
 
 def this_process() -> str:
     """The tag's value for the process that asks."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    return f"{socket.gethostname()}:{os.getpid()}:{_began(os.getpid())}"
 
 
 def claim(context: dg.AssetExecutionContext) -> None:
@@ -40,9 +41,24 @@ def going_runs(instance: dg.DagsterInstance, job_name: str) -> list[dg.DagsterRu
 
 
 def _is_orphan(run: dg.DagsterRun) -> bool:
-    host, _, pid = run.tags.get(PROCESS_TAG, "").rpartition(":")
+    host, pid, began = (*run.tags.get(PROCESS_TAG, "").split(":"), "", "")[:3]
     # Of another machine's processes nothing is known here.
-    return host == socket.gethostname() and pid.isdigit() and not _is_alive(int(pid))
+    return host == socket.gethostname() and pid.isdigit() and _began(int(pid)) != began
+
+
+def _began(pid: int) -> str | None:
+    """When a living process began, in the system's own count, or nothing where it does not tell; None for a dead one.
+
+    After a reboot another process may well have the same id, but it did not begin at the same moment.
+    """
+    if not Path("/proc/self/stat").exists():
+        return "" if _is_alive(pid) else None
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    # A zombie is dead; its parent has not asked yet.
+    return None if state in "ZX" else fields[18]
 
 
 def _is_alive(pid: int) -> bool:

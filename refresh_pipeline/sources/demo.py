@@ -254,8 +254,6 @@ def _pieces(windows: Iterable[Window], size: int) -> Iterator[tuple[int, int]]:
     """The minutes that any window needs, each once, in order, in pieces of a bounded size."""
     done = None
     for window in sorted(windows, key=lambda window: window.start):
-        if window.start == window.end:
-            continue
         start = window.start if done is None else max(window.start, done)
         for first in range(start, window.end, size):
             yield first, min(first + size, window.end)

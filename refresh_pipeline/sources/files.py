@@ -34,7 +34,7 @@ from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceErr
 
 TIME_COLUMNS = ("open_time", "time", "timestamp", "datetime", "date")
 DELIMITERS = ",;\t|"
-# Characters; what is no CSV file may have no second line.
+# In bytes; what is no CSV file may have no second line.
 LONGEST_HEADER = 1 << 16
 # In microseconds.
 DAY = 86_400_000_000
@@ -179,7 +179,7 @@ def read_candles(
 
 def _parquet_table(connection: duckdb.DuckDBPyConnection, path: Path) -> Table:
     described = connection.execute("describe select * from read_parquet(?)", [str(path)]).fetchall()
-    columns = _first_of_each([(name, '"' + name.replace('"', '""') + '"') for name, *_ in described])
+    columns = _first_of_each([(name, f'"{name}"') for name, *_ in described])
     types = _first_of_each([(name, kind) for name, kind, *_ in described])
     name = _time_column(path, columns)
     scan = "read_parquet($path)"
@@ -191,8 +191,8 @@ def _parquet_table(connection: duckdb.DuckDBPyConnection, path: Path) -> Table:
 
 
 def _csv_table(path: Path) -> Table:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        line = lines.readline(LONGEST_HEADER)
+    with path.open("rb") as lines:
+        line = next(iter(lines.readline(LONGEST_HEADER).decode("utf-8-sig").splitlines()), "")
     # DuckDB's own guess looks at the rows as well, and takes a ragged file for one with a single column.
     delimiter = max(DELIMITERS, key=line.count)
     names = next(csv.reader([line], delimiter=delimiter), [])

@@ -12,6 +12,9 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 SHORTEST_WAIT = 0.002
 LONGEST_WAIT = 0.2
 PATIENCE = 60.0
+# What DuckDB says where another process has the file, and where this one has it open for the other purpose (to read or
+# to write). Whole phrases: a damaged block is no lock, nor is a folder of that name.
+HELD = ("Could not set lock on file", "with a different configuration than existing connections")
 
 
 class WarehouseBusy(TimeoutError):
@@ -19,7 +22,7 @@ class WarehouseBusy(TimeoutError):
 
 
 class WarehouseUnreadable(RuntimeError):
-    """The database file is there, but DuckDB cannot open it."""
+    """DuckDB cannot open the database file, and waiting does not help."""
 
 
 @contextmanager
@@ -30,10 +33,13 @@ def connect(
 
     Raises:
         WarehouseBusy: another process held the file's lock for `patience` seconds.
-        WarehouseUnreadable: the file is damaged, of a newer DuckDB, or not to be opened.
+        WarehouseUnreadable: the file is damaged, of a newer DuckDB, missing (to read), or not to be opened.
     """
     connection = _opened(database, read_only, patience, config or {})
     try:
+        # Every array of objects of ours is text. Guessing that from a sample fails in DuckDB 1.5 where the sample
+        # happens to hold nulls alone.
+        connection.execute("set pandas_analyze_sample = 0")
         yield connection
     finally:
         connection.close()
@@ -57,7 +63,7 @@ def _opened(database: str, read_only: bool, patience: float, config: dict[str, s
     if not read_only:
         Path(database).parent.mkdir(parents=True, exist_ok=True)
     waiting = Retrying(
-        retry=retry_if_exception(_is_locked),
+        retry=retry_if_exception(_is_held),
         wait=wait_random_exponential(multiplier=SHORTEST_WAIT, max=LONGEST_WAIT),
         stop=stop_after_delay(patience),
         reraise=True,
@@ -65,10 +71,10 @@ def _opened(database: str, read_only: bool, patience: float, config: dict[str, s
     try:
         return waiting(duckdb.connect, database, read_only=read_only, config=config)
     except duckdb.Error as error:
-        if _is_locked(error):
+        if _is_held(error):
             raise WarehouseBusy(
-                f"wanted to open {database}, waited {patience:g} s, and another process still holds its lock: "
-                f"{_first_line(error)}. Close the program that keeps it open (a reader must come and go as well)."
+                f"wanted to open {database}, waited {patience:g} s, and it is still held: {_first_line(error)}. "
+                "Close the program that keeps it open (a reader must come and go as well)."
             ) from error
         raise WarehouseUnreadable(
             f"wanted to open {database}, DuckDB {duckdb.__version__} says: {_first_line(error)}. "
@@ -76,9 +82,9 @@ def _opened(database: str, read_only: bool, patience: float, config: dict[str, s
         ) from error
 
 
-def _is_locked(error: BaseException) -> bool:
-    return isinstance(error, duckdb.IOException) and "lock" in str(error).lower()
+def _is_held(error: BaseException) -> bool:
+    return isinstance(error, duckdb.Error) and any(phrase in str(error) for phrase in HELD)
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".!")

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Computation
+from refresh_pipeline.market.candles import TIME_UNIT
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.warehouse.schema import KEY, Table, candle_columns, qualified
-from refresh_pipeline.warehouse.staging import arrays_of, numbered, registered
-from refresh_pipeline.warehouse.tail import CELLS_AT_ONCE, Connect, Stale
+from refresh_pipeline.warehouse.raw import mark_stale
+from refresh_pipeline.warehouse.schema import Table, candle_columns, qualified
+from refresh_pipeline.warehouse.staging import arrays_of, numbered, registered, texts
+from refresh_pipeline.warehouse.tail import CELLS_AT_ONCE, Connect, Stale, same_mark, settle
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ def rows_to_export(
         counts = _row_counts(connection, market.name, batch)
     chunk_no = np.cumsum(counts * columns) // CELLS_AT_ONCE
     for number in np.unique(chunk_no):
-        chunk = [batch[index] for index in np.flatnonzero(chunk_no == number)]
+        chunk = [series for series, its_chunk in zip(batch, chunk_no, strict=True) if its_chunk == number]
         yield from _chunk_rows(connect, market, computations, chunk)
 
 
@@ -72,45 +74,50 @@ def _row_counts(connection: duckdb.DuckDBPyConnection, market: str, batch: Seque
 def _chunk_rows(
     connect: Connect, market: Market, computations: Collection[Computation], chunk: Sequence[Series]
 ) -> Iterator[tuple[Series, dict[str, NDArray]]]:
-    own = [f'{each.name}."{column.name}"' for each in computations for column in each.columns]
-    enhanced = next(each for each in computations if each.carries_candles)
-    joins = " ".join(
-        f"left join {qualified(market.name, Table(each.name))} {each.name} on {_same_candle(each.name, enhanced.name)}"
-        for each in computations
-        if each is not enhanced
-    )
     with connect() as connection, registered(connection, "wanted", numbered(chunk)):
-        listed = ", ".join(
-            [f'{enhanced.name}."{name}"' for name in ("open_time", *candle_columns(market.two_sided))] + own
-        )
-        rows = arrays_of(
-            connection,
-            f"select w.series_no, {listed} from {qualified(market.name, Table(enhanced.name))} {enhanced.name} "
-            f"join wanted w on {enhanced.name}.instrument = w.instrument and {enhanced.name}.timeframe = w.timeframe "
-            f"{joins} order by w.series_no, {enhanced.name}.open_time",
-        )
+        rows = arrays_of(connection, _joined_tables(market, computations))
     starts = np.searchsorted(rows.pop("series_no"), np.arange(len(chunk) + 1))
     for number, series in enumerate(chunk):
         yield series, {name: values[starts[number] : starts[number + 1]] for name, values in rows.items()}
 
 
-def _same_candle(left: str, right: str) -> str:
-    return " and ".join(f"{left}.{key} = {right}.{key}" for key in KEY)
+def _joined_tables(market: Market, computations: Collection[Computation]) -> str:
+    carrier = next(each for each in computations if each.carries_candles)
+    candles = [f'{carrier.name}."{name}"' for name in ("open_time", *candle_columns(market.two_sided))]
+    own = [f'{each.name}."{column.name}"' for each in computations for column in each.columns]
+    # Each table is narrowed by itself: the join alone would read all of the second table for every chunk.
+    narrowed = ", ".join(
+        f"{each.name} as (select t.*, w.series_no from {qualified(market.name, Table(each.name))} t "
+        "join wanted w using (instrument, timeframe))"
+        for each in computations
+    )
+    joins = " ".join(f"left join {each.name} using (series_no, open_time)" for each in computations if each != carrier)
+    return (
+        f"with {narrowed} select {carrier.name}.series_no, {', '.join(candles + own)} from {carrier.name} {joins} "
+        f"order by {carrier.name}.series_no, {carrier.name}.open_time"
+    )
 
 
 def write_exports(
     connection: duckdb.DuckDBPyConnection, market: str, exported: Sequence[Exported], stale: Stale, now: datetime
 ) -> None:
-    """Replace the manifest rows of these files, and settle the series as far as they were read."""
+    """Replace the manifest rows of these files, and settle the series that have not changed since they were read.
+
+    Where they have changed, or somebody else settled them, these files may be older than what was there: such series
+    are marked again.
+    """
     _replace_manifest(connection, qualified(market, Table.exports), exported, {"exported_at": now})
     written = {each.series for each in exported}
     done = stale.take(np.array([series in written for series in stale.series], dtype=bool))
-    with registered(connection, "done", numbered(done.series, changes=done.changes)):
+    with registered(connection, "done", numbered(done.series, since=done.since, mark=done.marks)):
         connection.execute(
-            f"delete from {qualified(market, Table.stale)} s using done d where s.asset = ? "
-            "and s.instrument = d.instrument and s.timeframe = d.timeframe and s.changes = d.changes",
+            f"create temp table touched as select d.* from done d anti join {qualified(market, Table.stale)} s "
+            f"on s.asset = ? and {same_mark('s', 'd')}",
             [Table.exports.value],
         )
+        settle(connection, market, Table.exports, made="done")
+        mark_stale(connection, market, [Table.exports])
+        connection.execute("drop table touched")
 
 
 def write_uploads(
@@ -151,7 +158,7 @@ def _replace_manifest(
     if not files:
         return
     rows = [_manifest_row(each) | more for each in files]
-    columns = {name: np.array([row[name] for row in rows], dtype=_kind(rows[0][name])) for name in rows[0]}
+    columns = {name: _array([row[name] for row in rows]) for name in rows[0]}
     listed = ", ".join(columns)
     with registered(connection, "files", columns):
         connection.execute(
@@ -161,12 +168,12 @@ def _replace_manifest(
         connection.execute(f"insert into {table} ({listed}) select {listed} from files")
 
 
-def _manifest_row(file: Exported | Published) -> dict[str, object]:
+def _manifest_row(file: Exported | Published) -> dict[str, Any]:
     row = {name: value for name, value in asdict(file).items() if name != "series"}
     return {"instrument": file.series.instrument, "timeframe": file.series.timeframe.value} | row
 
 
-def _kind(value: object) -> str:
-    if isinstance(value, datetime):
-        return "datetime64[us]"
-    return "int64" if isinstance(value, int) else "object"
+def _array(values: Sequence[Any]) -> NDArray:
+    if isinstance(values[0], str):
+        return texts(values)
+    return np.array(values, dtype=TIME_UNIT if isinstance(values[0], datetime) else np.int64)

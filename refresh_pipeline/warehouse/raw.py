@@ -8,10 +8,12 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from refresh_pipeline.market.candles import CANDLE_COLUMNS, MALFORMED, Candles, Malformed, faults, instant
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, MALFORMED, Candles, faults, instant
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.warehouse.schema import Table, qualified
-from refresh_pipeline.warehouse.staging import Arrays, arrays_of, numbered, registered, text_or_null
+from refresh_pipeline.warehouse.staging import Arrays, arrays_of, numbered, registered, texts
+
+NO_OPEN_TIME = "open_time is missing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,29 +30,31 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """Arrivals of many series behind one another, each candle once, with the reason why it must not be stored."""
+    """Arrivals of many series behind one another: candles to store, each once, and what must not be stored, with why.
+
+    `good` holds series_no, open_time and the candle columns; `bad` the same, a reason, and the text of malformed rows.
+    """
 
     series: Sequence[Series]
-    rows: Arrays
-    malformed: Sequence[tuple[Series, Malformed]]
+    good: Arrays
+    bad: Arrays
 
     @classmethod
     def of(cls, arrivals: Mapping[Series, Candles], columns: Sequence[str]) -> "Staged":
-        """Stack, keep the last of several with the same open_time, and look for faults, all series at once."""
-        series = list(arrivals)
+        """Stack, look for faults, and keep the last of several good candles with one open_time; all series at once."""
         counts = np.array([len(candles) for candles in arrivals.values()], dtype=np.int64)
-        series_no = np.repeat(np.arange(len(series), dtype=np.int32), counts)
+        series_no = np.repeat(np.arange(len(arrivals), dtype=np.int32), counts)
         stacked = Candles.concatenated([_with_columns(candles, columns) for candles in arrivals.values()])
-        keep = _last_of_each(series_no, stacked.open_time)
-        series_no, stacked = series_no[keep], stacked.where(keep)
-        rows = {
-            "series_no": series_no,
-            "open_time": stacked.open_time,
-            **stacked.columns,
-            "reason": faults(stacked, series_no),
-        }
-        malformed = [(each, row) for each, candles in arrivals.items() for row in candles.malformed]
-        return cls(series, rows, malformed)
+        reason = np.where(np.isnat(stacked.open_time), NO_OPEN_TIME, faults(stacked, series_no))
+        rows = {"series_no": series_no, "open_time": stacked.open_time, **stacked.columns}
+        is_bad = np.array([each is not None for each in reason], dtype=bool)
+        good = {name: values[~is_bad] for name, values in rows.items()}
+        last = _last_of_each(good["series_no"], good["open_time"])
+        return cls(
+            list(arrivals),
+            {name: values[last] for name, values in good.items()},
+            _rejected({name: values[is_bad] for name, values in rows.items()}, reason[is_bad], arrivals),
+        )
 
 
 def _with_columns(candles: Candles, columns: Sequence[str]) -> Candles:
@@ -65,6 +69,20 @@ def _last_of_each(series_no: NDArray[np.int32], open_time: NDArray[np.datetime64
     return order[np.append(~same_as_next, True)] if len(order) else order
 
 
+def _rejected(candles: Arrays, reason: NDArray[np.object_], arrivals: Mapping[Series, Candles]) -> Arrays:
+    malformed = [(number, row) for number, each in enumerate(arrivals.values()) for row in each.malformed]
+    nothing = {
+        "series_no": np.array([number for number, _ in malformed], dtype=np.int32),
+        "open_time": np.full(len(malformed), np.datetime64("NaT"), dtype="datetime64[us]"),
+    }
+    unknown = np.full(len(malformed), np.nan)
+    rows = {name: np.concatenate([values, nothing.get(name, unknown)]) for name, values in candles.items()}
+    return rows | {
+        "reason": texts([*reason, *(f"{MALFORMED}: {row.reason}" for _, row in malformed)]),
+        "received": texts([*[None] * len(reason), *(row.text for _, row in malformed)]),
+    }
+
+
 def store(
     connection: duckdb.DuckDBPyConnection, market: str, staged: Staged, source: str, now: datetime
 ) -> dict[Series, Stored]:
@@ -72,127 +90,142 @@ def store(
 
     A candle that is there already with the same numbers is left alone, its fetched_at too.
     """
-    columns = [name for name in staged.rows if name not in ("series_no", "open_time", "reason")]
-    with registered(connection, "staged", staged.rows), registered(connection, "wanted", numbered(staged.series)):
-        connection.execute(_ARRIVING.format(raw=qualified(market, Table.raw_candles), **_lists(columns)))
-        at = {"now": instant(now).astype(datetime), "source": source}
-        for statement in (_REVISIONS, _REPLACED, _INSERT, _REJECT, _SERIES_STALE):
-            _run(connection, statement, market, columns, at)
-        changed = _counted(connection, staged.series)
-        _update_series(connection, market)
-        connection.execute("drop table arriving")
-    for series, row in staged.malformed:
-        changed[series] += Stored(rejected=_reject_malformed(connection, market, series, row, at))
-    return changed
+    sql = _Statements(connection, market, {"now": instant(now).astype(datetime), "source": source})
+    rejected = np.bincount(staged.bad["series_no"], minlength=len(staged.series))
+    added = revised = np.zeros(len(staged.series), dtype=np.int64)
+    with registered(connection, "wanted", numbered(staged.series)):
+        if rejected.any():
+            with registered(connection, "bad", staged.bad):
+                sql.run(_REJECT)
+        if len(staged.good["open_time"]):
+            added, revised = _store_good(sql, staged)
+    counts = zip(added.tolist(), revised.tolist(), rejected.tolist(), strict=True)
+    return {series: Stored(*each) for series, each in zip(staged.series, counts, strict=True)}
 
 
-def _lists(columns: Sequence[str]) -> dict[str, str]:
-    return {
-        "columns": ", ".join(f'"{name}"' for name in columns),
-        "values": ", ".join(f'{text_or_null(name)} as "{name}"' for name in columns),
-        "old": ", ".join(f'r."{name}"' for name in columns),
-        "differs": " or ".join(f'a."{name}" is distinct from r."{name}"' for name in columns),
-    }
+@dataclass(frozen=True, slots=True)
+class _Statements:
+    """What every statement needs: where it runs, whose tables it means, and the values it may name."""
+
+    connection: duckdb.DuckDBPyConnection
+    market: str
+    values: Mapping[str, object]
+
+    def run(self, statement: str, **lists: str) -> None:
+        """Execute a statement whose braces name tables and lists of columns."""
+        tables = {table.value: qualified(self.market, table) for table in Table}
+        text = statement.format(**tables, candle_list=", ".join(CANDLE_COLUMNS), **lists)
+        self.connection.execute(text, {name: value for name, value in self.values.items() if f"${name}" in text})
 
 
-def _run(
-    connection: duckdb.DuckDBPyConnection, statement: str, market: str, columns: Sequence[str], at: Mapping[str, object]
-) -> None:
-    tables = {table.value: qualified(market, table) for table in Table}
-    text = statement.format(**tables, candle_list=", ".join(CANDLE_COLUMNS), **_lists(columns))
-    connection.execute(text, {name: value for name, value in at.items() if f"${name}" in text})
+def _store_good(sql: _Statements, staged: Staged) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many candles of each series were new, and how many had another value."""
+    columns = [name for name in staged.good if name not in ("series_no", "open_time")]
+    listed = ", ".join(columns)
+    times = staged.good["open_time"]
+    span = {"first": times.min().astype(datetime), "last": times.max().astype(datetime)}
+    with registered(sql.connection, "good", staged.good):
+        _Statements(sql.connection, sql.market, span).run(
+            _ARRIVING,
+            columns=", ".join(f"g.{name}" for name in columns),
+            differs=" or ".join(f"g.{name} is distinct from r.{name}" for name in columns),
+        )
+    added, revised = _counted(sql.connection, len(staged.series))
+    if revised.any():
+        sql.run(_KEEP_OLD, columns=listed, old=", ".join(f"r.{name}" for name in columns))
+        sql.run(_REMOVE_OLD)
+    if added.any() or revised.any():
+        sql.run(_INSERT, columns=listed)
+        _update_series(sql)
+    sql.run("drop table arriving")
+    return added, revised
 
 
-# One look at what is stored decides, for every arriving candle, whether it is new, another value, or nothing new. The
-# bound on time lets DuckDB skip all row groups but the newest.
+# One look at what is stored leaves, of all candles that arrived, those that are new or have another value. Bounds given
+# as values let DuckDB skip all row groups but the newest.
 _ARRIVING = """
 create temp table arriving as
-with a as (select w.instrument, w.timeframe, s.series_no, s.open_time, s.reason, {values}
-           from staged s join wanted w using (series_no)),
-     r as (select * from {raw} where open_time between (select min(open_time) from staged)
-                                                   and (select max(open_time) from staged))
-select a.*, r.open_time is null as is_new, r.open_time is not null and ({differs}) as is_revised
-from a left join r on a.instrument = r.instrument and a.timeframe = r.timeframe and a.open_time = r.open_time
+select w.series_no, w.instrument, w.timeframe, g.open_time, {columns}, r.open_time is null as is_new
+from good g join wanted w using (series_no)
+left join (select * from {raw_candles} where open_time between $first and $last) r
+  on r.instrument = w.instrument and r.timeframe = w.timeframe and r.open_time = g.open_time
+where r.open_time is null or {differs}
 """
 
-_REVISIONS = """
+_KEEP_OLD = """
 insert into {raw_candle_revisions} (instrument, timeframe, open_time, {columns}, source, fetched_at, replaced_at)
 select r.instrument, r.timeframe, r.open_time, {old}, r.source, r.fetched_at, $now
 from {raw_candles} r join arriving a using (instrument, timeframe, open_time)
-where a.reason is null and a.is_revised
+where not a.is_new
 """
 
-_REPLACED = """
+_REMOVE_OLD = """
 delete from {raw_candles} r using arriving a
-where r.instrument = a.instrument and r.timeframe = a.timeframe and r.open_time = a.open_time
-  and a.reason is null and a.is_revised
+where r.instrument = a.instrument and r.timeframe = a.timeframe and r.open_time = a.open_time and not a.is_new
 """
 
 _INSERT = """
 insert into {raw_candles} (instrument, timeframe, open_time, {columns}, source, fetched_at)
 select instrument, timeframe, open_time, {columns}, $source, $now from arriving
-where reason is null and (is_new or is_revised)
 order by open_time, instrument, timeframe
 """
 
 # The same bad candle sent again at every refresh is one row, not many.
 _REJECT = """
-insert into {rejected_candles} (instrument, timeframe, open_time, {candle_list}, reason, source, rejected_at)
-select instrument, timeframe, open_time, {candle_list}, reason, $source, $now from arriving a
-where reason is not null and not exists (
+insert into {rejected_candles}
+  (instrument, timeframe, open_time, {candle_list}, reason, received, source, rejected_at)
+select distinct w.instrument, w.timeframe, b.open_time, b.open, b.high, b.low, b.close, b.volume,
+  b.reason, b.received, $source, $now
+from bad b join wanted w using (series_no)
+where not exists (
   select 1 from {rejected_candles} x
-  where x.instrument = a.instrument and x.timeframe = a.timeframe and x.open_time = a.open_time
-    and x.reason = a.reason and x.open is not distinct from a.open and x.high is not distinct from a.high
-    and x.low is not distinct from a.low and x.close is not distinct from a.close)
+  where x.instrument = w.instrument and x.timeframe = w.timeframe and x.open_time is not distinct from b.open_time
+    and x.open is not distinct from b.open and x.high is not distinct from b.high
+    and x.low is not distinct from b.low and x.close is not distinct from b.close
+    and x.volume is not distinct from b.volume
+    and x.reason = b.reason and x.received is not distinct from b.received)
 """
 
-_SERIES_STALE = """
+_TOUCHED = """
 create temp table touched as
-select series_no, instrument, timeframe, min(open_time) as since, max(open_time) as until,
-       count(*) filter (is_new) as added
-from arriving where reason is null and (is_new or is_revised) group by all
+select instrument, timeframe, min(open_time) as since, max(open_time) as until, count(*) filter (is_new) as added
+from arriving group by all
+"""
+
+_GROWN = """
+create temp table grown as
+select t.instrument, t.timeframe, coalesce(s.candle_count, 0) + t.added as candle_count,
+  least(s.first_open_time, t.since) as first_open_time, greatest(s.last_open_time, t.until) as last_open_time
+from touched t left join {series} s using (instrument, timeframe)
 """
 
 
-def _counted(connection: duckdb.DuckDBPyConnection, series: Sequence[Series]) -> dict[Series, Stored]:
-    rows = arrays_of(
-        connection,
-        "select series_no, count(*) filter (reason is null and is_new) as added, "
-        "count(*) filter (reason is null and is_revised) as revised, "
-        "count(*) filter (reason is not null) as rejected from arriving group by series_no",
-    )
-    found = zip(*(rows[name].tolist() for name in ("series_no", "added", "revised", "rejected")), strict=True)
-    counts = {number: Stored(added, revised, rejected) for number, added, revised, rejected in found}
-    return {each: counts.get(number, Stored()) for number, each in enumerate(series)}
+def _counted(connection: duckdb.DuckDBPyConnection, series_count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    rows = arrays_of(connection, "select series_no, is_new from arriving")
+    numbers = rows["series_no"], rows["series_no"][rows["is_new"]]
+    arrived, added = (np.bincount(each, minlength=series_count) for each in numbers)
+    return added, arrived - added
 
 
-def _update_series(connection: duckdb.DuckDBPyConnection, market: str) -> None:
-    series = qualified(market, Table.series)
-    connection.execute(
-        "create temp table grown as "
-        "select t.instrument, t.timeframe, coalesce(s.candle_count, 0) + t.added as candle_count, "
-        "least(s.first_open_time, t.since) as first_open_time, greatest(s.last_open_time, t.until) as last_open_time "
-        f"from touched t left join {series} s using (instrument, timeframe)"
-    )
-    connection.execute(
-        f"delete from {series} s using grown g where s.instrument = g.instrument and s.timeframe = g.timeframe"
-    )
-    connection.execute(f"insert into {series} by name select * from grown")
-    mark_stale(connection, market, Table.enhanced_candles)
-    connection.execute("drop table grown")
-    connection.execute("drop table touched")
+def _update_series(sql: _Statements) -> None:
+    sql.run(_TOUCHED)
+    sql.run(_GROWN)
+    sql.run("delete from {series} s using grown g where s.instrument = g.instrument and s.timeframe = g.timeframe")
+    sql.run("insert into {series} by name select * from grown")
+    mark_stale(sql.connection, sql.market, [Table.enhanced_candles])
+    sql.run("drop table grown")
+    sql.run("drop table touched")
 
 
-def mark_stale(connection: duckdb.DuckDBPyConnection, market: str, asset: Table) -> None:
-    """Note, for each series in the temporary table `touched`, from which candle on an asset must be made again."""
+def mark_stale(connection: duckdb.DuckDBPyConnection, market: str, assets: Sequence[Table]) -> None:
+    """Note, for each series in the temporary table `touched`, from which candle on assets must be made again."""
     stale = qualified(market, Table.stale)
     connection.execute(
         "create temp table marked as "
-        "select t.instrument, t.timeframe, $asset as asset, least(s.since, t.since) as since, "
-        "coalesce(s.changes, 0) + 1 as changes "
-        f"from touched t left join {stale} s on s.asset = $asset "
+        "select t.instrument, t.timeframe, a.asset, least(s.since, t.since) as since, uuid()::varchar as mark "
+        f"from touched t cross join (select unnest(?) as asset) a left join {stale} s on s.asset = a.asset "
         "and s.instrument = t.instrument and s.timeframe = t.timeframe",
-        {"asset": asset.value},
+        [[asset.value for asset in assets]],
     )
     connection.execute(
         f"delete from {stale} s using marked m "
@@ -200,22 +233,3 @@ def mark_stale(connection: duckdb.DuckDBPyConnection, market: str, asset: Table)
     )
     connection.execute(f"insert into {stale} by name select * from marked")
     connection.execute("drop table marked")
-
-
-def _reject_malformed(
-    connection: duckdb.DuckDBPyConnection, market: str, series: Series, row: Malformed, at: Mapping[str, object]
-) -> int:
-    rejected = qualified(market, Table.rejected_candles)
-    key = {"instrument": series.instrument, "timeframe": series.timeframe.value, "received": row.text}
-    known = connection.execute(
-        f"select 1 from {rejected} where instrument = $instrument and timeframe = $timeframe "
-        "and received = $received limit 1",
-        key,
-    ).fetchall()
-    if not known:
-        connection.execute(
-            f"insert into {rejected} (instrument, timeframe, reason, received, source, rejected_at) "
-            "values ($instrument, $timeframe, $reason, $received, $source, $now)",
-            key | {"reason": f"{MALFORMED}: {row.reason}"} | dict(at),
-        )
-    return 1

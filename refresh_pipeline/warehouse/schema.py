@@ -83,7 +83,8 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
         "run_id": "varchar",
         "attempted_at": "timestamp",
     },
-    Table.stale: SERIES_KEY | {"asset": "varchar", "since": "timestamp", "changes": "bigint"},
+    # `mark` is drawn anew at each change: who made the asset from older candles sees that it is not theirs to settle.
+    Table.stale: SERIES_KEY | {"asset": "varchar", "since": "timestamp", "mark": "varchar"},
     Table.about: {"schema_version": "integer"},
 }
 WITH_CANDLES = (Table.raw_candles, Table.raw_candle_revisions)
@@ -111,46 +112,49 @@ def ensure(
 ) -> None:
     """The market's tables as this version wants them, created or brought forward; a glance where nothing is to do.
 
-    A computed table that gains or loses a column is computed anew from its beginning at its next refresh.
+    A computed table that gains or loses a column is computed anew from its beginning at its next refresh. What was
+    stored is never dropped: the other tables keep columns that this version does not know.
 
     Raises:
         RuntimeError: a newer version of the project wrote this file.
+        ValueError: DuckDB cannot tell the market's schema from a database of the same name.
     """
-    wanted = _wanted(computations, two_sided)
+    computed = {Table(each.name): columns_of(each, two_sided) for each in computations}
+    wanted = _stored_tables(two_sided) | computed
     present = _present(connection, market)
-    if present and (version := _version(connection, market)) > SCHEMA_VERSION:
+    version = _version(connection, market) if Table.about in present else 0
+    if version > SCHEMA_VERSION:
         raise RuntimeError(
             f"the tables of market {market!r} have schema version {version}, this program knows {SCHEMA_VERSION}: "
             "use the newer version of the project that wrote them"
         )
-    if present == wanted:
+    outdated = [table for table in wanted if not _is_current(present.get(table, {}), wanted[table], table in computed)]
+    if version == SCHEMA_VERSION and not outdated:
         return
+    _reject_database_names(connection, market)
     connection.execute(f'create schema if not exists "{market}"')
-    for table, columns in wanted.items():
-        _bring_forward(connection, market, table, present.get(table), columns)
-    if not present:
-        connection.execute(f"insert into {qualified(market, Table.about)} values (?)", [SCHEMA_VERSION])
-    for computation in computations:
-        if present.get(Table(computation.name)) not in (None, wanted[Table(computation.name)]):
-            mark_all_stale(connection, market, computation.name)
+    for table in outdated:
+        _bring_forward(connection, qualified(market, table), present.get(table), wanted[table], table in computed)
+    for table in computed.keys() & set(outdated):
+        mark_all_stale(connection, market, table)
+    connection.execute(f"delete from {qualified(market, Table.about)}")
+    connection.execute(f"insert into {qualified(market, Table.about)} (schema_version) values (?)", [SCHEMA_VERSION])
 
 
-def mark_all_stale(connection: duckdb.DuckDBPyConnection, market: str, asset: str) -> None:
-    """Let every series of an asset be computed anew from its first candle."""
+def mark_all_stale(connection: duckdb.DuckDBPyConnection, market: str, asset: Table) -> None:
+    """Let every series of an asset be made anew from its first candle."""
     stale = qualified(market, Table.stale)
-    connection.execute(f"delete from {stale} where asset = ?", [asset])
+    connection.execute(f"delete from {stale} where asset = ?", [asset.value])
     connection.execute(
-        f"insert into {stale} (instrument, timeframe, asset, since, changes) "
-        f"select instrument, timeframe, ?, first_open_time, 1 from {qualified(market, Table.series)}",
-        [asset],
+        f"insert into {stale} (instrument, timeframe, asset, since, mark) "
+        f"select instrument, timeframe, ?, first_open_time, uuid()::varchar from {qualified(market, Table.series)}",
+        [asset.value],
     )
 
 
-def _wanted(computations: Sequence[Computation], two_sided: bool) -> dict[Table, dict[str, str]]:
+def _stored_tables(two_sided: bool) -> dict[Table, dict[str, str]]:
     quotes = dict.fromkeys(candle_columns(two_sided), "double")
-    fixed = {table: columns | (quotes if table in WITH_CANDLES else {}) for table, columns in FIXED_TABLES.items()}
-    computed = {Table(each.name): columns_of(each, two_sided) for each in computations}
-    return fixed | computed
+    return {table: columns | (quotes if table in WITH_CANDLES else {}) for table, columns in FIXED_TABLES.items()}
 
 
 def _present(connection: duckdb.DuckDBPyConnection, market: str) -> dict[Table, dict[str, str]]:
@@ -167,25 +171,38 @@ def _present(connection: duckdb.DuckDBPyConnection, market: str) -> dict[Table, 
 
 
 def _version(connection: duckdb.DuckDBPyConnection, market: str) -> int:
-    return connection.execute(f"select schema_version from {qualified(market, Table.about)}").fetchall()[0][0]
+    rows = connection.execute(f"select max(schema_version) from {qualified(market, Table.about)}").fetchall()
+    return rows[0][0] or 0
+
+
+def _is_current(present: dict[str, str], wanted: dict[str, str], is_computed: bool) -> bool:
+    return present == wanted if is_computed else wanted.items() <= present.items()
+
+
+def _reject_database_names(connection: duckdb.DuckDBPyConnection, market: str) -> None:
+    names = [row[0].lower() for row in connection.execute("select database_name from duckdb_databases()").fetchall()]
+    if market in names:
+        raise ValueError(
+            f"a market called {market!r} needs a schema of that name, and DuckDB has a database called so (a file is a "
+            "database by the name of its stem): call the database file, or the market, something else"
+        )
 
 
 def _bring_forward(
     connection: duckdb.DuckDBPyConnection,
-    market: str,
-    table: Table,
+    name: str,
     present: dict[str, str] | None,
     wanted: dict[str, str],
+    is_computed: bool,
 ) -> None:
-    name = qualified(market, table)
     if present is None:
         body = ", ".join(f'"{column}" {kind}' for column, kind in wanted.items())
         connection.execute(f"create table {name} ({body})")
         return
-    for column in present.keys() - wanted.keys():
+    for column in present.keys() - wanted.keys() if is_computed else ():
         connection.execute(f'alter table {name} drop column "{column}"')
     for column, kind in wanted.items():
-        if present.get(column) not in (None, kind):
-            connection.execute(f'alter table {name} alter column "{column}" type {kind}')
-        elif column not in present:
+        if column not in present:
             connection.execute(f'alter table {name} add column "{column}" {kind}')
+        elif present[column] != kind:
+            connection.execute(f'alter table {name} alter column "{column}" type {kind}')

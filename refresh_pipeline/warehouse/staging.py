@@ -1,7 +1,8 @@
 """Arrays into DuckDB and out of it: registered as they are, never row by row, NULL on one side and NaN on the other."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -14,7 +15,7 @@ Arrays = Mapping[str, NDArray]
 
 @contextmanager
 def registered(connection: duckdb.DuckDBPyConnection, name: str, arrays: Arrays) -> Iterator[None]:
-    """The arrays as a view of that name, for as long as the block runs."""
+    """The arrays as a view of that name, for as long as the block runs; NaN, NaT and None become NULL."""
     # DuckDB 1.5 reads the numbers under a mask, so masks must not get this far.
     connection.register(name, {column: plain(values) for column, values in arrays.items()})
     try:
@@ -29,10 +30,20 @@ def numbered(series: Sequence[Series], **more: NDArray) -> dict[str, NDArray]:
     """Series by their number in a batch, to join rows to names: one row a series, and whatever else is given."""
     return {
         "series_no": np.arange(len(series), dtype=np.int32),
-        "instrument": np.array([each.instrument for each in series], dtype=object),
-        "timeframe": np.array([each.timeframe.value for each in series], dtype=object),
+        "instrument": texts(each.instrument for each in series),
+        "timeframe": texts(each.timeframe.value for each in series),
         **more,
     }
+
+
+def texts(values: Iterable[str | None]) -> NDArray[np.object_]:
+    """Texts as an array; half a surrogate, which a venue's JSON may hold and DuckDB chokes on, becomes a ?.
+
+    >>> texts(["a", None, chr(0xD800)]).tolist()
+    ['a', None, '?']
+    """
+    encodable = [None if each is None else each.encode("utf-8", "replace").decode("utf-8") for each in values]
+    return np.array(encodable, dtype=object)
 
 
 def arrays_of(connection: duckdb.DuckDBPyConnection, statement: str, parameters: object = None) -> dict[str, NDArray]:
@@ -41,22 +52,13 @@ def arrays_of(connection: duckdb.DuckDBPyConnection, statement: str, parameters:
     return {name: plain(values) for name, values in answer.items()}
 
 
-def plain(values: NDArray) -> NDArray:
-    """An array without a mask: NaN, NaT or None where it was masked."""
-    if not isinstance(values, np.ma.MaskedArray):
+def plain(values: Any) -> NDArray:
+    """An array without a mask: NaN, NaT or None where it was masked; whole numbers with a mask become float64."""
+    if not np.ma.is_masked(values):
         return np.asarray(values)
     if values.dtype == object:
         # filled(None) would take numpy's own filler, a question mark.
-        filled = np.where(np.ma.getmaskarray(values), None, values.data)
-    elif values.dtype.kind == "M":
-        filled = values.filled(np.datetime64("NaT", "us"))
-    elif np.ma.is_masked(values):
-        filled = values.astype(np.float64).filled(np.nan)
-    else:
-        filled = values.data
-    return np.asarray(filled)
-
-
-def text_or_null(column: str) -> str:
-    """SQL for a number that is NULL where the array holds NaN."""
-    return f'case when isnan("{column}") then null else "{column}" end'
+        return np.array(values.tolist(), dtype=object)
+    if values.dtype.kind == "M":
+        return values.filled(np.datetime64("NaT"))
+    return values.astype(np.float64).filled(np.nan)

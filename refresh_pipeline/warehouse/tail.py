@@ -1,7 +1,7 @@
 """Computed tables kept in step with their candles: only from the first candle that changed, with what it takes before.
 
 Three moments: read (one query for all series), compute (no connection open), write (one transaction). What changed in
-between is not lost: a series stays stale unless what was read is still the latest.
+between is not lost: a series is written, and counts as made, only where what was read is still the latest.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,17 +15,21 @@ from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Bars, Computation, Values
 from refresh_pipeline.market.calendar import Calendar, length_of
-from refresh_pipeline.market.candles import Times, instant
+from refresh_pipeline.market.candles import TIME_UNIT, Floats, Times
 from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse.connection import transaction
 from refresh_pipeline.warehouse.raw import mark_stale
 from refresh_pipeline.warehouse.schema import Table, candle_columns, columns_of, qualified
-from refresh_pipeline.warehouse.staging import arrays_of, numbered, registered, text_or_null
+from refresh_pipeline.warehouse.staging import arrays_of, numbered, registered
 
 Connect = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
 
 # How many cells (rows times columns) are computed and held at once: about a quarter of a gigabyte.
 CELLS_AT_ONCE = 30_000_000
+# A little more than the calendar asks for, so that a few candles that never came do not make a second query.
+SLACK = 1.05
+LONG_WEEKEND = np.timedelta64(4 * 24 * 3600 * 1_000_000, "us")
 # The last thing that each table's rows are made from, and what is made from them.
 READS = {Table.enhanced_candles: Table.raw_candles, Table.indicators: Table.enhanced_candles}
 FEEDS = {Table.enhanced_candles: (Table.indicators, Table.exports), Table.indicators: (Table.exports,)}
@@ -33,25 +37,30 @@ FEEDS = {Table.enhanced_candles: (Table.indicators, Table.exports), Table.indica
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """Series that have work left: the first candle that changed, and how often it was marked."""
+    """Series that have work left: the first candle that changed, and the mark of its latest change."""
 
     series: Sequence[Series]
     since: Times
-    changes: NDArray[np.int64]
+    marks: NDArray[np.object_]
     candle_count: NDArray[np.int64]
     first_open_time: Times
     last_open_time: Times
 
-    def take(self, chosen: NDArray) -> "Stale":
+    def take(self, chosen: NDArray[np.bool_]) -> "Stale":
         """Some of them."""
         return Stale(
-            [self.series[number] for number in np.arange(len(self.series))[chosen]],
+            [series for series, taken in zip(self.series, chosen, strict=True) if taken],
             self.since[chosen],
-            self.changes[chosen],
+            self.marks[chosen],
             self.candle_count[chosen],
             self.first_open_time[chosen],
             self.last_open_time[chosen],
         )
+
+    @property
+    def lengths(self) -> NDArray[np.timedelta64]:
+        """The nominal length of each series' bars."""
+        return np.array([length_of(series.timeframe) for series in self.series], dtype="timedelta64[us]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +77,14 @@ def stale_series(connection: duckdb.DuckDBPyConnection, market: str, asset: Tabl
     with registered(connection, "wanted", numbered(batch)):
         rows = arrays_of(
             connection,
-            "select w.series_no, t.since, t.changes, s.candle_count, s.first_open_time, s.last_open_time "
+            "select w.series_no, t.since, t.mark, s.candle_count, s.first_open_time, s.last_open_time "
             f"from wanted w join {qualified(market, Table.stale)} t using (instrument, timeframe) "
             f"join {qualified(market, Table.series)} s using (instrument, timeframe) "
             "where t.asset = ? order by w.series_no",
             [asset.value],
         )
-    return Stale(
-        [batch[number] for number in rows["series_no"]],
-        rows["since"],
-        rows["changes"],
-        rows["candle_count"],
-        rows["first_open_time"],
-        rows["last_open_time"],
-    )
+    numbers = rows.pop("series_no")
+    return Stale([batch[number] for number in numbers], *rows.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ class TailRefresh:
     computation: Computation
     calendar: Calendar
     two_sided: bool
+    cells_at_once: int = CELLS_AT_ONCE
 
     @property
     def table(self) -> Table:
@@ -103,24 +107,37 @@ class TailRefresh:
         return Table(self.computation.name)
 
     def run(self, stale: Stale) -> dict[Series, Recomputed]:
-        """Read, compute and write, in chunks that fit in memory."""
+        """Read, compute and write, in chunks that fit in memory; gives the series that are current now.
+
+        A series that changed in the meantime, or that somebody else made current, is not written and not given.
+        """
         done: dict[Series, Recomputed] = {}
-        for chunk in _chunks(stale, self.computation):
+        for chunk in self._chunks(stale):
             bars = self._read(chunk)
             done |= self._write(chunk, bars, self.computation.compute(bars))
         return done
 
+    def _chunks(self, stale: Stale) -> list[Stale]:
+        tail = (stale.last_open_time - stale.since) // stale.lengths + 1 + self._bars_before
+        cells = np.minimum(tail, stale.candle_count) * (len(self.computation.columns) + 6)
+        chunk_no = np.cumsum(cells) // self.cells_at_once
+        return [stale.take(chunk_no == number) for number in np.unique(chunk_no)]
+
+    @property
+    def _bars_before(self) -> int:
+        """How many bars before the first change are read: those written again, and those that they look back on."""
+        return self.computation.warm_up + self.computation.repaint
+
     def _read(self, stale: Stale) -> Bars:
-        """Candles from `warm_up` bars before the first change on: bounded by time, wider where holes ate the bound."""
-        needed = self.computation.warm_up + self.computation.repaint
-        read_from = _time_of(stale, needed / self.calendar.open_share + 1)
+        """Candles from `_bars_before` bars before the first change on: bounded by time, wider where holes ate it."""
+        wanted = np.full(len(stale.series), self._bars_before * SLACK + 1)
         while True:
+            read_from = _opening_times(self.calendar, stale, wanted)
             bars = self._candles(stale, read_from)
-            short = (_rows_before(bars, stale.since) < needed) & (read_from > stale.first_open_time)
+            short = (_rows_before(bars, stale.since) < self._bars_before) & (read_from > stale.first_open_time)
             if not short.any():
                 return bars
-            # A series full of holes: read it from its beginning rather than guess again.
-            read_from = np.where(short, stale.first_open_time, read_from)
+            wanted = np.where(short, wanted * 2, wanted)
 
     def _candles(self, stale: Stale, read_from: Times) -> Bars:
         columns = candle_columns(self.two_sided)
@@ -145,51 +162,82 @@ class TailRefresh:
         carried = bars.columns if self.computation.carries_candles else {}
         rows = {"series_no": series_no[keep], "open_time": bars.open_time[keep]}
         rows |= {name: np.asarray(values)[keep] for name, values in {**carried, **computed}.items()}
-        write_from = np.where(lengths > first_row, _at(bars, bars.starts[:-1] + first_row), stale.since)
-        wanted = numbered(stale.series, write_from=write_from, since=stale.since, changes=stale.changes)
+        # Without any candle left from there on, what is removed begins with the change.
+        since = np.where(lengths > first_row, _at(bars, bars.starts[:-1] + first_row), stale.since)
         with (
             self.connect() as connection,
             transaction(connection),
             registered(connection, "staged", rows),
-            registered(connection, "wanted", wanted),
+            registered(connection, "wanted", numbered(stale.series, since=since, mark=stale.marks)),
         ):
-            before, after = self._replace(connection, write_from.min().astype(datetime))
-            _settle(connection, self.market, self.table)
+            revised = self._replace(connection, since.min().astype(datetime))
+        written = np.maximum(lengths - first_row, 0)
         return {
-            series: Recomputed(after[number] - before[number], before[number], write_from[number])
-            for number, series in enumerate(stale.series)
+            stale.series[number]: Recomputed(int(written[number]) - before, before, since[number])
+            for number, before in revised.items()
         }
 
-    def _replace(self, connection: duckdb.DuckDBPyConnection, earliest: datetime) -> tuple[list[int], list[int]]:
-        table = qualified(self.market, self.table)
-        theirs = "t.instrument = w.instrument and t.timeframe = w.timeframe and t.open_time >= w.write_from"
-        count = (
-            f"select w.series_no, count(t.open_time) as n from wanted w left join "
-            f"(select * from {table} where open_time >= $earliest) t on {theirs} "
-            "group by w.series_no order by w.series_no"
+    def _replace(self, connection: duckdb.DuckDBPyConnection, earliest: datetime) -> dict[int, int]:
+        """Put the staged rows in place of what was there, and settle; gives how many were there, by series_no."""
+        table, stale = qualified(self.market, self.table), qualified(self.market, Table.stale)
+        # Of a series whose mark is another by now, these rows may be older than those that are there.
+        connection.execute(
+            f"create temp table touched as select w.* from wanted w join {stale} s "
+            f"on s.asset = ? and {same_mark('s', 'w')}",
+            [self.table.value],
         )
-        at = {"earliest": earliest}
-        before = arrays_of(connection, count, at)["n"].tolist()
-        connection.execute(f"delete from {table} t using wanted w where {theirs} and t.open_time >= $earliest", at)
+        theirs = "t.instrument = w.instrument and t.timeframe = w.timeframe and t.open_time >= w.since"
+        counted = arrays_of(
+            connection,
+            f"select w.series_no, count(t.open_time) as n from touched w left join "
+            f"(select * from {table} where open_time >= $earliest) t on {theirs} group by w.series_no",
+            {"earliest": earliest},
+        )
+        connection.execute(
+            f"delete from {table} t using touched w where {theirs} and t.open_time >= $earliest", {"earliest": earliest}
+        )
         connection.execute(_insert(table, columns_of(self.computation, self.two_sided)))
-        return before, arrays_of(connection, count, at)["n"].tolist()
+        settle(connection, self.market, self.table, made="touched")
+        mark_stale(connection, self.market, FEEDS[self.table])
+        connection.execute("drop table touched")
+        return dict(zip(counted["series_no"].tolist(), counted["n"].tolist(), strict=True))
 
 
-def _chunks(stale: Stale, computation: Computation) -> list[Stale]:
-    lengths = np.array([length_of(series.timeframe) for series in stale.series], dtype="timedelta64[us]")
-    if len(lengths) == 0:
-        return []
-    tail = (stale.last_open_time - stale.since) // lengths + 1 + computation.warm_up
-    cells = np.minimum(tail, stale.candle_count) * (len(computation.columns) + 6)
-    chunk_no = np.cumsum(cells) // CELLS_AT_ONCE
-    return [stale.take(chunk_no == number) for number in np.unique(chunk_no)]
+def settle(connection: duckdb.DuckDBPyConnection, market: str, asset: Table, made: str) -> None:
+    """Let the series in the table `made` count as made, where nothing changed since they were read."""
+    connection.execute(
+        f"delete from {qualified(market, Table.stale)} s using {made} d where s.asset = ? and {same_mark('s', 'd')}",
+        [asset.value],
+    )
 
 
-def _time_of(stale: Stale, bars_before: float) -> Times:
-    lengths = np.array([length_of(series.timeframe) for series in stale.series], dtype="timedelta64[us]")
-    # Two days more: a long weekend in front of a handful of bars is no reason to read everything.
-    margin = np.timedelta64(2 * 24 * 3600, "s").astype("timedelta64[us]")
-    return stale.since - lengths * int(np.ceil(bars_before)) - margin
+def same_mark(left: str, right: str) -> str:
+    """SQL for two rows of one series with the same mark."""
+    return (
+        f"{left}.instrument = {right}.instrument and {left}.timeframe = {right}.timeframe "
+        f"and {left}.mark is not distinct from {right}.mark"
+    )
+
+
+def _opening_times(calendar: Calendar, stale: Stale, bars: Floats) -> Times:
+    """When the bar opens that lies so many candles before each series' change, if they come as they have so far."""
+    nominal = (stale.last_open_time - stale.first_open_time) // stale.lengths + 1
+    density = np.minimum(stale.candle_count / (nominal * calendar.open_share), 1)
+    counts = np.ceil(bars / density).astype(np.int64)
+    result = np.empty(len(stale.series), dtype=TIME_UNIT)
+    timeframes = np.array([series.timeframe.value for series in stale.series])
+    for name, since in set(zip(timeframes.tolist(), stale.since, strict=True)):
+        chosen = (timeframes == name) & (stale.since == since)
+        result[chosen] = _counted_back(calendar, Timeframe(name), since, counts[chosen])
+    return np.maximum(result, stale.first_open_time)
+
+
+def _counted_back(calendar: Calendar, timeframe: Timeframe, since: np.datetime64, counts: NDArray[np.int64]) -> Times:
+    length = length_of(timeframe)
+    # Four days more than the share of open hours says: a long weekend.
+    start = since - length * int(np.ceil(counts.max() / calendar.open_share)) - LONG_WEEKEND
+    grid = np.append(start, calendar.open_times(timeframe, start, since))
+    return grid[np.maximum(len(grid) - counts, 0)]
 
 
 def _rows_before(bars: Bars, since: Times) -> NDArray[np.int64]:
@@ -198,16 +246,16 @@ def _rows_before(bars: Bars, since: Times) -> NDArray[np.int64]:
 
 
 def _at(bars: Bars, rows: NDArray[np.int64]) -> Times:
-    return np.append(bars.open_time, instant("1970-01-01"))[np.minimum(rows, len(bars))]
+    return np.append(bars.open_time, np.datetime64("NaT"))[np.minimum(rows, len(bars))]
 
 
-def _insert(table: str, columns: dict[str, str]) -> str:
+def _insert(table: str, columns: Mapping[str, str]) -> str:
     own = {name: kind for name, kind in columns.items() if name not in ("instrument", "timeframe")}
     listed = ", ".join(f'"{name}"' for name in own)
     values = ", ".join(_as_stored(name, kind) for name, kind in own.items())
     return (
         f"insert into {table} (instrument, timeframe, {listed}) "
-        f"select w.instrument, w.timeframe, {values} from staged s join wanted w using (series_no) "
+        f"select w.instrument, w.timeframe, {values} from staged s join touched w using (series_no) "
         "order by s.open_time, s.series_no"
     )
 
@@ -215,17 +263,4 @@ def _insert(table: str, columns: dict[str, str]) -> str:
 def _as_stored(name: str, kind: str) -> str:
     if kind in ("varchar", "timestamp"):
         return f's."{name}"'
-    return f"({text_or_null(name)})::{kind}"
-
-
-def _settle(connection: duckdb.DuckDBPyConnection, market: str, asset: Table) -> None:
-    stale = qualified(market, Table.stale)
-    connection.execute(
-        f"delete from {stale} s using wanted w where s.asset = ? and s.instrument = w.instrument "
-        "and s.timeframe = w.timeframe and s.changes = w.changes",
-        [asset.value],
-    )
-    connection.execute("create temp table touched as select instrument, timeframe, since from wanted")
-    for fed in FEEDS.get(asset, ()):
-        mark_stale(connection, market, fed)
-    connection.execute("drop table touched")
+    return f'(case when isfinite(s."{name}") then s."{name}" end)::{kind}'

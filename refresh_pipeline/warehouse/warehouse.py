@@ -24,7 +24,7 @@ from refresh_pipeline.warehouse.publishing import Exported, Published, rows_to_e
 from refresh_pipeline.warehouse.raw import Staged, Stored
 from refresh_pipeline.warehouse.reports import FailedSeries
 from refresh_pipeline.warehouse.schema import Table, qualified
-from refresh_pipeline.warehouse.staging import arrays_of, numbered, registered
+from refresh_pipeline.warehouse.staging import arrays_of, numbered, registered, texts
 from refresh_pipeline.warehouse.tail import Recomputed, Stale, TailRefresh
 
 COMPUTATIONS = {Table.enhanced_candles: ENHANCED_CANDLES, Table.indicators: INDICATORS}
@@ -67,7 +67,7 @@ class Holding:
 class Warehouse(DuckDBResource):
     """Candles and everything computed from them, in one DuckDB file.
 
-    Every method but `connection` leaves the file closed and its lock free.
+    Every method leaves the file closed and its lock free; `get_connection` and `reader` do when their block ends.
     """
 
     patience: float = Field(default=PATIENCE, description="Seconds to wait for another process's lock on the file.")
@@ -117,6 +117,8 @@ class Warehouse(DuckDBResource):
         Late corrections win, the value they replace goes to `raw_candle_revisions`; candles whose numbers contradict
         themselves go to `rejected_candles`. What was there already with the same numbers is left alone.
         """
+        if not arrivals:
+            return {}
         staged = Staged.of(arrivals, schema.candle_columns(market.two_sided))
         with self.get_connection() as connection, transaction(connection):
             return raw.store(connection, market.name, staged, source, now)
@@ -163,8 +165,8 @@ class Warehouse(DuckDBResource):
         outcomes = qualified(market.name, Table.outcomes)
         noted = numbered(
             list(attempts),
-            outcome=_texts(each.outcome.value for each in attempts.values()),
-            reason=_texts(each.reason for each in attempts.values()),
+            outcome=texts(each.outcome.value for each in attempts.values()),
+            reason=texts(each.reason for each in attempts.values()),
             transient=np.array([each.transient for each in attempts.values()], dtype=bool),
             rows_added=np.array([each.rows_added for each in attempts.values()], dtype=np.int64),
             rows_revised=np.array([each.rows_revised for each in attempts.values()], dtype=np.int64),
@@ -209,11 +211,10 @@ class Warehouse(DuckDBResource):
         with self.reader() as connection:
             if not reports.has_tables(connection, market.name):
                 return []
-            return reports.failed_series(connection, market.name, Table.raw_candles)
-
-
-def _texts(values: Iterator[str | None]) -> NDArray[np.object_]:
-    return np.array(list(values), dtype=object)
+            failed = reports.failed_series(connection, market.name, Table.raw_candles)
+        # A series that the market's YAML names no longer cannot be asked for again.
+        known = set(market.series)
+        return [each for each in failed if each.series in known]
 
 
 def _timestamp(now: datetime) -> datetime:

@@ -110,7 +110,9 @@ def test_ones_alone_are_believed_with_a_volume_only():
 
 
 def test_a_bad_neighbour_says_nothing_about_a_placeholder():
-    assert faults(of((1, 1, 1, 1, 700), (np.nan, np.nan, np.nan, np.nan, 1)))[0] is None
+    bad = (np.nan, np.nan, np.nan, np.nan, 1)
+    assert faults(of((1, 1, 1, 1, 700), bad))[0] is None
+    assert faults(of((1, 1, 1, 1, 0), (1, 1.0001, 1, 1.0001, 40), bad, bad, bad))[0] is None
 
 
 def test_one_series_says_nothing_about_anothers_placeholders():

@@ -1,0 +1,99 @@
+# What to type. GNU make 3.81 and Python 3.11 or newer are all that a machine needs; everything else goes into .venv.
+
+PYTHONS = python3.14 python3.13 python3.12 python3.11 python3 python
+IN_VENV = .venv/bin/python
+PIP = $(IN_VENV) -m pip --disable-pip-version-check
+
+# Of another environment, and no business of this one's.
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONUSERBASE VIRTUAL_ENV CONDA_PREFIX
+unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_PYTHON
+
+# make's own -j would let two pips loose on one environment.
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+.PHONY: help refresh up test check bench constraints clean
+
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+refresh: .venv/installed ## Run the main job once: candles, indicators, exports, uploads; sets everything up first
+	@.venv/bin/refresh once
+	@echo "To look at it: make up, then http://127.0.0.1:3000"
+
+up: .venv/installed ## Run the web UI and the daemon on http://127.0.0.1:3000 until Ctrl-C
+	@.venv/bin/refresh up
+
+test: .venv/installed-dev ## Run the tests, doctests included
+	@$(IN_VENV) -m pytest -n 2 --dist loadfile
+
+# pyright would ask the network for a newer one of itself each time.
+check: .venv/installed-dev ## Format, lint, types, architecture
+	$(IN_VENV) -m ruff format --check .
+	$(IN_VENV) -m ruff check .
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(IN_VENV) -m pyright --pythonpath $(IN_VENV)
+	$(IN_VENV) -m pytest -q refresh_pipeline_tests/test_architecture.py
+
+bench: .venv/installed-dev ## Measure a wide run, the warehouse and the analytics; a copy goes to bench-results/
+	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks
+
+constraints: ## Pin every dependency anew in constraints.txt (needs Python 3.11, the oldest that is supported)
+	@$${PYTHON:-python3.11} -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "constraints: wants Python 3.11")'
+	@echo "Resolving every dependency in a fresh environment ..."
+	@rm -rf build/constraints && $${PYTHON:-python3.11} -m venv build/constraints
+	@build/constraints/bin/python -m pip install -qq '.[dev]'
+	@{ sed '/^[^#]/,$$d' constraints.txt; \
+	   build/constraints/bin/python -m pip freeze --exclude refresh-pipeline; } > build/constraints.txt
+	@mv build/constraints.txt constraints.txt && rm -rf build/constraints
+	@echo "constraints.txt is new: run make test check, then commit it."
+
+clean: ## Remove what make has made: .venv, caches, results; never data/
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist bench-results refresh_pipeline.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- the environment
+
+# One that came here with a copied or renamed folder would run the code of the old one: made anew.
+ifneq ($(wildcard .venv/checkout),)
+ifneq "$(shell cat .venv/checkout)" "$(shell pwd)"
+.PHONY: $(IN_VENV) .venv/installed .venv/installed-dev
+endif
+endif
+
+.venv/installed: pyproject.toml constraints.txt | $(IN_VENV)
+	@echo "Installing what the pipeline needs (a minute or so) ..."
+	@$(call install,.)
+	@touch $@
+
+.venv/installed-dev: pyproject.toml constraints.txt | $(IN_VENV)
+	@echo "Installing what the pipeline and its tests need (a minute or so) ..."
+	@$(call install,.[dev])
+	@touch .venv/installed $@
+
+define install
+$(PIP) install -qq -c constraints.txt -e '$(1)' || { \
+  echo "Installing failed. The whole story: $(PIP) install -c constraints.txt -e '$(1)'"; exit 1; } >&2
+endef
+
+$(IN_VENV):
+	@set -- $${PYTHON:+"$$PYTHON"}; test $$# -gt 0 || set -- $(PYTHONS); \
+	old=; found=; \
+	for python; do \
+	  version=$$("$$python" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null) || continue; \
+	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' && { found=$$python; break; }; \
+	  old="$$old $$python is $$version;"; \
+	done; \
+	if test -z "$$found"; then \
+	  echo "Wanted Python 3.11 or newer; tried $$*;$${old:- none of them runs;} install one," \
+	       "or say where it is: make PYTHON=/path/to/python3" >&2; exit 1; \
+	fi; \
+	echo "Making .venv with $$found ($$version) ..."; \
+	if "$$found" -m venv --clear .venv >/dev/null 2>&1; then :; \
+	elif "$$found" -m pip --version >/dev/null 2>&1 && "$$found" -m venv --clear --without-pip .venv && \
+	     "$$found" -m pip --disable-pip-version-check --python $(IN_VENV) install -qq pip; then :; \
+	else \
+	  rm -rf .venv; \
+	  echo "$$found cannot make environments: it has no ensurepip (and no pip to do without it)." \
+	       "On Debian and Ubuntu: apt-get install python3-venv. Or name another Python: make PYTHON=/path/to/python3" >&2; \
+	  exit 1; \
+	fi
+	@pwd > .venv/checkout

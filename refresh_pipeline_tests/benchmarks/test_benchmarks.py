@@ -1,0 +1,60 @@
+"""Whether the benchmarks still run and compare like with like; how fast anything is, they say themselves."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import pytest
+from rich.console import Console
+
+from refresh_pipeline_tests.benchmarks import __main__ as bench
+from refresh_pipeline_tests.benchmarks.analytics import enhanced_candles_of_one, indicators_of_one, random_bars
+from refresh_pipeline_tests.benchmarks.measuring import Comparison, Size
+
+SMALL = Size(series=3, history="1h", rounds=2, bars=300)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bench")
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> bench.Findings:
+    return bench.findings(SMALL, folder)
+
+
+def test_every_figure_has_one_beside_it(found: bench.Findings) -> None:
+    assert [len(comparisons) for comparisons in found.values()] == [5, 2, 2]
+    for comparisons in found.values():
+        for each in comparisons:
+            assert len(each.ours) == len(each.bare) == SMALL.rounds
+            assert min(*each.ours, *each.bare) > 0
+
+
+def test_the_work_without_dagster_stores_the_same_candles_as_the_wide_run(found: bench.Findings, folder: Path) -> None:
+    counted = "select count(*), max(open_time), sum(close) from wide.raw_candles where open_time < '2026-01-07 20:00'"
+    answers = []
+    for name in ("refresh.duckdb", "bare.duckdb"):
+        with duckdb.connect(str(folder / name), read_only=True) as connection:
+            answers.append(connection.execute(counted).fetchall())
+    assert answers[0] == answers[1]
+    assert answers[0][0][0] == SMALL.series * (60 + SMALL.rounds)
+
+
+def test_the_bare_loops_make_a_line_for_each_number_of_ours() -> None:
+    bars = random_bars(SMALL)
+    one = [bars[name][: SMALL.bars] for name in ("high", "low", "close")]
+    assert len(enhanced_candles_of_one(*one)) == 8
+    assert len(indicators_of_one(*one)) == 22
+
+
+def test_the_table_shows_the_difference_and_the_copy_holds_every_round(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"a thing": [Comparison("step", ours=[0.003, 0.004, 0.9], bare=[0.001, 0.001, 0.5], note="as designed")]}
+    bench.show(Console(width=150), found, rounds=3)
+    assert capsys.readouterr().out.split()[-8:] == ["step", "4.0", "1.0", "3.0", "4.0", "75%", "as", "designed"]
+    kept = bench.keep(found, {"cores": "2"}, datetime(2026, 1, 1, tzinfo=UTC), tmp_path / "results")
+    assert json.loads(kept.read_text())["seconds"]["a thing"]["step"]["ours"] == [0.003, 0.004, 0.9]

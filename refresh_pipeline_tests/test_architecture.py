@@ -1,0 +1,219 @@
+"""Which way imports go, who reads the environment, and how long a function may be: read from the source, not run."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "refresh_pipeline"
+TESTS = Path(__file__).resolve().parent
+OURS = "refresh_pipeline"
+LONGEST_BODY = 40
+
+# What each package may use of ours beside itself; the modules at the root may use everything.
+ALLOWED = {
+    "market": set(),
+    "analytics": {"market"},
+    "sources": {"market", "analytics"},
+    "warehouse": {"market", "analytics"},
+    "destinations": {"market", "analytics"},
+    # Nothing of markets: only what is true of any Dagster project.
+    "instance": {"settings"},
+}
+PURE = ("market", "analytics")
+# The standard library's ways to the network, the disk, the clock and other processes.
+IMPURE = {"os", "pathlib", "shutil", "tempfile", "glob", "time", "socket", "http", "urllib", "ssl", "subprocess"}
+IMPURE |= {"threading", "multiprocessing", "asyncio", "random", "secrets", "uuid", "logging", "sqlite3"}
+# What a computation may stand on; everything else is somebody's neighbour.
+LIBRARIES_OF_PURE = {"numpy", "pydantic", "yaml", "talib"}
+CLOCKS = {"now", "utcnow", "today"}
+ENVIRONMENT = {"environ", "environb", "getenv", "putenv", "unsetenv"}
+WITHOUT_DAGSTER = ("steps.py", "progress.py", "settings.py", "reporting.py")
+
+
+def modules(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.py"))
+
+
+def tree_of(module: Path) -> ast.Module:
+    return ast.parse(module.read_text(encoding="utf-8"))
+
+
+def named(module: Path) -> str:
+    return str(module.relative_to(PACKAGE.parent))
+
+
+def imports_of(module: Path) -> set[str]:
+    """Everything a module imports, at its head or later, as dotted names."""
+    found: set[str] = set()
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def parts_of_ours(module: Path) -> set[str]:
+    """The packages and root modules of ours that a module uses."""
+    ours = [name.split(".") for name in imports_of(module) if name.split(".")[0] == OURS]
+    return {name[1] for name in ours if len(name) > 1}
+
+
+def functions(module: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function's body, its docstring left out."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_imports_go_one_way(package: str) -> None:
+    found = modules(PACKAGE / package)
+    assert len(found) > 1
+    allowed = ALLOWED[package] | {package}
+    astray = {named(module): parts_of_ours(module) - allowed for module in found}
+    assert {name: parts for name, parts in astray.items() if parts} == {}
+
+
+def test_every_package_has_a_rule_for_its_imports() -> None:
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert packages == set(ALLOWED)
+
+
+@pytest.mark.parametrize("package", PURE)
+def test_what_is_pure_knows_no_dagster_network_disk_or_clock(package: str) -> None:
+    for module in modules(PACKAGE / package):
+        roots = {name.split(".")[0] for name in imports_of(module)} - {OURS}
+        foreign = roots - set(sys.stdlib_module_names) - LIBRARIES_OF_PURE
+        assert foreign | (roots & IMPURE) == set(), named(module)
+
+
+@pytest.mark.parametrize("package", PURE)
+def test_what_is_pure_opens_no_file_and_asks_no_clock(package: str) -> None:
+    for module in modules(PACKAGE / package):
+        for node in ast.walk(tree_of(module)):
+            if isinstance(node, ast.Call):
+                called = node.func
+                name = called.id if isinstance(called, ast.Name) else getattr(called, "attr", "")
+                assert name != "open", f"{named(module)}:{node.lineno}"
+                assert name not in CLOCKS, f"{named(module)}:{node.lineno}"
+
+
+def test_only_settings_reads_the_environment() -> None:
+    readers = set()
+    for module in modules(PACKAGE):
+        names = {node.attr for node in ast.walk(tree_of(module)) if isinstance(node, ast.Attribute)}
+        names |= {name.rpartition(".")[2] for name in imports_of(module)}
+        if names & ENVIRONMENT or "pydantic_settings" in {name.split(".")[0] for name in imports_of(module)}:
+            readers.add(named(module))
+    assert readers == {"refresh_pipeline/settings.py"}
+
+
+@pytest.mark.parametrize("name", WITHOUT_DAGSTER)
+def test_what_is_done_without_dagster_stays_without(name: str) -> None:
+    roots = {each.split(".")[0] for each in imports_of(PACKAGE / name)}
+    assert "dagster" not in roots
+
+
+def test_a_run_needs_no_pandas() -> None:
+    users = [named(module) for module in modules(PACKAGE) if any(n.startswith("pandas") for n in imports_of(module))]
+    assert users == []
+
+
+def test_modules_do_not_import_one_another_in_circles() -> None:
+    graph = {dotted(module): used_modules(module) for module in modules(PACKAGE)}
+    for start in graph:
+        circle = way_back(graph, start)
+        assert circle == [], " -> ".join(circle)
+
+
+def dotted(module: Path) -> str:
+    parts = module.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def used_modules(module: Path) -> set[str]:
+    """The modules of ours that must be there before this one: imported at its head, not for types alone."""
+    everything = {dotted(each) for each in modules(PACKAGE)}
+    found: set[str] = set()
+    for node in tree_of(module).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found & everything
+
+
+def way_back(graph: dict[str, set[str]], start: str) -> list[str]:
+    """The way from a module over its imports back to it, empty if there is none."""
+    ways, seen = [[start]], set()
+    while ways:
+        way = ways.pop()
+        for following in graph[way[-1]] - {way[-1]}:
+            if following == start:
+                return [*way, start]
+            if following not in seen:
+                seen.add(following)
+                ways.append([*way, following])
+    return []
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    assert [named(each) for each in modules(PACKAGE) if not ast.get_docstring(tree_of(each))] == []
+
+
+def test_every_public_function_and_class_says_what_it_does() -> None:
+    silent = []
+    for module in modules(PACKAGE):
+        for node in ast.walk(tree_of(module)):
+            public = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name[0] != "_"
+            if public and not ast.get_docstring(node) and not is_inner(module, node):
+                silent.append(f"{named(module)}:{node.lineno} {node.name}")
+    assert silent == []
+
+
+def is_inner(module: Path, node: ast.AST) -> bool:
+    """Whether a definition lies within a function, or in a class that is private: nobody else can call it."""
+    for outer in ast.walk(tree_of(module)):
+        private = isinstance(outer, ast.ClassDef) and outer.name[0] == "_"
+        if private or isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef):
+            inner = {(each.lineno, each.col_offset) for each in ast.walk(outer) if isinstance(each, ast.stmt)}
+            inner.discard((outer.lineno, outer.col_offset))
+            if (node.lineno, node.col_offset) in inner:
+                return True
+    return False
+
+
+@pytest.mark.parametrize("folder", [PACKAGE, TESTS])
+def test_no_function_is_longer_than_a_screen(folder: Path) -> None:
+    long = {
+        f"{module.relative_to(PACKAGE.parent)}:{function.lineno} {function.name}": body_lines(function)
+        for module in modules(folder)
+        for function in functions(module)
+        if body_lines(function) > LONGEST_BODY
+    }
+    assert long == {}
+
+
+def test_tests_use_real_neighbours() -> None:
+    mocking = [
+        str(module.relative_to(TESTS))
+        for module in modules(TESTS)
+        if any(name.startswith(("unittest.mock", "mock", "pytest_mock")) for name in imports_of(module))
+    ]
+    assert mocking == []
+
+
+def test_the_story_is_told_in_the_order_of_the_assets() -> None:
+    story = tree_of(PACKAGE / "assets.py")
+    steps = [node.name for node in ast.walk(story) if isinstance(node, ast.FunctionDef)]
+    lines = [node.lineno for node in ast.walk(story) if isinstance(node, ast.FunctionDef)]
+    assert steps == ["market_assets", "raw_candles", "enhanced_candles", "indicators", "exports", "uploads"]
+    assert all(earlier < later for earlier, later in pairwise(lines))

@@ -1,0 +1,176 @@
+"""Whether what deploy/ names is there: commands, files, settings. That the services run is tried by hand, not here."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from dagster._daemon.cli import create_dagster_daemon_cli
+from dagster_webserver.cli import dagster_webserver
+from packaging.specifiers import SpecifierSet
+
+from refresh_pipeline.settings import DAGSTER_VARIABLES, Settings
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DEPLOY = REPOSITORY / "deploy"
+DOCKERFILE = DEPLOY / "docker" / "Dockerfile"
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+CLICK_COMMANDS: dict[str, click.Command] = {
+    "dagster-webserver": dagster_webserver,
+    "dagster-daemon": create_dagster_daemon_cli(),
+}
+OURS = re.compile(r"\b((?:REFRESH|DROPBOX|DAGSTER)_[A-Z_]+)\b")
+
+
+def settings_names() -> set[str]:
+    return {str(field.validation_alias) for field in Settings.model_fields.values()}
+
+
+def dockerfile() -> list[str]:
+    """Its instructions, continued lines joined and comments left out."""
+    lines = [line for line in DOCKERFILE.read_text().splitlines() if not line.startswith("#")]
+    return [line for line in "\n".join(lines).replace("\\\n", " ").splitlines() if line]
+
+
+def dockerfile_environment() -> dict[str, str]:
+    [line] = [line for line in dockerfile() if line.startswith("ENV ")]
+    return dict(pair.split("=", maxsplit=1) for pair in line.removeprefix("ENV ").split())
+
+
+def compose() -> dict[str, Any]:
+    return yaml.safe_load((DEPLOY / "docker" / "docker-compose.yaml").read_text())["services"]
+
+
+def manifests() -> dict[str, Any]:
+    documents = yaml.safe_load_all((DEPLOY / "kubernetes" / "refresh-pipeline.yaml").read_text())
+    return {document["kind"]: document["spec"] for document in documents}
+
+
+def unit(path: Path) -> dict[str, list[str]]:
+    """The lines of a unit's service, by key; a key may stand there many times."""
+    found: dict[str, list[str]] = {}
+    for line in path.read_text().split("[Service]")[1].split("[Install]")[0].splitlines():
+        key, equals, value = line.partition("=")
+        if equals and not line.startswith("#"):
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def commands() -> list[list[str]]:
+    pod = manifests()["Deployment"]["template"]["spec"]["containers"]
+    given = [
+        yaml.safe_load(dockerfile()[-1].removeprefix("CMD ")),
+        *(service["command"] for service in compose().values() if "command" in service),
+        *(service["healthcheck"]["test"][1:] for service in compose().values() if "healthcheck" in service),
+        *(container["args"] for container in pod if "args" in container),
+        *(c["livenessProbe"]["exec"]["command"] for c in pod if "exec" in c["livenessProbe"]),
+        *(shlex.split(unit(path)["ExecStart"][0]) for path in UNITS),
+    ]
+    return [[Path(words[0]).name, *words[1:]] for words in given]
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_every_command_is_installed_and_knows_its_options(words: list[str]) -> None:
+    assert words[0] in {script.name for script in entry_points(group="console_scripts")}
+    command, arguments = CLICK_COMMANDS[words[0]], words[1:]
+    if isinstance(command, click.Group):
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    command.make_context(words[0], [each for each in arguments if not each.endswith("workspace.yaml") and each != "-w"])
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {each for each in arguments if each.startswith("-")} <= options
+
+
+def test_workspaces_lie_where_the_image_and_the_checkout_have_them() -> None:
+    paths = {word for words in commands() for word in words if word.endswith("workspace.yaml")}
+    assert paths == {"/etc/refresh-pipeline/workspace.yaml", "/opt/refresh-pipeline/workspace.yaml"}
+    assert any(re.fullmatch(r"COPY .*workspace.yaml.* /etc/refresh-pipeline/", line) for line in dockerfile())
+
+
+def test_every_variable_is_a_setting_or_dagsters() -> None:
+    known = settings_names() | set(DAGSTER_VARIABLES) | {"DAGSTER_HOME"}
+    for path in (path for path in DEPLOY.rglob("*") if path.is_file()):
+        assert set(OURS.findall(path.read_text())) - known == set(), path
+
+
+def test_wide_runs_are_cheap_wherever_dagster_is_started() -> None:
+    assert dockerfile_environment().items() >= DAGSTER_VARIABLES.items()
+    for path in UNITS:
+        assert {f"{name}={value}" for name, value in DAGSTER_VARIABLES.items()} <= set(unit(path)["Environment"])
+    # Containers have them from the image.
+    assert {service["image"] for service in compose().values()} == {"refresh-pipeline"}
+    assert {c["image"] for c in manifests()["Deployment"]["template"]["spec"]["containers"]} == {"refresh-pipeline"}
+
+
+def test_the_image_is_built_from_files_that_are_there_and_let_in() -> None:
+    let_in = (DEPLOY / "docker" / "Dockerfile.dockerignore").read_text().split()
+    copied = [line.split()[1:-1] for line in dockerfile() if line.startswith("COPY ") and "--from" not in line]
+    for name in {word for words in copied for word in words if not word.startswith("--")}:
+        assert (REPOSITORY / name).exists()
+        assert f"!{name}" in let_in
+
+
+def test_the_image_has_a_python_that_the_project_supports() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    versions = [line.split()[1].removeprefix("python:").split("-")[0] for line in dockerfile() if line[:5] == "FROM "]
+    assert len(versions) == 2
+    assert all(version in SpecifierSet(project["requires-python"]) for version in versions)
+
+
+def test_nothing_runs_as_root() -> None:
+    assert "USER 10001" in dockerfile()
+    assert manifests()["Deployment"]["template"]["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert {unit(path)["User"][0] for path in UNITS} == {"refresh-pipeline"}
+
+
+def test_nobody_else_reaches_the_web_ui() -> None:
+    assert compose()["web"]["ports"] == ["127.0.0.1:3000:3000"]
+    assert manifests()["Service"]["type"] == "ClusterIP"
+    assert all("-h 0.0.0.0" not in path.read_text() for path in UNITS)
+
+
+def test_both_processes_see_one_another_as_runs_name_them() -> None:
+    pod = manifests()["Deployment"]["template"]["spec"]
+    assert pod["shareProcessNamespace"]
+    assert pod["hostname"]
+    assert len({service["hostname"] for service in compose().values()}) == 1
+    assert compose()["daemon"]["pid"] == "service:web"
+
+
+def test_files_are_shared_by_one_machine_alone() -> None:
+    deployment = manifests()["Deployment"]
+    assert (deployment["replicas"], deployment["strategy"]["type"]) == (1, "Recreate")
+    mounts = [c["volumeMounts"] for c in deployment["template"]["spec"]["containers"]]
+    assert mounts[0] == mounts[1]
+
+
+def test_dagsters_settings_are_copied_once_and_the_users_from_then_on(tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").write_text("shipped")
+    script = (DEPLOY / "docker" / "entrypoint").read_text().replace("/etc/refresh-pipeline", str(tmp_path))
+    home = tmp_path / "data" / "dagster"
+
+    def start() -> str:
+        command = ["sh", "-c", script, "entrypoint", "cat", str(home / "dagster.yaml")]
+        environment = {"DAGSTER_HOME": str(home), "PATH": "/usr/bin:/bin"}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert start() == "shipped"
+    (home / "dagster.yaml").write_text("the user's")
+    assert start() == "the user's"
+    assert [path.name for path in home.iterdir()] == ["dagster.yaml"]
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
+def test_systemd_understands_the_units(path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd-analyze is not installed")
+    said = subprocess.run([analyze, "verify", str(path)], capture_output=True, text=True, check=False).stderr
+    # /opt/refresh-pipeline is not on this machine.
+    assert [line for line in said.splitlines() if "is not executable: No such file" not in line] == []

@@ -1,0 +1,96 @@
+"""Whatever a user can set, type or read is explained somewhere: settings, commands, options, tables."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+from pydantic import AliasChoices
+
+from refresh_pipeline.cli import app
+from refresh_pipeline.settings import Settings, shipped
+from refresh_pipeline.warehouse.schema import Table
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# Not read by us, but worth a line where people look for settings.
+DAGSTERS_OWN = {"DAGSTER_HOME"}
+
+
+def text_of(name: str) -> str:
+    return (REPOSITORY / name).read_text(encoding="utf-8")
+
+
+def settings_names() -> list[str]:
+    names = []
+    for field in Settings.model_fields.values():
+        alias = field.validation_alias
+        names.append(str(alias.choices[0]) if isinstance(alias, AliasChoices) else str(alias))
+    return names
+
+
+def commands() -> dict[str, list[str]]:
+    """Every command and the long names of its options."""
+    group = typer.main.get_command(app)
+    found = getattr(group, "commands", {})
+    return {
+        name: [max(parameter.opts, key=len) for parameter in command.params] for name, command in sorted(found.items())
+    }
+
+
+def explained_settings() -> dict[str, str]:
+    """The settings of .env.example and the comment lines right above each."""
+    found, comment = {}, ""
+    for line in text_of(".env.example").splitlines():
+        setting = re.fullmatch(r"#?\s?([A-Z][A-Z0-9_]+)=.*", line)
+        if setting:
+            found[setting[1]] = comment
+        comment = f"{comment} {line.lstrip('# ')}".strip() if line.startswith("#") and not setting else ""
+    return found
+
+
+@pytest.mark.parametrize("name", settings_names())
+def test_every_setting_is_explained_in_the_example(name: str) -> None:
+    assert len(explained_settings().get(name, "").split()) >= 3, f"{name} has no sentence above it in .env.example"
+
+
+def test_the_example_explains_no_setting_that_does_nothing() -> None:
+    assert set(explained_settings()) - DAGSTERS_OWN == set(settings_names())
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_is_in_the_readme(command: str) -> None:
+    assert f"refresh {command}" in text_of("README.md")
+
+
+@pytest.mark.parametrize("option", sorted({option for options in commands().values() for option in options}))
+def test_every_option_is_in_the_readme(option: str) -> None:
+    assert re.search(rf"{re.escape(option)}\b", text_of("README.md"))
+
+
+@pytest.mark.parametrize(("command", "option"), [(name, each) for name, all_ in commands().items() for each in all_])
+def test_every_option_says_in_the_help_what_it_does(command: str, option: str) -> None:
+    group = typer.main.get_command(app)
+    parameters = getattr(group, "commands", {})[command].params
+    parameter = next(each for each in parameters if option in each.opts)
+    assert getattr(parameter, "help", None)
+
+
+@pytest.mark.parametrize("table", [table.value for table in Table])
+def test_every_table_is_explained(table: str) -> None:
+    assert re.search(rf"`[\w.<>]*{table}`", text_of("docs/data.md"))
+
+
+@pytest.mark.parametrize("target", ["refresh", "test", "up", "check", "bench"])
+def test_every_target_that_the_readme_names_is_there(target: str) -> None:
+    assert f"make {target}" in text_of("README.md")
+    assert re.search(rf"^{target}:", text_of("Makefile"), flags=re.MULTILINE)
+
+
+def test_the_readme_opens_with_the_two_commands() -> None:
+    opening = text_of("README.md")[:1500]
+    assert opening.index("make refresh") < opening.index("make test")
+
+
+@pytest.mark.parametrize("name", ["dagster.yaml", "workspace.yaml"])
+def test_dagsters_files_are_there_to_ship(name: str) -> None:
+    assert shipped(name).is_file()

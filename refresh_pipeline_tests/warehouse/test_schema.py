@@ -1,0 +1,230 @@
+"""A market's tables: made once, brought forward, never taken away."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+
+from refresh_pipeline.analytics.bars import Bars, Column, Computation
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, QUOTE_COLUMNS
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.warehouse import schema
+from refresh_pipeline.warehouse.connection import connect, transaction
+from refresh_pipeline.warehouse.schema import SCHEMA_VERSION, Table
+from refresh_pipeline.warehouse.tail import TailRefresh, stale_series
+from refresh_pipeline.warehouse.warehouse import COMPUTATIONS, Warehouse
+from refresh_pipeline_tests.warehouse.stores import (
+    BTC,
+    ETH,
+    NOW,
+    candles,
+    change,
+    everything,
+    market_of,
+    prepared,
+    query,
+)
+
+MARKET = market_of()
+
+
+def columns(warehouse: Warehouse, table: str, market: str = "fair") -> dict[str, str]:
+    rows = query(
+        warehouse,
+        "select column_name, lower(data_type) from duckdb_columns() where schema_name = ? and table_name = ?",
+        market,
+        table,
+    )
+    return dict(rows)
+
+
+def test_every_table_is_there_and_empty_but_the_version(tmp_path: Path):
+    warehouse = prepared(tmp_path, MARKET)
+    tables = everything(warehouse)
+    assert set(tables) == {f"fair.{table.value}" for table in Table}
+    assert {name for name, rows in tables.items() if rows} == {"fair.about"}
+    assert tables["fair.about"] == [(SCHEMA_VERSION,)]
+    for computation in COMPUTATIONS.values():
+        assert {each.name for each in computation.columns} <= set(columns(warehouse, computation.name))
+
+
+def test_preparing_again_changes_nothing(tmp_path: Path):
+    warehouse = prepared(tmp_path, MARKET)
+    warehouse.store_candles(MARKET, {BTC: candles(50)}, "test", NOW)
+    before = everything(warehouse)
+    content = Path(warehouse.database).read_bytes()
+    warehouse.prepare(MARKET)
+    assert everything(warehouse) == before
+    assert Path(warehouse.database).read_bytes() == content
+
+
+def test_two_markets_lie_side_by_side(tmp_path: Path):
+    other = market_of(name="bazaar")
+    warehouse = prepared(tmp_path, MARKET, other)
+    warehouse.store_candles(MARKET, {BTC: candles(3)}, "test", NOW)
+    warehouse.store_candles(other, {BTC: candles(5)}, "test", NOW)
+    assert warehouse.holdings(MARKET, [BTC])[BTC].candle_count == 3
+    assert warehouse.holdings(other, [BTC])[BTC].candle_count == 5
+
+
+def test_a_market_of_quotes_has_both_sides_wherever_candles_are(tmp_path: Path):
+    warehouse = prepared(tmp_path, market_of(name="quoted", two_sided=True), MARKET)
+    for table in ("raw_candles", "raw_candle_revisions", "enhanced_candles"):
+        assert set(QUOTE_COLUMNS) <= set(columns(warehouse, table, "quoted"))
+        assert not set(QUOTE_COLUMNS) & set(columns(warehouse, table))
+
+
+def test_a_newer_version_of_the_project_is_not_meddled_with(tmp_path: Path):
+    warehouse = prepared(tmp_path, MARKET)
+    change(warehouse, "update fair.about set schema_version = ?", SCHEMA_VERSION + 1)
+    change(warehouse, "alter table fair.raw_candles rename column close to closing")
+    before = everything(warehouse)
+    with pytest.raises(RuntimeError, match=f"schema version {SCHEMA_VERSION + 1}, this program knows"):
+        warehouse.prepare(MARKET)
+    assert everything(warehouse) == before
+
+
+def test_an_older_version_is_noted_as_current_once_it_is(tmp_path: Path):
+    warehouse = prepared(tmp_path, MARKET)
+    change(warehouse, "update fair.about set schema_version = 0")
+    warehouse.prepare(MARKET)
+    assert query(warehouse, "select * from fair.about") == [(SCHEMA_VERSION,)]
+
+
+def test_what_others_keep_in_the_file_stays(tmp_path: Path):
+    warehouse = prepared(tmp_path, MARKET)
+    warehouse.store_candles(MARKET, {BTC: candles(3)}, "test", NOW)
+    change(warehouse, "create table fair.notes as select 'mine' as note")
+    change(warehouse, "create table main.raw_candles as select 1 as a")
+    change(warehouse, "alter table fair.raw_candles add column note varchar default 'mine too'")
+    change(warehouse, "drop table fair.uploads")
+    warehouse.prepare(MARKET)
+    warehouse.store_candles(MARKET, {BTC: candles(5)}, "test", NOW)
+    assert query(warehouse, "select * from fair.notes") == [("mine",)]
+    assert query(warehouse, "select * from main.raw_candles") == [(1,)]
+    notes = query(warehouse, "select note from fair.raw_candles order by open_time")
+    assert notes == [("mine too",)] * 5
+    assert "content_hash" in columns(warehouse, "uploads")
+
+
+def test_quotes_stay_when_the_market_is_said_to_have_none(tmp_path: Path):
+    quoted = market_of(two_sided=True)
+    warehouse = prepared(tmp_path, quoted)
+    bid = replace(candles(3), columns={**candles(3).columns, "bid_close": np.full(3, 7.0)})
+    warehouse.store_candles(quoted, {BTC: bid}, "test", NOW)
+    warehouse.prepare(MARKET)
+    assert query(warehouse, "select distinct bid_close from fair.raw_candles") == [(7.0,)]
+    assert not set(QUOTE_COLUMNS) & set(columns(warehouse, "enhanced_candles"))
+
+
+def test_a_market_that_gets_quotes_keeps_its_candles(tmp_path: Path):
+    warehouse = prepared(tmp_path, MARKET)
+    warehouse.store_candles(MARKET, {BTC: candles(3)}, "test", NOW)
+    warehouse.refresh_tail(MARKET, Table.enhanced_candles, [BTC])
+    quoted = market_of(two_sided=True)
+    warehouse.prepare(quoted)
+    assert query(warehouse, "select count(close), count(bid_close) from fair.raw_candles") == [(3, 0)]
+    warehouse.refresh_tail(quoted, Table.enhanced_candles, [BTC])
+    assert query(warehouse, "select count(close), count(bid_close) from fair.enhanced_candles") == [(3, 0)]
+
+
+@pytest.mark.parametrize("name", ["warehouse", "temp", "system"])
+def test_a_market_that_duckdb_takes_for_a_database_is_refused_in_words(tmp_path: Path, name: str):
+    with pytest.raises(ValueError, match="call the database file, or the market, something else"):
+        prepared(tmp_path, market_of(name=name))
+
+
+def test_half_a_change_is_no_change(tmp_path: Path):
+    warehouse = prepared(tmp_path, MARKET)
+    change(warehouse, "drop table fair.uploads")
+    before = everything(warehouse)
+    with pytest.raises(KeyError), connect(warehouse.database) as connection, transaction(connection):
+        schema.ensure(connection, "fair", tuple(COMPUTATIONS.values()), two_sided=False)
+        raise KeyError
+    assert everything(warehouse) == before
+
+
+# ---- computed tables
+
+
+def doubled(bars: Bars) -> dict[str, np.ndarray]:
+    return {"doubled": 2 * bars["close"], "halved": bars["close"] / 2, "word": np.full(len(bars), "up", dtype=object)}
+
+
+def computation(*names: str) -> Computation:
+    """Enhanced candles of some of three simple columns."""
+    kinds = {"doubled": "double", "halved": "double", "word": "varchar"}
+    made = [Column(name, "", "", sql_type=kinds[name]) for name in names]
+    return Computation(
+        "enhanced_candles", made, lambda bars: {name: doubled(bars)[name] for name in names}, carries_candles=True
+    )
+
+
+def refreshed(warehouse: Warehouse, market: Market, enhanced: Computation) -> None:
+    """What a program with these enhanced candles does at its first refresh."""
+    with warehouse.get_connection() as connection, transaction(connection):
+        schema.ensure(connection, market.name, (enhanced, COMPUTATIONS[Table.indicators]), market.two_sided)
+    with warehouse.get_connection() as connection:
+        stale = stale_series(connection, market.name, Table.enhanced_candles, market.series)
+    TailRefresh(warehouse.get_connection, market.name, enhanced, market.calendar, market.two_sided).run(stale)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (["doubled"], ["doubled", "halved"]),
+        (["doubled", "word"], ["doubled"]),
+        (["doubled"], ["halved", "word"]),
+        (["doubled", "halved"], ["doubled", "halved"]),
+    ],
+)
+def test_a_computed_table_with_other_columns_is_computed_anew_from_its_beginning(
+    tmp_path: Path, before: list[str], after: list[str]
+):
+    warehouse = Warehouse(database=str(tmp_path / "warehouse.duckdb"))
+    with warehouse.get_connection() as connection:
+        schema.ensure(connection, "fair", (computation(*before), COMPUTATIONS[Table.indicators]), two_sided=False)
+    warehouse.store_candles(MARKET, {BTC: candles(40), ETH: candles(30, seed=1)}, "test", NOW)
+    refreshed(warehouse, MARKET, computation(*before))
+    refreshed(warehouse, MARKET, computation(*after))
+    assert set(columns(warehouse, "enhanced_candles")) == {"instrument", "timeframe", "open_time", *CANDLE_COLUMNS} | {
+        *after
+    }
+    rows = query(warehouse, f"select close, {', '.join(after)} from fair.enhanced_candles order by close")
+    raw = query(warehouse, "select close from fair.raw_candles order by close")
+    expected = {"doubled": lambda close: 2 * close, "halved": lambda close: close / 2, "word": lambda _: "up"}
+    assert rows == [(close, *(expected[name](close) for name in after)) for (close,) in raw]
+
+
+def test_a_computed_table_that_somebody_dropped_is_computed_anew(tmp_path: Path):
+    warehouse = prepared(tmp_path, MARKET)
+    warehouse.store_candles(MARKET, {BTC: candles(40)}, "test", NOW)
+    for table in COMPUTATIONS:
+        warehouse.refresh_tail(MARKET, table, MARKET.series)
+    whole = query(warehouse, "select * from fair.indicators order by open_time")
+    change(warehouse, "drop table fair.indicators")
+    warehouse.prepare(MARKET)
+    warehouse.refresh_tail(MARKET, Table.indicators, MARKET.series)
+    assert query(warehouse, "select * from fair.indicators order by open_time") == whole
+
+
+def test_a_column_of_another_type_is_converted(tmp_path: Path):
+    warehouse = prepared(tmp_path, MARKET)
+    warehouse.store_candles(MARKET, {BTC: candles(3)}, "test", NOW)
+    change(warehouse, "alter table fair.raw_candles alter column volume type bigint")
+    warehouse.prepare(MARKET)
+    assert columns(warehouse, "raw_candles")["volume"] == "double"
+    assert query(warehouse, "select count(volume) from fair.raw_candles") == [(3,)]
+
+
+def test_a_file_of_a_newer_duckdb_says_so(tmp_path: Path):
+    # The number of the storage format lies behind the first header's magic bytes.
+    path = tmp_path / "warehouse.duckdb"
+    duckdb.connect(str(path)).close()
+    content = bytearray(path.read_bytes())
+    content[12] = 250
+    path.write_bytes(content)
+    with pytest.raises(RuntimeError, match="newer DuckDB"), connect(str(path)):
+        pass
