@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -55,8 +56,8 @@ def partitions(market: Market, tags: dict[str, str]) -> set[str]:
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         yield instance
 
 
@@ -95,7 +96,7 @@ def test_a_day_in_new_york_ends_at_seventeen_and_a_weekend_closes_nothing(
     assert due(FX, previous, now) == expected
 
 
-def test_missed_ticks_are_made_up_for_by_the_next(instance: dg.DagsterInstance) -> None:
+def test_missed_ticks_are_made_up_for_by_the_next() -> None:
     assert due(CRYPTO, "2026-05-31T23:00", "2026-06-01T09:35") == "m5 H1 H4 D1 W1"
 
 
@@ -190,7 +191,7 @@ def test_runs_that_no_tick_asked_for_do_not_count(instance: dg.DagsterInstance) 
     assert previous_tick(instance, CRYPTO) is None
 
 
-@pytest.mark.parametrize("status", [DagsterRunStatus.QUEUED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED])
+@pytest.mark.parametrize("status", [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.STARTED])
 def test_while_a_run_is_going_a_tick_is_skipped(instance: dg.DagsterInstance, status: DagsterRunStatus) -> None:
     run_id = past_run(instance, {PROCESS_TAG: this_process()}, status)
     assert tick(instance, NOON) == ([], f"the previous run is still going: {run_id}")
@@ -246,7 +247,8 @@ def test_what_a_tick_asks_for_is_what_the_job_does(world: World) -> None:
     assert isinstance(request, dg.RunRequest)
     config = {"resources": {"asked": {"config": {"now": now.isoformat()}}}, **QUIET}
     with dg.DagsterInstance.ephemeral() as instance:
-        result = world.job("refresh").execute_in_process(instance=instance, tags=dict(request.tags), run_config=config)
+        tags = {**request.tags, PROCESS_TAG: this_process()}
+        result = world.job("refresh").execute_in_process(instance=instance, tags=tags, run_config=config)
     keys = {f"{name}|m15" for name in market.instruments}
     for asset in ("raw_candles", "enhanced_candles", "indicators"):
         assert set(metadata_of(result, asset)) == keys

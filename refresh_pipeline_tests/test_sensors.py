@@ -104,7 +104,9 @@ def test_what_failed_is_fetched_again_just_that_and_then_left_alone(world: World
     for key, text in good.items():
         world.candle_file(key).write_text(text)
     result = world.job("refresh").execute_in_process(
-        instance=instance, tags=dict(requests[0].tags), run_config={**requests[0].run_config, **QUIET}
+        instance=instance,
+        tags={**requests[0].tags, PROCESS_TAG: this_process()},
+        run_config={**requests[0].run_config, **QUIET},
     )
     assert sorted(metadata_of(result, "raw_candles")) == BROKEN
     assert sorted(metadata_of(result, "indicators")) == BROKEN

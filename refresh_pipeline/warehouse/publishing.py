@@ -49,13 +49,17 @@ class Published:
 
 
 def rows_to_export(
-    connect: Connect, market: Market, computations: Collection[Computation], batch: Sequence[Series]
+    connect: Connect,
+    market: Market,
+    computations: Collection[Computation],
+    batch: Sequence[Series],
+    cells_at_once: int = CELLS_AT_ONCE,
 ) -> Iterator[tuple[Series, dict[str, NDArray]]]:
     """Series and their rows, one query for as many series as fit in memory."""
     columns = sum(len(each.columns) for each in computations) + 6
     with connect() as connection:
         counts = _row_counts(connection, market.name, batch)
-    chunk_no = np.cumsum(counts * columns) // CELLS_AT_ONCE
+    chunk_no = np.cumsum(counts * columns) // cells_at_once
     for number in np.unique(chunk_no):
         chunk = [series for series, its_chunk in zip(batch, chunk_no, strict=True) if its_chunk == number]
         yield from _chunk_rows(connect, market, computations, chunk)

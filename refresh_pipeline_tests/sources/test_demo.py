@@ -188,7 +188,7 @@ PLAUSIBLE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("seed", range(1, 5))
+@pytest.mark.parametrize("seed", [1, 2])
 def test_prices_stay_plausible_over_sixty_years(seed: int):
     requests = [
         request(name, Timeframe.D1, f"{year}-{month:02}-10", f"{year}-{month:02}-13")

@@ -52,6 +52,14 @@ def says(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
+def asked(process: subprocess.Popen[str]) -> str:
+    """What a child answers to a line."""
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return says(process)
+
+
 def finished(process: subprocess.Popen[str]) -> str:
     """What a child says until it ends, which it does well."""
     said, _ = process.communicate(timeout=PATIENCE)
@@ -79,6 +87,13 @@ def hold(database: str, purpose: str) -> None:
     with connect(database, read_only=purpose == "read", patience=PATIENCE):
         print("open", flush=True)
         sys.stdin.read()
+
+
+def knock(database: str) -> None:
+    """Open the file, without any patience, for each line of standard input."""
+    for _ in sys.stdin:
+        with connect(database, patience=0):
+            print("open", flush=True)
 
 
 def write(database: str, times: str) -> None:
@@ -172,7 +187,7 @@ def holdings(connection: duckdb.DuckDBPyConnection) -> str:
     return f"{rows} counted {counted}"
 
 
-CHILDREN = {each.__name__: each for each in (hold, write, read, linger, fill, die_at_each_statement)}
+CHILDREN = {each.__name__: each for each in (hold, knock, write, read, linger, fill, die_at_each_statement)}
 
 if __name__ == "__main__":
     CHILDREN[sys.argv[1]](*sys.argv[2:])

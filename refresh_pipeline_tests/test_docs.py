@@ -1,0 +1,167 @@
+"""Whether the documents tell the truth: columns, figures, queries, examples and links, held against the real things."""
+
+import re
+import shlex
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+import duckdb
+import numpy as np
+import pytest
+import typer
+
+from refresh_pipeline import steps
+from refresh_pipeline.analytics.bars import Bars, Computation
+from refresh_pipeline.cli import app
+from refresh_pipeline.market import candles
+from refresh_pipeline.market.candles import QUOTE_COLUMNS
+from refresh_pipeline.market.model import Market, parse_market
+from refresh_pipeline.settings import CATALOG
+from refresh_pipeline.sources.opening import open_source
+from refresh_pipeline.warehouse.schema import Table
+from refresh_pipeline.warehouse.warehouse import COMPUTATIONS, Warehouse
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DATA = REPOSITORY / "docs" / "data.md"
+README = REPOSITORY / "README.md"
+DECISIONS = sorted((REPOSITORY / "docs" / "decisions").glob("*.md"))
+DOCUMENTS = [README, DATA, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "deploy" / "README.md", *DECISIONS]
+KEYS = ("instrument", "timeframe", "open_time")
+BARS = 400
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    """The fenced blocks of one language."""
+    return re.findall(
+        rf"^```{language}\n(.*?)^```$", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+
+
+def documented() -> dict[str, dict[str, list[str]]]:
+    """The rows of each table's section in docs/data.md: by table, by column, the other cells."""
+    sections = re.split(r"^## `<market>\.(\w+)`$", DATA.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    return {
+        name: {
+            cells[0].strip("`"): cells[1:]
+            for line in text.split("\n## ")[0].splitlines()
+            if (cells := [cell.strip() for cell in line.strip("|").split(" | ")])[0].startswith("`")
+            and line.startswith("| `")
+        }
+        for name, text in zip(sections[::2], sections[1::2], strict=True)
+    }
+
+
+@pytest.fixture(scope="module")
+def market() -> Market:
+    return parse_market((CATALOG / "demo.yaml").read_text(), file="demo.yaml")
+
+
+@pytest.fixture(scope="module")
+def database(market: Market, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo market as the first refresh of today leaves it: the documents' queries ask for recent candles."""
+    folder, now = tmp_path_factory.mktemp("documented"), datetime.now(UTC)
+    warehouse = Warehouse(database=str(folder / "refresh.duckdb"))
+    warehouse.prepare(market)
+    requests = steps.requests_for(market, warehouse.holdings(market, market.series), now)
+    done = steps.fetch_candles(warehouse, market, open_source(market, folder), requests, now)
+    warehouse.record(market, Table.raw_candles, done, "run", now)
+    for table in COMPUTATIONS:
+        steps.compute(warehouse, market, table, market.series)
+    return folder / "refresh.duckdb"
+
+
+@pytest.mark.parametrize("table", [table.value for table in Table])
+def test_the_documented_columns_are_the_real_ones(table: str, database: Path) -> None:
+    with duckdb.connect(str(database), read_only=True) as connection:
+        described = connection.execute(f"describe demo.{table}").fetchall()
+    real = [(name, kind.lower()) for name, kind, *_ in described]
+    assert [(name, cells[0]) for name, cells in documented()[table].items()] == real
+
+
+def test_no_table_is_documented_that_is_not_there() -> None:
+    assert set(documented()) == {table.value for table in Table}
+
+
+@pytest.mark.parametrize("computation", COMPUTATIONS.values(), ids=lambda each: each.name)
+def test_computed_columns_are_documented_as_they_declare_themselves(computation: Computation) -> None:
+    declared = {
+        column.name: [column.sql_type, column.unit, column.description, str(column.warm_up), str(column.repaint)]
+        for column in computation.columns
+    }
+    found = {
+        name: [*cells[:3], *cells[4:]] for name, cells in documented()[computation.name].items() if name in declared
+    }
+    assert found == declared
+
+
+@pytest.mark.parametrize("computation", COMPUTATIONS.values(), ids=lambda each: each.name)
+def test_the_first_value_of_a_column_is_where_it_is_documented(computation: Computation) -> None:
+    random = np.random.default_rng(1)
+    close = 100 * np.exp(np.cumsum(random.normal(0, 0.01, BARS)))
+    columns = {"open": close, "high": close * 1.01, "low": close * 0.99, "close": close, "volume": close}
+    bars = Bars(np.arange(BARS).astype("datetime64[us]"), columns, np.array([0, BARS]))
+    computed = computation.compute(bars)
+    empty = {name: np.array([value is None or value != value for value in values]) for name, values in computed.items()}
+    documented_rows = {name: int(documented()[computation.name][name][3]) for name in computed}
+    assert {name: int(np.argmin(is_empty)) for name, is_empty in empty.items()} == documented_rows
+
+
+def test_every_reason_for_turning_a_candle_away_is_documented() -> None:
+    text = " ".join(DATA.read_text(encoding="utf-8").split())
+    names = ("NOT_A_NUMBER", "NOT_POSITIVE", "HIGH_BELOW_LOW", "HIGH_TOO_LOW", "LOW_TOO_HIGH", "BAD_VOLUME")
+    for name in (*names, "PLACEHOLDER", "MALFORMED"):
+        assert getattr(candles, name) in text
+
+
+def test_both_sides_of_a_quote_are_documented() -> None:
+    text = DATA.read_text(encoding="utf-8")
+    assert all(f"`{column}`" in text for column in QUOTE_COLUMNS)
+
+
+@pytest.mark.parametrize("query", [query for document in DOCUMENTS for query in blocks(document, "sql")])
+def test_every_documented_query_runs(query: str, database: Path) -> None:
+    with duckdb.connect(str(database), read_only=True) as connection:
+        rows = connection.execute(query).fetchall()
+    # Nothing was corrected or turned away in a simulated market.
+    assert bool(rows) is not ("revisions" in query or "rejected" in query)
+
+
+def test_the_markets_that_the_readme_shows_are_markets() -> None:
+    shown = [parse_market(text, file="README.md") for text in blocks(README, "yaml")]
+    assert len(shown) >= 2
+    assert len({market.source.kind for market in shown}) >= 2
+
+
+def commands_shown() -> list[list[str]]:
+    """Every `refresh ...` in a block of commands, as words, with what stands before the program left out."""
+    lines = [line for document in DOCUMENTS for block in blocks(document, "(?:sh)?") for line in block.splitlines()]
+    found = [re.search(r"(?:^|/bin/|\s)refresh (once|status|up)\b.*$", line) for line in lines]
+    return [shlex.split(match[0].split("refresh ", 1)[1], comments=True) for match in found if match]
+
+
+def test_every_command_shown_is_one() -> None:
+    group = typer.main.get_command(app)
+    shown = commands_shown()
+    assert {words[0] for words in shown} == {"once", "status", "up"}
+    for words in shown:
+        command: click.Command = getattr(group, "commands", {})[words[0]]
+        command.make_context(words[0], words[1:])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8")):
+        assert "://" in target or (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DECISIONS, ids=lambda path: path.stem)
+def test_a_decision_says_why_what_and_what_follows(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert re.match(rf"# {document.stem[:4]} ", text)
+    assert all(f"\n## {part}\n" in text for part in ("Context", "Decision", "Figures", "Consequences"))
+
+
+def test_every_decision_has_a_number_of_its_own() -> None:
+    numbers = [document.name[:4] for document in DECISIONS]
+    assert len(set(numbers)) == len(numbers) > 0
