@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
@@ -29,6 +29,8 @@ from refresh_pipeline.settings import (
     prepare_dagster,
     shipped,
 )
+from refresh_pipeline.sources.opening import open_source
+from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
 
 Name = TypeVar("Name")
 LOCALHOST = "127.0.0.1"
@@ -84,9 +86,14 @@ def once(
         settings, markets = chosen(market, data_dir)
         reject_unknown(markets, instrument, timeframe)
         wanted = {each.name: narrowed(each, instrument, timeframe) for each in markets}
+        if not any(wanted.values()):
+            raise ValueError(
+                f"no market has a series of {instrument} on {timeframe}; refresh status lists those there are"
+            )
         asked = asked_for(since, until, now)
+        open_sources(settings, markets)
+        prepare_dagster(settings)
     log_to_console(verbose)
-    prepare_dagster(settings)
     # Late, so that a wrong request is answered at once: Dagster takes a second to import.
     from refresh_pipeline.running import refresh_once  # noqa: PLC0415
 
@@ -110,7 +117,8 @@ def status(
     with wrong_requests():
         settings, markets = chosen(market, data_dir)
         moment = parse_instant(now) if now else datetime.now(UTC)
-    rows = reporting.status_rows(settings, markets, moment)
+    with in_words((WarehouseBusy, WarehouseUnreadable), SOME_FAILED):
+        rows = reporting.status_rows(settings, markets, moment)
     if as_json:
         out.print_json(json.dumps(rows), highlight=False)
     else:
@@ -127,7 +135,8 @@ def up(
     """Run the web UI and the daemon on localhost until interrupted."""
     with wrong_requests():
         settings, markets = chosen(market, data_dir)
-    prepare_dagster(settings)
+        open_sources(settings, markets)
+        prepare_dagster(settings)
     workspace = str(shipped("workspace.yaml"))
     commands = {
         "web UI": [sys.executable, "-P", "-m", "dagster_webserver", "-h", LOCALHOST, "-p", str(port), "-w", workspace],
@@ -143,6 +152,12 @@ def chosen(market: str | None, data_dir: str | None) -> tuple[Settings, list[Mar
     """The settings with the command line's choices, and the markets that they load."""
     settings = load_settings(enabled_markets=market, data_dir=data_dir)
     return settings, load_markets(settings)
+
+
+def open_sources(settings: Settings, markets: Sequence[Market]) -> None:
+    """Raise where a market's YAML says something of its source that the source does not know."""
+    for market in markets:
+        open_source(market, settings.limits_dir)
 
 
 def narrowed(market: Market, instruments: str | None, timeframes: str | None) -> list[Series]:
@@ -182,11 +197,11 @@ def supervise(commands: Mapping[str, Sequence[str]], environment: Mapping[str, s
     Returns:
         0 after an interrupt, 1 when one ended by itself.
     """
-    # The commands are our own, never a user's text.
-    running = {name: subprocess.Popen(command, env=dict(environment)) for name, command in commands.items()}  # noqa: S603
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
+    # The commands are our own, never a user's text.
+    running = {name: subprocess.Popen(command, env=dict(environment)) for name, command in commands.items()}  # noqa: S603
     ended: list[str] = []
     while not ended and not stopped.wait(timeout=0.5):
         ended = [name for name, process in running.items() if process.poll() is not None]
@@ -208,14 +223,19 @@ def log_to_console(verbose: int) -> None:
     logger.addHandler(handler)
 
 
-@contextmanager
-def wrong_requests() -> Iterator[None]:
+def wrong_requests() -> AbstractContextManager[None]:
     """End with exit code 2 and the message alone where the request itself is wrong."""
+    return in_words((ValueError, OSError), WRONG_REQUEST)
+
+
+@contextmanager
+def in_words(kinds: tuple[type[Exception], ...], exit_code: int) -> Iterator[None]:
+    """End with this exit code and the message alone at errors of these kinds."""
     try:
         yield
-    except ValueError as error:
-        err.print(str(error), style="red", markup=False, highlight=False)
-        raise typer.Exit(WRONG_REQUEST) from error
+    except kinds as error:
+        err.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(exit_code) from error
 
 
 def _known(texts: Sequence[str], resolve: Callable[[str], Name]) -> set[Name]:

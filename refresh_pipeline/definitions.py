@@ -13,6 +13,7 @@ from refresh_pipeline.resources import resources
 from refresh_pipeline.schedules import market_schedules, publish_job_name, refresh_job_name
 from refresh_pipeline.sensors import retry_sensor
 from refresh_pipeline.settings import Settings, load_markets, load_settings, set_dagster_variables
+from refresh_pipeline.sources.opening import open_source
 from refresh_pipeline.warehouse.schema import Table
 
 REFRESHED = (Table.raw_candles, Table.enhanced_candles, Table.indicators)
@@ -20,7 +21,13 @@ PUBLISHED = (Table.exports, Table.uploads)
 
 
 def build(settings: Settings, markets: Sequence[Market]) -> dg.Definitions:
-    """Everything Dagster knows of these markets."""
+    """Everything Dagster knows of these markets.
+
+    Raises:
+        MarketError: a market's source does not know what its YAML says of it.
+    """
+    for market in markets:
+        open_source(market, settings.limits_dir)
     with warnings.catch_warnings():
         # BackfillPolicy is beta; that is a choice, not news at every start.
         warnings.simplefilter("ignore", dg.BetaWarning)

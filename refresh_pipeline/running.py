@@ -1,5 +1,6 @@
 """A refresh from the command line: the market's two jobs, one after the other, in this process, on the instance."""
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from refresh_pipeline.resources import uploads_of
 from refresh_pipeline.schedules import publish_job_name, refresh_job_name
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse import reports
-from refresh_pipeline.warehouse.connection import connect
+from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect
 from refresh_pipeline.warehouse.reports import SeriesOutcome
 
 LOG_LEVELS = ("CRITICAL", "INFO", "DEBUG")
@@ -43,7 +44,12 @@ class Refreshed:
 def refresh_once(
     settings: Settings, market: Market, series: Sequence[Series], asked: Mapping[str, str], verbose: int
 ) -> Refreshed:
-    """Run the market's refresh and then its publishing, for these series."""
+    """Run the market's refresh and then its publishing, for these series.
+
+    Raises:
+        MarketError: the market's YAML says something of its source that the source does not know.
+        KeyboardInterrupt: somebody wants it to end; the run at hand is on record as failed.
+    """
     definitions = build(settings, [market])
     tags = range_tags(market, [each.instrument for each in series], [each.timeframe for each in series])
     narrowing = {} if len(series) == len(market.series) else {"series": [each.key for each in series]}
@@ -63,6 +69,8 @@ def refresh_once(
                     raise_on_error=False,
                 )
             )
+            if _was_interrupted(results[-1]):
+                raise KeyboardInterrupt
     return Refreshed(
         market,
         _outcomes(settings, market, [result.run_id for result in results]),
@@ -75,10 +83,19 @@ def refresh_once(
 def _outcomes(settings: Settings, market: Market, run_ids: Sequence[str]) -> list[SeriesOutcome]:
     if not settings.database.exists():
         return []
-    with connect(str(settings.database), read_only=True) as connection:
-        if not reports.has_tables(connection, market.name):
-            return []
-        return reports.outcomes_of(connection, market.name, run_ids)
+    # A file that cannot be opened was told already, as the error of the step that needed it.
+    with suppress(WarehouseBusy, WarehouseUnreadable), connect(str(settings.database), read_only=True) as connection:
+        if reports.has_tables(connection, market.name):
+            return reports.outcomes_of(connection, market.name, run_ids)
+    return []
+
+
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    # Dagster takes a signal for a step's failure, and would begin with the next job.
+    failures = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    return any(
+        error is not None and error.cls_name == dg.DagsterExecutionInterruptedError.__name__ for error in failures
+    )
 
 
 def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
@@ -90,10 +107,9 @@ def _message(event: dg.DagsterEvent) -> str:
     data = event.step_failure_data
     if data.user_failure_data is not None and data.user_failure_data.description:
         return data.user_failure_data.description
-    cause = data.error
-    while cause is not None and cause.cause is not None:
-        cause = cause.cause
-    return cause.message.strip() if cause is not None else "failed"
+    # Dagster wraps what a step raised; what that came from is in the run's log.
+    error = data.error.cause if data.error is not None and data.error.cause is not None else data.error
+    return "failed" if error is None else re.sub(r"^[\w.]+\.(?=\w+: )", "", error.message.strip())
 
 
 def _failed_checks(result: dg.ExecuteInProcessResult) -> dict[str, str]:

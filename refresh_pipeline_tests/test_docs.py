@@ -31,25 +31,23 @@ KEYS = ("instrument", "timeframe", "open_time")
 BARS = 400
 
 
-def blocks(document: Path, language: str) -> list[str]:
-    """The fenced blocks of one language."""
-    return re.findall(
-        rf"^```{language}\n(.*?)^```$", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
-    )
+def blocks(document: Path, *languages: str) -> list[str]:
+    """The fenced blocks in these languages."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return [text for language, text in fenced if language in languages]
 
 
 def documented() -> dict[str, dict[str, list[str]]]:
     """The rows of each table's section in docs/data.md: by table, by column, the other cells."""
     sections = re.split(r"^## `<market>\.(\w+)`$", DATA.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-    return {
-        name: {
-            cells[0].strip("`"): cells[1:]
-            for line in text.split("\n## ")[0].splitlines()
-            if (cells := [cell.strip() for cell in line.strip("|").split(" | ")])[0].startswith("`")
-            and line.startswith("| `")
-        }
-        for name, text in zip(sections[::2], sections[1::2], strict=True)
-    }
+    return {name: rows_of(text.split("\n## ")[0]) for name, text in zip(sections[::2], sections[1::2], strict=True)}
+
+
+def rows_of(section: str) -> dict[str, list[str]]:
+    """A table's rows, by their first cell."""
+    lines = [line for line in section.splitlines() if line.startswith("| `")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {first.strip("`"): others for first, *others in rows}
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +133,7 @@ def test_the_markets_that_the_readme_shows_are_markets() -> None:
 
 def commands_shown() -> list[list[str]]:
     """Every `refresh ...` in a block of commands, as words, with what stands before the program left out."""
-    lines = [line for document in DOCUMENTS for block in blocks(document, "(?:sh)?") for line in block.splitlines()]
+    lines = [line for document in DOCUMENTS for block in blocks(document, "", "sh") for line in block.splitlines()]
     found = [re.search(r"(?:^|/bin/|\s)refresh (once|status|up)\b.*$", line) for line in lines]
     return [shlex.split(match[0].split("refresh ", 1)[1], comments=True) for match in found if match]
 

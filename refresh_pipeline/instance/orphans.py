@@ -27,7 +27,7 @@ def this_process() -> str:
 def claim(context: dg.AssetExecutionContext) -> None:
     """Write down which process works on this run."""
     if context.run.tags.get(PROCESS_TAG) != this_process():
-        context.instance.add_run_tags(context.run_id, {PROCESS_TAG: this_process()})
+        context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: this_process()})
 
 
 def going_runs(instance: dg.DagsterInstance, job_name: str) -> list[dg.DagsterRun]:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 
 import duckdb
@@ -109,7 +110,7 @@ def read(database: str, times: str) -> None:
     for _ in range(int(times)):
         with connect(database, read_only=True, patience=PATIENCE) as connection:
             counts += connection.execute("select count(*) from notes").fetchall()
-    print(sum(later < earlier for earlier, later in zip(counts, counts[1:], strict=False)), flush=True)
+    print(sum(later < earlier for earlier, later in pairwise(counts)), flush=True)
 
 
 def linger(database: str) -> None:

@@ -82,7 +82,7 @@ def test_a_series_leaves_with_its_candles_and_everything_computed_oldest_first(w
                 f'select "{column.name}" from fair.{computation.name} where instrument = ? order by open_time',
                 "ETH/USD",
             )
-            given = [None if value != value else value for value in rows[ETH][column.name].tolist()]  # noqa: PLR0124
+            given = [None if value != value else value for value in rows[ETH][column.name].tolist()]
             assert given == [row[0] for row in stored], column.name
 
 

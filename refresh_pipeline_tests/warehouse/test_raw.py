@@ -1,4 +1,4 @@
-"""Storing candles: each once, the newest value, the old ones on record, the bad ones aside; held against a plain model."""
+"""Storing candles: each once, the newest value, old ones on record, bad ones aside; held against a plain model."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -105,10 +105,11 @@ def test_each_of_several_corrections_is_kept(warehouse: Warehouse):
 def test_a_change_of_any_column_is_a_correction(warehouse: Warehouse, column: str):
     wide = {"open": 5.0, "high": 9.0, "low": 1.0, "close": 5.0, "volume": 3.0}
     other = wide | {column: wide[column] + 0.5}
-    for second, row in enumerate((wide, other)):
-        arrived = Candles(opens(1), {name: np.array([value]) for name, value in row.items()})
-        result = stored(warehouse, arrived, seconds=second)
-    assert result == Stored(revised=1)
+    first, second = (
+        Candles(opens(1), {name: np.array([value]) for name, value in row.items()}) for row in (wide, other)
+    )
+    assert stored(warehouse, first) == Stored(added=1)
+    assert stored(warehouse, second, seconds=1) == Stored(revised=1)
     assert query(warehouse, f"select {column} from fair.raw_candles") == [(other[column],)]
 
 
@@ -132,7 +133,7 @@ def test_of_duplicates_in_one_batch_the_last_wins_and_nothing_counts_as_revised(
 
 def test_candles_may_come_newest_first(warehouse: Warehouse):
     arrived = candles(50)
-    stored(warehouse, arrived.where(np.arange(50)[::-1]))
+    stored(warehouse, Candles(arrived.open_time[::-1], {name: row[::-1] for name, row in arrived.columns.items()}))
     rows = query(warehouse, "select close from fair.raw_candles order by open_time")
     assert [row[0] for row in rows] == arrived["close"].tolist()
 
@@ -140,11 +141,12 @@ def test_candles_may_come_newest_first(warehouse: Warehouse):
 def test_quotes_are_kept_and_their_corrections_too(tmp_path: Path):
     market = market_of(two_sided=True)
     warehouse = prepared(tmp_path, market)
+    results = []
     for second, price in enumerate((1.25, 1.75)):
         quoted = flat(1.5, 0)
         quoted = Candles(quoted.open_time, {**quoted.columns, "bid_close": np.array([price])})
-        result = warehouse.store_candles(market, {BTC: quoted}, "test", at(second))[BTC]
-    assert result == Stored(revised=1)
+        results.append(warehouse.store_candles(market, {BTC: quoted}, "test", at(second))[BTC])
+    assert results == [Stored(added=1), Stored(revised=1)]
     assert query(warehouse, "select close, bid_close, ask_close from fair.raw_candles") == [(1.5, 1.75, None)]
     assert query(warehouse, "select bid_close from fair.raw_candle_revisions") == [(1.25,)]
 

@@ -193,7 +193,8 @@ def test_repeats_are_found_in_any_year_and_in_a_series_that_nobody_counted(wareh
         for _ in range(2):
             change(
                 warehouse,
-                "insert into fair.raw_candles (instrument, timeframe, open_time) values (?, ?, make_timestamp(?, 5, 1, 0, 0, 0))",
+                "insert into fair.raw_candles (instrument, timeframe, open_time) "
+                "values (?, ?, make_timestamp(?, 5, 1, 0, 0, 0))",
                 instrument,
                 timeframe,
                 year,

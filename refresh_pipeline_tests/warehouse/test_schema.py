@@ -140,9 +140,14 @@ def test_half_a_change_is_no_change(tmp_path: Path):
     warehouse = prepared(tmp_path, MARKET)
     change(warehouse, "drop table fair.uploads")
     before = everything(warehouse)
-    with pytest.raises(KeyError), connect(warehouse.database) as connection, transaction(connection):
-        schema.ensure(connection, "fair", tuple(COMPUTATIONS.values()), two_sided=False)
-        raise KeyError
+
+    def fail() -> None:
+        with connect(warehouse.database) as connection, transaction(connection):
+            schema.ensure(connection, "fair", tuple(COMPUTATIONS.values()), two_sided=False)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert everything(warehouse) == before
 
 
