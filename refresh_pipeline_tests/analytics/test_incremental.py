@@ -79,7 +79,7 @@ def test_going_on_from_a_checkpoint_equals_computing_everything_to_the_last_bit(
     # A series goes on only where each of its recursions has begun.
     cuts = [cut if cut > 377 else 0 for cut in cuts]
     tails = stacked([rows_of(each, slice(cut, None)) for each, cut in zip(histories, cuts, strict=True)])
-    ends = np.cumsum([0, *(market.bars for market in several)])[:-1] + cuts
+    ends = np.cumsum([0, *(market.bars for market in several)], dtype=np.int64)[:-1] + np.array(cuts)
     known = {name: np.append(values, np.nan).astype(np.float64)[ends - 1] for name, values in states.items()}
     tail, tail_states = table.compute_with_states(
         Bars(tails.open_time, tails.columns, tails.starts, before=np.array(cuts), states=known)
