@@ -84,9 +84,7 @@ def main() -> None:
         print(f"all computed {time.perf_counter() - stored:.1f} s")
         for what, computation in (("checkpoints", ENHANCED_CANDLES), ("warm-up", WARMED_UP)):
             ticks = [seconds_a_tick(warehouse, market, batch, computation) for _ in range(TICKS)]
-            print(
-                f"{what:<12}{computation.warm_up:>6} bars of warm-up, seconds a tick: {min(ticks):.2f}, {max(ticks):.2f}"
-            )
+            print(f"{what:<12}{computation.warm_up:>6} bars of warm-up, {min(ticks):.2f} to {max(ticks):.2f} s a tick")
         with warehouse.reader() as connection:
             (rows,) = connection.execute("select count(*) from test.checkpoints").fetchall()[0]
         print(f"{rows} checkpoints for {count * BARS} rows")
