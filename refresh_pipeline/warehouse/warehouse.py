@@ -136,6 +136,19 @@ class Warehouse(DuckDBResource):
         with self.get_connection() as connection:
             return tail.stale_series(connection, market.name, asset, batch)
 
+    def newest_rows(
+        self, market: Market, table: Table, series: Series, columns: Sequence[str], count: int
+    ) -> dict[str, NDArray]:
+        """Some columns of the newest rows of one series as arrays, oldest row first."""
+        listed = ", ".join(f'"{name}"' for name in columns)
+        with self.get_connection() as connection:
+            return arrays_of(
+                connection,
+                f"select {listed} from (select * from {qualified(market.name, table)} where instrument = ? "
+                "and timeframe = ? order by open_time desc limit ?) order by open_time",
+                [series.instrument, series.timeframe.value, count],
+            )
+
     def rows_to_export(self, market: Market, batch: Sequence[Series]) -> Iterator[tuple[Series, dict[str, NDArray]]]:
         """Each series' whole dataset: candle, enhanced and indicator columns as arrays, oldest row first."""
         yield from rows_to_export(self.get_connection, market, COMPUTATIONS.values(), batch)
