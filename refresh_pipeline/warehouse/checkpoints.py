@@ -65,6 +65,8 @@ def keep_checkpoints(
     computation: Computation,
     bars: Bars,
     states: Mapping[str, Values],
+    *,
+    of: str,
 ) -> None:
     """Note the states at every checkpoint of these bars, in place of what was noted from their first one on.
 
