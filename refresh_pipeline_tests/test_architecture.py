@@ -126,7 +126,8 @@ def test_what_is_done_without_dagster_stays_without(name: str) -> None:
 
 def test_a_run_needs_no_pandas() -> None:
     users = [named(module) for module in modules(PACKAGE) if any(n.startswith("pandas") for n in imports_of(module))]
-    assert users == []
+    # Data frames are a door of their own, which no run goes through.
+    assert users == [named(PACKAGE / "analytics" / "frames.py")]
 
 
 def test_modules_do_not_import_one_another_in_circles() -> None:

@@ -32,7 +32,7 @@ def pixels(image, color):
 
 
 def test_a_chart_is_an_image_within_a_text():
-    text = chart(SERIES, rows_of(300)).md_str
+    text = str(chart(SERIES, rows_of(300)).md_str)
     assert text.startswith(f"![EUR/USD H1: the newest {BARS} candles](data:image/png;base64,")
     assert base64.b64decode(text.rpartition(",")[2].removesuffix(")")).startswith(PNG)
     # The event log keeps it: small enough to be kept for every look at a series.

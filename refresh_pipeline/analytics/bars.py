@@ -1,7 +1,7 @@
 """Many series as one run of arrays, and what a computation over them must say of itself."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ class Bars:
     starts: NDArray[np.int64]
     before: NDArray[np.int64] | None = None
     states: Mapping[str, Floats] = field(default_factory=dict)
+    # Whether what the recursions come to at each row is wanted too.
+    with_states: bool = False
 
     def __len__(self) -> int:
         return len(self.open_time)
@@ -87,20 +89,16 @@ class Computation:
 
     name: str
     columns: Sequence[Column]
-    # Gives an array per column and per state, as long as the bars: float64 with NaN for null, or text with None.
-    evaluate: Callable[[Bars], Mapping[str, Values]]
+    # Gives an array per column, as long as the bars: float64 with NaN for null, or text with None for null.
+    compute: Callable[[Bars], Mapping[str, Values]]
     # Whether the table repeats the candle columns beside its own.
     carries_candles: bool = False
     # What has to be known of a series' past, beside its last bars, to go on from any checkpoint.
     states: Sequence[str] = ()
 
-    def compute(self, bars: Bars) -> Mapping[str, Values]:
-        """The columns of the table."""
-        return self.compute_with_states(bars)[0]
-
     def compute_with_states(self, bars: Bars) -> tuple[Mapping[str, Values], Mapping[str, Values]]:
         """The columns of the table, and by the side what its recursions came to at each row."""
-        results = dict(self.evaluate(bars))
+        results = dict(self.compute(replace(bars, with_states=True)))
         states = {name: results.pop(name) for name in self.states}
         return results, states
 

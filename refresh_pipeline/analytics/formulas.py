@@ -34,7 +34,13 @@ def computation(name: str, formulas: Sequence[Formula], *, carries_candles: bool
     """A computation of all columns of some formulas, evaluated in their order."""
     columns = [column for formula in formulas for column in formula.columns]
     states = [state for formula in formulas for state in formula.states]
-    return Computation(name, columns, partial(_evaluate, tuple(formulas)), carries_candles, states)
+    compute = partial(_compute, tuple(formulas), tuple(states))
+    return Computation(name, columns, compute, carries_candles, states)
+
+
+def _compute(formulas: Sequence[Formula], states: Sequence[str], bars: Bars) -> Mapping[str, Values]:
+    computed = _evaluate(formulas, bars)
+    return computed if bars.with_states else {name: v for name, v in computed.items() if name not in states}
 
 
 def _evaluate(formulas: Sequence[Formula], bars: Bars) -> Mapping[str, Values]:

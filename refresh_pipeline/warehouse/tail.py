@@ -182,9 +182,7 @@ class TailRefresh:
             self.connect() as connection,
             transaction(connection),
             registered(connection, "staged", rows),
-            registered(
-                connection, "wanted", numbered(stale.series, since=since, changed=stale.since, mark=stale.marks)
-            ),
+            registered(connection, "wanted", numbered(stale.series, since=since, mark=stale.marks)),
         ):
             revised = self._replace(connection, since.min().astype(datetime))
             if states:
@@ -223,8 +221,6 @@ class TailRefresh:
 
     def _settle(self, connection: duckdb.DuckDBPyConnection) -> None:
         settle(connection, self.market, self.table, made="touched")
-        # Rows before the change were written because a flag came to be known: what is made of candles does not change.
-        connection.execute("update touched set since = changed")
         mark_stale(connection, self.market, FEEDS[self.table])
         connection.execute("drop table touched")
 

@@ -21,7 +21,7 @@ def test_a_frame_gets_the_same_numbers_as_the_arrays():
     enhanced = enhanced_candles(frame_of())
     for name, values in computed_alone(ENHANCED_CANDLES, BARS).items():
         if values.dtype == object:
-            assert enhanced[name].fillna("null").tolist() == [each or "null" for each in values]
+            assert enhanced[name].fillna("null").to_list() == [each or "null" for each in values]
         else:
             np.testing.assert_array_equal(enhanced[name].to_numpy(dtype=np.float64, na_value=np.nan), values)
 
