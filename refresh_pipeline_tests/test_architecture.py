@@ -93,7 +93,9 @@ def test_every_package_has_a_rule_for_its_imports() -> None:
 def test_what_is_pure_knows_no_dagster_network_disk_or_clock(package: str) -> None:
     for module in modules(PACKAGE / package):
         roots = {name.split(".")[0] for name in imports_of(module)} - {OURS}
-        foreign = roots - set(sys.stdlib_module_names) - LIBRARIES_OF_PURE
+        # Data frames come and go through one door of their own.
+        allowed = LIBRARIES_OF_PURE | ({"pandas"} if module.name == "frames.py" else set())
+        foreign = roots - set(sys.stdlib_module_names) - allowed
         assert foreign | (roots & IMPURE) == set(), named(module)
 
 
