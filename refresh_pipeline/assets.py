@@ -7,6 +7,7 @@ Each asset reads, applies, writes; `steps` knows how, `materializing` tells Dags
 import dagster as dg
 
 from refresh_pipeline import steps
+from refresh_pipeline.charting import with_chart
 from refresh_pipeline.describing import asset
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.materializing import materialized, series_left, series_of
@@ -33,6 +34,8 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
     def enhanced_candles(context: Context, warehouse: Warehouse, asked: Asked) -> dg.MaterializeResult:
         batch = series_left(context, asked, warehouse, market)
         done = steps.compute(warehouse, market, Table.enhanced_candles, batch)
+        if len(context.partition_keys) == 1:
+            done = with_chart(done, warehouse, market)
         return materialized(context, warehouse, market, done, asked.moment)
 
     @asset(Table.indicators, market, after=enhanced_candles)

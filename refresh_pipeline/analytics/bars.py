@@ -1,7 +1,7 @@
 """Many series as one run of arrays, and what a computation over them must say of itself."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,19 @@ class Bars:
     """Candles of several series behind one another, each in order of open_time.
 
     Series i is the slice `starts[i]:starts[i + 1]` of every array; `columns` holds CANDLE_COLUMNS as float64.
+
+    A series may go on from a checkpoint instead of beginning with its first candle: `before` counts the candles that it
+    has before these, and `states` gives what its recursions had come to by then, one value a series (any for a series
+    that begins).
     """
 
     open_time: Times
     columns: Mapping[str, Floats]
     starts: NDArray[np.int64]
+    before: NDArray[np.int64] | None = None
+    states: Mapping[str, Floats] = field(default_factory=dict)
+    # Whether what the recursions come to at each row is wanted too.
+    with_states: bool = False
 
     def __len__(self) -> int:
         return len(self.open_time)
@@ -34,9 +42,29 @@ class Bars:
         return [slice(int(a), int(b)) for a, b in zip(self.starts[:-1], self.starts[1:], strict=True)]
 
     @property
+    def lengths(self) -> NDArray[np.int64]:
+        """How many rows each series has here."""
+        return np.diff(self.starts)
+
+    @property
+    def earlier(self) -> NDArray[np.int64]:
+        """How many candles each series has before its first row here."""
+        return np.zeros(len(self.starts) - 1, dtype=np.int64) if self.before is None else self.before
+
+    @property
     def position(self) -> NDArray[np.int64]:
-        """Each row's number within its series, from 0."""
-        return np.arange(len(self)) - np.repeat(self.starts[:-1], np.diff(self.starts))
+        """Each row's number among the rows of its series here, from 0."""
+        return np.arange(len(self)) - np.repeat(self.starts[:-1], self.lengths)
+
+    @property
+    def number(self) -> NDArray[np.int64]:
+        """Each row's number in the whole series, from 0."""
+        return self.position + np.repeat(self.earlier, self.lengths)
+
+    @property
+    def remaining(self) -> NDArray[np.int64]:
+        """How many rows of its series come after each row."""
+        return np.repeat(self.starts[1:], self.lengths) - 1 - np.arange(len(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +79,8 @@ class Column:
     # Bars back from the newest that the next bar may still change.
     repaint: int = 0
     sql_type: str = "double"
+    # Bars before that it looks at where its recursions go on from a checkpoint; as many as `warm_up` where it has none.
+    reach: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +93,25 @@ class Computation:
     compute: Callable[[Bars], Mapping[str, Values]]
     # Whether the table repeats the candle columns beside its own.
     carries_candles: bool = False
+    # What has to be known of a series' past, beside its last bars, to go on from any checkpoint.
+    states: Sequence[str] = ()
+
+    def compute_with_states(self, bars: Bars) -> tuple[Mapping[str, Values], Mapping[str, Values]]:
+        """The columns of the table, and by the side what its recursions came to at each row."""
+        results = dict(self.compute(replace(bars, with_states=True)))
+        states = {name: results.pop(name) for name in self.states}
+        return results, states
 
     @property
     def warm_up(self) -> int:
-        """Bars to read before the first one to write."""
-        return max((column.warm_up for column in self.columns), default=0)
+        """Bars to read before the first one to write: after a checkpoint where there are states."""
+        return max((_needed(column) for column in self.columns), default=0)
 
     @property
     def repaint(self) -> int:
         """Bars to write again before the first one that changed."""
         return max((column.repaint for column in self.columns), default=0)
+
+
+def _needed(column: Column) -> int:
+    return column.warm_up if column.reach is None else column.reach

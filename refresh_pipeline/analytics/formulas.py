@@ -17,24 +17,39 @@ class Formula:
     """One or several columns that are computed together."""
 
     columns: Sequence[Column]
-    # Gives one array per column. The bars hold the numeric columns of earlier formulas beside the candle's own.
+    # Gives one array per column and then per state. The bars hold the numbers that earlier formulas gave.
     compute: Callable[[Bars], Sequence[Values]]
     # Rows at the beginning of each series that have no value yet.
     undefined: int = 0
+    # Names of recursions that columns build on without being columns: known at checkpoints, where a tail goes on.
+    states: Sequence[str] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """What it gives, in order."""
+        return [*(column.name for column in self.columns), *self.states]
 
 
 def computation(name: str, formulas: Sequence[Formula], *, carries_candles: bool) -> Computation:
     """A computation of all columns of some formulas, evaluated in their order."""
     columns = [column for formula in formulas for column in formula.columns]
-    return Computation(name, columns, partial(_compute, tuple(formulas)), carries_candles)
+    states = [state for formula in formulas for state in formula.states]
+    compute = partial(_compute, tuple(formulas), tuple(states))
+    return Computation(name, columns, compute, carries_candles, states)
 
 
-def _compute(formulas: Sequence[Formula], bars: Bars) -> Mapping[str, Values]:
-    position = bars.position
+def _compute(formulas: Sequence[Formula], states: Sequence[str], bars: Bars) -> Mapping[str, Values]:
+    computed = _evaluate(formulas, bars)
+    return computed if bars.with_states else {name: v for name, v in computed.items() if name not in states}
+
+
+def _evaluate(formulas: Sequence[Formula], bars: Bars) -> Mapping[str, Values]:
+    number = bars.number
     computed: dict[str, Values] = {}
     for formula in formulas:
-        results = dict(zip((column.name for column in formula.columns), formula.compute(bars), strict=True))
-        _null_beginnings(results, position < formula.undefined)
+        results = dict(zip(formula.names, formula.compute(bars), strict=True))
+        if formula.undefined:
+            _null_beginnings(results, number < formula.undefined)
         computed |= results
         numbers = {name: values for name, values in results.items() if values.dtype != object}
         bars = replace(bars, columns={**bars.columns, **numbers})
@@ -42,5 +57,6 @@ def _compute(formulas: Sequence[Formula], bars: Bars) -> Mapping[str, Values]:
 
 
 def _null_beginnings(results: Mapping[str, Values], undefined: np.ndarray) -> None:
+    rows = np.flatnonzero(undefined)
     for values in results.values():
-        values[undefined] = None if values.dtype == object else np.nan
+        values[rows] = None if values.dtype == object else np.nan

@@ -1,6 +1,7 @@
 """Averages that remember for ever, through TA-Lib's C functions, and how soon they forget. One series at a time.
 
-Every parameter is passed: TA-Lib's defaults change between releases. Finite windows live in windows.py.
+Every parameter is passed: TA-Lib's defaults change between releases. Finite windows live in windows.py, averages that
+a tail goes on with in continued.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,22 +17,7 @@ from refresh_pipeline.market.candles import Floats
 
 _talib = load_talib()
 # Bare C functions: what TA-Lib wraps around them for data frames costs more than 500 bars do.
-_rma, _ema, _rsi, _atr, _macd = (unwrap(getattr(_talib, name)) for name in ("RMA", "EMA", "RSI", "ATR", "MACD"))
-
-
-def smoothed_moving_average(values: Floats, periods: int) -> Floats:
-    """The SMMA of Bill Williams' alligator, in the values' unit; NaN in the first `periods` rows.
-
-    At row `periods` the mean of the first `periods` values, then s[i] = (s[i-1] * (periods - 1) + x[i]) / periods.
-    Wilder's average (TA-Lib's RMA) has that mean one row earlier; so the value at row `periods` itself never counts.
-
-    >>> smoothed_moving_average(np.array([1.0, 3.0, 99.0, 6.0]), periods=2)
-    array([nan, nan,  2.,  4.])
-    """
-    if len(values) <= periods:
-        return np.full(len(values), np.nan)
-    counted = np.concatenate([values[:periods], values[periods + 1 :]])
-    return np.concatenate([[np.nan], _rma(counted, timeperiod=periods)])
+_ema, _rsi, _atr, _macd = (unwrap(getattr(_talib, name)) for name in ("EMA", "RSI", "ATR", "MACD"))
 
 
 def exponential_moving_average(values: Floats, periods: int) -> Floats:

@@ -5,6 +5,8 @@ the one before, and whoever stacks them nulls those (formulas.py does). A value 
 bit, whatever history lies before it: sums are added in a fixed order, never carried along.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from refresh_pipeline.market.candles import Floats
@@ -112,3 +114,39 @@ def without_residue(differences: Floats, scale: Floats) -> Floats:
     array([0.001, 0.   ,   nan])
     """
     return np.where(np.abs(differences) < RESIDUE * scale, 0.0, differences)
+
+
+def windowed_maxima(values: Floats, widths: Sequence[int]) -> dict[int, Floats]:
+    """The greatest of the last `width` values at each row, for widths in rising order, none above twice the one before.
+
+    Two overlapping windows make the next wider one: a pass for each width. NaN in the first `width - 1` rows.
+
+    >>> windowed_maxima(np.array([3.0, 1.0, 2.0, 0.0]), widths=[2, 3])[3]
+    array([nan, nan,  3.,  2.])
+    """
+    maxima, narrower, known = {}, values, 1
+    for width in widths:
+        wider = np.full(len(values), np.nan)
+        late = width - known
+        np.maximum(narrower[late:], narrower[: max(len(values) - late, 0)], out=wider[late:])
+        maxima[width], narrower, known = wider, wider, width
+    return maxima
+
+
+def windowed_maximum(values: Floats, periods: int) -> Floats:
+    """The greatest of the last `periods` values at each row; NaN in the first `periods - 1` rows.
+
+    >>> windowed_maximum(np.array([3.0, 1.0, 2.0, 0.0]), periods=3)
+    array([nan, nan,  3.,  2.])
+    """
+    widths = [2**power for power in range(1, (periods - 1).bit_length())]
+    return windowed_maxima(values, [*widths, periods])[periods]
+
+
+def is_true(holds: np.ndarray) -> Floats:
+    """A flag: 1 where it holds, else 0.
+
+    >>> is_true(np.array([True, False]))
+    array([1., 0.])
+    """
+    return holds.astype(np.float64)

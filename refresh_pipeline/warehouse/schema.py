@@ -31,6 +31,8 @@ class Table(StrEnum):
     outcomes = "outcomes"
     # One row an asset and series that has work left: the first candle that changed since it was last computed.
     stale = "stale"
+    # What recursions had come to, every so many bars of an asset's series.
+    checkpoints = "checkpoints"
     about = "about"
 
 
@@ -85,6 +87,7 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
     },
     # `mark` is drawn anew at each change: who made the asset from older candles sees that it is not theirs to settle.
     Table.stale: SERIES_KEY | {"asset": "varchar", "since": "timestamp", "mark": "varchar"},
+    Table.checkpoints: KEY | {"asset": "varchar", "candles": "bigint", "state": "double[]"},
     Table.about: {"schema_version": "integer"},
 }
 WITH_CANDLES = (Table.raw_candles, Table.raw_candle_revisions)

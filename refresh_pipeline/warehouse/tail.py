@@ -18,6 +18,7 @@ from refresh_pipeline.market.calendar import Calendar, length_of
 from refresh_pipeline.market.candles import TIME_UNIT, Floats, Times
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.warehouse.checkpoints import checkpoints_before, keep_checkpoints
 from refresh_pipeline.warehouse.connection import transaction
 from refresh_pipeline.warehouse.raw import mark_stale
 from refresh_pipeline.warehouse.schema import Table, candle_columns, columns_of, qualified
@@ -114,7 +115,7 @@ class TailRefresh:
         done: dict[Series, Recomputed] = {}
         for chunk in self._chunks(stale):
             bars = self._read(chunk)
-            done |= self._write(chunk, bars, self.computation.compute(bars))
+            done |= self._write(chunk, bars, *self.computation.compute_with_states(bars))
         return done
 
     def _chunks(self, stale: Stale) -> list[Stale]:
@@ -129,6 +130,17 @@ class TailRefresh:
         return self.computation.warm_up + self.computation.repaint
 
     def _read(self, stale: Stale) -> Bars:
+        return self._read_from_checkpoints(stale) if self.computation.states else self._read_with_warm_up(stale)
+
+    def _read_from_checkpoints(self, stale: Stale) -> Bars:
+        """Candles from the checkpoint after which there are `_bars_before` bars, or from the series' beginning on."""
+        with self.connect() as connection:
+            wanted = numbered(stale.series, since=stale.since)
+            found = checkpoints_before(connection, self.market, self.computation, wanted)
+        after = found.open_time + np.timedelta64(1, "us")
+        return found.go_on(self._candles(stale, np.where(found.candles > 0, after, stale.first_open_time)))
+
+    def _read_with_warm_up(self, stale: Stale) -> Bars:
         """Candles from `_bars_before` bars before the first change on: bounded by time, wider where holes ate it."""
         wanted = np.full(len(stale.series), self._bars_before * SLACK + 1)
         while True:
@@ -154,7 +166,9 @@ class TailRefresh:
         starts = np.searchsorted(rows["series_no"], np.arange(len(stale.series) + 1))
         return Bars(rows["open_time"], {name: rows[name] for name in columns}, starts)
 
-    def _write(self, stale: Stale, bars: Bars, computed: Mapping[str, Values]) -> dict[Series, Recomputed]:
+    def _write(
+        self, stale: Stale, bars: Bars, computed: Mapping[str, Values], states: Mapping[str, Values]
+    ) -> dict[Series, Recomputed]:
         first_row = np.maximum(_rows_before(bars, stale.since) - self.computation.repaint, 0)
         lengths = np.diff(bars.starts)
         series_no = np.repeat(np.arange(len(stale.series), dtype=np.int32), lengths)
@@ -171,6 +185,9 @@ class TailRefresh:
             registered(connection, "wanted", numbered(stale.series, since=since, mark=stale.marks)),
         ):
             revised = self._replace(connection, since.min().astype(datetime))
+            if states:
+                keep_checkpoints(connection, self.market, self.computation, bars, states, of="touched")
+            self._settle(connection)
         written = np.maximum(lengths - first_row, 0)
         return {
             stale.series[number]: Recomputed(int(written[number]) - before, before, since[number])
@@ -178,7 +195,10 @@ class TailRefresh:
         }
 
     def _replace(self, connection: duckdb.DuckDBPyConnection, earliest: datetime) -> dict[int, int]:
-        """Put the staged rows in place of what was there, and settle; gives how many were there, by series_no."""
+        """Put the staged rows in place of what was there; gives how many were there, by series_no.
+
+        Leaves behind, as `touched`, the series that were written.
+        """
         table, stale = qualified(self.market, self.table), qualified(self.market, Table.stale)
         # Of a series whose mark is another by now, these rows may be older than those that are there.
         connection.execute(
@@ -197,10 +217,12 @@ class TailRefresh:
             f"delete from {table} t using touched w where {theirs} and t.open_time >= $earliest", {"earliest": earliest}
         )
         connection.execute(_insert(table, columns_of(self.computation, self.two_sided)))
+        return dict(zip(counted["series_no"].tolist(), counted["n"].tolist(), strict=True))
+
+    def _settle(self, connection: duckdb.DuckDBPyConnection) -> None:
         settle(connection, self.market, self.table, made="touched")
         mark_stale(connection, self.market, FEEDS[self.table])
         connection.execute("drop table touched")
-        return dict(zip(counted["series_no"].tolist(), counted["n"].tolist(), strict=True))
 
 
 def settle(connection: duckdb.DuckDBPyConnection, market: str, asset: Table, made: str) -> None:

@@ -20,6 +20,7 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.warehouse import publishing, raw, reports, schema, tail
 from refresh_pipeline.warehouse.connection import PATIENCE, connect, transaction
+from refresh_pipeline.warehouse.known import ensure_known_view
 from refresh_pipeline.warehouse.publishing import Exported, Published, rows_to_export, write_exports, write_uploads
 from refresh_pipeline.warehouse.raw import Staged, Stored
 from refresh_pipeline.warehouse.reports import FailedSeries
@@ -94,6 +95,7 @@ class Warehouse(DuckDBResource):
         """Create the market's tables, or bring older ones forward."""
         with self.get_connection() as connection, transaction(connection):
             schema.ensure(connection, market.name, tuple(COMPUTATIONS.values()), market.two_sided)
+            ensure_known_view(connection, market.name, ENHANCED_CANDLES, market.two_sided)
 
     def holdings(self, market: Market, batch: Sequence[Series]) -> dict[Series, Holding]:
         """What is stored of each series of the batch."""
@@ -133,6 +135,19 @@ class Warehouse(DuckDBResource):
         """The series of the batch that changed since this asset was last made."""
         with self.get_connection() as connection:
             return tail.stale_series(connection, market.name, asset, batch)
+
+    def newest_rows(
+        self, market: Market, table: Table, series: Series, columns: Sequence[str], count: int
+    ) -> dict[str, NDArray]:
+        """Some columns of the newest rows of one series as arrays, oldest row first."""
+        listed = ", ".join(f'"{name}"' for name in columns)
+        with self.get_connection() as connection:
+            return arrays_of(
+                connection,
+                f"select {listed} from (select * from {qualified(market.name, table)} where instrument = ? "
+                "and timeframe = ? order by open_time desc limit ?) order by open_time",
+                [series.instrument, series.timeframe.value, count],
+            )
 
     def rows_to_export(self, market: Market, batch: Sequence[Series]) -> Iterator[tuple[Series, dict[str, NDArray]]]:
         """Each series' whole dataset: candle, enhanced and indicator columns as arrays, oldest row first."""

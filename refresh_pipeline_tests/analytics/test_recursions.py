@@ -8,27 +8,10 @@ from refresh_pipeline.analytics.recursions import (
     each_per_series,
     exponential_moving_average,
     per_series,
-    smoothed_moving_average,
 )
 from refresh_pipeline_tests.analytics.histories import Market, history, stacked
 
 VALUES = 100 + np.random.default_rng(3).standard_normal(120)
-
-
-@pytest.mark.parametrize("periods", [5, 8, 13])
-def test_smma_begins_at_row_p_with_the_mean_of_the_first_p_values_and_recurs_from_there(periods):
-    expected = np.full(len(VALUES), np.nan)
-    expected[periods] = VALUES[:periods].mean()
-    for i in range(periods + 1, len(VALUES)):
-        expected[i] = (expected[i - 1] * (periods - 1) + VALUES[i]) / periods
-    np.testing.assert_allclose(smoothed_moving_average(VALUES, periods), expected, rtol=1e-14)
-
-
-@pytest.mark.parametrize("length", [0, 1, 2, 12, 13])
-def test_smma_of_too_short_a_series_is_null(length):
-    result = smoothed_moving_average(VALUES[:length], periods=13)
-    assert len(result) == length
-    assert np.isnan(result).all()
 
 
 def test_ema_begins_with_a_mean_and_recurs_from_there():

@@ -1,0 +1,97 @@
+"""Checkpoints: what the recursions of a computed table had come to every so many bars, so that a tail can go on there.
+
+A checkpoint holds after a number of bars of its series that is a multiple of BLOCK, whatever their times; whoever
+writes a table's rows writes its checkpoints in the same transaction, so that both are of the same candles.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from refresh_pipeline.analytics.bars import Bars, Computation, Values
+from refresh_pipeline.analytics.continued import BLOCK
+from refresh_pipeline.market.candles import Floats, Times
+from refresh_pipeline.warehouse.schema import Table, qualified
+from refresh_pipeline.warehouse.staging import Arrays, arrays_of, registered
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """Where each series of a batch goes on: after which bar, how many it had by then, and its states; NaT from none."""
+
+    open_time: Times
+    candles: NDArray[np.int64]
+    states: Mapping[str, Floats]
+
+    def go_on(self, bars: Bars) -> Bars:
+        """The bars after the checkpoints, as what they are: the rest of longer series."""
+        return replace(bars, before=self.candles, states=self.states)
+
+
+def checkpoints_before(
+    connection: duckdb.DuckDBPyConnection, market: str, computation: Computation, wanted: Arrays
+) -> Checkpoints:
+    """For each series the newest checkpoint with as many bars between it and `since` as the computation needs.
+
+    `wanted` has the columns series_no, instrument, timeframe, since. No guess about time: checkpoints count bars.
+    """
+    count, states = len(wanted["series_no"]), computation.states
+    listed = ", ".join(f"c.state[{number}] as state_{number}" for number in range(1, len(states) + 1))
+    back = 1 + -(-(computation.warm_up + computation.repaint) // BLOCK)
+    with registered(connection, "wanted", wanted):
+        rows = arrays_of(
+            connection,
+            f"select w.series_no, c.open_time, c.candles, {listed} from {qualified(market, Table.checkpoints)} c "
+            "join wanted w on c.instrument = w.instrument and c.timeframe = w.timeframe "
+            "where c.asset = $asset and c.open_time < w.since and len(c.state) = $states "
+            "qualify row_number() over (partition by w.series_no order by c.open_time desc) = $back",
+            {"asset": computation.name, "states": len(states), "back": back},
+        )
+    times, candles = np.full(count, np.datetime64("NaT", "us")), np.zeros(count, dtype=np.int64)
+    found = rows["series_no"]
+    times[found], candles[found] = rows["open_time"], rows["candles"]
+    values = {name: np.full(count, np.nan) for name in states}
+    for number, name in enumerate(states, start=1):
+        values[name][found] = rows[f"state_{number}"]
+    return Checkpoints(times, candles, values)
+
+
+def keep_checkpoints(
+    connection: duckdb.DuckDBPyConnection,
+    market: str,
+    computation: Computation,
+    bars: Bars,
+    states: Mapping[str, Values],
+    *,
+    of: str,
+) -> None:
+    """Note the states at every checkpoint of these bars, in place of what was noted from their first one on.
+
+    `of` is a table with series_no, instrument, timeframe and since: the series to note; those not in it are left alone.
+    A series that has no value yet in one of the states has no checkpoint there.
+    """
+    table = qualified(market, Table.checkpoints)
+    rows = np.flatnonzero((bars.number + 1) % BLOCK == 0)
+    rows = rows[np.isfinite([states[name][rows].astype(np.float64) for name in computation.states]).all(axis=0)]
+    series_no = np.searchsorted(bars.starts, rows, side="right") - 1
+    nonempty = np.flatnonzero(bars.lengths)
+    noted = {"series_no": series_no, "open_time": bars.open_time[rows], "candles": bars.number[rows] + 1}
+    noted |= {f"state_{number}": states[name][rows] for number, name in enumerate(computation.states)}
+    begun = {"series_no": nonempty, "first": bars.open_time[bars.starts[:-1][nonempty]]}
+    listed = ", ".join(f"state_{number}" for number in range(len(computation.states)))
+    with registered(connection, "noted", noted), registered(connection, "begun", begun):
+        connection.execute(
+            f"delete from {table} c using (select w.*, coalesce(b.first, w.since) as first "
+            f"from {of} w left join begun b using (series_no)) w where c.asset = ? "
+            "and c.instrument = w.instrument and c.timeframe = w.timeframe and c.open_time >= w.first",
+            [computation.name],
+        )
+        connection.execute(
+            f"insert into {table} (instrument, timeframe, asset, open_time, candles, state) "
+            f"select w.instrument, w.timeframe, ?, n.open_time, n.candles, [{listed}]::double[] "
+            f"from noted n join {of} w using (series_no) order by n.open_time, n.series_no",
+            [computation.name],
+        )
