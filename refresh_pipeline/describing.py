@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import dagster as dg
 
+from refresh_pipeline.market.calendar import Calendar
 from refresh_pipeline.market.candles import QUOTE_COLUMNS
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.partitions import grid
@@ -59,8 +60,12 @@ PUBLISHED = (Table.exports, Table.uploads)
 PUBLISH_EVERY = timedelta(hours=2)
 MISSED_TICKS = 3
 SLACK = timedelta(minutes=1)
-# The hours of a market's week, in its own zone, by which something must have been refreshed.
-OPEN_HOURS = {"fx": "0 0-17 * * 1-5"}
+# When a market with closing hours must have been refreshed, in its own zone: within the hour before each hour of its
+# week; where no candle is that short, within the day before each day's end; where none is shorter than a week, within
+# the four weeks before each month's second day.
+HOURLY = {"fx": "0 0-17 * * 1-5"}
+DAILY = {"fx": "0 18 * * 1-5"}
+MONTHLY = "0 18 2 * *"
 
 
 def asset(
@@ -106,14 +111,21 @@ def freshness(table: Table, market: Market) -> dg.FreshnessPolicy:
     """How old an asset may become before the web UI says so."""
     if table in PUBLISHED:
         return dg.FreshnessPolicy.time_window(fail_window=PUBLISH_EVERY * MISSED_TICKS, warn_window=PUBLISH_EVERY * 2)
-    # A tick takes its seconds: a warning after two missed ticks, a failure after three.
     tick = timedelta(minutes=min(market.timeframes).minutes)
     if market.calendar.open_share < 1.0:
-        return dg.FreshnessPolicy.cron(
-            deadline_cron=OPEN_HOURS[market.calendar.name],
-            lower_bound_delta=max(tick * MISSED_TICKS, timedelta(hours=1)),
-            timezone=market.calendar.zone,
-        )
+        return _by_the_clock(market.calendar, tick)
+    # A tick takes its seconds: a warning after two missed ticks, a failure after three.
     return dg.FreshnessPolicy.time_window(
         fail_window=tick * MISSED_TICKS + SLACK, warn_window=tick * (MISSED_TICKS - 1) + SLACK
     )
+
+
+def _by_the_clock(calendar: Calendar, tick: timedelta) -> dg.FreshnessPolicy:
+    # Dagster wants the window no longer than what lies between two deadlines.
+    if tick <= timedelta(hours=1):
+        deadline, window = HOURLY[calendar.name], timedelta(hours=1)
+    elif tick <= timedelta(days=1):
+        deadline, window = DAILY[calendar.name], timedelta(days=1)
+    else:
+        deadline, window = MONTHLY, timedelta(days=28)
+    return dg.FreshnessPolicy.cron(deadline_cron=deadline, lower_bound_delta=window, timezone=calendar.zone)

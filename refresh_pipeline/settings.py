@@ -205,8 +205,13 @@ def set_dagster_variables() -> None:
 
 
 def event_log_dir() -> Path:
-    """Where Dagster keeps its event log unless dagster.yaml says otherwise: the same folder as the shipped class."""
-    return Path(os.environ["DAGSTER_HOME"]) / "history" / "runs"
+    """Where Dagster keeps its event log unless dagster.yaml says otherwise: the same folder as the shipped class.
+
+    Without DAGSTER_HOME, `dagster dev` and its like have just made a temporary home in the current folder.
+    """
+    made = sorted(Path.cwd().glob(".tmp_dagster_home_*"), key=lambda path: path.stat().st_ctime_ns)
+    home = os.environ.get("DAGSTER_HOME") or (made[-1] if made else load_settings().data / "dagster")
+    return Path(home) / "history" / "runs"
 
 
 def shipped(name: str) -> Path:

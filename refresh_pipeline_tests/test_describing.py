@@ -7,6 +7,7 @@ import pytest
 
 from refresh_pipeline.assets import market_assets
 from refresh_pipeline.market.model import Market, parse_market
+from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.settings import load_markets, load_settings
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
@@ -109,12 +110,31 @@ def test_files_are_late_after_three_publishings() -> None:
         )
 
 
-def test_a_market_with_closing_hours_is_late_by_its_own_clock_only() -> None:
-    policy = specs(market_of("fx"))[0].freshness_policy
-    expected = dg.FreshnessPolicy.cron(
-        deadline_cron="0 0-17 * * 1-5", lower_bound_delta=timedelta(hours=1), timezone="America/New_York"
-    )
-    assert policy == expected
+@pytest.mark.parametrize(
+    ("shortest", "deadline", "window"),
+    [
+        ("m1", "0 0-17 * * 1-5", timedelta(hours=1)),
+        ("m30", "0 0-17 * * 1-5", timedelta(hours=1)),
+        ("H1", "0 0-17 * * 1-5", timedelta(hours=1)),
+        ("H4", "0 18 * * 1-5", timedelta(days=1)),
+        ("D1", "0 18 * * 1-5", timedelta(days=1)),
+        ("W1", "0 18 2 * *", timedelta(days=28)),
+        ("MN1", "0 18 2 * *", timedelta(days=28)),
+    ],
+)
+def test_a_market_with_closing_hours_is_late_by_its_own_clock_only(
+    shortest: str, deadline: str, window: timedelta
+) -> None:
+    yaml = YAML.format(name="house", calendar="fx", two_sided="false").replace("[m5, H1]", f"[{shortest}]")
+    policies = [spec.freshness_policy for spec in specs(parse_market(yaml, "house.yaml"))[:3]]
+    expected = dg.FreshnessPolicy.cron(deadline_cron=deadline, lower_bound_delta=window, timezone="America/New_York")
+    assert policies == [expected] * 3
+
+
+@pytest.mark.parametrize("shortest", list(Timeframe))
+def test_around_the_clock_every_length_of_candle_has_its_policy(shortest: Timeframe) -> None:
+    yaml = YAML.format(name="house", calendar="crypto", two_sided="false").replace("[m5, H1]", f"[{shortest}]")
+    assert all(spec.freshness_policy for spec in specs(parse_market(yaml, "house.yaml")))
 
 
 @pytest.mark.parametrize(("market", "spec"), CASES)

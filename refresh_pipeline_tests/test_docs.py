@@ -28,7 +28,7 @@ README = REPOSITORY / "README.md"
 DECISIONS = sorted((REPOSITORY / "docs" / "decisions").glob("*.md"))
 DOCUMENTS = [README, DATA, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "deploy" / "README.md", *DECISIONS]
 KEYS = ("instrument", "timeframe", "open_time")
-BARS = 400
+BARS = 700
 
 
 def blocks(document: Path, *languages: str) -> list[str]:

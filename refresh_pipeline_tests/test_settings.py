@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -257,3 +258,11 @@ def test_what_makes_wide_runs_cheap_is_set_unless_the_user_set_it() -> None:
 def test_the_event_log_lies_where_dagster_would_put_it() -> None:
     home = prepare_dagster(load_settings())
     assert event_log_dir() == home / "history" / "runs"
+
+
+def test_the_event_log_of_a_temporary_home_lies_in_it(here: Path) -> None:
+    assert event_log_dir() == here / "data" / "dagster" / "history" / "runs"
+    for name in ("old", "new"):
+        (here / f".tmp_dagster_home_{name}").mkdir()
+        time.sleep(0.01)
+    assert event_log_dir() == here / ".tmp_dagster_home_new" / "history" / "runs"

@@ -182,7 +182,9 @@ class TailRefresh:
             self.connect() as connection,
             transaction(connection),
             registered(connection, "staged", rows),
-            registered(connection, "wanted", numbered(stale.series, since=since, mark=stale.marks)),
+            registered(
+                connection, "wanted", numbered(stale.series, since=since, changed=stale.since, mark=stale.marks)
+            ),
         ):
             revised = self._replace(connection, since.min().astype(datetime))
             if states:
@@ -221,6 +223,8 @@ class TailRefresh:
 
     def _settle(self, connection: duckdb.DuckDBPyConnection) -> None:
         settle(connection, self.market, self.table, made="touched")
+        # What follows from these rows follows from their candles: flags that were written again change none of it.
+        connection.execute("update touched set since = changed")
         mark_stale(connection, self.market, FEEDS[self.table])
         connection.execute("drop table touched")
 

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, NOT_POSITIVE, Candles, Malformed
 from refresh_pipeline.market.series import Series
+from refresh_pipeline.warehouse import schema
 from refresh_pipeline.warehouse.connection import connect, transaction
 from refresh_pipeline.warehouse.raw import Staged, Stored, store
 from refresh_pipeline.warehouse.schema import Table, candle_columns
@@ -36,11 +37,6 @@ from refresh_pipeline_tests.warehouse.stores import (
 )
 
 MARKET = market_of()
-
-
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Warehouse:
-    return prepared(tmp_path, MARKET)
 
 
 def stored(warehouse: Warehouse, arrived: Candles, seconds: float = 0, series: Series = BTC) -> Stored:
@@ -280,37 +276,39 @@ ROWS = st.lists(st.tuples(st.integers(0, 30), st.sampled_from([1.5, 2.5, 3.5, -1
 BATCHES = st.lists(st.dictionaries(st.sampled_from([BTC, ETH]), ROWS, min_size=1), min_size=1, max_size=6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(batches=BATCHES)
 def test_whatever_arrives_in_whatever_order_the_tables_say_what_a_dictionary_would(batches):
     model = Model()
-    with tempfile.TemporaryDirectory() as folder:
-        warehouse = prepared(Path(folder), MARKET)
-        with connect(warehouse.database) as connection:
-            for second, batch in enumerate(batches):
-                arrivals = {series: _candles_of(rows) for series, rows in batch.items()}
-                with transaction(connection):
-                    staged = Staged.of(arrivals, candle_columns(two_sided=False))
-                    result = store(connection, "fair", staged, "test", NOW + timedelta(seconds=second))
-                assert result == model.store(batch)
-        _assert_is(warehouse, model)
+    with tempfile.TemporaryDirectory() as folder, connect(str(Path(folder) / "warehouse.duckdb")) as connection:
+        with transaction(connection):
+            schema.ensure(connection, "fair", (), two_sided=False)
+        for second, batch in enumerate(batches):
+            arrivals = {series: _candles_of(rows) for series, rows in batch.items()}
+            staged = Staged.of(arrivals, candle_columns(two_sided=False))
+            with transaction(connection):
+                result = store(connection, "fair", staged, "test", at(second))
+            assert result == model.store(batch)
+            _assert_is(connection, model)
 
 
 def _candles_of(rows: Sequence[tuple[int, float]]) -> Candles:
     return Candles.concatenated([flat(price, number) for number, price in rows])
 
 
-def _assert_is(warehouse: Warehouse, model: Model) -> None:
+def _assert_is(connection: duckdb.DuckDBPyConnection, model: Model) -> None:
     def rows(table: str) -> list[tuple]:
         number = "(epoch(open_time) - epoch(timestamp '2024-01-01'))::integer // 300"
-        return query(warehouse, f"select instrument, {number}, close from fair.{table} order by all")
+        return connection.execute(f"select instrument, {number}, close from fair.{table} order by all").fetchall()
 
     held = {series: stored for series, stored in model.candles.items() if stored}
     expected = [(series.instrument, *row) for series, stored in held.items() for row in stored.items()]
     assert rows("raw_candles") == sorted(expected)
     assert rows("raw_candle_revisions") == sorted(model.replaced)
     assert rows("rejected_candles") == sorted(model.rejected)
-    counts = query(warehouse, "select instrument, candle_count, first_open_time, last_open_time from fair.series")
+    counts = connection.execute(
+        "select instrument, candle_count, first_open_time, last_open_time from fair.series"
+    ).fetchall()
     assert sorted(counts) == sorted(
         (series.instrument, len(stored), moment(min(stored)), moment(max(stored))) for series, stored in held.items()
     )

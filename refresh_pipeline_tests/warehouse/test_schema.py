@@ -40,8 +40,7 @@ def columns(warehouse: Warehouse, table: str, market: str = "fair") -> dict[str,
     return dict(rows)
 
 
-def test_every_table_is_there_and_empty_but_the_version(tmp_path: Path):
-    warehouse = prepared(tmp_path, MARKET)
+def test_every_table_is_there_and_empty_but_the_version(warehouse: Warehouse):
     tables = everything(warehouse)
     assert set(tables) == {f"fair.{table.value}" for table in Table}
     assert {name for name, rows in tables.items() if rows} == {"fair.about"}
@@ -50,8 +49,7 @@ def test_every_table_is_there_and_empty_but_the_version(tmp_path: Path):
         assert {each.name for each in computation.columns} <= set(columns(warehouse, computation.name))
 
 
-def test_preparing_again_changes_nothing(tmp_path: Path):
-    warehouse = prepared(tmp_path, MARKET)
+def test_preparing_again_changes_nothing(warehouse: Warehouse):
     warehouse.store_candles(MARKET, {BTC: candles(50)}, "test", NOW)
     before = everything(warehouse)
     content = Path(warehouse.database).read_bytes()
@@ -76,8 +74,7 @@ def test_a_market_of_quotes_has_both_sides_wherever_candles_are(tmp_path: Path):
         assert not set(QUOTE_COLUMNS) & set(columns(warehouse, table))
 
 
-def test_a_newer_version_of_the_project_is_not_meddled_with(tmp_path: Path):
-    warehouse = prepared(tmp_path, MARKET)
+def test_a_newer_version_of_the_project_is_not_meddled_with(warehouse: Warehouse):
     change(warehouse, "update fair.about set schema_version = ?", SCHEMA_VERSION + 1)
     change(warehouse, "alter table fair.raw_candles rename column close to closing")
     before = everything(warehouse)
@@ -86,15 +83,13 @@ def test_a_newer_version_of_the_project_is_not_meddled_with(tmp_path: Path):
     assert everything(warehouse) == before
 
 
-def test_an_older_version_is_noted_as_current_once_it_is(tmp_path: Path):
-    warehouse = prepared(tmp_path, MARKET)
+def test_an_older_version_is_noted_as_current_once_it_is(warehouse: Warehouse):
     change(warehouse, "update fair.about set schema_version = 0")
     warehouse.prepare(MARKET)
     assert query(warehouse, "select * from fair.about") == [(SCHEMA_VERSION,)]
 
 
-def test_what_others_keep_in_the_file_stays(tmp_path: Path):
-    warehouse = prepared(tmp_path, MARKET)
+def test_what_others_keep_in_the_file_stays(warehouse: Warehouse):
     warehouse.store_candles(MARKET, {BTC: candles(3)}, "test", NOW)
     change(warehouse, "create table fair.notes as select 'mine' as note")
     change(warehouse, "create table main.raw_candles as select 1 as a")
@@ -119,8 +114,7 @@ def test_quotes_stay_when_the_market_is_said_to_have_none(tmp_path: Path):
     assert not set(QUOTE_COLUMNS) & set(columns(warehouse, "enhanced_candles"))
 
 
-def test_a_market_that_gets_quotes_keeps_its_candles(tmp_path: Path):
-    warehouse = prepared(tmp_path, MARKET)
+def test_a_market_that_gets_quotes_keeps_its_candles(warehouse: Warehouse):
     warehouse.store_candles(MARKET, {BTC: candles(3)}, "test", NOW)
     warehouse.refresh_tail(MARKET, Table.enhanced_candles, [BTC])
     quoted = market_of(two_sided=True)
@@ -136,8 +130,7 @@ def test_a_market_that_duckdb_takes_for_a_database_is_refused_in_words(tmp_path:
         prepared(tmp_path, market_of(name=name))
 
 
-def test_half_a_change_is_no_change(tmp_path: Path):
-    warehouse = prepared(tmp_path, MARKET)
+def test_half_a_change_is_no_change(warehouse: Warehouse):
     change(warehouse, "drop table fair.uploads")
     before = everything(warehouse)
 
@@ -203,8 +196,7 @@ def test_a_computed_table_with_other_columns_is_computed_anew_from_its_beginning
     assert rows == [(close, *(expected[name](close) for name in after)) for (close,) in raw]
 
 
-def test_a_computed_table_that_somebody_dropped_is_computed_anew(tmp_path: Path):
-    warehouse = prepared(tmp_path, MARKET)
+def test_a_computed_table_that_somebody_dropped_is_computed_anew(warehouse: Warehouse):
     warehouse.store_candles(MARKET, {BTC: candles(40)}, "test", NOW)
     for table in COMPUTATIONS:
         warehouse.refresh_tail(MARKET, table, MARKET.series)
@@ -215,8 +207,7 @@ def test_a_computed_table_that_somebody_dropped_is_computed_anew(tmp_path: Path)
     assert query(warehouse, "select * from fair.indicators order by open_time") == whole
 
 
-def test_a_column_of_another_type_is_converted(tmp_path: Path):
-    warehouse = prepared(tmp_path, MARKET)
+def test_a_column_of_another_type_is_converted(warehouse: Warehouse):
     warehouse.store_candles(MARKET, {BTC: candles(3)}, "test", NOW)
     change(warehouse, "alter table fair.raw_candles alter column volume type bigint")
     warehouse.prepare(MARKET)

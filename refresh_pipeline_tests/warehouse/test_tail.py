@@ -28,7 +28,7 @@ from refresh_pipeline.warehouse.raw import Staged, store
 from refresh_pipeline.warehouse.schema import Table, candle_columns
 from refresh_pipeline.warehouse.staging import arrays_of
 from refresh_pipeline.warehouse.tail import CELLS_AT_ONCE, Recomputed, TailRefresh, stale_series
-from refresh_pipeline.warehouse.warehouse import COMPUTATIONS
+from refresh_pipeline.warehouse.warehouse import COMPUTATIONS, Warehouse
 from refresh_pipeline_tests.analytics.histories import differing
 from refresh_pipeline_tests.warehouse.children import child, says
 from refresh_pipeline_tests.warehouse.stores import (
@@ -447,7 +447,7 @@ def test_texts_that_are_mostly_missing_are_stored(tmp_path: Path):
 # ---- what is made from what, and what happens in between
 
 
-def test_what_is_made_from_a_table_becomes_stale_from_the_first_row_that_was_written(three: duckdb.DuckDBPyConnection):
+def test_what_is_made_from_a_table_becomes_stale_from_the_first_candle_that_changed(three: duckdb.DuckDBPyConnection):
     def stale(asset: str) -> list[tuple]:
         return three.execute(
             "select instrument, since from fair.stale where asset = ? order by all", [asset]
@@ -459,7 +459,7 @@ def test_what_is_made_from_a_table_becomes_stale_from_the_first_row_that_was_wri
     assert stale("indicators") == []
     put(three, THREE, {BTC: flat(7.0, 300)})
     refresh(three, THREE, SMALL)
-    assert stale("indicators") == [("BTC/USD", opens(400)[300 - REPAINT].astype(object))]
+    assert stale("indicators") == [("BTC/USD", opens(400)[300].astype(object))]
     assert len(stale("exports")) == 3
 
 
@@ -508,8 +508,7 @@ def test_who_comes_late_does_not_settle_a_change_that_came_after_somebody_elses_
     assert_whole(three, THREE, SMALL)
 
 
-def test_a_failure_while_computing_leaves_the_series_stale_and_the_table_as_it_was(tmp_path: Path):
-    warehouse = prepared(tmp_path, MARKET)
+def test_a_failure_while_computing_leaves_the_series_stale_and_the_table_as_it_was(warehouse: Warehouse):
     warehouse.store_candles(MARKET, {BTC: candles(50)}, "test", NOW)
     before = everything(warehouse)
 
@@ -523,8 +522,7 @@ def test_a_failure_while_computing_leaves_the_series_stale_and_the_table_as_it_w
     assert everything(warehouse) == before
 
 
-def test_another_process_may_have_the_file_while_this_one_computes(tmp_path: Path):
-    warehouse = prepared(tmp_path, MARKET)
+def test_another_process_may_have_the_file_while_this_one_computes(warehouse: Warehouse):
     warehouse.store_candles(MARKET, {BTC: candles(50)}, "test", NOW)
     said: list[str] = []
 

@@ -30,11 +30,6 @@ from refresh_pipeline_tests.warehouse.stores import (
 MARKET = market_of()
 
 
-@pytest.fixture
-def warehouse(tmp_path: Path) -> Warehouse:
-    return prepared(tmp_path, MARKET)
-
-
 FAILED = Attempt(Outcome.failed, "timed out", transient=True)
 
 

@@ -1,0 +1,152 @@
+"""The same project by Dagster's own commands, on the shipped workspace.yaml and dagster.yaml."""
+
+import json
+import os
+import shutil
+import socket
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster import DagsterRunStatus
+
+from refresh_pipeline.settings import shipped
+from refresh_pipeline_tests.end_to_end.programs import PATIENCE, finished, running
+from refresh_pipeline_tests.worlds import NOW, World
+
+WORKSPACE = ("-w", "workspace.yaml")
+PROJECT = ("-m", "refresh_pipeline.definitions")
+AT_NOW = ("--config-json", json.dumps({"resources": {"asked": {"config": {"now": NOW.isoformat()}}}}))
+
+
+@pytest.fixture
+def project(new_world: World, tmp_path: Path) -> World:
+    """A folder with the shipped files in it, and a Dagster home with the shipped settings."""
+    shutil.copy(shipped("workspace.yaml"), new_world.root)
+    home = tmp_path / "dagster"
+    home.mkdir()
+    shutil.copy(shipped("dagster.yaml"), home)
+    os.environ["DAGSTER_HOME"] = str(home)
+    return new_world
+
+
+def runs_of(world: World) -> list[dg.DagsterRun]:
+    with world.dagster() as instance:
+        return list(instance.get_runs())
+
+
+def test_the_definitions_are_valid(project: World) -> None:
+    result = finished("dagster", "definitions", "validate", *WORKSPACE)
+    assert result.returncode == 0, result.stderr
+    assert "Validation successful" in result.stderr + result.stdout
+
+
+def test_one_partition_is_materialized(project: World) -> None:
+    series = "BTC/USD|m15"
+    one = ("--select", "bazaar/raw_candles", "--partition", series)
+    result = finished("dagster", "asset", "materialize", *one, *PROJECT, *AT_NOW)
+    assert result.returncode == 0, result.stderr
+    assert project.counts() == {series: 96}
+    with project.dagster() as instance:
+        assert instance.get_materialized_partitions(dg.AssetKey(["bazaar", "raw_candles"])) == {series}
+
+
+def test_a_range_of_partitions_is_one_run_of_every_asset(project: World) -> None:
+    span = ("--select", "*", "--partition-range", "BTC/USD|m15...ETH/USD|H1")
+    result = finished("dagster", "asset", "materialize", *span, *PROJECT, *AT_NOW)
+    assert result.returncode == 0, result.stderr
+    assert project.counts() == {"BTC/USD|H1": 24, "BTC/USD|m15": 96, "ETH/USD|H1": 24, "ETH/USD|m15": 96}
+    with project.dagster() as instance:
+        assert len(instance.get_runs()) == 1
+        for asset in ("raw_candles", "enhanced_candles", "indicators", "exports", "uploads"):
+            assert instance.get_materialized_partitions(dg.AssetKey(["bazaar", asset])) == project.counts().keys()
+
+
+def test_without_a_home_of_its_own_dagster_makes_one_and_takes_it_away(project: World) -> None:
+    del os.environ["DAGSTER_HOME"]
+    shutil.copy(shipped("dagster.yaml"), project.root)
+    before = sorted(path.name for path in project.root.iterdir())
+    result = finished(
+        "dagster", "asset", "materialize", "--select", "bazaar/raw_candles", "--partition", "BTC/USD|H1", *PROJECT
+    )
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in project.root.iterdir()) == sorted([*before, "data"])
+
+
+# ---- the web UI and the daemon
+
+
+def free_port() -> int:
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        return door.getsockname()[1]
+
+
+def asked(port: int, query: str) -> dict[str, Any]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/graphql",
+        data=json.dumps({"query": query}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)["data"]
+
+
+def answers(port: int) -> bool:
+    try:
+        return "version" in asked(port, "{ version }")
+    except OSError:
+        return False
+
+
+def wait_until(what: Any, *arguments: Any) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not what(*arguments):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
+def test_up_serves_the_web_ui_runs_what_is_queued_and_ends_when_told(new_world: World) -> None:
+    shutil.copy(shipped("workspace.yaml"), new_world.root)
+    port = free_port()
+    with running("refresh", "up", "--port", str(port)) as process:
+        wait_until(answers, port)
+        assets = asked(port, "{ assetNodes { id groupName hasMaterializePermission } }")["assetNodes"]
+        assert {node["groupName"] for node in assets} == {"bazaar"}
+        assert len(assets) == 5
+
+        os.environ["DAGSTER_HOME"] = str(new_world.root / "data" / "dagster")
+        keys = ["BTC/USD|m15", "ETH/USD|H1"]
+        launched = finished(
+            "dagster",
+            "job",
+            "backfill",
+            *WORKSPACE,
+            "-j",
+            "bazaar_refresh",
+            "--partitions",
+            ",".join(keys),
+            "--noprompt",
+        )
+        assert launched.returncode == 0, launched.stderr
+        # One run a partition, whatever the assets' policy; the daemon takes them from the queue.
+        wait_until(lambda: [run.status for run in runs_of(new_world)].count(DagsterRunStatus.SUCCESS) == 2)
+        assert sorted(str(run.tags["dagster/partition"]) for run in runs_of(new_world)) == sorted(keys)
+
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+    assert not answers(port)
+    with new_world.dagster() as instance:
+        assert instance.get_materialized_partitions(dg.AssetKey(["bazaar", "indicators"])) == set(keys)
+
+
+def test_up_on_a_port_that_is_taken_ends_with_1_and_leaves_nothing_running(new_world: World) -> None:
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        door.listen()
+        result = finished("refresh", "up", "--port", str(door.getsockname()[1]))
+    assert result.returncode == 1
+    assert "web UI ended by itself" in result.stderr

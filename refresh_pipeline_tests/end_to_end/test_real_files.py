@@ -1,0 +1,117 @@
+"""`files` on candles as their origins published them: newest first, with outages, some contradicting themselves."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from refresh_pipeline_tests.surroundings import inside
+from refresh_pipeline_tests.worlds import World, command
+
+REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "candles"
+pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason="the real candles are not beside the checkout")
+
+COINS = """
+name: coins
+source: {kind: files, directory: candles}
+calendar: crypto
+instruments: [BTC/USD, ETH/USD, LTC/USD, SPY]
+timeframes: [m1, H1, D1]
+history: 20y
+"""
+EURO = """
+name: euro
+source: {kind: files, directory: candles}
+calendar: fx
+instruments: [EUR/USD]
+timeframes: [H1]
+history: 20y
+two_sided: true
+"""
+FILES = {
+    "BTC-USD_H1": "coinbase_BTCUSD_1h",
+    "BTC-USD_m1": "coinbase_BTCUSD_1m_201804",
+    "ETH-USD_m1": "coinbase_ETHUSD_1m_201804",
+    "LTC-USD_m1": "coinbase_LTCUSD_1m_201804",
+    "SPY_D1": "yahoo_SPY_1d",
+    "EUR-USD_H1": "oanda_EURUSD_1h",
+}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World.founded(tmp_path / "world", COINS, "coins")
+    (world.root / "markets" / "euro.yaml").write_text(EURO)
+    shutil.rmtree(world.root / "candles")
+    (world.root / "candles").mkdir()
+    for stem, origin in FILES.items():
+        (world.root / "candles" / f"{stem}.parquet").symlink_to((REAL / f"{origin}.parquet").resolve())
+    with inside(world.root):
+        yield world
+
+
+def in_file(stem: str, what: str, where: str = "true") -> object:
+    file = f"candles/{stem}.parquet"
+    return duckdb.execute(f"select {what} from '{file}' where {where}").fetchall()[0][0]
+
+
+def test_real_candles_come_out_whole_in_order_and_without_those_that_contradict_themselves(world: World) -> None:
+    now = ("--now", "2019-10-18T00:00Z")
+    result = command("once", *now)
+    assert result.exit_code == 0, result.output
+    wrong = "high < greatest(open, close) or low > least(open, close)"
+    counts = world.counts()
+    for stem in FILES.keys() - {"EUR-USD_H1"}:
+        key = "|".join(stem.replace("-", "/").rsplit("_", 1))
+        assert counts[key] == in_file(stem, "count(*)", f"not ({wrong})")
+    assert len(counts) == 5
+
+    # Newest first in the file, oldest first in what is exported.
+    assert in_file("BTC-USD_H1", "first(time) > last(time)") is True
+    exported = [row[0] for row in world.query("select open_time from 'data/exports/coins/BTC-USD_H1.csv'")]
+    assert exported == sorted(exported)
+    assert len(exported) == counts["BTC/USD|H1"]
+
+    rejected = world.query("select instrument, timeframe, count(*) from coins.rejected_candles group by all")
+    assert rejected == [("SPY", "D1", 2)]
+    status = {
+        (row[0], row[1]): row[2]
+        for row in world.query("select instrument, timeframe, outcome from coins.outcomes where asset = 'raw_candles'")
+    }
+    assert status["SPY", "m1"] == "no data"
+    assert status["LTC/USD", "m1"] == "updated"
+
+    before = world.tables()
+    assert command("once", *now).exit_code == 0
+    after = world.tables()
+    assert {name for name in after if after[name] != before[name]} == {"coins.outcomes"}
+
+
+def test_an_outage_shows_in_completeness(world: World) -> None:
+    command("once", "-t", "m1", "--now", "2018-04-07T00:00Z")
+    rows = world.query(
+        "select instrument, count(*) / (date_diff('minute', min(open_time), max(open_time)) + 1) "
+        "from coins.raw_candles where timeframe = 'm1' group by 1 order by 1"
+    )
+    assert all(0.8 < share < 0.999 for _, share in rows)
+    gaps = world.query(
+        "select max(open_time - before) >= interval 6 hour from (select instrument, open_time, lag(open_time) "
+        "over (partition by instrument order by open_time) as before from coins.raw_candles) group by instrument"
+    )
+    assert gaps == [(True,)] * 3
+
+
+def test_real_quotes_keep_both_sides_and_their_hole(world: World) -> None:
+    stretch = ("--since", "2016-11-01", "--until", "2017-01-01", "--now", "2017-01-02T00:00Z")
+    result = command("once", "-m", "euro", *stretch)
+    assert result.exit_code == 0, result.output
+    inside_stretch = "time::timestamptz >= '2016-11-01 00:00+00' and time::timestamptz < '2017-01-01 00:00+00'"
+    assert world.query("select count(*), count(bid_close), count(ask_close) from euro.raw_candles") == [
+        (in_file("EUR-USD_H1", "count(*)", inside_stretch),) * 3
+    ]
+    assert world.query(
+        "select count(*) from euro.raw_candles where open_time between '2016-12-10' and '2016-12-15'"
+    ) == [(0,)]
+    assert world.query("select count(*) from euro.enhanced_candles where not bid_close < ask_close") == [(0,)]
