@@ -137,6 +137,12 @@ def up(
         settings, markets = chosen(market, data_dir)
         open_sources(settings, markets)
         prepare_dagster(settings)
+    # Late, so that a wrong request is answered at once: Dagster takes a second to import.
+    from refresh_pipeline.running import dagster_instance  # noqa: PLC0415
+
+    with dagster_instance(settings):
+        # Its databases are there before the two programs look for them.
+        pass
     workspace = str(shipped("workspace.yaml"))
     commands = {
         "web UI": [sys.executable, "-P", "-m", "dagster_webserver", "-h", LOCALHOST, "-p", str(port), "-w", workspace],

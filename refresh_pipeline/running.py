@@ -1,11 +1,12 @@
 """A refresh from the command line: the market's two jobs, one after the other, in this process, on the instance."""
 
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import dagster as dg
+from filelock import FileLock
 
 from refresh_pipeline.definitions import build
 from refresh_pipeline.instance.orphans import PROCESS_TAG, going_runs, this_process
@@ -15,7 +16,7 @@ from refresh_pipeline.materializing import EVERY_SERIES_FAILED
 from refresh_pipeline.partitions import range_tags
 from refresh_pipeline.resources import uploads_of
 from refresh_pipeline.schedules import publish_job_name, refresh_job_name
-from refresh_pipeline.settings import Settings
+from refresh_pipeline.settings import Settings, prepare_dagster
 from refresh_pipeline.warehouse import reports
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect
 from refresh_pipeline.warehouse.reports import SeriesOutcome
@@ -41,6 +42,16 @@ class Refreshed:
         return not self.errors and not any(each.outcome == "failed" for each in self.outcomes)
 
 
+@contextmanager
+def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """The project's Dagster instance."""
+    # Two processes that both find no databases would both create them, and one of them would fail.
+    with FileLock(prepare_dagster(settings) / "creating.lock"):
+        instance = dg.DagsterInstance.get()
+    with instance:
+        yield instance
+
+
 def refresh_once(
     settings: Settings, market: Market, series: Sequence[Series], asked: Mapping[str, str], verbose: int
 ) -> Refreshed:
@@ -58,7 +69,7 @@ def refresh_once(
         "loggers": {"console": {"config": {"log_level": LOG_LEVELS[min(verbose, 2)]}}},
     }
     results = []
-    with dg.DagsterInstance.get() as instance:
+    with dagster_instance(settings) as instance:
         for name in (refresh_job_name(market), publish_job_name(market)):
             going_runs(instance, name)
             results.append(

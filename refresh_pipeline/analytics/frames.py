@@ -79,7 +79,10 @@ def known_at(frame: pd.DataFrame) -> pd.DataFrame:
     times = known.known_at(ENHANCED_CANDLES, _bars(frame))
     result = pd.DataFrame(dict(times), index=frame.index)
     zone = getattr(frame.index, "tz", None)
-    return result if zone is None else result.apply(lambda column: column.dt.tz_localize("UTC").dt.tz_convert(zone))
+    if zone is None:
+        return result
+    zoned = {name: column.dt.tz_localize("UTC").dt.tz_convert(zone) for name, column in result.items()}
+    return pd.DataFrame(zoned, index=frame.index)
 
 
 def _computed(frame: pd.DataFrame, computation: Computation) -> pd.DataFrame:

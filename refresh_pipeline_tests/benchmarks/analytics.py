@@ -1,11 +1,15 @@
-"""Both computations against a loop that calls TA-Lib for the same lines, one series after the other."""
+"""Both computations against a loop that calls TA-Lib, one series after the other, for the lines that it has.
+
+Flags, colours and phases are not TA-Lib's: for enhanced candles the loop does less. bench_enhanced.py sets them
+against a bare loop in C.
+"""
 
 from collections.abc import Callable
 
 import numpy as np
 
 from refresh_pipeline.analytics.bars import Bars, Computation
-from refresh_pipeline.analytics.enhanced_candles import ALLIGATOR, ENHANCED_CANDLES
+from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES, LINES
 from refresh_pipeline.analytics.indicators import INDICATORS
 from refresh_pipeline.analytics.lazy_talib import load_talib
 from refresh_pipeline.market.candles import Floats
@@ -23,12 +27,12 @@ def measure(size: Size) -> list[Comparison]:
     ]
 
 
-def _compared(table: Computation, bars: Bars, bare: Callable[..., object], rounds: int) -> Comparison:
-    def loop() -> None:
-        for rows in bars.slices:
-            bare(bars["high"][rows], bars["low"][rows], bars["close"][rows])
+def _compared(table: Computation, bars: Bars, bare: Callable[..., list[Floats]], rounds: int) -> Comparison:
+    def loop() -> list[list[Floats]]:
+        return [bare(*(bars[name][rows] for name in ("high", "low", "close", "volume"))) for rows in bars.slices]
 
-    found = side_by_side(f"{table.name}, {len(table.columns)} columns", lambda: table.compute(bars), loop, rounds)
+    what = f"{table.name}: {len(table.columns)} columns, bare {len(loop()[0])}"
+    found = side_by_side(what, lambda: table.compute(bars), loop, rounds)
     speeds = [f"{len(bars) / each / 1e6:.1f}" for each in (found.ours_median, found.bare_median)]
     return Comparison(found.what, found.ours, found.bare, f"{' against '.join(speeds)} million candles/s")
 
@@ -44,16 +48,25 @@ def random_bars(size: Size) -> Bars:
     return Bars(opens, columns, np.arange(size.series + 1) * size.bars)
 
 
-def enhanced_candles_of_one(high: Floats, low: Floats, close: Floats) -> list[Floats]:
-    """The numeric lines; colours and zones are not TA-Lib's."""
+def enhanced_candles_of_one(high: Floats, low: Floats, close: Floats, volume: Floats) -> list[Floats]:
+    """The lines: oscillators, three alligators, the gator, the facilitation index."""
     median = (high + low) / 2
     ao = talib.SMA(median, timeperiod=5) - talib.SMA(median, timeperiod=34)
-    lines = [talib.RMA(median, timeperiod=periods) for periods, _ in ALLIGATOR.values()]
-    return [median, ao, ao - talib.SMA(ao, timeperiod=5), *lines, lines[0] - lines[1], lines[2] - lines[1]]
+    lines = [talib.RMA(median, timeperiod=periods) for periods, _ in LINES.values()]
+    facilitation = (high - low) / volume
+    return [
+        median,
+        ao,
+        ao - talib.SMA(ao, timeperiod=5),
+        *lines,
+        lines[0] - lines[1],
+        lines[2] - lines[1],
+        facilitation,
+    ]
 
 
-def indicators_of_one(high: Floats, low: Floats, close: Floats) -> list[Floats]:
-    """The same set."""
+def indicators_of_one(high: Floats, low: Floats, close: Floats, volume: Floats) -> list[Floats]:
+    """All of them."""
     lines = [each(close, timeperiod=periods) for each in (talib.SMA, talib.EMA) for periods in (10, 20, 50, 100, 200)]
     lines += [talib.RSI(close, timeperiod=periods) for periods in (14, 21)]
     lines += talib.MACD(close, fastperiod=12, slowperiod=26, signalperiod=9)

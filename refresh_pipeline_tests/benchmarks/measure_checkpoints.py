@@ -19,13 +19,12 @@ from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.market.candles import TIME_UNIT, Candles
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.tail import TailRefresh
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.analytics import histories
 
-BARS = int(sys.argv[2]) if len(sys.argv) > 2 else 21_000
+SERIES, BARS = 50, 21_000
 TICKS = 3
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 WARMED_UP = replace(
@@ -47,19 +46,20 @@ def market_of(count: int) -> Market:
     )
 
 
-def candles(batch: Sequence[Series], rows: slice) -> dict[Series, Candles]:
+def candles(batch: Sequence[Series], bars: int, rows: slice) -> dict[Series, Candles]:
     """The same rows of each series' simulated history."""
-    times = (np.datetime64("2025-01-01", "us") + np.arange(BARS + TICKS) * np.timedelta64(1, "m")).astype(TIME_UNIT)
+    times = (np.datetime64("2025-01-01", "us") + np.arange(bars + TICKS) * np.timedelta64(1, "m")).astype(TIME_UNIT)
     arrivals = {}
     for seed, series in enumerate(batch):
-        whole = histories.history(histories.Market(bars=BARS + TICKS, seed=seed))
+        whole = histories.history(histories.Market(bars=bars + TICKS, seed=seed))
         arrivals[series] = Candles(times[rows], {name: values[rows] for name, values in whole.items()})
     return arrivals
 
 
-def seconds_a_tick(warehouse: Warehouse, market: Market, batch: Sequence[Series], computation: Computation) -> float:
+def seconds_a_tick(warehouse: Warehouse, market: Market, computation: Computation, bars: int) -> float:
     """Seconds for one refresh after the newest candle of every series came again with another volume."""
-    newest = candles(batch, slice(BARS - 1, BARS))
+    batch = market.series
+    newest = candles(batch, bars, slice(bars - 1, bars))
     for each in newest.values():
         each["volume"][:] = time.time() % 1000
     warehouse.store_candles(market, newest, "demo", NOW)
@@ -71,23 +71,24 @@ def seconds_a_tick(warehouse: Warehouse, market: Market, batch: Sequence[Series]
 
 def main() -> None:
     """Print seconds a tick, and what the checkpoints weigh."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 50
-    market, batch = market_of(count), [Series(f"I{number}/USD", Timeframe.m1) for number in range(count)]
+    count, bars = (*map(int, sys.argv[1:]), *(SERIES, BARS)[len(sys.argv) - 1 :])
+    market = market_of(count)
+    batch = market.series
     with tempfile.TemporaryDirectory() as folder:
         warehouse = Warehouse(database=str(Path(folder) / "measured.duckdb"))
         warehouse.prepare(market)
         began = time.perf_counter()
-        warehouse.store_candles(market, candles(batch, slice(0, BARS)), "demo", NOW)
+        warehouse.store_candles(market, candles(batch, bars, slice(0, bars)), "demo", NOW)
         stored = time.perf_counter()
         warehouse.refresh_tail(market, Table.enhanced_candles, batch)
-        print(f"{count} series x {BARS} bars: stored {stored - began:.1f} s, ", end="")
+        print(f"{count} series x {bars} bars: stored {stored - began:.1f} s, ", end="")
         print(f"all computed {time.perf_counter() - stored:.1f} s")
         for what, computation in (("checkpoints", ENHANCED_CANDLES), ("warm-up", WARMED_UP)):
-            ticks = [seconds_a_tick(warehouse, market, batch, computation) for _ in range(TICKS)]
+            ticks = [seconds_a_tick(warehouse, market, computation, bars) for _ in range(TICKS)]
             print(f"{what:<12}{computation.warm_up:>6} bars of warm-up, {min(ticks):.2f} to {max(ticks):.2f} s a tick")
         with warehouse.reader() as connection:
             (rows,) = connection.execute("select count(*) from test.checkpoints").fetchall()[0]
-        print(f"{rows} checkpoints for {count * BARS} rows")
+        print(f"{rows} checkpoints for {count * bars} rows")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ class Size:
     history: str = "2d"
     rounds: int = 5
     # For the analytics alone: candles of each series.
-    bars: int = 3000
+    bars: int = 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ import duckdb
 import pytest
 from rich.console import Console
 
+from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
+from refresh_pipeline.analytics.indicators import INDICATORS
 from refresh_pipeline_tests.benchmarks import __main__ as bench
 from refresh_pipeline_tests.benchmarks.analytics import enhanced_candles_of_one, indicators_of_one, random_bars
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Size
@@ -43,11 +45,12 @@ def test_the_work_without_dagster_stores_the_same_candles_as_the_wide_run(found:
     assert answers[0][0][0] == SMALL.series * (60 + SMALL.rounds)
 
 
-def test_the_bare_loops_make_a_line_for_each_number_of_ours() -> None:
+def test_the_bare_loops_make_a_line_for_each_price_of_ours() -> None:
     bars = random_bars(SMALL)
-    one = [bars[name][: SMALL.bars] for name in ("high", "low", "close")]
-    assert len(enhanced_candles_of_one(*one)) == 8
-    assert len(indicators_of_one(*one)) == 22
+    one = [bars[name][: SMALL.bars] for name in ("high", "low", "close", "volume")]
+    lines = [column for column in ENHANCED_CANDLES.columns if column.unit.startswith("price")]
+    assert len(enhanced_candles_of_one(*one)) == len(lines)
+    assert len(indicators_of_one(*one)) == len(INDICATORS.columns)
 
 
 def test_the_table_shows_the_difference_and_the_copy_holds_every_round(

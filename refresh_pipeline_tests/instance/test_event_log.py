@@ -23,20 +23,7 @@ from refresh_pipeline_tests.instance.wide import (
     RAW,
     CountingEventLog,
     instance_in,
-    job_of,
-    run_wide,
 )
-
-FAILING = {KEYS[3], KEYS[480]}
-
-
-@pytest.fixture(scope="module")
-def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
-    """Two wide runs, in which two of 487 partitions failed, on the batching event log."""
-    with instance_in(tmp_path_factory.mktemp("dagster")) as made:
-        for _ in range(2):
-            assert run_wide(made, job_of(FAILING)).success
-        yield made
 
 
 def log_of(instance: dg.DagsterInstance) -> CountingEventLog:
@@ -251,14 +238,6 @@ def test_a_mixed_batch_is_stored_one_by_one(tmp_path: Path, instance: dg.Dagster
         log.store_event_batch([])
         stored = [event for run in (newest, oldest) for event in log.get_logs_for_run(run.run_id)]
     assert {str(event) for event in stored} == {str(event) for event in (*mixed, *two_runs)}
-
-
-def test_a_batch_may_be_longer_than_a_statement_may_have_variables(tmp_path: Path, instance: dg.DagsterInstance):
-    event = next(stored_events(instance))
-    with ExitStack() as stack:
-        log = opened(tmp_path, BatchingSqliteEventLogStorage, stack)
-        log.store_event_batch([event] * 4700)
-        assert len(log.get_logs_for_run(event.run_id)) == 4700
 
 
 def test_events_that_somebody_else_stores_at_the_same_time_get_their_own_tags(

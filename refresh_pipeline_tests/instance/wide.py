@@ -16,6 +16,7 @@ GRID = dg.MultiPartitionsDefinition(
     {"instrument": dg.StaticPartitionsDefinition(INSTRUMENTS), "timeframe": dg.StaticPartitionsDefinition(["m5"])}
 )
 KEYS = [f"{instrument}|m5" for instrument in INSTRUMENTS]
+FAILING = {KEYS[3], KEYS[480]}
 RAW, COMPUTED = dg.AssetKey("raw"), dg.AssetKey("computed")
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 

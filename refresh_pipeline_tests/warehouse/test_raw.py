@@ -276,7 +276,7 @@ ROWS = st.lists(st.tuples(st.integers(0, 30), st.sampled_from([1.5, 2.5, 3.5, -1
 BATCHES = st.lists(st.dictionaries(st.sampled_from([BTC, ETH]), ROWS, min_size=1), min_size=1, max_size=6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(batches=BATCHES)
 def test_whatever_arrives_in_whatever_order_the_tables_say_what_a_dictionary_would(batches):
     model = Model()
@@ -364,7 +364,7 @@ def test_a_process_that_is_killed_between_any_two_statements_loses_and_doubles_n
 
 def test_a_process_that_is_killed_at_any_moment_leaves_a_file_that_opens_and_agrees_with_itself(warehouse: Warehouse):
     corrections = 0
-    for moments in range(4):
+    for moments in range(3):
         with child("fill", warehouse.database, "BTC/USD", 1000) as process:
             # By then it is at work; where it is in its work is chance.
             while (done := _corrections(warehouse)) <= corrections + moments:

@@ -237,7 +237,7 @@ SMALL_BARS = 400
 THREE = market_of(("BTC/USD", "ETH/USD", "SOL/USD"))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     histories=st.lists(
         st.tuples(st.integers(0, SMALL_BARS // 2), st.integers(SMALL_BARS // 2, SMALL_BARS), holes_within(SMALL_BARS)),

@@ -1,0 +1,64 @@
+"""What `make refresh` does on a machine that knows nothing of us: the demo, in a folder of its own, twice."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from refresh_pipeline_tests.surroundings import inside
+from refresh_pipeline_tests.worlds import World, command
+
+NOW = datetime(2026, 6, 1, 12, 3, tzinfo=UTC)
+LATER = NOW + timedelta(minutes=5)
+SERIES = {"m5": 3 * 288, "m15": 10 * 96, "H1": 30 * 24, "H4": 90 * 6, "D1": 365}
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path) -> Iterator[World]:
+    """An empty folder, and an empty home."""
+    (tmp_path / "home").mkdir()
+    with inside(tmp_path):
+        yield World(tmp_path)
+
+
+def test_the_demo_is_refreshed_and_then_only_grows(nowhere: World) -> None:
+    first = command("once", "--now", NOW.isoformat())
+    assert first.exit_code == 0, first.output
+    before, exports = nowhere.tables(), nowhere.files("exports")
+    counts = nowhere.query("select timeframe, count(*), count(distinct instrument) from demo.raw_candles group by 1")
+    assert {timeframe: count for timeframe, count, _ in counts} == {name: 8 * count for name, count in SERIES.items()}
+    assert {instruments for _, _, instruments in counts} == {8}
+    assert len(exports) == 8 * 5 * 2
+    assert {name: content for name, (content, _) in nowhere.files("uploads").items()} == {
+        name: content for name, (content, _) in exports.items()
+    }
+
+    second = command("once", "--now", LATER.isoformat())
+    assert second.exit_code == 0, second.output
+    assert "check not passed" not in first.output + second.output
+    after = nowhere.tables()
+    for table in ("raw_candles", "enhanced_candles", "indicators"):
+        old, new = set(before[f"demo.{table}"]), set(after[f"demo.{table}"])
+        assert old <= new
+        assert len(new - old) == 8
+        assert {(row[1], row[2].isoformat()) for row in new - old} == {("m5", "2026-06-01T12:00:00")}
+    assert after["demo.raw_candle_revisions"] == after["demo.rejected_candles"] == []
+    changed = {name for name, found in nowhere.files("exports").items() if exports[name] != found}
+    assert {name.rpartition("_")[2] for name in changed} == {"m5.csv", "m5.parquet"}
+    assert len(changed) == 16
+
+    rows = json.loads(command("status", "--json", "--now", LATER.isoformat()).stdout)
+    assert len(rows) == 40
+    assert {(row["bars_behind"], row["completeness"]) for row in rows} == {(0, 1.0)}
+    assert sorted(path.name for path in nowhere.root.iterdir()) == ["data", "home"]
+
+
+def test_a_stretch_that_ends_before_it_begins_is_nothing_to_refresh(nowhere: World) -> None:
+    some = ("once", "-i", "BTC/USD", "-t", "H1", "--now", NOW.isoformat())
+    assert command(*some, "--until", "2020-01-01").exit_code == 0
+    assert nowhere.query("select count(*) from demo.raw_candles") == [(0,)]
+    assert command(*some).exit_code == 0
+    assert command(*some, "--until", "2026-05-20").exit_code == 0
+    assert nowhere.query("select count(*) from demo.raw_candles") == [(720,)]
