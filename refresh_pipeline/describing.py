@@ -15,8 +15,9 @@ from refresh_pipeline.warehouse.warehouse import COMPUTATIONS
 DESCRIPTIONS = {
     Table.raw_candles: "Closed candles as {source} sent them. Late corrections win (the value they replace is kept in "
     "raw_candle_revisions); candles whose numbers contradict themselves are kept in rejected_candles instead.",
-    Table.enhanced_candles: "Candles with the Bill Williams columns: median, AO, AC, alligator and its zone. Only what "
-    "changed since the last time is computed, and equals computing everything.",
+    Table.enhanced_candles: "Candles with Bill Williams' columns: oscillators, alligators, zones, fractals, peaks, "
+    "mouth, market facilitation. Only what changed since the last time is computed, and equals computing everything. "
+    "Fractals and peaks are known some bars later; the view enhanced_candles_known says when.",
     Table.indicators: "Moving averages, RSI, MACD, ATR and Bollinger bands of every candle. Only what changed since "
     "the last time is computed, and equals computing everything.",
     Table.exports: "One CSV and one Parquet file per series with candles, enhanced columns and indicators, written "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 PACKAGE = Path(__file__).resolve().parents[1] / "refresh_pipeline"
 TESTS = Path(__file__).resolve().parent
 OURS = "refresh_pipeline"
@@ -175,23 +176,21 @@ def test_every_module_says_what_it_is_for() -> None:
 def test_every_public_function_and_class_says_what_it_does() -> None:
     silent = []
     for module in modules(PACKAGE):
-        for node in ast.walk(tree_of(module)):
-            public = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name[0] != "_"
-            if public and not ast.get_docstring(node) and not is_inner(module, node):
-                silent.append(f"{named(module)}:{node.lineno} {node.name}")
+        silent += [
+            f"{named(module)}:{each.lineno} {each.name}"
+            for each in public_definitions(tree_of(module))
+            if not ast.get_docstring(each)
+        ]
     assert silent == []
 
 
-def is_inner(module: Path, node: ast.AST) -> bool:
-    """Whether a definition lies within a function, or in a class that is private: nobody else can call it."""
-    for outer in ast.walk(tree_of(module)):
-        private = isinstance(outer, ast.ClassDef) and outer.name[0] == "_"
-        if private or isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef):
-            inner = {(each.lineno, each.col_offset) for each in ast.walk(outer) if isinstance(each, ast.stmt)}
-            inner.discard((outer.lineno, outer.col_offset))
-            if (node.lineno, node.col_offset) in inner:
-                return True
-    return False
+def public_definitions(scope: ast.Module | ast.ClassDef) -> Iterator[Definition]:
+    """What others can call: nothing private, nothing within a function."""
+    for node in scope.body:
+        if isinstance(node, Definition) and not node.name.startswith("_"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                yield from public_definitions(node)
 
 
 @pytest.mark.parametrize("folder", [PACKAGE, TESTS])

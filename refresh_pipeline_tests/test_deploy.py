@@ -1,4 +1,7 @@
-"""Whether what deploy/ names is there: commands, files, settings. That the services run is tried by hand, not here."""
+"""Whether what deploy/ and constraints.txt name is there: commands, files, settings, packages.
+
+That the services run is tried by hand, not here.
+"""
 
 import re
 import shlex
@@ -14,7 +17,9 @@ import pytest
 import yaml
 from dagster._daemon.cli import create_dagster_daemon_cli
 from dagster_webserver.cli import dagster_webserver
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from refresh_pipeline.settings import DAGSTER_VARIABLES, Settings
 
@@ -174,3 +179,20 @@ def test_systemd_understands_the_units(path: Path) -> None:
     said = subprocess.run([analyze, "verify", str(path)], capture_output=True, text=True, check=False).stderr
     # /opt/refresh-pipeline is not on this machine.
     assert [line for line in said.splitlines() if "is not executable: No such file" not in line] == []
+
+
+def test_constraints_pin_each_package_once_and_name_no_place() -> None:
+    lines = [line for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    names = [canonicalize_name(line.partition("==")[0]) for line in lines]
+    assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
+    assert len(set(names)) == len(names)
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    wanted = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
+    assert {canonicalize_name(Requirement(each).name) for each in wanted} <= set(names)
+    pinned = dict(zip(names, (line.partition("==")[2] for line in lines), strict=True))
+    assert [
+        each for each in map(Requirement, wanted) if pinned[canonicalize_name(each.name)] not in each.specifier
+    ] == []

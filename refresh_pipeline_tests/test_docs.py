@@ -84,8 +84,9 @@ def test_the_documented_columns_are_the_real_ones(table: str, database: Path) ->
     assert shown == (real[: len(shown)] if table == Table.enhanced_candles else real)
 
 
-def test_no_table_is_documented_that_is_not_there() -> None:
-    assert set(documented()) == {table.value for table in Table}
+def test_each_table_is_documented_once_and_no_other() -> None:
+    sections = re.findall(r"^## `<market>\.(\w+)`$", DATA.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sorted(sections) == sorted(table.value for table in Table)
 
 
 def test_the_computed_columns_of_enhanced_candles_are_documented_beside(database: Path) -> None:
@@ -129,8 +130,8 @@ def test_both_sides_of_a_quote_are_documented() -> None:
 def test_every_documented_query_runs(query: str, database: Path) -> None:
     with duckdb.connect(str(database), read_only=True) as connection:
         rows = connection.execute(query).fetchall()
-    # Nothing was corrected or turned away in a simulated market.
-    assert bool(rows) is not ("revisions" in query or "rejected" in query)
+    # Nothing was corrected or turned away in a simulated market, and an instant that is named there is long gone.
+    assert rows or any(word in query for word in ("revisions", "rejected", "timestamp '"))
 
 
 def test_the_markets_that_the_readme_shows_are_markets() -> None:
@@ -161,8 +162,13 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert "://" in target or (document.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("document", DECISIONS, ids=lambda path: path.stem)
+def test_a_decision_says_why_what_and_what_follows(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert text.startswith(f"# {document.name[:4]} ")
+    assert re.findall(r"^## (.*)$", text, flags=re.MULTILINE) == ["Context", "Decision", "Figures", "Consequences"]
+
+
 def test_every_decision_has_a_number_of_its_own() -> None:
-    numbers = [int(document.name[:4]) for document in DECISIONS]
+    numbers = [document.name[:4] for document in DECISIONS]
     assert len(set(numbers)) == len(numbers) > 0
-    headings = [document.read_text(encoding="utf-8").split(maxsplit=2)[1] for document in DECISIONS]
-    assert [int(heading.rstrip(".")) for heading in headings] == numbers

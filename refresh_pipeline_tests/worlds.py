@@ -17,8 +17,7 @@ from typing import Any
 import dagster as dg
 import duckdb
 import numpy as np
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from refresh_pipeline.cli import app
 from refresh_pipeline.definitions import build
@@ -29,7 +28,8 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.partitions import range_tags
 from refresh_pipeline.settings import Settings, load_markets, load_settings, prepare_dagster
-from refresh_pipeline.warehouse.warehouse import Warehouse
+from refresh_pipeline.warehouse.schema import Table
+from refresh_pipeline.warehouse.warehouse import COMPUTATIONS, Warehouse
 
 # A Monday; what a refresh finds closed at that time are the candles up to 11:45 and 11:00.
 NOW = datetime(2026, 6, 1, 12, 0, 30, tzinfo=UTC)
@@ -100,7 +100,7 @@ class World:
         lines = ["open_time,open,high,low,close,volume"]
         for open_time in opens.astype(str).tolist():
             if open_time not in without:
-                row = candle(series, open_time) | (changes or {}).get(open_time, {})
+                row = {**candle(series, open_time), **(changes or {}).get(open_time, {})}
                 lines.append(",".join([f"{open_time}Z", *(str(value) for value in row.values())]))
         self.candle_file(key).write_text("\n".join(lines) + "\n")
 
@@ -176,6 +176,14 @@ class World:
             f"{schema}.{table}": self.query(f'select * from "{schema}"."{table}" order by all')
             for schema, table in names
         }
+
+    def lasting_rows(self, table: str) -> set[tuple]:
+        """A table's rows, without the columns that a later candle may change by their own declaration."""
+        name = f"{self.market.name}.{table}"
+        computation = COMPUTATIONS.get(Table(table))
+        repainted = [column.name for column in computation.columns if column.repaint] if computation else []
+        listed = [row[0] for row in self.query(f"describe {name}") if row[0] not in repainted]
+        return set(self.query(f"select {', '.join(listed)} from {name}"))
 
     def files(self, folder: str) -> dict[str, tuple[bytes, int]]:
         """Every file below a folder of the data: its content, and when it was written."""

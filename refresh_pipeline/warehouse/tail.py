@@ -212,7 +212,8 @@ class TailRefresh:
         counted = arrays_of(
             connection,
             f"select w.series_no, count(t.open_time) as n from touched w left join "
-            f"(select * from {table} where open_time >= $earliest) t on {theirs} group by w.series_no order by w.series_no",
+            f"(select * from {table} where open_time >= $earliest) t on {theirs} "
+            "group by w.series_no order by w.series_no",
             {"earliest": earliest},
         )
         connection.execute(

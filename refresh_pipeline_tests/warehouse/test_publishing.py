@@ -76,14 +76,14 @@ def test_a_series_leaves_with_its_candles_and_everything_computed_oldest_first(w
     for name, values in candles(60).columns.items():
         np.testing.assert_array_equal(rows[BTC][name], values)
     for computation in COMPUTATIONS.values():
-        for column in computation.columns:
-            stored = query(
-                warehouse,
-                f'select "{column.name}" from fair.{computation.name} where instrument = ? order by open_time',
-                "ETH/USD",
-            )
-            given = [None if value != value else value for value in rows[ETH][column.name].tolist()]
-            assert given == [row[0] for row in stored], column.name
+        names = [column.name for column in computation.columns]
+        stored = query(
+            warehouse,
+            f"select {', '.join(names)} from fair.{computation.name} where instrument = 'ETH/USD' order by open_time",
+        )
+        columns = [rows[ETH][name].tolist() for name in names]
+        given = [tuple(None if value != value else value for value in row) for row in zip(*columns, strict=True)]
+        assert given == stored
 
 
 def test_in_chunks_or_at_once_the_rows_are_the_same(warehouse: Warehouse):

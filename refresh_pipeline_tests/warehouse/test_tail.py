@@ -66,10 +66,11 @@ def _small(bars: Bars) -> Mapping[str, Values]:
 
 def _next_low(bars: Bars) -> NDArray[np.float64]:
     """The lowest low of this bar and the next ones, as far as they are known: later bars repaint it."""
-    result = np.full(len(bars), np.nan)
+    result = bars["low"].copy()
     for rows in bars.slices:
-        low = bars["low"][rows]
-        result[rows] = [low[row : row + REPAINT + 1].min() for row in range(len(low))]
+        low, lowest = bars["low"][rows], result[rows]
+        for later in range(1, REPAINT + 1):
+            lowest[:-later] = np.minimum(lowest[:-later], low[later:])
     return result
 
 
