@@ -22,13 +22,15 @@ from refresh_pipeline.warehouse.warehouse import Warehouse
 class Asked(dg.ConfigurableResource):
     """What a run was asked for within its range of partitions; in the launchpad under resources.
 
-    `series` are partition keys (none: all of the range), the others instants in ISO 8601 (empty: as always).
+    `series` are partition keys (none: all of the range), `since`, `until` and `now` instants in ISO 8601 (empty: as
+    always); with `missing` only candles are asked for that the calendar expects and the warehouse lacks.
     """
 
     series: list[str] = Field(default_factory=list)
     since: str = ""
     until: str = ""
     now: str = ""
+    missing: bool = False
 
     @property
     def moment(self) -> datetime:
@@ -37,7 +39,7 @@ class Asked(dg.ConfigurableResource):
 
     @property
     def since_instant(self) -> datetime | None:
-        """From when on candles are asked for again, whatever is stored."""
+        """From when on candles are asked for, whatever is stored; with `missing`, those that are not."""
         return parse_instant(self.since) if self.since else None
 
     @property

@@ -5,7 +5,7 @@ Every step takes a batch of series and gives an `Attempt` for each; one series' 
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -65,24 +65,32 @@ def _start(market: Market, series: Series, held: Holding, now: datetime, since: 
 
 
 def fetch_candles(
-    warehouse: Warehouse, market: Market, source: Source, requests: Sequence[Request], now: datetime
+    warehouse: Warehouse,
+    market: Market,
+    source: Source,
+    requests: Sequence[Request],
+    now: datetime,
+    *,
+    watch: Callable[[Sequence[Fetched]], None] | None = None,
 ) -> dict[Series, Attempt]:
-    """Ask the source for every series and store what arrives, as it arrives."""
+    """Ask the source for every series and store what arrives, as it arrives.
+
+    `watch` is told what has just been stored; without it the progress is told in series.
+    """
+    watch = watch or _series_counted(len(requests))
     stored: dict[Series, Stored] = {request.series: Stored() for request in requests}
     errors: dict[Series, SourceError] = {}
     seconds: dict[Series, float] = dict.fromkeys(stored, 0.0)
-    finished = 0
     for chunks in _bundled(fetch(source, market, requests, now)):
         arrivals = _joined(chunks)
         for series, result in warehouse.store_candles(market, arrivals, source.kind, now).items():
             stored[series] += result
         for chunk in chunks:
             seconds[chunk.series] += chunk.seconds
-            finished += chunk.last
             if chunk.error is not None:
                 errors[chunk.series] = chunk.error
                 log.info("%s %s: %s", market.name, chunk.series, chunk.error)
-        advance(Table.raw_candles, finished, len(requests))
+        watch(chunks)
     held = warehouse.holdings(market, list(stored))
     return {
         series: replace(
@@ -94,6 +102,17 @@ def fetch_candles(
         )
         for series, result in stored.items()
     }
+
+
+def _series_counted(total: int) -> Callable[[Sequence[Fetched]], None]:
+    finished = 0
+
+    def watch(chunks: Sequence[Fetched]) -> None:
+        nonlocal finished
+        finished += sum(chunk.last for chunk in chunks)
+        advance(Table.raw_candles, finished, total)
+
+    return watch
 
 
 def _bundled(answers: Iterator[Fetched]) -> Iterator[list[Fetched]]:

@@ -15,10 +15,10 @@ from pydantic import Field
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.analytics.indicators import INDICATORS
-from refresh_pipeline.market.candles import Candles, instant
+from refresh_pipeline.market.candles import Candles, Times, instant
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.warehouse import publishing, raw, reports, schema, tail
+from refresh_pipeline.warehouse import holes, publishing, raw, reports, schema, tail
 from refresh_pipeline.warehouse.connection import PATIENCE, connect, transaction
 from refresh_pipeline.warehouse.known import ensure_known_view
 from refresh_pipeline.warehouse.publishing import Exported, Published, rows_to_export, write_exports, write_uploads
@@ -110,6 +110,15 @@ class Warehouse(DuckDBResource):
             for number, count, first, last in zip(*rows.values(), strict=True)
         }
         return {series: found.get(series, Holding()) for series in batch}
+
+    def empty_between(
+        self, market: Market, since: Mapping[Series, np.datetime64], until: np.datetime64
+    ) -> dict[Series, tuple[Times, Times]]:
+        """Where nothing is stored of each series from its `since` on: the candles on either side (see `holes`)."""
+        if not since:
+            return {}
+        with self.get_connection() as connection:
+            return holes.empty_between(connection, market.name, dict(since), until)
 
     def store_candles(
         self, market: Market, arrivals: Mapping[Series, Candles], source: str, now: datetime
