@@ -5,7 +5,7 @@ What is stored is not downloaded again, so a backfill that was killed goes on wh
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.stretches import Stretch, at_most, closed_end, stretches
 from refresh_pipeline.progress import advance
-from refresh_pipeline.sources import Fetched, Request, Source
+from refresh_pipeline.sources import Fetched, Reissuing, Request, Source
 from refresh_pipeline.steps import fetch_candles
 from refresh_pipeline.warehouse.warehouse import Attempt, Outcome, Warehouse
 
@@ -84,6 +84,7 @@ def backfill(
     A series that fails is left at that; the others go on.
     """
     plan = missing(warehouse, market, batch, now, since=since, until=until)
+    plan = _with_reissued(warehouse, market, source, plan, (since, until or now))
     progress = _Progress({series: sum(each.expected for each in some) for series, some in plan.items()})
     done = _untouched(warehouse, market, plan)
     for requests in _rounds(plan):
@@ -94,6 +95,21 @@ def backfill(
         for series, attempt in fetch_candles(warehouse, market, source, due, now, watch=watch).items():
             done[series] = _both(done[series], attempt)
     return done
+
+
+def _with_reissued(
+    warehouse: Warehouse, market: Market, source: Source, plan: Plan, span: tuple[datetime | None, datetime]
+) -> Plan:
+    """The plan, and before it the stretches whose bulk files are no longer what was read of them."""
+    if not isinstance(source, Reissuing):
+        return plan
+    since, until = instant(span[0] or datetime.fromtimestamp(0, UTC)), instant(span[1])
+    changed = source.reissued(warehouse.bulk_files(market, list(plan), since, until))
+    again = {
+        series: [Stretch(file.since, file.until, _count(market, series, file.since, file.until)) for file in files]
+        for series, files in changed.items()
+    }
+    return {series: [*again.get(series, ()), *some] for series, some in plan.items()}
 
 
 def _untouched(warehouse: Warehouse, market: Market, plan: Plan) -> dict[Series, Attempt]:

@@ -26,10 +26,14 @@ RAW_CHECKS = {
     "open_times_are_unique_and_on_the_grid": "Each candle is there once, and opens where the calendar says.",
     "every_series_is_fresh": "Each series has the newest candle that the calendar says has closed.",
 }
+AGREEMENT = {
+    "sources_agree": "Where two sources have the same candle, their prices are no further apart than allowed.",
+}
 FAULTS_SHOWN = 50
 COLUMNS = dg.TableSchema([dg.TableColumn(name) for name in ("instrument", "timeframe", "open_time", "what")])
 # A refresh is due at each close of the shortest timeframe and takes its time: one tick late is not stale yet.
 TICKS_OF_GRACE = 2
+AGREEMENT_LOOKS_BACK = np.timedelta64(7, "D")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +55,10 @@ class Verdict:
 def market_checks(market: Market) -> list[dg.AssetChecksDefinition]:
     """Every check of one market's assets."""
     key = dg.AssetKey([market.name, Table.raw_candles.value])
-    specs = [dg.AssetCheckSpec(name, asset=key, description=text) for name, text in RAW_CHECKS.items()]
+    texts = RAW_CHECKS | (AGREEMENT if market.fallbacks else {})
+    specs = [dg.AssetCheckSpec(name, asset=key, description=text) for name, text in texts.items()]
 
-    # One step for the four: each step of a run costs Dagster more than the questions cost DuckDB.
+    # One step for all of them: each step of a run costs Dagster more than the questions cost DuckDB.
     @dg.multi_asset_check(name=f"{market.name}_raw_candles_checks", specs=specs, can_subset=True)
     def raw_candles_checks(
         context: dg.AssetCheckExecutionContext, warehouse: Warehouse, asked: Asked
@@ -108,7 +113,7 @@ def _row(fault: Fault) -> dict[str, str]:
 
 
 def raw_verdicts(warehouse: Warehouse, market: Market, now: datetime) -> list[Verdict]:
-    """The four verdicts on a market's raw candles, as of `now`."""
+    """The verdicts on a market's raw candles, as of `now`; on whether sources agree where there are several."""
     warehouse.prepare(market)
     with warehouse.reader() as connection:
         stored = reports.series_report(connection, market.name, market.series)
@@ -119,6 +124,7 @@ def raw_verdicts(warehouse: Warehouse, market: Market, now: datetime) -> list[Ve
             off_grid(connection, market),
             stale(market, stored, now),
         ]
+        agreement = [sources_agree(connection, market, now)] if market.fallbacks else []
     candles = sum(each.candle_count for each in stored)
     not_fetched, incoherent, repeated, off, behind = faults
     return [
@@ -131,6 +137,7 @@ def raw_verdicts(warehouse: Warehouse, market: Market, now: datetime) -> list[Ve
             _is_cut_short(repeated) or _is_cut_short(off),
         ),
         Verdict("every_series_is_fresh", behind, len(stored)),
+        *agreement,
     ]
 
 
@@ -144,6 +151,13 @@ def _not_fetched(stored: Sequence[SeriesReport]) -> list[Fault]:
         for each in stored
         if each.outcome == Outcome.failed
     ]
+
+
+def sources_agree(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> Verdict:
+    """Whether the candles that two sources gave lately are about the same."""
+    since = (instant(now) - AGREEMENT_LOOKS_BACK).astype(datetime)
+    apart, examined = reports.deviations(connection, market.name, market.max_deviation_percent / 100, since)
+    return Verdict("sources_agree", apart, examined, _is_cut_short(apart))
 
 
 def off_grid(connection: duckdb.DuckDBPyConnection, market: Market) -> list[Fault]:

@@ -137,6 +137,16 @@ class Candles:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class BulkFile:
+    """A venue's file of a whole stretch: all candles from `since` to `until` (excluded), and its content's SHA-256."""
+
+    path: str
+    sha256: str
+    since: np.datetime64
+    until: np.datetime64
+
+
 def missing_columns(columns: Mapping[str, object]) -> list[str]:
     """The price columns that are not there."""
     return [name for name in PRICE_COLUMNS if name not in columns]

@@ -190,7 +190,8 @@ class Client:
 
     def _request(self, errand: _Errand) -> httpx.Request:
         # By hand, as the client takes a quarter of a small request's time to merge URLs.
-        url = f"{self._base_url}{errand.path}?{urlencode(errand.params)}"
+        query = f"?{urlencode(errand.params)}" if errand.params else ""
+        url = f"{self._base_url}{errand.path}{query}"
         return httpx.Request("GET", url, headers=self._http.headers, extensions=self._timeout)
 
     def _be_silent(self, error: Throttled, errand: _Errand) -> None:

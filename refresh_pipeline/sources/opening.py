@@ -45,7 +45,7 @@ SOURCES: dict[str, Callable[[Market, Path], Source]] = {"demo": _demo, "binance"
 
 
 def open_source(market: Market, limits_dir: Path) -> Source:
-    """The source that a market's YAML names.
+    """The source that a market's YAML names, or all of those that it lists, as one.
 
     Args:
         market: its source, and the timeframes that the source has to serve.
@@ -54,13 +54,24 @@ def open_source(market: Market, limits_dir: Path) -> Source:
     Raises:
         MarketError: there is no such source, it does not know an option, or it cannot serve a timeframe.
     """
+    if market.fallbacks:
+        # It fetches as this module does.
+        from refresh_pipeline.sources.preferring import Member, PreferredSources  # noqa: PLC0415
+
+        sighted = [market.served_by(number) for number in range(len(market.fallbacks) + 1)]
+        source: Source = PreferredSources(market, [Member(_opened(each, limits_dir), each) for each in sighted])
+    else:
+        source = _opened(market, limits_dir)
+    require_served(market, source)
+    return source
+
+
+def _opened(market: Market, limits_dir: Path) -> Source:
     if market.source.kind not in SOURCES:
         raise MarketError(
             f"market {market.name!r}: source.kind: found {market.source.kind!r}; allowed: {', '.join(SOURCES)}"
         )
-    source = SOURCES[market.source.kind](market, limits_dir)
-    require_served(market, source)
-    return source
+    return SOURCES[market.source.kind](market, limits_dir)
 
 
 def require_served(market: Market, source: Source) -> None:

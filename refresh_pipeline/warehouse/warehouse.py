@@ -15,10 +15,10 @@ from pydantic import Field
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.analytics.indicators import INDICATORS
-from refresh_pipeline.market.candles import Candles, Times, instant
+from refresh_pipeline.market.candles import BulkFile, Candles, Times, instant
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.warehouse import holes, publishing, raw, reports, schema, tail
+from refresh_pipeline.warehouse import bulk, holes, publishing, raw, reports, schema, tail
 from refresh_pipeline.warehouse.connection import PATIENCE, connect, transaction
 from refresh_pipeline.warehouse.known import ensure_known_view
 from refresh_pipeline.warehouse.publishing import Exported, Published, rows_to_export, write_exports, write_uploads
@@ -121,18 +121,36 @@ class Warehouse(DuckDBResource):
             return holes.empty_between(connection, market.name, dict(since), until)
 
     def store_candles(
-        self, market: Market, arrivals: Mapping[Series, Candles], source: str, now: datetime
+        self,
+        market: Market,
+        arrivals: Mapping[Series, Candles],
+        source: str,
+        now: datetime,
+        *,
+        preferred: Sequence[str] = (),
+        files: Sequence[tuple[Series, BulkFile]] = (),
     ) -> dict[Series, Stored]:
         """Keep what a source sent, all of it or nothing of it.
+
+        What is stored from one of the `preferred` sources stays as it is; what this one says of it goes to
+        `second_opinions`. `files` are those that the candles were read from.
 
         Late corrections win, the value they replace goes to `raw_candle_revisions`; candles whose numbers contradict
         themselves go to `rejected_candles`. What was there already with the same numbers is left alone.
         """
-        if not arrivals:
+        if not arrivals and not files:
             return {}
         staged = Staged.of(arrivals, schema.candle_columns(market.two_sided))
         with self.get_connection() as connection, transaction(connection):
-            return raw.store(connection, market.name, staged, source, now)
+            bulk.note(connection, market.name, files, now)
+            return raw.store(connection, market.name, staged, source, now, preferred=preferred)
+
+    def bulk_files(
+        self, market: Market, batch: Sequence[Series], since: np.datetime64, until: np.datetime64
+    ) -> dict[Series, list[BulkFile]]:
+        """The files of a venue's archive that were read for each series, of the stretches that lie in this one."""
+        with self.get_connection() as connection:
+            return bulk.noted(connection, market.name, batch, since, until)
 
     def refresh_tail(self, market: Market, table: Table, batch: Sequence[Series]) -> dict[Series, Recomputed]:
         """Compute again what changed since this table was last computed, for the series of the batch that did."""
