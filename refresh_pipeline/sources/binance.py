@@ -5,17 +5,16 @@ Contract: binance/binance-spot-api-docs at a5e0bc3ddc. How requests are retried 
 
 import json
 import logging
-import re
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import httpx
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from refresh_pipeline.market.calendar import CryptoCalendar
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles, Floats, Malformed, Times
@@ -24,6 +23,7 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError
 from refresh_pipeline.sources.http import (
+    BaseUrl,
     Client,
     Patience,
     Put,
@@ -84,21 +84,13 @@ CLOSE_TIME_FIELD = 6
 FIRST_MICROSECOND = 10**14
 ROW_TEXT = 200
 
-BASE_URL = re.compile(r"https?://[^/\s@?#]+(/[^\s?#]*)?")
-
-
-def _http_url(url: str) -> str:
-    if not BASE_URL.fullmatch(url):
-        raise ValueError("allowed: http:// or https://, a host, a port and a path where needed")
-    return url
-
 
 class BinanceOptions(BaseModel):
     """What a market's YAML may say of this source."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    base_url: Annotated[str, AfterValidator(_http_url)] = "https://data-api.binance.vision"
+    base_url: BaseUrl = "https://data-api.binance.vision"
 
 
 class BinanceSource:
