@@ -121,6 +121,14 @@ def test_a_wrong_market_keeps_dagster_from_loading_and_says_why(tmp_path: Path) 
         defs()
 
 
+def test_a_market_whose_source_cannot_be_keeps_dagster_from_loading(tmp_path: Path) -> None:
+    yaml = "name: odd\nsource: {kind: nowhere}\ncalendar: crypto\ninstruments: [A]\ntimeframes: [m1]\nhistory: 1d\n"
+    (tmp_path / "odd.yaml").write_text(yaml)
+    os.environ["REFRESH_MARKETS"], os.environ["REFRESH_MARKETS_DIR"] = "odd", str(tmp_path)
+    with pytest.raises(MarketError, match="source.kind: found 'nowhere'; allowed: demo, binance, files"):
+        defs()
+
+
 def test_every_job_schedule_sensor_and_check_says_what_it_does(loaded: dg.RepositoryDefinition) -> None:
     own_jobs = [loaded.get_job(name) for name in loaded.job_names if not name.startswith("__ASSET_JOB")]
     own_sensors = [each for each in loaded.sensor_defs if not each.name.startswith("default_")]

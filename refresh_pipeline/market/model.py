@@ -12,7 +12,8 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from refresh_pipeline.market.calendar import CALENDARS, Calendar
+from refresh_pipeline.market.calendar import Calendar
+from refresh_pipeline.market.calendars import CALENDARS
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Bars, Computation, Values
 from refresh_pipeline.market.calendar import Calendar, length_of
-from refresh_pipeline.market.candles import TIME_UNIT, Floats, Times
+from refresh_pipeline.market.candles import Floats, Times
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse.checkpoints import checkpoints_before, keep_checkpoints
@@ -30,6 +30,8 @@ Connect = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
 CELLS_AT_ONCE = 30_000_000
 # A little more than the calendar asks for, so that a few candles that never came do not make a second query.
 SLACK = 1.05
+# Of four candles that the calendar expects, at least one comes.
+SPARSEST = 0.25
 LONG_WEEKEND = np.timedelta64(4 * 24 * 3600 * 1_000_000, "us")
 # The last thing that each table's rows are made from, and what is made from them.
 READS = {Table.enhanced_candles: Table.raw_candles, Table.indicators: Table.enhanced_candles}
@@ -249,14 +251,16 @@ def same_mark(left: str, right: str) -> str:
 def _opening_times(calendar: Calendar, stale: Stale, bars: Floats) -> Times:
     """When the bar opens that lies so many candles before each series' change, if they come as they have so far."""
     nominal = (stale.last_open_time - stale.first_open_time) // stale.lengths + 1
-    density = np.minimum(stale.candle_count / (nominal * calendar.open_share), 1)
+    # Where hardly any came (or one of long ago) the average says nothing of the newest; then let the query tell.
+    density = np.clip(stale.candle_count / (nominal * calendar.open_share), SPARSEST, 1)
     counts = np.ceil(bars / density).astype(np.int64)
-    result = np.empty(len(stale.series), dtype=TIME_UNIT)
+    result = stale.first_open_time.copy()
     timeframes = np.array([series.timeframe.value for series in stale.series])
-    for name, since in set(zip(timeframes.tolist(), stale.since, strict=True)):
-        chosen = (timeframes == name) & (stale.since == since)
+    partly = bars < stale.candle_count
+    for name, since in set(zip(timeframes[partly].tolist(), stale.since[partly], strict=True)):
+        chosen = partly & (timeframes == name) & (stale.since == since)
         result[chosen] = _counted_back(calendar, Timeframe(name), since, counts[chosen])
-    return np.maximum(result, stale.first_open_time)
+    return result
 
 
 def _counted_back(calendar: Calendar, timeframe: Timeframe, since: np.datetime64, counts: NDArray[np.int64]) -> Times:

@@ -161,9 +161,11 @@ def test_a_bad_candle_that_comes_again_is_counted_but_noted_once(warehouse: Ware
     for second in range(3):
         assert stored(warehouse, flat(-2.0, 1, 1), seconds=second) == Stored(rejected=2)
     assert stored(warehouse, flat(-3.0, 1), seconds=9) == Stored(rejected=1)
-    assert query(warehouse, "select close, rejected_at from fair.rejected_candles order by rejected_at") == [
-        (-2.0, naive(0)),
-        (-3.0, naive(9)),
+    assert stored(warehouse, flat(-3.0, 1, volume=2.0), seconds=10) == Stored(rejected=1)
+    assert query(warehouse, "select close, volume, rejected_at from fair.rejected_candles order by rejected_at") == [
+        (-2.0, 1.0, naive(0)),
+        (-3.0, 1.0, naive(9)),
+        (-3.0, 2.0, naive(10)),
     ]
 
 

@@ -383,6 +383,20 @@ def test_a_series_that_always_has_holes_is_read_once():
         assert_whole(connection, MARKET, SMALL)
 
 
+def test_candles_decades_apart_take_no_reading_of_decades():
+    lonely, old = candles(1), Candles.concatenated([candles(1), candles(300, first=3_000_000)])
+    with warehouse_of(MARKET) as connection:
+        put(connection, MARKET, {BTC: lonely, ETH: old})
+        refresh(connection, MARKET, SMALL)
+        put(connection, MARKET, {BTC: candles(1, first=3_000_000), ETH: candles(1, first=3_000_300)})
+        watched, [bars] = watched_refresh(connection, MARKET, SMALL)
+        assert watched.about("select", "raw_candles") == 1
+        lonely_bars, old_bars = np.diff(bars.starts)
+        assert lonely_bars == 2
+        assert old_bars < 200
+        assert_whole(connection, MARKET, SMALL)
+
+
 def test_a_weekend_before_the_change_costs_no_second_query():
     market = market_of(("EUR/USD",), timeframes="[m15]", calendar="fx")
     calendar, [series] = market.calendar, market.series
