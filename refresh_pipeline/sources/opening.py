@@ -47,10 +47,17 @@ def _oanda(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
     return OandaSource(market, limits_dir, secrets)
 
 
+def _fxcm(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
+    from refresh_pipeline.sources.fxcm import FxcmSource  # noqa: PLC0415
+
+    return FxcmSource(market, limits_dir)
+
+
 SOURCES: dict[str, Callable[[Market, Path, Secrets], Source]] = {
     "demo": _demo,
     "binance": _binance,
     "oanda": _oanda,
+    "fxcm": _fxcm,
     "files": _files,
 }
 
