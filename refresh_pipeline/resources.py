@@ -13,7 +13,7 @@ from refresh_pipeline.destinations import Destination
 from refresh_pipeline.destinations.opening import open_destination
 from refresh_pipeline.market.candles import parse_instant
 from refresh_pipeline.market.model import Market
-from refresh_pipeline.settings import Settings, load_settings
+from refresh_pipeline.settings import Settings, load_settings, secret
 from refresh_pipeline.sources import Source
 from refresh_pipeline.sources.opening import open_source
 from refresh_pipeline.warehouse.warehouse import Warehouse
@@ -54,8 +54,8 @@ class Venues(dg.ConfigurableResource):
     limits_dir: str
 
     def open(self, market: Market) -> Source:
-        """The market's source."""
-        return open_source(market, Path(self.limits_dir))
+        """The market's source; its credentials stay in the environment until a run needs them."""
+        return open_source(market, Path(self.limits_dir), secret)
 
 
 class Exports(dg.ConfigurableResource):

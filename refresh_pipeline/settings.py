@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     dropbox_refresh_token: SecretStr | None = Field(default=None, validation_alias="DROPBOX_REFRESH_TOKEN")
     dropbox_app_key: SecretStr | None = Field(default=None, validation_alias="DROPBOX_APP_KEY")
     dropbox_app_secret: SecretStr | None = Field(default=None, validation_alias="DROPBOX_APP_SECRET")
+    oanda_token: SecretStr | None = Field(default=None, validation_alias="OANDA_TOKEN")
+    dhan_client_id: SecretStr | None = Field(default=None, validation_alias="DHAN_CLIENT_ID")
+    dhan_access_token: SecretStr | None = Field(default=None, validation_alias="DHAN_ACCESS_TOKEN")
 
     @classmethod
     def settings_customise_sources(
@@ -112,6 +115,19 @@ def load_settings(**chosen: Any) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         raise SettingsError("\n".join(_explained(fault) for fault in error.errors())) from None
+
+
+def secret(name: str) -> str | None:
+    """A credential by the name of its setting, from wherever settings are kept; None where nobody has set it.
+
+    Any name will do: a market's YAML may say where a key of its own is.
+    """
+
+    class Wanted(Settings):
+        secret: SecretStr | None = Field(default=None, validation_alias=name)
+
+    found = Wanted().secret
+    return found.get_secret_value().strip() if found else None
 
 
 def _explained(fault: Any) -> str:

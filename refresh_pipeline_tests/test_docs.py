@@ -28,7 +28,9 @@ DATA = REPOSITORY / "docs" / "data.md"
 ENHANCED = REPOSITORY / "docs" / "enhanced-candles.md"
 README = REPOSITORY / "README.md"
 DECISIONS = sorted((REPOSITORY / "docs" / "decisions").glob("*.md"))
-DOCUMENTS = [README, DATA, ENHANCED, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "deploy" / "README.md", *DECISIONS]
+SOURCES = sorted((REPOSITORY / "docs" / "sources").glob("*.md"))
+DOCUMENTS = [README, DATA, ENHANCED, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "deploy" / "README.md"]
+DOCUMENTS += [*DECISIONS, *SOURCES]
 BARS = 700
 
 
@@ -138,6 +140,15 @@ def test_the_markets_that_the_readme_shows_are_markets() -> None:
     shown = [parse_market(text, file="README.md") for text in blocks(README, "yaml")]
     assert len(shown) >= 2
     assert len({market.source.kind for market in shown}) >= 2
+
+
+@pytest.mark.parametrize("document", SOURCES, ids=lambda path: path.stem)
+def test_the_page_of_a_source_says_what_it_takes_and_shows_a_market_that_opens(document: Path, tmp_path: Path) -> None:
+    headings = re.findall(r"^## (.*)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert headings[:5] == ["Account and key", "Limits", "History", "Quirks", "Example"]
+    shown = [parse_market(text, file=document.name) for text in blocks(document, "yaml")]
+    assert {market.source.kind for market in shown} == {document.stem}
+    assert [open_source(market, tmp_path).kind for market in shown] == [document.stem] * len(shown)
 
 
 def commands_shown() -> list[list[str]]:

@@ -27,11 +27,17 @@ def length_of(timeframe: Timeframe) -> np.timedelta64:
     return np.timedelta64(timeframe.minutes * 60_000_000, "us")
 
 
+class CalendarEnds(ValueError):
+    """A question about a time of which the calendar does not know when the market is open."""
+
+
 class Calendar(ABC):
     """One market's sessions and grid of bars."""
 
     name: str
     zone: str
+    # From here on nothing is known, and every question is refused; None where rules go on for ever.
+    last_known: np.datetime64 | None = None
     # The share of all minutes in which the market is open: to turn a number of bars into a stretch of time.
     open_share: float
 
@@ -65,15 +71,24 @@ class Calendar(ABC):
         """The opening times to expect from `start` (included) to `end` (excluded), in order."""
         if not start < end:
             return np.array([], dtype=TIME_UNIT)
+        if timeframe <= Timeframe.H1:
+            return self._within_hours(timeframe, start, end)
         # Half a bar's steps hit every bar of the grid at least once, also where one is an hour shorter or longer.
         step = length_of(timeframe) // 2
-        if timeframe.minutes <= 60:
-            step = length_of(timeframe)
         first = self.floor(timeframe, np.array([start], dtype=TIME_UNIT))[0]
         # One step past the end: after a change of the clocks the last bar may begin between the last two steps.
         grid = np.unique(self.floor(timeframe, np.arange(first, end + step, step, dtype=TIME_UNIT)))
         grid = grid[(grid >= start) & (grid < end)]
         return grid[self._has_session(timeframe, grid)]
+
+    def _within_hours(self, timeframe: Timeframe, start: np.datetime64, end: np.datetime64) -> Times:
+        # Sessions begin and end at whole hours: asking by the hour takes a tenth of the time of asking by the minute.
+        hour = length_of(Timeframe.H1)
+        first = self.floor(Timeframe.H1, np.array([start], dtype=TIME_UNIT))[0]
+        hours = np.arange(first, end, hour, dtype=TIME_UNIT)
+        steps = np.arange(0, hour, length_of(timeframe))
+        grid = np.add(hours[self.is_open(hours)][:, None], steps).ravel()
+        return grid[np.searchsorted(grid, start) : np.searchsorted(grid, end)]
 
     def count(self, timeframe: Timeframe, first: Times, last: np.datetime64) -> NDArray[np.int64]:
         """How many bars to expect that open from each instant of `first` to `last`, both included."""
@@ -226,6 +241,3 @@ def _transitions(zone: str) -> tuple[Times, NDArray[np.timedelta64]]:
         offsets.append(offset(high))
     hours = np.array(starts, dtype="int64") * 3_600_000_000
     return hours.astype(TIME_UNIT), np.array(offsets, dtype="timedelta64[us]")
-
-
-CALENDARS: dict[str, Calendar] = {calendar.name: calendar for calendar in (CryptoCalendar(), FxCalendar())}

@@ -21,7 +21,8 @@ from pydantic import (
     model_validator,
 )
 
-from refresh_pipeline.market.calendar import CALENDARS, Calendar
+from refresh_pipeline.market.calendar import Calendar
+from refresh_pipeline.market.calendars import CALENDARS
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 

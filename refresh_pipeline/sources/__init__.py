@@ -4,7 +4,7 @@ A source answers many requests at once and yields what arrives as it arrives, se
 series closed by exactly one `Fetched.last`. A failure is an answer too: the other series go on.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, runtime_checkable
@@ -14,6 +14,9 @@ import numpy as np
 from refresh_pipeline.market.candles import BulkFile, Candles
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
+
+# A credential by the name of its setting, None where nobody has set it.
+Secrets = Callable[[str], str | None]
 
 
 class SourceError(Exception):

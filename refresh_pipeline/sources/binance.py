@@ -6,18 +6,17 @@ Contract: binance/binance-spot-api-docs at a5e0bc3ddc. How requests are retried 
 import asyncio
 import json
 import logging
-import re
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import httpx
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict
 
 from refresh_pipeline.market.calendar import CryptoCalendar
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, BulkFile, Candles, Floats, Malformed, Times
@@ -37,6 +36,7 @@ from refresh_pipeline.sources.binance_archive import (
     rows_of,
 )
 from refresh_pipeline.sources.http import (
+    BaseUrl,
     Client,
     Patience,
     Put,
@@ -100,13 +100,6 @@ FIRST_MICROSECOND = 10**14
 ROW_TEXT = 200
 
 DATA_API = "https://data-api.binance.vision"
-BASE_URL = re.compile(r"https?://[^/\s@?#]+(/[^\s?#]*)?")
-
-
-def _http_url(url: str) -> str:
-    if not BASE_URL.fullmatch(url):
-        raise ValueError("allowed: http:// or https://, a host, a port and a path where needed")
-    return url
 
 
 class BinanceOptions(BaseModel):
@@ -114,9 +107,9 @@ class BinanceOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    base_url: Annotated[str, AfterValidator(_http_url)] = DATA_API
+    base_url: BaseUrl = DATA_API
     # Without one: Binance's own where base_url is Binance's own, else none.
-    archive_url: Annotated[str, AfterValidator(_http_url)] | None = None
+    archive_url: BaseUrl | None = None
 
     @property
     def archive(self) -> str | None:

@@ -4,6 +4,7 @@ How much may be asked is `limits`' part; what an answer means is the venue's own
 """
 
 import asyncio
+import json
 import logging
 import re
 import ssl
@@ -11,18 +12,19 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
+from pydantic import AfterValidator
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -34,7 +36,7 @@ from tenacity import (
 
 from refresh_pipeline.market.candles import Candles
 from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError
-from refresh_pipeline.sources.limits import SharedLimit
+from refresh_pipeline.sources.limits import Limit
 
 log = logging.getLogger(__name__)
 # It writes whole URLs at INFO, secrets in the query included.
@@ -55,6 +57,17 @@ LONGEST_SILENCE = 7 * 24 * 3600.0
 SECONDS = re.compile(r"\d{1,12}(\.\d+)?")
 LAST_WORD = re.compile(r"[\w.~+/=-]+$")
 QUERY = re.compile(r"\?[^\s'\"]+")
+BASE_URL = re.compile(r"https?://[^/\s@?#]+(/[^\s?#]*)?")
+
+
+def _http_url(url: str) -> str:
+    if not BASE_URL.fullmatch(url):
+        raise ValueError("allowed: http:// or https://, a host, a port and a path where needed")
+    return url
+
+
+# Where a venue is, as a market's YAML may say.
+BaseUrl = Annotated[str, AfterValidator(_http_url)]
 
 
 class Throttled(TransientError):
@@ -67,6 +80,10 @@ class Throttled(TransientError):
 
 class OutOfPatience(TransientError):
     """The venue wants silence for longer than a request waits: it fails now, and a later run asks again."""
+
+
+class Refused(PermanentError):
+    """The venue turns this client away, whatever it asks for: a client asks nothing more after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +104,12 @@ class Patience:
 class _Errand:
     """One request on its way through its attempts."""
 
+    method: str
     path: str
-    params: Mapping[str, str | int]
     weight: int
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    # What a POST says, as JSON.
+    body: bytes | None = None
     attempts: int = 0
     waited: float = 0.0
 
@@ -101,12 +121,12 @@ def _tls() -> ssl.SSLContext:
 
 
 class Client:
-    """GETs for one venue: kept-alive connections, retries with back-off, everybody's limits, no secret in any text."""
+    """Asks one venue: kept-alive connections, retries with back-off, everybody's limits, no secret in any text."""
 
     def __init__(
         self,
         base_url: str,
-        limit: SharedLimit,
+        limit: Limit,
         patience: Patience,
         headers: Mapping[str, str] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -124,6 +144,7 @@ class Client:
         self._http = httpx.AsyncClient(headers=headers, transport=AiohttpTransport(verify=_tls(), limits=pool))
         # First come, first served: the order in which requests are made is the order of the catalog.
         self._turn = asyncio.Lock()
+        self._refusal = ""
 
     async def __aenter__(self) -> Self:
         await self._http.__aenter__()
@@ -144,6 +165,13 @@ class Client:
             PermanentError: asking again will not help.
             TransientError: the attempts or the patience for this request are used up.
         """
+        return await self._run(_Errand("GET", path, weight, params=params), read)
+
+    async def post(self, path: str, body: Mapping[str, Any], weight: int, read: Reader[T]) -> T:
+        """The same for a question that is put as JSON; only for those that change nothing, as it may be put twice."""
+        return await self._run(_Errand("POST", path, weight, body=json.dumps(body).encode()), read)
+
+    async def _run(self, errand: _Errand, read: Reader[T]) -> T:
         retrying = AsyncRetrying(
             sleep=self._sleep,
             stop=stop_after_attempt(self._patience.attempts),
@@ -153,21 +181,27 @@ class Client:
             before_sleep=_log_retry,
             reraise=True,
         )
-        return await retrying(self._attempt, _Errand(path, params, weight), read)
+        return await retrying(self._attempt, errand, read)
 
     async def _attempt(self, errand: _Errand, read: Reader[T]) -> T:
         errand.attempts += 1
         try:
             await self._wait_for_turn(errand)
             return read(await self._answer(errand))
+        except Refused as error:
+            # The same words for all series: what one of them asked for has nothing to do with it.
+            self._refusal = self._refusal or f"{self._host}: {self._redacted(str(error))}"
+            raise Refused(self._refusal) from None
         except SourceError as error:
             if isinstance(error, Throttled):
                 self._be_silent(error, errand)
-            error.args = (f"GET {self._host}{errand.path}: {self._redacted(str(error))}",)
+            error.args = (f"{errand.method} {self._host}{errand.path}: {self._redacted(str(error))}",)
             raise
 
     async def _wait_for_turn(self, errand: _Errand) -> None:
         async with self._turn:
+            if self._refusal:
+                raise Refused(self._refusal)
             while wait := self._limit.take(errand.weight):
                 errand.waited += wait
                 if errand.waited > self._patience.limits:
@@ -190,9 +224,11 @@ class Client:
 
     def _request(self, errand: _Errand) -> httpx.Request:
         # By hand, as the client takes a quarter of a small request's time to merge URLs.
-        query = f"?{urlencode(errand.params)}" if errand.params else ""
-        url = f"{self._base_url}{errand.path}{query}"
-        return httpx.Request("GET", url, headers=self._http.headers, extensions=self._timeout)
+        url = f"{self._base_url}{errand.path}{'?' if errand.params else ''}{urlencode(errand.params)}"
+        headers = self._http.headers
+        if errand.body is not None:
+            headers = httpx.Headers({**headers, "Content-Type": "application/json"})
+        return httpx.Request(errand.method, url, headers=headers, content=errand.body, extensions=self._timeout)
 
     def _be_silent(self, error: Throttled, errand: _Errand) -> None:
         seconds = error.seconds
@@ -270,18 +306,31 @@ def _log_retry(state: RetryCallState) -> None:
 
 
 async def side_by_side(
-    requests: Iterable[Request], chunks: Callable[[Request], AsyncGenerator[Fetched, None]], put: Put
+    requests: Iterable[Request],
+    chunks: Callable[[Request], AsyncGenerator[Fetched, None]],
+    put: Put,
+    connects_every: float = 0.0,
 ) -> None:
-    """Answer requests, CONNECTIONS at a time and begun in their order; whatever goes wrong ends its own series only."""
+    """Answer requests, CONNECTIONS at a time and begun in their order; whatever goes wrong ends its own series only.
+
+    A venue that minds how fast connections are opened gets one more every `connects_every` seconds, if there is work.
+    """
     waiting = iter(requests)
+    done = asyncio.Event()
 
     async def work() -> None:
         for request in waiting:
             await _answered(request, chunks, put)
+        done.set()
 
     async with asyncio.TaskGroup() as group:
         for _ in range(CONNECTIONS):
             group.create_task(work())
+            if connects_every:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(done.wait(), connects_every)
+            if done.is_set():
+                break
 
 
 async def _answered(request: Request, chunks: Callable[[Request], AsyncGenerator[Fetched, None]], put: Put) -> None:

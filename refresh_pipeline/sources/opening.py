@@ -16,40 +16,66 @@ from refresh_pipeline.market.model import Market, MarketError
 from refresh_pipeline.market.resample import resample
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.sources import Fetched, Request, Source
+from refresh_pipeline.sources import Fetched, Request, Secrets, Source
 
 # No venue's clock is an hour behind: a candle that has not come by then has not traded.
 LATEST_ARRIVAL = np.timedelta64(3600, "s")
 
 
 # Imported when they are opened: a simulated market needs no HTTP client, whose import takes longer than its candles.
-def _demo(market: Market, limits_dir: Path) -> Source:
+def _demo(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
     from refresh_pipeline.sources.demo import DemoSource  # noqa: PLC0415
 
     return DemoSource(market)
 
 
-def _files(market: Market, limits_dir: Path) -> Source:
+def _files(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
     from refresh_pipeline.sources.files import FilesSource  # noqa: PLC0415
 
     return FilesSource(market)
 
 
-def _binance(market: Market, limits_dir: Path) -> Source:
+def _binance(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
     from refresh_pipeline.sources.binance import BinanceSource  # noqa: PLC0415
 
     return BinanceSource(market, limits_dir)
 
 
-SOURCES: dict[str, Callable[[Market, Path], Source]] = {"demo": _demo, "binance": _binance, "files": _files}
+def _oanda(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
+    from refresh_pipeline.sources.oanda import OandaSource  # noqa: PLC0415
+
+    return OandaSource(market, limits_dir, secrets)
 
 
-def open_source(market: Market, limits_dir: Path) -> Source:
+def _fxcm(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
+    from refresh_pipeline.sources.fxcm import FxcmSource  # noqa: PLC0415
+
+    return FxcmSource(market, limits_dir)
+
+
+SOURCES: dict[str, Callable[[Market, Path, Secrets], Source]] = {
+    "demo": _demo,
+    "binance": _binance,
+    "oanda": _oanda,
+    "fxcm": _fxcm,
+    "files": _files,
+}
+
+
+def no_secrets(name: str) -> str | None:
+    """For who only wants to know whether a market's YAML is right, and for sources that need no account."""
+    return None
+
+
+def open_source(market: Market, limits_dir: Path, secrets: Secrets = no_secrets) -> Source:
     """The source that a market's YAML names, or all of those that it lists, as one.
+
+    A credential that is missing is no fault here: what it is needed for fails, when it is asked for.
 
     Args:
         market: its source, and the timeframes that the source has to serve.
         limits_dir: where the limits of venues are shared between processes.
+        secrets: credentials by the names of their settings.
 
     Raises:
         MarketError: there is no such source, it does not know an option, or it cannot serve a timeframe.
@@ -59,19 +85,21 @@ def open_source(market: Market, limits_dir: Path) -> Source:
         from refresh_pipeline.sources.preferring import Member, PreferredSources  # noqa: PLC0415
 
         sighted = [market.served_by(number) for number in range(len(market.fallbacks) + 1)]
-        source: Source = PreferredSources(market, [Member(_opened(each, limits_dir), each) for each in sighted])
+        source: Source = PreferredSources(
+            market, [Member(_opened(each, limits_dir, secrets), each) for each in sighted]
+        )
     else:
-        source = _opened(market, limits_dir)
+        source = _opened(market, limits_dir, secrets)
     require_served(market, source)
     return source
 
 
-def _opened(market: Market, limits_dir: Path) -> Source:
+def _opened(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
     if market.source.kind not in SOURCES:
         raise MarketError(
             f"market {market.name!r}: source.kind: found {market.source.kind!r}; allowed: {', '.join(SOURCES)}"
         )
-    return SOURCES[market.source.kind](market, limits_dir)
+    return SOURCES[market.source.kind](market, limits_dir, secrets)
 
 
 def require_served(market: Market, source: Source) -> None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refresh_pipeline.market.calendar import CALENDARS, Calendar, length_of, zone_offsets
+from refresh_pipeline.market.calendar import Calendar, length_of, zone_offsets
+from refresh_pipeline.market.calendars import CALENDARS
 from refresh_pipeline.market.candles import Times, instant
 from refresh_pipeline.market.timeframe import Timeframe
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refresh_pipeline.market.calendar import CALENDARS
+from refresh_pipeline.market.calendars import CALENDARS
 from refresh_pipeline.market.candles import TIME_UNIT
 from refresh_pipeline.market.stretches import Stretch, at_most, stretches
 from refresh_pipeline.market.timeframe import Timeframe

@@ -276,7 +276,7 @@ def test_each_kind_of_source_opens(tmp_path: Path) -> None:
 
 
 def test_an_unknown_kind_of_source_is_refused_with_what_is_allowed(tmp_path: Path) -> None:
-    with pytest.raises(MarketError, match=r"market 'it': source\.kind: found 'kraken'; allowed: demo, binance, files"):
+    with pytest.raises(MarketError, match=r"market 'it': source\.kind: found 'kraken'; allowed: demo, binance, oanda"):
         open_source(market("kraken"), tmp_path)
 
 
