@@ -1,5 +1,6 @@
 """Whether the documents tell the truth: columns, figures, queries, examples and links, held against the real things."""
 
+import importlib.util
 import re
 import shlex
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ import duckdb
 import numpy as np
 import pytest
 import typer
+from pydantic import BaseModel
 
 from refresh_pipeline import steps
 from refresh_pipeline.analytics.bars import Bars
@@ -19,6 +21,12 @@ from refresh_pipeline.market import candles
 from refresh_pipeline.market.candles import QUOTE_COLUMNS, TIME_UNIT
 from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.settings import CATALOG
+from refresh_pipeline.sources.any_exchange import CcxtOptions
+from refresh_pipeline.sources.binance import BinanceOptions
+from refresh_pipeline.sources.demo import DemoOptions
+from refresh_pipeline.sources.files import FilesOptions
+from refresh_pipeline.sources.json_api import HttpOptions
+from refresh_pipeline.sources.opening import SOURCES as KINDS
 from refresh_pipeline.sources.opening import open_source
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import COMPUTATIONS, Warehouse
@@ -28,7 +36,8 @@ DATA = REPOSITORY / "docs" / "data.md"
 ENHANCED = REPOSITORY / "docs" / "enhanced-candles.md"
 README = REPOSITORY / "README.md"
 DECISIONS = sorted((REPOSITORY / "docs" / "decisions").glob("*.md"))
-SOURCES = sorted((REPOSITORY / "docs" / "sources").glob("*.md"))
+PAGES = REPOSITORY / "docs" / "sources"
+SOURCES = sorted(PAGES.glob("*.md"))
 DOCUMENTS = [README, DATA, ENHANCED, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "deploy" / "README.md"]
 DOCUMENTS += [*DECISIONS, *SOURCES]
 BARS = 700
@@ -183,3 +192,30 @@ def test_a_decision_says_why_what_and_what_follows(document: Path) -> None:
 def test_every_decision_has_a_number_of_its_own() -> None:
     numbers = [document.name[:4] for document in DECISIONS]
     assert len(set(numbers)) == len(numbers) > 0
+
+
+def test_each_source_has_a_page_whose_market_opens(tmp_path: Path) -> None:
+    shown = {page.stem: [parse_market(text, page.name) for text in blocks(page, "yaml")] for page in SOURCES}
+    assert set(shown) >= set(KINDS)
+    for kind, markets in shown.items():
+        examples = [parse_market(path.read_text(), path.name) for path in (PAGES / "examples").glob("*.yaml")]
+        own = [each for each in [*markets, *examples] if each.source.kind == kind]
+        assert own, kind
+        for market in own:
+            if kind != "ccxt" or importlib.util.find_spec("ccxt"):
+                open_source(market, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("page", "options"),
+    [
+        ("binance", BinanceOptions),
+        ("files", FilesOptions),
+        ("demo", DemoOptions),
+        ("http", HttpOptions),
+        ("ccxt", CcxtOptions),
+    ],
+)
+def test_every_option_of_a_source_is_on_its_page(page: str, options: type[BaseModel]) -> None:
+    text = (PAGES / f"{page}.md").read_text(encoding="utf-8")
+    assert [name for name in options.model_fields if f"`{name}`" not in text] == []

@@ -129,6 +129,8 @@ class Candles:
         >>> twice.sorted()["close"]
         array([2., 3.])
         """
+        if (self.open_time[1:] > self.open_time[:-1]).all():
+            return self
         backwards = self.open_time[::-1]
         _, first = np.unique(backwards, return_index=True)
         order = len(backwards) - 1 - first

@@ -363,9 +363,12 @@ def _explained(where: str, fault: Any, model: type[BaseModel]) -> str:
 
 
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
-    if model is not Market or not path:
-        return model
-    return SourceSettings if path[0] == "source" else Instrument
+    if model is Market and path:
+        return SourceSettings if path[0] == "source" else Instrument
+    for part in path:
+        kind = model.model_fields[part].annotation if part in model.model_fields else None
+        model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else model
+    return model
 
 
 def _keys_of(model: type[BaseModel]) -> list[str]:

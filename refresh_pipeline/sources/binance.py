@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from refresh_pipeline.market.calendar import CryptoCalendar
+from refresh_pipeline.market.calendar import CryptoCalendar, length_of
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, BulkFile, Candles, Floats, Malformed, Times
 from refresh_pipeline.market.model import Market, normalized, source_options
 from refresh_pipeline.market.series import Series
@@ -233,7 +233,8 @@ class _Talk:
         rows = await self._klines(series, since, until)
         candles, ends = read_rows(rows)
         following = _following(series.timeframe, candles.open_time, len(rows), since, until)
-        closed = candles.where(ends < server_now).between(since, until).sorted()
+        opens = candles.open_time
+        closed = candles.where((ends < server_now) & (opens >= since) & (opens < until)).sorted()
         fetched = Fetched(series, closed, last=False, seconds=time.monotonic() - started)
         return until if following is None else following, fetched
 
@@ -361,6 +362,9 @@ def _following(
     Fewer rows than asked for are no sign of the end, as a host may send fewer at a time; an empty page is.
     """
     new = opens[(opens >= since) & (opens < until)]
+    if len(new) and (nearest := new.max() + length_of(timeframe)) >= until:
+        # As usual at a refresh: no bar opens before it, so the calendar need not be asked.
+        return nearest
     if len(new):
         return GRID.closes(timeframe, GRID.floor(timeframe, new[[new.argmax()]]))[0]
     if len(opens) and (opens < since).all():

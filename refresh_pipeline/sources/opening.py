@@ -53,12 +53,26 @@ def _fxcm(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
     return FxcmSource(market, limits_dir)
 
 
+def _http(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
+    from refresh_pipeline.sources.json_api import JsonApiSource  # noqa: PLC0415
+
+    return JsonApiSource(market, limits_dir, secrets)
+
+
+def _exchange(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
+    from refresh_pipeline.sources.any_exchange import CcxtSource  # noqa: PLC0415
+
+    return CcxtSource(market, limits_dir)
+
+
 SOURCES: dict[str, Callable[[Market, Path, Secrets], Source]] = {
     "demo": _demo,
     "binance": _binance,
     "oanda": _oanda,
     "fxcm": _fxcm,
     "files": _files,
+    "http": _http,
+    "ccxt": _exchange,
 }
 
 
