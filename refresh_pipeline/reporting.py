@@ -56,7 +56,7 @@ def progress_bars(console: Console) -> Iterator[Watcher]:
     """A bar per kind of work; nothing where the output is no terminal."""
     columns = (
         TextColumn("{task.description:<18}"),
-        BarColumn(),
+        BarColumn(bar_width=24),
         MofNCompleteColumn(),
         RateColumn(),
         TimeElapsedColumn(),
