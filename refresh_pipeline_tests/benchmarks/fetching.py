@@ -11,7 +11,7 @@ import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -100,7 +100,8 @@ def measure(size: Size, folder: Path) -> list[Comparison]:
     with venue() as base_url:
         market = market_of(size, base_url)
         source = open_source(market, folder / "limits")
-        requests = [Request(each, instant(NOW) - _stretch(), instant(NOW)) for each in market.series]
+        since = instant(NOW - timedelta(minutes=CANDLES))
+        requests = [Request(each, since, instant(NOW)) for each in market.series]
         _timed_ours(source, requests)
         rounds = [(_timed_ours(source, requests), _timed_bare(base_url, market)) for _ in range(size.rounds)]
     kinds = (("wall time", 0), ("processor time", 1))
@@ -108,10 +109,6 @@ def measure(size: Size, folder: Path) -> list[Comparison]:
         Comparison(what, [each[0][n] for each in rounds], [each[1][n] for each in rounds], _note(what, rounds, n, size))
         for what, n in kinds
     ]
-
-
-def _stretch() -> object:
-    return instant("1970-01-01T00:10") - instant("1970-01-01")
 
 
 def _note(what: str, rounds: Sequence[tuple[tuple[float, float], tuple[float, float]]], n: int, size: Size) -> str:

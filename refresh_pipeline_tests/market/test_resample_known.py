@@ -77,7 +77,7 @@ def recorded(name: str) -> Candles:
             f"select epoch_us(time::timestamptz) as t, {columns} from read_parquet(?) order by time", [str(path)]
         ).fetchnumpy()
     times = rows.pop("t").astype(np.int64).astype("datetime64[us]")
-    return Candles.of(times, **rows).sorted()
+    return Candles(times, {name: rows[name].astype(np.float64) for name in CANDLE_COLUMNS}).sorted()
 
 
 def test_hours_made_from_coinbases_minutes_are_about_coinbases_hours() -> None:
