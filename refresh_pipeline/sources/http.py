@@ -200,9 +200,7 @@ class Client:
 
     async def _wait_for_turn(self, errand: _Errand) -> None:
         async with self._turn:
-            if self._refusal:
-                raise Refused(self._refusal)
-            while wait := self._limit.take(errand.weight):
+            while not self._refusal and (wait := self._limit.take(errand.weight)):
                 errand.waited += wait
                 if errand.waited > self._patience.limits:
                     raise OutOfPatience(
@@ -210,6 +208,8 @@ class Client:
                         f"{self._patience.limits:.0f} s at most; a later run asks again"
                     )
                 await self._sleep(wait)
+            if self._refusal:
+                raise Refused(self._refusal)
 
     async def _answer(self, errand: _Errand) -> httpx.Response:
         try:
@@ -227,7 +227,8 @@ class Client:
         url = f"{self._base_url}{errand.path}{'?' if errand.params else ''}{urlencode(errand.params)}"
         headers = self._http.headers
         if errand.body is not None:
-            headers = httpx.Headers({**headers, "Content-Type": "application/json"})
+            headers = headers.copy()
+            headers.update({"Content-Type": "application/json", "Accept": "application/json"})
         return httpx.Request(errand.method, url, headers=headers, content=errand.body, extensions=self._timeout)
 
     def _be_silent(self, error: Throttled, errand: _Errand) -> None:
@@ -270,9 +271,14 @@ def retry_after(response: httpx.Response) -> float | None:
     return min(max((until - now).total_seconds(), 0.0), LONGEST_SILENCE)
 
 
+def served_at(response: httpx.Response) -> datetime | None:
+    """When the server says that it answered, to the second; None when it does not tell the time."""
+    return _http_date(response.headers.get("date", ""))
+
+
 def seconds_into_minute(response: httpx.Response) -> float:
     """How far the server's own minute has gone; 0.0 when it does not tell the time."""
-    date = _http_date(response.headers.get("date", ""))
+    date = served_at(response)
     return float(date.second) if date else 0.0
 
 

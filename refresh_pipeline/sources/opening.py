@@ -53,11 +53,18 @@ def _fxcm(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
     return FxcmSource(market, limits_dir)
 
 
+def _dhan(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
+    from refresh_pipeline.sources.dhan import DhanSource  # noqa: PLC0415
+
+    return DhanSource(market, limits_dir, secrets)
+
+
 SOURCES: dict[str, Callable[[Market, Path, Secrets], Source]] = {
     "demo": _demo,
     "binance": _binance,
     "oanda": _oanda,
     "fxcm": _fxcm,
+    "dhan": _dhan,
     "files": _files,
 }
 
