@@ -114,6 +114,8 @@ class Market(BaseModel):
     reread: int = Field(default=10, ge=1, le=1000, strict=True)
     # Whether quotes have a bid and an ask side, kept in bid_ and ask_ columns beside the mid prices.
     two_sided: bool = False
+    # The CSV file that instruments come from, where they are not in the YAML itself.
+    universe: str | None = None
     owners: tuple[str, ...] = ("team:market-data",)
 
     @field_validator("name")
@@ -278,7 +280,7 @@ class _LoaderWithoutRepeats(yaml.SafeLoader):
 
 
 def _universe(data: dict[str, Any], file: str, read_universe: Callable[[str], str] | None) -> dict[str, dict[str, Any]]:
-    name = data.pop("universe")
+    name = data["universe"]
     if "instruments" in data or read_universe is None or not isinstance(name, str):
         raise MarketError(f"{file}: universe: found {_shown(name)}; allowed: a CSV file's name, instead of instruments")
     rows = [row for row in csv.reader(io.StringIO(read_universe(name))) if any(cell.strip() for cell in row)]
@@ -318,8 +320,7 @@ def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
 
 
 def _keys_of(model: type[BaseModel]) -> list[str]:
-    keys = [field.alias or name for name, field in model.model_fields.items()]
-    return [*keys, "universe"] if model is Market else keys
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def _nearest(text: str, names: list[str]) -> str:
