@@ -108,14 +108,14 @@ class Market(BaseModel):
     source: SourceSettings
     calendar_name: str = Field(alias="calendar")
     instruments: Mapping[str, Instrument]
+    # The CSV file that they come from, where they are not in the YAML itself.
+    universe: str | None = None
     timeframes: tuple[Timeframe, ...]
     history: Mapping[Timeframe, Duration]
     # How many of the newest stored candles each refresh reads again, to see late corrections.
     reread: int = Field(default=10, ge=1, le=1000, strict=True)
     # Whether quotes have a bid and an ask side, kept in bid_ and ask_ columns beside the mid prices.
     two_sided: bool = False
-    # The CSV file that instruments come from, where they are not in the YAML itself.
-    universe: str | None = None
     owners: tuple[str, ...] = ("team:market-data",)
 
     @field_validator("name")
