@@ -37,6 +37,7 @@ from refresh_pipeline.sources.http import (
     excerpt,
     failed,
     in_background,
+    is_fit_for_a_header,
     retry_after,
     served_at,
     side_by_side,
@@ -110,12 +111,12 @@ class DhanSource:
 
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """See Source; closed is what has ended by the machine's clock and by the venue's."""
-        missing = [name for name, value in self._secrets.items() if not value]
-        if not missing:
+        unfit = [name for name, value in self._secrets.items() if not value or not is_fit_for_a_header(value)]
+        if not unfit:
             return in_background(partial(self._produce, requests, instant(now)))
         error = PermanentError(
-            f"Dhan wants a client id and an access token, and {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not set; put them into .env or the environment"
+            f"Dhan wants a client id and an access token; not set, or with blanks or characters that neither has: "
+            f"{', '.join(unfit)}; put them into .env or the environment"
         )
         return (failed(request, error) for request in requests)
 

@@ -4,10 +4,10 @@ Minutes and hours come in weekly files, days in yearly ones; days that the yearl
 hours. Contract: what others measured, as nobody documents the archive. Volume is not in it.
 """
 
-import gzip
 import json
 import logging
 import math
+import os
 import time
 import zlib
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
@@ -144,10 +144,13 @@ class Absent:
         self._until[path] = time.time() + ABSENT_FOR
 
     def save(self) -> None:
-        """Keep it for others; what another process has found meanwhile it finds again."""
-        fresh = self._file.with_suffix(".new")
-        fresh.write_text(json.dumps(self._until), encoding="utf-8")
-        fresh.replace(self._file)
+        """Keep it for others, if there is room; what another process has found meanwhile it finds again."""
+        fresh = self._file.with_name(f"{self._file.name}.{os.getpid()}")
+        try:
+            fresh.write_text(json.dumps(self._until), encoding="utf-8")
+            fresh.replace(self._file)
+        except OSError as error:
+            log.warning("%s cannot be written, so that missing files are asked for again: %s", self._file, error)
 
 
 class _Archive:
@@ -257,7 +260,7 @@ def _read(response: httpx.Response) -> Candles | None:
         raise error
     try:
         text = _unpacked(response.content).decode("utf-8-sig")
-    except (zlib.error, EOFError, gzip.BadGzipFile) as error:
+    except (zlib.error, EOFError) as error:
         raise TransientError(f"the file breaks off: {error}") from None
     except UnicodeDecodeError:
         raise PermanentError("expected a CSV file, received bytes that are no text; is base_url right?") from None

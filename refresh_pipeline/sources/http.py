@@ -244,6 +244,15 @@ class Client:
         return QUERY.sub("?***", text)
 
 
+def is_fit_for_a_header(secret: str) -> bool:
+    """Whether a token can be one at all: what was pasted with quotes, line ends or blanks in it cannot be sent.
+
+    >>> is_fit_for_a_header("eyJhbGciOi.J9"), is_fit_for_a_header("eyJhbG\u201d"), is_fit_for_a_header("two words")
+    (True, False, False)
+    """
+    return secret.isascii() and secret.isprintable() and " " not in secret
+
+
 def by_status(response: httpx.Response) -> SourceError | None:
     """What HTTP itself says of an answer: None when it is good."""
     if response.is_success:

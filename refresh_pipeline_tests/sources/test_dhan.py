@@ -14,7 +14,7 @@ from refresh_pipeline.market.candles import CANDLE_COLUMNS, Candles, faults, ins
 from refresh_pipeline.market.model import Market, MarketError, parse_market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError
+from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError, dhan
 from refresh_pipeline.sources.dhan import DhanSource, read_candles, within_sessions
 from refresh_pipeline.sources.http import Patience
 from refresh_pipeline.sources.opening import fetch
@@ -366,12 +366,24 @@ def test_a_plan_that_has_no_candles_is_said_once(venue: FakeDhan, tmp_path: Path
 
 
 def test_without_credentials_nothing_is_asked(venue: FakeDhan, tmp_path: Path) -> None:
-    error = error_of(source_at(venue, tmp_path, None))
-    assert "DHAN_ACCESS_TOKEN is not set" in str(error)
+    for token in (None, "", "eyJ0\u201d", "eyJ0 t0ken"):
+        assert "neither has: DHAN_ACCESS_TOKEN;" in str(error_of(source_at(venue, tmp_path, token)))
     market = market_at(venue.base_url)
     (end,) = DhanSource(market, tmp_path, lambda name: None).fetch(asking("2024-06-13T18:30", NOW), NOW)
-    assert "DHAN_CLIENT_ID and DHAN_ACCESS_TOKEN are not set" in str(end.error)
+    assert "DHAN_CLIENT_ID, DHAN_ACCESS_TOKEN;" in str(end.error)
     assert venue.asked == []
+
+
+def test_when_the_days_requests_are_used_up_the_rest_waits_for_a_later_run(
+    venue: FakeDhan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dhan, "REQUESTS_PER_DAY", 3)
+    names = ("RELIANCE", "TCS", "HDFCBANK", "NIFTY")
+    ends = ends_of(source_at(venue, tmp_path), asking("2024-06-13T18:30", NOW, Timeframe.m5, *names))
+    assert [name for name in names if ends[name].error] == ["NIFTY"]
+    assert isinstance(ends["NIFTY"].error, TransientError)
+    assert "the limit of requests is used up" in str(ends["NIFTY"].error)
+    assert len(venue.asked) == 3
 
 
 def test_credentials_are_nowhere_in_what_is_said_of_a_failure(venue: FakeDhan, tmp_path: Path) -> None:

@@ -248,6 +248,13 @@ def test_a_list_of_absent_files_that_cannot_be_read_is_begun_anew(archive: FakeF
     assert len(one(source, "2024-05-27T00:00", "2024-05-28T00:00", Timeframe.H1)) == 24
 
 
+def test_where_nothing_can_be_written_down_the_candles_come_all_the_same(archive: FakeFxcm, tmp_path: Path) -> None:
+    source = source_at(archive, tmp_path)
+    (tmp_path / "limits").mkdir()
+    (tmp_path / "limits" / f"fxcm-{archive.base_url.removeprefix('http://').replace(':', '_')}.absent.json").mkdir()
+    assert len(one(source, "2024-06-03T00:00", NOW, Timeframe.H1)) == 117
+
+
 @pytest.mark.parametrize("monday", [date(2024, 12, 30), date(2025, 12, 29), date(2026, 1, 5), date(2024, 6, 3)])
 def test_no_file_is_looked_for_under_a_number_that_no_week_has(monday: date) -> None:
     numbers = list(archive_of._numbers(monday, -1))
