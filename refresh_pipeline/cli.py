@@ -20,6 +20,7 @@ from refresh_pipeline.market.candles import parse_instant
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.market.universe import SCRIP_MASTER
 from refresh_pipeline.progress import watched
 from refresh_pipeline.settings import (
     Settings,
@@ -29,6 +30,7 @@ from refresh_pipeline.settings import (
     prepare_dagster,
     shipped,
 )
+from refresh_pipeline.sources import SourceError
 from refresh_pipeline.sources.opening import open_source
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
 
@@ -174,6 +176,29 @@ def up(
         f"Markets: {', '.join(each.name for each in markets)}. Web UI: http://{LOCALHOST}:{port}. Ctrl-C ends it."
     )
     raise typer.Exit(supervise(commands, child_environment(settings)))
+
+
+@app.command()
+def universe(
+    *,
+    market: Annotated[str, typer.Option("--market", "-m", help="The market whose universe it is.")] = "nse",
+    constituents: Annotated[
+        str | None,
+        typer.Option(help="The exchange's list of the index (CSV), a file or an address; else its shares stay."),
+    ] = None,
+    scrip_master: Annotated[str, typer.Option(help="Dhan's scrip master (CSV), a file or an address.")] = SCRIP_MASTER,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Renew a universe of shares, and the ids by which Dhan knows them, in the folder REFRESH_MARKETS_DIR."""
+    # Late, as the other commands need no HTTP client.
+    from refresh_pipeline.universes import renew_universe  # noqa: PLC0415
+
+    with in_words((SourceError,), SOME_FAILED), wrong_requests():
+        settings, markets = chosen(market, data_dir)
+        if len(markets) != 1:
+            raise ValueError(f"--market {market}: one market at a time")
+        file, renewed = renew_universe(settings, markets[0], scrip_master, constituents)
+    reporting.print_universe(out, file, renewed)
 
 
 def chosen(market: str | None, data_dir: str | None) -> tuple[Settings, list[Market]]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from refresh_pipeline.market.coverage import bars_behind, completeness, data_age
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.market.universe import Universe
 from refresh_pipeline.progress import Watcher
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse import reports
@@ -267,3 +269,23 @@ def _status_cells(row: Mapping[str, Any]) -> list[Text | str]:
 
 def _duration(seconds: float | None) -> str:
     return "-" if seconds is None else str(timedelta(seconds=round(seconds)))
+
+
+# ---- refresh universe
+
+
+def print_universe(console: Console, file: Path, universe: Universe) -> None:
+    """How many instruments a renewed universe has, and what is new, gone, renumbered or not known."""
+    console.print(f"{len(universe.instruments)} instruments in {file}", soft_wrap=True, highlight=False, markup=False)
+    notes = {
+        "added": universe.added,
+        "removed": universe.removed,
+        "another security id": universe.renumbered,
+        "not in the scrip master, an id from before is kept": universe.unknown,
+    }
+    for what, symbols in notes.items():
+        if symbols:
+            console.print(
+                f"{what} ({len(symbols)}): {', '.join(symbols)}", soft_wrap=True, highlight=False, markup=False
+            )
+    console.print("A web UI that is running loads it with Reload definitions, or after a restart.", highlight=False)

@@ -166,7 +166,7 @@ def load_markets(settings: Settings) -> list[Market]:
     files = market_files(settings)
     if not settings.market_names:
         raise MarketError(f"REFRESH_MARKETS: found {settings.enabled_markets!r}, allowed: {', '.join(sorted(files))}")
-    return [_load(name, files) for name in dict.fromkeys(settings.market_names)]
+    return [_load(settings, name, files) for name in dict.fromkeys(settings.market_names)]
 
 
 def market_files(settings: Settings) -> dict[str, Path]:
@@ -177,11 +177,17 @@ def market_files(settings: Settings) -> dict[str, Path]:
     return {file.stem: file for folder in folders for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])}
 
 
-def _load(name: str, files: Mapping[str, Path]) -> Market:
+def _load(settings: Settings, name: str, files: Mapping[str, Path]) -> Market:
     if name not in files:
         raise MarketError(f"REFRESH_MARKETS: found {name!r}, allowed: {', '.join(sorted(files))}")
     file = files[name]
-    market = parse_market(_text_of(file), file=file.name, read_universe=lambda path: _text_of(file.parent / path))
+    # A universe of the user's own wins over the shipped one as well.
+    folders = [*([settings.markets_dir.expanduser()] if settings.markets_dir else []), file.parent]
+
+    def read_universe(path: str) -> str:
+        return _text_of(next((folder / path for folder in folders if (folder / path).is_file()), file.parent / path))
+
+    market = parse_market(_text_of(file), file=file.name, read_universe=read_universe)
     if market.name != name:
         raise MarketError(f"{file.name}: name: found {market.name!r}, allowed: {name!r}, as the file is called")
     return market

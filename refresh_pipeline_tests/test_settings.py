@@ -158,7 +158,7 @@ def own_market(text: str, name: str = "bazaar.yaml") -> Settings:
 
 
 def test_the_shipped_markets_are_these() -> None:
-    assert set(market_files(load_settings())) == {"demo", "crypto", "fx"}
+    assert set(market_files(load_settings())) == {"demo", "crypto", "fx", "nse"}
 
 
 def test_the_shipped_markets_are_as_announced() -> None:

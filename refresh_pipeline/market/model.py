@@ -122,6 +122,8 @@ class Market(BaseModel):
     source: SourceSettings
     calendar_name: str = Field(alias="calendar")
     instruments: Mapping[str, Instrument]
+    # The CSV file that they come from, where they are not in the YAML itself.
+    universe: str | None = None
     timeframes: tuple[Timeframe, ...]
     history: Mapping[Timeframe, Duration]
     # How many of the newest stored candles each refresh reads again, to see late corrections.
@@ -327,7 +329,7 @@ class _LoaderWithoutRepeats(yaml.SafeLoader):
 
 
 def _universe(data: dict[str, Any], file: str, read_universe: Callable[[str], str] | None) -> dict[str, dict[str, Any]]:
-    name = data.pop("universe")
+    name = data["universe"]
     if "instruments" in data or read_universe is None or not isinstance(name, str):
         raise MarketError(f"{file}: universe: found {_shown(name)}; allowed: a CSV file's name, instead of instruments")
     rows = [row for row in csv.reader(io.StringIO(read_universe(name))) if any(cell.strip() for cell in row)]
@@ -372,8 +374,7 @@ def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
 
 
 def _keys_of(model: type[BaseModel]) -> list[str]:
-    keys = [field.alias or name for name, field in model.model_fields.items() if field.alias != FALLBACKS_KEY]
-    return [*keys, "universe"] if model is Market else keys
+    return [field.alias or name for name, field in model.model_fields.items() if field.alias != FALLBACKS_KEY]
 
 
 def _nearest(text: str, names: list[str]) -> str:

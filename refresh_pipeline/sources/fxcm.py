@@ -4,10 +4,10 @@ Minutes and hours come in weekly files, days in yearly ones; days that the yearl
 hours. Contract: what others measured, as nobody documents the archive. Volume is not in it.
 """
 
-import gzip
 import json
 import logging
 import math
+import os
 import time
 import zlib
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
@@ -144,10 +144,13 @@ class Absent:
         self._until[path] = time.time() + ABSENT_FOR
 
     def save(self) -> None:
-        """Keep it for others; what another process has found meanwhile it finds again."""
-        fresh = self._file.with_suffix(".new")
-        fresh.write_text(json.dumps(self._until), encoding="utf-8")
-        fresh.replace(self._file)
+        """Keep it for others, if there is room; what another process has found meanwhile it finds again."""
+        fresh = self._file.with_name(f"{self._file.name}.{os.getpid()}")
+        try:
+            fresh.write_text(json.dumps(self._until), encoding="utf-8")
+            fresh.replace(self._file)
+        except OSError as error:
+            log.warning("%s cannot be written, so that missing files are asked for again: %s", self._file, error)
 
 
 class _Archive:
@@ -159,8 +162,6 @@ class _Archive:
         self._now = now
         self._symbol = symbol
         self._files: dict[str, Candles | None] = {}
-        # What the archive's number of a week was more than ISO's, the last time that one was found.
-        self._shift = 0
 
     async def weeks(
         self, timeframe: Timeframe, since: np.datetime64, until: np.datetime64
@@ -197,11 +198,10 @@ class _Archive:
 
     async def _week(self, timeframe: Timeframe, start: np.datetime64, end: np.datetime64) -> Candles | None:
         monday = (start + DAY).astype("datetime64[D]").astype(date)
-        for year, week in _numbers(monday, self._shift):
+        for year, week in _numbers(monday):
             found = await self._file(f"/{timeframe}/{self._symbol}/{year}/{week}.csv.gz")
             candles = None if found is None else found.between(start, end)
             if candles is not None and len(candles):
-                self._shift = week - monday.isocalendar().week
                 return candles
         return None
 
@@ -227,20 +227,17 @@ def _weeks(
     return zip(starts[ends <= now], ends[ends <= now], strict=True)
 
 
-def _numbers(monday: date, shift: int) -> Iterable[tuple[int, int]]:
+def _numbers(monday: date) -> Iterable[tuple[int, int]]:
     """Under which years and numbers the file of a week may lie, the likeliest first.
 
     Some years count as ISO does, others one less; what is in a file only its timestamps tell.
 
-    >>> list(_numbers(date(2026, 3, 2), shift=-1))
-    [(2026, 9), (2026, 10), (2026, 11)]
+    >>> list(_numbers(date(2026, 3, 2))), list(_numbers(date(2025, 12, 29)))
+    ([(2026, 10), (2026, 9), (2026, 11)], [(2026, 1), (2025, 52), (2026, 2), (2025, 53)])
     """
-    year, week, _ = monday.isocalendar()
-    numbers = [(year, week + more) for more in (shift, 0, -1, 1)]
-    # At the turn of the year.
-    numbers += [(monday + timedelta(weeks=more)).isocalendar()[:2] for more in (-1, 1)]
-    numbers += [(monday.year, LAST_WEEK)] if monday.month == 12 else []
-    return dict.fromkeys(number for number in numbers if 1 <= number[1] <= LAST_WEEK)
+    numbers = [(monday + timedelta(weeks=more)).isocalendar()[:2] for more in (0, -1, 1)]
+    # At the turn of the year one less than the first is more than the last.
+    return dict.fromkeys([*numbers, *([(monday.year, LAST_WEEK)] if monday.month == 12 else [])])
 
 
 def _read(response: httpx.Response) -> Candles | None:
@@ -257,7 +254,7 @@ def _read(response: httpx.Response) -> Candles | None:
         raise error
     try:
         text = _unpacked(response.content).decode("utf-8-sig")
-    except (zlib.error, EOFError, gzip.BadGzipFile) as error:
+    except (zlib.error, EOFError) as error:
         raise TransientError(f"the file breaks off: {error}") from None
     except UnicodeDecodeError:
         raise PermanentError("expected a CSV file, received bytes that are no text; is base_url right?") from None

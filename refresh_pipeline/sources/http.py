@@ -210,9 +210,7 @@ class Client:
 
     async def _wait_for_turn(self, errand: _Errand) -> None:
         async with self._turn:
-            if self._refusal:
-                raise Refused(self._refusal)
-            while wait := self._limit.take(errand.weight):
+            while not self._refusal and (wait := self._limit.take(errand.weight)):
                 errand.waited += wait
                 if errand.waited > self._patience.limits:
                     raise OutOfPatience(
@@ -220,6 +218,8 @@ class Client:
                         f"{self._patience.limits:.0f} s at most; a later run asks again"
                     )
                 await self._sleep(wait)
+            if self._refusal:
+                raise Refused(self._refusal)
 
     async def _answer(self, errand: _Errand) -> httpx.Response:
         try:
@@ -237,7 +237,8 @@ class Client:
         url = f"{self._base_url}{errand.path}{'?' if errand.params else ''}{urlencode(errand.params)}"
         headers = self._http.headers
         if errand.body is not None:
-            headers = httpx.Headers({**headers, "Content-Type": "application/json"})
+            headers = headers.copy()
+            headers.update({"Content-Type": "application/json", "Accept": "application/json"})
         return httpx.Request(errand.method, url, headers=headers, content=errand.body, extensions=self._timeout)
 
     def _be_silent(self, error: Throttled, errand: _Errand) -> None:
@@ -276,6 +277,15 @@ def _after(error: SourceError, attempt: Callable[..., Awaitable[T]]) -> Callable
         return await attempt(*arguments)
 
     return further
+
+
+def is_fit_for_a_header(secret: str) -> bool:
+    """Whether a token can be one at all: what was pasted with quotes, line ends or blanks in it cannot be sent.
+
+    >>> is_fit_for_a_header("eyJhbGciOi.J9"), is_fit_for_a_header("eyJhbG\u201d"), is_fit_for_a_header("two words")
+    (True, False, False)
+    """
+    return secret.isascii() and secret.isprintable() and " " not in secret
 
 
 def by_status(response: httpx.Response) -> SourceError | None:

@@ -32,6 +32,7 @@ from refresh_pipeline.sources.http import (
     excerpt,
     failed,
     in_background,
+    is_fit_for_a_header,
     side_by_side,
 )
 from refresh_pipeline.sources.limits import SharedLimit
@@ -104,13 +105,14 @@ class OandaSource:
 
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """See Source; the venue marks what is complete, so `now` only says where a range ends."""
-        if self._token:
+        if self._token and is_fit_for_a_header(self._token):
             return in_background(partial(self._produce, requests, instant(now), self._token))
-        missing = PermanentError(
-            f"OANDA wants a token, and {self._options.token} is not set; make one under My Services, Manage API "
-            f"Access, and put it into .env or the environment"
+        found = "holds blanks or characters that no token has" if self._token else "is not set"
+        error = PermanentError(
+            f"OANDA wants a token, and {self._options.token} {found}; make one under My Services, Manage API Access, "
+            f"and put it into .env or the environment"
         )
-        return (failed(request, missing) for request in requests)
+        return (failed(request, error) for request in requests)
 
     async def _produce(self, requests: Sequence[Request], now: np.datetime64, token: str, put: Put) -> None:
         base_url = self._options.base_url

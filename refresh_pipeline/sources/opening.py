@@ -16,7 +16,7 @@ from refresh_pipeline.market.model import Market, MarketError
 from refresh_pipeline.market.resample import resample
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.sources import Fetched, Request, Secrets, Source
+from refresh_pipeline.sources import Fetched, Request, Secrets, Source, SourceError
 
 # No venue's clock is an hour behind: a candle that has not come by then has not traded.
 LATEST_ARRIVAL = np.timedelta64(3600, "s")
@@ -65,11 +65,18 @@ def _exchange(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
     return CcxtSource(market, limits_dir)
 
 
+def _dhan(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
+    from refresh_pipeline.sources.dhan import DhanSource  # noqa: PLC0415
+
+    return DhanSource(market, limits_dir, secrets)
+
+
 SOURCES: dict[str, Callable[[Market, Path, Secrets], Source]] = {
     "demo": _demo,
     "binance": _binance,
     "oanda": _oanda,
     "fxcm": _fxcm,
+    "dhan": _dhan,
     "files": _files,
     "http": _http,
     "ccxt": _exchange,
@@ -190,7 +197,13 @@ class _Resampled(_Wanted):
         bars = bars.between(self.request.since, self.request.until)
         bars = replace(bars, malformed=fetched.candles.malformed)
         if fetched.last or len(bars) or bars.malformed:
-            yield replace(fetched, series=self.request.series, candles=bars)
+            yield replace(fetched, series=self.request.series, candles=bars, error=self._own(fetched.error))
+
+    def _own(self, error: SourceError | None) -> SourceError | None:
+        # The same reason for many series is told once, so the one that was asked for must not stand in it.
+        if error is None:
+            return None
+        return type(error)(f"{self.request.series}: {str(error).removeprefix(f'{self.base.series}: ')}")
 
     def _ends(self, candles: Candles) -> np.ndarray:
         timeframe = self.request.series.timeframe

@@ -22,8 +22,8 @@ from refresh_pipeline_tests.fakes import fxcm as fake
 from refresh_pipeline_tests.fakes.fxcm import FakeFxcm
 from refresh_pipeline_tests.fakes.http_server import Fault
 
-# A Friday: the newest week that is over ended a week ago.
-NOW = datetime(2024, 6, 14, 22, 0, tzinfo=UTC)
+# A Monday: the week that is over has no file yet, the one before it has.
+NOW = datetime(2024, 6, 17, 12, 0, tzinfo=UTC)
 QUICK = Patience(attempts=4, first_wait=0.01, answer=5.0, limits=5.0)
 
 
@@ -111,7 +111,7 @@ def test_a_week_is_known_by_its_timestamps_whatever_its_number(tmp_path: Path, s
     with FakeFxcm(NOW, shifts={2024: shift}) as archive:
         candles = one(source_at(archive, tmp_path), "2024-04-07T21:00", "2024-06-07T21:00", Timeframe.H1)
         assert list(candles.open_time) == hours("2024-04-07T21:00", "2024-06-07T21:00")
-        # Once found, the numbering is known: a file a week, and two more at the beginning.
+        # A file that held another week than the one looked for is kept for that one.
         assert len(archive.asked) <= 9 + 2
 
 
@@ -132,6 +132,13 @@ def test_a_week_that_the_archive_lacks_is_no_failure_and_no_end(archive: FakeFxc
     candles = one(source_at(archive, tmp_path), "2024-05-05T21:00", "2024-06-07T21:00", Timeframe.H1)
     there = hours("2024-05-05T21:00", "2024-05-10T21:00") + hours("2024-05-26T21:00", "2024-06-07T21:00")
     assert list(candles.open_time) == there
+
+
+def test_a_week_that_is_not_over_is_not_asked_for(archive: FakeFxcm, tmp_path: Path) -> None:
+    wednesday = datetime(2024, 6, 12, 12, 0, tzinfo=UTC)
+    archive.lag = timedelta(0)
+    assert len(one(source_at(archive, tmp_path), "2024-06-10T00:00", wednesday, Timeframe.H1, wednesday)) == 0
+    assert archive.asked == []
 
 
 def test_minutes_without_a_quote_stay_holes(archive: FakeFxcm, tmp_path: Path) -> None:
@@ -248,9 +255,16 @@ def test_a_list_of_absent_files_that_cannot_be_read_is_begun_anew(archive: FakeF
     assert len(one(source, "2024-05-27T00:00", "2024-05-28T00:00", Timeframe.H1)) == 24
 
 
+def test_where_nothing_can_be_written_down_the_candles_come_all_the_same(archive: FakeFxcm, tmp_path: Path) -> None:
+    source = source_at(archive, tmp_path)
+    (tmp_path / "limits").mkdir()
+    (tmp_path / "limits" / f"fxcm-{archive.base_url.removeprefix('http://').replace(':', '_')}.absent.json").mkdir()
+    assert len(one(source, "2024-06-03T00:00", NOW, Timeframe.H1)) == 117
+
+
 @pytest.mark.parametrize("monday", [date(2024, 12, 30), date(2025, 12, 29), date(2026, 1, 5), date(2024, 6, 3)])
 def test_no_file_is_looked_for_under_a_number_that_no_week_has(monday: date) -> None:
-    numbers = list(archive_of._numbers(monday, -1))
+    numbers = list(archive_of._numbers(monday))
     assert all(1 <= week <= 53 for _, week in numbers)
     assert tuple(monday.isocalendar()[:2]) in numbers
 

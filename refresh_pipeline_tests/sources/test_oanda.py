@@ -269,6 +269,8 @@ def test_without_a_token_nothing_is_asked_and_every_series_says_what_to_do(venue
         ends = ends_of(source_at(venue, tmp_path, token), asking("2024-06-07T12:00", NOW, Timeframe.m1, *INSTRUMENTS))
         assert len(ends) == len(INSTRUMENTS)
         assert all("OANDA_TOKEN is not set" in str(end.error) for end in ends.values())
+    for token in ("\u201ct0ken\u201d", "t0ken t0ken", "t0\nken"):
+        assert "characters that no token has" in str(error_of(source_at(venue, tmp_path, token)))
     assert venue.asked == []
 
 
