@@ -125,7 +125,7 @@ def test_a_market_whose_source_cannot_be_keeps_dagster_from_loading(tmp_path: Pa
     yaml = "name: odd\nsource: {kind: nowhere}\ncalendar: crypto\ninstruments: [A]\ntimeframes: [m1]\nhistory: 1d\n"
     (tmp_path / "odd.yaml").write_text(yaml)
     os.environ["REFRESH_MARKETS"], os.environ["REFRESH_MARKETS_DIR"] = "odd", str(tmp_path)
-    with pytest.raises(MarketError, match="source.kind: found 'nowhere'; allowed: demo, binance, files"):
+    with pytest.raises(MarketError, match=r"source\.kind: found 'nowhere'; allowed: demo, binance, files"):
         defs()
 
 
