@@ -113,6 +113,40 @@ class SourceSettings(BaseModel):
         return dict(self.model_extra or {})
 
 
+# Minutes are many and soon stale: a year of m1 would be half a million rows a series of some hundred columns each.
+KEPT_BY_DEFAULT = {Timeframe.m1: timedelta(days=90), Timeframe.m5: timedelta(days=90)}
+FOR_EVER = "for ever"
+
+
+class IndicatorSettings(BaseModel):
+    """Which indicators a market has, and how long they are kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # Groups, indicators, columns, or an indicator with parameters of its own (`ema: [8, 21]`); everything if not said.
+    compute: tuple[str | dict[str, Any], ...] | None = None
+    # Counted back from a series' newest candle; for ever where a timeframe is not in it.
+    keep: Mapping[Timeframe, timedelta] = Field(default_factory=lambda: KEPT_BY_DEFAULT)
+
+    @field_validator("compute", mode="before")
+    @classmethod
+    def _is_a_list(cls, value: object) -> object:
+        if not isinstance(value, list) or not all(isinstance(each, str | dict) and each for each in value):
+            raise ValueError("allowed: a list of names and of mappings from an indicator to parameters (ema: [8, 21])")
+        return _nonempty(value, "compute")
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _kept_by_timeframe(cls, value: object) -> object:
+        given = value if isinstance(value, Mapping) else dict.fromkeys(Timeframe, value)
+        lengths = {Timeframe.parse(str(name)): _kept(length) for name, length in given.items()}
+        return {name: length for name, length in (KEPT_BY_DEFAULT | lengths).items() if length is not None}
+
+
+def _kept(value: object) -> timedelta | None:
+    return None if value == FOR_EVER else parse_duration(value)
+
+
 class Market(BaseModel):
     """A named set of instruments from one source with one trading calendar."""
 
@@ -134,6 +168,7 @@ class Market(BaseModel):
     fallbacks: tuple[SourceSettings, ...] = Field(default=(), alias=FALLBACKS_KEY)
     # How far apart, in percent, two sources may be in the same candle before a check says so.
     max_deviation_percent: float = Field(default=5.0, ge=0.0)
+    indicators: IndicatorSettings = IndicatorSettings()
     owners: tuple[str, ...] = ("team:market-data",)
 
     @model_validator(mode="before")
@@ -366,7 +401,7 @@ def _explained(where: str, fault: Any, model: type[BaseModel]) -> str:
 
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
     if model is Market and path:
-        return SourceSettings if path[0] == "source" else Instrument
+        return {"source": SourceSettings, "indicators": IndicatorSettings}.get(path[0], Instrument)
     for part in path:
         kind = model.model_fields[part].annotation if part in model.model_fields else None
         model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else model
