@@ -1,13 +1,14 @@
 """History that is missing is asked for once, and nothing that is stored is asked for again."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
 
-from refresh_pipeline import backfilling
+from refresh_pipeline import backfilling, steps
 from refresh_pipeline.market.candles import Candles, instant
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
@@ -26,6 +27,9 @@ class Venue:
 
     begins: datetime = FIRST
     breaks: Sequence[str] = ()
+    # The process is gone when so many chunks have been given.
+    dies_after: int | None = None
+    given: int = 0
     asked: list[Request] = field(default_factory=list)
     kind: str = "venue"
     native_timeframes: Sequence[Timeframe] = tuple(Timeframe)
@@ -40,6 +44,9 @@ class Venue:
             whole = Candles.of(opens, open=ones + 1, high=ones + 2, low=ones, close=ones, volume=ones)
             for first in range(0, len(opens), 20):
                 part = np.isin(np.arange(len(opens)), np.arange(first, first + 20))
+                if self.given == self.dies_after:
+                    raise KeyboardInterrupt
+                self.given += 1
                 yield Fetched(request.series, whole.where(part), last=False)
                 if request.series.instrument in self.breaks:
                     yield Fetched(request.series, Candles.none(), error=TransientError("broke off"))
@@ -149,6 +156,25 @@ def test_a_series_that_breaks_off_keeps_what_came_and_the_others_go_on(new_world
     backfilled(new_world, venue)
     assert venue.spans[0] == ("BTC", "30T17:00", "31T09:00")
     assert len(stored(new_world)) == 192
+
+
+@pytest.mark.parametrize("chunks", range(0, 11, 2))
+def test_wherever_it_ends_it_goes_on_without_asking_for_what_was_committed(
+    new_world: World, monkeypatch: pytest.MonkeyPatch, chunks: int
+) -> None:
+    # Every chunk is committed as it comes; a stretch in the middle is there before.
+    monkeypatch.setattr(steps, "ROWS_AT_ONCE", 20)
+    backfilled(new_world, Venue(), at("31T00:00"), at("31T06:00"))
+    with suppress(KeyboardInterrupt):
+        backfilled(new_world, Venue(dies_after=chunks), FIRST, None, ETH)
+    before = {name: set(stored(new_world, name)) for name in ("BTC/USD", "ETH/USD")}
+    assert sum(len(each) for each in before.values()) >= 24 + 10 * chunks
+    venue = Venue()
+    backfilled(new_world, venue, FIRST, None, ETH)
+    for request in venue.asked:
+        opens = np.arange(request.since, request.until, STEP)
+        assert not {_short(each) for each in opens} & before[request.series.instrument]
+    assert [len(stored(new_world, name)) for name in ("BTC/USD", "ETH/USD")] == [192, 192]
 
 
 def test_progress_is_told_in_candles_and_ends_where_all_are_asked_for(new_world: World) -> None:
