@@ -327,9 +327,11 @@ def _candles(rows: Sequence[Any], malformed: Sequence[Malformed]) -> tuple[Candl
         raise ValueError("not all of it is klines")
     fields = list(zip(*rows, strict=False))
     numbers = np.array(fields[1 : 1 + len(CANDLE_COLUMNS)], dtype=np.float64)
-    numbers[:, np.isnan(numbers).any(axis=0)] = np.nan
+    if np.isnan(numbers).any():
+        numbers[:, np.isnan(numbers).any(axis=0)] = np.nan
     columns = dict[str, Floats](zip(CANDLE_COLUMNS, numbers, strict=True))
-    return Candles(_times(fields[0]), columns, tuple(malformed)), _times(fields[CLOSE_TIME_FIELD])
+    opens, ends = _times((fields[0], fields[CLOSE_TIME_FIELD]))
+    return Candles(opens, columns, tuple(malformed)), ends
 
 
 def _times(stamps: Sequence[Any]) -> Times:
