@@ -11,6 +11,7 @@ import numpy as np
 
 from refresh_pipeline.destinations import DestinationError
 from refresh_pipeline.destinations.files import sha256_of
+from refresh_pipeline.market.calendar import Calendar
 from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.resources import Asked, Exports, Uploads
@@ -149,21 +150,35 @@ def _not_fetched(stored: Sequence[SeriesReport]) -> list[Fault]:
 def off_grid(connection: duckdb.DuckDBPyConnection, market: Market) -> list[Fault]:
     """Candles that open where no bar of the calendar opens, or while the market is closed."""
     faults: list[Fault] = []
-    for timeframe, open_times in reports.distinct_open_times(connection, market.name).items():
-        on_grid = market.calendar.has_bar(timeframe, open_times)
-        if not on_grid.all():
-            faults += reports.candles_at(connection, market.name, timeframe, open_times[~on_grid])
+    for calendar, instruments in _calendars(market).items():
+        for timeframe, open_times in reports.distinct_open_times(connection, market.name, instruments).items():
+            on_grid = calendar.has_bar(timeframe, open_times)
+            if not on_grid.all():
+                faults += reports.candles_at(connection, market.name, timeframe, open_times[~on_grid], instruments)
     return faults
+
+
+def _calendars(market: Market) -> dict[Calendar, list[str] | None]:
+    """The instruments of each calendar of a market; None where there is but one, for every instrument."""
+    calendars: dict[Calendar, list[str] | None] = {}
+    for instrument in market.instruments:
+        calendars.setdefault(market.calendar_of(instrument), []).append(instrument)  # pyright: ignore
+    return calendars if len(calendars) > 1 else dict.fromkeys(calendars)
 
 
 def stale(market: Market, stored: Sequence[SeriesReport], now: datetime) -> list[Fault]:
     """Series that lack the newest candle that should be there."""
     grace = timedelta(minutes=min(market.timeframes).minutes) * TICKS_OF_GRACE
-    expected = {each: market.calendar.last_closed(each, instant(now - grace)) for each in market.timeframes}
+    expected = {
+        series: newest
+        for (calendar, timeframe), own in market.by_calendar(each.series for each in stored).items()
+        for newest in [calendar.last_closed(timeframe, instant(now - grace))]
+        for series in own
+    }
     return [
-        Fault(each.series, each.last_open_time, _behind(each, expected[each.series.timeframe]))
+        Fault(each.series, each.last_open_time, _behind(each, expected[each.series]))
         for each in stored
-        if each.last_open_time is None or each.last_open_time < expected[each.series.timeframe]
+        if each.last_open_time is None or each.last_open_time < expected[each.series]
     ]
 
 

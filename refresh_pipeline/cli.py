@@ -119,6 +119,8 @@ def status(
         moment = parse_instant(now) if now else datetime.now(UTC)
     with in_words((WarehouseBusy, WarehouseUnreadable), SOME_FAILED):
         rows = reporting.status_rows(settings, markets, moment)
+    for line in reporting.calendar_warnings(markets, moment):
+        err.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     if as_json:
         out.print_json(json.dumps(rows), highlight=False)
     else:

@@ -162,25 +162,41 @@ def _suspected_of_repeats(connection: duckdb.DuckDBPyConnection, market: str) ->
     return suspects
 
 
-def distinct_open_times(connection: duckdb.DuckDBPyConnection, market: str) -> dict[Timeframe, Times]:
-    """Every opening time that occurs, per timeframe."""
+def distinct_open_times(
+    connection: duckdb.DuckDBPyConnection, market: str, instruments: Sequence[str] | None = None
+) -> dict[Timeframe, Times]:
+    """Every opening time that occurs, per timeframe; of all instruments, or of these."""
+    of_these, values = _of(instruments)
     rows = arrays_of(
-        connection, f"select distinct timeframe, open_time from {qualified(market, Table.raw_candles)} order by all"
+        connection,
+        f"select distinct timeframe, open_time from {qualified(market, Table.raw_candles)} where {of_these} "
+        "order by all",
+        values,
     )
     names = rows["timeframe"].astype(str)
     return {Timeframe(name): rows["open_time"][names == name] for name in np.unique(names).tolist()}
 
 
 def candles_at(
-    connection: duckdb.DuckDBPyConnection, market: str, timeframe: Timeframe, open_times: Times
+    connection: duckdb.DuckDBPyConnection,
+    market: str,
+    timeframe: Timeframe,
+    open_times: Times,
+    instruments: Sequence[str] | None = None,
 ) -> list[Fault]:
-    """Who has candles at these opening times."""
+    """Who has candles at these opening times; of all instruments, or of these."""
+    of_these, values = _of(instruments)
     rows = connection.execute(
         f"select instrument, timeframe, open_time from {qualified(market, Table.raw_candles)} "
-        f"where timeframe = ? and list_contains(?::timestamp[], open_time) order by open_time limit {EXAMPLES}",
-        [timeframe.value, [time.item() for time in open_times[:EXAMPLES]]],
+        f"where timeframe = ? and list_contains(?::timestamp[], open_time) and {of_these} "
+        f"order by open_time limit {EXAMPLES}",
+        [timeframe.value, [time.item() for time in open_times[:EXAMPLES]], *values],
     ).fetchall()
     return [_fault(row, "not on the calendar's grid") for row in rows]
+
+
+def _of(instruments: Sequence[str] | None) -> tuple[str, list[list[str]]]:
+    return ("true", []) if instruments is None else ("list_contains(?, instrument)", [list(instruments)])
 
 
 def not_exported(connection: duckdb.DuckDBPyConnection, market: str) -> list[Fault]:
