@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import dagster as dg
@@ -13,9 +13,11 @@ from refresh_pipeline.destinations import DestinationError
 from refresh_pipeline.destinations.files import sha256_of
 from refresh_pipeline.market.calendar import Calendar
 from refresh_pipeline.market.candles import instant
+from refresh_pipeline.market.coverage import grace
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.resources import Asked, Exports, Uploads
 from refresh_pipeline.warehouse import reports
+from refresh_pipeline.warehouse.gaps import gaps as find_gaps
 from refresh_pipeline.warehouse.publishing import Exported, Published
 from refresh_pipeline.warehouse.reports import Fault, SeriesReport
 from refresh_pipeline.warehouse.schema import Table
@@ -26,11 +28,10 @@ RAW_CHECKS = {
     "prices_are_coherent": "No stored candle contradicts itself: high is highest, low is lowest, all are positive.",
     "open_times_are_unique_and_on_the_grid": "Each candle is there once, and opens where the calendar says.",
     "every_series_is_fresh": "Each series has the newest candle that the calendar says has closed.",
+    "no_candles_are_missing": "Every candle that the calendar expects is there, but for what the source does not have.",
 }
 FAULTS_SHOWN = 50
 COLUMNS = dg.TableSchema([dg.TableColumn(name) for name in ("instrument", "timeframe", "open_time", "what")])
-# A refresh is due at each close of the shortest timeframe and takes its time: one tick late is not stale yet.
-TICKS_OF_GRACE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ def market_checks(market: Market) -> list[dg.AssetChecksDefinition]:
     key = dg.AssetKey([market.name, Table.raw_candles.value])
     specs = [dg.AssetCheckSpec(name, asset=key, description=text) for name, text in RAW_CHECKS.items()]
 
-    # One step for the four: each step of a run costs Dagster more than the questions cost DuckDB.
+    # One step for them all: each step of a run costs Dagster more than the questions cost DuckDB.
     @dg.multi_asset_check(name=f"{market.name}_raw_candles_checks", specs=specs, can_subset=True)
     def raw_candles_checks(
         context: dg.AssetCheckExecutionContext, warehouse: Warehouse, asked: Asked
@@ -109,8 +110,9 @@ def _row(fault: Fault) -> dict[str, str]:
 
 
 def raw_verdicts(warehouse: Warehouse, market: Market, now: datetime) -> list[Verdict]:
-    """The four verdicts on a market's raw candles, as of `now`."""
+    """The verdicts on a market's raw candles, as of `now`."""
     warehouse.prepare(market)
+    warehouse.expect(market, now)
     with warehouse.reader() as connection:
         stored = reports.series_report(connection, market.name, market.series)
         faults = [
@@ -119,9 +121,10 @@ def raw_verdicts(warehouse: Warehouse, market: Market, now: datetime) -> list[Ve
             reports.repeated_open_times(connection, market.name),
             off_grid(connection, market),
             stale(market, stored, now),
+            missing(connection, market, now),
         ]
     candles = sum(each.candle_count for each in stored)
-    not_fetched, incoherent, repeated, off, behind = faults
+    not_fetched, incoherent, repeated, off, behind, gaps = faults
     return [
         Verdict("every_series_was_fetched", not_fetched, len(stored)),
         Verdict("prices_are_coherent", incoherent, candles, _is_cut_short(incoherent)),
@@ -132,6 +135,7 @@ def raw_verdicts(warehouse: Warehouse, market: Market, now: datetime) -> list[Ve
             _is_cut_short(repeated) or _is_cut_short(off),
         ),
         Verdict("every_series_is_fresh", behind, len(stored)),
+        Verdict("no_candles_are_missing", gaps, len(stored)),
     ]
 
 
@@ -168,17 +172,25 @@ def _calendars(market: Market) -> dict[Calendar, list[str] | None]:
 
 def stale(market: Market, stored: Sequence[SeriesReport], now: datetime) -> list[Fault]:
     """Series that lack the newest candle that should be there."""
-    grace = timedelta(minutes=min(market.timeframes).minutes) * TICKS_OF_GRACE
     expected = {
         series: newest
         for (calendar, timeframe), own in market.by_calendar(each.series for each in stored).items()
-        for newest in [calendar.last_closed(timeframe, instant(now - grace))]
+        for newest in [calendar.last_closed(timeframe, instant(now - grace(market.timeframes)))]
         for series in own
     }
     return [
         Fault(each.series, each.last_open_time, _behind(each, expected[each.series]))
         for each in stored
         if each.last_open_time is None or each.last_open_time < expected[each.series]
+    ]
+
+
+def missing(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> list[Fault]:
+    """Gaps, at the beginning, in the middle and at the end, of which the source has not said that it has nothing."""
+    return [
+        Fault(gap.series, gap.first, f"{gap.candles} missing up to {gap.last.astype('datetime64[s]')} ({gap.place})")
+        for gap in find_gaps(connection, market, now)
+        if not gap.is_confirmed
     ]
 
 

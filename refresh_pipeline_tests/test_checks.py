@@ -52,6 +52,7 @@ CHECKS = {
     "prices_are_coherent": 480,
     "open_times_are_unique_and_on_the_grid": 480,
     "every_series_is_fresh": 8,
+    "no_candles_are_missing": 8,
     "exports_match_the_table": 16,
     "uploads_match_the_exports": 16,
 }
@@ -66,8 +67,10 @@ def test_after_a_good_refresh_every_check_passes_having_examined_everything(
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_before_any_refresh_only_freshness_is_missing(new_world: World, name: str) -> None:
-    assert bool(verdict(new_world, name).faults) is (name == "every_series_is_fresh")
+def test_before_any_refresh_everything_is_stale_and_missing_and_nothing_else_is_wrong(
+    new_world: World, name: str
+) -> None:
+    assert bool(verdict(new_world, name).faults) is (name in ("every_series_is_fresh", "no_candles_are_missing"))
 
 
 def test_there_are_no_other_checks(world: World) -> None:

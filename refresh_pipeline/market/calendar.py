@@ -58,7 +58,7 @@ class Calendar(ABC):
         """Whether the market trades at each instant."""
 
     @abstractmethod
-    def _bars_before(self, timeframe: Timeframe, times: Times) -> NDArray[np.int64]:
+    def bars_before(self, timeframe: Timeframe, times: Times) -> NDArray[np.int64]:
         """How many bars open before each instant, counted from wherever it suits: differences are what is used.
 
         Counting beats listing: a series of minutes over years has millions of them.
@@ -101,7 +101,7 @@ class Calendar(ABC):
     def count(self, timeframe: Timeframe, first: Times, last: np.datetime64) -> NDArray[np.int64]:
         """How many bars to expect that open from each instant of `first` to `last`, both included."""
         end = np.array([last + np.timedelta64(1, "us")], dtype=TIME_UNIT)
-        return np.maximum(self._bars_before(timeframe, end) - self._bars_before(timeframe, first), 0)
+        return np.maximum(self.bars_before(timeframe, end) - self.bars_before(timeframe, first), 0)
 
     def last_closed(self, timeframe: Timeframe, now: np.datetime64) -> np.datetime64:
         """The opening time of the newest bar that has ended at `now`."""
@@ -160,7 +160,8 @@ class CryptoCalendar(Calendar):
         """See Calendar."""
         return np.ones(np.shape(times), dtype=bool)
 
-    def _bars_before(self, timeframe: Timeframe, times: Times) -> NDArray[np.int64]:
+    def bars_before(self, timeframe: Timeframe, times: Times) -> NDArray[np.int64]:
+        """See Calendar."""
         if timeframe is Timeframe.MN1:
             return _months_begun(times)
         return _steps_begun(times - FIRST_MONDAY, length_of(timeframe))
@@ -208,7 +209,8 @@ class FxCalendar(Calendar):
         into_holiday = trading - holidays[last]
         return in_session & ~((into_holiday >= np.timedelta64(0, "us")) & (into_holiday < DAY))
 
-    def _bars_before(self, timeframe: Timeframe, times: Times) -> NDArray[np.int64]:
+    def bars_before(self, timeframe: Timeframe, times: Times) -> NDArray[np.int64]:
+        """See Calendar."""
         trading, length = self._trading_time(np.asarray(times, dtype=TIME_UNIT)), length_of(timeframe)
         if timeframe is Timeframe.MN1:
             return _months_begun(trading + DAY)
@@ -217,7 +219,7 @@ class FxCalendar(Calendar):
         weeks, into_week = np.divmod(trading - FIRST_SUNDAY, 7 * DAY)
         days, into_day = np.divmod(into_week, DAY)
         days, into_day = np.minimum(days, 5), np.where(days < 5, into_day, np.timedelta64(0, "us"))
-        in_holidays = self._holiday_bars_before(trading, length)
+        in_holidays = self._holidaybars_before(trading, length)
         return (weeks * 5 + days) * self._bars_a_day(length) + self._bars_into_day(into_day, length) - in_holidays
 
     def _bars_a_day(self, length: np.timedelta64) -> int:
@@ -226,7 +228,7 @@ class FxCalendar(Calendar):
     def _bars_into_day(self, into_day: NDArray[np.timedelta64], length: np.timedelta64) -> NDArray[np.int64]:
         return np.maximum(_steps_begun(into_day, length) - int(self.daily_break // length), 0)
 
-    def _holiday_bars_before(self, trading: Times, length: np.timedelta64) -> NDArray[np.int64]:
+    def _holidaybars_before(self, trading: Times, length: np.timedelta64) -> NDArray[np.int64]:
         holidays = _fx_holidays()
         begun = np.searchsorted(holidays, trading, side="left")
         into_last = np.minimum(trading - holidays[np.maximum(begun - 1, 0)], DAY)

@@ -180,6 +180,11 @@ class Market(BaseModel):
         """The trading calendar of one instrument, whose class may have sessions of its own."""
         return self.calendar.classes.get(self.instruments[instrument].asset_class or "", self.calendar)
 
+    def sessions_of(self, instrument: str) -> str:
+        """The name of an instrument's calendar: the market's, and its class where that has sessions of its own."""
+        asset_class = self.instruments[instrument].asset_class
+        return f"{self.calendar_name}/{asset_class}" if asset_class in self.calendar.classes else self.calendar_name
+
     def by_calendar(self, series: Iterable[Series]) -> dict[tuple[Calendar, Timeframe], list[Series]]:
         """Series together with those of which the same bars are expected."""
         groups: dict[tuple[Calendar, Timeframe], list[Series]] = {}
