@@ -23,6 +23,7 @@ from refresh_pipeline.warehouse import gaps, publishing, raw, reports, schema, t
 from refresh_pipeline.warehouse.connection import PATIENCE, connect, transaction
 from refresh_pipeline.warehouse.gaps import Stretches, ensure_gap_views
 from refresh_pipeline.warehouse.known import ensure_known_view
+from refresh_pipeline.warehouse.known_then import candles_as_of
 from refresh_pipeline.warehouse.publishing import Exported, Published, rows_to_export, write_exports, write_uploads
 from refresh_pipeline.warehouse.raw import Staged, Stored
 from refresh_pipeline.warehouse.reports import FailedSeries
@@ -145,6 +146,11 @@ class Warehouse(DuckDBResource):
         staged = Staged.of(arrivals, schema.candle_columns(market.two_sided))
         with self.get_connection() as connection, transaction(connection):
             return raw.store(connection, market.name, staged, source, now)
+
+    def candles_as_of(self, market: Market, series: Series, moment: datetime) -> Candles:
+        """A series' raw candles exactly as they stood at an instant: without what came later, corrections undone."""
+        with self.reader() as connection:
+            return candles_as_of(connection, market.name, series, moment, market.two_sided)
 
     def refresh_tail(self, market: Market, table: Table, batch: Sequence[Series]) -> dict[Series, Recomputed]:
         """Compute again what changed since this table was last computed, for the series of the batch that did."""
