@@ -11,10 +11,11 @@ import numpy as np
 
 from refresh_pipeline.destinations import DestinationError
 from refresh_pipeline.destinations.files import sha256_of
-from refresh_pipeline.market.calendar import Calendar
-from refresh_pipeline.market.candles import instant
+from refresh_pipeline.market.calendar import Calendar, length_of
+from refresh_pipeline.market.candles import PRICE_COLUMNS, instant
 from refresh_pipeline.market.coverage import grace
 from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.price_faults import price_faults
 from refresh_pipeline.resources import Asked, Exports, Uploads
 from refresh_pipeline.warehouse import reports
 from refresh_pipeline.warehouse.gaps import gaps as find_gaps
@@ -28,9 +29,12 @@ RAW_CHECKS = {
     "prices_are_coherent": "No stored candle contradicts itself: high is highest, low is lowest, all are positive.",
     "open_times_are_unique_and_on_the_grid": "Each candle is there once, and opens where the calendar says.",
     "every_series_is_fresh": "Each series has the newest candle that the calendar says has closed.",
+    "prices_are_plausible": "No newer price jumps and comes back, is off by a factor of 100, or steps as at a split.",
     "no_candles_are_missing": "Every candle that the calendar expects is there, but for what the source does not have.",
 }
 FAULTS_SHOWN = 50
+# Two days of minutes; what is older was looked at when it was new.
+BARS_LOOKED_AT = 3_000
 COLUMNS = dg.TableSchema([dg.TableColumn(name) for name in ("instrument", "timeframe", "open_time", "what")])
 
 
@@ -122,9 +126,10 @@ def raw_verdicts(warehouse: Warehouse, market: Market, now: datetime) -> list[Ve
             off_grid(connection, market),
             stale(market, stored, now),
             missing(connection, market, now),
+            implausible(connection, market, now),
         ]
     candles = sum(each.candle_count for each in stored)
-    not_fetched, incoherent, repeated, off, behind, gaps = faults
+    not_fetched, incoherent, repeated, off, behind, gaps, odd = faults
     return [
         Verdict("every_series_was_fetched", not_fetched, len(stored)),
         Verdict("prices_are_coherent", incoherent, candles, _is_cut_short(incoherent)),
@@ -136,6 +141,7 @@ def raw_verdicts(warehouse: Warehouse, market: Market, now: datetime) -> list[Ve
         ),
         Verdict("every_series_is_fresh", behind, len(stored)),
         Verdict("no_candles_are_missing", gaps, len(stored)),
+        Verdict("prices_are_plausible", odd, len(stored)),
     ]
 
 
@@ -192,6 +198,20 @@ def missing(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime
         for gap in find_gaps(connection, market, now)
         if not gap.is_confirmed
     ]
+
+
+def implausible(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> list[Fault]:
+    """Candles whose price cannot be right, among the newest few thousand of each series."""
+    faults: list[Fault] = []
+    for timeframe in market.timeframes:
+        reach = length_of(timeframe) * int(BARS_LOOKED_AT / market.calendar.open_share)
+        series, rows = reports.prices_since(connection, market.name, timeframe, instant(now) - reach)
+        starts = np.searchsorted(rows["series_no"], np.arange(len(series) + 1))
+        found = price_faults({name: rows[name] for name in PRICE_COLUMNS}, starts)
+        for row, kind, ratio in zip(found.rows, found.kinds, found.ratios, strict=True):
+            what = f"{kind.value}: {ratio:.4g} times"
+            faults.append(Fault(series[rows["series_no"][row]], rows["open_time"][row], what))
+    return faults
 
 
 def _behind(report: SeriesReport, expected: np.datetime64) -> str:

@@ -61,6 +61,8 @@ def test_in_the_rest_of_metals_everything_is_fresh_and_on_the_grid(market: Marke
         "prices_are_coherent": [],
         "open_times_are_unique_and_on_the_grid": [],
         "every_series_is_fresh": [],
+        "no_candles_are_missing": [],
+        "prices_are_plausible": [],
     }
 
 

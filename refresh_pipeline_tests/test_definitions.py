@@ -19,6 +19,7 @@ CHECKS = [
     ("raw_candles", "no_candles_are_missing"),
     ("raw_candles", "open_times_are_unique_and_on_the_grid"),
     ("raw_candles", "prices_are_coherent"),
+    ("raw_candles", "prices_are_plausible"),
     ("uploads", "uploads_match_the_exports"),
 ]
 MARKETS = ["crypto", "demo"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+from numpy.typing import NDArray
 
 from refresh_pipeline.market.candles import Times
 from refresh_pipeline.market.series import Series
@@ -15,6 +16,8 @@ from refresh_pipeline.warehouse.schema import Table, qualified
 from refresh_pipeline.warehouse.staging import arrays_of, numbered, registered
 
 EXAMPLES = 20
+# Plain comparisons: greatest() and least() take three times as long. NaN is above everything here, infinity too.
+COHERENT = "low > 0 and low <= open and low <= close and open <= high and close <= high and high < 'infinity'::double"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +118,9 @@ def failed_series(connection: duckdb.DuckDBPyConnection, market: str, asset: Tab
 
 def incoherent_prices(connection: duckdb.DuckDBPyConnection, market: str) -> list[Fault]:
     """Stored candles whose numbers contradict themselves: none, unless somebody else wrote into the table."""
-    # Plain comparisons: greatest() and least() take three times as long. NaN is above everything here, infinity too.
     rows = connection.execute(
         f"select instrument, timeframe, open_time, open, high, low, close from {qualified(market, Table.raw_candles)} "
-        "where coalesce(not (low > 0 and low <= open and low <= close and open <= high and close <= high "
-        f"and high < 'infinity'::double), true) order by open_time limit {EXAMPLES}"
+        f"where coalesce(not ({COHERENT}), true) order by open_time limit {EXAMPLES}"
     ).fetchall()
     return [_fault(row, "open {:g} high {:g} low {:g} close {:g}".format(*_numbers(row[3:]))) for row in rows]
 
@@ -160,6 +161,25 @@ def _suspected_of_repeats(connection: duckdb.DuckDBPyConnection, market: str) ->
         ).fetchall()
         suspects += [Series(row[0], timeframe) for row in rows]
     return suspects
+
+
+def prices_since(
+    connection: duckdb.DuckDBPyConnection, market: str, timeframe: Timeframe, since: np.datetime64
+) -> tuple[list[Series], dict[str, NDArray]]:
+    """The candles of a timeframe from an instant on, series by series in order of time, and which series they are of.
+
+    Without those whose numbers contradict themselves, of which `incoherent_prices` tells.
+
+    The arrays are series_no, open_time, open, high, low and close.
+    """
+    rows = arrays_of(
+        connection,
+        f"select instrument, open_time, open, high, low, close from {qualified(market, Table.raw_candles)} "
+        f"where timeframe = ? and open_time >= ? and {COHERENT} order by instrument, open_time",
+        [timeframe.value, since.astype(datetime)],
+    )
+    names, numbers = np.unique(rows.pop("instrument").astype(str), return_inverse=True)
+    return [Series(name, timeframe) for name in names.tolist()], {"series_no": numbers, **rows}
 
 
 def distinct_open_times(
