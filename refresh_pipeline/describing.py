@@ -65,8 +65,8 @@ SLACK = timedelta(minutes=1)
 # When a market with closing hours must have been refreshed, in its own zone: within the hour before each hour of its
 # week; where no candle is that short, within the day before each day's end; where none is shorter than a week, within
 # the four weeks before each month's second day.
-HOURLY = {"fx": "0 0-17 * * 1-5"}
-DAILY = {"fx": "0 18 * * 1-5"}
+HOURLY = {"fx": "0 0-17 * * 1-5", "nse": "30 10-15 * * 1-5"}
+DAILY = {"fx": "0 18 * * 1-5", "nse": "0 17 * * 1-5"}
 MONTHLY = "0 18 2 * *"
 
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refresh_pipeline.market.calendar import CALENDARS, Calendar
+from refresh_pipeline.market.calendar import Calendar
+from refresh_pipeline.market.calendars import CALENDARS
 from refresh_pipeline.market.candles import QUOTE_COLUMNS, Candles, Malformed
 from refresh_pipeline.market.resample import resample
 from refresh_pipeline.market.timeframe import Timeframe
