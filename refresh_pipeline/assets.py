@@ -24,13 +24,13 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
     @asset(Table.raw_candles, market)
     def raw_candles(context: Context, warehouse: Warehouse, venues: Venues, asked: Asked) -> dg.MaterializeResult:
         now, batch, venue = asked.moment, series_of(context, asked), venues.open(market)
-        since, until = asked.since_instant, asked.until_instant
+        span = {"since": asked.since_instant, "until": asked.until_instant}
         warehouse.prepare(market)
+        warehouse.expect(market, now)
         if asked.missing:
-            done = backfilling.backfill(warehouse, market, venue, batch, now, since=since, until=until)
+            done = backfilling.backfill(warehouse, market, venue, batch, now, **span)
         else:
-            requests = steps.requests_for(market, warehouse.holdings(market, batch), now, since, until)
-            done = steps.fetch_candles(warehouse, market, venue, requests, now)
+            done = steps.refresh_candles(warehouse, market, venue, batch, now, holes=asked.holes, **span)
         return materialized(context, warehouse, market, done, now)
 
     @asset(Table.enhanced_candles, market, after=raw_candles)

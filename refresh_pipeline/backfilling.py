@@ -52,18 +52,18 @@ def missing(
 
 
 def _closed(market: Market, series: Series, now: datetime) -> np.datetime64:
-    return closed_end(market.calendar, series.timeframe, instant(now))
+    return closed_end(market.calendar_of(series.instrument), series.timeframe, instant(now))
 
 
 def _start(market: Market, series: Series, now: datetime, since: datetime | None) -> np.datetime64:
     wanted = instant(since) if since else instant(now - market.history[series.timeframe])
-    return market.calendar.floor(series.timeframe, np.array([wanted], dtype=TIME_UNIT))[0]
+    return market.calendar_of(series.instrument).floor(series.timeframe, np.array([wanted], dtype=TIME_UNIT))[0]
 
 
 def _lacking(
     market: Market, series: Series, span: tuple[np.datetime64, np.datetime64], after: Times, before: Times
 ) -> list[Stretch]:
-    timeframe, calendar, (since, end) = series.timeframe, market.calendar, span
+    timeframe, calendar, (since, end) = series.timeframe, market.calendar_of(series.instrument), span
     starts = np.where(np.isnat(after), since, calendar.closes(timeframe, np.where(np.isnat(after), since, after)))
     ends = np.minimum(np.where(np.isnat(before), end, before), end)
     return at_most(stretches(calendar, timeframe, np.minimum(starts, ends), ends))
@@ -172,5 +172,5 @@ class _Progress:
 
 def _count(market: Market, series: Series, since: np.datetime64, until: np.datetime64) -> int:
     both = np.array([since, until], dtype=TIME_UNIT)
-    counts = market.calendar.count(series.timeframe, both, until)
+    counts = market.calendar_of(series.instrument).count(series.timeframe, both, until)
     return int(counts[0] - counts[1])

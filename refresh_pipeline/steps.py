@@ -23,6 +23,7 @@ from refresh_pipeline.progress import advance
 from refresh_pipeline.sources import Fetched, Request, Source, SourceError
 from refresh_pipeline.sources.opening import fetch
 from refresh_pipeline.sources.preferring import order_of
+from refresh_pipeline.warehouse.gaps import Stretches
 from refresh_pipeline.warehouse.publishing import Exported, Published
 from refresh_pipeline.warehouse.raw import Stored
 from refresh_pipeline.warehouse.schema import Table
@@ -48,10 +49,15 @@ def requests_for(
 ) -> list[Request]:
     """Which stretch to ask for, per series: from a few candles before the newest stored one, or the whole history.
 
-    With `since` from there on, whatever is stored: that is how holes and earlier history are filled.
+    With `since` from there on, whatever is stored: that is how earlier history is filled.
     """
     end = min(instant(until), instant(now)) if until else instant(now)
     return [Request(series, _start(market, series, held, now, since), end) for series, held in holdings.items()]
+
+
+def requests_for_holes(holdings: Mapping[Series, Holding], holes: Stretches) -> list[Request]:
+    """One request for each series that has a stretch to fill, and for nothing else."""
+    return [Request(series, *holes[series]) for series in holdings if series in holes]
 
 
 def _start(market: Market, series: Series, held: Holding, now: datetime, since: datetime | None) -> np.datetime64:
@@ -63,6 +69,23 @@ def _start(market: Market, series: Series, held: Holding, now: datetime, since: 
         # A late correction comes within the newest few candles; they are read again each time.
         wanted = held.last_open_time - length_of(series.timeframe) * (market.reread - 1)
     return market.calendar.floor(series.timeframe, np.array([wanted]))[0]
+
+
+def refresh_candles(
+    warehouse: Warehouse,
+    market: Market,
+    source: Source,
+    batch: Sequence[Series],
+    now: datetime,
+    *,
+    holes: Stretches,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> dict[Series, Attempt]:
+    """Fetch the newest candles of each series, or the stretch, or the holes, that were asked for."""
+    held = warehouse.holdings(market, batch)
+    requests = requests_for_holes(held, holes) or requests_for(market, held, now, since, until)
+    return fetch_candles(warehouse, market, source, requests, now)
 
 
 def fetch_candles(
@@ -95,6 +118,8 @@ def fetch_candles(
             if chunk.error is not None:
                 log.info("%s %s: %s", market.name, chunk.series, chunk.error)
         watch(chunks)
+    answered = [each for each in requests if tallies[each.series].error is None and each.since < each.until]
+    warehouse.note_asked(market, {each.series: (each.since, each.until) for each in answered}, now)
     held = warehouse.holdings(market, list(tallies))
     return {series: tally.attempt(series, held[series], source.kind) for series, tally in tallies.items()}
 

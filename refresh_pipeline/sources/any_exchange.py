@@ -202,7 +202,9 @@ class _Talk:
             newest = candles.open_time.max() if len(candles) else since
             # Nothing in a whole page's time: not listed yet, or closed for long.
             following = newest + length if newest > since or len(candles) else since + rows * length
-            closed = candles.where(self.market.calendar.closes(series.timeframe, candles.open_time) <= self.now)
+            closed = candles.where(
+                self.market.calendar_of(series.instrument).closes(series.timeframe, candles.open_time) <= self.now
+            )
             closed, since = closed.between(request.since, until).sorted(), following
             yield Fetched(series, closed, last=bool(since >= until), seconds=time.monotonic() - started)
             if since >= until:

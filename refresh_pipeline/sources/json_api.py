@@ -225,7 +225,7 @@ class _Talk:
         path = self.options.path.format(**{**values, **quoted})
         params = {name: text.format(**values) for name, text in self.params.items()}
         steps = [step.format(**values) for step in self.options.candles]
-        return await self.client.get(path, params, 1, partial(self._read, series.timeframe, steps))
+        return await self.client.get(path, params, 1, partial(self._read, series, steps))
 
     def _values(self, series: Series, since: np.datetime64, until: np.datetime64) -> dict[str, Any]:
         base, _, quoted = series.instrument.partition("/")
@@ -242,13 +242,15 @@ class _Talk:
             "until": _Moment(until),
         }
 
-    def _read(self, timeframe: Timeframe, steps: Sequence[str], response: httpx.Response) -> Candles:
+    def _read(self, series: Series, steps: Sequence[str], response: httpx.Response) -> Candles:
         found = self._found(steps, response)
-        late = length_of(timeframe) if self.options.time_of == "close" else np.timedelta64(0, "us")
+        late = length_of(series.timeframe) if self.options.time_of == "close" else np.timedelta64(0, "us")
         candles = _read_rows(_rows(found), self.options, int(late.astype(np.int64)))
         server = served_at(response)
         now = min(self.now, instant(server)) if server else self.now
-        return candles.where(self.market.calendar.closes(timeframe, candles.open_time) <= now)
+        return candles.where(
+            self.market.calendar_of(series.instrument).closes(series.timeframe, candles.open_time) <= now
+        )
 
     def _found(self, steps: Sequence[str], response: httpx.Response) -> Any:
         """What lies where the candles should.

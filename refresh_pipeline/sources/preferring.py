@@ -155,7 +155,8 @@ class PreferredSources:
         return bool(reason)
 
     def _behind(self, wish: _Wish, now: datetime) -> str:
-        series, calendar = wish.request.series, self._market.calendar
+        series = wish.request.series
+        calendar = self._market.calendar_of(series.instrument)
         grace = timedelta(minutes=min(self._market.timeframes).minutes) * TICKS_OF_GRACE
         end = min(wish.request.until, instant(now - grace))
         expected = calendar.last_closed(series.timeframe, end)
