@@ -209,7 +209,7 @@ def implausible(connection: duckdb.DuckDBPyConnection, market: Market, now: date
         starts = np.searchsorted(rows["series_no"], np.arange(len(series) + 1))
         found = price_faults({name: rows[name] for name in PRICE_COLUMNS}, starts)
         whose, opened = rows["series_no"].tolist(), rows["open_time"].astype(TIME_UNIT)
-        for row, kind, ratio in zip(found.rows, found.kinds, found.ratios, strict=True):
+        for row, kind, ratio in zip(found.rows.tolist(), found.kinds, found.ratios, strict=True):
             faults.append(Fault(series[whose[row]], opened[row], f"{kind.value}: {ratio:.4g} times"))
     return faults
 

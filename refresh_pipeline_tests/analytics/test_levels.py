@@ -120,7 +120,7 @@ def strongest_by_hand(low, row):
 
 def busy(moves, volumes) -> History:
     """A market that moves by so many percent on such volumes, after 60 quiet bars."""
-    close = 100 * np.cumprod([*[1.0] * 60, *(1 + move / 100 for move in moves)])
+    close = 100 * np.cumprod([*[1.0] * 60, *(1 + move / 100 for move in moves)]).astype(np.float64)
     volume = [*([1.0] * 60), *volumes]
     return {"open": close, "high": close + 1, "low": close - 1, "close": close, "volume": np.array(volume)}
 
