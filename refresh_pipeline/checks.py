@@ -222,8 +222,8 @@ def implausible(connection: duckdb.DuckDBPyConnection, market: Market, now: date
         series, rows = reports.prices_since(connection, market.name, timeframe, instant(now) - reach)
         starts = np.searchsorted(rows["series_no"], np.arange(len(series) + 1))
         found = price_faults({name: rows[name] for name in PRICE_COLUMNS}, starts)
-        whose, opened = rows["series_no"].tolist(), rows["open_time"].astype(TIME_UNIT)
-        for row, kind, ratio in zip(found.rows, found.kinds, found.ratios, strict=True):
+        whose, opened = rows["series_no"].tolist(), list(rows["open_time"].astype(TIME_UNIT))
+        for row, kind, ratio in zip(found.rows.tolist(), found.kinds, found.ratios, strict=True):
             faults.append(Fault(series[whose[row]], opened[row], f"{kind.value}: {ratio:.4g} times"))
     return faults
 
