@@ -3,12 +3,22 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -18,6 +28,7 @@ from refresh_pipeline.market.coverage import bars_behind, completeness, data_age
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.market.universe import Universe
 from refresh_pipeline.progress import Watcher
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse import reports
@@ -34,13 +45,23 @@ LEFT = ("market", "instrument", "timeframe", "newest candle", "outcome")
 STATUS_COLOURS = {"failed": "red", "no data": "yellow", "updated": "green", "unchanged": "green"}
 
 
+class RateColumn(ProgressColumn):
+    """How many things a second get done."""
+
+    def render(self, task: Task) -> Text:
+        """See ProgressColumn."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s", style="progress.data.speed")
+
+
 @contextmanager
 def progress_bars(console: Console) -> Iterator[Watcher]:
     """A bar per kind of work; nothing where the output is no terminal."""
     columns = (
         TextColumn("{task.description:<18}"),
-        BarColumn(),
+        BarColumn(bar_width=24),
         MofNCompleteColumn(),
+        RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
@@ -58,13 +79,17 @@ def progress_bars(console: Console) -> Iterator[Watcher]:
 # ---- refresh once
 
 
-def print_refreshed(console: Console, refreshed: Sequence["Refreshed"], verbose: int) -> None:
+def print_refreshed(
+    console: Console, refreshed: Sequence["Refreshed"], verbose: int, *, publishes: bool = True
+) -> None:
     """A table of what was refreshed, what failed and why, and where everything is."""
     for each in refreshed:
         console.print(_refreshed_grid(each, by_series=verbose > 0))
         _print_failures(console, each)
     for name, place in (refreshed[-1].places if refreshed else {}).items():
         console.print(f"{name:<10} {place}", soft_wrap=True, highlight=False, markup=False)
+    if not publishes:
+        console.print("Export files follow with the next [bold]refresh once[/bold], or by the publishing schedule.")
     console.print("Next: [bold]refresh status[/bold] for every series, [bold]refresh up[/bold] for the web UI.")
 
 
@@ -254,3 +279,23 @@ def _status_cells(row: Mapping[str, Any]) -> list[Text | str]:
 
 def _duration(seconds: float | None) -> str:
     return "-" if seconds is None else str(timedelta(seconds=round(seconds)))
+
+
+# ---- refresh universe
+
+
+def print_universe(console: Console, file: Path, universe: Universe) -> None:
+    """How many instruments a renewed universe has, and what is new, gone, renumbered or not known."""
+    console.print(f"{len(universe.instruments)} instruments in {file}", soft_wrap=True, highlight=False, markup=False)
+    notes = {
+        "added": universe.added,
+        "removed": universe.removed,
+        "another security id": universe.renumbered,
+        "not in the scrip master, an id from before is kept": universe.unknown,
+    }
+    for what, symbols in notes.items():
+        if symbols:
+            console.print(
+                f"{what} ({len(symbols)}): {', '.join(symbols)}", soft_wrap=True, highlight=False, markup=False
+            )
+    console.print("A web UI that is running loads it with Reload definitions, or after a restart.", highlight=False)

@@ -15,7 +15,7 @@ from refresh_pipeline.destinations.opening import open_destination
 from refresh_pipeline.market.candles import instant, parse_instant
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.settings import Settings, load_settings
+from refresh_pipeline.settings import Settings, load_settings, secret
 from refresh_pipeline.sources import Source
 from refresh_pipeline.sources.opening import open_source
 from refresh_pipeline.warehouse.warehouse import Warehouse
@@ -25,7 +25,8 @@ class Asked(dg.ConfigurableResource):
     """What a run was asked for within its range of partitions; in the launchpad under resources.
 
     `series` are partition keys (none: all of the range), `stretches` lines of a partition key, an instant and a later
-    one, for holes to fill; the others instants in ISO 8601 (empty: as always).
+    one, for holes to fill; `since`, `until` and `now` instants in ISO 8601 (empty: as always); with `missing` only
+    candles are asked for that the calendar expects and the warehouse lacks.
     """
 
     series: list[str] = Field(default_factory=list)
@@ -33,6 +34,7 @@ class Asked(dg.ConfigurableResource):
     since: str = ""
     until: str = ""
     now: str = ""
+    missing: bool = False
 
     @property
     def moment(self) -> datetime:
@@ -50,7 +52,7 @@ class Asked(dg.ConfigurableResource):
 
     @property
     def since_instant(self) -> datetime | None:
-        """From when on candles are asked for again, whatever is stored."""
+        """From when on candles are asked for, whatever is stored; with `missing`, those that are not."""
         return parse_instant(self.since) if self.since else None
 
     @property
@@ -65,8 +67,8 @@ class Venues(dg.ConfigurableResource):
     limits_dir: str
 
     def open(self, market: Market) -> Source:
-        """The market's source."""
-        return open_source(market, Path(self.limits_dir))
+        """The market's source; its credentials stay in the environment until a run needs them."""
+        return open_source(market, Path(self.limits_dir), secret)
 
 
 class Exports(dg.ConfigurableResource):

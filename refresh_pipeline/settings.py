@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     dropbox_refresh_token: SecretStr | None = Field(default=None, validation_alias="DROPBOX_REFRESH_TOKEN")
     dropbox_app_key: SecretStr | None = Field(default=None, validation_alias="DROPBOX_APP_KEY")
     dropbox_app_secret: SecretStr | None = Field(default=None, validation_alias="DROPBOX_APP_SECRET")
+    oanda_token: SecretStr | None = Field(default=None, validation_alias="OANDA_TOKEN")
+    dhan_client_id: SecretStr | None = Field(default=None, validation_alias="DHAN_CLIENT_ID")
+    dhan_access_token: SecretStr | None = Field(default=None, validation_alias="DHAN_ACCESS_TOKEN")
 
     @classmethod
     def settings_customise_sources(
@@ -114,6 +117,19 @@ def load_settings(**chosen: Any) -> Settings:
         raise SettingsError("\n".join(_explained(fault) for fault in error.errors())) from None
 
 
+def secret(name: str) -> str | None:
+    """A credential by the name of its setting, from wherever settings are kept; None where nobody has set it.
+
+    Any name will do: a market's YAML may say where a key of its own is.
+    """
+
+    class Wanted(Settings):
+        secret: SecretStr | None = Field(default=None, validation_alias=name)
+
+    found = Wanted().secret
+    return found.get_secret_value().strip() if found else None
+
+
 def _explained(fault: Any) -> str:
     name = str(fault["loc"][0])
     # What is not our own setting is somebody's credential.
@@ -150,7 +166,7 @@ def load_markets(settings: Settings) -> list[Market]:
     files = market_files(settings)
     if not settings.market_names:
         raise MarketError(f"REFRESH_MARKETS: found {settings.enabled_markets!r}, allowed: {', '.join(sorted(files))}")
-    return [_load(name, files) for name in dict.fromkeys(settings.market_names)]
+    return [_load(settings, name, files) for name in dict.fromkeys(settings.market_names)]
 
 
 def market_files(settings: Settings) -> dict[str, Path]:
@@ -161,11 +177,17 @@ def market_files(settings: Settings) -> dict[str, Path]:
     return {file.stem: file for folder in folders for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])}
 
 
-def _load(name: str, files: Mapping[str, Path]) -> Market:
+def _load(settings: Settings, name: str, files: Mapping[str, Path]) -> Market:
     if name not in files:
         raise MarketError(f"REFRESH_MARKETS: found {name!r}, allowed: {', '.join(sorted(files))}")
     file = files[name]
-    market = parse_market(_text_of(file), file=file.name, read_universe=lambda path: _text_of(file.parent / path))
+    # A universe of the user's own wins over the shipped one as well.
+    folders = [*([settings.markets_dir.expanduser()] if settings.markets_dir else []), file.parent]
+
+    def read_universe(path: str) -> str:
+        return _text_of(next((folder / path for folder in folders if (folder / path).is_file()), file.parent / path))
+
+    market = parse_market(_text_of(file), file=file.name, read_universe=read_universe)
     if market.name != name:
         raise MarketError(f"{file.name}: name: found {market.name!r}, allowed: {name!r}, as the file is called")
     return market

@@ -126,7 +126,7 @@ def test_names_that_leave_no_series_are_a_wrong_request(new_world: World) -> Non
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("{kind: nowhere}", "market 'bazaar': source.kind: found 'nowhere'; allowed: demo, binance, files"),
+        ("{kind: nowhere}", "market 'bazaar': source.kind: found 'nowhere'; allowed: demo, binance, "),
         ("{kind: binance, base_ulr: x}", "market 'bazaar': source: base_ulr: found 'x'; unknown key; did you mean"),
         ("{kind: files}", "market 'bazaar': source: directory: missing"),
     ],

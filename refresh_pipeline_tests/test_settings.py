@@ -19,6 +19,7 @@ from refresh_pipeline.settings import (
     load_settings,
     market_files,
     prepare_dagster,
+    secret,
     shipped,
 )
 from refresh_pipeline_tests.surroundings import inside
@@ -157,7 +158,7 @@ def own_market(text: str, name: str = "bazaar.yaml") -> Settings:
 
 
 def test_the_shipped_markets_are_these() -> None:
-    assert set(market_files(load_settings())) == {"demo", "crypto"}
+    assert set(market_files(load_settings())) == {"demo", "crypto", "fx", "nse"}
 
 
 def test_the_shipped_markets_are_as_announced() -> None:
@@ -266,3 +267,13 @@ def test_the_event_log_of_a_temporary_home_lies_in_it(here: Path) -> None:
         (here / f".tmp_dagster_home_{name}").mkdir()
         time.sleep(0.01)
     assert event_log_dir() == here / ".tmp_dagster_home_new" / "history" / "runs"
+
+
+def test_a_credential_is_found_wherever_settings_are_kept_and_by_any_name() -> None:
+    assert secret("OANDA_TOKEN") is None
+    Path(".env").write_text("OANDA_TOKEN= from-env-file \nKEY_OF_MY_OWN=mine\n")
+    assert secret("OANDA_TOKEN") == "from-env-file"
+    assert secret("KEY_OF_MY_OWN") == "mine"
+    os.environ["OANDA_TOKEN"] = "from-environment"
+    assert secret("OANDA_TOKEN") == "from-environment"
+    assert "from-environment" not in repr(load_settings())

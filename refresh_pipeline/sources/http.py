@@ -4,25 +4,27 @@ How much may be asked is `limits`' part; what an answer means is the venue's own
 """
 
 import asyncio
+import json
 import logging
 import re
 import ssl
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -34,7 +36,7 @@ from tenacity import (
 
 from refresh_pipeline.market.candles import Candles
 from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError
-from refresh_pipeline.sources.limits import SharedLimit
+from refresh_pipeline.sources.limits import Limit
 
 log = logging.getLogger(__name__)
 # It writes whole URLs at INFO, secrets in the query included.
@@ -47,6 +49,8 @@ Reader = Callable[[httpx.Response], T]
 CONNECTIONS = 32
 # Chunks that may wait for a consumer that is slower than the network; with 1,000 rows each they are 4 MB.
 CHUNKS_AHEAD = 64
+# Waking the other thread's loop takes as long as reading an answer: room is made for so many chunks at once.
+TOLD_AT_ONCE = 16
 EXCERPT = 200
 # A header's shorter words (a version, a unit) would only riddle messages with stars.
 SHORTEST_SECRET = 4
@@ -55,6 +59,26 @@ LONGEST_SILENCE = 7 * 24 * 3600.0
 SECONDS = re.compile(r"\d{1,12}(\.\d+)?")
 LAST_WORD = re.compile(r"[\w.~+/=-]+$")
 QUERY = re.compile(r"\?[^\s'\"]+")
+BASE_URL = re.compile(r"https?://[^/\s@?#]+(/[^\s?#]*)?")
+
+
+def _http_url(url: str) -> str:
+    if not BASE_URL.fullmatch(url):
+        raise ValueError("allowed: http:// or https://, a host, a port and a path where needed")
+    return url
+
+
+# Where a venue is, as a market's YAML may say.
+BaseUrl = Annotated[str, AfterValidator(_http_url)]
+
+
+class Rate(BaseModel):
+    """How often the API may be asked, by everybody on this machine together."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    requests: int = Field(ge=1)
+    seconds: float = Field(ge=0.001)
 
 
 class Throttled(TransientError):
@@ -67,6 +91,10 @@ class Throttled(TransientError):
 
 class OutOfPatience(TransientError):
     """The venue wants silence for longer than a request waits: it fails now, and a later run asks again."""
+
+
+class Refused(PermanentError):
+    """The venue turns this client away, whatever it asks for: a client asks nothing more after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +115,12 @@ class Patience:
 class _Errand:
     """One request on its way through its attempts."""
 
+    method: str
     path: str
-    params: Mapping[str, str | int]
     weight: int
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    # What a POST says, as JSON.
+    body: bytes | None = None
     attempts: int = 0
     waited: float = 0.0
 
@@ -101,21 +132,23 @@ def _tls() -> ssl.SSLContext:
 
 
 class Client:
-    """GETs for one venue: kept-alive connections, retries with back-off, everybody's limits, no secret in any text."""
+    """Asks one venue: kept-alive connections, retries with back-off, everybody's limits, no secret in any text."""
 
     def __init__(
         self,
         base_url: str,
-        limit: SharedLimit,
+        limit: Limit,
         patience: Patience,
         headers: Mapping[str, str] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        *,
+        secrets: Sequence[str] = (),
     ) -> None:
-        """A client to be entered; the values of `headers` are taken for secrets."""
+        """A client to be entered; the values of `headers` are taken for secrets, and so are `secrets`."""
         self._limit = limit
         self._patience = patience
         self._sleep = sleep
-        words = [word for value in (headers or {}).values() for word in value.split()]
+        words = [word for value in [*(headers or {}).values(), *secrets] for word in value.split()]
         self._secrets = [word for word in words if len(word) >= SHORTEST_SECRET]
         self._host = httpx.URL(base_url).netloc.decode().rpartition("@")[2]
         self._base_url = base_url.rstrip("/")
@@ -124,6 +157,7 @@ class Client:
         self._http = httpx.AsyncClient(headers=headers, transport=AiohttpTransport(verify=_tls(), limits=pool))
         # First come, first served: the order in which requests are made is the order of the catalog.
         self._turn = asyncio.Lock()
+        self._refusal = ""
 
     async def __aenter__(self) -> Self:
         await self._http.__aenter__()
@@ -144,31 +178,39 @@ class Client:
             PermanentError: asking again will not help.
             TransientError: the attempts or the patience for this request are used up.
         """
-        retrying = AsyncRetrying(
-            sleep=self._sleep,
-            stop=stop_after_attempt(self._patience.attempts),
-            wait=wait_exponential(multiplier=self._patience.first_wait, max=self._patience.longest_wait)
-            + wait_random(0, self._patience.first_wait),
-            retry=retry_if_exception(_worth_another_attempt),
-            before_sleep=_log_retry,
-            reraise=True,
-        )
-        return await retrying(self._attempt, _Errand(path, params, weight), read)
+        return await self._run(_Errand("GET", path, weight, params=params), read)
+
+    async def post(self, path: str, body: Mapping[str, Any], weight: int, read: Reader[T]) -> T:
+        """The same for a question that is put as JSON; only for those that change nothing, as it may be put twice."""
+        return await self._run(_Errand("POST", path, weight, body=json.dumps(body).encode()), read)
+
+    async def _run(self, errand: _Errand, read: Reader[T]) -> T:
+        try:
+            return await self._attempt(errand, read)
+        except SourceError as error:
+            if not _worth_another_attempt(error):
+                raise
+            # Only now: the machinery of retries takes a tenth of a small request's time.
+            return await attempts(self._patience, self._sleep)(_after(error, self._attempt), errand, read)
 
     async def _attempt(self, errand: _Errand, read: Reader[T]) -> T:
         errand.attempts += 1
         try:
             await self._wait_for_turn(errand)
             return read(await self._answer(errand))
+        except Refused as error:
+            # The same words for all series: what one of them asked for has nothing to do with it.
+            self._refusal = self._refusal or f"{self._host}: {self._redacted(str(error))}"
+            raise Refused(self._refusal) from None
         except SourceError as error:
             if isinstance(error, Throttled):
                 self._be_silent(error, errand)
-            error.args = (f"GET {self._host}{errand.path}: {self._redacted(str(error))}",)
+            error.args = (f"{errand.method} {self._host}{errand.path}: {self._redacted(str(error))}",)
             raise
 
     async def _wait_for_turn(self, errand: _Errand) -> None:
         async with self._turn:
-            while wait := self._limit.take(errand.weight):
+            while not self._refusal and (wait := self._limit.take(errand.weight)):
                 errand.waited += wait
                 if errand.waited > self._patience.limits:
                     raise OutOfPatience(
@@ -176,6 +218,8 @@ class Client:
                         f"{self._patience.limits:.0f} s at most; a later run asks again"
                     )
                 await self._sleep(wait)
+            if self._refusal:
+                raise Refused(self._refusal)
 
     async def _answer(self, errand: _Errand) -> httpx.Response:
         try:
@@ -190,8 +234,12 @@ class Client:
 
     def _request(self, errand: _Errand) -> httpx.Request:
         # By hand, as the client takes a quarter of a small request's time to merge URLs.
-        url = f"{self._base_url}{errand.path}?{urlencode(errand.params)}"
-        return httpx.Request("GET", url, headers=self._http.headers, extensions=self._timeout)
+        url = f"{self._base_url}{errand.path}{'?' if errand.params else ''}{urlencode(errand.params)}"
+        headers = self._http.headers
+        if errand.body is not None:
+            headers = headers.copy()
+            headers.update({"Content-Type": "application/json", "Accept": "application/json"})
+        return httpx.Request(errand.method, url, headers=headers, content=errand.body, extensions=self._timeout)
 
     def _be_silent(self, error: Throttled, errand: _Errand) -> None:
         seconds = error.seconds
@@ -204,6 +252,40 @@ class Client:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return QUERY.sub("?***", text)
+
+
+def attempts(patience: Patience, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> AsyncRetrying:
+    """As many attempts as one request is worth, with growing pauses, for as long as its error is transient."""
+    return AsyncRetrying(
+        sleep=sleep,
+        stop=stop_after_attempt(patience.attempts),
+        wait=wait_exponential(multiplier=patience.first_wait, max=patience.longest_wait)
+        + wait_random(0, patience.first_wait),
+        retry=retry_if_exception(_worth_another_attempt),
+        before_sleep=_log_retry,
+        reraise=True,
+    )
+
+
+def _after(error: SourceError, attempt: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+    """Attempts of which the first has been made, and has come to this error."""
+    made: list[SourceError] = [error]
+
+    async def further(*arguments: Any) -> T:
+        if made:
+            raise made.pop()
+        return await attempt(*arguments)
+
+    return further
+
+
+def is_fit_for_a_header(secret: str) -> bool:
+    """Whether a token can be one at all: what was pasted with quotes, line ends or blanks in it cannot be sent.
+
+    >>> is_fit_for_a_header("eyJhbGciOi.J9"), is_fit_for_a_header("eyJhbG\u201d"), is_fit_for_a_header("two words")
+    (True, False, False)
+    """
+    return secret.isascii() and secret.isprintable() and " " not in secret
 
 
 def by_status(response: httpx.Response) -> SourceError | None:
@@ -233,9 +315,14 @@ def retry_after(response: httpx.Response) -> float | None:
     return min(max((until - now).total_seconds(), 0.0), LONGEST_SILENCE)
 
 
+def served_at(response: httpx.Response) -> datetime | None:
+    """When the server says that it answered, to the second; None when it does not tell the time."""
+    return _http_date(response.headers.get("date", ""))
+
+
 def seconds_into_minute(response: httpx.Response) -> float:
     """How far the server's own minute has gone; 0.0 when it does not tell the time."""
-    date = _http_date(response.headers.get("date", ""))
+    date = served_at(response)
     return float(date.second) if date else 0.0
 
 
@@ -269,18 +356,31 @@ def _log_retry(state: RetryCallState) -> None:
 
 
 async def side_by_side(
-    requests: Iterable[Request], chunks: Callable[[Request], AsyncGenerator[Fetched, None]], put: Put
+    requests: Iterable[Request],
+    chunks: Callable[[Request], AsyncGenerator[Fetched, None]],
+    put: Put,
+    connects_every: float = 0.0,
 ) -> None:
-    """Answer requests, CONNECTIONS at a time and begun in their order; whatever goes wrong ends its own series only."""
+    """Answer requests, CONNECTIONS at a time and begun in their order; whatever goes wrong ends its own series only.
+
+    A venue that minds how fast connections are opened gets one more every `connects_every` seconds, if there is work.
+    """
     waiting = iter(requests)
+    done = asyncio.Event()
 
     async def work() -> None:
         for request in waiting:
             await _answered(request, chunks, put)
+        done.set()
 
     async with asyncio.TaskGroup() as group:
         for _ in range(CONNECTIONS):
             group.create_task(work())
+            if connects_every:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(done.wait(), connects_every)
+            if done.is_set():
+                break
 
 
 async def _answered(request: Request, chunks: Callable[[Request], AsyncGenerator[Fetched, None]], put: Put) -> None:
@@ -347,8 +447,11 @@ class _Handover:
             self._queue.put(None)
 
     def taken(self) -> Iterator[Fetched]:
+        taken = 0
         while (item := self._queue.get()) is not None:
-            self._tell(self._room.release)
+            taken += 1
+            if taken % TOLD_AT_ONCE == 0:
+                self._tell(self._make_room)
             yield item
         if self._error is not None:
             raise self._error
@@ -363,6 +466,10 @@ class _Handover:
         self._task = asyncio.current_task()
         self._is_up.set()
         await produce(self._put)
+
+    def _make_room(self) -> None:
+        for _ in range(TOLD_AT_ONCE):
+            self._room.release()
 
     async def _put(self, item: Fetched) -> None:
         await self._room.acquire()

@@ -7,10 +7,11 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, Field, ValidationError
@@ -27,6 +28,25 @@ HELD_BACK = 20
 BLOCKS = 100
 LIMIT_IS_FRESH_FOR = 24 * 3600.0
 LOCK_PATIENCE = 10.0
+
+
+class Limit(Protocol):
+    """What a client asks before it asks the venue."""
+
+    # Why the last `take` had to wait, for messages.
+    because: str
+
+    def take(self, weight: int) -> float:
+        """Take `weight` from the account: 0.0 when it was there, else the seconds after which to ask again."""
+        ...
+
+    def pause(self, seconds: float, because: str) -> None:
+        """Nobody on this machine asks this venue for so many seconds."""
+        ...
+
+    def close(self) -> None:
+        """Give back what was taken and not spent."""
+        ...
 
 
 class _Account(BaseModel):
@@ -212,3 +232,29 @@ class SharedLimit:
         fresh = self._path.with_suffix(".new")
         fresh.write_text(account.model_dump_json())
         os.replace(fresh, self._path)
+
+
+class Limits:
+    """Several limits of one venue, all of them kept: so many a second and so many a day."""
+
+    def __init__(self, limits: Sequence[SharedLimit]) -> None:
+        """The scarcest first: what was taken of the ones before the one that says wait is lost."""
+        self._limits = limits
+        self.because = ""
+
+    def take(self, weight: int) -> float:
+        """See Limit."""
+        for limit in self._limits:
+            if wait := limit.take(weight):
+                self.because = limit.because
+                return wait
+        return 0.0
+
+    def pause(self, seconds: float, because: str) -> None:
+        """See Limit."""
+        self._limits[0].pause(seconds, because)
+
+    def close(self) -> None:
+        """See Limit."""
+        for limit in self._limits:
+            limit.close()

@@ -25,6 +25,8 @@ class Asked:
     status: int
     # The client's port: requests that share one share a connection.
     connection: int
+    # What a POST said as JSON.
+    said: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,9 @@ class _Planned:
     path: str
     query: Mapping[str, str]
 
-    def fits(self, request: web.Request) -> bool:
-        asked = request.query
-        return self.times > 0 and self.path in request.path and self.query.items() <= dict(asked).items()
+    def fits(self, request: web.Request, said: Mapping[str, Any]) -> bool:
+        asked = {**request.query, **said}
+        return self.times > 0 and self.path in request.path and self.query.items() <= asked.items()
 
 
 class LoopbackServer:
@@ -68,7 +70,7 @@ class LoopbackServer:
         raise NotImplementedError
 
     def fail(self, fault: Fault, times: int = 1, path: str = "", **query: str) -> None:
-        """Let the next `times` requests go wrong whose path contains `path` and whose query has what is given."""
+        """Let the next `times` requests go wrong whose path contains `path` and whose query or JSON has the rest."""
         self._planned.append(_Planned(fault, times, path, query))
 
     def heal(self) -> None:
@@ -105,7 +107,8 @@ class LoopbackServer:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         at = time.monotonic()
-        fault = self._next_fault(request)
+        said = await request.json() if request.content_type == "application/json" and request.can_read_body else {}
+        fault = self._next_fault(request, said)
         if fault is not None:
             await asyncio.sleep(fault.delay)
         dropped = fault is not None and fault.drops
@@ -115,12 +118,13 @@ class LoopbackServer:
             response = _response(fault)
         status = 0 if dropped else response.status
         connection = request.transport.get_extra_info("peername")[1] if request.transport else 0
-        self.asked.append(Asked(at, request.path, dict(request.query), dict(request.headers), status, connection))
+        headers = dict(request.headers)
+        self.asked.append(Asked(at, request.path, dict(request.query), headers, status, connection, said))
         return await _half_of(response, request) if dropped else response
 
-    def _next_fault(self, request: web.Request) -> Fault | None:
+    def _next_fault(self, request: web.Request, said: Mapping[str, Any]) -> Fault | None:
         for planned in self._planned:
-            if planned.fits(request):
+            if planned.fits(request, said):
                 planned.times -= 1
                 return planned.fault
         return None

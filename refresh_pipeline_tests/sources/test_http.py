@@ -27,6 +27,7 @@ from refresh_pipeline.sources.http import (
     Client,
     Patience,
     Put,
+    Refused,
     by_status,
     in_background,
     retry_after,
@@ -43,7 +44,7 @@ class Echo(LoopbackServer):
     """Answers with what it was asked."""
 
     async def answer(self, request: web.Request) -> web.Response:
-        return web.json_response(dict(request.query))
+        return web.json_response(await request.json() if request.method == "POST" else dict(request.query))
 
 
 @dataclass
@@ -169,6 +170,65 @@ def test_an_answer_that_takes_too_long_counts_as_none(venue: Echo, tmp_path: Pat
     venue.fail(Fault(delay=0.5), times=9)
     with pytest.raises(TransientError, match=r"no answer within 0\.1 s"):
         get(venue.base_url, tmp_path, clock, patience=Patience(attempts=2, answer=0.1))
+
+
+def test_a_question_may_be_put_as_json_and_is_put_again_like_any_other(
+    venue: Echo, tmp_path: Path, clock: Time
+) -> None:
+    async def once() -> Any:
+        limit = SharedLimit(tmp_path, "venue", 100_000, 60.0, clock)
+        async with Client(venue.base_url, limit, QUICK, {"access-token": TOKEN}, clock.sleep) as client:
+            return await client.post("/charts", {"securityId": "1333"}, 1, body_of)
+
+    venue.fail(Fault(503), times=1)
+    assert asyncio.run(once()) == {"securityId": "1333"}
+    assert [(each.status, each.headers["Content-Type"]) for each in venue.asked] == [
+        (503, "application/json"), (200, "application/json")
+    ]  # fmt: skip
+    assert all(each.headers["access-token"] == TOKEN for each in venue.asked)
+
+
+def test_a_client_that_was_turned_away_asks_nothing_more(venue: Echo, tmp_path: Path, clock: Time) -> None:
+    def turned_away(response: httpx.Response) -> Any:
+        raise Refused(f"your {TOKEN} is not good")
+
+    async def thrice() -> set[str]:
+        limit = SharedLimit(tmp_path, "venue", 100_000, 60.0, clock)
+        reasons = set()
+        async with Client(venue.base_url, limit, QUICK, {"access-token": TOKEN}, clock.sleep) as client:
+            for path in ("/a", "/b", "/c"):
+                with pytest.raises(Refused) as refused:
+                    await client.get(path, {}, 1, turned_away)
+                reasons.add(str(refused.value))
+        return reasons
+
+    assert asyncio.run(thrice()) == {f"{venue.base_url.removeprefix('http://')}: your *** is not good"}
+    assert [asked.path for asked in venue.asked] == ["/a"]
+
+
+def test_a_venue_is_not_run_into_where_it_minds() -> None:
+    at_work, most = 0, []
+
+    async def chunks(request: Request) -> AsyncGenerator[Fetched, None]:
+        nonlocal at_work
+        at_work += 1
+        await asyncio.sleep(0.05)
+        most.append(at_work)
+        at_work -= 1
+        yield Fetched(request.series, Candles.none())
+
+    async def put(fetched: Fetched) -> None:
+        return None
+
+    moment = np.datetime64("2024-01-01", "us")
+    requests = [Request(Series(f"A{n}", Timeframe.m1), moment, moment) for n in range(12)]
+    started = time.monotonic()
+    asyncio.run(side_by_side(requests, chunks, put, connects_every=0.1))
+    # 12 questions of 0.05 s: two by the first, four by the two that are there then, and so on; nobody waits at the end.
+    assert len(most) == 12
+    assert most[0] == 1
+    assert max(most) <= 4
+    assert time.monotonic() - started < 2
 
 
 def test_a_venue_that_is_not_there_is_named(tmp_path: Path, clock: Time) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from refresh_pipeline.sources.limits import SharedLimit
+from refresh_pipeline.sources.limits import Limits, SharedLimit
 
 MINUTE = 60.0
 NOON = 1_717_243_200.0
@@ -214,3 +214,34 @@ def test_taking_costs_far_less_than_the_request_it_is_for(tmp_path: Path, clock:
     started = time.process_time()
     takes = drained(limit) / 2
     assert (time.process_time() - started) / takes < 0.0005
+
+
+def test_of_several_limits_all_are_kept(tmp_path: Path, clock: Clock) -> None:
+    seconds = SharedLimit(tmp_path, "dhan-second", 5, 1.0, clock)
+    day = SharedLimit(tmp_path, "dhan-day", 19, 86_400.0, clock)
+    limits = Limits([seconds, day])
+    taken = 0
+    for _ in range(8):
+        taken += drained_by(limits)
+        clock.now += 1.1
+    assert taken == 19
+    assert limits.take(1) > 3600
+    assert limits.because == "the limit of requests is used up"
+    limits.close()
+
+
+def test_a_pause_holds_for_all_who_share_several_limits(tmp_path: Path, clock: Clock) -> None:
+    def limits() -> Limits:
+        return Limits([SharedLimit(tmp_path, name, 100, 60.0, clock) for name in ("second", "day")])
+
+    limits().pause(30, "told so")
+    another = limits()
+    assert another.take(1) == 30
+    assert another.because == "told so"
+
+
+def drained_by(limits: Limits) -> int:
+    taken = 0
+    while limits.take(1) == 0.0:
+        taken += 1
+    return taken

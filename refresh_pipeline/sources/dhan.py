@@ -1,0 +1,375 @@
+"""Dhan v2: candles of shares and indices of India's National Stock Exchange; needs an account with its data plan.
+
+Contract: dhanhq.co's documents, DhanHQ-py at 1670f818, and what others measured. How requests are retried and slowed
+down is `http`'s part.
+"""
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from refresh_pipeline.market.calendar import DAY, CalendarEnds
+from refresh_pipeline.market.calendars import CALENDARS
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles, Floats, Malformed, instant
+from refresh_pipeline.market.model import Market, source_options
+from refresh_pipeline.market.nse import INDIA
+from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.sources import Fetched, PermanentError, Request, Secrets, SourceError, TransientError
+from refresh_pipeline.sources.http import (
+    BaseUrl,
+    Client,
+    Patience,
+    Put,
+    Refused,
+    Throttled,
+    by_status,
+    excerpt,
+    failed,
+    in_background,
+    is_fit_for_a_header,
+    retry_after,
+    served_at,
+    side_by_side,
+)
+from refresh_pipeline.sources.limits import Limits, SharedLimit
+
+# In minutes; 25 is there as well, and is none of ours.
+INTERVALS = {Timeframe.m1: "1", Timeframe.m5: "5", Timeframe.m15: "15", Timeframe.H1: "60"}
+# The exchange's sessions, whatever calendar the market has.
+GRID = CALENDARS["nse"]
+MORNING = np.timedelta64(9 * 60 + 15, "m").astype("timedelta64[us]")
+
+# 90 days a question are allowed; nobody says whether both ends count.
+WINDOW = 89 * DAY
+# Five a second, evenly: two lots of five may lie within one second by the venue's clock.
+SECONDS_PER_REQUEST = 0.203
+REQUESTS_PER_DAY = 100_000
+# How often an empty answer is asked for again where the exchange was open.
+EMPTY_ANSWERS = 3
+# What has closed only just may not be there yet.
+LATENCY = np.timedelta64(15, "m")
+
+# What stamps of the documents' examples count from: 1980 instead of 1970.
+LEGACY_EPOCH = np.timedelta64(315_532_800, "s")
+# Beyond it a number is no second of ours.
+LATEST_SECOND = 2.0**33
+STAMPS = ("timestamp", "start_Time")
+ROW_TEXT = 200
+
+RATE_CODES = {"DH-904", "805"}
+TOKEN_CODES = {"DH-901", "807", "808", "809", "810"}
+ACCOUNT_CODES = {"DH-902", "DH-903", "DH-911", "806"}
+TRANSIENT_CODES = {"DH-908", "DH-909", "DH-910", "800"}
+NO_DATA_CODE = "DH-907"
+
+
+class DhanOptions(BaseModel):
+    """What a market's YAML may say of this source."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_url: BaseUrl = "https://api.dhan.co/v2"
+    # The settings that hold the account's id and its token.
+    client_id: str = "DHAN_CLIENT_ID"
+    access_token: str = "DHAN_ACCESS_TOKEN"  # noqa: S105 (its name)
+
+
+class DhanSource:
+    """Candles of whatever has a security id, closed ones and within the session only."""
+
+    kind = "dhan"
+    native_timeframes = (*INTERVALS, Timeframe.D1)
+
+    def __init__(
+        self,
+        market: Market,
+        limits_dir: Path,
+        secrets: Secrets,
+        patience: Patience = Patience(),  # noqa: B008 (frozen)
+    ) -> None:
+        """The source of one market; the limits of its host are shared through files in `limits_dir`.
+
+        Raises:
+            MarketError: the YAML says something of this source that it does not know.
+        """
+        self._market = market
+        self._options = source_options(market, DhanOptions)
+        self._limits_dir = limits_dir
+        self._secrets = {name: secrets(name) for name in (self._options.client_id, self._options.access_token)}
+        self._patience = patience
+
+    def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
+        """See Source; closed is what has ended by the machine's clock and by the venue's."""
+        unfit = [name for name, value in self._secrets.items() if not value or not is_fit_for_a_header(value)]
+        if not unfit:
+            return in_background(partial(self._produce, requests, instant(now)))
+        error = PermanentError(
+            f"Dhan wants a client id and an access token; not set, or with blanks or characters that neither has: "
+            f"{', '.join(unfit)}; put them into .env or the environment"
+        )
+        return (failed(request, error) for request in requests)
+
+    async def _produce(self, requests: Sequence[Request], now: np.datetime64, put: Put) -> None:
+        options = self._options
+        headers = {
+            "client-id": self._secrets[options.client_id] or "",
+            "access-token": self._secrets[options.access_token] or "",
+        }
+        async with Client(options.base_url, self._limits(), self._patience, headers) as client:
+            await side_by_side(requests, partial(self._chunks, client, now), put)
+
+    def _limits(self) -> Limits:
+        venue = f"dhan-{httpx.URL(self._options.base_url).netloc.decode()}"
+        by_second = SharedLimit(self._limits_dir, f"{venue}-second", 1, SECONDS_PER_REQUEST)
+        by_day = SharedLimit(self._limits_dir, f"{venue}-day", REQUESTS_PER_DAY, 24 * 3600.0)
+        return Limits([by_second, by_day])
+
+    async def _chunks(self, client: Client, now: np.datetime64, request: Request) -> AsyncGenerator[Fetched, None]:
+        """A chunk per window, oldest first.
+
+        An empty window on days of trade is believed only where it may lie before the share was listed: with nothing
+        before it, and candles after it.
+        """
+        series, since, until = request.series, request.since, min(request.until, now)
+        found = False
+        while since < until:
+            started = time.monotonic()
+            end = until if series.timeframe is Timeframe.D1 else min(since + WINDOW, until)
+            question = self._question(request, since, end, now)
+            candles = await self._answer(client, question)
+            found = found or len(candles) > 0
+            if len(candles) == 0 and question.is_due and (found or end == until):
+                raise TransientError(_unbelievable(question))
+            since = end
+            yield Fetched(series, question.closed(candles), last=bool(end == until), seconds=time.monotonic() - started)
+            if end == until:
+                return
+        yield Fetched(series, Candles.none())
+
+    def _question(
+        self, request: Request, since: np.datetime64, until: np.datetime64, now: np.datetime64
+    ) -> "_Question":
+        details = self._market.instruments[request.series.instrument]
+        security_id = str(details.ids.get("security_id", ""))
+        if not security_id:
+            raise PermanentError(
+                "no security id is known; say `ids: {security_id: ...}` in the market's YAML, or have a column "
+                "security_id in its universe (refresh universe makes one)"
+            )
+        is_index = details.asset_class == "index"
+        try:
+            is_due = _is_due(request.series.timeframe, since, until, now)
+        except CalendarEnds as error:
+            raise PermanentError(str(error)) from error
+        return _Question(self._options, request.series.timeframe, security_id, is_index, since, until, now, is_due)
+
+    async def _answer(self, client: Client, question: "_Question") -> Candles:
+        path = "/charts/historical" if question.timeframe is Timeframe.D1 else "/charts/intraday"
+        candles = Candles.none()
+        for attempt in range(EMPTY_ANSWERS):
+            candles = await client.post(path, question.body(), 1, question.read)
+            if len(candles) or candles.malformed or not question.is_due:
+                break
+            await asyncio.sleep(self._patience.first_wait * 2**attempt)
+        return candles
+
+
+@dataclass(slots=True)
+class _Question:
+    """One request to the venue: what is asked, and how its answer is to be read."""
+
+    options: DhanOptions
+    timeframe: Timeframe
+    security_id: str
+    is_index: bool
+    since: np.datetime64
+    until: np.datetime64
+    # The earlier of the machine's clock and the venue's.
+    now: np.datetime64
+    # Whether the exchange was open, so that there must be candles.
+    is_due: bool
+
+    def body(self) -> dict[str, Any]:
+        """What is sent; times are India's."""
+        since, until = ((moment + INDIA).astype(datetime) for moment in (self.since, self.until))
+        body = {
+            "securityId": self.security_id,
+            "exchangeSegment": "IDX_I" if self.is_index else "NSE_EQ",
+            "instrument": "INDEX" if self.is_index else "EQUITY",
+            "oi": False,
+        }
+        if self.timeframe is Timeframe.D1:
+            # The last day itself does not come.
+            last = until - timedelta(microseconds=1) + timedelta(days=1)
+            return body | {"expiryCode": 0, "fromDate": f"{since:%Y-%m-%d}", "toDate": f"{last:%Y-%m-%d}"}
+        dates = {"fromDate": f"{since:%Y-%m-%d %H:%M:%S}", "toDate": f"{until:%Y-%m-%d %H:%M:%S}"}
+        return body | {"interval": INTERVALS[self.timeframe]} | dates
+
+    def read(self, response: httpx.Response) -> Candles:
+        """The candles of a good answer, the forming one and other times included.
+
+        Raises:
+            PermanentError, TransientError: the answer is not good.
+        """
+        if (served := served_at(response)) is not None:
+            self.now = min(self.now, instant(served))
+        columns = _read_columns(self.options, response)
+        candles = Candles.none() if columns is None else read_candles(columns)
+        shifted = candles.open_time + LEGACY_EPOCH
+        astray = (candles.open_time < self.since - DAY) | (candles.open_time >= self.until + DAY)
+        if (astray & (shifted >= self.since - DAY) & (shifted < self.until + DAY)).any():
+            raise PermanentError(
+                f"asked for candles from {self.since} to {self.until}, received {candles.open_time[0]}: these stamps "
+                f"count from 1980, as in the documents' examples, and are not guessed at; nothing was stored"
+            )
+        return candles
+
+    def closed(self, candles: Candles) -> Candles:
+        """Those that were asked for, have ended and belong to a session."""
+        wanted = candles.between(self.since, self.until)
+        wanted = wanted.where(GRID.closes(self.timeframe, wanted.open_time) <= self.now).sorted()
+        return wanted if self.timeframe is Timeframe.D1 else within_sessions(wanted)
+
+
+def within_sessions(candles: Candles) -> Candles:
+    """Without the prints before the opening and after the close, which are no candles of the session.
+
+    On a day that the calendar knows nothing of, everything stays, and the grid's check tells of it.
+    """
+    mornings = GRID.floor(Timeframe.D1, candles.open_time) + MORNING
+    return candles.where(GRID.is_open(candles.open_time) | ~GRID.is_open(mornings))
+
+
+def read_candles(columns: Mapping[str, Sequence[Any]]) -> Candles:
+    """Candles from an answer's columns: a price that is no number is NaN, a row without a time is set aside.
+
+    >>> read_candles({"open": [1], "high": [2], "low": [1], "close": [2], "volume": [5],
+    ...               "timestamp": [1644378300]}).open_time
+    array(['2022-02-09T03:45:00.000000'], dtype='datetime64[us]')
+    """
+    numbers = {name: _floats(values) for name, values in columns.items()}
+    seconds = numbers.pop("timestamp")
+    with np.errstate(invalid="ignore"):
+        is_time = (seconds >= 0) & (seconds < LATEST_SECOND)
+    malformed = [_malformed(columns, int(row)) for row in np.flatnonzero(~is_time)]
+    opens = (seconds[is_time].astype(np.int64) * 1_000_000).astype(TIME_UNIT)
+    return Candles(opens, {name: values[is_time] for name, values in numbers.items()}, tuple(malformed))
+
+
+def _malformed(columns: Mapping[str, Sequence[Any]], row: int) -> Malformed:
+    text = json.dumps({name: values[row] for name, values in columns.items()})
+    return Malformed(text[:ROW_TEXT], "its time cannot be read")
+
+
+def _floats(values: Sequence[Any]) -> Floats:
+    try:
+        return np.array(values, dtype=np.float64).reshape(len(values))
+    except (TypeError, ValueError, OverflowError):
+        return np.array([_number(value) for value in values], dtype=np.float64)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _is_due(timeframe: Timeframe, since: np.datetime64, until: np.datetime64, now: np.datetime64) -> bool:
+    """Whether candles that open from one instant to another must have come by now; a day's takes until the next."""
+    latest = now - (DAY if timeframe is Timeframe.D1 else LATENCY)
+    opens = GRID.open_times(timeframe, since, until)
+    return bool((GRID.closes(timeframe, opens) <= latest).any())
+
+
+def _unbelievable(question: _Question) -> str:
+    return (
+        f"nothing from {question.since.astype('datetime64[s]')} to {question.until.astype('datetime64[s]')} UTC, in "
+        f"{EMPTY_ANSWERS} answers, though the exchange was open: the same comes for a security id that is not known "
+        f"({question.security_id}; refresh universe looks it up) and when Dhan has trouble; a later run asks again"
+    )
+
+
+def _read_columns(options: DhanOptions, response: httpx.Response) -> dict[str, list[Any]] | None:
+    """The columns of a good answer, None where it says that there is no data.
+
+    Raises:
+        PermanentError, TransientError: the answer is not good, by its status or by the code in it.
+    """
+    body = _parsed(response)
+    code, message = _complaint(body)
+    if code == NO_DATA_CODE:
+        return None
+    if code or not response.is_success:
+        raise _error(options, response, code, message)
+    if body is None and response.text.lstrip().startswith("{"):
+        raise TransientError(f"the answer breaks off: {excerpt(response.text)}")
+    columns = _columns(body) if isinstance(body, dict) else {}
+    if len(columns) <= len(CANDLE_COLUMNS):
+        raise PermanentError(f"expected columns of candles, received {excerpt(response.text)}; is base_url right?")
+    if len({len(values) for values in columns.values()}) > 1:
+        lengths = ", ".join(f"{name} {len(values)}" for name, values in columns.items())
+        raise TransientError(f"expected columns of one length, received {lengths}")
+    return columns
+
+
+def _parsed(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except (ValueError, RecursionError):
+        return None
+
+
+def _columns(body: Mapping[str, Any]) -> dict[str, list[Any]]:
+    stamps = next((name for name in STAMPS if name in body), STAMPS[0])
+    named = {name: body.get(name) for name in CANDLE_COLUMNS} | {"timestamp": body.get(stamps)}
+    return {name: values for name, values in named.items() if isinstance(values, list)}
+
+
+def _complaint(body: Any) -> tuple[str, str]:
+    """Code and message of each of the three ways in which something is refused, under whatever status."""
+    if not isinstance(body, dict):
+        return "", ""
+    if "errorCode" in body or "errorType" in body:
+        return str(body.get("errorCode") or body.get("errorType")), str(body.get("errorMessage"))
+    if body.get("status") == "failed":
+        data = body.get("data")
+        found = next(iter(data.items()), None) if isinstance(data, dict) else None
+        return (str(found[0]), str(found[1])) if found else ("failed", str(body.get("remarks") or data))
+    if "error" in body and "path" in body:
+        return str(body.get("status")), f"{body['error']}: {body['path']}"
+    return "", ""
+
+
+def _error(options: DhanOptions, response: httpx.Response, code: str, message: str) -> SourceError:
+    text = f"HTTP {response.status_code}"
+    text += f", code {code}: {excerpt(message)}" if code else f": {excerpt(response.text)}"
+    if code in RATE_CODES or response.status_code == 429:
+        return Throttled(text, retry_after(response))
+    if code in TOKEN_CODES or response.status_code == 401 or "token" in message.lower():
+        return Refused(
+            f"{text} An access token lasts 24 hours: renew it, or make a new one at web.dhan.co (My Profile, Access "
+            f"DhanHQ APIs), and put it into {options.access_token}; {options.client_id} must be the same account's"
+        )
+    if code in ACCOUNT_CODES:
+        return Refused(
+            f"{text} What the account may do is shown at web.dhan.co (My Profile, Access DhanHQ APIs): candles need "
+            f"its data plan"
+        )
+    by_http = by_status(response)
+    if code in TRANSIENT_CODES or isinstance(by_http, TransientError):
+        return TransientError(text)
+    if response.status_code == 404:
+        return PermanentError(f"{text}; is base_url right?")
+    return PermanentError(text)
