@@ -36,6 +36,7 @@ check: .venv/installed-dev ## Format, lint, types, architecture
 bench: .venv/installed-dev ## Measure a wide run, the warehouse and the analytics; a copy goes to bench-results/
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.bench_enhanced
+	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.bench_indicators
 
 constraints: ## Pin every dependency anew in constraints.txt (needs Python 3.11, the oldest that is supported)
 	@$${PYTHON:-python3.11} -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "constraints: wants Python 3.11")'

@@ -14,6 +14,7 @@ from refresh_pipeline.schedules import market_schedules, publish_job_name, refre
 from refresh_pipeline.sensors import retry_sensor
 from refresh_pipeline.settings import Settings, load_markets, load_settings, set_dagster_variables
 from refresh_pipeline.sources.opening import open_source
+from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.schema import Table
 
 REFRESHED = (Table.raw_candles, Table.enhanced_candles, Table.indicators)
@@ -24,10 +25,11 @@ def build(settings: Settings, markets: Sequence[Market]) -> dg.Definitions:
     """Everything Dagster knows of these markets.
 
     Raises:
-        MarketError: a market's source does not know what its YAML says of it.
+        MarketError: a market's source does not know what its YAML says of it, or there is no such indicator.
     """
     for market in markets:
         open_source(market, settings.limits_dir)
+        computations(market)
     with warnings.catch_warnings():
         # BackfillPolicy is beta; that is a choice, not news at every start.
         warnings.simplefilter("ignore", dg.BetaWarning)

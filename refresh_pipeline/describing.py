@@ -9,8 +9,8 @@ from refresh_pipeline.market.calendar import Calendar
 from refresh_pipeline.market.candles import QUOTE_COLUMNS
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.partitions import grid
+from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.schema import FIXED_TABLES, Table, candle_columns, columns_of
-from refresh_pipeline.warehouse.warehouse import COMPUTATIONS
 
 DESCRIPTIONS = {
     Table.raw_candles: "Closed candles as {source} sent them. Late corrections win (the value they replace is kept in "
@@ -18,8 +18,9 @@ DESCRIPTIONS = {
     Table.enhanced_candles: "Candles with Bill Williams' columns: oscillators, alligators, zones, fractals, peaks, "
     "mouth, market facilitation. Only what changed since the last time is computed, and equals computing everything. "
     "Fractals and peaks are known some bars later; the view enhanced_candles_known says when.",
-    Table.indicators: "Moving averages, RSI, MACD, ATR and Bollinger bands of every candle. Only what changed since "
-    "the last time is computed, and equals computing everything.",
+    Table.indicators: "Averages, momentum, volatility, volume, cycles, patterns, sessions, levels and regimes of every "
+    "candle; the market's YAML chooses among them. Only what changed since the last time is computed, and "
+    "equals computing everything.",
     Table.exports: "One CSV and one Parquet file per series with candles, enhanced columns and indicators, written "
     "whole or not at all, each with a manifest row.",
     Table.uploads: "The export files at their destination: a folder, or Dropbox when its credentials are set. "
@@ -97,7 +98,7 @@ def column_schema(table: Table, market: Market) -> dg.TableSchema:
 
 
 def _columns(table: Table, market: Market) -> list[tuple[str, str, str]]:
-    columns, computation = FIXED_TABLES.get(table, {}), COMPUTATIONS.get(table)
+    columns, computation = FIXED_TABLES.get(table, {}), computations(market).get(table)
     if table is Table.raw_candles:
         columns = columns | dict.fromkeys(candle_columns(market.two_sided), "double")
     if computation is not None:

@@ -7,31 +7,38 @@ from pathlib import Path
 
 import click
 import duckdb
-import numpy as np
 import pytest
 import typer
 
 from refresh_pipeline import steps
-from refresh_pipeline.analytics.bars import Bars
-from refresh_pipeline.analytics.indicators import INDICATORS
 from refresh_pipeline.cli import app
 from refresh_pipeline.market import candles
-from refresh_pipeline.market.candles import QUOTE_COLUMNS, TIME_UNIT
+from refresh_pipeline.market.candles import QUOTE_COLUMNS
 from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.settings import CATALOG
 from refresh_pipeline.sources.opening import open_source
+from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.schema import Table
-from refresh_pipeline.warehouse.warehouse import COMPUTATIONS, Warehouse
+from refresh_pipeline.warehouse.warehouse import Warehouse
+from refresh_pipeline_tests.indicators_document import tables
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = REPOSITORY / "docs" / "data.md"
 ENHANCED = REPOSITORY / "docs" / "enhanced-candles.md"
+INDICATORS = REPOSITORY / "docs" / "indicators.md"
 README = REPOSITORY / "README.md"
 DECISIONS = sorted((REPOSITORY / "docs" / "decisions").glob("*.md"))
 SOURCES = sorted((REPOSITORY / "docs" / "sources").glob("*.md"))
-DOCUMENTS = [README, DATA, ENHANCED, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "deploy" / "README.md"]
-DOCUMENTS += [*DECISIONS, *SOURCES]
-BARS = 700
+DOCUMENTS = [
+    README,
+    DATA,
+    ENHANCED,
+    INDICATORS,
+    REPOSITORY / "CONTRIBUTING.md",
+    REPOSITORY / "deploy" / "README.md",
+    *DECISIONS,
+    *SOURCES,
+]
 
 
 def blocks(document: Path, *languages: str) -> list[str]:
@@ -67,7 +74,7 @@ def database(market: Market, tmp_path_factory: pytest.TempPathFactory) -> Path:
     requests = steps.requests_for(market, warehouse.holdings(market, market.series), now)
     done = steps.fetch_candles(warehouse, market, open_source(market, folder), requests, now)
     warehouse.record(market, Table.raw_candles, done, "run", now)
-    for table in COMPUTATIONS:
+    for table in computations(market):
         steps.compute(warehouse, market, table, market.series)
     return folder / "refresh.duckdb"
 
@@ -83,7 +90,7 @@ def test_the_documented_columns_are_the_real_ones(table: str, database: Path) ->
     shown = [(name, cells[0]) for name, cells in documented()[table].items()]
     real = columns_in(database, Table(table))
     # The others have a document of their own.
-    assert shown == (real[: len(shown)] if table == Table.enhanced_candles else real)
+    assert shown == (real[: len(shown)] if table in (Table.enhanced_candles, Table.indicators) else real)
 
 
 def test_each_table_is_documented_once_and_no_other() -> None:
@@ -98,22 +105,16 @@ def test_the_computed_columns_of_enhanced_candles_are_documented_beside(database
     assert [(name, kinds.get(cells[1], "double")) for name, cells in columns.items()] == real
 
 
-def test_indicators_are_documented_as_they_declare_themselves() -> None:
-    declared = {
-        column.name: [column.sql_type, column.unit, column.description, str(column.warm_up), str(column.repaint)]
-        for column in INDICATORS.columns
-    }
-    rows = documented()["indicators"]
-    assert {name: [*cells[:3], *cells[4:]] for name, cells in rows.items() if name in declared} == declared
+def test_indicators_are_documented_as_the_registry_has_them(database: Path) -> None:
+    text = INDICATORS.read_text(encoding="utf-8")
+    assert text.endswith(tables()), "run python -m refresh_pipeline_tests.indicators_document"
+    real = columns_in(database, Table.indicators)[len(documented()["indicators"]) :]
+    assert {name: cells[1] for name, cells in rows_of(text).items()} == dict(real)
 
 
-def test_the_first_value_of_an_indicator_is_where_it_is_documented() -> None:
-    random = np.random.default_rng(1)
-    close = 100 * np.exp(np.cumsum(random.normal(0, 0.01, BARS)))
-    columns = {"open": close, "high": close * 1.01, "low": close * 0.99, "close": close, "volume": close}
-    computed = INDICATORS.compute(Bars(np.arange(BARS).astype(TIME_UNIT), columns, np.array([0, BARS])))
-    first = {name: int(np.argmin(np.isnan(values.astype(np.float64)))) for name, values in computed.items()}
-    assert {name: int(documented()["indicators"][name][3]) for name in first} == first
+def test_the_markets_that_the_documents_show_are_markets() -> None:
+    for text in blocks(INDICATORS, "yaml"):
+        assert computations(parse_market(text, file="indicators.md"))
 
 
 def test_every_reason_for_turning_a_candle_away_is_documented() -> None:

@@ -28,8 +28,9 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.partitions import range_tags
 from refresh_pipeline.settings import Settings, load_markets, load_settings, prepare_dagster
+from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.schema import Table
-from refresh_pipeline.warehouse.warehouse import COMPUTATIONS, Warehouse
+from refresh_pipeline.warehouse.warehouse import Warehouse
 
 # A Monday; what a refresh finds closed at that time are the candles up to 11:45 and 11:00.
 NOW = datetime(2026, 6, 1, 12, 0, 30, tzinfo=UTC)
@@ -180,7 +181,7 @@ class World:
     def lasting_rows(self, table: str) -> set[tuple]:
         """A table's rows, without the columns that a later candle may change by their own declaration."""
         name = f"{self.market.name}.{table}"
-        computation = COMPUTATIONS.get(Table(table))
+        computation = computations(self.market).get(Table(table))
         repainted = [column.name for column in computation.columns if column.repaint] if computation else []
         listed = [row[0] for row in self.query(f"describe {name}") if row[0] not in repainted]
         return set(self.query(f"select {', '.join(listed)} from {name}"))

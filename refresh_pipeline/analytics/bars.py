@@ -29,6 +29,8 @@ class Bars:
     states: Mapping[str, Floats] = field(default_factory=dict)
     # Whether what the recursions come to at each row is wanted too.
     with_states: bool = False
+    # The row of each series from which on values are wanted; its first one where nothing is said.
+    first: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.open_time)
@@ -40,6 +42,16 @@ class Bars:
     def slices(self) -> Sequence[slice]:
         """The rows of each series."""
         return [slice(int(a), int(b)) for a, b in zip(self.starts[:-1], self.starts[1:], strict=True)]
+
+    @property
+    def first_rows(self) -> NDArray[np.int64]:
+        """The first row of each series that is wanted; the row after its last where none is."""
+        return self.starts[:-1] if self.first is None else self.first
+
+    @property
+    def wanted_rows(self) -> NDArray[np.int64]:
+        """The rows that values are wanted of."""
+        return np.flatnonzero(np.arange(len(self)) >= np.repeat(self.first_rows, self.lengths))
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -89,15 +101,20 @@ class Computation:
 
     name: str
     columns: Sequence[Column]
-    # Gives an array per column, as long as the bars: float64 with NaN for null, or text with None for null.
+    # Gives an array per column, one value for each row wanted: float64 with NaN for null, or text with None for null;
+    # and where they are asked for, one per state, with a value for every row.
     compute: Callable[[Bars], Mapping[str, Values]]
     # Whether the table repeats the candle columns beside its own.
     carries_candles: bool = False
     # What has to be known of a series' past, beside its last bars, to go on from any checkpoint.
     states: Sequence[str] = ()
+    # The states without which nothing can go on; all of them where nothing is said. The others may be missing.
+    awaited: Sequence[str] | None = None
+    # A row may be computed from where its block of so many bars begins, counted from the series' first bar.
+    block: int = 1
 
     def compute_with_states(self, bars: Bars) -> tuple[Mapping[str, Values], Mapping[str, Values]]:
-        """The columns of the table, and by the side what its recursions came to at each row."""
+        """The columns of the table at the rows wanted, and by the side what its recursions came to at every row."""
         results = dict(self.compute(replace(bars, with_states=True)))
         states = {name: results.pop(name) for name in self.states}
         return results, states

@@ -2,7 +2,7 @@
 
 An average of this kind needs one number to go on from any bar. Going on gives the same bits as computing everything,
 provided that the tail begins on a multiple of BLOCK: blocks are what the computation is made of. Where the numbers are
-kept is the warehouse's matter. Averages that are computed whole every time live in recursions.py.
+kept is the warehouse's matter.
 """
 
 from collections.abc import Sequence

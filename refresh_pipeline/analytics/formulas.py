@@ -39,8 +39,9 @@ def computation(name: str, formulas: Sequence[Formula], *, carries_candles: bool
 
 
 def _compute(formulas: Sequence[Formula], states: Sequence[str], bars: Bars) -> Mapping[str, Values]:
-    computed = _evaluate(formulas, bars)
-    return computed if bars.with_states else {name: v for name, v in computed.items() if name not in states}
+    computed, wanted = _evaluate(formulas, bars), bars.wanted_rows
+    columns = {name: values[wanted] for name, values in computed.items() if name not in states}
+    return columns | {name: computed[name] for name in states} if bars.with_states else columns
 
 
 def _evaluate(formulas: Sequence[Formula], bars: Bars) -> Mapping[str, Values]:

@@ -4,7 +4,7 @@ pandas is imported here alone, and nothing that a run loads imports this module:
 by the extra `frames`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,8 +12,13 @@ import pandas as pd
 from refresh_pipeline.analytics import known
 from refresh_pipeline.analytics.bars import Bars, Column, Computation, Values
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
-from refresh_pipeline.analytics.indicators import INDICATORS
+from refresh_pipeline.analytics.indicators import Wish
+from refresh_pipeline.analytics.indicators import indicators as indicators_table
+from refresh_pipeline.market.calendar import CALENDARS
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, PRICE_COLUMNS, TIME_UNIT
+
+# Whole numbers that may be missing.
+WHOLE = {"tinyint": "Int8", "smallint": "Int16", "integer": "Int32"}
 
 
 def enhanced_candles(frame: pd.DataFrame) -> pd.DataFrame:
@@ -39,21 +44,27 @@ def enhanced_candles(frame: pd.DataFrame) -> pd.DataFrame:
     return _computed(frame, ENHANCED_CANDLES)
 
 
-def indicators(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every indicator of one series, beside its candles; the frame is as for `enhanced_candles`.
+def indicators(frame: pd.DataFrame, compute: Sequence[Wish] | None = None, *, calendar: str = "crypto") -> pd.DataFrame:
+    """Every indicator of one series, beside its candles, or those wished for; the frame is as for `enhanced_candles`.
+
+    `compute` names groups, indicators, columns, or an indicator with parameters, as a market's YAML does; `calendar`
+    whose days are trading sessions, which VWAP, pivots and opening ranges are of.
 
     >>> import pandas as pd
     >>> days = pd.date_range("2024-01-01", periods=12, freq="D")
     >>> close = pd.Series(range(12), index=days, dtype="float64") + 1
-    >>> indicators(pd.DataFrame({"open": close, "high": close, "low": close, "close": close}))["sma_10"].tail(2)
-    2024-01-11    6.5
-    2024-01-12    7.5
-    Freq: D, Name: sma_10, dtype: float64
+    >>> frame = pd.DataFrame({"open": close, "high": close, "low": close, "close": close})
+    >>> indicators(frame, ["sma_10", {"ema": [3]}])[["sma_10", "ema_3"]].tail(2)
+                sma_10  ema_3
+    2024-01-11     6.5   10.0
+    2024-01-12     7.5   11.0
 
     Raises:
-        ValueError: as for `enhanced_candles`.
+        ValueError: as for `enhanced_candles`; there is no such indicator; there is no such calendar.
     """
-    return _computed(frame, INDICATORS)
+    if calendar not in CALENDARS:
+        raise ValueError(f"found calendar {calendar!r}, allowed: {', '.join(CALENDARS)}")
+    return _computed(frame, indicators_table(compute, CALENDARS[calendar]))
 
 
 def known_at(frame: pd.DataFrame) -> pd.DataFrame:
@@ -95,7 +106,8 @@ def _computed(frame: pd.DataFrame, computation: Computation) -> pd.DataFrame:
 
 def _typed(column: Column, results: Mapping[str, Values]) -> object:
     values = results[column.name]
-    return pd.array(values, dtype="Int8") if column.sql_type == "tinyint" else values
+    kind = WHOLE.get(column.sql_type)
+    return values if kind is None else pd.array(values, dtype=kind)
 
 
 def _bars(frame: pd.DataFrame) -> Bars:

@@ -1,186 +1,170 @@
-"""Indicators: the registry, one entry each, and the table that follows from it. How an average is computed is not here.
+"""The table of a market's indicators: everything there is, or what its YAML wishes for. The entries: registry.py."""
 
-From an entry come the columns of the table with their types, units, descriptions and warm-ups, the documentation and
-the tests. Adding an indicator is adding an entry to REGISTRY.
-"""
-
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
+from refresh_pipeline.analytics.bars import Bars, Computation, Values
+from refresh_pipeline.analytics.parts import BLOCK, Continued, Part, Rowwise, evaluate
+from refresh_pipeline.analytics.registry import CLASSIC, LAST_BAR, TALIB, Indicator, Parameters, only_needed, registry
+from refresh_pipeline.analytics.talib_functions import Number, lookback
+from refresh_pipeline.market.calendar import Calendar
 
-from refresh_pipeline.analytics.bars import Bars, Column, Values
-from refresh_pipeline.analytics.formulas import Formula, computation
-from refresh_pipeline.analytics.recursions import (
-    LAST_BIT,
-    LEVEL,
-    average_true_range,
-    bars_to_forget,
-    convergence_divergence,
-    each_per_series,
-    exponential_moving_average,
-    per_series,
-    relative_strength_index,
-)
-from refresh_pipeline.analytics.windows import simple_moving_average, standard_deviation, without_residue
+# What a market's YAML names: a group, an indicator, a column, or one indicator with parameter sets of its own.
+Wish = str | Mapping[str, object]
+
+
+class UnknownIndicator(ValueError):
+    """A market asks for an indicator, or for a parameter, that there is not."""
+
+
+def groups(calendar: Calendar) -> list[str]:
+    """The names of groups that a market may choose."""
+    return [CLASSIC, TALIB, *dict.fromkeys(each.group for each in registry(calendar).values())]
+
+
+def indicators(wishes: Sequence[Wish] | None, calendar: Calendar) -> Computation:
+    """The table of a market's indicators: everything, or what it wishes for.
+
+    A wish is the name of a group, an indicator or a column, or an indicator with parameters: `{"ema": [8, 21]}`,
+    `{"macd": {"fastperiod": 8, "slowperiod": 21, "signalperiod": 5}}`.
+
+    Raises:
+        UnknownIndicator: there is no such group, indicator, column or parameter; the message names the nearest.
+    """
+    entries = registry(calendar)
+    parts: list[Part] = []
+    chosen: dict[str, None] = {}
+    for part, columns in _wished(entries, [CLASSIC, TALIB] if wishes is None else wishes):
+        parts.append(part)
+        chosen |= dict.fromkeys(columns)
+    complete = _with_needs(parts, _Makers.of(entries))
+    columns = {column.name: column for part in complete for column in part.columns}
+    states = list(dict.fromkeys(state for part in complete for state in part.states))
+    awaited = [
+        state for part in complete if isinstance(part.how, Continued) and part.how.awaited for state in part.states
+    ]
+    compute = partial(_compute, complete, tuple(chosen), tuple(states))
+    own = [columns[name] for name in chosen]
+    return Computation("indicators", own, compute, states=states, awaited=awaited, block=BLOCK)
+
+
+def _compute(parts: Sequence[Part], chosen: Sequence[str], states: Sequence[str], bars: Bars) -> Mapping[str, Values]:
+    computed, known = evaluate(parts, bars)
+    columns = {name: computed[name] for name in chosen}
+    return columns | {name: known[name] for name in states} if bars.with_states else columns
+
+
+def _wished(entries: Mapping[str, Indicator], wishes: Sequence[Wish]) -> Iterator[tuple[Part, Sequence[str]]]:
+    """Parts, and which of their columns are wished for."""
+    for wish in wishes:
+        if isinstance(wish, Mapping):
+            for name, given in wish.items():
+                yield from _with_parameters(entries, str(name), given)
+        else:
+            yield from _by_name(entries, wish)
+
+
+def _by_name(entries: Mapping[str, Indicator], wish: str) -> Iterator[tuple[Part, Sequence[str]]]:
+    found = [
+        (entry, shipped, [name for name in shipped.names if everything or name == wish])
+        for entry in entries.values()
+        for shipped in entry.shipped
+        for everything in [wish in (shipped.of, entry.group, entry.name)]
+        if everything or wish in shipped.names
+    ]
+    if not found:
+        known = [*entries, *(entry.group for entry in entries.values()), CLASSIC, TALIB]
+        raise UnknownIndicator(f"found {wish!r}{_nearest(wish, known)}; allowed: a group, an indicator or a column")
+    for entry, shipped, names in found:
+        yield entry.part(shipped.parameters, shipped.names), names
+
+
+def _with_parameters(
+    entries: Mapping[str, Indicator], name: str, given: object
+) -> Iterator[tuple[Part, Sequence[str]]]:
+    entry = entries.get(name)
+    if entry is None or not entry.parameters:
+        choices = [each.name for each in entries.values() if each.parameters]
+        raise UnknownIndicator(f"found {name!r}{_nearest(name, choices)}; allowed: an indicator that takes parameters")
+    for one in given if isinstance(given, list | tuple) else [given]:
+        parameters = _parameters(entry, one)
+        names = entry.names_for({key: parameters[key] for key in _named(entry, one)})
+        yield entry.part(parameters, names), names
+
+
+def _named(entry: Indicator, given: object) -> list[str]:
+    return [key for key in entry.parameters if isinstance(given, Mapping) and key in given] or [
+        next(iter(entry.parameters))
+    ]
+
+
+def _parameters(entry: Indicator, given: object) -> Parameters:
+    """A set of parameters: the defaults, and what is given by name or, as a bare number, for the first of them."""
+    named = given if isinstance(given, Mapping) else {next(iter(entry.parameters)): given}
+    allowed = f"{entry.name} takes {', '.join(f'{key} ({value:g})' for key, value in entry.parameters.items())}"
+    if unknown := [str(key) for key in named if key not in entry.parameters]:
+        raise UnknownIndicator(f"found {', '.join(unknown)}; {allowed}")
+    if wrong := [value for value in named.values() if isinstance(value, bool) or not isinstance(value, int | float)]:
+        raise UnknownIndicator(f"found {wrong[0]!r}, allowed: a number; {allowed}")
+    parameters = {**entry.parameters, **{key: _like(entry.parameters[key], value) for key, value in named.items()}}
+    _try_out(entry, parameters, allowed)
+    return parameters
+
+
+def _like(default: Number, value: object) -> Number:
+    """A number of the kind that TA-Lib takes there."""
+    number = float(str(value))
+    return number if isinstance(default, float) else int(number)
+
+
+def _try_out(entry: Indicator, parameters: Parameters, allowed: str) -> None:
+    if lookback(entry.name.upper(), parameters) < 0:
+        given = ", ".join(f"{key} {value:g}" for key, value in parameters.items())
+        raise UnknownIndicator(f"found {entry.name} with {given}, which TA-Lib refuses; {allowed}")
+
+
+def _nearest(wish: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(wish.lower(), list(dict.fromkeys(known)), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
-    """A column of an indicator; `{periods}` and the like in name and description stand for its parameters."""
+class _Makers:
+    """Gives the part that makes a column others need."""
 
-    name: str
-    unit: str
-    description: str
+    entries: Mapping[str, Indicator]
+    hidden: Mapping[str, Part]
 
+    @classmethod
+    def of(cls, entries: Mapping[str, Indicator]) -> "_Makers":
+        return cls(entries, {name: part for part in only_needed() for name in part.names})
 
-@dataclass(frozen=True, slots=True)
-class Indicator:
-    """One indicator: everything that the table, the documentation and the tests know of it."""
-
-    name: str
-    group: str
-    # Whose formula it is, and which of its variants.
-    source: str
-    # One set of columns for each.
-    parameters: Sequence[Mapping[str, int]]
-    outputs: Sequence[Output]
-    # All three take the parameters by name; `compute` takes the bars first and gives an array per output.
-    compute: Callable[..., Sequence[Values]]
-    # Rows at the beginning of a series without a value.
-    undefined: Callable[..., int]
-    warm_up: Callable[..., int]
-
-    def formulas(self) -> Iterator[Formula]:
-        """One formula for each set of parameters."""
-        for parameters in self.parameters:
-            compute = partial(self.compute, **parameters)
-            yield Formula(self._columns(parameters), compute, undefined=self.undefined(**parameters))
-
-    def _columns(self, parameters: Mapping[str, int]) -> list[Column]:
-        warm_up = self.warm_up(**parameters)
-        return [
-            Column(
-                output.name.format(**parameters), output.description.format(**parameters), output.unit, warm_up=warm_up
-            )
-            for output in self.outputs
-        ]
+    def part(self, column: str) -> Part:
+        if column in self.hidden:
+            return self.hidden[column]
+        return next(part for part, names in _by_name(self.entries, column) if column in names)
 
 
-def _sma(bars: Bars, periods: int) -> Sequence[Values]:
-    return [simple_moving_average(bars["close"], periods)]
+def _with_needs(parts: Sequence[Part], makers: _Makers) -> list[Part]:
+    """The parts, each once, after what they need."""
+    complete: dict[tuple[str, ...], Part] = {(): LAST_BAR}
+
+    def add(part: Part) -> Part:
+        if (key := tuple(part.names)) not in complete:
+            needs = [add(makers.part(name)) for name in part.how.needs] if isinstance(part.how, Rowwise) else []
+            complete[key] = _warmed_up(part, needs)
+        return complete[key]
+
+    for part in parts:
+        add(part)
+    return list(complete.values())
 
 
-def _ema(bars: Bars, periods: int) -> Sequence[Values]:
-    return [per_series(exponential_moving_average, bars, "close", periods=periods)]
-
-
-def _rsi(bars: Bars, periods: int) -> Sequence[Values]:
-    return [per_series(relative_strength_index, bars, "close", periods=periods)]
-
-
-def _atr(bars: Bars, periods: int) -> Sequence[Values]:
-    ranges = per_series(average_true_range, bars, "high", "low", "close", periods=periods)
-    return [without_residue(ranges, bars["close"])]
-
-
-def _macd(bars: Bars, fast: int, slow: int, signal: int) -> Sequence[Values]:
-    lines = each_per_series(convergence_divergence, 3, bars, "close", fast=fast, slow=slow, signal=signal)
-    return [without_residue(line, bars["close"]) for line in lines]
-
-
-def _bollinger(bars: Bars, periods: int, deviations: int) -> Sequence[Values]:
-    close = bars["close"]
-    middle = simple_moving_average(close, periods)
-    reach = deviations * standard_deviation(close, periods)
-    upper, lower = middle + reach, middle - reach
-    width = upper - lower
-    percent = np.divide(close - lower, width, out=np.full(len(close), np.nan), where=width > 0)
-    return [upper, middle, lower, width, percent]
-
-
-def _rows_before_window(periods: int, **_: int) -> int:
-    return periods - 1
-
-
-def _ema_weight(periods: int) -> float:
-    return 2 / (periods + 1)
-
-
-REGISTRY: Sequence[Indicator] = (
-    Indicator(
-        name="sma",
-        group="moving averages",
-        source="Arithmetic mean; the same as TA-Lib SMA.",
-        parameters=[{"periods": periods} for periods in (10, 20, 50, 100, 200)],
-        outputs=[Output("sma_{periods}", "price", "Mean of the last {periods} closes.")],
-        compute=_sma,
-        undefined=_rows_before_window,
-        warm_up=_rows_before_window,
-    ),
-    Indicator(
-        name="ema",
-        group="moving averages",
-        source="TA-Lib EMA: weight 2 / (periods + 1), begun with the mean of the first closes.",
-        parameters=[{"periods": periods} for periods in (10, 20, 50, 100, 200)],
-        outputs=[Output("ema_{periods}", "price", "Exponential average of closes over {periods} bars.")],
-        compute=_ema,
-        undefined=_rows_before_window,
-        warm_up=lambda periods: periods - 1 + bars_to_forget(_ema_weight(periods), LEVEL),
-    ),
-    Indicator(
-        name="rsi",
-        group="momentum",
-        source="TA-Lib RSI: Wilder, New Concepts in Technical Trading Systems, 1978.",
-        parameters=[{"periods": periods} for periods in (14, 21)],
-        outputs=[Output("rsi_{periods}", "0 to 100", "Relative strength of gains against losses over {periods} bars.")],
-        compute=_rsi,
-        undefined=lambda periods: periods,
-        warm_up=lambda periods: periods + bars_to_forget(1 / periods, LAST_BIT),
-    ),
-    Indicator(
-        name="macd",
-        group="momentum",
-        source="TA-Lib MACD: Appel; both averages begin on the bar where the slow one can.",
-        parameters=[{"fast": 12, "slow": 26, "signal": 9}],
-        outputs=[
-            Output("macd_line", "price", "EMA{fast} - EMA{slow} of closes."),
-            Output("macd_signal", "price", "EMA{signal} of macd_line."),
-            Output("macd_histogram", "price", "macd_line - macd_signal."),
-        ],
-        compute=_macd,
-        undefined=lambda fast, slow, signal: slow + signal - 2,
-        warm_up=lambda fast, slow, signal: slow + signal - 2 + bars_to_forget(_ema_weight(slow), LAST_BIT),
-    ),
-    Indicator(
-        name="atr",
-        group="volatility",
-        source="TA-Lib ATR: Wilder, New Concepts in Technical Trading Systems, 1978.",
-        parameters=[{"periods": periods} for periods in (14, 21)],
-        outputs=[Output("atr_{periods}", "price", "Wilder's average of the true range over {periods} bars.")],
-        compute=_atr,
-        undefined=lambda periods: periods,
-        warm_up=lambda periods: periods + bars_to_forget(1 / periods, LAST_BIT),
-    ),
-    Indicator(
-        name="bollinger_bands",
-        group="volatility",
-        source="Bollinger; population standard deviation, as TA-Lib BBANDS.",
-        parameters=[{"periods": 20, "deviations": 2}],
-        outputs=[
-            Output("bb_upper", "price", "Mean of the last {periods} closes + {deviations} standard deviations."),
-            Output("bb_middle", "price", "Mean of the last {periods} closes."),
-            Output("bb_lower", "price", "Mean of the last {periods} closes - {deviations} standard deviations."),
-            Output("bb_width", "price", "bb_upper - bb_lower."),
-            Output("bb_percent", "ratio", "(close - bb_lower) / bb_width; null where the bands have no width."),
-        ],
-        compute=_bollinger,
-        undefined=_rows_before_window,
-        warm_up=_rows_before_window,
-    ),
-)
-
-INDICATORS = computation(
-    "indicators", [formula for indicator in REGISTRY for formula in indicator.formulas()], carries_candles=False
-)
+def _warmed_up(part: Part, needs: Sequence[Part]) -> Part:
+    """What follows from other columns needs as many bars before as they do."""
+    if not isinstance(part.how, Rowwise):
+        return part
+    bars = max([part.how.reach, *(column.warm_up for each in needs for column in each.columns)])
+    return replace(part, columns=[replace(column, warm_up=bars) for column in part.columns])

@@ -1,4 +1,4 @@
-"""TA-Lib without pandas: how the package is loaded. What is computed with it lives in recursions.py.
+"""TA-Lib without pandas: how the package is loaded. Which functions it has: talib_functions.py.
 
 `import talib` imports pandas wherever that is installed, 0.3 s and 40 MB that a run has no use for.
 """

@@ -1,4 +1,4 @@
-"""Finite windows over plain arrays: sums, means, deviations, shifts. What remembers for ever lives in recursions.py.
+"""Finite windows over plain arrays: sums, means, deviations, shifts. What remembers for ever lives in continued.py.
 
 Every function takes one series, or several stacked behind one another: there the first rows of each series mix with
 the one before, and whoever stacks them nulls those (formulas.py does). A value depends on its window alone, to the last

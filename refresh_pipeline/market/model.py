@@ -99,6 +99,40 @@ class SourceSettings(BaseModel):
         return dict(self.model_extra or {})
 
 
+# Minutes are many and soon stale: a year of m1 would be half a million rows a series of some hundred columns each.
+KEPT_BY_DEFAULT = {Timeframe.m1: timedelta(days=90), Timeframe.m5: timedelta(days=90)}
+FOR_EVER = "for ever"
+
+
+class IndicatorSettings(BaseModel):
+    """Which indicators a market has, and how long they are kept."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # Groups, indicators, columns, or an indicator with parameters of its own (`ema: [8, 21]`); everything if not said.
+    compute: tuple[str | dict[str, Any], ...] | None = None
+    # Counted back from a series' newest candle; for ever where a timeframe is not in it.
+    keep: Mapping[Timeframe, timedelta] = Field(default_factory=lambda: KEPT_BY_DEFAULT)
+
+    @field_validator("compute", mode="before")
+    @classmethod
+    def _is_a_list(cls, value: object) -> object:
+        if not isinstance(value, list) or not all(isinstance(each, str | dict) and each for each in value):
+            raise ValueError("allowed: a list of names and of mappings from an indicator to parameters (ema: [8, 21])")
+        return _nonempty(value, "compute")
+
+    @field_validator("keep", mode="before")
+    @classmethod
+    def _kept_by_timeframe(cls, value: object) -> object:
+        given = value if isinstance(value, Mapping) else dict.fromkeys(Timeframe, value)
+        lengths = {Timeframe.parse(str(name)): _kept(length) for name, length in given.items()}
+        return {name: length for name, length in (KEPT_BY_DEFAULT | lengths).items() if length is not None}
+
+
+def _kept(value: object) -> timedelta | None:
+    return None if value == FOR_EVER else parse_duration(value)
+
+
 class Market(BaseModel):
     """A named set of instruments from one source with one trading calendar."""
 
@@ -116,6 +150,7 @@ class Market(BaseModel):
     reread: int = Field(default=10, ge=1, le=1000, strict=True)
     # Whether quotes have a bid and an ask side, kept in bid_ and ask_ columns beside the mid prices.
     two_sided: bool = False
+    indicators: IndicatorSettings = IndicatorSettings()
     owners: tuple[str, ...] = ("team:market-data",)
 
     @field_validator("name")
@@ -316,7 +351,7 @@ def _explained(where: str, fault: Any, model: type[BaseModel]) -> str:
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
     if model is not Market or not path:
         return model
-    return SourceSettings if path[0] == "source" else Instrument
+    return {"source": SourceSettings, "indicators": IndicatorSettings}.get(path[0], Instrument)
 
 
 def _keys_of(model: type[BaseModel]) -> list[str]:

@@ -17,6 +17,8 @@ from refresh_pipeline.market.candles import Floats, Times
 from refresh_pipeline.warehouse.schema import Table, qualified
 from refresh_pipeline.warehouse.staging import Arrays, arrays_of, registered
 
+BEGINNING = np.datetime64("0001-01-01", "us")
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
@@ -36,19 +38,33 @@ def checkpoints_before(
 ) -> Checkpoints:
     """For each series the newest checkpoint with as many bars between it and `since` as the computation needs.
 
-    `wanted` has the columns series_no, instrument, timeframe, since. No guess about time: checkpoints count bars.
+    `wanted` has the columns series_no, instrument, timeframe, since. No guess about time: checkpoints count bars, and a
+    row's block begins at a multiple of the computation's.
     """
     count, states = len(wanted["series_no"]), computation.states
     listed = ", ".join(f"c.state[{number}] as state_{number}" for number in range(1, len(states) + 1))
-    back = 1 + -(-(computation.warm_up + computation.repaint) // BLOCK)
+    table, block = qualified(market, Table.checkpoints), max(computation.block, BLOCK)
+    # First which, then its states: a window over rows with states would carry all of them along.
     with registered(connection, "wanted", wanted):
         rows = arrays_of(
             connection,
-            f"select w.series_no, c.open_time, c.candles, {listed} from {qualified(market, Table.checkpoints)} c "
+            "with earlier as ("
+            f"select w.series_no, c.instrument, c.timeframe, c.open_time, c.candles from {table} c "
             "join wanted w on c.instrument = w.instrument and c.timeframe = w.timeframe "
-            "where c.asset = $asset and c.open_time < w.since and len(c.state) = $states "
-            "qualify row_number() over (partition by w.series_no order by c.open_time desc) = $back",
-            {"asset": computation.name, "states": len(states), "back": back},
+            "where c.asset = $asset and c.open_time < w.since and len(c.state) = $states), "
+            "newest as ("
+            "select series_no, max(candles) // $block * $block - $before as candles from earlier group by all), "
+            "found as (select e.instrument, e.timeframe, e.series_no, max(e.candles) as candles "
+            "from earlier e join newest n on e.series_no = n.series_no and e.candles <= n.candles group by all) "
+            f"select f.series_no, c.open_time, c.candles, {listed} from {table} c join found f "
+            "on c.asset = $asset and c.instrument = f.instrument and c.timeframe = f.timeframe "
+            "and c.candles = f.candles",
+            {
+                "asset": computation.name,
+                "states": len(states),
+                "block": block,
+                "before": computation.warm_up + computation.repaint,
+            },
         )
     times, candles = np.full(count, np.datetime64("NaT", "us")), np.zeros(count, dtype=np.int64)
     found = rows["series_no"]
@@ -66,32 +82,43 @@ def keep_checkpoints(
     bars: Bars,
     states: Mapping[str, Values],
     *,
+    since: Times,
     of: str,
 ) -> None:
-    """Note the states at every checkpoint of these bars, in place of what was noted from their first one on.
+    """Note the states at every checkpoint from the first change on, in place of what was noted there.
 
-    `of` is a table with series_no, instrument, timeframe and since: the series to note; those not in it are left alone.
-    A series that has no value yet in one of the states has no checkpoint there.
+    Of a series that was read from its beginning at every one: it may have lost some. `since` is each series' first
+    change; `of` a table with series_no, instrument and timeframe: the series to note, those not in it are left alone.
+    A series that has no value yet in one of the states that are awaited has no checkpoint there.
     """
     table = qualified(market, Table.checkpoints)
-    rows = np.flatnonzero((bars.number + 1) % BLOCK == 0)
-    rows = rows[np.isfinite([states[name][rows].astype(np.float64) for name in computation.states]).all(axis=0)]
+    rows = _noted_rows(computation, bars, states, since)
     series_no = np.searchsorted(bars.starts, rows, side="right") - 1
-    nonempty = np.flatnonzero(bars.lengths)
     noted = {"series_no": series_no, "open_time": bars.open_time[rows], "candles": bars.number[rows] + 1}
     noted |= {f"state_{number}": states[name][rows] for number, name in enumerate(computation.states)}
-    begun = {"series_no": nonempty, "first": bars.open_time[bars.starts[:-1][nonempty]]}
+    begun = {"series_no": np.arange(len(since)), "first": np.where(bars.earlier > 0, since, BEGINNING)}
     listed = ", ".join(f"state_{number}" for number in range(len(computation.states)))
     with registered(connection, "noted", noted), registered(connection, "begun", begun):
         connection.execute(
-            f"delete from {table} c using (select w.*, coalesce(b.first, w.since) as first "
-            f"from {of} w left join begun b using (series_no)) w where c.asset = ? "
+            f"delete from {table} c using (select w.*, b.first from {of} w join begun b using (series_no)) w "
+            "where c.asset = ? "
             "and c.instrument = w.instrument and c.timeframe = w.timeframe and c.open_time >= w.first",
             [computation.name],
         )
+        if not len(rows):
+            return
         connection.execute(
             f"insert into {table} (instrument, timeframe, asset, open_time, candles, state) "
             f"select w.instrument, w.timeframe, ?, n.open_time, n.candles, [{listed}]::double[] "
             f"from noted n join {of} w using (series_no) order by n.open_time, n.series_no",
             [computation.name],
         )
+
+
+def _noted_rows(computation: Computation, bars: Bars, states: Mapping[str, Values], since: Times) -> NDArray[np.int64]:
+    rows = np.flatnonzero((bars.number + 1) % BLOCK == 0)
+    series_no = np.searchsorted(bars.starts, rows, side="right") - 1
+    rows = rows[(bars.open_time[rows] >= since[series_no]) | (bars.earlier[series_no] == 0)]
+    awaited = computation.states if computation.awaited is None else computation.awaited
+    known = [np.isfinite(states[name][rows].astype(np.float64)) for name in awaited]
+    return rows[np.all(known, axis=0)] if known else rows

@@ -88,7 +88,7 @@ def _chunk_rows(
 def _joined_tables(market: Market, computations: Collection[Computation]) -> str:
     carrier = next(each for each in computations if each.carries_candles)
     candles = [f'{carrier.name}."{name}"' for name in ("open_time", *candle_columns(market.two_sided))]
-    own = [f'{each.name}."{column.name}"' for each in computations for column in each.columns]
+    own = [f'{table}."{column}" as "{name}"' for name, (table, column) in joined_columns(computations).items()]
     # Each table is narrowed by itself: the join alone would read all of the second table for every chunk.
     narrowed = ", ".join(
         f"{each.name} as (select t.*, w.series_no from {qualified(market.name, Table(each.name))} t "
@@ -100,6 +100,19 @@ def _joined_tables(market: Market, computations: Collection[Computation]) -> str
         f"with {narrowed} select {carrier.name}.series_no, {', '.join(candles + own)} from {carrier.name} {joins} "
         f"order by {carrier.name}.series_no, {carrier.name}.open_time"
     )
+
+
+def joined_columns(computations: Collection[Computation]) -> dict[str, tuple[str, str]]:
+    """The computed columns of a joined export, each with its table and its name there.
+
+    What two tables call the same is another thing in each (`mfi`): the later one's column takes its table's name along.
+    """
+    joined: dict[str, tuple[str, str]] = {}
+    for each in computations:
+        for column in each.columns:
+            name = column.name if column.name not in joined else f"{each.name}_{column.name}"
+            joined[name] = (each.name, column.name)
+    return joined
 
 
 def write_exports(

@@ -6,8 +6,8 @@ between is not lost: a series is written, and counts as made, only where what wa
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
 import duckdb
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Bars, Computation, Values
 from refresh_pipeline.market.calendar import Calendar, length_of
-from refresh_pipeline.market.candles import Floats, Times
+from refresh_pipeline.market.candles import TIME_UNIT, Floats, Times
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse.checkpoints import checkpoints_before, keep_checkpoints
@@ -32,6 +32,10 @@ CELLS_AT_ONCE = 30_000_000
 SLACK = 1.05
 # Of four candles that the calendar expects, at least one comes.
 SPARSEST = 0.25
+FOR_EVER = np.datetime64("0001-01-01", "us")
+NOT_A_TIME = np.datetime64("NaT", "us")
+# A piece of a series that is too long for memory is never shorter than this: less than that fits anywhere.
+SHORTEST_PIECE = 1024
 LONG_WEEKEND = np.timedelta64(4 * 24 * 3600 * 1_000_000, "us")
 # The last thing that each table's rows are made from, and what is made from them.
 READS = {Table.enhanced_candles: Table.raw_candles, Table.indicators: Table.enhanced_candles}
@@ -74,6 +78,13 @@ class Recomputed:
     revised: int
     since: np.datetime64
 
+    def __add__(self, later: "Recomputed") -> "Recomputed":
+        return Recomputed(self.added + later.added, self.revised + later.revised, self.since)
+
+    def without(self, revised: int) -> "Recomputed":
+        """The same with fewer rows written again."""
+        return Recomputed(self.added, max(self.revised - revised, 0), self.since)
+
 
 def stale_series(connection: duckdb.DuckDBPyConnection, market: str, asset: Table, batch: Sequence[Series]) -> Stale:
     """The series of the batch that this asset must make again, in the batch's order."""
@@ -102,6 +113,8 @@ class TailRefresh:
     computation: Computation
     calendar: Calendar
     two_sided: bool
+    # How long rows of a timeframe are kept, counted back from a series' newest candle; for ever where nothing is said.
+    keep: Mapping[Timeframe, timedelta] = field(default_factory=dict)
     cells_at_once: int = CELLS_AT_ONCE
 
     @property
@@ -116,85 +129,149 @@ class TailRefresh:
         """
         done: dict[Series, Recomputed] = {}
         for chunk in self._chunks(stale):
-            bars = self._read(chunk)
-            done |= self._write(chunk, bars, *self.computation.compute_with_states(bars))
+            done |= self._refresh(chunk)
         return done
 
+    def _refresh(self, chunk: Stale) -> dict[Series, Recomputed]:
+        """One chunk at once; of a series that is too long for memory a piece at a time, each stored before the next."""
+        done: dict[Series, Recomputed] = {}
+        while len(chunk.series):
+            until = self._ends_of_pieces(chunk)
+            bars = self._read(chunk, until)
+            bars = replace(bars, first=self._first_rows(chunk, bars))
+            written = self._write(chunk, bars, *self.computation.compute_with_states(bars), until)
+            # What a later piece writes again of the one before it was new then, and is not a revision.
+            done |= {
+                series: done[series] + each.without(self.computation.repaint) if series in done else each
+                for series, each in written.items()
+            }
+            goes_on = np.array([series in written for series in chunk.series], dtype=bool) & ~np.isnat(until)
+            chunk = replace(chunk, since=until).take(goes_on)
+        return done
+
+    def _ends_of_pieces(self, stale: Stale) -> Times:
+        """The first candle of each series that its next piece leaves for later; NaT where all that is left fits."""
+        rows = max(self.cells_at_once // self._cells_a_row, SHORTEST_PIECE)
+        until = np.full(len(stale.series), NOT_A_TIME)
+        too_long = np.minimum(_bars_between(stale.since, stale) + 1, stale.candle_count) > rows
+        if not too_long.any():
+            return until
+        wanted = numbered(stale.series, since=stale.since, too_long=too_long)
+        with self.connect() as connection, registered(connection, "wanted", wanted):
+            found = arrays_of(
+                connection,
+                "select series_no, open_time from (select w.series_no, c.open_time, "
+                "row_number() over (partition by w.series_no order by c.open_time) as number "
+                f"from {qualified(self.market, READS[self.table])} c join wanted w "
+                "on c.instrument = w.instrument and c.timeframe = w.timeframe and c.open_time >= w.since "
+                "where w.too_long) where number = $rows + 1",
+                {"rows": rows},
+            )
+        until[found["series_no"]] = found["open_time"]
+        return until
+
+    @property
+    def _cells_a_row(self) -> int:
+        return len(self.computation.columns) + len(self.computation.states) + 6
+
+    def _first_rows(self, stale: Stale, bars: Bars) -> NDArray[np.int64]:
+        """The first row of each series to write: a little before the change, and not older than what is kept."""
+        changed = np.maximum(_rows_before(bars, stale.since) - self.computation.repaint, 0)
+        return bars.starts[:-1] + np.maximum(changed, _rows_before(bars, self._kept_since(stale)))
+
+    def _kept_since(self, stale: Stale) -> Times:
+        """From when on rows are kept, to the day: old rows leave once a day, not one with every new one."""
+        kept = [
+            _days_before(last, self.keep.get(series.timeframe))
+            for series, last in zip(stale.series, stale.last_open_time, strict=True)
+        ]
+        return np.array(kept, dtype=TIME_UNIT)
+
     def _chunks(self, stale: Stale) -> list[Stale]:
-        tail = (stale.last_open_time - stale.since) // stale.lengths + 1 + self._bars_before
-        cells = np.minimum(tail, stale.candle_count) * (len(self.computation.columns) + 6)
+        tail = _bars_between(stale.since, stale) + 1 + self._bars_before
+        read = np.minimum(tail, stale.candle_count) * (len(self.computation.states) + 6)
+        kept = np.maximum(stale.since, self._kept_since(stale))
+        written = np.minimum(_bars_between(kept, stale) + 1, stale.candle_count)
+        cells = read + written * len(self.computation.columns)
         chunk_no = np.cumsum(cells) // self.cells_at_once
         return [stale.take(chunk_no == number) for number in np.unique(chunk_no)]
 
     @property
     def _bars_before(self) -> int:
         """How many bars before the first change are read: those written again, and those that they look back on."""
-        return self.computation.warm_up + self.computation.repaint
+        return self.computation.warm_up + self.computation.repaint + self.computation.block - 1
 
-    def _read(self, stale: Stale) -> Bars:
-        return self._read_from_checkpoints(stale) if self.computation.states else self._read_with_warm_up(stale)
+    def _read(self, stale: Stale, until: Times) -> Bars:
+        read = self._read_from_checkpoints if self.computation.states else self._read_with_warm_up
+        return read(stale, until)
 
-    def _read_from_checkpoints(self, stale: Stale) -> Bars:
+    def _read_from_checkpoints(self, stale: Stale, until: Times) -> Bars:
         """Candles from the checkpoint after which there are `_bars_before` bars, or from the series' beginning on."""
         with self.connect() as connection:
             wanted = numbered(stale.series, since=stale.since)
             found = checkpoints_before(connection, self.market, self.computation, wanted)
         after = found.open_time + np.timedelta64(1, "us")
-        return found.go_on(self._candles(stale, np.where(found.candles > 0, after, stale.first_open_time)))
+        read_from = np.where(found.candles > 0, after, stale.first_open_time)
+        return found.go_on(self._candles(stale, read_from, until))
 
-    def _read_with_warm_up(self, stale: Stale) -> Bars:
+    def _read_with_warm_up(self, stale: Stale, until: Times) -> Bars:
         """Candles from `_bars_before` bars before the first change on: bounded by time, wider where holes ate it."""
         wanted = np.full(len(stale.series), self._bars_before * SLACK + 1)
         while True:
             read_from = _opening_times(self.calendar, stale, wanted)
-            bars = self._candles(stale, read_from)
+            bars = self._candles(stale, read_from, until)
             short = (_rows_before(bars, stale.since) < self._bars_before) & (read_from > stale.first_open_time)
             if not short.any():
                 return bars
             wanted = np.where(short, wanted * 2, wanted)
 
-    def _candles(self, stale: Stale, read_from: Times) -> Bars:
+    def _candles(self, stale: Stale, read_from: Times, until: Times) -> Bars:
         columns = candle_columns(self.two_sided)
         listed = ", ".join(f'c."{name}"' for name in columns)
-        wanted = numbered(stale.series, read_from=read_from)
+        wanted = numbered(stale.series, read_from=read_from, until=until)
         with self.connect() as connection, registered(connection, "wanted", wanted):
             rows = arrays_of(
                 connection,
                 f"select w.series_no, c.open_time, {listed} from {qualified(self.market, READS[self.table])} c "
                 "join wanted w on c.instrument = w.instrument and c.timeframe = w.timeframe "
-                "where c.open_time >= $earliest and c.open_time >= w.read_from order by w.series_no, c.open_time",
+                "where c.open_time >= $earliest and c.open_time >= w.read_from "
+                "and (w.until is null or c.open_time < w.until) order by w.series_no, c.open_time",
                 {"earliest": read_from.min().astype(datetime)},
             )
         starts = np.searchsorted(rows["series_no"], np.arange(len(stale.series) + 1))
         return Bars(rows["open_time"], {name: rows[name] for name in columns}, starts)
 
     def _write(
-        self, stale: Stale, bars: Bars, computed: Mapping[str, Values], states: Mapping[str, Values]
+        self, stale: Stale, bars: Bars, computed: Mapping[str, Values], states: Mapping[str, Values], until: Times
     ) -> dict[Series, Recomputed]:
-        first_row = np.maximum(_rows_before(bars, stale.since) - self.computation.repaint, 0)
-        lengths = np.diff(bars.starts)
-        series_no = np.repeat(np.arange(len(stale.series), dtype=np.int32), lengths)
-        keep = bars.position >= first_row[series_no]
-        carried = bars.columns if self.computation.carries_candles else {}
-        rows = {"series_no": series_no[keep], "open_time": bars.open_time[keep]}
-        rows |= {name: np.asarray(values)[keep] for name, values in {**carried, **computed}.items()}
-        # Without any candle left from there on, what is removed begins with the change.
-        since = np.where(lengths > first_row, _at(bars, bars.starts[:-1] + first_row), stale.since)
+        at, first = bars.wanted_rows, bars.first_rows
+        series_no = np.repeat(np.arange(len(stale.series), dtype=np.int32), bars.lengths)[at]
+        carried = (
+            {name: values[at] for name, values in bars.columns.items()} if self.computation.carries_candles else {}
+        )
+        rows = {"series_no": series_no, "open_time": bars.open_time[at], **carried, **computed}
+        # Without any candle from there on, or where older rows are not kept, what is removed begins with the change.
+        since = np.where(first < bars.starts[1:], np.fmin(_at(bars, first), stale.since), stale.since)
         with (
             self.connect() as connection,
             transaction(connection),
             registered(connection, "staged", rows),
             registered(
-                connection, "wanted", numbered(stale.series, since=since, changed=stale.since, mark=stale.marks)
+                connection,
+                "wanted",
+                numbered(stale.series, since=since, changed=stale.since, mark=stale.marks, until=until),
             ),
         ):
             revised = self._replace(connection, since.min().astype(datetime))
             if states:
-                keep_checkpoints(connection, self.market, self.computation, bars, states, of="touched")
+                keep_checkpoints(
+                    connection, self.market, self.computation, bars, states, since=stale.since, of="touched"
+                )
+            self._let_go(connection, stale)
             self._settle(connection)
-        written = np.maximum(lengths - first_row, 0)
+        written = bars.starts[1:] - first
         return {
-            stale.series[number]: Recomputed(int(written[number]) - before, before, since[number])
+            stale.series[number]: Recomputed(max(int(written[number]) - before, 0), before, since[number])
             for number, before in revised.items()
         }
 
@@ -224,8 +301,28 @@ class TailRefresh:
         connection.execute(_insert(table, columns_of(self.computation, self.two_sided)))
         return dict(zip(counted["series_no"].tolist(), counted["n"].tolist(), strict=True))
 
+    def _let_go(self, connection: duckdb.DuckDBPyConnection, stale: Stale) -> None:
+        """Remove the rows of the series in `touched` that are older than what is kept."""
+        oldest = self._kept_since(stale)
+        if (oldest == FOR_EVER).all():
+            return
+        table = qualified(self.market, self.table)
+        with registered(connection, "kept", {"series_no": np.arange(len(oldest), dtype=np.int32), "oldest": oldest}):
+            connection.execute(
+                f"delete from {table} t using (select w.*, k.oldest from touched w join kept k using (series_no)) w "
+                "where t.instrument = w.instrument and t.timeframe = w.timeframe and t.open_time < w.oldest "
+                "and t.open_time < $newest",
+                {"newest": oldest.max().astype(datetime)},
+            )
+
     def _settle(self, connection: duckdb.DuckDBPyConnection) -> None:
-        settle(connection, self.market, self.table, made="touched")
+        stale = qualified(self.market, Table.stale)
+        connection.execute(
+            f"update {stale} s set since = d.until from touched d "
+            f"where s.asset = ? and d.until is not null and {same_mark('s', 'd')}",
+            [self.table.value],
+        )
+        settle(connection, self.market, self.table, made="(from touched where until is null)")
         # What follows from these rows follows from their candles: flags that were written again change none of it.
         connection.execute("update touched set since = changed")
         mark_stale(connection, self.market, FEEDS[self.table])
@@ -246,6 +343,15 @@ def same_mark(left: str, right: str) -> str:
         f"{left}.instrument = {right}.instrument and {left}.timeframe = {right}.timeframe "
         f"and {left}.mark is not distinct from {right}.mark"
     )
+
+
+def _bars_between(first: Times, stale: Stale) -> NDArray[np.int64]:
+    """How many bars of nominal length lie between instants and each series' last bar."""
+    return (stale.last_open_time - first) // stale.lengths
+
+
+def _days_before(last: np.datetime64, kept: timedelta | None) -> np.datetime64:
+    return FOR_EVER if kept is None else (last - np.timedelta64(kept)).astype("datetime64[D]").astype(TIME_UNIT)
 
 
 def _opening_times(calendar: Calendar, stale: Stale, bars: Floats) -> Times:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
-from refresh_pipeline.analytics.indicators import INDICATORS
 from refresh_pipeline.market.candles import Candles, instant
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.warehouse import publishing, raw, reports, schema, tail
+from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.connection import PATIENCE, connect, transaction
 from refresh_pipeline.warehouse.known import ensure_known_view
 from refresh_pipeline.warehouse.publishing import Exported, Published, rows_to_export, write_exports, write_uploads
@@ -27,8 +27,6 @@ from refresh_pipeline.warehouse.reports import FailedSeries
 from refresh_pipeline.warehouse.schema import Table, qualified
 from refresh_pipeline.warehouse.staging import arrays_of, numbered, registered, texts
 from refresh_pipeline.warehouse.tail import Recomputed, Stale, TailRefresh
-
-COMPUTATIONS = {Table.enhanced_candles: ENHANCED_CANDLES, Table.indicators: INDICATORS}
 
 
 class Outcome(StrEnum):
@@ -94,7 +92,7 @@ class Warehouse(DuckDBResource):
     def prepare(self, market: Market) -> None:
         """Create the market's tables, or bring older ones forward."""
         with self.get_connection() as connection, transaction(connection):
-            schema.ensure(connection, market.name, tuple(COMPUTATIONS.values()), market.two_sided)
+            schema.ensure(connection, market.name, tuple(computations(market).values()), market.two_sided)
             ensure_known_view(connection, market.name, ENHANCED_CANDLES, market.two_sided)
 
     def holdings(self, market: Market, batch: Sequence[Series]) -> dict[Series, Holding]:
@@ -128,7 +126,9 @@ class Warehouse(DuckDBResource):
     def refresh_tail(self, market: Market, table: Table, batch: Sequence[Series]) -> dict[Series, Recomputed]:
         """Compute again what changed since this table was last computed, for the series of the batch that did."""
         stale = self.stale(market, table, batch)
-        work = TailRefresh(self.get_connection, market.name, COMPUTATIONS[table], market.calendar, market.two_sided)
+        computation = computations(market)[table]
+        keep = market.indicators.keep if table is Table.indicators else {}
+        work = TailRefresh(self.get_connection, market.name, computation, market.calendar, market.two_sided, keep)
         return work.run(stale)
 
     def stale(self, market: Market, asset: Table, batch: Sequence[Series]) -> Stale:
@@ -151,7 +151,7 @@ class Warehouse(DuckDBResource):
 
     def rows_to_export(self, market: Market, batch: Sequence[Series]) -> Iterator[tuple[Series, dict[str, NDArray]]]:
         """Each series' whole dataset: candle, enhanced and indicator columns as arrays, oldest row first."""
-        yield from rows_to_export(self.get_connection, market, COMPUTATIONS.values(), batch)
+        yield from rows_to_export(self.get_connection, market, computations(market).values(), batch)
 
     def record_exports(self, market: Market, exported: Sequence[Exported], stale: Stale, now: datetime) -> None:
         """Note the files that were written, in place of what was noted of them before."""

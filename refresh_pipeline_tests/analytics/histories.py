@@ -9,11 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Bars, Computation, Values
+from refresh_pipeline.analytics.indicators import indicators
+from refresh_pipeline.market.calendar import CALENDARS
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Floats
 
 OWN_GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 # Golden files that may not be copied lie beside the checkout, where they lie at all.
 SHARED_GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
+
+FIRST = np.datetime64("2024-01-01T00:00", "us")
+QUARTER = np.timedelta64(15 * 60 * 1_000_000, "us")
+INDICATORS = indicators(None, CALENDARS["crypto"])
 
 History = Mapping[str, Floats]
 
@@ -68,8 +74,23 @@ def stacked(histories: Sequence[History]) -> Bars:
     columns = {name: np.concatenate([np.empty(0), *(each[name] for each in histories)]) for name in CANDLE_COLUMNS}
     for values in columns.values():
         values.setflags(write=False)
-    times = np.concatenate([np.empty(0, TIME_UNIT), *(np.arange(n).astype(TIME_UNIT) for n in lengths)])
+    times = np.concatenate([np.empty(0, TIME_UNIT), *(FIRST + np.arange(n) * QUARTER for n in lengths)])
     return Bars(times, columns, np.cumsum([0, *lengths]).astype(np.int64))
+
+
+def tails(whole: Bars, cuts: Sequence[int], first: Sequence[int], states: Mapping[str, Values]) -> Bars:
+    """What is left of each series after so many bars, as a refresh from a checkpoint there has it.
+
+    `first` counts each series' bars up to the first one wanted; `states` are those at every row of the whole.
+    """
+    kept = np.flatnonzero(whole.position >= np.repeat(cuts, whole.lengths))
+    before = np.array(cuts, dtype=np.int64)
+    starts = np.cumsum([0, *(whole.lengths - before)])
+    at = whole.starts[:-1] + before - 1
+    known = {name: np.append(values, np.nan).astype(np.float64)[at] for name, values in states.items()}
+    columns = {name: values[kept] for name, values in whole.columns.items()}
+    begin = starts[:-1] + np.array(first, dtype=np.int64) - before
+    return Bars(whole.open_time[kept], columns, starts, before=before, states=known, first=begin)
 
 
 def computed_alone(computation: Computation, market: History) -> Mapping[str, Values]:

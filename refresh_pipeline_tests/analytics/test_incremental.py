@@ -5,11 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refresh_pipeline.analytics.bars import Bars
 from refresh_pipeline.analytics.continued import BLOCK
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
-from refresh_pipeline.analytics.indicators import INDICATORS
-from refresh_pipeline_tests.analytics.histories import Market, differing, history, rows_of, stacked
+from refresh_pipeline.analytics.parts import BLOCK as STRETCH
+from refresh_pipeline_tests.analytics.histories import INDICATORS, Market, differing, history, rows_of, stacked, tails
 
 TABLES = {table.name: table for table in (ENHANCED_CANDLES, INDICATORS)}
 BOTH = pytest.mark.parametrize("name", TABLES)
@@ -36,11 +35,10 @@ def markets(bars: st.SearchStrategy[int]) -> st.SearchStrategy[Market]:
     )
 
 
-@BOTH
 @settings(max_examples=8, deadline=None)
 @given(several=st.lists(markets(st.integers(0, 4000)), min_size=1, max_size=3), share=st.integers(0, 100))
-def test_each_column_of_a_tail_equals_the_whole_after_its_own_warm_up(name, several, share):
-    table, histories = TABLES[name], [history(market) for market in several]
+def test_each_column_of_a_tail_equals_the_whole_after_its_own_warm_up(several, share):
+    table, histories = ENHANCED_CANDLES, [history(market) for market in several]
     cuts = [market.bars * share // 100 for market in several]
     whole = table.compute(stacked(histories))
     wanted = np.concatenate([np.arange(m.bars) >= cut for m, cut in zip(several, cuts, strict=True)])
@@ -70,28 +68,35 @@ def test_series_computed_together_equal_each_alone_to_the_last_bit(name, several
             assert len(found) == 0, (column.name, found)
 
 
-@settings(max_examples=15, deadline=None)
-@given(several=st.lists(markets(st.integers(0, 2500)), min_size=1, max_size=3), share=st.integers(0, 100))
-def test_going_on_from_a_checkpoint_equals_computing_everything_to_the_last_bit(several, share):
-    table, histories = ENHANCED_CANDLES, [history(market) for market in several]
-    whole, states = table.compute_with_states(stacked(histories))
-    cuts = [market.bars * share // 100 // BLOCK * BLOCK for market in several]
+def checkpoint_for(table, first):
+    """After how many bars a refresh goes on that has row number `first` to write; 0 for from the beginning."""
+    block = max(table.block, BLOCK)
+    known = first // BLOCK * BLOCK
+    cut = (known // block * block - table.warm_up - table.repaint) // BLOCK * BLOCK
     # A series goes on only where each of its recursions has begun.
-    cuts = [cut if cut > 377 else 0 for cut in cuts]
-    tails = stacked([rows_of(each, slice(cut, None)) for each, cut in zip(histories, cuts, strict=True)])
-    ends = np.cumsum([0, *(market.bars for market in several)], dtype=np.int64)[:-1] + np.array(cuts)
-    known = {name: np.append(values, np.nan).astype(np.float64)[ends - 1] for name, values in states.items()}
-    tail, tail_states = table.compute_with_states(
-        Bars(tails.open_time, tails.columns, tails.starts, before=np.array(cuts), states=known)
-    )
-    kept = np.concatenate([np.arange(m.bars) >= cut for m, cut in zip(several, cuts, strict=True)])
+    return cut if cut > 377 else 0
+
+
+@BOTH
+@settings(max_examples=12, deadline=None)
+@given(several=st.lists(markets(st.integers(0, 2500)), min_size=1, max_size=3), share=st.integers(0, 100))
+def test_going_on_from_a_checkpoint_equals_computing_everything_to_the_last_bit(name, several, share):
+    table, whole = TABLES[name], stacked([history(market) for market in several])
+    computed, states = table.compute_with_states(whole)
+    first = [market.bars * share // 100 for market in several]
+    bars = tails(whole, [checkpoint_for(table, row) for row in first], first, states)
+    tail, tail_states = table.compute_with_states(bars)
+    wanted = whole.position >= np.repeat(first, whole.lengths)
     for column in table.columns:
-        reach = column.warm_up if column.reach is None else column.reach
-        exact = tails.position >= np.where(np.repeat(cuts, tails.lengths) > 0, reach, 0)
-        found = differing(tail[column.name][exact], whole[column.name][kept][exact], relative=0)
+        found = differing(tail[column.name], computed[column.name][wanted], relative=0)
         assert len(found) == 0, (column.name, found)
-    for name, values in tail_states.items():
-        assert len(differing(values, states[name][kept], relative=0)) == 0, name
+    read = whole.position >= np.repeat(bars.earlier, whole.lengths)
+    for state, values in tail_states.items():
+        assert len(differing(values, states[state][read], relative=0)) == 0, state
+
+
+def test_a_stretch_begins_where_a_checkpoint_can():
+    assert STRETCH % BLOCK == 0
 
 
 @BOTH

@@ -9,7 +9,7 @@ import pytest
 ANALYTICS = "import refresh_pipeline.analytics.enhanced_candles, refresh_pipeline.analytics.indicators, sys\n"
 FRAMES = """
 import pandas, talib, talib.abstract, talib.stream
-from refresh_pipeline.analytics.recursions import exponential_moving_average
+from refresh_pipeline.analytics.talib_functions import bare
 frame = pandas.DataFrame({"close": [1.0, 2.0, 3.0, 4.0]}, index=list("abcd"))
 mean = talib.SMA(frame["close"], timeperiod=2)
 assert isinstance(mean, pandas.Series) and list(mean.index) == list("abcd") and mean["d"] == 3.5, mean
@@ -19,7 +19,7 @@ bands = talib.abstract.BBANDS(frame, timeperiod=2)
 assert isinstance(bands, pandas.DataFrame) and len(bands) == 4, bands
 assert talib.stream.SMA(frame["close"], timeperiod=2).value == 3.5
 assert list(talib.SMA(frame["close"].to_numpy(), timeperiod=2)[1:]) == [1.5, 2.5, 3.5]
-assert list(exponential_moving_average(frame["close"].to_numpy(), periods=2)[1:]) == [1.5, 2.5, 3.5]
+assert list(bare("SMA")(frame["close"].to_numpy(), 2)[1:]) == [1.5, 2.5, 3.5]
 """
 needs_pandas = pytest.mark.skipif(find_spec("pandas") is None, reason="pandas is not installed")
 

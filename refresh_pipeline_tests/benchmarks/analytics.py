@@ -1,7 +1,7 @@
-"""Both computations against a loop that calls TA-Lib, one series after the other, for the lines that it has.
+"""Computations against loops that call TA-Lib, one series after the other, for what it has.
 
 Flags, colours and phases are not TA-Lib's: for enhanced candles the loop does less. bench_enhanced.py sets them
-against a bare loop in C.
+against a bare loop in C, bench_indicators.py looks at indicators closely.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,11 @@ import numpy as np
 
 from refresh_pipeline.analytics.bars import Bars, Computation
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES, LINES
-from refresh_pipeline.analytics.indicators import INDICATORS
 from refresh_pipeline.analytics.lazy_talib import load_talib
+from refresh_pipeline.analytics.talib_functions import FUNCTIONS
 from refresh_pipeline.market.candles import Floats
+from refresh_pipeline_tests.analytics.histories import INDICATORS
+from refresh_pipeline_tests.benchmarks.bench_indicators import bare_loop
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Size, side_by_side
 
 talib = load_talib()
@@ -23,7 +25,12 @@ def measure(size: Size) -> list[Comparison]:
     bars = random_bars(size)
     return [
         _compared(ENHANCED_CANDLES, bars, enhanced_candles_of_one, size.rounds),
-        _compared(INDICATORS, bars, indicators_of_one, size.rounds),
+        side_by_side(
+            f"indicators: {len(INDICATORS.columns)} columns, bare {len(FUNCTIONS)} functions of TA-Lib",
+            lambda: INDICATORS.compute(bars),
+            lambda: bare_loop(bars),
+            size.rounds,
+        ),
     ]
 
 
@@ -63,13 +70,3 @@ def enhanced_candles_of_one(high: Floats, low: Floats, close: Floats, volume: Fl
         lines[2] - lines[1],
         facilitation,
     ]
-
-
-def indicators_of_one(high: Floats, low: Floats, close: Floats, volume: Floats) -> list[Floats]:
-    """All of them."""
-    lines = [each(close, timeperiod=periods) for each in (talib.SMA, talib.EMA) for periods in (10, 20, 50, 100, 200)]
-    lines += [talib.RSI(close, timeperiod=periods) for periods in (14, 21)]
-    lines += talib.MACD(close, fastperiod=12, slowperiod=26, signalperiod=9)
-    lines += [talib.ATR(high, low, close, timeperiod=periods) for periods in (14, 21)]
-    upper, middle, lower = talib.BBANDS(close, timeperiod=20, nbdevup=2.0, nbdevdn=2.0, matype=0)
-    return [*lines, upper, middle, lower, upper - lower, (close - lower) / (upper - lower)]

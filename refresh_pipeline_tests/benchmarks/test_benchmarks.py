@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
-from refresh_pipeline.analytics.indicators import INDICATORS
 from refresh_pipeline_tests.benchmarks import __main__ as bench
-from refresh_pipeline_tests.benchmarks.analytics import enhanced_candles_of_one, indicators_of_one, random_bars
+from refresh_pipeline_tests.benchmarks.analytics import enhanced_candles_of_one, random_bars
+from refresh_pipeline_tests.benchmarks.bench_indicators import ticks
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Size
 
 SMALL = Size(series=3, history="1h", rounds=2, bars=300)
@@ -50,7 +50,16 @@ def test_the_bare_loops_make_a_line_for_each_price_of_ours() -> None:
     one = [bars[name][: SMALL.bars] for name in ("high", "low", "close", "volume")]
     lines = [column for column in ENHANCED_CANDLES.columns if column.unit.startswith("price")]
     assert len(enhanced_candles_of_one(*one)) == len(lines)
-    assert len(indicators_of_one(*one)) == len(INDICATORS.columns)
+
+
+def test_a_tick_is_split_into_reading_computing_and_writing_and_writes_a_row_a_series(folder: Path) -> None:
+    [tick] = ticks(folder, series=2, stored=200, count=1)
+    assert min(tick.read, tick.compute, tick.write, tick.bare) > 0
+    assert tick.rows == 2 * 201
+    with duckdb.connect(str(folder / "ticks.duckdb"), read_only=True) as connection:
+        assert connection.execute("select count(*), count(obv), count(rsi_14) from wide.indicators").fetchall() == [
+            (402, 402, 374)
+        ]
 
 
 def test_the_table_shows_the_difference_and_the_copy_holds_every_round(

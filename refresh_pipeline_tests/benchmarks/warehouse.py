@@ -9,10 +9,11 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, Candles, instant
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.tail import TailRefresh
-from refresh_pipeline.warehouse.warehouse import COMPUTATIONS, Warehouse
+from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Size, side_by_side
 from refresh_pipeline_tests.benchmarks.wide_run import BEGIN, MINUTE, wide_market
 
@@ -26,9 +27,7 @@ def measure(size: Size, database: Path) -> list[Comparison]:
     warehouse, market = Warehouse(database=str(database)), wide_market(size)
     minutes = (LATER + MINUTE * number for number in count())
     since = np.full(size.series, instant(BEGIN - MINUTE * BARS_READ))
-    tail = TailRefresh(
-        warehouse.get_connection, market.name, COMPUTATIONS[Table.enhanced_candles], market.calendar, market.two_sided
-    )
+    tail = TailRefresh(warehouse.get_connection, market.name, ENHANCED_CANDLES, market.calendar, market.two_sided)
 
     def store(now: datetime) -> None:
         warehouse.store_candles(market, dict(zip(market.series, _arrivals(size, now), strict=True)), "demo", now)

@@ -12,6 +12,7 @@ from refresh_pipeline.market.candles import CANDLE_COLUMNS, PRICE_COLUMNS, Candl
 from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.connection import connect
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
@@ -33,6 +34,9 @@ def market_of(
         f"timeframes: {timeframes}, history: 30d, two_sided: {str(two_sided).lower()}}}"
     )
     return parse_market(text, file="test.yaml")
+
+
+SHIPPED_TABLES = computations(market_of())
 
 
 def prepared(folder: Path, *markets: Market) -> Warehouse:

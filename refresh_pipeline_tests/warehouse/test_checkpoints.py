@@ -11,9 +11,10 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.staging import arrays_of
-from refresh_pipeline.warehouse.warehouse import COMPUTATIONS, Warehouse
+from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.analytics import histories
 from refresh_pipeline_tests.analytics.histories import computed_alone, differing, history
+from refresh_pipeline_tests.warehouse.stores import SHIPPED_TABLES
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 A, B = Series("A/USD", Timeframe.m5), Series("B/USD", Timeframe.m5)
@@ -57,7 +58,7 @@ def assert_equals_computing_everything(warehouse, series):
             [series.instrument],
         )
     whole = computed_alone(
-        COMPUTATIONS[Table.enhanced_candles], {name: stored[name].astype(np.float64) for name in CANDLE_COLUMNS}
+        SHIPPED_TABLES[Table.enhanced_candles], {name: stored[name].astype(np.float64) for name in CANDLE_COLUMNS}
     )
     for name, expected in whole.items():
         values = stored[name] if expected.dtype == object else stored[name].astype(np.float64)
@@ -100,7 +101,7 @@ def test_a_late_correction_far_back_changes_every_row_it_touches_and_the_checkpo
 def test_a_new_candle_writes_no_more_rows_than_it_may_repaint(warehouse):
     refreshed(warehouse, {A: candles(1, slice(0, BARS - 1))})
     (result,) = refreshed(warehouse, {A: candles(1, slice(BARS - 1, None))}).values()
-    assert (result.added, result.revised) == (1, COMPUTATIONS[Table.enhanced_candles].repaint)
+    assert (result.added, result.revised) == (1, SHIPPED_TABLES[Table.enhanced_candles].repaint)
 
 
 def test_checkpoints_count_bars_and_lie_on_every_block_once_the_slowest_average_has_begun(warehouse):

@@ -13,11 +13,12 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.warehouse import publishing
 from refresh_pipeline.warehouse.publishing import Exported, Published
 from refresh_pipeline.warehouse.schema import Table
-from refresh_pipeline.warehouse.warehouse import COMPUTATIONS, Warehouse
+from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.warehouse.stores import (
     BTC,
     ETH,
     NOW,
+    SHIPPED_TABLES,
     at,
     candles,
     flat,
@@ -46,7 +47,7 @@ def warehouse(made: Warehouse, tmp_path: Path) -> Warehouse:
 
 
 def computed(warehouse: Warehouse) -> None:
-    for table in COMPUTATIONS:
+    for table in SHIPPED_TABLES:
         warehouse.refresh_tail(MARKET, table, MARKET.series)
 
 
@@ -70,24 +71,28 @@ def unpublished(warehouse: Warehouse) -> list[Series]:
 def test_a_series_leaves_with_its_candles_and_everything_computed_oldest_first(warehouse: Warehouse):
     rows = dict(warehouse.rows_to_export(MARKET, [ETH, BTC]))
     assert [*rows] == [ETH, BTC]
-    own = [column.name for computation in COMPUTATIONS.values() for column in computation.columns]
+    own = publishing.joined_columns(SHIPPED_TABLES.values())
     assert [*rows[BTC]] == ["open_time", *CANDLE_COLUMNS, *own]
+    assert {name for name, (_, column) in own.items() if name != column} == {
+        *("indicators_ao", "indicators_ac", "indicators_mfi")
+    }
     np.testing.assert_array_equal(rows[BTC]["open_time"], opens(60))
     for name, values in candles(60).columns.items():
         np.testing.assert_array_equal(rows[BTC][name], values)
-    for computation in COMPUTATIONS.values():
+    for computation in SHIPPED_TABLES.values():
         names = [column.name for column in computation.columns]
         stored = query(
             warehouse,
             f"select {', '.join(names)} from fair.{computation.name} where instrument = 'ETH/USD' order by open_time",
         )
-        columns = [rows[ETH][name].tolist() for name in names]
+        exported = {of: name for name, of in own.items()}
+        columns = [rows[ETH][exported[computation.name, name]].tolist() for name in names]
         given = [tuple(None if value != value else value for value in row) for row in zip(*columns, strict=True)]
         assert given == stored
 
 
 def test_in_chunks_or_at_once_the_rows_are_the_same(warehouse: Warehouse):
-    connect, computations = warehouse.get_connection, list(COMPUTATIONS.values())
+    connect, computations = warehouse.get_connection, list(SHIPPED_TABLES.values())
     wanted = partial(publishing.rows_to_export, connect, MARKET, computations, [BTC, ETH])
     at_once, in_chunks = dict(wanted()), dict(wanted(cells_at_once=100))
     assert [*at_once] == [*in_chunks]

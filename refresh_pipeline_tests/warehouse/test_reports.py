@@ -16,11 +16,12 @@ from refresh_pipeline.warehouse import reports
 from refresh_pipeline.warehouse.publishing import Exported
 from refresh_pipeline.warehouse.reports import Fault, SeriesOutcome, SeriesReport
 from refresh_pipeline.warehouse.schema import Table
-from refresh_pipeline.warehouse.warehouse import COMPUTATIONS, Attempt, Outcome, Warehouse
+from refresh_pipeline.warehouse.warehouse import Attempt, Outcome, Warehouse
 from refresh_pipeline_tests.warehouse.stores import (
     BTC,
     ETH,
     NOW,
+    SHIPPED_TABLES,
     at,
     candles,
     change,
@@ -39,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     folder = tmp_path_factory.mktemp("made")
     warehouse = prepared(folder, MARKET)
     warehouse.store_candles(MARKET, {BTC: candles(60), ETH: candles(40, seed=1)}, "test", NOW)
-    for table in COMPUTATIONS:
+    for table in SHIPPED_TABLES:
         warehouse.refresh_tail(MARKET, table, MARKET.series)
     export(warehouse, MARKET, folder)
     return warehouse

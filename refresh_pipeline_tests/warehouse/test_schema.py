@@ -14,11 +14,12 @@ from refresh_pipeline.warehouse import schema
 from refresh_pipeline.warehouse.connection import connect, transaction
 from refresh_pipeline.warehouse.schema import SCHEMA_VERSION, Table
 from refresh_pipeline.warehouse.tail import TailRefresh, stale_series
-from refresh_pipeline.warehouse.warehouse import COMPUTATIONS, Warehouse
+from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.warehouse.stores import (
     BTC,
     ETH,
     NOW,
+    SHIPPED_TABLES,
     candles,
     change,
     everything,
@@ -45,7 +46,7 @@ def test_every_table_is_there_and_empty_but_the_version(warehouse: Warehouse):
     assert set(tables) == {f"fair.{table.value}" for table in Table}
     assert {name for name, rows in tables.items() if rows} == {"fair.about"}
     assert tables["fair.about"] == [(SCHEMA_VERSION,)]
-    for computation in COMPUTATIONS.values():
+    for computation in SHIPPED_TABLES.values():
         assert {each.name for each in computation.columns} <= set(columns(warehouse, computation.name))
 
 
@@ -136,7 +137,7 @@ def test_half_a_change_is_no_change(warehouse: Warehouse):
 
     def fail() -> None:
         with connect(warehouse.database) as connection, transaction(connection):
-            schema.ensure(connection, "fair", tuple(COMPUTATIONS.values()), two_sided=False)
+            schema.ensure(connection, "fair", tuple(SHIPPED_TABLES.values()), two_sided=False)
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -163,7 +164,7 @@ def computation(*names: str) -> Computation:
 def refreshed(warehouse: Warehouse, market: Market, enhanced: Computation) -> None:
     """What a program with these enhanced candles does at its first refresh."""
     with warehouse.get_connection() as connection, transaction(connection):
-        schema.ensure(connection, market.name, (enhanced, COMPUTATIONS[Table.indicators]), market.two_sided)
+        schema.ensure(connection, market.name, (enhanced, SHIPPED_TABLES[Table.indicators]), market.two_sided)
     with warehouse.get_connection() as connection:
         stale = stale_series(connection, market.name, Table.enhanced_candles, market.series)
     TailRefresh(warehouse.get_connection, market.name, enhanced, market.calendar, market.two_sided).run(stale)
@@ -183,7 +184,7 @@ def test_a_computed_table_with_other_columns_is_computed_anew_from_its_beginning
 ):
     warehouse = Warehouse(database=str(tmp_path / "warehouse.duckdb"))
     with warehouse.get_connection() as connection:
-        schema.ensure(connection, "fair", (computation(*before), COMPUTATIONS[Table.indicators]), two_sided=False)
+        schema.ensure(connection, "fair", (computation(*before), SHIPPED_TABLES[Table.indicators]), two_sided=False)
     warehouse.store_candles(MARKET, {BTC: candles(40), ETH: candles(30, seed=1)}, "test", NOW)
     refreshed(warehouse, MARKET, computation(*before))
     refreshed(warehouse, MARKET, computation(*after))
@@ -198,7 +199,7 @@ def test_a_computed_table_with_other_columns_is_computed_anew_from_its_beginning
 
 def test_a_computed_table_that_somebody_dropped_is_computed_anew(warehouse: Warehouse):
     warehouse.store_candles(MARKET, {BTC: candles(40)}, "test", NOW)
-    for table in COMPUTATIONS:
+    for table in SHIPPED_TABLES:
         warehouse.refresh_tail(MARKET, table, MARKET.series)
     whole = query(warehouse, "select * from fair.indicators order by open_time")
     change(warehouse, "drop table fair.indicators")

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Bars, Column, Computation, Values
-from refresh_pipeline.analytics.recursions import bars_to_forget, exponential_moving_average, per_series
+from refresh_pipeline.analytics.recursions import bars_to_forget
+from refresh_pipeline.analytics.talib_functions import bare
 from refresh_pipeline.analytics.windows import shifted
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, Candles
 from refresh_pipeline.market.model import Market
@@ -28,13 +30,14 @@ from refresh_pipeline.warehouse.raw import Staged, store
 from refresh_pipeline.warehouse.schema import Table, candle_columns
 from refresh_pipeline.warehouse.staging import arrays_of
 from refresh_pipeline.warehouse.tail import CELLS_AT_ONCE, Recomputed, TailRefresh, stale_series
-from refresh_pipeline.warehouse.warehouse import COMPUTATIONS, Warehouse
+from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.analytics.histories import differing
 from refresh_pipeline_tests.warehouse.children import child, says
 from refresh_pipeline_tests.warehouse.stores import (
     BTC,
     ETH,
     NOW,
+    SHIPPED_TABLES,
     candles,
     everything,
     flat,
@@ -46,22 +49,24 @@ from refresh_pipeline_tests.warehouse.stores import (
 )
 
 MARKET = market_of()
-SHIPPED = tuple(COMPUTATIONS.values())
+SHIPPED = tuple(SHIPPED_TABLES.values())
 
 
 # ---- small computations with everything that the shipped ones may have
 
 PERIODS = 3
+EMA = bare("EMA")
 EMA_WARM_UP = PERIODS + bars_to_forget(2 / (PERIODS + 1), e_foldings=25)
 REPAINT = 4
 
 
 def _small(bars: Bars) -> Mapping[str, Values]:
-    ema = per_series(exponential_moving_average, bars, "close", periods=PERIODS)
+    ema = np.concatenate([np.empty(0), *(EMA(bars["close"][rows].copy(), PERIODS) for rows in bars.slices)])
     change = np.where(bars.position >= 1, bars["close"] - shifted(bars["close"], 1), np.nan)
     with np.errstate(divide="ignore"):
         inverse = 1 / np.round(change)
-    return {"ema": ema, "inverse": inverse, "next_low": _next_low(bars), "word": _words(change)}
+    columns = {"ema": ema, "inverse": inverse, "next_low": _next_low(bars), "word": _words(change)}
+    return {name: values[bars.wanted_rows] for name, values in columns.items()}
 
 
 def _next_low(bars: Bars) -> NDArray[np.float64]:
@@ -90,7 +95,7 @@ SMALL = Computation(
     _small,
     carries_candles=True,
 )
-SMALL_TABLES = (SMALL, COMPUTATIONS[Table.indicators])
+SMALL_TABLES = (SMALL, SHIPPED_TABLES[Table.indicators])
 
 
 @contextmanager
@@ -115,11 +120,14 @@ def refresh(
     market: Market,
     computation: Computation,
     cells_at_once: int = CELLS_AT_ONCE,
+    keep: Mapping[Timeframe, timedelta] | None = None,
 ) -> dict[Series, Recomputed]:
     """Refresh one computed table of every series."""
     stale = stale_series(connection, market.name, Table(computation.name), market.series)
     opened = partial(nullcontext, connection)
-    return TailRefresh(opened, market.name, computation, market.calendar, market.two_sided, cells_at_once).run(stale)
+    return TailRefresh(
+        opened, market.name, computation, market.calendar, market.two_sided, keep or {}, cells_at_once
+    ).run(stale)
 
 
 def rows_of(connection: duckdb.DuckDBPyConnection, market: Market, table: str, series: Series) -> dict[str, NDArray]:
@@ -131,15 +139,26 @@ def rows_of(connection: duckdb.DuckDBPyConnection, market: Market, table: str, s
     )
 
 
-def assert_whole(connection: duckdb.DuckDBPyConnection, market: Market, computation: Computation) -> None:
-    """The table holds what computing every candle from the first one gives, to 1e-9 relative, nulls included."""
+def assert_whole(
+    connection: duckdb.DuckDBPyConnection,
+    market: Market,
+    computation: Computation,
+    since: np.datetime64 | None = None,
+) -> None:
+    """The table holds what computing every candle from the first one gives, to 1e-9 relative, nulls included.
+
+    Rows from `since` on: where older ones are not kept, they must not be there.
+    """
     for series in market.series:
         raw = rows_of(connection, market, "raw_candles", series)
         held = rows_of(connection, market, computation.name, series)
         bars = Bars(raw["open_time"], {name: raw[name] for name in CANDLE_COLUMNS}, np.array([0, len(raw["close"])]))
-        assert held["open_time"].tolist() == raw["open_time"].tolist(), series
+        short = since is None or not len(bars) or bars.open_time[-1] < since
+        kept = np.ones(len(bars), dtype=bool) if short else bars.open_time >= since
+        assert held["open_time"].tolist() == raw["open_time"][kept].tolist(), series
         carried = {name: raw[name] for name in CANDLE_COLUMNS} if computation.carries_candles else {}
-        for name, expected in {**computation.compute(bars), **carried}.items():
+        for name, whole in {**computation.compute(bars), **carried}.items():
+            expected = whole[kept]
             finite = expected if expected.dtype == object else np.where(np.isfinite(expected), expected, np.nan)
             found = differing(_kind_of(finite, held[name]), finite, relative=1e-9)
             assert len(found) == 0, (str(series), name, found[:5], held[name][found[:5]], finite[found[:5]])
@@ -372,6 +391,78 @@ def test_a_hole_longer_than_the_warm_up_makes_the_query_reach_further_back():
         assert_whole(connection, MARKET, SMALL)
 
 
+def test_a_series_too_long_for_memory_is_computed_a_piece_at_a_time_and_equals_the_whole():
+    with warehouse_of(MARKET) as connection:
+        put(connection, MARKET, {BTC: candles(3000), ETH: candles(50)})
+        for table in SMALL_TABLES:
+            done = refresh(connection, MARKET, table, cells_at_once=1)
+            assert {series: (each.added, each.revised) for series, each in done.items()} == {
+                BTC: (3000, 0),
+                ETH: (50, 0),
+            }
+            assert_whole(connection, MARKET, table)
+
+
+def test_what_is_stored_of_a_long_series_stays_when_a_later_piece_fails():
+    pieces = []
+
+    def compute(bars: Bars) -> Mapping[str, Values]:
+        pieces.append(len(bars))
+        if len(pieces) == 3:
+            raise OSError("the disk is full")
+        return _small(bars)
+
+    with warehouse_of(MARKET) as connection:
+        put(connection, MARKET, {BTC: candles(3000)})
+        with pytest.raises(OSError, match="full"):
+            refresh(connection, MARKET, replace(SMALL, compute=compute), cells_at_once=1)
+        stored = query_of(connection, "select count(*) from fair.enhanced_candles")
+        [stale] = query_of(connection, "select since from fair.stale where asset = 'enhanced_candles'")
+        assert stored == [(2048,)]
+        assert stale[0] == opens(3000)[2048].astype(datetime)
+        refresh(connection, MARKET, SMALL)
+        assert_whole(connection, MARKET, SMALL)
+
+
+def query_of(connection: duckdb.DuckDBPyConnection, statement: str) -> list[tuple]:
+    """A query's rows."""
+    return connection.execute(statement).fetchall()
+
+
+# ---- how long rows are kept
+
+
+def test_rows_are_kept_for_as_long_as_the_market_says_and_go_on_from_all_of_history():
+    keep = {Timeframe.m5: timedelta(days=2)}
+    table = SHIPPED_TABLES[Table.indicators]
+    with warehouse_of(MARKET) as connection:
+        put(connection, MARKET, {BTC: candles(288 * 5 + 100), ETH: candles(100)})
+        refresh(connection, MARKET, SMALL)
+        refresh(connection, MARKET, table, keep=keep)
+        kept = rows_of(connection, MARKET, "indicators", BTC)
+        assert kept["open_time"][0] == opens(288 * 3 + 1)[-1]
+        assert_whole(connection, MARKET, table, since=kept["open_time"][0])
+        assert len(rows_of(connection, MARKET, "indicators", ETH)["open_time"]) == 100
+        # A day later a day leaves, and what is new goes on from what is no longer there.
+        put(connection, MARKET, {BTC: candles(288, first=288 * 5 + 100)})
+        refresh(connection, MARKET, SMALL)
+        refresh(connection, MARKET, table, keep=keep)
+        kept = rows_of(connection, MARKET, "indicators", BTC)
+        assert kept["open_time"][0] == opens(288 * 4 + 1)[-1]
+        assert_whole(connection, MARKET, table, since=kept["open_time"][0])
+
+
+def test_a_correction_older_than_what_is_kept_reaches_the_sums_that_go_on_from_it():
+    keep = {Timeframe.m5: timedelta(days=2)}
+    table = SHIPPED_TABLES[Table.indicators]
+    with warehouse_of(MARKET) as connection:
+        put(connection, MARKET, {BTC: candles(288 * 5)})
+        put(connection, MARKET, {BTC: flat(90.0, 10)})
+        for made, kept in ((SMALL, {}), (table, keep)):
+            refresh(connection, MARKET, made, keep=kept)
+        assert_whole(connection, MARKET, table, since=rows_of(connection, MARKET, "indicators", BTC)["open_time"][0])
+
+
 def test_a_series_that_always_has_holes_is_read_once():
     sparse = candles(900).where(np.arange(900) % 3 == 0)
     with warehouse_of(MARKET) as connection:
@@ -470,7 +561,7 @@ def test_what_is_made_from_a_table_becomes_stale_from_the_first_candle_that_chan
 
     assert stale("enhanced_candles") == []
     assert len(stale("indicators")) == 3
-    refresh(three, THREE, COMPUTATIONS[Table.indicators])
+    refresh(three, THREE, SHIPPED_TABLES[Table.indicators])
     assert stale("indicators") == []
     put(three, THREE, {BTC: flat(7.0, 300)})
     refresh(three, THREE, SMALL)
@@ -530,7 +621,7 @@ def test_a_failure_while_computing_leaves_the_series_stale_and_the_table_as_it_w
     def fail(bars: Bars) -> Mapping[str, Values]:
         raise ZeroDivisionError
 
-    broken = replace(COMPUTATIONS[Table.enhanced_candles], compute=fail)
+    broken = replace(SHIPPED_TABLES[Table.enhanced_candles], compute=fail)
     stale = warehouse.stale(MARKET, Table.enhanced_candles, MARKET.series)
     with pytest.raises(ZeroDivisionError):
         TailRefresh(warehouse.get_connection, "fair", broken, MARKET.calendar, two_sided=False).run(stale)
@@ -545,7 +636,7 @@ def test_another_process_may_have_the_file_while_this_one_computes(warehouse: Wa
         with child("hold", warehouse.database, "write") as other:
             said.append(says(other))
 
-    made = interrupted(COMPUTATIONS[Table.enhanced_candles], somebody_else)
+    made = interrupted(SHIPPED_TABLES[Table.enhanced_candles], somebody_else)
     stale = warehouse.stale(MARKET, Table.enhanced_candles, MARKET.series)
     TailRefresh(warehouse.get_connection, "fair", made, MARKET.calendar, two_sided=False).run(stale)
     assert said == ["open"]

@@ -1,0 +1,159 @@
+"""Support and resistance, supply and demand: levels as they could be known at each bar. Nothing here looks ahead.
+
+A support is a price at which lows turned, a resistance one at which highs did. Only swings that have been confirmed at
+bar t count at bar t, so a level of the past never changes when bars are added.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refresh_pipeline.analytics.bars import Bars, Values
+from refresh_pipeline.analytics.cumulative import LAST_CLOSE, previous
+from refresh_pipeline.analytics.windows import shifted, windowed_maximum
+from refresh_pipeline.market.candles import Floats
+
+# A swing is a high above those of so many bars before it and not below one of as many after, known at the close of the
+# last of them; a low likewise. Of equal ones side by side the first counts, so that a flat top is one swing.
+SWING = 5
+# Swings of the last so many bars count.
+LEVEL_BARS = 250
+# Swings within 1 % of the lowest of them are touches of one level.
+SAME_LEVEL = 0.01
+LEVELS = 3
+# No two swings are closer than this, so there are never more in the window.
+MOST_SWINGS = LEVEL_BARS // (SWING + 1) + 1
+# Windows of swings worked on at a time.
+WINDOWS_AT_ONCE = 50_000
+
+# A bar that moved the price by so much on a volume above the quantile of the last so many bars' begins a zone.
+ZONE_MOVE = 0.02
+ZONE_QUANTILE = 0.8
+ZONE_BARS = 50
+ZONE_VALUES = ("high", "low", "volume", "strength")
+ZONE_STATES = tuple(f"{side}_zone_{value}_so_far" for side in ("supply", "demand") for value in ZONE_VALUES)
+
+
+def support_and_resistance(bars: Bars, at: NDArray[np.int64]) -> Sequence[Values]:
+    """At the rows `at`: support levels 1 to 3 with their strengths, then resistance likewise; price and touches.
+
+    The strongest first, of equally strong ones the one touched last. NaN where there are fewer.
+    """
+    columns: list[Values] = []
+    for values in (-bars["low"], bars["high"]):
+        swings = _Swings.of(bars, swing_rows(bars, values))
+        columns += _levels(swings, np.abs(values), bars, at)
+    return columns
+
+
+def swing_rows(bars: Bars, values: Floats) -> NDArray[np.int64]:
+    """The rows at which values turn down, in order; only such as have enough bars of their series on both sides."""
+    highest = windowed_maximum(values, SWING)
+    later = np.append(highest[SWING:], np.full(min(SWING, len(values)), np.nan))
+    inside = (bars.position >= SWING) & (bars.remaining >= SWING)
+    return np.flatnonzero(inside & (values > shifted(highest, 1)) & (values >= later))
+
+
+@dataclass(frozen=True, slots=True)
+class _Swings:
+    """Rows of swings in order, and from which to which of them count at a row."""
+
+    rows: NDArray[np.int64]
+    begin_of_series: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, bars: Bars, rows: NDArray[np.int64]) -> "_Swings":
+        return cls(rows, np.repeat(bars.starts[:-1], bars.lengths))
+
+    def counting_at(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
+        oldest = np.maximum(at - LEVEL_BARS + 1, self.begin_of_series[at])
+        return np.stack([np.searchsorted(self.rows, oldest), np.searchsorted(self.rows, at - SWING, side="right")], 1)
+
+
+def _levels(swings: _Swings, price: Floats, bars: Bars, at: NDArray[np.int64]) -> list[Values]:
+    """Levels and strengths in turn. Most rows have the swings of the row before them: each set is looked at once."""
+    counting = swings.counting_at(at)
+    changed = np.append(True, (counting[1:] != counting[:-1]).any(axis=1))[: len(at)]
+    sets = counting[changed]
+    parts = [
+        _strongest(swings.rows, price, sets[start : start + WINDOWS_AT_ONCE])
+        for start in range(0, len(sets), WINDOWS_AT_ONCE)
+    ]
+    found = np.concatenate([np.empty((0, 2 * LEVELS)), *parts])[np.cumsum(changed) - 1]
+    return list(found.T)
+
+
+def _strongest(rows: NDArray[np.int64], price: Floats, sets: NDArray[np.int64]) -> Floats:
+    """For each set of swings, from..to in `rows`, its three strongest levels: price, strength, price, strength, ..."""
+    member = sets[:, :1] + np.arange(MOST_SWINGS)
+    inside = member < sets[:, 1:]
+    row = np.where(inside, np.append(rows, 0)[np.minimum(member, len(rows))], -1)
+    prices = np.where(inside, np.append(price, np.nan)[row], np.inf)
+    order = np.argsort(prices, axis=1, kind="stable")
+    prices, row = np.take_along_axis(prices, order, 1), np.take_along_axis(row, order, 1)
+    group = _groups(prices) + MOST_SWINGS * np.arange(len(sets))[:, None]
+    cells, known = len(sets) * MOST_SWINGS, row >= 0
+    touches = np.bincount(group[known], minlength=cells)
+    total = np.bincount(group[known], prices[known], minlength=cells)
+    latest = np.full(cells, -1)
+    np.maximum.at(latest, group[known], row[known])
+    # More touches first, then the later one: one number that sorts so.
+    rank = touches * (len(price) + 1) + latest
+    strongest = np.argsort(-rank.reshape(len(sets), MOST_SWINGS), axis=1, kind="stable")[:, :LEVELS]
+    strongest += MOST_SWINGS * np.arange(len(sets))[:, None]
+    strength = np.where(touches[strongest] > 0, touches[strongest], np.nan)
+    return np.stack([total[strongest] / strength, strength], axis=2).reshape(len(sets), 2 * LEVELS)
+
+
+def _groups(prices: Floats) -> NDArray[np.int64]:
+    """The number of the level each price belongs to, prices in rising order in each row."""
+    group = np.zeros(prices.shape, dtype=np.int64)
+    lowest = prices[:, 0].copy()
+    for column in range(1, prices.shape[1]):
+        opens = prices[:, column] > lowest * (1 + SAME_LEVEL)
+        lowest = np.where(opens, prices[:, column], lowest)
+        group[:, column] = group[:, column - 1] + opens
+    return group
+
+
+def zones(bars: Bars) -> Sequence[Values]:
+    """The latest supply zone's high, low, volume and strength, then the latest demand zone's; then ZONE_STATES.
+
+    A supply zone is a bar that closed more than 2 % lower than the one before on a volume above the 80th percentile of
+    the last 50 bars', its own included; a demand zone one that closed higher. Strength is the change in percent.
+    """
+    before = previous(bars, "close", LAST_CLOSE)
+    change = (bars["close"] - before) / before
+    moved = np.abs(np.nan_to_num(change)) > ZONE_MOVE
+    moved[moved] = _is_busy(bars, np.flatnonzero(moved))
+    values = [bars["high"], bars["low"], bars["volume"], np.abs(change) * 100]
+    columns: list[Values] = []
+    for side, falls in (("supply", True), ("demand", False)):
+        begins = moved & ((change < 0) == falls)
+        columns += [_latest(bars, begins, *each) for each in zip(values, _states(side), strict=True)]
+    return [*columns, *columns]
+
+
+def _states(side: str) -> list[str]:
+    return [name for name in ZONE_STATES if name.startswith(side)]
+
+
+def _is_busy(bars: Bars, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether these rows' volumes are above the quantile of their windows; not where a window is cut short."""
+    enough = bars.number[rows] >= ZONE_BARS - 1
+    windows = bars["volume"][np.maximum(rows[:, None] - np.arange(ZONE_BARS), 0)]
+    # A volume above 80 % of 50: the quantile lies between two of them, as numpy interpolates.
+    least = np.quantile(windows, ZONE_QUANTILE, axis=1) if len(rows) else np.empty(0)
+    return enough & (bars["volume"][rows] > least)
+
+
+def _latest(bars: Bars, begins: NDArray[np.bool_], values: Floats, state: str) -> Floats:
+    """The value at the latest of the rows that begin a zone, at every row; from the state before the first of them."""
+    row = np.arange(len(bars))
+    latest = np.maximum.accumulate(np.where(begins, row, -1)) if len(bars) else row
+    unknown = np.full(len(bars.lengths), np.nan)
+    known = np.where(bars.earlier > 0, bars.states.get(state, unknown).astype(np.float64), np.nan)
+    is_here = latest >= np.repeat(bars.starts[:-1], bars.lengths)
+    return np.where(is_here, np.append(values, np.nan)[latest], np.repeat(known, bars.lengths))

@@ -1,0 +1,497 @@
+"""The registry of indicators, one entry each: columns with meanings and units, parameters, how they are computed.
+
+From an entry come the table's columns with their types, units, descriptions and warm-ups, the documentation and the
+tests. Adding an indicator is adding an entry here; a function of TA-Lib is a row in talib_functions.py. What a market
+chooses of them, and computing, live elsewhere.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+
+from refresh_pipeline.analytics import cumulative, derived, hilbert, levels, sessions
+from refresh_pipeline.analytics.bars import Bars, Column, Values
+from refresh_pipeline.analytics.continued import Average
+from refresh_pipeline.analytics.parts import Blockwise, Continued, Part, Rowwise
+from refresh_pipeline.analytics.talib_functions import (
+    FUNCTIONS,
+    SURPLUS,
+    Number,
+    TalibFunction,
+    bare,
+    lookback,
+    whole_outputs,
+)
+from refresh_pipeline.market.calendar import Calendar
+
+Parameters = Mapping[str, Number]
+# The two sets that were promised: the columns of the NSE predecessor, and every function of TA-Lib.
+CLASSIC, TALIB = "classic", "talib"
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """One set of parameters that is computed unless a market chooses otherwise, and what its columns are called."""
+
+    of: str
+    parameters: Parameters
+    names: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Indicator:
+    """One indicator: everything that the table, the documentation and the tests know of it."""
+
+    name: str
+    group: str
+    # Whose formula it is, and which of its variants.
+    source: str
+    # With their defaults; none where the formula has no choice.
+    parameters: Parameters
+    # What follows the indicator's name in the columns of parameters of a market's own; "" for nothing.
+    outputs: Sequence[str]
+    shipped: Sequence[Shipped]
+    # Whether a value depends on all bars before it.
+    cumulative: bool
+    # The columns for one set of parameters under these names, and how they are computed.
+    part: Callable[[Parameters, Sequence[str]], Part]
+
+    def names_for(self, parameters: Parameters) -> list[str]:
+        """The columns of a market's own parameters: the indicator, its output, and what differs from nothing."""
+        suffix = "_".join(_shown(value) for value in parameters.values())
+        return [f"{self.name}{f'_{output}' if output else ''}_{suffix}" for output in self.outputs]
+
+
+def _shown(value: Number) -> str:
+    return f"{value:g}".replace(".", "_").replace("-", "minus_")
+
+
+# ---- functions of TA-Lib
+
+# Columns of the predecessor's set that are a function of TA-Lib: the function, its parameters, the columns.
+_CLASSIC_FUNCTIONS: Sequence[tuple[str, Parameters, Sequence[str]]] = (
+    *(("SMA", {"timeperiod": n}, [f"sma_{n}"]) for n in (10, 20, 50, 100, 200)),
+    *(("EMA", {"timeperiod": n}, [f"ema_{n}"]) for n in (10, 20, 50, 100, 200)),
+    *(("RSI", {"timeperiod": n}, [f"rsi_{n}"]) for n in (14, 21)),
+    *(("ADX", {"timeperiod": n}, [f"adx_{n}"]) for n in (14, 21)),
+    *(("ATR", {"timeperiod": n}, [f"atr_{n}"]) for n in (14, 21)),
+    (
+        "STOCH",
+        {"fastk_period": 14, "slowk_period": 3, "slowk_matype": 0, "slowd_period": 3, "slowd_matype": 0},
+        ["stoch_k", "stoch_d"],
+    ),
+    ("WILLR", {"timeperiod": 14}, ["williams_r"]),
+    ("PLUS_DI", {"timeperiod": 14}, ["di_plus"]),
+    ("MINUS_DI", {"timeperiod": 14}, ["di_minus"]),
+    ("AROON", {"timeperiod": 14}, ["aroon_down", "aroon_up"]),
+    ("AROONOSC", {"timeperiod": 14}, ["aroon_oscillator"]),
+    (
+        "BBANDS",
+        {"timeperiod": 20, "nbdevup": 2.0, "nbdevdn": 2.0, "matype": 0},
+        ["bb_upper", "bb_middle", "bb_lower"],
+    ),
+    (
+        "MACD",
+        {"fastperiod": 12, "slowperiod": 26, "signalperiod": 9},
+        ["macd_line", "macd_signal", "macd_histogram"],
+    ),
+    ("MFI", {"timeperiod": 14}, ["mfi_14"]),
+    ("CMF", {"timeperiod": 20}, ["cmf_20"]),
+    ("OBV", {}, ["obv"]),
+    ("AD", {}, ["ad_line"]),
+)
+# Sums without an end, in TA-Lib's words; how they go on is in cumulative.py.
+_ENDLESS: Mapping[str, tuple[Callable[[Bars], Sequence[Values]], Sequence[str]]] = {
+    "OBV": (cumulative.on_balance_volume, ["obv_so_far"]),
+    "AD": (cumulative.accumulation, ["ad_so_far"]),
+    "PVT": (cumulative.price_volume_trend, ["pvt_so_far"]),
+    "WAD": (cumulative.williams_accumulation, ["wad_so_far"]),
+    "CUMSUM": (cumulative.sum_of_closes, ["cumsum_so_far"]),
+    "NVI": (cumulative.negative_volume_index, ["nvi_so_far"]),
+    "PVI": (cumulative.positive_volume_index, ["pvi_so_far"]),
+    "VWAP": (cumulative.endless_vwap, ["vwap_value", "vwap_volume"]),
+}
+# `vwap` is the predecessor's, per session; TA-Lib's never begins anew.
+_RENAMED = {"VWAP": ["vwap_endless"]}
+_CYCLE = ("HT_DCPHASE", "HT_SINE", "HT_TRENDMODE")
+_COUNTS_ROWS = {"MAXINDEX", "MININDEX", "MINMAXINDEX"}
+# Parameters that stretch an indicator's memory as they grow.
+_PERIODS = ("period", "periods")
+
+
+def _names(name: str) -> list[str]:
+    """The columns of a function at its default parameters."""
+    outputs = FUNCTIONS[name].outputs.split() or [""]
+    return _RENAMED.get(name) or [f"{name.lower()}_{output}" if output else name.lower() for output in outputs]
+
+
+def _talib_indicators() -> Iterator[Indicator]:
+    for name, function in FUNCTIONS.items():
+        outputs = function.outputs.split() or [""]
+        base, names = name.lower(), _names(name)
+        classic = [Shipped(CLASSIC, parameters, own) for one, parameters, own in _CLASSIC_FUNCTIONS if one == name]
+        # obv is the same column in both sets.
+        shipped = [each for each in classic if list(each.names) != names] + [Shipped(TALIB, function.parameters, names)]
+        yield Indicator(
+            name=base,
+            group=function.group,
+            source=f"{function.title}; TA-Lib {name}.",
+            parameters=function.parameters,
+            outputs=outputs,
+            shipped=shipped,
+            cumulative=name in _ENDLESS or name == "ADOSC",
+            part=partial(_talib_part, name, function),
+        )
+
+
+def _talib_part(name: str, function: TalibFunction, parameters: Parameters, names: Sequence[str]) -> Part:
+    if name in _CYCLE:
+        return _cycle_part()
+    how = _continued(name, parameters) or _blockwise(name, function, parameters)
+    warm_up = how.begins_before if isinstance(how, Blockwise) else 0
+    return Part(_columns(name, function, parameters, names, warm_up), how)
+
+
+@lru_cache(maxsize=1)
+def _cycle_part() -> Part:
+    """The three functions of the dominant cycle's phase, computed together."""
+    columns = [
+        column
+        for name in _CYCLE
+        for column in _columns(name, FUNCTIONS[name], {}, _names(name), FUNCTIONS[name].warm_up)
+    ]
+    return Part(columns, Blockwise(hilbert.cycle, ["close"], [], FUNCTIONS["HT_DCPHASE"].warm_up, leaves_out=True))
+
+
+def _continued(name: str, parameters: Parameters) -> Continued | None:
+    """How a function goes on from a state, if it does."""
+    if name in _ENDLESS:
+        return Continued(*_ENDLESS[name])
+    if name == "EMA":
+        periods = int(parameters["timeperiod"])
+        average = Average(f"ema_{periods}_so_far", periods, 2 / (periods + 1), begins=periods - 1)
+        return Continued(partial(cumulative.exponential_average, average=average), [average.state], awaited=True)
+    if name == "ADOSC":
+        fast, slow = int(parameters["fastperiod"]), int(parameters["slowperiod"])
+        compute = partial(cumulative.accumulation_oscillator, fast=fast, slow=slow)
+        return Continued(compute, cumulative.oscillator_states(fast, slow))
+    return None
+
+
+def _blockwise(name: str, function: TalibFunction, parameters: Parameters) -> Blockwise:
+    first = lookback(name, parameters)
+    stretched = max(
+        [
+            1.0,
+            *(
+                parameters[each] / of
+                for each, of in function.parameters.items()
+                if each.rstrip("123").endswith(_PERIODS)
+            ),
+        ]
+    )
+    warm_up = max(round(function.warm_up * stretched), first + SURPLUS)
+    takes = ["volume_or_0" if each == "volume" else each for each in function.takes]
+    if name == "MAVP":
+        takes, warm_up = ["close"], warm_up + FUNCTIONS["HT_DCPERIOD"].warm_up
+    return Blockwise(
+        derived.cycle_average if name == "MAVP" else bare(name),
+        takes,
+        list(parameters.values()),
+        warm_up,
+        undefined=first if any(whole_outputs(name)) else 0,
+        # Without a memory a window is what counts; with one, the bar's own volume.
+        needs_volume_of=(1 if function.warm_up else first + 1) if "volume" in function.takes else 0,
+        counts_rows=name in _COUNTS_ROWS,
+    )
+
+
+def _columns(
+    name: str, function: TalibFunction, parameters: Parameters, names: Sequence[str], warm_up: int
+) -> list[Column]:
+    said = ", ".join(f"{key} {value:g}" for key, value in parameters.items())
+    which = function.outputs.split() or [""]
+    kinds = ["integer" if name in _COUNTS_ROWS else "smallint" if whole else "double" for whole in whole_outputs(name)]
+    return [
+        Column(
+            column,
+            f"{function.title}{f': {output}' if output else ''}{f' ({said})' if said else ''}.",
+            function.unit,
+            warm_up=warm_up,
+            sql_type=kind,
+        )
+        for column, output, kind in zip(names, which, kinds, strict=True)
+    ]
+
+
+# ---- what TA-Lib does not have
+
+
+def _own(
+    name: str, group: str, source: str, how: Continued | Blockwise | Rowwise, columns: Sequence[Column]
+) -> Indicator:
+    """An indicator without a choice of parameters."""
+    names = [column.name for column in columns]
+    if isinstance(how, Blockwise):
+        columns = [replace(column, warm_up=how.begins_before) for column in columns]
+    return Indicator(
+        name=name,
+        group=group,
+        source=source,
+        parameters={},
+        outputs=names,
+        shipped=[Shipped(CLASSIC, {}, names)],
+        cumulative=isinstance(how, Continued),
+        part=lambda _, __: Part(columns, how),
+    )
+
+
+def _price(name: str, description: str) -> Column:
+    return Column(name, description, "price")
+
+
+def _number(name: str, description: str, unit: str) -> Column:
+    return Column(name, description, unit)
+
+
+def _flag(name: str, description: str) -> Column:
+    return Column(name, description, "flag", sql_type="tinyint")
+
+
+def _text(name: str, description: str) -> Column:
+    return Column(name, description, "text", sql_type="varchar")
+
+
+def _bands() -> Iterator[Indicator]:
+    yield _own(
+        "band_width",
+        "volatility",
+        "Bollinger.",
+        Rowwise(derived.band_width_and_place, ["bb_upper", "bb_lower"]),
+        [
+            _price("bb_width", "bb_upper - bb_lower."),
+            _number("bb_percent", "(close - bb_lower) / bb_width; null where the bands have no width.", "ratio"),
+        ],
+    )
+    yield _own(
+        "keltner",
+        "volatility",
+        "Keltner's channel in Raschke's form: EMA 20 and 2 ATR 20 on both sides.",
+        Rowwise(derived.keltner_channel, ["ema_20", "atr_20"]),
+        [
+            _price("keltner_middle", "ema_20."),
+            _price("keltner_upper", "ema_20 + 2 ATR 20."),
+            _price("keltner_lower", "ema_20 - 2 ATR 20."),
+        ],
+    )
+
+
+def _volumes() -> Iterator[Indicator]:
+    how = Blockwise(bare("SMA"), ["volume_or_0"], [20], 20 + SURPLUS, needs_volume_of=20)
+    yield _own(
+        "volume_sma",
+        "volume",
+        "Arithmetic mean; TA-Lib SMA.",
+        how,
+        [_number("volume_sma_20", "Mean volume of the last 20 bars.", "volume")],
+    )
+    yield _own(
+        "volume_ratio",
+        "volume",
+        "The NSE predecessor's.",
+        Rowwise(derived.volume_against_average, ["volume_sma_20"]),
+        [_number("volume_ratio", "volume / volume_sma_20.", "ratio")],
+    )
+
+
+def _fibonacci() -> Iterator[Indicator]:
+    percents = ("23_6", "38_2", "50_0", "61_8", "78_6")
+    yield _own(
+        "fibonacci",
+        "levels",
+        "Retracements of the highest high and lowest low of the last 50 bars.",
+        Blockwise(derived.fibonacci, ["high", "low"], [], derived.WINDOW + SURPLUS, leaves_out=True),
+        [
+            _price(f"fib_{percent}", f"hi - (hi - lo) * {percent.replace('_', '.')} % of the last 50 bars' range.")
+            for percent in percents
+        ],
+    )
+
+
+def _levels() -> Iterator[Indicator]:
+    reach = levels.LEVEL_BARS + levels.SWING
+    columns = [
+        column
+        for side, which in (("support", "lows"), ("resistance", "highs"))
+        for n in range(1, levels.LEVELS + 1)
+        for column in (
+            _price(
+                f"{side}_level_{n}",
+                f"Price at which {which} turned, strongest number {n}: swings of the last {levels.LEVEL_BARS} bars "
+                "within 1 %, as far as they were confirmed by then.",
+            ),
+            Column(
+                f"{side}_strength_{n}", f"How often {which} turned at {side}_level_{n}.", "touches", sql_type="smallint"
+            ),
+        )
+    ]
+    yield _own(
+        "support_resistance",
+        "levels",
+        "The NSE predecessor's, without its look ahead.",
+        Rowwise(derived.support_and_resistance, reach=reach),
+        columns,
+    )
+    yield _own(
+        "zones",
+        "levels",
+        "The NSE predecessor's, with a rolling quantile.",
+        Continued(levels.zones, levels.ZONE_STATES),
+        _zone_columns(),
+    )
+
+
+def _zone_columns() -> list[Column]:
+    meanings = {
+        "high": ("High of", "price"),
+        "low": ("Low of", "price"),
+        "volume": ("Volume of", "volume"),
+        "strength": ("Change of the close, in percent, of", "percent"),
+    }
+    return [
+        _number(
+            f"{side}_zone_{value}",
+            f"{said} the latest bar that {moved} by more than 2 % on a volume above the 80th percentile of 50 bars.",
+            unit,
+        )
+        for side, moved in (("supply", "fell"), ("demand", "rose"))
+        for value, (said, unit) in meanings.items()
+    ]
+
+
+def _sessions(calendar: Calendar) -> Iterator[Indicator]:
+    points = [_price("pivot_point", "(H + L + C) / 3 of the trading session before.")]
+    points += [
+        _price(f"pivot_{each}", f"{each.upper()} of the trading session before.")
+        for each in ("r1", "r2", "r3", "s1", "s2", "s3")
+    ]
+    yield _own(
+        "sessions",
+        "sessions",
+        "VWAP, opening range and floor traders' pivots of the market's trading sessions.",
+        Continued(partial(sessions.session_columns, calendar=calendar), sessions.STATES),
+        [
+            _price("vwap", "Volume weighted mean of typical prices since the session began."),
+            _price("opening_range_high", "High of the session's first 30 minutes; so far, while they last."),
+            _price("opening_range_low", "Low of the session's first 30 minutes; so far, while they last."),
+            *points,
+        ],
+    )
+
+
+def _structure() -> Iterator[Indicator]:
+    yield _own(
+        "price_steps",
+        "structure",
+        "Against the bar before.",
+        Rowwise(derived.steps_of_price),
+        [
+            _flag("higher_high", "High above the one before."),
+            _flag("higher_low", "Low above the one before."),
+            _flag("lower_high", "High below the one before."),
+            _flag("lower_low", "Low below the one before."),
+        ],
+    )
+    yield _own(
+        "candle_shapes",
+        "structure",
+        "Nison, Japanese Candlestick Charting Techniques, 1991.",
+        Rowwise(derived.candle_shapes),
+        [
+            _flag("doji", "Body at most a tenth of the range."),
+            _flag("hammer", "Lower shadow at least twice the body, upper at most the body."),
+            _flag("shooting_star", "Upper shadow at least twice the body, lower at most the body."),
+            _flag("engulfing_bullish", "A rising body beyond both ends of the falling one before."),
+            _flag("engulfing_bearish", "A falling body beyond both ends of the rising one before."),
+        ],
+    )
+
+
+def _regimes() -> Iterator[Indicator]:
+    yield _own(
+        "trend_strength",
+        "regimes",
+        "TA-Lib ADX.",
+        Rowwise(partial(derived.same_as, "adx_14"), ["adx_14"]),
+        [_number("trend_strength", "adx_14.", "0 to 100")],
+    )
+    yield _own(
+        "trend_direction",
+        "regimes",
+        "The NSE predecessor's.",
+        Rowwise(derived.trend, ["ema_20", "ema_50"]),
+        [_text("trend_direction", "bullish where ema_20 is above ema_50, bearish below, sideways where equal.")],
+    )
+    yield _own(
+        "volatility_regime",
+        "regimes",
+        "The NSE predecessor's.",
+        Rowwise(derived.volatility_regime, ["volatility_rank"]),
+        [
+            _text(
+                "volatility_regime",
+                "high, medium or low: whether atr_14 ranks above 0.7 or below 0.3 among the last 50 bars'.",
+            )
+        ],
+    )
+    yield _own(
+        "volume_regime",
+        "regimes",
+        "The NSE predecessor's.",
+        Rowwise(derived.volume_regime, ["volume_ratio"]),
+        [_text("volume_regime", "high, medium or low: volume_ratio above 1.5 or below 0.7.")],
+    )
+
+
+def _quality() -> Iterator[Indicator]:
+    yield _own(
+        "data_quality_score",
+        "regimes",
+        "How complete the bar is.",
+        Rowwise(derived.data_quality, [name for name in derived.QUALITY if name != "volume"]),
+        [
+            _number(
+                "data_quality_score", "How much of volume, sma_20, rsi_14, atr_14 and macd_line the bar has.", "percent"
+            )
+        ],
+    )
+
+
+def only_needed() -> Iterator[Part]:
+    """What others are made of and nobody asked for."""
+    atr = FUNCTIONS["ATR"]
+    yield _talib_part("ATR", atr, {"timeperiod": 20}, ["atr_20"])
+    how = Blockwise(
+        derived.volatility_rank, ["high", "low", "close"], [14], atr.warm_up + derived.WINDOW, leaves_out=True
+    )
+    rank = Column("volatility_rank", "Rank of atr_14 among the last 50 bars'.", "0 to 1", warm_up=how.begins_before)
+    yield Part([rank], how)
+
+
+LAST_BAR = Part([], Continued(cumulative.last_bar, (cumulative.LAST_CLOSE, cumulative.LAST_VOLUME)))
+
+
+@lru_cache(maxsize=8)
+def registry(calendar: Calendar) -> Mapping[str, Indicator]:
+    """Every indicator by name, in the order of the table's columns; sessions are those of the calendar."""
+    own = [
+        *_bands(),
+        *_volumes(),
+        *_sessions(calendar),
+        *_fibonacci(),
+        *_levels(),
+        *_structure(),
+        *_regimes(),
+        *_quality(),
+    ]
+    return {each.name: each for each in [*own, *_talib_indicators()]}

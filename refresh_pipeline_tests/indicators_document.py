@@ -1,0 +1,70 @@
+"""The tables of docs/indicators.md, made from the registry: `python -m refresh_pipeline_tests.indicators_document`.
+
+A test holds the document against them; what stands before the first table is written by hand and left alone.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from refresh_pipeline.analytics.bars import Column
+from refresh_pipeline.analytics.parts import Blockwise, Rowwise
+from refresh_pipeline.analytics.registry import Indicator, Shipped, registry
+from refresh_pipeline.market.calendar import CALENDARS
+from refresh_pipeline_tests.analytics.histories import INDICATORS, Market, computed_alone, history
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "indicators.md"
+HEADER = (
+    "| column | indicator | type | unit | meaning | empty rows | bars before |",
+    "|---|---|---|---|---|---|---|",
+)
+BARS = 700
+
+
+def tables() -> str:
+    """One table a group, a row a column."""
+    entries = registry(CALENDARS["crypto"]).values()
+    columns = {column.name: column for column in INDICATORS.columns}
+    empty = empty_rows()
+    lines: list[str] = []
+    for group in dict.fromkeys(entry.group for entry in entries):
+        lines += ["", f"## {group}", "", *HEADER]
+        for entry, shipped, name in shipped_columns(entry for entry in entries if entry.group == group):
+            lines.append(_row(columns[name], entry, shipped, empty[name]))
+    return "\n".join(lines) + "\n"
+
+
+def shipped_columns(entries: Iterator[Indicator]) -> Iterator[tuple[Indicator, Shipped, str]]:
+    """Every column of some indicators that is computed unless a market chooses otherwise."""
+    return ((entry, shipped, name) for entry in entries for shipped in entry.shipped for name in shipped.names)
+
+
+def empty_rows() -> dict[str, str]:
+    """How many rows of a young series have no value, by column; - where that hangs on the market."""
+    market = {**history(Market(bars=BARS, price=0.5)), "volume": np.ones(BARS)}
+    computed = computed_alone(INDICATORS, market)
+    known = {
+        name: np.array([value is not None and value == value for value in values]) for name, values in computed.items()
+    }
+    return {
+        name: str(int(there.argmax())) if there.any() and "level" not in name and "strength_" not in name else "-"
+        for name, there in known.items()
+    }
+
+
+def _row(column: Column, entry: Indicator, shipped: Shipped, empty: str) -> str:
+    how = entry.part(shipped.parameters, shipped.names).how
+    before = str(column.warm_up) if isinstance(how, Blockwise | Rowwise) else "state"
+    cells = [f"`{column.name}`", f"`{entry.name}`", column.sql_type, column.unit, column.description, empty, before]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Write the tables anew."""
+    written_by_hand = DOCUMENT.read_text(encoding="utf-8").split("\n## ")[0].rstrip("\n")
+    DOCUMENT.write_text(f"{written_by_hand}\n{tables()}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
