@@ -11,7 +11,7 @@ import numpy as np
 from refresh_pipeline.analytics.bars import Column
 from refresh_pipeline.analytics.parts import Blockwise, Rowwise
 from refresh_pipeline.analytics.registry import Indicator, Shipped, registry
-from refresh_pipeline.market.calendar import CALENDARS
+from refresh_pipeline.market.calendars import CALENDARS
 from refresh_pipeline_tests.analytics.histories import INDICATORS, Market, computed_alone, history
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "indicators.md"

@@ -14,7 +14,7 @@ from refresh_pipeline.analytics.bars import Bars, Column, Computation, Values
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.analytics.indicators import Wish
 from refresh_pipeline.analytics.indicators import indicators as indicators_table
-from refresh_pipeline.market.calendar import CALENDARS
+from refresh_pipeline.market.calendars import CALENDARS
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, PRICE_COLUMNS, TIME_UNIT
 
 # Whole numbers that may be missing.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Bars, Computation, Values
 from refresh_pipeline.analytics.indicators import indicators
-from refresh_pipeline.market.calendar import CALENDARS
+from refresh_pipeline.market.calendars import CALENDARS
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Floats
 
 OWN_GOLDEN = Path(__file__).resolve().parents[1] / "golden"

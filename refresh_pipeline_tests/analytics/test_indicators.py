@@ -10,7 +10,7 @@ from refresh_pipeline.analytics.indicators import UnknownIndicator, groups, indi
 from refresh_pipeline.analytics.lazy_talib import load_talib
 from refresh_pipeline.analytics.registry import CLASSIC, TALIB, registry
 from refresh_pipeline.analytics.talib_functions import FUNCTIONS, lookback
-from refresh_pipeline.market.calendar import CALENDARS
+from refresh_pipeline.market.calendars import CALENDARS
 from refresh_pipeline.market.candles import CANDLE_COLUMNS
 from refresh_pipeline_tests.analytics.histories import (
     INDICATORS,

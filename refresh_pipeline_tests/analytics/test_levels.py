@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from refresh_pipeline.analytics.indicators import indicators
 from refresh_pipeline.analytics.levels import LEVEL_BARS, SWING, ZONE_BARS
-from refresh_pipeline.market.calendar import CALENDARS
+from refresh_pipeline.market.calendars import CALENDARS
 from refresh_pipeline.market.candles import CANDLE_COLUMNS
 from refresh_pipeline_tests.analytics.histories import (
     Market,

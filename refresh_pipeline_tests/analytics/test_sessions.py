@@ -8,7 +8,7 @@ import pytest
 
 from refresh_pipeline.analytics.bars import Bars
 from refresh_pipeline.analytics.indicators import indicators
-from refresh_pipeline.market.calendar import CALENDARS
+from refresh_pipeline.market.calendars import CALENDARS
 from refresh_pipeline.market.candles import CANDLE_COLUMNS
 from refresh_pipeline_tests.analytics.histories import Market, history
 
