@@ -25,8 +25,10 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
     def raw_candles(context: Context, warehouse: Warehouse, venues: Venues, asked: Asked) -> dg.MaterializeResult:
         now, batch = asked.moment, series_of(context, asked)
         warehouse.prepare(market)
+        warehouse.expect(market, now)
         held = warehouse.holdings(market, batch)
-        requests = steps.requests_for(market, held, now, asked.since_instant, asked.until_instant)
+        requests = steps.requests_for_holes(held, asked.holes)
+        requests = requests or steps.requests_for(market, held, now, asked.since_instant, asked.until_instant)
         done = steps.fetch_candles(warehouse, market, venues.open(market), requests, now)
         return materialized(context, warehouse, market, done, now)
 

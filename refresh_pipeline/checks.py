@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import dagster as dg
@@ -11,10 +11,14 @@ import numpy as np
 
 from refresh_pipeline.destinations import DestinationError
 from refresh_pipeline.destinations.files import sha256_of
-from refresh_pipeline.market.candles import instant
+from refresh_pipeline.market.calendar import Calendar, length_of
+from refresh_pipeline.market.candles import PRICE_COLUMNS, TIME_UNIT, instant
+from refresh_pipeline.market.coverage import grace
 from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.price_faults import price_faults
 from refresh_pipeline.resources import Asked, Exports, Uploads
 from refresh_pipeline.warehouse import reports
+from refresh_pipeline.warehouse.gaps import gaps as find_gaps
 from refresh_pipeline.warehouse.publishing import Exported, Published
 from refresh_pipeline.warehouse.reports import Fault, SeriesReport
 from refresh_pipeline.warehouse.schema import Table
@@ -25,11 +29,13 @@ RAW_CHECKS = {
     "prices_are_coherent": "No stored candle contradicts itself: high is highest, low is lowest, all are positive.",
     "open_times_are_unique_and_on_the_grid": "Each candle is there once, and opens where the calendar says.",
     "every_series_is_fresh": "Each series has the newest candle that the calendar says has closed.",
+    "prices_are_plausible": "No newer price jumps and comes back, is off by a factor of 100, or steps as at a split.",
+    "no_candles_are_missing": "Every candle that the calendar expects is there, but for what the source does not have.",
 }
 FAULTS_SHOWN = 50
+# Two days of minutes; what is older was looked at when it was new.
+BARS_LOOKED_AT = 3_000
 COLUMNS = dg.TableSchema([dg.TableColumn(name) for name in ("instrument", "timeframe", "open_time", "what")])
-# A refresh is due at each close of the shortest timeframe and takes its time: one tick late is not stale yet.
-TICKS_OF_GRACE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,7 @@ def market_checks(market: Market) -> list[dg.AssetChecksDefinition]:
     key = dg.AssetKey([market.name, Table.raw_candles.value])
     specs = [dg.AssetCheckSpec(name, asset=key, description=text) for name, text in RAW_CHECKS.items()]
 
-    # One step for the four: each step of a run costs Dagster more than the questions cost DuckDB.
+    # One step for them all: each step of a run costs Dagster more than the questions cost DuckDB.
     @dg.multi_asset_check(name=f"{market.name}_raw_candles_checks", specs=specs, can_subset=True)
     def raw_candles_checks(
         context: dg.AssetCheckExecutionContext, warehouse: Warehouse, asked: Asked
@@ -108,8 +114,9 @@ def _row(fault: Fault) -> dict[str, str]:
 
 
 def raw_verdicts(warehouse: Warehouse, market: Market, now: datetime) -> list[Verdict]:
-    """The four verdicts on a market's raw candles, as of `now`."""
+    """The verdicts on a market's raw candles, as of `now`."""
     warehouse.prepare(market)
+    warehouse.expect(market, now)
     with warehouse.reader() as connection:
         stored = reports.series_report(connection, market.name, market.series)
         faults = [
@@ -118,9 +125,11 @@ def raw_verdicts(warehouse: Warehouse, market: Market, now: datetime) -> list[Ve
             reports.repeated_open_times(connection, market.name),
             off_grid(connection, market),
             stale(market, stored, now),
+            missing(connection, market, now),
+            implausible(connection, market, now),
         ]
     candles = sum(each.candle_count for each in stored)
-    not_fetched, incoherent, repeated, off, behind = faults
+    not_fetched, incoherent, repeated, off, behind, gaps, odd = faults
     return [
         Verdict("every_series_was_fetched", not_fetched, len(stored)),
         Verdict("prices_are_coherent", incoherent, candles, _is_cut_short(incoherent)),
@@ -131,6 +140,8 @@ def raw_verdicts(warehouse: Warehouse, market: Market, now: datetime) -> list[Ve
             _is_cut_short(repeated) or _is_cut_short(off),
         ),
         Verdict("every_series_is_fresh", behind, len(stored)),
+        Verdict("no_candles_are_missing", gaps, len(stored)),
+        Verdict("prices_are_plausible", odd, len(stored)),
     ]
 
 
@@ -149,22 +160,58 @@ def _not_fetched(stored: Sequence[SeriesReport]) -> list[Fault]:
 def off_grid(connection: duckdb.DuckDBPyConnection, market: Market) -> list[Fault]:
     """Candles that open where no bar of the calendar opens, or while the market is closed."""
     faults: list[Fault] = []
-    for timeframe, open_times in reports.distinct_open_times(connection, market.name).items():
-        on_grid = market.calendar.has_bar(timeframe, open_times)
-        if not on_grid.all():
-            faults += reports.candles_at(connection, market.name, timeframe, open_times[~on_grid])
+    for calendar, instruments in _calendars(market).items():
+        for timeframe, open_times in reports.distinct_open_times(connection, market.name, instruments).items():
+            on_grid = calendar.has_bar(timeframe, open_times)
+            if not on_grid.all():
+                faults += reports.candles_at(connection, market.name, timeframe, open_times[~on_grid], instruments)
     return faults
+
+
+def _calendars(market: Market) -> dict[Calendar, list[str] | None]:
+    """The instruments of each calendar of a market; None where there is but one, for every instrument."""
+    calendars: dict[Calendar, list[str] | None] = {}
+    for instrument in market.instruments:
+        calendars.setdefault(market.calendar_of(instrument), []).append(instrument)  # pyright: ignore
+    return calendars if len(calendars) > 1 else dict.fromkeys(calendars)
 
 
 def stale(market: Market, stored: Sequence[SeriesReport], now: datetime) -> list[Fault]:
     """Series that lack the newest candle that should be there."""
-    grace = timedelta(minutes=min(market.timeframes).minutes) * TICKS_OF_GRACE
-    expected = {each: market.calendar.last_closed(each, instant(now - grace)) for each in market.timeframes}
+    expected = {
+        series: newest
+        for (calendar, timeframe), own in market.by_calendar(each.series for each in stored).items()
+        for newest in [calendar.last_closed(timeframe, instant(now - grace(market.timeframes)))]
+        for series in own
+    }
     return [
-        Fault(each.series, each.last_open_time, _behind(each, expected[each.series.timeframe]))
+        Fault(each.series, each.last_open_time, _behind(each, expected[each.series]))
         for each in stored
-        if each.last_open_time is None or each.last_open_time < expected[each.series.timeframe]
+        if each.last_open_time is None or each.last_open_time < expected[each.series]
     ]
+
+
+def missing(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> list[Fault]:
+    """Gaps, at the beginning, in the middle and at the end, of which the source has not said that it has nothing."""
+    return [
+        Fault(gap.series, gap.first, f"{gap.candles} missing up to {gap.last.astype('datetime64[s]')} ({gap.place})")
+        for gap in find_gaps(connection, market, now)
+        if not gap.is_confirmed
+    ]
+
+
+def implausible(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> list[Fault]:
+    """Candles whose price cannot be right, among the newest few thousand of each series."""
+    faults: list[Fault] = []
+    for timeframe in market.timeframes:
+        reach = length_of(timeframe) * int(BARS_LOOKED_AT / market.calendar.open_share)
+        series, rows = reports.prices_since(connection, market.name, timeframe, instant(now) - reach)
+        starts = np.searchsorted(rows["series_no"], np.arange(len(series) + 1))
+        found = price_faults({name: rows[name] for name in PRICE_COLUMNS}, starts)
+        whose, opened = rows["series_no"].tolist(), list(rows["open_time"].astype(TIME_UNIT))
+        for row, kind, ratio in zip(found.rows.tolist(), found.kinds, found.ratios, strict=True):
+            faults.append(Fault(series[whose[row]], opened[row], f"{kind.value}: {ratio:.4g} times"))
+    return faults
 
 
 def _behind(report: SeriesReport, expected: np.datetime64) -> str:

@@ -121,10 +121,37 @@ def status(
         moment = parse_instant(now) if now else datetime.now(UTC)
     with in_words((WarehouseBusy, WarehouseUnreadable), SOME_FAILED):
         rows = reporting.status_rows(settings, markets, moment)
+    for line in reporting.calendar_warnings(markets, moment):
+        err.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     if as_json:
         out.print_json(json.dumps(rows), highlight=False)
     else:
         reporting.print_status(out, settings, rows)
+
+
+@app.command()
+def gaps(
+    *,
+    market: MarketOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    now: Annotated[str | None, typer.Option(help="Go by this instant instead of the clock (ISO 8601).")] = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Show what is missing: of each series how many candles are expected and stored, and every missing stretch."""
+    with wrong_requests():
+        settings, markets = chosen(market, data_dir)
+        moment = parse_instant(now) if now else datetime.now(UTC)
+    # Late: a wrong request is answered at once.
+    from refresh_pipeline import missing  # noqa: PLC0415
+
+    with in_words((WarehouseBusy, WarehouseUnreadable), SOME_FAILED):
+        rows = missing.gap_rows(settings, markets, moment)
+    for line in reporting.calendar_warnings(markets, moment):
+        err.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if as_json:
+        out.print_json(json.dumps(rows), highlight=False)
+    else:
+        missing.print_gaps(out, rows)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from refresh_pipeline.checks import market_checks
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.resources import resources
 from refresh_pipeline.schedules import market_schedules, publish_job_name, refresh_job_name
-from refresh_pipeline.sensors import retry_sensor
+from refresh_pipeline.sensors import repair_sensor, retry_sensor
 from refresh_pipeline.settings import Settings, load_markets, load_settings, set_dagster_variables
 from refresh_pipeline.sources.opening import open_source
 from refresh_pipeline.warehouse.computations import computations
@@ -42,7 +42,7 @@ def _definitions(settings: Settings, markets: Sequence[Market]) -> dg.Definition
         asset_checks=[check for market in markets for check in market_checks(market)],
         jobs=[job for market in markets for job in market_jobs(market)],
         schedules=[schedule for market in markets for schedule in market_schedules(market)],
-        sensors=[retry_sensor(market) for market in markets],
+        sensors=[sensor for market in markets for sensor in (retry_sensor(market), repair_sensor(market))],
         resources=resources(settings),
         # One process a run: a wide run is a handful of steps, and starting a process costs more than any of them.
         executor=dg.in_process_executor,

@@ -8,6 +8,7 @@ import numpy as np
 
 from refresh_pipeline.instance.orphans import claim
 from refresh_pipeline.instance.wide_run import describe_partitions, materialize_only
+from refresh_pipeline.market.calendar import Calendar
 from refresh_pipeline.market.candles import TIME_UNIT
 from refresh_pipeline.market.coverage import completeness, data_age
 from refresh_pipeline.market.model import Market
@@ -90,11 +91,9 @@ def _metadata(
 ) -> dict[str, dict[str, object]]:
     """What each partition's materialization says, by partition key."""
     entries = {series: _basics(market, done[series], held[series]) for series in held}
-    for timeframe in {series.timeframe for series in held}:
-        stored = [s for s in held if s.timeframe is timeframe and held[s].candle_count]
-        if stored:
-            for series, more in zip(stored, _standing(market, timeframe, [held[s] for s in stored], now), strict=True):
-                entries[series] |= more
+    for (calendar, timeframe), stored in market.by_calendar(s for s in held if held[s].candle_count).items():
+        for series, more in zip(stored, _standing(calendar, timeframe, [held[s] for s in stored], now), strict=True):
+            entries[series] |= more
     return {series.key: entry for series, entry in entries.items()}
 
 
@@ -110,12 +109,14 @@ def _basics(market: Market, done: Attempt, held: Holding) -> dict[str, object]:
     }
 
 
-def _standing(market: Market, timeframe: Timeframe, held: Sequence[Holding], now: datetime) -> list[dict[str, object]]:
+def _standing(
+    calendar: Calendar, timeframe: Timeframe, held: Sequence[Holding], now: datetime
+) -> list[dict[str, object]]:
     firsts = np.array([each.first_open_time for each in held], dtype=TIME_UNIT)
     lasts = np.array([each.last_open_time for each in held], dtype=TIME_UNIT)
     counts = np.array([each.candle_count for each in held])
-    shares = completeness(market.calendar, timeframe, firsts, counts, now)
-    ages = data_age(market.calendar, timeframe, lasts, now)
+    shares = completeness(calendar, timeframe, firsts, counts, now)
+    ages = data_age(calendar, timeframe, lasts, now)
     return [
         {
             "first_open_time": _timestamp(first),

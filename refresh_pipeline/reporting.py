@@ -1,7 +1,7 @@
 """What the `refresh` command shows: tables, progress bars, and the rows of `refresh status`."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table as Grid
 from rich.text import Text
 
+from refresh_pipeline.market.calendar import Calendar, CalendarEnds
 from refresh_pipeline.market.candles import TIME_UNIT, instant
 from refresh_pipeline.market.coverage import bars_behind, completeness, data_age
 from refresh_pipeline.market.model import Market
@@ -149,6 +150,12 @@ def status_rows(settings: Settings, markets: Sequence[Market], now: datetime) ->
     return rows
 
 
+def calendar_warnings(markets: Sequence[Market], now: datetime) -> list[str]:
+    """A line for each market whose calendar ends soon or has ended."""
+    warnings = {market.name: market.calendar.warning(instant(now)) for market in markets}
+    return [f"{name}: {warning}" for name, warning in warnings.items() if warning]
+
+
 def _reports(settings: Settings, market: Market) -> list[SeriesReport]:
     if settings.database.exists():
         with connect(str(settings.database), read_only=True) as connection:
@@ -176,23 +183,26 @@ def _status_row(market: Market, report: SeriesReport) -> dict[str, Any]:
 
 
 def _add_standing(market: Market, rows: Sequence[dict[str, Any]], now: datetime) -> None:
-    for timeframe in market.timeframes:
-        own = [row for row in rows if row["timeframe"] == timeframe.value]
-        expected = _iso(market.calendar.last_closed(timeframe, instant(now)))
-        for row in own:
-            row["expected_candle"] = expected
-        stored = [row for row in own if row["newest_candle"]]
-        if stored:
-            _add_measures(market, timeframe, stored, now)
+    by_series = dict(zip(market.series, rows, strict=True))
+    for (calendar, timeframe), series in market.by_calendar(market.series).items():
+        own = [by_series[each] for each in series]
+        # Of a calendar that has ended the reader is told by a line of its own.
+        with suppress(CalendarEnds):
+            expected = _iso(calendar.last_closed(timeframe, instant(now)))
+            for row in own:
+                row["expected_candle"] = expected
+            stored = [row for row in own if row["newest_candle"]]
+            if stored:
+                _add_measures(calendar, timeframe, stored, now)
 
 
-def _add_measures(market: Market, timeframe: Timeframe, rows: Sequence[dict[str, Any]], now: datetime) -> None:
+def _add_measures(calendar: Calendar, timeframe: Timeframe, rows: Sequence[dict[str, Any]], now: datetime) -> None:
     firsts, lasts = (_times([row[name] for row in rows]) for name in ("first_candle", "newest_candle"))
     counts = np.array([row["candle_count"] for row in rows])
     measures = {
-        "completeness": completeness(market.calendar, timeframe, firsts, counts, now).round(6),
-        "age_seconds": data_age(market.calendar, timeframe, lasts, now),
-        "bars_behind": bars_behind(market.calendar, timeframe, lasts, now),
+        "completeness": completeness(calendar, timeframe, firsts, counts, now).round(6),
+        "age_seconds": data_age(calendar, timeframe, lasts, now),
+        "bars_behind": bars_behind(calendar, timeframe, lasts, now),
     }
     for number, row in enumerate(rows):
         row |= {name: values[number].item() for name, values in measures.items()}

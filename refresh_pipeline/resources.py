@@ -7,12 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 from pydantic import Field, SecretStr
 
 from refresh_pipeline.destinations import Destination
 from refresh_pipeline.destinations.opening import open_destination
-from refresh_pipeline.market.candles import parse_instant
+from refresh_pipeline.market.candles import instant, parse_instant
 from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
 from refresh_pipeline.settings import Settings, load_settings, secret
 from refresh_pipeline.sources import Source
 from refresh_pipeline.sources.opening import open_source
@@ -22,10 +24,12 @@ from refresh_pipeline.warehouse.warehouse import Warehouse
 class Asked(dg.ConfigurableResource):
     """What a run was asked for within its range of partitions; in the launchpad under resources.
 
-    `series` are partition keys (none: all of the range), the others instants in ISO 8601 (empty: as always).
+    `series` are partition keys (none: all of the range), `stretches` lines of a partition key, an instant and a later
+    one, for holes to fill; the others instants in ISO 8601 (empty: as always).
     """
 
     series: list[str] = Field(default_factory=list)
+    stretches: list[str] = Field(default_factory=list)
     since: str = ""
     until: str = ""
     now: str = ""
@@ -34,6 +38,15 @@ class Asked(dg.ConfigurableResource):
     def moment(self) -> datetime:
         """The instant the run goes by: the clock's, unless another was asked for."""
         return parse_instant(self.now) if self.now else datetime.now(UTC)
+
+    @property
+    def holes(self) -> dict[Series, tuple[np.datetime64, np.datetime64]]:
+        """The stretches, by series."""
+        parts = [line.rsplit(" ", 2) for line in self.stretches]
+        return {
+            Series.from_key(key): (instant(parse_instant(since)), instant(parse_instant(until)))
+            for key, since, until in parts
+        }
 
     @property
     def since_instant(self) -> datetime | None:

@@ -22,6 +22,7 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.progress import advance
 from refresh_pipeline.sources import Fetched, Request, Source, SourceError
 from refresh_pipeline.sources.opening import fetch
+from refresh_pipeline.warehouse.gaps import Stretches
 from refresh_pipeline.warehouse.publishing import Exported, Published
 from refresh_pipeline.warehouse.raw import Stored
 from refresh_pipeline.warehouse.schema import Table
@@ -47,10 +48,15 @@ def requests_for(
 ) -> list[Request]:
     """Which stretch to ask for, per series: from a few candles before the newest stored one, or the whole history.
 
-    With `since` from there on, whatever is stored: that is how holes and earlier history are filled.
+    With `since` from there on, whatever is stored: that is how earlier history is filled.
     """
     end = min(instant(until), instant(now)) if until else instant(now)
     return [Request(series, _start(market, series, held, now, since), end) for series, held in holdings.items()]
+
+
+def requests_for_holes(holdings: Mapping[Series, Holding], holes: Stretches) -> list[Request]:
+    """One request for each series that has a stretch to fill, and for nothing else."""
+    return [Request(series, *holes[series]) for series in holdings if series in holes]
 
 
 def _start(market: Market, series: Series, held: Holding, now: datetime, since: datetime | None) -> np.datetime64:
@@ -83,6 +89,8 @@ def fetch_candles(
                 errors[chunk.series] = chunk.error
                 log.info("%s %s: %s", market.name, chunk.series, chunk.error)
         advance(Table.raw_candles, finished, len(requests))
+    answered = {each.series: (each.since, each.until) for each in requests if each.series not in errors}
+    warehouse.note_asked(market, {series: s for series, s in answered.items() if s[0] < s[1]}, now)
     held = warehouse.holdings(market, list(stored))
     return {
         series: replace(

@@ -52,6 +52,8 @@ CHECKS = {
     "prices_are_coherent": 480,
     "open_times_are_unique_and_on_the_grid": 480,
     "every_series_is_fresh": 8,
+    "no_candles_are_missing": 8,
+    "prices_are_plausible": 8,
     "exports_match_the_table": 16,
     "uploads_match_the_exports": 16,
 }
@@ -66,8 +68,10 @@ def test_after_a_good_refresh_every_check_passes_having_examined_everything(
 
 
 @pytest.mark.parametrize("name", CHECKS)
-def test_before_any_refresh_only_freshness_is_missing(new_world: World, name: str) -> None:
-    assert bool(verdict(new_world, name).faults) is (name == "every_series_is_fresh")
+def test_before_any_refresh_everything_is_stale_and_missing_and_nothing_else_is_wrong(
+    new_world: World, name: str
+) -> None:
+    assert bool(verdict(new_world, name).faults) is (name in ("every_series_is_fresh", "no_candles_are_missing"))
 
 
 def test_there_are_no_other_checks(world: World) -> None:
@@ -317,3 +321,18 @@ def test_the_jobs_run_the_checks_of_their_assets(world: World) -> None:
         "exports_match_the_table",
         "uploads_match_the_exports",
     }
+
+
+# ---- prices_are_plausible
+
+
+def test_an_implausible_price_is_flagged_and_not_altered(world: World) -> None:
+    world.change(
+        f"update bazaar.raw_candles set open = open * 100, high = high * 100, low = low * 100, close = close * 100 "
+        f"where {BTC_ROWS} and open_time = '2026-06-01 03:00'"
+    )
+    before = world.query("select * from bazaar.raw_candles order by all")
+    (fault,) = found(world, "prices_are_plausible").items()
+    assert fault[0] == "BTC/USD m15 2026-06-01T03:00"
+    assert fault[1].startswith("a factor of 100: 1")
+    assert world.query("select * from bazaar.raw_candles order by all") == before

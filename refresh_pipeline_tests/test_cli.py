@@ -205,3 +205,17 @@ def test_a_home_that_the_user_chose_for_dagster_is_used(world: World, tmp_path: 
     os.environ["DAGSTER_HOME"] = str(tmp_path / "dagster")
     assert command("once", "-i", "BTC/USD", "-t", "H1", *AT_LATER).exit_code == 0
     assert (tmp_path / "dagster" / "history" / "runs.db").exists()
+
+
+def test_status_warns_of_a_calendar_that_ends_and_goes_on_when_it_has(new_world: World) -> None:
+    (new_world.root / "markets" / "shares.yaml").write_text(
+        "{name: shares, source: {kind: demo}, calendar: nse, instruments: [TCS], timeframes: [D1], history: 30d}"
+    )
+    early = command("status", "-m", "shares,bazaar", "--now", "2026-10-31")
+    assert (early.exit_code, early.stderr) == (0, "")
+    late = command("status", "-m", "shares,bazaar", "--now", "2026-11-27")
+    assert words(late.stderr).startswith("shares: the calendar nse ends in 34 days: nothing is known of sessions after")
+    over = command("status", "-m", "shares,bazaar", "--json", "--now", "2027-01-02")
+    assert "shares: the calendar nse has ended" in words(over.stderr)
+    rows = json.loads(over.stdout)
+    assert {row["market"] for row in rows if row["expected_candle"]} == {"bazaar"}

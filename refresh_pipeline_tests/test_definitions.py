@@ -16,8 +16,10 @@ CHECKS = [
     ("exports", "exports_match_the_table"),
     ("raw_candles", "every_series_is_fresh"),
     ("raw_candles", "every_series_was_fetched"),
+    ("raw_candles", "no_candles_are_missing"),
     ("raw_candles", "open_times_are_unique_and_on_the_grid"),
     ("raw_candles", "prices_are_coherent"),
+    ("raw_candles", "prices_are_plausible"),
     ("uploads", "uploads_match_the_exports"),
 ]
 MARKETS = ["crypto", "demo"]
@@ -60,12 +62,12 @@ def test_the_schedules(loaded: dg.RepositoryDefinition) -> None:
 
 def test_the_sensors(loaded: dg.RepositoryDefinition) -> None:
     sensors = {each.name: each.job_name for each in loaded.sensor_defs if not each.name.startswith("default_")}
-    assert sensors == {"demo_retry": "demo_refresh", "crypto_retry": "crypto_refresh"}
+    assert sensors == {f"{market}_{what}": f"{market}_refresh" for market in MARKETS for what in ("retry", "repair")}
 
 
 def test_everything_runs_by_itself_once_dagster_runs(loaded: dg.RepositoryDefinition) -> None:
     assert all(each.default_status is dg.DefaultScheduleStatus.RUNNING for each in loaded.schedule_defs)
-    own = [each for each in loaded.sensor_defs if each.name.endswith("_retry")]
+    own = [each for each in loaded.sensor_defs if each.name.endswith(("_retry", "_repair"))]
     assert all(each.default_status is dg.DefaultSensorStatus.RUNNING for each in own)
 
 

@@ -71,6 +71,7 @@ def database(market: Market, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, now = tmp_path_factory.mktemp("documented"), datetime.now(UTC)
     warehouse = Warehouse(database=str(folder / "refresh.duckdb"))
     warehouse.prepare(market)
+    warehouse.expect(market, now)
     requests = steps.requests_for(market, warehouse.holdings(market, market.series), now)
     done = steps.fetch_candles(warehouse, market, open_source(market, folder), requests, now)
     warehouse.record(market, Table.raw_candles, done, "run", now)
@@ -155,14 +156,14 @@ def test_the_page_of_a_source_says_what_it_takes_and_shows_a_market_that_opens(d
 def commands_shown() -> list[list[str]]:
     """Every `refresh ...` in a block of commands, as words, with what stands before the program left out."""
     lines = [line for document in DOCUMENTS for block in blocks(document, "", "sh") for line in block.splitlines()]
-    found = [re.search(r"(?:^|/bin/|\s)refresh (once|status|up|universe)\b.*$", line) for line in lines]
+    found = [re.search(r"(?:^|/bin/|\s)refresh (once|status|gaps|up|universe)\b.*$", line) for line in lines]
     return [shlex.split(match[0].split("refresh ", 1)[1], comments=True) for match in found if match]
 
 
 def test_every_command_shown_is_one() -> None:
     group = typer.main.get_command(app)
     shown = commands_shown()
-    assert {words[0] for words in shown} == {"once", "status", "up", "universe"}
+    assert {words[0] for words in shown} == {"once", "status", "gaps", "up", "universe"}
     for words in shown:
         command: click.Command = getattr(group, "commands", {})[words[0]]
         command.make_context(words[0], words[1:])

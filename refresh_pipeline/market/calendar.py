@@ -6,8 +6,10 @@ open (`is_open`), and which candle is the newest that has closed (`last_closed`)
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from types import MappingProxyType
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -16,6 +18,10 @@ from numpy.typing import NDArray
 from refresh_pipeline.market.candles import TIME_UNIT, Times, instant
 from refresh_pipeline.market.timeframe import Timeframe
 
+# Longer than any market of ours is closed at a stretch.
+CLOSED_AT_MOST = np.timedelta64(10 * 24 * 3600 * 1_000_000, "us")
+# How long before a calendar ends somebody should hear of it.
+NOTICE = np.timedelta64(60 * 24 * 3600 * 1_000_000, "us")
 DAY = np.timedelta64(1, "D").astype("timedelta64[us]")
 # 1970-01-05 was a Monday, 1970-01-04 a Sunday.
 FIRST_MONDAY = np.datetime64("1970-01-05", "us")
@@ -38,6 +44,8 @@ class Calendar(ABC):
     zone: str
     # From here on nothing is known, and every question is refused; None where rules go on for ever.
     last_known: np.datetime64 | None = None
+    # Calendars of instruments whose class has other sessions on the same grid; by the class's name.
+    classes: Mapping[str, "Calendar"] = MappingProxyType({})
     # The share of all minutes in which the market is open: to turn a number of bars into a stretch of time.
     open_share: float
 
@@ -50,7 +58,7 @@ class Calendar(ABC):
         """Whether the market trades at each instant."""
 
     @abstractmethod
-    def _bars_before(self, timeframe: Timeframe, times: Times) -> NDArray[np.int64]:
+    def bars_before(self, timeframe: Timeframe, times: Times) -> NDArray[np.int64]:
         """How many bars open before each instant, counted from wherever it suits: differences are what is used.
 
         Counting beats listing: a series of minutes over years has millions of them.
@@ -93,20 +101,32 @@ class Calendar(ABC):
     def count(self, timeframe: Timeframe, first: Times, last: np.datetime64) -> NDArray[np.int64]:
         """How many bars to expect that open from each instant of `first` to `last`, both included."""
         end = np.array([last + np.timedelta64(1, "us")], dtype=TIME_UNIT)
-        return np.maximum(self._bars_before(timeframe, end) - self._bars_before(timeframe, first), 0)
+        return np.maximum(self.bars_before(timeframe, end) - self.bars_before(timeframe, first), 0)
 
     def last_closed(self, timeframe: Timeframe, now: np.datetime64) -> np.datetime64:
         """The opening time of the newest bar that has ended at `now`."""
-        reach = length_of(timeframe) * 3 + 5 * DAY
+        reach = length_of(timeframe) * 3 + CLOSED_AT_MOST
         grid = self.open_times(timeframe, instant(now) - reach, instant(now))
         return grid[self.closes(timeframe, grid) <= now][-1]
 
     def next_close(self, timeframe: Timeframe, now: np.datetime64) -> np.datetime64:
         """The next instant after `now` at which a bar ends."""
-        reach = length_of(timeframe) * 3 + 5 * DAY
+        reach = length_of(timeframe) * 3 + CLOSED_AT_MOST
         start = self.floor(timeframe, np.array([now], dtype=TIME_UNIT))[0]
         ends = self.closes(timeframe, self.open_times(timeframe, start, start + reach))
         return ends[ends > now][0]
+
+    def warning(self, now: np.datetime64) -> str | None:
+        """What to say of a calendar that ends within 60 days of `now`, or has ended."""
+        if self.last_known is None or now < self.last_known - NOTICE:
+            return None
+        day = (self.last_known - np.timedelta64(1, "us")).astype("datetime64[D]")
+        left = int((self.last_known - now) // DAY)
+        when = f"ends in {left} days" if now < self.last_known else "has ended"
+        return (
+            f"the calendar {self.name} {when}: nothing is known of sessions after {day}, and from then on its markets "
+            "are not refreshed; take a newer version of the project"
+        )
 
     def has_bar(self, timeframe: Timeframe, times: Times) -> NDArray[np.bool_]:
         """Whether a bar opens at each instant."""
@@ -140,7 +160,8 @@ class CryptoCalendar(Calendar):
         """See Calendar."""
         return np.ones(np.shape(times), dtype=bool)
 
-    def _bars_before(self, timeframe: Timeframe, times: Times) -> NDArray[np.int64]:
+    def bars_before(self, timeframe: Timeframe, times: Times) -> NDArray[np.int64]:
+        """See Calendar."""
         if timeframe is Timeframe.MN1:
             return _months_begun(times)
         return _steps_begun(times - FIRST_MONDAY, length_of(timeframe))
@@ -150,7 +171,8 @@ class FxCalendar(Calendar):
     """Open from Sunday to Friday 17:00 New York; days begin at 17:00 New York, weeks on Sunday.
 
     Bars longer than an hour hang on 17:00 in New York's wall clock, so they move against UTC twice a year; both
-    changes fall into a weekend. Source: OANDA's daily alignment, held against its H1 candles of 2007 to 2018.
+    changes fall into a weekend. The trading days dated 25 December and 1 January are closed. Metals and index CFDs rest
+    in the first hour of each day. Source: OANDA's daily alignment, held against its H1 candles of 2007 to 2018.
 
     >>> FxCalendar().last_closed(Timeframe.H4, np.datetime64("2024-06-14T20:45"))
     np.datetime64('2024-06-14T13:00:00.000000')
@@ -159,6 +181,7 @@ class FxCalendar(Calendar):
     name = "fx"
     zone = "America/New_York"
     open_share = 5 / 7
+    daily_break = np.timedelta64(0, "us")
     day_begins = np.timedelta64(17, "h").astype("timedelta64[us]")
 
     def floor(self, timeframe: Timeframe, times: Times) -> Times:
@@ -178,18 +201,46 @@ class FxCalendar(Calendar):
 
     def is_open(self, times: Times) -> NDArray[np.bool_]:
         """See Calendar."""
-        into_week = (self._trading_time(np.asarray(times, dtype=TIME_UNIT)) - FIRST_SUNDAY) % (7 * DAY)
-        return into_week < 5 * DAY
+        trading = self._trading_time(np.asarray(times, dtype=TIME_UNIT))
+        into_week = (trading - FIRST_SUNDAY) % (7 * DAY)
+        in_session = (into_week < 5 * DAY) & (into_week % DAY >= self.daily_break)
+        holidays = _fx_holidays()
+        last = np.maximum(np.searchsorted(holidays, trading, side="right") - 1, 0)
+        into_holiday = trading - holidays[last]
+        return in_session & ~((into_holiday >= np.timedelta64(0, "us")) & (into_holiday < DAY))
 
-    def _bars_before(self, timeframe: Timeframe, times: Times) -> NDArray[np.int64]:
+    def bars_before(self, timeframe: Timeframe, times: Times) -> NDArray[np.int64]:
+        """See Calendar."""
         trading, length = self._trading_time(np.asarray(times, dtype=TIME_UNIT)), length_of(timeframe)
         if timeframe is Timeframe.MN1:
             return _months_begun(trading + DAY)
         if timeframe is Timeframe.W1:
             return _steps_begun(trading - FIRST_SUNDAY, length)
         weeks, into_week = np.divmod(trading - FIRST_SUNDAY, 7 * DAY)
-        bars_a_week = int(5 * DAY / length)
-        return weeks * bars_a_week + np.minimum(_steps_begun(into_week, length), bars_a_week)
+        days, into_day = np.divmod(into_week, DAY)
+        days, into_day = np.minimum(days, 5), np.where(days < 5, into_day, np.timedelta64(0, "us"))
+        in_holidays = self._holidaybars_before(trading, length)
+        return (weeks * 5 + days) * self._bars_a_day(length) + self._bars_into_day(into_day, length) - in_holidays
+
+    def _bars_a_day(self, length: np.timedelta64) -> int:
+        return int(DAY // length) - int(self.daily_break // length)
+
+    def _bars_into_day(self, into_day: NDArray[np.timedelta64], length: np.timedelta64) -> NDArray[np.int64]:
+        return np.maximum(_steps_begun(into_day, length) - int(self.daily_break // length), 0)
+
+    def _holidaybars_before(self, trading: Times, length: np.timedelta64) -> NDArray[np.int64]:
+        holidays = _fx_holidays()
+        begun = np.searchsorted(holidays, trading, side="left")
+        into_last = np.minimum(trading - holidays[np.maximum(begun - 1, 0)], DAY)
+        bars = (begun - 1) * self._bars_a_day(length) + self._bars_into_day(into_last, length)
+        return np.where(begun > 0, bars, 0)
+
+    def _has_session(self, timeframe: Timeframe, grid: Times) -> NDArray[np.bool_]:
+        if timeframe > Timeframe.D1:
+            return super()._has_session(timeframe, grid)
+        # A bar longer than the rest in which it begins has trading afterwards.
+        rest = self.daily_break if length_of(timeframe) > self.daily_break else np.timedelta64(0, "us")
+        return self.is_open(grid + rest)
 
     def _trading_time(self, utc: Times) -> Times:
         return utc + zone_offsets(self.zone, utc) - self.day_begins
@@ -198,6 +249,26 @@ class FxCalendar(Calendar):
         local = trading + self.day_begins
         guess = local - zone_offsets(self.zone, local)
         return local - zone_offsets(self.zone, guess)
+
+
+class RestingFxCalendar(FxCalendar):
+    """The same with a daily rest from 17:00 to 18:00 New York, as metals and index CFDs have it."""
+
+    open_share = 5 / 7 * 23 / 24
+    daily_break = np.timedelta64(1, "h").astype("timedelta64[us]")
+
+
+FxCalendar.classes = MappingProxyType({"metal": RestingFxCalendar(), "index": RestingFxCalendar()})
+
+
+@lru_cache(maxsize=1)
+def _fx_holidays() -> Times:
+    """When the closed trading days begin, in trading time; those on weekends left out."""
+    dated = np.array(
+        [f"{year}-{day}" for year in range(1960, 2101) for day in ("01-01", "12-25")], dtype="datetime64[D]"
+    )
+    # A trading day begins on the day before its date.
+    return (dated[np.is_busday(dated)] - 1).astype(TIME_UNIT)
 
 
 def _steps_begun(since: NDArray[np.timedelta64], length: np.timedelta64) -> NDArray[np.int64]:

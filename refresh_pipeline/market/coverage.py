@@ -1,6 +1,7 @@
 """How series stand against their calendar at an instant: how complete, how old, how far behind; all at once."""
 
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +9,14 @@ from numpy.typing import NDArray
 from refresh_pipeline.market.calendar import Calendar
 from refresh_pipeline.market.candles import Floats, Times, instant
 from refresh_pipeline.market.timeframe import Timeframe
+
+# A refresh is due at each close of the shortest timeframe and takes its time: one tick late is not stale yet.
+TICKS_OF_GRACE = 2
+
+
+def grace(timeframes: Iterable[Timeframe]) -> timedelta:
+    """For how long a candle of a market with these timeframes may be on its way after its close."""
+    return timedelta(minutes=min(timeframes).minutes) * TICKS_OF_GRACE
 
 
 def completeness(

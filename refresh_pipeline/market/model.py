@@ -4,7 +4,7 @@ import csv
 import difflib
 import io
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import cached_property
 from typing import Annotated, Any, TypeVar
@@ -212,6 +212,22 @@ class Market(BaseModel):
     def calendar(self) -> Calendar:
         """The market's trading calendar."""
         return CALENDARS[self.calendar_name]
+
+    def calendar_of(self, instrument: str) -> Calendar:
+        """The trading calendar of one instrument, whose class may have sessions of its own."""
+        return self.calendar.classes.get(self.instruments[instrument].asset_class or "", self.calendar)
+
+    def sessions_of(self, instrument: str) -> str:
+        """The name of an instrument's calendar: the market's, and its class where that has sessions of its own."""
+        asset_class = self.instruments[instrument].asset_class
+        return f"{self.calendar_name}/{asset_class}" if asset_class in self.calendar.classes else self.calendar_name
+
+    def by_calendar(self, series: Iterable[Series]) -> dict[tuple[Calendar, Timeframe], list[Series]]:
+        """Series together with those of which the same bars are expected."""
+        groups: dict[tuple[Calendar, Timeframe], list[Series]] = {}
+        for each in series:
+            groups.setdefault((self.calendar_of(each.instrument), each.timeframe), []).append(each)
+        return groups
 
     @cached_property
     def series(self) -> tuple[Series, ...]:

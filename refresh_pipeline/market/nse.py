@@ -106,7 +106,8 @@ class NseCalendar(Calendar):
             raise self._ended(now)
         return later[later > now][0]
 
-    def _bars_before(self, timeframe: Timeframe, times: Times) -> NDArray[np.int64]:
+    def bars_before(self, timeframe: Timeframe, times: Times) -> NDArray[np.int64]:
+        """See Calendar."""
         times = np.asarray(times, dtype=TIME_UNIT)
         self._reject_unknown(times - MICROSECOND)
         return np.searchsorted(self._grid(timeframe), times)

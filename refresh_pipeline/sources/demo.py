@@ -152,7 +152,7 @@ class DemoSource:
     native_timeframes = tuple(Timeframe)
 
     def __init__(self, market: Market) -> None:
-        self._calendar: Calendar = market.calendar
+        self._market = market
         self._two_sided = market.two_sided
         self._seed = source_options(market, DemoOptions).seed
 
@@ -163,30 +163,28 @@ class DemoSource:
             requests: for any instruments and timeframes.
             now: bars that end later are not there yet.
         """
-        batches = _batches(requests, self._windows(requests, instant(now)))
+        calendars = [self._market.calendar_of(request.series.instrument) for request in requests]
+        answers = {
+            calendar: self._answers(
+                calendar, [r for r, own in zip(requests, calendars, strict=True) if own is calendar], now
+            )
+            for calendar in dict.fromkeys(calendars)
+        }
+        for calendar in calendars:
+            yield next(answers[calendar])
+
+    def _answers(self, calendar: Calendar, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
+        batches = _batches(requests, _windows(calendar, requests, instant(now)))
         ready: dict[int, Fetched] = {}
         for number in range(len(requests)):
             if number not in ready:
-                ready |= self._simulated(batches[number], requests)
+                ready |= self._simulated(calendar, batches[number], requests)
             yield ready.pop(number)
 
-    def _windows(self, requests: Sequence[Request], now: np.datetime64) -> list[Window]:
-        spans = [(request.series.timeframe, request.since, min(request.until, now)) for request in requests]
-        known = {span: self._window(*span, now) for span in set(spans)}
-        return [known[span] for span in spans]
-
-    def _window(self, timeframe: Timeframe, since: np.datetime64, until: np.datetime64, now: np.datetime64) -> Window:
-        opens = self._calendar.open_times(timeframe, since, until)
-        ends = self._calendar.closes(timeframe, opens)
-        closed = int((ends <= now).sum())
-        if closed == 0:
-            return Window(timeframe, 0, 0)
-        return Window(timeframe, _minute(opens[0]), _minute(ends[closed - 1]))
-
-    def _simulated(self, batch: Batch, requests: Sequence[Request]) -> dict[int, Fetched]:
+    def _simulated(self, calendar: Calendar, batch: Batch, requests: Sequence[Request]) -> dict[int, Fetched]:
         started = time.perf_counter()
         cast = Cast.of(self._seed, batch.instruments)
-        simulated = stretches(cast, batch.windows, self._calendar)
+        simulated = stretches(cast, batch.windows, calendar)
         candles = [priced(stretch, cast, two_sided=self._two_sided) for stretch in simulated]
         seconds = (time.perf_counter() - started) / (len(batch.instruments) * len(batch.windows))
         return {
@@ -194,6 +192,23 @@ class DemoSource:
             for row, numbers in enumerate(batch.numbers)
             for column, number in enumerate(numbers)
         }
+
+
+def _windows(calendar: Calendar, requests: Sequence[Request], now: np.datetime64) -> list[Window]:
+    spans = [(request.series.timeframe, request.since, min(request.until, now)) for request in requests]
+    known = {span: _window(calendar, *span, now) for span in set(spans)}
+    return [known[span] for span in spans]
+
+
+def _window(
+    calendar: Calendar, timeframe: Timeframe, since: np.datetime64, until: np.datetime64, now: np.datetime64
+) -> Window:
+    opens = calendar.open_times(timeframe, since, until)
+    ends = calendar.closes(timeframe, opens)
+    closed = int((ends <= now).sum())
+    if closed == 0:
+        return Window(timeframe, 0, 0)
+    return Window(timeframe, _minute(opens[0]), _minute(ends[closed - 1]))
 
 
 def _batches(requests: Sequence[Request], windows: Sequence[Window]) -> dict[int, Batch]:

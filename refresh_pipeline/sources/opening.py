@@ -130,7 +130,7 @@ def fetch(source: Source, market: Market, requests: Sequence[Request], now: date
     """
     wanted: dict[Series, list[_Wanted]] = {}
     for request in requests:
-        each = _wanted(source, market.calendar, request, instant(now))
+        each = _wanted(source, market.calendar_of(request.series.instrument), request, instant(now))
         wanted.setdefault(each.base.series, []).append(each)
     questions = [_covering(those) for those in wanted.values()]
     for fetched in source.fetch(questions, now):

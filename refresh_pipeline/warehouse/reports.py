@@ -7,6 +7,7 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+from numpy.typing import NDArray
 
 from refresh_pipeline.market.candles import Times
 from refresh_pipeline.market.series import Series
@@ -15,6 +16,8 @@ from refresh_pipeline.warehouse.schema import Table, qualified
 from refresh_pipeline.warehouse.staging import arrays_of, numbered, registered
 
 EXAMPLES = 20
+# Plain comparisons: greatest() and least() take three times as long. NaN is above everything here, infinity too.
+COHERENT = "low > 0 and low <= open and low <= close and open <= high and close <= high and high < 'infinity'::double"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +118,9 @@ def failed_series(connection: duckdb.DuckDBPyConnection, market: str, asset: Tab
 
 def incoherent_prices(connection: duckdb.DuckDBPyConnection, market: str) -> list[Fault]:
     """Stored candles whose numbers contradict themselves: none, unless somebody else wrote into the table."""
-    # Plain comparisons: greatest() and least() take three times as long. NaN is above everything here, infinity too.
     rows = connection.execute(
         f"select instrument, timeframe, open_time, open, high, low, close from {qualified(market, Table.raw_candles)} "
-        "where coalesce(not (low > 0 and low <= open and low <= close and open <= high and close <= high "
-        f"and high < 'infinity'::double), true) order by open_time limit {EXAMPLES}"
+        f"where coalesce(not ({COHERENT}), true) order by open_time limit {EXAMPLES}"
     ).fetchall()
     return [_fault(row, "open {:g} high {:g} low {:g} close {:g}".format(*_numbers(row[3:]))) for row in rows]
 
@@ -162,25 +163,60 @@ def _suspected_of_repeats(connection: duckdb.DuckDBPyConnection, market: str) ->
     return suspects
 
 
-def distinct_open_times(connection: duckdb.DuckDBPyConnection, market: str) -> dict[Timeframe, Times]:
-    """Every opening time that occurs, per timeframe."""
+def prices_since(
+    connection: duckdb.DuckDBPyConnection, market: str, timeframe: Timeframe, since: np.datetime64
+) -> tuple[list[Series], dict[str, NDArray]]:
+    """The candles of a timeframe from an instant on, series by series in order of time, and which series they are of.
+
+    Without those whose numbers contradict themselves, of which `incoherent_prices` tells.
+
+    The arrays are series_no, open_time, open, high, low and close.
+    """
     rows = arrays_of(
-        connection, f"select distinct timeframe, open_time from {qualified(market, Table.raw_candles)} order by all"
+        connection,
+        f"select instrument, open_time, open, high, low, close from {qualified(market, Table.raw_candles)} "
+        f"where timeframe = ? and open_time >= ? and {COHERENT} order by instrument, open_time",
+        [timeframe.value, since.astype(datetime)],
+    )
+    names, numbers = np.unique(rows.pop("instrument").astype(str), return_inverse=True)
+    return [Series(name, timeframe) for name in names.tolist()], {"series_no": numbers, **rows}
+
+
+def distinct_open_times(
+    connection: duckdb.DuckDBPyConnection, market: str, instruments: Sequence[str] | None = None
+) -> dict[Timeframe, Times]:
+    """Every opening time that occurs, per timeframe; of all instruments, or of these."""
+    of_these, values = _of(instruments)
+    rows = arrays_of(
+        connection,
+        f"select distinct timeframe, open_time from {qualified(market, Table.raw_candles)} where {of_these} "
+        "order by all",
+        values,
     )
     names = rows["timeframe"].astype(str)
     return {Timeframe(name): rows["open_time"][names == name] for name in np.unique(names).tolist()}
 
 
 def candles_at(
-    connection: duckdb.DuckDBPyConnection, market: str, timeframe: Timeframe, open_times: Times
+    connection: duckdb.DuckDBPyConnection,
+    market: str,
+    timeframe: Timeframe,
+    open_times: Times,
+    instruments: Sequence[str] | None = None,
 ) -> list[Fault]:
-    """Who has candles at these opening times."""
+    """Who has candles at these opening times; of all instruments, or of these."""
+    of_these, values = _of(instruments)
     rows = connection.execute(
         f"select instrument, timeframe, open_time from {qualified(market, Table.raw_candles)} "
-        f"where timeframe = ? and list_contains(?::timestamp[], open_time) order by open_time limit {EXAMPLES}",
-        [timeframe.value, [time.item() for time in open_times[:EXAMPLES]]],
+        f"where timeframe = ? and list_contains(?::timestamp[], open_time) and {of_these} "
+        f"order by open_time limit {EXAMPLES}",
+        [timeframe.value, [time.item() for time in open_times[:EXAMPLES]], *values],
     ).fetchall()
     return [_fault(row, "not on the calendar's grid") for row in rows]
+
+
+def _of(instruments: Sequence[str] | None) -> tuple[str, list[list[str]]]:
+    return ("true", []) if instruments is None else ("list_contains(?, instrument)", [list(instruments)])
 
 
 def not_exported(connection: duckdb.DuckDBPyConnection, market: str) -> list[Fault]:

@@ -33,6 +33,11 @@ class Table(StrEnum):
     stale = "stale"
     # What recursions had come to, every so many bars of an asset's series.
     checkpoints = "checkpoints"
+    # Which bars the market's calendars expect, a while ahead of the clock; and from when on they are expected of whom.
+    expected_candles = "expected_candles"
+    expectations = "expectations"
+    # Stretches that the source was asked for and has nothing for.
+    confirmed_gaps = "confirmed_gaps"
     about = "about"
 
 
@@ -88,6 +93,23 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
     # `mark` is drawn anew at each change: who made the asset from older candles sees that it is not theirs to settle.
     Table.stale: SERIES_KEY | {"asset": "varchar", "since": "timestamp", "mark": "varchar"},
     Table.checkpoints: KEY | {"asset": "varchar", "candles": "bigint", "state": "double[]"},
+    Table.expected_candles: {
+        "sessions": "varchar",
+        "timeframe": "varchar",
+        "open_time": "timestamp",
+        "closes_at": "timestamp",
+        "number": "bigint",
+    },
+    Table.expectations: SERIES_KEY | {"sessions": "varchar", "since": "timestamp"},
+    Table.confirmed_gaps: SERIES_KEY
+    | {
+        "first_open_time": "timestamp",
+        "last_open_time": "timestamp",
+        "candles": "bigint",
+        "asks": "integer",
+        "first_asked_at": "timestamp",
+        "asked_at": "timestamp",
+    },
     Table.about: {"schema_version": "integer"},
 }
 WITH_CANDLES = (Table.raw_candles, Table.raw_candle_revisions)

@@ -15,12 +15,15 @@ from pydantic import Field
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.market.candles import Candles, instant
+from refresh_pipeline.market.gaps import Gap
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.warehouse import publishing, raw, reports, schema, tail
+from refresh_pipeline.warehouse import gaps, publishing, raw, reports, schema, tail
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.connection import PATIENCE, connect, transaction
+from refresh_pipeline.warehouse.gaps import Stretches, ensure_gap_views
 from refresh_pipeline.warehouse.known import ensure_known_view
+from refresh_pipeline.warehouse.known_then import candles_as_of
 from refresh_pipeline.warehouse.publishing import Exported, Published, rows_to_export, write_exports, write_uploads
 from refresh_pipeline.warehouse.raw import Staged, Stored
 from refresh_pipeline.warehouse.reports import FailedSeries
@@ -94,6 +97,25 @@ class Warehouse(DuckDBResource):
         with self.get_connection() as connection, transaction(connection):
             schema.ensure(connection, market.name, tuple(computations(market).values()), market.two_sided)
             ensure_known_view(connection, market.name, ENHANCED_CANDLES, market.two_sided)
+            ensure_gap_views(connection, market)
+
+    def expect(self, market: Market, now: datetime) -> None:
+        """Write down which candles the market's calendars expect, so that gaps can be asked for in SQL."""
+        with self.get_connection() as connection, transaction(connection):
+            gaps.expect(connection, market, now)
+
+    def note_asked(self, market: Market, asked: Stretches, now: datetime) -> None:
+        """Write down what of these stretches the source was asked for and does not have."""
+        if asked:
+            with self.get_connection() as connection, transaction(connection):
+                gaps.note_asked(connection, market, asked, now)
+
+    def gaps(self, market: Market, now: datetime) -> list[Gap]:
+        """Which candles are missing; nothing before the market's first refresh."""
+        if not self.exists:
+            return []
+        with self.reader() as connection:
+            return gaps.gaps(connection, market, now) if reports.has_tables(connection, market.name) else []
 
     def holdings(self, market: Market, batch: Sequence[Series]) -> dict[Series, Holding]:
         """What is stored of each series of the batch."""
@@ -122,6 +144,11 @@ class Warehouse(DuckDBResource):
         staged = Staged.of(arrivals, schema.candle_columns(market.two_sided))
         with self.get_connection() as connection, transaction(connection):
             return raw.store(connection, market.name, staged, source, now)
+
+    def candles_as_of(self, market: Market, series: Series, moment: datetime) -> Candles:
+        """A series' raw candles exactly as they stood at an instant: without what came later, corrections undone."""
+        with self.reader() as connection:
+            return candles_as_of(connection, market.name, series, moment, market.two_sided)
 
     def refresh_tail(self, market: Market, table: Table, batch: Sequence[Series]) -> dict[Series, Recomputed]:
         """Compute again what changed since this table was last computed, for the series of the batch that did."""

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from refresh_pipeline.analytics.indicators import indicators
 from refresh_pipeline.analytics.levels import LEVEL_BARS, SWING, ZONE_BARS
 from refresh_pipeline.market.calendars import CALENDARS
-from refresh_pipeline.market.candles import CANDLE_COLUMNS
 from refresh_pipeline_tests.analytics.histories import (
+    History,
     Market,
     computed_alone,
     differing,
@@ -22,12 +22,12 @@ from refresh_pipeline_tests.analytics.histories import (
 LEVELS = indicators(["support_resistance", "zones"], CALENDARS["crypto"])
 
 
-def prices(lows, highs=None, volume=None):
+def prices(lows, highs=None, volume=None) -> History:
     """A market with these lows, and highs one above where nothing is said."""
     lows = np.asarray(lows, dtype=np.float64)
     highs = lows + 1 if highs is None else np.asarray(highs, dtype=np.float64)
     volume = np.ones(len(lows)) if volume is None else np.asarray(volume, dtype=np.float64)
-    return dict(zip(CANDLE_COLUMNS, (lows, highs, lows, highs, volume), strict=True))
+    return {"open": lows, "high": highs, "low": lows, "close": highs, "volume": volume}
 
 
 def valley(depth, bars=SWING):
@@ -118,11 +118,11 @@ def strongest_by_hand(low, row):
 # ---- zones
 
 
-def busy(moves, volumes):
+def busy(moves, volumes) -> History:
     """A market that moves by so many percent on such volumes, after 60 quiet bars."""
-    close = 100 * np.cumprod([*[1.0] * 60, *(1 + move / 100 for move in moves)])
+    close = 100 * np.cumprod([*[1.0] * 60, *(1 + move / 100 for move in moves)]).astype(np.float64)
     volume = [*([1.0] * 60), *volumes]
-    return dict(zip(CANDLE_COLUMNS, (close, close + 1, close - 1, close, np.array(volume)), strict=True))
+    return {"open": close, "high": close + 1, "low": close - 1, "close": close, "volume": np.array(volume)}
 
 
 def test_a_fall_on_much_volume_begins_a_supply_zone_and_a_rise_a_demand_zone_each_until_the_next():

@@ -81,7 +81,7 @@ def test_the_opening_range_is_that_of_the_first_half_hour_as_far_as_it_has_come(
 
 
 def test_a_bar_of_a_day_or_longer_is_a_session_of_its_own():
-    market = history(Market(bars=4)) | {"volume": np.ones(4)}
+    market = dict(history(Market(bars=4))) | {"volume": np.ones(4)}
     for opens in (
         ["2024-01-01", "2024-01-02", "2024-01-03", "2024-01-04"],
         ["2024-01-01", "2024-01-08", "2024-01-15", "2024-01-22"],

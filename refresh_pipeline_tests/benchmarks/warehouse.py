@@ -27,6 +27,7 @@ def measure(size: Size, database: Path) -> list[Comparison]:
     warehouse, market = Warehouse(database=str(database)), wide_market(size)
     minutes = (LATER + MINUTE * number for number in count())
     since = np.full(size.series, instant(BEGIN - MINUTE * BARS_READ))
+    all_there_is = np.full(size.series, np.datetime64("NaT", "us"))
     tail = TailRefresh(warehouse.get_connection, market.name, ENHANCED_CANDLES, market.calendar, market.two_sided)
 
     def store(now: datetime) -> None:
@@ -43,7 +44,7 @@ def measure(size: Size, database: Path) -> list[Comparison]:
     )
     read = side_by_side(
         f"read the last {BARS_READ} candles of {size.series} series",
-        lambda: tail._candles(stale, since),
+        lambda: tail._candles(stale, since, all_there_is),
         lambda: bare_read(database),
         size.rounds,
     )

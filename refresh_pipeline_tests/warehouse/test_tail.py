@@ -25,6 +25,7 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse import schema
+from refresh_pipeline.warehouse.checkpoints import BEGINNING
 from refresh_pipeline.warehouse.connection import connect, transaction
 from refresh_pipeline.warehouse.raw import Staged, store
 from refresh_pipeline.warehouse.schema import Table, candle_columns
@@ -153,8 +154,8 @@ def assert_whole(
         raw = rows_of(connection, market, "raw_candles", series)
         held = rows_of(connection, market, computation.name, series)
         bars = Bars(raw["open_time"], {name: raw[name] for name in CANDLE_COLUMNS}, np.array([0, len(raw["close"])]))
-        short = since is None or not len(bars) or bars.open_time[-1] < since
-        kept = np.ones(len(bars), dtype=bool) if short else bars.open_time >= since
+        oldest = BEGINNING if since is None or not (bars.open_time >= since).any() else since
+        kept = bars.open_time >= oldest
         assert held["open_time"].tolist() == raw["open_time"][kept].tolist(), series
         carried = {name: raw[name] for name in CANDLE_COLUMNS} if computation.carries_candles else {}
         for name, whole in {**computation.compute(bars), **carried}.items():
