@@ -13,7 +13,7 @@ from refresh_pipeline.destinations import DestinationError
 from refresh_pipeline.destinations.files import sha256_of
 from refresh_pipeline.market.calendar import Calendar, length_of
 from refresh_pipeline.market.candles import PRICE_COLUMNS, TIME_UNIT, instant
-from refresh_pipeline.market.coverage import grace
+from refresh_pipeline.market.coverage import newest_expected
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.price_faults import price_faults
 from refresh_pipeline.resources import Asked, Exports, Uploads
@@ -192,12 +192,7 @@ def _calendars(market: Market) -> dict[Calendar, list[str] | None]:
 
 def stale(market: Market, stored: Sequence[SeriesReport], now: datetime) -> list[Fault]:
     """Series that lack the newest candle that should be there."""
-    expected = {
-        series: newest
-        for (calendar, timeframe), own in market.by_calendar(each.series for each in stored).items()
-        for newest in [calendar.last_closed(timeframe, instant(now - grace(market.timeframes)))]
-        for series in own
-    }
+    expected = newest_expected(market, now)
     return [
         Fault(each.series, each.last_open_time, _behind(each, expected[each.series]))
         for each in stored

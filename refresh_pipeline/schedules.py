@@ -1,6 +1,7 @@
 """Each market on its own clock: one wide run of the timeframes that closed, or a reason why there is none."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -10,11 +11,17 @@ from dagster import DagsterRunStatus, RunsFilter
 from refresh_pipeline.instance.orphans import going_runs
 from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.pace import Pace, pace
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.partitions import range_tags, whole
+from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
+from refresh_pipeline.warehouse.reports import SeriesReport
+from refresh_pipeline.warehouse.warehouse import Outcome, Warehouse
 
 # When a tick's run was due: once it has succeeded, the next one asks for everything that has closed since.
 TICK_TAG = "refresh/tick"
+# Seconds that a tick waits for the warehouse's lock.
+PATIENCE = 5.0
 EVERY_TWO_HOURS = "15 */2 * * *"
 
 
@@ -49,11 +56,15 @@ def refresh_schedule(market: Market) -> dg.ScheduleDefinition:
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description=f"One wide run of {market.name}'s timeframes that have closed.",
     )
-    def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    def tick(context: dg.ScheduleEvaluationContext, warehouse: Warehouse) -> dg.RunRequest | dg.SkipReason:
         now = context.scheduled_execution_time
         if going := going_runs(context.instance, refresh_job_name(market)):
             return dg.SkipReason(f"the previous run is still going: {going[0].run_id}")
-        return request_for(market, previous_tick(context.instance, market), now)
+        asked = request_for(market, previous_tick(context.instance, market), now)
+        if isinstance(asked, dg.SkipReason):
+            return asked
+        waiting = current_pace(market, warehouse, now).wait(last_tick(context.instance, market), now)
+        return dg.SkipReason(f"{market.name} is refreshed {waiting}") if waiting else asked
 
     return tick
 
@@ -86,6 +97,16 @@ def request_for(market: Market, previous: datetime | None, now: datetime) -> dg.
     return dg.RunRequest(tags=tags)
 
 
+def current_pace(market: Market, warehouse: Warehouse, now: datetime) -> Pace:
+    """How often to ask the venue now: less often while many of its series fail, and in quiet hours if so wished."""
+    standing: list[SeriesReport] = []
+    # A tick must be answered soon: of a file that somebody holds nothing is known, and the pace is the usual one.
+    with suppress(WarehouseBusy, WarehouseUnreadable):
+        standing = Warehouse(database=warehouse.database, patience=PATIENCE).standing(market)
+    outcomes = [each.outcome for each in standing if each.outcome is not None]
+    return pace(market, outcomes.count(Outcome.failed), len(outcomes), now)
+
+
 def due_timeframes(market: Market, previous: datetime | None, now: datetime) -> Sequence[Timeframe]:
     """The timeframes of which a candle closed after `previous`, up to `now`; all of them on the first tick."""
     if previous is None:
@@ -101,11 +122,15 @@ def _newest_close(market: Market, timeframe: Timeframe, now: datetime) -> np.dat
 def previous_tick(instance: dg.DagsterInstance, market: Market) -> datetime | None:
     """When the newest run was due that a tick asked for and that succeeded; missed ticks so need no catching up."""
     # What a run that failed was asked for is asked for again, or a day's candles would wait for the next day.
-    filters = RunsFilter(
-        job_name=refresh_job_name(market),
-        tags={"dagster/schedule_name": refresh_job_name(market)},
-        statuses=[DagsterRunStatus.SUCCESS],
-    )
+    return last_tick(instance, market, [DagsterRunStatus.SUCCESS])
+
+
+def last_tick(
+    instance: dg.DagsterInstance, market: Market, statuses: Sequence[DagsterRunStatus] = ()
+) -> datetime | None:
+    """When the newest run was due that a tick asked for, whatever became of it, or one of these statuses."""
+    name = refresh_job_name(market)
+    filters = RunsFilter(job_name=name, tags={"dagster/schedule_name": name}, statuses=statuses)
     runs = instance.get_runs(filters, limit=1)
     return datetime.fromisoformat(runs[0].tags[TICK_TAG]) if runs and TICK_TAG in runs[0].tags else None
 

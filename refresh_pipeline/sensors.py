@@ -1,17 +1,19 @@
-"""Retry asks again for series that failed, ever more rarely; repair for candles that are missing, so many a tick."""
+"""Retry asks again for series that failed or are overdue; repair for candles that are missing, so many a tick."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
+import numpy as np
 
 from refresh_pipeline.instance.orphans import going_runs
+from refresh_pipeline.market.coverage import newest_expected
 from refresh_pipeline.market.gaps import Gap, Place, due, planned
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.partitions import range_tags
 from refresh_pipeline.schedules import refresh_job_name
-from refresh_pipeline.warehouse.reports import FailedSeries
+from refresh_pipeline.warehouse.reports import FailedSeries, SeriesReport
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
 FIRST_WAIT = timedelta(minutes=1)
@@ -21,19 +23,20 @@ SECONDS_BETWEEN_REPAIRS = 300
 
 
 def retry_sensor(market: Market) -> dg.SensorDefinition:
-    """One run of the series whose last attempt failed and whose wait is over."""
+    """One run of the series whose last attempt failed, or that are overdue, and whose wait is over."""
 
     @dg.sensor(
         name=f"{market.name}_retry",
         job_name=refresh_job_name(market),
         minimum_interval_seconds=SECONDS_BETWEEN_LOOKS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Asks again for series of {market.name} that failed, waiting twice as long after each failure.",
+        description=f"Asks again for series of {market.name} that failed or are overdue, ever more rarely.",
     )
     def retry(context: dg.SensorEvaluationContext, warehouse: Warehouse) -> dg.RunRequest | dg.SkipReason:
         if going := going_runs(context.instance, refresh_job_name(market)):
             return dg.SkipReason(f"a run is going: {going[0].run_id}")
-        return request_for(market, warehouse.failed(market), datetime.now(UTC))
+        now = datetime.now(UTC)
+        return request_for(market, warehouse.failed(market), now, overdue(market, warehouse.standing(market), now))
 
     return retry
 
@@ -81,19 +84,49 @@ def asking(series: Sequence[Series], **more: object) -> dict[str, object]:
     return {"resources": {"asked": {"config": {"series": [each.key for each in series], **more}}}}
 
 
-def request_for(market: Market, failed: Sequence[FailedSeries], now: datetime) -> dg.RunRequest | dg.SkipReason:
-    """The run that asks again, or why there is none."""
-    if not failed:
-        return dg.SkipReason(f"no series of {market.name} has failed")
-    due = [each for each in failed if each.at + wait_after(each.failures) <= now]
-    if not due:
-        soonest = min(each.at + wait_after(each.failures) for each in failed)
-        return dg.SkipReason(f"{len(failed)} series failed; the next is asked for again at {soonest:%H:%M:%S} UTC")
-    series = [each.series for each in due]
+def request_for(
+    market: Market, failed: Sequence[FailedSeries], now: datetime, late: Mapping[Series, datetime] | None = None
+) -> dg.RunRequest | dg.SkipReason:
+    """The run that asks again, or why there is none; `late` says of overdue series when to ask for them again."""
+    again = {**(late or {}), **{each.series: each.at + wait_after(each.failures) for each in failed}}
+    if not again:
+        return dg.SkipReason(f"no series of {market.name} has failed or is overdue")
+    series = [each for each, at in again.items() if at <= now]
+    if not series:
+        what = [f"{len(failed)} series failed"] if failed else []
+        what += [f"{len(again) - len(failed)} overdue"] if len(again) > len(failed) else []
+        soonest = min(again.values())
+        return dg.SkipReason(f"{', '.join(what)}; the next is asked for again at {soonest:%H:%M:%S} UTC")
     return dg.RunRequest(
         tags=dict(range_tags(market, [s.instrument for s in series], [s.timeframe for s in series])),
         run_config=asking(series),
     )
+
+
+def overdue(market: Market, standing: Sequence[SeriesReport], now: datetime) -> dict[Series, datetime]:
+    """The series whose newest candle is older than it should be, and when to ask for each again.
+
+    The longer its next candle has been due, the longer the wait: a venue that is late is asked soon, and a series that
+    ended long ago once an hour.
+    """
+    expected = newest_expected(market, now)
+    return {
+        each.series: _again(market, each)
+        for each in standing
+        if each.attempted_at is not None
+        and (each.last_open_time is None or each.last_open_time < expected[each.series])
+    }
+
+
+def _again(market: Market, report: SeriesReport) -> datetime:
+    assert report.attempted_at is not None
+    attempted = report.attempted_at.astype(datetime).replace(tzinfo=UTC)
+    if report.last_open_time is None:
+        return attempted + LONGEST_WAIT
+    calendar, timeframe = market.calendar_of(report.series.instrument), report.series.timeframe
+    closed = calendar.closes(timeframe, np.array([report.last_open_time]))[0]
+    late = attempted - calendar.next_close(timeframe, closed).astype(datetime).replace(tzinfo=UTC)
+    return attempted + min(max(late, FIRST_WAIT), LONGEST_WAIT)
 
 
 def wait_after(failures: int) -> timedelta:

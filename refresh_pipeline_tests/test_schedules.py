@@ -25,6 +25,7 @@ from refresh_pipeline.schedules import (
     refresh_schedule,
     request_for,
 )
+from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.worlds import QUIET, World, metadata_of
 
 YAML = """
@@ -139,10 +140,11 @@ def test_each_market_ticks_in_its_own_zone() -> None:
 
 
 def tick(
-    instance: dg.DagsterInstance, now: datetime, market: Market = CRYPTO
+    instance: dg.DagsterInstance, now: datetime, market: Market = CRYPTO, warehouse: Warehouse | None = None
 ) -> tuple[list[dg.RunRequest], str | None]:
     """What the schedule of a market answers at a time."""
-    with dg.build_schedule_context(instance=instance, scheduled_execution_time=now) as context:
+    resources = {"warehouse": warehouse or Warehouse(database="/nowhere/refresh.duckdb")}
+    with dg.build_schedule_context(instance=instance, scheduled_execution_time=now, resources=resources) as context:
         answer = refresh_schedule(market).evaluate_tick(context)
     return list(answer.run_requests or []), answer.skip_message
 

@@ -31,7 +31,7 @@ def asked_for(request: dg.RunRequest | dg.SkipReason) -> list[str]:
 def test_nothing_failed_is_nothing_to_ask_for(new_world: World) -> None:
     skipped = request_for(new_world.market, [], NOW)
     assert isinstance(skipped, dg.SkipReason)
-    assert skipped.skip_message == "no series of bazaar has failed"
+    assert skipped.skip_message == "no series of bazaar has failed or is overdue"
 
 
 def test_a_series_that_just_failed_is_left_alone_for_a_while(new_world: World) -> None:
@@ -85,7 +85,7 @@ def look(world: World, instance: dg.DagsterInstance) -> tuple[list[dg.RunRequest
 
 
 def test_before_any_refresh_there_is_nothing_to_retry(new_world: World, instance: dg.DagsterInstance) -> None:
-    assert look(new_world, instance) == ([], "no series of bazaar has failed")
+    assert look(new_world, instance) == ([], "no series of bazaar has failed or is overdue")
     assert not (new_world.root / "data").exists()
 
 
@@ -97,7 +97,7 @@ def test_what_failed_is_fetched_again_just_that_and_then_left_alone(world: World
     world.run(now=datetime.now(UTC))
     requests, skipped = look(world, instance)
     assert requests == []
-    assert str(skipped).startswith("2 series failed; the next is asked for again at ")
+    assert str(skipped).startswith("2 series failed, 6 overdue; the next is asked for again at ")
     world.change("update bazaar.outcomes set attempted_at = attempted_at - interval 2 minute")
     requests, _ = look(world, instance)
     assert [asked_for(request) for request in requests] == [BROKEN]
@@ -110,13 +110,16 @@ def test_what_failed_is_fetched_again_just_that_and_then_left_alone(world: World
     )
     assert sorted(metadata_of(result, "raw_candles")) == BROKEN
     assert sorted(metadata_of(result, "indicators")) == BROKEN
-    assert look(world, instance) == ([], "no series of bazaar has failed")
+    # The files end long ago: nothing is failed any more, everything overdue, which is asked for once an hour.
+    requests, skipped = look(world, instance)
+    assert requests == []
+    assert str(skipped).startswith("8 overdue; ")
 
 
 def test_failing_again_and_again_makes_the_wait_longer(world: World, instance: dg.DagsterInstance) -> None:
     world.candle_file(BROKEN[0]).write_text("no\ncandles\n")
     for _ in range(2):
-        world.run(keys=BROKEN[:1], now=datetime.now(UTC))
+        world.run(now=datetime.now(UTC))
     world.change("update bazaar.outcomes set attempted_at = attempted_at - interval 90 second")
     assert look(world, instance)[0] == []
     world.change("update bazaar.outcomes set attempted_at = attempted_at - interval 40 second")

@@ -64,6 +64,10 @@ class Calendar(ABC):
         Counting beats listing: a series of minutes over years has millions of them.
         """
 
+    def is_quiet(self, times: Times) -> NDArray[np.bool_]:
+        """Whether little is traded at each instant, compared with the market's busy hours; never, unless it says so."""
+        return np.zeros(np.shape(times), dtype=bool)
+
     def closes(self, timeframe: Timeframe, open_times: Times) -> Times:
         """The instant at which each bar ends: where the next one on the grid begins.
 
@@ -160,6 +164,10 @@ class CryptoCalendar(Calendar):
         """See Calendar."""
         return np.ones(np.shape(times), dtype=bool)
 
+    def is_quiet(self, times: Times) -> NDArray[np.bool_]:
+        """Saturday and Sunday, in UTC."""
+        return (np.asarray(times, dtype=TIME_UNIT) - FIRST_MONDAY) % (7 * DAY) >= 5 * DAY
+
     def bars_before(self, timeframe: Timeframe, times: Times) -> NDArray[np.int64]:
         """See Calendar."""
         if timeframe is Timeframe.MN1:
@@ -182,6 +190,7 @@ class FxCalendar(Calendar):
     zone = "America/New_York"
     open_share = 5 / 7
     daily_break = np.timedelta64(0, "us")
+    quiet_until = np.timedelta64(10, "h").astype("timedelta64[us]")
     day_begins = np.timedelta64(17, "h").astype("timedelta64[us]")
 
     def floor(self, timeframe: Timeframe, times: Times) -> Times:
@@ -221,6 +230,12 @@ class FxCalendar(Calendar):
         days, into_day = np.minimum(days, 5), np.where(days < 5, into_day, np.timedelta64(0, "us"))
         in_holidays = self._holidaybars_before(trading, length)
         return (weeks * 5 + days) * self._bars_a_day(length) + self._bars_into_day(into_day, length) - in_holidays
+
+    def is_quiet(self, times: Times) -> NDArray[np.bool_]:
+        """From 17:00 to 03:00 New York: before London opens; and while the market is closed."""
+        times = np.asarray(times, dtype=TIME_UNIT)
+        into_day = (self._trading_time(times) - FIRST_SUNDAY) % DAY
+        return ~self.is_open(times) | (into_day < self.quiet_until)
 
     def _bars_a_day(self, length: np.timedelta64) -> int:
         return int(DAY // length) - int(self.daily_break // length)

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from refresh_pipeline.market.calendar import Calendar
 from refresh_pipeline.market.candles import Floats, Times, instant
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 
 # A refresh is due at each close of the shortest timeframe and takes its time: one tick late is not stale yet.
@@ -17,6 +19,16 @@ TICKS_OF_GRACE = 2
 def grace(timeframes: Iterable[Timeframe]) -> timedelta:
     """For how long a candle of a market with these timeframes may be on its way after its close."""
     return timedelta(minutes=min(timeframes).minutes) * TICKS_OF_GRACE
+
+
+def newest_expected(market: Market, now: datetime) -> dict[Series, np.datetime64]:
+    """The newest candle that should be stored of each series at `now`."""
+    return {
+        series: newest
+        for (calendar, timeframe), own in market.by_calendar(market.series).items()
+        for newest in [calendar.last_closed(timeframe, instant(now - grace(market.timeframes)))]
+        for series in own
+    }
 
 
 def completeness(

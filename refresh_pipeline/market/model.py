@@ -162,6 +162,8 @@ class Market(BaseModel):
     history: Mapping[Timeframe, Duration]
     # How many of the newest stored candles each refresh reads again, to see late corrections.
     reread: int = Field(default=10, ge=1, le=1000, strict=True)
+    # How many times longer the schedule waits in the calendar's quiet hours; 1: no longer than otherwise.
+    off_peak: float = Field(default=1.0, ge=1, le=4)
     # Whether quotes have a bid and an ask side, kept in bid_ and ask_ columns beside the mid prices.
     two_sided: bool = False
     # Who serves a series when the source fails or is behind, in this order; in the YAML `source` is a list then.

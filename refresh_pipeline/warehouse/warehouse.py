@@ -26,7 +26,7 @@ from refresh_pipeline.warehouse.known import ensure_known_view
 from refresh_pipeline.warehouse.known_then import candles_as_of
 from refresh_pipeline.warehouse.publishing import Exported, Published, rows_to_export, write_exports, write_uploads
 from refresh_pipeline.warehouse.raw import Staged, Stored
-from refresh_pipeline.warehouse.reports import FailedSeries
+from refresh_pipeline.warehouse.reports import FailedSeries, SeriesReport
 from refresh_pipeline.warehouse.schema import Table, qualified
 from refresh_pipeline.warehouse.staging import arrays_of, numbered, registered, texts
 from refresh_pipeline.warehouse.tail import Recomputed, Stale, TailRefresh
@@ -284,6 +284,15 @@ class Warehouse(DuckDBResource):
         # A series that the market's YAML names no longer cannot be asked for again.
         known = set(market.series)
         return [each for each in failed if each.series in known]
+
+    def standing(self, market: Market) -> list[SeriesReport]:
+        """What is stored of each series, and what the last attempt came to; nothing before the first refresh."""
+        if not self.exists:
+            return []
+        with self.reader() as connection:
+            if not reports.has_tables(connection, market.name):
+                return []
+            return reports.series_report(connection, market.name, market.series)
 
 
 def _timestamp(now: datetime) -> datetime:
