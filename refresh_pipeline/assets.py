@@ -6,12 +6,15 @@ Each asset reads, applies, writes; `steps` knows how, `materializing` tells Dags
 
 import dagster as dg
 
-from refresh_pipeline import steps
+from refresh_pipeline import exporting, steps, uploading
 from refresh_pipeline.charting import with_chart
 from refresh_pipeline.describing import asset
+from refresh_pipeline.market.destinations import UPLOADS
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.materializing import materialized, series_left, series_of
 from refresh_pipeline.resources import Asked, Exports, Uploads, Venues
+from refresh_pipeline.retention import prune
+from refresh_pipeline.status_report import write_status_report
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
@@ -49,7 +52,9 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
     @asset(Table.exports, market, after=indicators)
     def exports(context: Context, warehouse: Warehouse, files: Exports, asked: Asked) -> dg.MaterializeResult:
         now, batch = asked.moment, series_left(context, asked, warehouse, market)
-        done = steps.export(warehouse, market, files.root, batch, now)
+        done = exporting.export(warehouse, market, files.root, batch, now)
+        prune(warehouse, market, files.root, now)
+        write_status_report(files.root, market, exporting.current_files(warehouse, market), done, now)
         return materialized(context, warehouse, market, done, now)
 
     @asset(Table.uploads, market, after=exports)
@@ -57,7 +62,8 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
         context: Context, warehouse: Warehouse, files: Exports, destination: Uploads, asked: Asked
     ) -> dg.MaterializeResult:
         now, batch = asked.moment, series_left(context, asked, warehouse, market)
-        done = steps.upload(warehouse, market, batch, root=files.root, destination=destination.open(), now=now)
+        there, place = market.destinations[UPLOADS], destination.open()
+        done = uploading.upload(warehouse, market, there, batch, root=files.root, destination=place, now=now)
         return materialized(context, warehouse, market, done, now)
 
     return [raw_candles, enhanced_candles, indicators, exports, uploads]

@@ -55,7 +55,28 @@ def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
 def refresh_once(
     settings: Settings, market: Market, series: Sequence[Series], asked: Mapping[str, str], verbose: int
 ) -> Refreshed:
-    """Run the market's refresh and then its publishing, for these series.
+    """Run the market's refresh and then its publishing, for these series; raises as `run_jobs` does."""
+    jobs = [refresh_job_name(market), publish_job_name(market)]
+    return run_jobs(settings, market, series, jobs, asked=asked, verbose=verbose)
+
+
+def publish_once(
+    settings: Settings, market: Market, series: Sequence[Series], asked: Mapping[str, str], verbose: int
+) -> Refreshed:
+    """Run the market's publishing alone, for these series; raises as `run_jobs` does."""
+    return run_jobs(settings, market, series, [publish_job_name(market)], asked=asked, verbose=verbose)
+
+
+def run_jobs(
+    settings: Settings,
+    market: Market,
+    series: Sequence[Series],
+    jobs: Sequence[str],
+    *,
+    asked: Mapping[str, str],
+    verbose: int,
+) -> Refreshed:
+    """Run jobs of a market one after the other, for these series.
 
     Raises:
         MarketError: the market's YAML says something of its source that the source does not know.
@@ -70,7 +91,7 @@ def refresh_once(
     }
     results = []
     with dagster_instance(settings) as instance:
-        for name in (refresh_job_name(market), publish_job_name(market)):
+        for name in jobs:
             going_runs(instance, name)
             results.append(
                 definitions.resolve_job_def(name).execute_in_process(

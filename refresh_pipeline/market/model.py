@@ -14,6 +14,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from refresh_pipeline.market.calendar import Calendar
 from refresh_pipeline.market.calendars import CALENDARS
+from refresh_pipeline.market.destinations import (
+    UPLOADS,
+    DestinationSettings,
+    clash,
+    parse_destinations,
+)
+from refresh_pipeline.market.exports import DEFAULT_NAME, Export, Retention, Window, parse_exports
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 
@@ -45,6 +52,14 @@ ALLOWED = {
     "int_from_float": "a whole number",
     "greater_than_equal": "{ge} or more",
     "less_than_equal": "{le} or less",
+    "enum": "{expected}",
+}
+
+# Intervals that divide an hour or a day; a quarter past, so that the refresh of the full hour comes first.
+PUBLISH_CRONS = {
+    **{timedelta(minutes=each): f"*/{each} * * * *" for each in (5, 10, 15, 20, 30)},
+    **{timedelta(hours=each): f"15 */{each} * * *" for each in (1, 2, 3, 4, 6, 8, 12)},
+    timedelta(days=1): "15 0 * * *",
 }
 
 Options = TypeVar("Options", bound=BaseModel)
@@ -150,6 +165,14 @@ class Market(BaseModel):
     two_sided: bool = False
     indicators: IndicatorSettings = IndicatorSettings()
     owners: tuple[str, ...] = ("team:market-data",)
+    # Files, by the name of the export that they belong to.
+    exports: Annotated[Mapping[str, Export], BeforeValidator(parse_exports)] = {DEFAULT_NAME: Export()}
+    # Where files and candles go, by name; `uploads` is always there.
+    destinations: Annotated[Mapping[str, DestinationSettings], BeforeValidator(parse_destinations)] = {
+        UPLOADS: DestinationSettings()
+    }
+    # How often files are written and uploaded.
+    publish: Duration = timedelta(hours=2)
 
     @field_validator("name")
     @classmethod
@@ -205,6 +228,30 @@ class Market(BaseModel):
         if missing := [timeframe.value for timeframe in timeframes if timeframe not in names]:
             raise ValueError(f"nothing said of {', '.join(missing)}; allowed: one length for all, or one per timeframe")
         return dict(zip(names, value.values(), strict=True))
+
+    @field_validator("destinations")
+    @classmethod
+    def _destinations_fit(
+        cls, destinations: Mapping[str, DestinationSettings], info: ValidationInfo
+    ) -> Mapping[str, DestinationSettings]:
+        said = info.data
+        if not {"name", "exports", "instruments", "timeframes"} <= said.keys():
+            return destinations
+        for each in destinations.values():
+            if unknown := [name for name in each.exports if name not in said["exports"]]:
+                raise ValueError(f"{each.name}: no export {unknown[0]!r}; allowed: {', '.join(said['exports'])}")
+            if unknown := [timeframe for timeframe in each.timeframes if timeframe not in said["timeframes"]]:
+                raise ValueError(f"{each.name}: the market has no timeframe {unknown[0]}")
+            if two := clash(each, said["name"], said["exports"], list(said["instruments"]), said["timeframes"]):
+                raise ValueError(f"{each.name}: path leaves no file its own name: {two}")
+        return destinations
+
+    @field_validator("publish")
+    @classmethod
+    def _a_clock_can_say_it(cls, every: timedelta) -> timedelta:
+        if every not in PUBLISH_CRONS:
+            raise ValueError("allowed: 5m, 10m, 15m, 20m, 30m, 1h, 2h, 3h, 4h, 6h, 8h, 12h or 1d")
+        return every
 
     @cached_property
     def calendar(self) -> Calendar:
@@ -365,11 +412,15 @@ def _explained(where: str, fault: Any, model: type[BaseModel]) -> str:
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
     if model is not Market or not path:
         return model
-    return {"source": SourceSettings, "indicators": IndicatorSettings}.get(path[0], Instrument)
+    if path[0] == "exports":
+        return {"keep": Retention, "window": Window}.get(path[-1], Export)
+    sections = {"source": SourceSettings, "indicators": IndicatorSettings, "destinations": DestinationSettings}
+    return sections.get(path[0], Instrument)
 
 
 def _keys_of(model: type[BaseModel]) -> list[str]:
-    keys = [field.alias or name for name, field in model.model_fields.items()]
+    # What is left out of a dump is no key of the YAML: an export's name stands before it.
+    keys = [field.alias or name for name, field in model.model_fields.items() if not field.exclude]
     return [*keys, "universe"] if model is Market else keys
 
 
@@ -382,7 +433,8 @@ def _nearest(text: str, names: list[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    # Who writes a password into a URL must not find it in a log.
+    text = re.sub(r"(?<=//)[^/\s'\"]*@", "***@", repr(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -28,7 +28,7 @@ def found(folder: Path) -> bench.Findings:
 
 
 def test_every_figure_has_one_beside_it(found: bench.Findings) -> None:
-    assert [len(comparisons) for comparisons in found.values()] == [5, 2, 2]
+    assert [len(comparisons) for comparisons in found.values()] == [5, 2, 2, 2]
     for comparisons in found.values():
         for each in comparisons:
             assert len(each.ours) == len(each.bare) == SMALL.rounds
@@ -43,6 +43,18 @@ def test_the_work_without_dagster_stores_the_same_candles_as_the_wide_run(found:
             answers.append(connection.execute(counted).fetchall())
     assert answers[0] == answers[1]
     assert answers[0][0][0] == SMALL.series * (60 + SMALL.rounds)
+
+
+def test_the_bare_copies_hold_the_same_rows_as_the_export_files(found: bench.Findings, folder: Path) -> None:
+    ours, bare = (sorted((folder / f"exported-{number}").rglob("*.parquet")) for number in (0, 1))
+    assert len(ours) == len(bare) == SMALL.series * 3
+    with duckdb.connect() as connection:
+        for one, other in zip(ours, bare, strict=True):
+            rows = [
+                connection.execute(f"select * replace (epoch_us(open_time) as open_time) from '{path}'").fetchall()
+                for path in (one, other)
+            ]
+            assert rows[0] == rows[1]
 
 
 def test_the_bare_loops_make_a_line_for_each_price_of_ours() -> None:
