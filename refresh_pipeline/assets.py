@@ -6,15 +6,14 @@ Each asset reads, applies, writes; `steps` knows how, `materializing` tells Dags
 
 import dagster as dg
 
-from refresh_pipeline import exporting, steps, uploading
+from refresh_pipeline import steps, uploading
 from refresh_pipeline.charting import with_chart
 from refresh_pipeline.describing import asset
+from refresh_pipeline.filing import file_away
 from refresh_pipeline.market.destinations import UPLOADS
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.materializing import materialized, series_left, series_of
 from refresh_pipeline.resources import Asked, Exports, Uploads, Venues
-from refresh_pipeline.retention import prune
-from refresh_pipeline.status_report import write_status_report
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
@@ -52,9 +51,7 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
     @asset(Table.exports, market, after=indicators)
     def exports(context: Context, warehouse: Warehouse, files: Exports, asked: Asked) -> dg.MaterializeResult:
         now, batch = asked.moment, series_left(context, asked, warehouse, market)
-        done = exporting.export(warehouse, market, files.root, batch, now)
-        prune(warehouse, market, files.root, now)
-        write_status_report(files.root, market, exporting.current_files(warehouse, market), done, now)
+        done = file_away(warehouse, market, files.root, batch, now)
         return materialized(context, warehouse, market, done, now)
 
     @asset(Table.uploads, market, after=exports)
