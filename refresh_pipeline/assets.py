@@ -4,11 +4,15 @@ Each asset reads, applies, writes; `steps` knows how, `materializing` tells Dags
 `describing` tells the reader of the web UI what each asset is.
 """
 
+from functools import partial
+
 import dagster as dg
 
-from refresh_pipeline import backfilling, steps
+from refresh_pipeline import backfilling, steps, uploading
 from refresh_pipeline.charting import with_chart
 from refresh_pipeline.describing import asset
+from refresh_pipeline.filing import file_away
+from refresh_pipeline.market.destinations import UPLOADS
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.materializing import materialized, series_left, series_of
 from refresh_pipeline.resources import Asked, Exports, Uploads, Venues
@@ -27,10 +31,8 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
         span = {"since": asked.since_instant, "until": asked.until_instant}
         warehouse.prepare(market)
         warehouse.expect(market, now)
-        if asked.missing:
-            done = backfilling.backfill(warehouse, market, venue, batch, now, **span)
-        else:
-            done = steps.refresh_candles(warehouse, market, venue, batch, now, holes=asked.holes, **span)
+        fetch = backfilling.backfill if asked.missing else partial(steps.refresh_candles, holes=asked.holes)
+        done = fetch(warehouse, market, venue, batch, now, **span)
         return materialized(context, warehouse, market, done, now)
 
     @asset(Table.enhanced_candles, market, after=raw_candles)
@@ -50,7 +52,7 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
     @asset(Table.exports, market, after=indicators)
     def exports(context: Context, warehouse: Warehouse, files: Exports, asked: Asked) -> dg.MaterializeResult:
         now, batch = asked.moment, series_left(context, asked, warehouse, market)
-        done = steps.export(warehouse, market, files.root, batch, now)
+        done = file_away(warehouse, market, files.root, batch, now)
         return materialized(context, warehouse, market, done, now)
 
     @asset(Table.uploads, market, after=exports)
@@ -58,7 +60,8 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
         context: Context, warehouse: Warehouse, files: Exports, destination: Uploads, asked: Asked
     ) -> dg.MaterializeResult:
         now, batch = asked.moment, series_left(context, asked, warehouse, market)
-        done = steps.upload(warehouse, market, batch, root=files.root, destination=destination.open(), now=now)
+        there, place = market.destinations[UPLOADS], destination.open()
+        done = uploading.upload(warehouse, market, there, batch, root=files.root, destination=place, now=now)
         return materialized(context, warehouse, market, done, now)
 
     return [raw_candles, enhanced_candles, indicators, exports, uploads]

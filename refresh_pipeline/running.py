@@ -56,28 +56,33 @@ def refresh_once(
     settings: Settings, market: Market, series: Sequence[Series], asked: Mapping[str, str], verbose: int
 ) -> Refreshed:
     """Run the market's refresh and then its publishing, for these series; raises as `run_jobs` does."""
-    return run_jobs(
-        settings, market, series, asked, verbose=verbose, jobs=[refresh_job_name(market), publish_job_name(market)]
-    )
+    jobs = [refresh_job_name(market), publish_job_name(market)]
+    return run_jobs(settings, market, series, jobs, asked=asked, verbose=verbose)
+
+
+def publish_once(
+    settings: Settings, market: Market, series: Sequence[Series], asked: Mapping[str, str], verbose: int
+) -> Refreshed:
+    """Run the market's publishing alone, for these series; raises as `run_jobs` does."""
+    return run_jobs(settings, market, series, [publish_job_name(market)], asked=asked, verbose=verbose)
 
 
 def backfill(
     settings: Settings, market: Market, series: Sequence[Series], asked: Mapping[str, str], verbose: int
 ) -> Refreshed:
     """Run the market's backfill for these series, beside whatever else is going; raises as `run_jobs` does."""
-    return run_jobs(
-        settings, market, series, {**asked, "missing": True}, verbose=verbose, jobs=[backfill_job_name(market)]
-    )
+    jobs = [backfill_job_name(market)]
+    return run_jobs(settings, market, series, jobs, asked={**asked, "missing": True}, verbose=verbose)
 
 
 def run_jobs(
     settings: Settings,
     market: Market,
     series: Sequence[Series],
-    asked: Mapping[str, str | bool],
-    *,
-    verbose: int,
     jobs: Sequence[str],
+    *,
+    asked: Mapping[str, str | bool],
+    verbose: int,
 ) -> Refreshed:
     """Run jobs of a market one after the other, for these series.
 

@@ -64,7 +64,7 @@ def test_series_that_fail_are_no_success(world: World) -> None:
     failed = [each for each in done.outcomes if each.outcome == "failed"]
     assert [(each.asset, each.series.key) for each in failed] == [("raw_candles", "ETH/USD|H1")]
     assert "expected a first row" in str(failed[0].reason)
-    assert set(done.failed_checks) == {"every_series_was_fetched", "every_series_is_fresh"}
+    assert set(done.failed_checks) == {"every_series_was_fetched", "every_series_is_fresh", "no_candles_are_missing"}
     # What was stored before is published all the same.
     assert outcomes(done, "exports")["ETH/USD|H1"] == "unchanged"
 
