@@ -33,7 +33,7 @@ check: .venv/installed-dev ## Format, lint, types, architecture
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(IN_VENV) -m pyright --pythonpath $(IN_VENV)
 	$(IN_VENV) -m pytest -q refresh_pipeline_tests/test_architecture.py
 
-bench: .venv/installed-dev ## Measure a wide run, the warehouse and the analytics; a copy goes to bench-results/
+bench: .venv/installed-dev ## Measure a wide run, a fetch, the warehouse and the analytics; a copy goes to bench-results/
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.bench_enhanced
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.bench_indicators

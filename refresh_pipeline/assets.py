@@ -6,7 +6,7 @@ Each asset reads, applies, writes; `steps` knows how, `materializing` tells Dags
 
 import dagster as dg
 
-from refresh_pipeline import steps
+from refresh_pipeline import backfilling, steps
 from refresh_pipeline.charting import with_chart
 from refresh_pipeline.describing import asset
 from refresh_pipeline.market.model import Market
@@ -23,13 +23,14 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
 
     @asset(Table.raw_candles, market)
     def raw_candles(context: Context, warehouse: Warehouse, venues: Venues, asked: Asked) -> dg.MaterializeResult:
-        now, batch = asked.moment, series_of(context, asked)
+        now, batch, venue = asked.moment, series_of(context, asked), venues.open(market)
+        span = {"since": asked.since_instant, "until": asked.until_instant}
         warehouse.prepare(market)
         warehouse.expect(market, now)
-        held = warehouse.holdings(market, batch)
-        requests = steps.requests_for_holes(held, asked.holes)
-        requests = requests or steps.requests_for(market, held, now, asked.since_instant, asked.until_instant)
-        done = steps.fetch_candles(warehouse, market, venues.open(market), requests, now)
+        if asked.missing:
+            done = backfilling.backfill(warehouse, market, venue, batch, now, **span)
+        else:
+            done = steps.refresh_candles(warehouse, market, venue, batch, now, holes=asked.holes, **span)
         return materialized(context, warehouse, market, done, now)
 
     @asset(Table.enhanced_candles, market, after=raw_candles)

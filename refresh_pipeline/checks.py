@@ -32,10 +32,14 @@ RAW_CHECKS = {
     "prices_are_plausible": "No newer price jumps and comes back, is off by a factor of 100, or steps as at a split.",
     "no_candles_are_missing": "Every candle that the calendar expects is there, but for what the source does not have.",
 }
+AGREEMENT = {
+    "sources_agree": "Where two sources have the same candle, their prices are no further apart than allowed.",
+}
 FAULTS_SHOWN = 50
 # Two days of minutes; what is older was looked at when it was new.
 BARS_LOOKED_AT = 3_000
 COLUMNS = dg.TableSchema([dg.TableColumn(name) for name in ("instrument", "timeframe", "open_time", "what")])
+AGREEMENT_LOOKS_BACK = np.timedelta64(7, "D")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,8 @@ class Verdict:
 def market_checks(market: Market) -> list[dg.AssetChecksDefinition]:
     """Every check of one market's assets."""
     key = dg.AssetKey([market.name, Table.raw_candles.value])
-    specs = [dg.AssetCheckSpec(name, asset=key, description=text) for name, text in RAW_CHECKS.items()]
+    texts = RAW_CHECKS | (AGREEMENT if market.fallbacks else {})
+    specs = [dg.AssetCheckSpec(name, asset=key, description=text) for name, text in texts.items()]
 
     # One step for them all: each step of a run costs Dagster more than the questions cost DuckDB.
     @dg.multi_asset_check(name=f"{market.name}_raw_candles_checks", specs=specs, can_subset=True)
@@ -114,7 +119,7 @@ def _row(fault: Fault) -> dict[str, str]:
 
 
 def raw_verdicts(warehouse: Warehouse, market: Market, now: datetime) -> list[Verdict]:
-    """The verdicts on a market's raw candles, as of `now`."""
+    """The verdicts on a market's raw candles, as of `now`; on whether sources agree where there are several."""
     warehouse.prepare(market)
     warehouse.expect(market, now)
     with warehouse.reader() as connection:
@@ -128,6 +133,7 @@ def raw_verdicts(warehouse: Warehouse, market: Market, now: datetime) -> list[Ve
             missing(connection, market, now),
             implausible(connection, market, now),
         ]
+        agreement = [sources_agree(connection, market, now)] if market.fallbacks else []
     candles = sum(each.candle_count for each in stored)
     not_fetched, incoherent, repeated, off, behind, gaps, odd = faults
     return [
@@ -142,6 +148,7 @@ def raw_verdicts(warehouse: Warehouse, market: Market, now: datetime) -> list[Ve
         Verdict("every_series_is_fresh", behind, len(stored)),
         Verdict("no_candles_are_missing", gaps, len(stored)),
         Verdict("prices_are_plausible", odd, len(stored)),
+        *agreement,
     ]
 
 
@@ -155,6 +162,13 @@ def _not_fetched(stored: Sequence[SeriesReport]) -> list[Fault]:
         for each in stored
         if each.outcome == Outcome.failed
     ]
+
+
+def sources_agree(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> Verdict:
+    """Whether the candles that two sources gave lately are about the same."""
+    since = (instant(now) - AGREEMENT_LOOKS_BACK).astype(datetime)
+    apart, examined = reports.deviations(connection, market.name, market.max_deviation_percent / 100, since)
+    return Verdict("sources_agree", apart, examined, _is_cut_short(apart))
 
 
 def off_grid(connection: duckdb.DuckDBPyConnection, market: Market) -> list[Fault]:

@@ -54,6 +54,10 @@ err = Console(stderr=True)
 MarketOption = Annotated[
     str | None, typer.Option("--market", "-m", help="These markets (comma list), whatever REFRESH_MARKETS says.")
 ]
+InstrumentOption = Annotated[str | None, typer.Option("--instrument", "-i", help="Only these (comma list).")]
+TimeframeOption = Annotated[str | None, typer.Option("--timeframe", "-t", help="Only these (comma list).")]
+NowOption = Annotated[str | None, typer.Option(help="Go by this instant instead of the clock (ISO 8601).")]
+VerboseOption = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv for everything.")]
 DataDirOption = Annotated[str | None, typer.Option("--data-dir", help="Keep everything in this folder.")]
 
 
@@ -66,8 +70,8 @@ def main() -> None:
 def once(
     *,
     market: MarketOption = None,
-    instrument: Annotated[str | None, typer.Option("--instrument", "-i", help="Only these (comma list).")] = None,
-    timeframe: Annotated[str | None, typer.Option("--timeframe", "-t", help="Only these (comma list).")] = None,
+    instrument: InstrumentOption = None,
+    timeframe: TimeframeOption = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Say out loud that every series of every loaded market is meant.")
     ] = False,
@@ -75,8 +79,8 @@ def once(
         str | None, typer.Option(help="Ask for candles from this instant on (ISO 8601), whatever is stored.")
     ] = None,
     until: Annotated[str | None, typer.Option(help="Ask for candles up to this instant (ISO 8601).")] = None,
-    now: Annotated[str | None, typer.Option(help="Go by this instant instead of the clock (ISO 8601).")] = None,
-    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv for everything.")] = 0,
+    now: NowOption = None,
+    verbose: VerboseOption = 0,
     data_dir: DataDirOption = None,
 ) -> None:
     """Refresh candles, what is computed from them, exports and uploads, once."""
@@ -85,26 +89,44 @@ def once(
             raise ValueError(
                 "--all: every series of every loaded market; leave out --market, --instrument, --timeframe"
             )
-        settings, markets = chosen(market, data_dir)
-        reject_unknown(markets, instrument, timeframe)
-        wanted = {each.name: narrowed(each, instrument, timeframe) for each in markets}
-        if not any(wanted.values()):
-            raise ValueError(
-                f"no market has a series of {instrument} on {timeframe}; refresh status lists those there are"
-            )
+        settings, wanted = chosen_series(market, data_dir, instrument, timeframe)
         asked = asked_for(since, until, now)
-        open_sources(settings, markets)
         prepare_dagster(settings)
     log_to_console(verbose)
     # Late, so that a wrong request is answered at once: Dagster takes a second to import.
     from refresh_pipeline.running import refresh_once  # noqa: PLC0415
 
     with reporting.progress_bars(err) as watcher, watched(watcher):
-        refreshed = [
-            refresh_once(settings, each, wanted[each.name], asked, verbose) for each in markets if wanted[each.name]
-        ]
+        refreshed = [refresh_once(settings, each, series, asked, verbose) for each, series in wanted]
     reporting.print_refreshed(out, refreshed, verbose)
     raise typer.Exit(DONE if all(each.succeeded for each in refreshed) else SOME_FAILED)
+
+
+@app.command()
+def backfill(
+    *,
+    market: MarketOption = None,
+    instrument: InstrumentOption = None,
+    timeframe: TimeframeOption = None,
+    since: Annotated[str, typer.Option(help="Ask for missing candles from this instant on (ISO 8601).")],
+    until: Annotated[str | None, typer.Option(help="Ask for missing candles up to this instant (ISO 8601).")] = None,
+    now: NowOption = None,
+    verbose: VerboseOption = 0,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Fetch the history that is missing, in chunks; after a kill, started again, it goes on where it was."""
+    with wrong_requests():
+        settings, wanted = chosen_series(market, data_dir, instrument, timeframe)
+        asked = asked_for(since, until, now)
+        prepare_dagster(settings)
+    log_to_console(verbose)
+    # Late, so that a wrong request is answered at once: Dagster takes a second to import.
+    from refresh_pipeline import running  # noqa: PLC0415
+
+    with reporting.progress_bars(err) as watcher, watched(watcher):
+        done = [running.backfill(settings, each, series, asked, verbose) for each, series in wanted]
+    reporting.print_refreshed(out, done, verbose, publishes=False)
+    raise typer.Exit(DONE if all(each.succeeded for each in done) else SOME_FAILED)
 
 
 @app.command()
@@ -112,7 +134,7 @@ def status(
     *,
     market: MarketOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
-    now: Annotated[str | None, typer.Option(help="Go by this instant instead of the clock (ISO 8601).")] = None,
+    now: NowOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Show every series: newest candle, its age against the calendar, count, completeness, last outcome."""
@@ -210,6 +232,19 @@ def chosen(market: str | None, data_dir: str | None) -> tuple[Settings, list[Mar
     """The settings with the command line's choices, and the markets that they load."""
     settings = load_settings(enabled_markets=market, data_dir=data_dir)
     return settings, load_markets(settings)
+
+
+def chosen_series(
+    market: str | None, data_dir: str | None, instrument: str | None, timeframe: str | None
+) -> tuple[Settings, list[tuple[Market, list[Series]]]]:
+    """The settings, and the series that the options leave of each market that has any; raises where that is none."""
+    settings, markets = chosen(market, data_dir)
+    reject_unknown(markets, instrument, timeframe)
+    wanted = [(each, narrowed(each, instrument, timeframe)) for each in markets]
+    if not any(series for _, series in wanted):
+        raise ValueError(f"no market has a series of {instrument} on {timeframe}; refresh status lists those there are")
+    open_sources(settings, markets)
+    return settings, [(each, series) for each, series in wanted if series]
 
 
 def open_sources(settings: Settings, markets: Sequence[Market]) -> None:

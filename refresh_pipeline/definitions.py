@@ -10,7 +10,7 @@ from refresh_pipeline.assets import market_assets
 from refresh_pipeline.checks import market_checks
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.resources import resources
-from refresh_pipeline.schedules import market_schedules, publish_job_name, refresh_job_name
+from refresh_pipeline.schedules import backfill_job_name, market_schedules, publish_job_name, refresh_job_name
 from refresh_pipeline.sensors import repair_sensor, retry_sensor
 from refresh_pipeline.settings import Settings, load_markets, load_settings, set_dagster_variables
 from refresh_pipeline.sources.opening import open_source
@@ -50,7 +50,7 @@ def _definitions(settings: Settings, markets: Sequence[Market]) -> dg.Definition
 
 
 def market_jobs(market: Market) -> list[UnresolvedAssetJobDefinition]:
-    """One job brings the market's candles up to date, one publishes them."""
+    """One job brings the market's candles up to date, one publishes them, one asks for history that is missing."""
     return [
         dg.define_asset_job(
             refresh_job_name(market),
@@ -61,6 +61,14 @@ def market_jobs(market: Market) -> list[UnresolvedAssetJobDefinition]:
             publish_job_name(market),
             selection=_selection(market, PUBLISHED),
             description=f"Write {market.name}'s export files and upload them.",
+        ),
+        dg.define_asset_job(
+            backfill_job_name(market),
+            selection=_selection(market, REFRESHED),
+            description=f"Fetch what {market.name}'s calendar expects and the warehouse lacks, between `since` and "
+            "`until` of its config, and compute what follows; refreshes go on beside it.",
+            # What the launchpad shows at first.
+            config={"resources": {"asked": {"config": {"missing": True, "since": "", "until": ""}}}},
         ),
     ]
 

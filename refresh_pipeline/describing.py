@@ -78,7 +78,9 @@ def asset(
         key_prefix=market.name,
         group_name=market.name,
         deps=[after] if after else None,
-        description=DESCRIPTIONS[table].format(source=market.source.kind),
+        description=DESCRIPTIONS[table].format(
+            source=" or ".join(each.kind for each in (market.source, *market.fallbacks))
+        ),
         owners=list(market.owners),
         kinds=set(KINDS[table]),
         partitions_def=grid(market),

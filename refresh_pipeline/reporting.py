@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -36,13 +45,23 @@ LEFT = ("market", "instrument", "timeframe", "newest candle", "outcome")
 STATUS_COLOURS = {"failed": "red", "no data": "yellow", "updated": "green", "unchanged": "green"}
 
 
+class RateColumn(ProgressColumn):
+    """How many things a second get done."""
+
+    def render(self, task: Task) -> Text:
+        """See ProgressColumn."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s", style="progress.data.speed")
+
+
 @contextmanager
 def progress_bars(console: Console) -> Iterator[Watcher]:
     """A bar per kind of work; nothing where the output is no terminal."""
     columns = (
         TextColumn("{task.description:<18}"),
-        BarColumn(),
+        BarColumn(bar_width=24),
         MofNCompleteColumn(),
+        RateColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
@@ -60,13 +79,17 @@ def progress_bars(console: Console) -> Iterator[Watcher]:
 # ---- refresh once
 
 
-def print_refreshed(console: Console, refreshed: Sequence["Refreshed"], verbose: int) -> None:
+def print_refreshed(
+    console: Console, refreshed: Sequence["Refreshed"], verbose: int, *, publishes: bool = True
+) -> None:
     """A table of what was refreshed, what failed and why, and where everything is."""
     for each in refreshed:
         console.print(_refreshed_grid(each, by_series=verbose > 0))
         _print_failures(console, each)
     for name, place in (refreshed[-1].places if refreshed else {}).items():
         console.print(f"{name:<10} {place}", soft_wrap=True, highlight=False, markup=False)
+    if not publishes:
+        console.print("Export files follow with the next [bold]refresh once[/bold], or by the publishing schedule.")
     console.print("Next: [bold]refresh status[/bold] for every series, [bold]refresh up[/bold] for the web UI.")
 
 

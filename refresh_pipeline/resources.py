@@ -25,7 +25,8 @@ class Asked(dg.ConfigurableResource):
     """What a run was asked for within its range of partitions; in the launchpad under resources.
 
     `series` are partition keys (none: all of the range), `stretches` lines of a partition key, an instant and a later
-    one, for holes to fill; the others instants in ISO 8601 (empty: as always).
+    one, for holes to fill; `since`, `until` and `now` instants in ISO 8601 (empty: as always); with `missing` only
+    candles are asked for that the calendar expects and the warehouse lacks.
     """
 
     series: list[str] = Field(default_factory=list)
@@ -33,6 +34,7 @@ class Asked(dg.ConfigurableResource):
     since: str = ""
     until: str = ""
     now: str = ""
+    missing: bool = False
 
     @property
     def moment(self) -> datetime:
@@ -50,7 +52,7 @@ class Asked(dg.ConfigurableResource):
 
     @property
     def since_instant(self) -> datetime | None:
-        """From when on candles are asked for again, whatever is stored."""
+        """From when on candles are asked for, whatever is stored; with `missing`, those that are not."""
         return parse_instant(self.since) if self.since else None
 
     @property

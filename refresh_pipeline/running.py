@@ -1,4 +1,4 @@
-"""A refresh from the command line: the market's two jobs, one after the other, in this process, on the instance."""
+"""A refresh from the command line: the market's jobs, one after the other, in this process, on the instance."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.materializing import EVERY_SERIES_FAILED
 from refresh_pipeline.partitions import range_tags
 from refresh_pipeline.resources import uploads_of
-from refresh_pipeline.schedules import publish_job_name, refresh_job_name
+from refresh_pipeline.schedules import backfill_job_name, publish_job_name, refresh_job_name
 from refresh_pipeline.settings import Settings, prepare_dagster
 from refresh_pipeline.warehouse import reports
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect
@@ -55,7 +55,31 @@ def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
 def refresh_once(
     settings: Settings, market: Market, series: Sequence[Series], asked: Mapping[str, str], verbose: int
 ) -> Refreshed:
-    """Run the market's refresh and then its publishing, for these series.
+    """Run the market's refresh and then its publishing, for these series; raises as `run_jobs` does."""
+    return run_jobs(
+        settings, market, series, asked, verbose=verbose, jobs=[refresh_job_name(market), publish_job_name(market)]
+    )
+
+
+def backfill(
+    settings: Settings, market: Market, series: Sequence[Series], asked: Mapping[str, str], verbose: int
+) -> Refreshed:
+    """Run the market's backfill for these series, beside whatever else is going; raises as `run_jobs` does."""
+    return run_jobs(
+        settings, market, series, {**asked, "missing": True}, verbose=verbose, jobs=[backfill_job_name(market)]
+    )
+
+
+def run_jobs(
+    settings: Settings,
+    market: Market,
+    series: Sequence[Series],
+    asked: Mapping[str, str | bool],
+    *,
+    verbose: int,
+    jobs: Sequence[str],
+) -> Refreshed:
+    """Run jobs of a market one after the other, for these series.
 
     Raises:
         MarketError: the market's YAML says something of its source that the source does not know.
@@ -70,7 +94,7 @@ def refresh_once(
     }
     results = []
     with dagster_instance(settings) as instance:
-        for name in (refresh_job_name(market), publish_job_name(market)):
+        for name in jobs:
             going_runs(instance, name)
             results.append(
                 definitions.resolve_job_def(name).execute_in_process(

@@ -28,6 +28,11 @@ def publish_job_name(market: Market) -> str:
     return f"{market.name}_publish"
 
 
+def backfill_job_name(market: Market) -> str:
+    """The job that asks for history that is missing, beside the refreshes, which go on meanwhile."""
+    return f"{market.name}_backfill"
+
+
 def market_schedules(market: Market) -> list[dg.ScheduleDefinition]:
     """The market's refresh at the cadence of its shortest timeframe, and its publishing every two hours."""
     return [refresh_schedule(market), publish_schedule(market)]

@@ -5,8 +5,8 @@ Every step takes a batch of series and gives an `Attempt` for each; one series' 
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.progress import advance
 from refresh_pipeline.sources import Fetched, Request, Source, SourceError
 from refresh_pipeline.sources.opening import fetch
+from refresh_pipeline.sources.preferring import order_of
 from refresh_pipeline.warehouse.gaps import Stretches
 from refresh_pipeline.warehouse.publishing import Exported, Published
 from refresh_pipeline.warehouse.raw import Stored
@@ -70,38 +71,101 @@ def _start(market: Market, series: Series, held: Holding, now: datetime, since: 
     return market.calendar.floor(series.timeframe, np.array([wanted]))[0]
 
 
-def fetch_candles(
-    warehouse: Warehouse, market: Market, source: Source, requests: Sequence[Request], now: datetime
+def refresh_candles(
+    warehouse: Warehouse,
+    market: Market,
+    source: Source,
+    batch: Sequence[Series],
+    now: datetime,
+    *,
+    holes: Stretches,
+    since: datetime | None = None,
+    until: datetime | None = None,
 ) -> dict[Series, Attempt]:
-    """Ask the source for every series and store what arrives, as it arrives."""
-    stored: dict[Series, Stored] = {request.series: Stored() for request in requests}
-    errors: dict[Series, SourceError] = {}
-    seconds: dict[Series, float] = dict.fromkeys(stored, 0.0)
-    finished = 0
+    """Fetch the newest candles of each series, or the stretch, or the holes, that were asked for."""
+    held = warehouse.holdings(market, batch)
+    requests = requests_for_holes(held, holes) or requests_for(market, held, now, since, until)
+    return fetch_candles(warehouse, market, source, requests, now)
+
+
+def fetch_candles(
+    warehouse: Warehouse,
+    market: Market,
+    source: Source,
+    requests: Sequence[Request],
+    now: datetime,
+    *,
+    watch: Callable[[Sequence[Fetched]], None] | None = None,
+) -> dict[Series, Attempt]:
+    """Ask the source for every series and store what arrives, as it arrives.
+
+    `watch` is told what has just been stored; without it the progress is told in series.
+    """
+    watch = watch or _series_counted(len(requests))
+    tallies = {request.series: _Tally() for request in requests}
     for chunks in _bundled(fetch(source, market, requests, now)):
-        arrivals = _joined(chunks)
-        for series, result in warehouse.store_candles(market, arrivals, source.kind, now).items():
-            stored[series] += result
+        # The preferred source's first: what another one says of the same candles is held against them.
+        order = order_of(source)
+        for number, name in enumerate(order):
+            own = [chunk for chunk in chunks if (chunk.source or source.kind) == name]
+            files = [(chunk.series, chunk.file) for chunk in own if chunk.file]
+            preferred = order[:number]
+            stored = warehouse.store_candles(market, _joined(own), name, now, preferred=preferred, files=files)
+            for series, each in stored.items():
+                tallies[series].count(each, name)
         for chunk in chunks:
-            seconds[chunk.series] += chunk.seconds
-            finished += chunk.last
+            tallies[chunk.series].hear(chunk)
             if chunk.error is not None:
-                errors[chunk.series] = chunk.error
                 log.info("%s %s: %s", market.name, chunk.series, chunk.error)
-        advance(Table.raw_candles, finished, len(requests))
-    answered = {each.series: (each.since, each.until) for each in requests if each.series not in errors}
-    warehouse.note_asked(market, {series: s for series, s in answered.items() if s[0] < s[1]}, now)
-    held = warehouse.holdings(market, list(stored))
-    return {
-        series: replace(
-            _fetch_attempt(series, result, errors.get(series), held[series]),
-            rows_added=result.added,
-            rows_revised=result.revised,
-            seconds=seconds[series],
-            more={"rows_rejected": result.rejected},
+        watch(chunks)
+    answered = [each for each in requests if tallies[each.series].error is None and each.since < each.until]
+    warehouse.note_asked(market, {each.series: (each.since, each.until) for each in answered}, now)
+    held = warehouse.holdings(market, list(tallies))
+    return {series: tally.attempt(series, held[series], source.kind) for series, tally in tallies.items()}
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What one series' fetch has come to so far."""
+
+    stored: Stored = field(default_factory=Stored)
+    seconds: float = 0.0
+    error: SourceError | None = None
+    served_by: list[str] = field(default_factory=list)
+    passed_over: str = ""
+
+    def count(self, stored: Stored, source: str) -> None:
+        self.stored += stored
+        if (stored.added or stored.revised) and source not in self.served_by:
+            self.served_by.append(source)
+
+    def hear(self, chunk: Fetched) -> None:
+        self.seconds += chunk.seconds
+        self.error = chunk.error or self.error
+        self.passed_over = chunk.passed_over or self.passed_over
+
+    def attempt(self, series: Series, held: Holding, asked: str) -> Attempt:
+        more: dict[str, object] = {"rows_rejected": self.stored.rejected}
+        more |= {"source": ", ".join(self.served_by) or asked}
+        more |= {"passed_over": self.passed_over} if self.passed_over else {}
+        return replace(
+            _fetch_attempt(series, self.stored, self.error, held),
+            rows_added=self.stored.added,
+            rows_revised=self.stored.revised,
+            seconds=self.seconds,
+            more=more,
         )
-        for series, result in stored.items()
-    }
+
+
+def _series_counted(total: int) -> Callable[[Sequence[Fetched]], None]:
+    finished = 0
+
+    def watch(chunks: Sequence[Fetched]) -> None:
+        nonlocal finished
+        finished += sum(chunk.last for chunk in chunks)
+        advance(Table.raw_candles, finished, total)
+
+    return watch
 
 
 def _bundled(answers: Iterator[Fetched]) -> Iterator[list[Fetched]]:

@@ -45,7 +45,7 @@ def test_the_checks(loaded: dg.RepositoryDefinition) -> None:
 def test_the_jobs(loaded: dg.RepositoryDefinition) -> None:
     # Dagster's own, for whatever is materialized by hand, is the implicit one.
     own = {name for name in loaded.job_names if not name.startswith("__ASSET_JOB")}
-    assert own == {f"{market}_{what}" for market in MARKETS for what in ("refresh", "publish")}
+    assert own == {f"{market}_{what}" for market in MARKETS for what in ("refresh", "publish", "backfill")}
 
 
 def test_the_schedules(loaded: dg.RepositoryDefinition) -> None:
@@ -72,7 +72,7 @@ def test_everything_runs_by_itself_once_dagster_runs(loaded: dg.RepositoryDefini
 
 
 @pytest.mark.parametrize("market", MARKETS)
-@pytest.mark.parametrize(("what", "assets"), [("refresh", REFRESHED), ("publish", PUBLISHED)])
+@pytest.mark.parametrize(("what", "assets"), [("refresh", REFRESHED), ("publish", PUBLISHED), ("backfill", REFRESHED)])
 def test_each_job_makes_its_assets_and_checks_them(
     loaded: dg.RepositoryDefinition, market: str, what: str, assets: list[str]
 ) -> None:

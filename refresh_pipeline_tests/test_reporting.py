@@ -1,5 +1,7 @@
 """What the command shows, and the rows of `refresh status`: values held against what is stored."""
 
+import re
+import time
 from collections.abc import Sequence
 from io import StringIO
 from typing import Any
@@ -186,6 +188,16 @@ def test_on_a_terminal_each_kind_of_work_has_a_bar() -> None:
     assert "raw candles" in text
     assert "4/4" in text
     assert "2/4" in text
+
+
+def test_a_bar_shows_how_many_a_second_and_how_much_time_is_left_on_a_narrow_terminal() -> None:
+    out = StringIO()
+    with progress_bars(Console(file=out, force_terminal=True, width=80)) as watch:
+        for done in range(0, 40_000, 10_000):
+            watch("candles", done, 1_000_000)
+            time.sleep(0.05)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    assert re.search(r"30000/1000000 +[\d,]+/s 0:00:0\d 0:\d\d:\d\d", text), text
 
 
 def test_into_a_file_goes_no_bar() -> None:

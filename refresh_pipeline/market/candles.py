@@ -129,12 +129,24 @@ class Candles:
         >>> twice.sorted()["close"]
         array([2., 3.])
         """
+        if (self.open_time[1:] > self.open_time[:-1]).all():
+            return self
         backwards = self.open_time[::-1]
         _, first = np.unique(backwards, return_index=True)
         order = len(backwards) - 1 - first
         return Candles(
             self.open_time[order], {name: values[order] for name, values in self.columns.items()}, self.malformed
         )
+
+
+@dataclass(frozen=True, slots=True)
+class BulkFile:
+    """A venue's file of a whole stretch: all candles from `since` to `until` (excluded), and its content's SHA-256."""
+
+    path: str
+    sha256: str
+    since: np.datetime64
+    until: np.datetime64
 
 
 def missing_columns(columns: Mapping[str, object]) -> list[str]:

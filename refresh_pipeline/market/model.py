@@ -10,7 +10,16 @@ from functools import cached_property
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from refresh_pipeline.market.calendar import Calendar
 from refresh_pipeline.market.calendars import CALENDARS
@@ -30,6 +39,9 @@ DURATION_UNITS = {
     "w": timedelta(weeks=1),
     "y": timedelta(days=365),
 }
+
+# No key that a YAML could have: what comes behind the first of a list of sources.
+FALLBACKS_KEY = "source[1:]"
 
 # Pydantic's kinds of faults in the words of a YAML's author.
 ALLOWED = {
@@ -87,15 +99,17 @@ class Instrument(BaseModel):
 
 
 class SourceSettings(BaseModel):
-    """Which source, and its own options, which that source checks."""
+    """Which source, what it calls the instruments, and its own options, which that source checks."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     kind: str
+    # Names of this source alone, before those that the instruments have of their own.
+    symbols: Mapping[str, str] = Field(default_factory=dict)
 
     @property
     def options(self) -> dict[str, Any]:
-        """Everything but the kind."""
+        """Everything but kind and symbols."""
         return dict(self.model_extra or {})
 
 
@@ -150,8 +164,21 @@ class Market(BaseModel):
     reread: int = Field(default=10, ge=1, le=1000, strict=True)
     # Whether quotes have a bid and an ask side, kept in bid_ and ask_ columns beside the mid prices.
     two_sided: bool = False
+    # Who serves a series when the source fails or is behind, in this order; in the YAML `source` is a list then.
+    fallbacks: tuple[SourceSettings, ...] = Field(default=(), alias=FALLBACKS_KEY)
+    # How far apart, in percent, two sources may be in the same candle before a check says so.
+    max_deviation_percent: float = Field(default=5.0, ge=0.0)
     indicators: IndicatorSettings = IndicatorSettings()
     owners: tuple[str, ...] = ("team:market-data",)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_source_or_several(cls, data: Any) -> Any:
+        listed = data.get("source") if isinstance(data, Mapping) else None
+        if not isinstance(listed, list) or not listed:
+            return data
+        first, *others = listed
+        return {**data, "source": first, FALLBACKS_KEY: others}
 
     @field_validator("name")
     @classmethod
@@ -207,6 +234,16 @@ class Market(BaseModel):
         if missing := [timeframe.value for timeframe in timeframes if timeframe not in names]:
             raise ValueError(f"nothing said of {', '.join(missing)}; allowed: one length for all, or one per timeframe")
         return dict(zip(names, value.values(), strict=True))
+
+    @model_validator(mode="after")
+    def _symbols_are_of_instruments(self) -> "Market":
+        for source in (self.source, *self.fallbacks):
+            for name in source.symbols:
+                if name not in self.instruments:
+                    raise ValueError(
+                        f"source.symbols: {name!r} is no instrument{_nearest(name, list(self.instruments))}"
+                    )
+        return self
 
     @cached_property
     def calendar(self) -> Calendar:
@@ -267,7 +304,19 @@ class Market(BaseModel):
 
     def symbol(self, instrument: str, default: Callable[[str], str]) -> str:
         """What the venue calls an instrument: as the YAML says, or as the venue's rule makes it."""
-        return self.instruments[instrument].symbol or default(instrument)
+        own = self.source.symbols.get(instrument) or self.instruments[instrument].symbol
+        return own or default(instrument)
+
+    def served_by(self, number: int) -> "Market":
+        """This market as one of its sources sees it: 0 is the preferred one, 1 the first fallback.
+
+        What an instrument says of its `symbol` is said of the preferred source alone.
+        """
+        if number == 0:
+            return self.model_copy(update={"fallbacks": ()})
+        plain = {name: each.model_copy(update={"symbol": None}) for name, each in self.instruments.items()}
+        source = self.fallbacks[number - 1]
+        return self.model_copy(update={"source": source, "fallbacks": (), "instruments": plain})
 
 
 def normalized(name: str) -> str:
@@ -352,6 +401,8 @@ def _details(header: list[str], row: list[str]) -> dict[str, Any]:
 
 def _explained(where: str, fault: Any, model: type[BaseModel]) -> str:
     path = [str(part) for part in fault["loc"] if part != "[key]"]
+    if path[:1] == [FALLBACKS_KEY]:
+        path[:2] = ["source", str(int(path[1]) + 1)] if path[1:] else ["source"]
     key = f"{where}: {'.'.join(path)}" if path else where
     siblings = _keys_of(_model_at(model, path[:-1]))
     if fault["type"] == "missing":
@@ -365,13 +416,16 @@ def _explained(where: str, fault: Any, model: type[BaseModel]) -> str:
 
 
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
-    if model is not Market or not path:
-        return model
-    return {"source": SourceSettings, "indicators": IndicatorSettings}.get(path[0], Instrument)
+    if model is Market and path:
+        return {"source": SourceSettings, "indicators": IndicatorSettings}.get(path[0], Instrument)
+    for part in path:
+        kind = model.model_fields[part].annotation if part in model.model_fields else None
+        model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else model
+    return model
 
 
 def _keys_of(model: type[BaseModel]) -> list[str]:
-    return [field.alias or name for name, field in model.model_fields.items()]
+    return [field.alias or name for name, field in model.model_fields.items() if field.alias != FALLBACKS_KEY]
 
 
 def _nearest(text: str, names: list[str]) -> str:

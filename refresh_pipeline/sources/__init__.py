@@ -4,14 +4,14 @@ A source answers many requests at once and yields what arrives as it arrives, se
 series closed by exactly one `Fetched.last`. A failure is an answer too: the other series go on.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from refresh_pipeline.market.candles import Candles
+from refresh_pipeline.market.candles import BulkFile, Candles
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 
@@ -49,7 +49,9 @@ class Request:
 class Fetched:
     """A stretch of one series' closed candles, oldest stretch first; `last` says that no more will come.
 
-    With `error`, the series ends here unfinished: what was yielded before stays good.
+    With `error`, the series ends here unfinished: what was yielded before stays good. `source` says who served the
+    candles where that is not the source that was asked, `passed_over` why a preferred one did not, `file` where they
+    were read from a bulk file, so that it can be seen later whether that was issued again.
     """
 
     series: Series
@@ -57,6 +59,9 @@ class Fetched:
     last: bool = True
     error: SourceError | None = None
     seconds: float = 0.0
+    source: str = ""
+    passed_over: str = ""
+    file: BulkFile | None = None
 
 
 class Source(Protocol):
@@ -77,4 +82,13 @@ class Source(Protocol):
             requests: for native timeframes only.
             now: what the machine's clock says; a venue that tells its own time goes by that.
         """
+        ...
+
+
+@runtime_checkable
+class Reissuing(Protocol):
+    """A source some of whose history comes in bulk files, which the venue may issue again."""
+
+    def reissued(self, files: Mapping[Series, Sequence[BulkFile]]) -> dict[Series, list[BulkFile]]:
+        """Those of the files that were read whose content is no longer what it was."""
         ...

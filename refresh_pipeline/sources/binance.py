@@ -1,12 +1,14 @@
-"""Binance spot: klines from the public market-data host, no key needed.
+"""Binance spot: klines from the public market-data host, long histories from its bulk archives, no key needed.
 
 Contract: binance/binance-spot-api-docs at a5e0bc3ddc. How requests are retried and slowed down is `http`'s part.
 """
 
+import asyncio
 import json
 import logging
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -16,12 +18,23 @@ import httpx
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from refresh_pipeline.market.calendar import CryptoCalendar
-from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles, Floats, Malformed, Times
+from refresh_pipeline.market.calendar import CryptoCalendar, length_of
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, BulkFile, Candles, Floats, Malformed, Times
 from refresh_pipeline.market.model import Market, normalized, source_options
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError
+from refresh_pipeline.sources.binance_archive import (
+    ARCHIVE_URL,
+    REQUESTS_PER_MINUTE,
+    Archive,
+    archive_at,
+    checksum_of,
+    is_worth_it,
+    month_of,
+    next_archive,
+    rows_of,
+)
 from refresh_pipeline.sources.http import (
     BaseUrl,
     Client,
@@ -75,6 +88,8 @@ REFUSED = {
     403: "Binance's firewall has refused the request; check the instrument's symbol, and ask less or from elsewhere",
     451: "Binance does not serve this place; set base_url to https://data-api.binance.vision, or ask from elsewhere",
 }
+# A month of minutes has two megabytes.
+LONGEST_DOWNLOAD = 120.0
 # The shortest ban there is, for one that does not say how long it lasts.
 SHORTEST_BAN = 120.0
 
@@ -84,13 +99,22 @@ CLOSE_TIME_FIELD = 6
 FIRST_MICROSECOND = 10**14
 ROW_TEXT = 200
 
+DATA_API = "https://data-api.binance.vision"
+
 
 class BinanceOptions(BaseModel):
     """What a market's YAML may say of this source."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    base_url: BaseUrl = "https://data-api.binance.vision"
+    base_url: BaseUrl = DATA_API
+    # Without one: Binance's own where base_url is Binance's own, else none.
+    archive_url: BaseUrl | None = None
+
+    @property
+    def archive(self) -> str | None:
+        """The host of bulk archives, if there is one."""
+        return self.archive_url or (ARCHIVE_URL if self.base_url == DATA_API else None)
 
 
 class BinanceSource:
@@ -106,7 +130,8 @@ class BinanceSource:
             MarketError: the YAML says something of this source that it does not know.
         """
         self._market = market
-        self._base_url = source_options(market, BinanceOptions).base_url
+        options = source_options(market, BinanceOptions)
+        self._base_url, self._archive_url = options.base_url, options.archive
         self._limits_dir = limits_dir
         self._patience = patience
 
@@ -114,14 +139,42 @@ class BinanceSource:
         """See Source; what the machine's clock says is not asked for, the venue tells its own time."""
         return in_background(partial(self._produce, requests))
 
+    def reissued(self, files: Mapping[Series, Sequence[BulkFile]]) -> dict[Series, list[BulkFile]]:
+        """See Reissuing; a file whose checksum cannot be had now is looked at another time."""
+        return asyncio.run(self._reissued(files)) if self._archive_url and any(files.values()) else {}
+
+    async def _reissued(self, files: Mapping[Series, Sequence[BulkFile]]) -> dict[Series, list[BulkFile]]:
+        async with self._archive() as client:
+
+            async def is_other(file: BulkFile) -> bool:
+                try:
+                    return await checksum_of(client, file.path) not in (None, file.sha256)
+                except SourceError as error:
+                    log.info("%s", error)
+                    return False
+
+            flat = [(series, file) for series, some in files.items() for file in some]
+            others = await asyncio.gather(*(is_other(file) for _, file in flat))
+        found: dict[Series, list[BulkFile]] = {}
+        for (series, file), is_another in zip(flat, others, strict=True):
+            if is_another:
+                found.setdefault(series, []).append(file)
+        return found
+
+    def _archive(self) -> Client:
+        url = self._archive_url or ARCHIVE_URL
+        venue = f"binance-archive-{httpx.URL(url).netloc.decode()}"
+        limit = SharedLimit(self._limits_dir, venue, REQUESTS_PER_MINUTE, MINUTE)
+        return Client(url, limit, replace(self._patience, answer=max(self._patience.answer, LONGEST_DOWNLOAD)))
+
     async def _produce(self, requests: Sequence[Request], put: Put) -> None:
         if not requests:
             return
         # The venue's limits are per address, and so is the account: two markets on one host share it.
         venue = f"binance-{httpx.URL(self._base_url).netloc.decode()}"
         limit = SharedLimit(self._limits_dir, venue, ASSUMED_WEIGHT_PER_MINUTE, MINUTE)
-        async with Client(self._base_url, limit, self._patience) as client:
-            talk = _Talk(self._market, client, limit)
+        async with Client(self._base_url, limit, self._patience) as client, self._archive() as archive:
+            talk = _Talk(self._market, client, limit, archive if self._archive_url else None)
             try:
                 # Asked before any candle: one that was closed then is complete in every later answer.
                 server_now = await talk.server_time()
@@ -136,10 +189,11 @@ class BinanceSource:
 class _Talk:
     """One fetch's questions to the venue."""
 
-    def __init__(self, market: Market, client: Client, limit: SharedLimit) -> None:
+    def __init__(self, market: Market, client: Client, limit: SharedLimit, archive: Client | None) -> None:
         self._market = market
         self._client = client
         self._limit = limit
+        self._archive = archive
 
     async def server_time(self) -> np.datetime64:
         return await self._ask("/api/v3/time", {}, TIME_WEIGHT, _read_time)
@@ -156,23 +210,71 @@ class _Talk:
             log.info("%d a minute is assumed, as the venue states no limit: %s", ASSUMED_WEIGHT_PER_MINUTE, error)
 
     async def chunks(self, request: Request, server_now: np.datetime64) -> AsyncGenerator[Fetched, None]:
-        """A chunk per page, oldest first."""
-        series, since = request.series, request.since
+        """A chunk per page or archive, oldest first."""
         until = min(request.until, server_now)
-        while since < until:
-            started = time.monotonic()
-            rows = await self._klines(series, since, until)
-            candles, ends = read_rows(rows)
-            following = _following(series.timeframe, candles.open_time, len(rows), since, until)
-            closed = candles.where(ends < server_now).between(since, until).sorted()
-            since = until if following is None else following
-            yield Fetched(series, closed, last=bool(since >= until), seconds=time.monotonic() - started)
-            if since >= until:
+        since, has_more = request.since, bool(request.since < until)
+        archived = self._archive is not None and is_worth_it(request.series.timeframe, since, until, server_now)
+        while has_more:
+            if archived:
+                since, fetched = await self._long(replace(request, since=since, until=until), server_now)
+            else:
+                since, fetched = await self._page(request.series, since, until, server_now)
+            has_more = bool(since < until)
+            yield replace(fetched, last=not has_more)
+            if not has_more:
                 return
-        yield Fetched(series, Candles.none())
+        yield Fetched(request.series, Candles.none())
 
-    async def _klines(self, series: Series, since: np.datetime64, until: np.datetime64) -> list[Any]:
-        symbol = self._market.symbol(series.instrument, normalized)
+    async def _page(
+        self, series: Series, since: np.datetime64, until: np.datetime64, server_now: np.datetime64
+    ) -> tuple[np.datetime64, Fetched]:
+        """Where to go on, and what one page has."""
+        started = time.monotonic()
+        rows = await self._klines(series, since, until)
+        candles, ends = read_rows(rows)
+        following = _following(series.timeframe, candles.open_time, len(rows), since, until)
+        opens = candles.open_time
+        closed = candles.where((ends < server_now) & (opens >= since) & (opens < until)).sorted()
+        fetched = Fetched(series, closed, last=False, seconds=time.monotonic() - started)
+        return until if following is None else following, fetched
+
+    async def _long(self, request: Request, server_now: np.datetime64) -> tuple[np.datetime64, Fetched]:
+        """The same for a long history: an archive where one begins, else a page up to where the next one does."""
+        series, since, until = request.series, request.since, request.until
+        archive = archive_at(series.timeframe, since, until, server_now)
+        if archive is None:
+            return await self._page(series, since, next_archive(series.timeframe, since, until, server_now), server_now)
+        fetched = await self._archived(series, archive)
+        if fetched is not None:
+            return archive.until, fetched
+        # Not listed yet, or not published: the API knows where there is something.
+        first = await self._klines(series, since, until, rows=1)
+        opens = read_rows(first)[0].open_time
+        if len(opens) and opens[0] < archive.until:
+            # Page by page up to the archive's end: from its second candle on nothing is taken for its beginning.
+            return await self._page(series, since, archive.until, server_now)
+        begins = max(month_of(opens[0]), archive.until) if len(opens) else until
+        return begins, Fetched(series, Candles.none(), last=False)
+
+    async def _archived(self, series: Series, archive: Archive) -> Fetched | None:
+        assert self._archive is not None
+        started = time.monotonic()
+        path = archive.path(self._symbol(series), INTERVALS[series.timeframe])
+        checksum = await checksum_of(self._archive, path)
+        if checksum is None:
+            return None
+        candles, _ = read_rows(await rows_of(self._archive, path, checksum))
+        file = BulkFile(path, checksum, archive.since, archive.until)
+        whole = candles.between(archive.since, archive.until).sorted()
+        return Fetched(series, whole, last=False, seconds=time.monotonic() - started, file=file)
+
+    def _symbol(self, series: Series) -> str:
+        return self._market.symbol(series.instrument, normalized)
+
+    async def _klines(
+        self, series: Series, since: np.datetime64, until: np.datetime64, rows: int = PAGE_ROWS
+    ) -> list[Any]:
+        symbol = self._symbol(series)
         interval = INTERVALS.get(series.timeframe)
         if interval is None:
             raise PermanentError(f"Binance has no {series.timeframe}; it has {', '.join(INTERVALS)}")
@@ -182,7 +284,7 @@ class _Talk:
             "startTime": max(-(-_microseconds(since) // 1000), 0),
             # Both ends are inclusive there.
             "endTime": (_microseconds(until) - 1) // 1000,
-            "limit": PAGE_ROWS,
+            "limit": rows,
         }
         try:
             return await self._ask("/api/v3/klines", params, KLINES_WEIGHT, _read_list)
@@ -225,9 +327,11 @@ def _candles(rows: Sequence[Any], malformed: Sequence[Malformed]) -> tuple[Candl
         raise ValueError("not all of it is klines")
     fields = list(zip(*rows, strict=False))
     numbers = np.array(fields[1 : 1 + len(CANDLE_COLUMNS)], dtype=np.float64)
-    numbers[:, np.isnan(numbers).any(axis=0)] = np.nan
+    if np.isnan(numbers).any():
+        numbers[:, np.isnan(numbers).any(axis=0)] = np.nan
     columns = dict[str, Floats](zip(CANDLE_COLUMNS, numbers, strict=True))
-    return Candles(_times(fields[0]), columns, tuple(malformed)), _times(fields[CLOSE_TIME_FIELD])
+    opens, ends = _times((fields[0], fields[CLOSE_TIME_FIELD]))
+    return Candles(opens, columns, tuple(malformed)), ends
 
 
 def _times(stamps: Sequence[Any]) -> Times:
@@ -260,6 +364,9 @@ def _following(
     Fewer rows than asked for are no sign of the end, as a host may send fewer at a time; an empty page is.
     """
     new = opens[(opens >= since) & (opens < until)]
+    if len(new) and (nearest := new.max() + length_of(timeframe)) >= until:
+        # As usual at a refresh: no bar opens before it, so the calendar need not be asked.
+        return nearest
     if len(new):
         return GRID.closes(timeframe, GRID.floor(timeframe, new[[new.argmax()]]))[0]
     if len(opens) and (opens < since).all():

@@ -10,7 +10,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from urllib.parse import urlencode
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -49,6 +49,8 @@ Reader = Callable[[httpx.Response], T]
 CONNECTIONS = 32
 # Chunks that may wait for a consumer that is slower than the network; with 1,000 rows each they are 4 MB.
 CHUNKS_AHEAD = 64
+# Waking the other thread's loop takes as long as reading an answer: room is made for so many chunks at once.
+TOLD_AT_ONCE = 16
 EXCERPT = 200
 # A header's shorter words (a version, a unit) would only riddle messages with stars.
 SHORTEST_SECRET = 4
@@ -68,6 +70,15 @@ def _http_url(url: str) -> str:
 
 # Where a venue is, as a market's YAML may say.
 BaseUrl = Annotated[str, AfterValidator(_http_url)]
+
+
+class Rate(BaseModel):
+    """How often the API may be asked, by everybody on this machine together."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    requests: int = Field(ge=1)
+    seconds: float = Field(ge=0.001)
 
 
 class Throttled(TransientError):
@@ -130,12 +141,14 @@ class Client:
         patience: Patience,
         headers: Mapping[str, str] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        *,
+        secrets: Sequence[str] = (),
     ) -> None:
-        """A client to be entered; the values of `headers` are taken for secrets."""
+        """A client to be entered; the values of `headers` are taken for secrets, and so are `secrets`."""
         self._limit = limit
         self._patience = patience
         self._sleep = sleep
-        words = [word for value in (headers or {}).values() for word in value.split()]
+        words = [word for value in [*(headers or {}).values(), *secrets] for word in value.split()]
         self._secrets = [word for word in words if len(word) >= SHORTEST_SECRET]
         self._host = httpx.URL(base_url).netloc.decode().rpartition("@")[2]
         self._base_url = base_url.rstrip("/")
@@ -172,16 +185,13 @@ class Client:
         return await self._run(_Errand("POST", path, weight, body=json.dumps(body).encode()), read)
 
     async def _run(self, errand: _Errand, read: Reader[T]) -> T:
-        retrying = AsyncRetrying(
-            sleep=self._sleep,
-            stop=stop_after_attempt(self._patience.attempts),
-            wait=wait_exponential(multiplier=self._patience.first_wait, max=self._patience.longest_wait)
-            + wait_random(0, self._patience.first_wait),
-            retry=retry_if_exception(_worth_another_attempt),
-            before_sleep=_log_retry,
-            reraise=True,
-        )
-        return await retrying(self._attempt, errand, read)
+        try:
+            return await self._attempt(errand, read)
+        except SourceError as error:
+            if not _worth_another_attempt(error):
+                raise
+            # Only now: the machinery of retries takes a tenth of a small request's time.
+            return await attempts(self._patience, self._sleep)(_after(error, self._attempt), errand, read)
 
     async def _attempt(self, errand: _Errand, read: Reader[T]) -> T:
         errand.attempts += 1
@@ -242,6 +252,31 @@ class Client:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return QUERY.sub("?***", text)
+
+
+def attempts(patience: Patience, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> AsyncRetrying:
+    """As many attempts as one request is worth, with growing pauses, for as long as its error is transient."""
+    return AsyncRetrying(
+        sleep=sleep,
+        stop=stop_after_attempt(patience.attempts),
+        wait=wait_exponential(multiplier=patience.first_wait, max=patience.longest_wait)
+        + wait_random(0, patience.first_wait),
+        retry=retry_if_exception(_worth_another_attempt),
+        before_sleep=_log_retry,
+        reraise=True,
+    )
+
+
+def _after(error: SourceError, attempt: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+    """Attempts of which the first has been made, and has come to this error."""
+    made: list[SourceError] = [error]
+
+    async def further(*arguments: Any) -> T:
+        if made:
+            raise made.pop()
+        return await attempt(*arguments)
+
+    return further
 
 
 def is_fit_for_a_header(secret: str) -> bool:
@@ -412,8 +447,11 @@ class _Handover:
             self._queue.put(None)
 
     def taken(self) -> Iterator[Fetched]:
+        taken = 0
         while (item := self._queue.get()) is not None:
-            self._tell(self._room.release)
+            taken += 1
+            if taken % TOLD_AT_ONCE == 0:
+                self._tell(self._make_room)
             yield item
         if self._error is not None:
             raise self._error
@@ -428,6 +466,10 @@ class _Handover:
         self._task = asyncio.current_task()
         self._is_up.set()
         await produce(self._put)
+
+    def _make_room(self) -> None:
+        for _ in range(TOLD_AT_ONCE):
+            self._room.release()
 
     async def _put(self, item: Fetched) -> None:
         await self._room.acquire()

@@ -53,6 +53,18 @@ def _fxcm(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
     return FxcmSource(market, limits_dir)
 
 
+def _http(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
+    from refresh_pipeline.sources.json_api import JsonApiSource  # noqa: PLC0415
+
+    return JsonApiSource(market, limits_dir, secrets)
+
+
+def _exchange(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
+    from refresh_pipeline.sources.any_exchange import CcxtSource  # noqa: PLC0415
+
+    return CcxtSource(market, limits_dir)
+
+
 def _dhan(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
     from refresh_pipeline.sources.dhan import DhanSource  # noqa: PLC0415
 
@@ -66,6 +78,8 @@ SOURCES: dict[str, Callable[[Market, Path, Secrets], Source]] = {
     "fxcm": _fxcm,
     "dhan": _dhan,
     "files": _files,
+    "http": _http,
+    "ccxt": _exchange,
 }
 
 
@@ -75,7 +89,7 @@ def no_secrets(name: str) -> str | None:
 
 
 def open_source(market: Market, limits_dir: Path, secrets: Secrets = no_secrets) -> Source:
-    """The source that a market's YAML names.
+    """The source that a market's YAML names, or all of those that it lists, as one.
 
     A credential that is missing is no fault here: what it is needed for fails, when it is asked for.
 
@@ -87,13 +101,26 @@ def open_source(market: Market, limits_dir: Path, secrets: Secrets = no_secrets)
     Raises:
         MarketError: there is no such source, it does not know an option, or it cannot serve a timeframe.
     """
+    if market.fallbacks:
+        # It fetches as this module does.
+        from refresh_pipeline.sources.preferring import Member, PreferredSources  # noqa: PLC0415
+
+        sighted = [market.served_by(number) for number in range(len(market.fallbacks) + 1)]
+        source: Source = PreferredSources(
+            market, [Member(_opened(each, limits_dir, secrets), each) for each in sighted]
+        )
+    else:
+        source = _opened(market, limits_dir, secrets)
+    require_served(market, source)
+    return source
+
+
+def _opened(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
     if market.source.kind not in SOURCES:
         raise MarketError(
             f"market {market.name!r}: source.kind: found {market.source.kind!r}; allowed: {', '.join(SOURCES)}"
         )
-    source = SOURCES[market.source.kind](market, limits_dir, secrets)
-    require_served(market, source)
-    return source
+    return SOURCES[market.source.kind](market, limits_dir, secrets)
 
 
 def require_served(market: Market, source: Source) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import duckdb
 import numpy as np
@@ -13,6 +13,8 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.warehouse.schema import Table, qualified
 from refresh_pipeline.warehouse.staging import Arrays, arrays_of, numbered, registered, texts
 
+# Long enough to see a source go astray, short enough to stay small.
+OPINIONS_KEPT = timedelta(days=7)
 NO_OPEN_TIME = "open_time is missing"
 
 
@@ -84,13 +86,22 @@ def _rejected(candles: Arrays, reason: NDArray[np.object_], arrivals: Mapping[Se
 
 
 def store(
-    connection: duckdb.DuckDBPyConnection, market: str, staged: Staged, source: str, now: datetime
+    connection: duckdb.DuckDBPyConnection,
+    market: str,
+    staged: Staged,
+    source: str,
+    now: datetime,
+    *,
+    preferred: Sequence[str] = (),
 ) -> dict[Series, Stored]:
     """Write arrivals inside the transaction that is open, and note what became stale.
 
-    A candle that is there already with the same numbers is left alone, its fetched_at too.
+    A candle that is there already with the same numbers is left alone, its fetched_at too; so is one from a
+    `preferred` source, whatever its numbers.
     """
-    sql = _Statements(connection, market, {"now": instant(now).astype(datetime), "source": source})
+    at = instant(now).astype(datetime)
+    values = {"now": at, "source": source, "preferred": list(preferred), "forgotten": at - OPINIONS_KEPT}
+    sql = _Statements(connection, market, values)
     rejected = np.bincount(staged.bad["series_no"], minlength=len(staged.series))
     added = revised = np.zeros(len(staged.series), dtype=np.int64)
     with registered(connection, "wanted", numbered(staged.series)):
@@ -124,12 +135,15 @@ def _store_good(sql: _Statements, staged: Staged) -> tuple[NDArray[np.int64], ND
     listed = ", ".join(columns)
     times = staged.good["open_time"]
     span = {"first": times.min().astype(datetime), "last": times.max().astype(datetime)}
+    bounded = _Statements(sql.connection, sql.market, {**sql.values, **span})
     with registered(sql.connection, "good", staged.good):
-        _Statements(sql.connection, sql.market, span).run(
+        bounded.run(
             _ARRIVING,
             columns=", ".join(f"g.{name}" for name in columns),
             differs=" or ".join(f"g.{name} is distinct from r.{name}" for name in columns),
         )
+        if sql.values["preferred"]:
+            _note_opinions(bounded)
     added, revised = _counted(sql.connection, len(staged.series))
     if revised.any():
         sql.run(_KEEP_OLD, columns=listed, old=", ".join(f"r.{name}" for name in columns))
@@ -141,6 +155,14 @@ def _store_good(sql: _Statements, staged: Staged) -> tuple[NDArray[np.int64], ND
     return added, revised
 
 
+def _note_opinions(sql: _Statements) -> None:
+    """Keep what this source says of candles that are stored from another one, in place of what it said before."""
+    sql.run(_OPINIONS)
+    sql.run(_FORGET_OPINIONS)
+    sql.run("insert into {second_opinions} by name select * from opinions")
+    sql.run("drop table opinions")
+
+
 # One look at what is stored leaves, of all candles that arrived, those that are new or have another value. Bounds given
 # as values let DuckDB skip all row groups but the newest.
 _ARRIVING = """
@@ -149,7 +171,23 @@ select w.series_no, w.instrument, w.timeframe, g.open_time, {columns}, r.open_ti
 from good g join wanted w using (series_no)
 left join (select * from {raw_candles} where open_time between $first and $last) r
   on r.instrument = w.instrument and r.timeframe = w.timeframe and r.open_time = g.open_time
-where r.open_time is null or {differs}
+where r.open_time is null or (not list_contains($preferred::varchar[], r.source) and ({differs}))
+"""
+
+_OPINIONS = """
+create temp table opinions as
+select w.instrument, w.timeframe, g.open_time, g.open, g.high, g.low, g.close, g.volume, $source as source,
+  $now as fetched_at
+from good g join wanted w using (series_no)
+join (select * from {raw_candles} where open_time between $first and $last) r
+  on r.instrument = w.instrument and r.timeframe = w.timeframe and r.open_time = g.open_time
+where list_contains($preferred::varchar[], r.source)
+"""
+
+_FORGET_OPINIONS = """
+delete from {second_opinions} o where o.fetched_at < $forgotten or exists (
+  select 1 from opinions n where n.instrument = o.instrument and n.timeframe = o.timeframe
+    and n.open_time = o.open_time and n.source = o.source)
 """
 
 _KEEP_OLD = """

@@ -215,6 +215,49 @@ def candles_at(
     return [_fault(row, "not on the calendar's grid") for row in rows]
 
 
+# A candle that was taken over from another source is as good a comparison as a second opinion on it.
+_COMPARED = """
+with other as (
+  select instrument, timeframe, open_time, open, high, low, close, source
+  from {second_opinions} where fetched_at >= $since
+  union all
+  select instrument, timeframe, open_time, open, high, low, close, source
+  from {raw_candle_revisions} where replaced_at >= $since
+), compared as (
+  select r.instrument, r.timeframe, r.open_time, r.source, r.close, o.source as other_source, o.close as other_close,
+    greatest(abs(o.open / r.open - 1), abs(o.high / r.high - 1), abs(o.low / r.low - 1), abs(o.close / r.close - 1))
+      as apart
+  from other o join {raw_candles} r using (instrument, timeframe, open_time) where o.source <> r.source
+)
+"""
+
+
+def deviations(
+    connection: duckdb.DuckDBPyConnection, market: str, allowed: float, since: datetime
+) -> tuple[list[Fault], int]:
+    """Candles whose prices two sources tell differently by more than a share, and how many were compared.
+
+    Args:
+        connection: to the warehouse.
+        market: whose tables are meant.
+        allowed: 0.05 for five percent.
+        since: comparisons made earlier are left out.
+    """
+    names = (Table.second_opinions, Table.raw_candle_revisions, Table.raw_candles)
+    compared = _COMPARED.format(**{table.value: qualified(market, table) for table in names})
+    counted = connection.execute(f"{compared} select count(*) from compared", {"since": since}).fetchall()
+    rows = connection.execute(
+        f"{compared} select instrument, timeframe, open_time, source, close, other_source, other_close, apart "
+        f"from compared where apart > $allowed order by apart desc limit {EXAMPLES}",
+        {"since": since, "allowed": allowed},
+    ).fetchall()
+    return [_fault(row, _told_apart(*row[3:])) for row in rows], counted[0][0]
+
+
+def _told_apart(source: str, close: float, other: str, other_close: float, apart: float) -> str:
+    return f"{apart:.1%} apart: close {close:g} by {source}, {other_close:g} by {other}"
+
+
 def _of(instruments: Sequence[str] | None) -> tuple[str, list[list[str]]]:
     return ("true", []) if instruments is None else ("list_contains(?, instrument)", [list(instruments)])
 

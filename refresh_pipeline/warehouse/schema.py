@@ -21,10 +21,14 @@ class Table(StrEnum):
     raw_candles = "raw_candles"
     raw_candle_revisions = "raw_candle_revisions"
     rejected_candles = "rejected_candles"
+    # What another source says of candles that are stored from a preferred one.
+    second_opinions = "second_opinions"
     enhanced_candles = "enhanced_candles"
     indicators = "indicators"
     exports = "exports"
     uploads = "uploads"
+    # Files of a venue's archive that were read, with their checksums.
+    bulk_files = "bulk_files"
     # One row a series: how many candles, from when to when; kept in step by the transactions that write candles.
     series = "series"
     # One row an asset and series: what its last attempt came to.
@@ -51,6 +55,7 @@ PROVENANCE = {"source": "varchar", "fetched_at": "timestamp"}
 FIXED_TABLES: dict[Table, dict[str, str]] = {
     Table.raw_candles: KEY | CANDLE | PROVENANCE,
     Table.raw_candle_revisions: KEY | CANDLE | PROVENANCE | {"replaced_at": "timestamp"},
+    Table.second_opinions: KEY | CANDLE | PROVENANCE,
     Table.rejected_candles: KEY
     | CANDLE
     | {"reason": "varchar", "received": "varchar", "source": "varchar", "rejected_at": "timestamp"},
@@ -76,6 +81,8 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
         "hash_name": "varchar",
         "uploaded_at": "timestamp",
     },
+    Table.bulk_files: SERIES_KEY
+    | {"path": "varchar", "sha256": "varchar", "since": "timestamp", "until": "timestamp", "read_at": "timestamp"},
     Table.series: SERIES_KEY
     | {"candle_count": "bigint", "first_open_time": "timestamp", "last_open_time": "timestamp"},
     Table.outcomes: SERIES_KEY

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
-from refresh_pipeline.market.candles import Candles, instant
+from refresh_pipeline.market.candles import BulkFile, Candles, Times, instant
 from refresh_pipeline.market.gaps import Gap
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.warehouse import gaps, publishing, raw, reports, schema, tail
+from refresh_pipeline.warehouse import bulk, gaps, holes, publishing, raw, reports, schema, tail
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.connection import PATIENCE, connect, transaction
 from refresh_pipeline.warehouse.gaps import Stretches, ensure_gap_views
@@ -131,19 +131,46 @@ class Warehouse(DuckDBResource):
         }
         return {series: found.get(series, Holding()) for series in batch}
 
+    def empty_between(
+        self, market: Market, since: Mapping[Series, np.datetime64], until: np.datetime64
+    ) -> dict[Series, tuple[Times, Times]]:
+        """Where nothing is stored of each series from its `since` on: the candles on either side (see `holes`)."""
+        if not since:
+            return {}
+        with self.get_connection() as connection:
+            return holes.empty_between(connection, market.name, dict(since), until)
+
     def store_candles(
-        self, market: Market, arrivals: Mapping[Series, Candles], source: str, now: datetime
+        self,
+        market: Market,
+        arrivals: Mapping[Series, Candles],
+        source: str,
+        now: datetime,
+        *,
+        preferred: Sequence[str] = (),
+        files: Sequence[tuple[Series, BulkFile]] = (),
     ) -> dict[Series, Stored]:
         """Keep what a source sent, all of it or nothing of it.
+
+        What is stored from one of the `preferred` sources stays as it is; what this one says of it goes to
+        `second_opinions`. `files` are those that the candles were read from.
 
         Late corrections win, the value they replace goes to `raw_candle_revisions`; candles whose numbers contradict
         themselves go to `rejected_candles`. What was there already with the same numbers is left alone.
         """
-        if not arrivals:
+        if not arrivals and not files:
             return {}
         staged = Staged.of(arrivals, schema.candle_columns(market.two_sided))
         with self.get_connection() as connection, transaction(connection):
-            return raw.store(connection, market.name, staged, source, now)
+            bulk.note(connection, market.name, files, now)
+            return raw.store(connection, market.name, staged, source, now, preferred=preferred)
+
+    def bulk_files(
+        self, market: Market, batch: Sequence[Series], since: np.datetime64, until: np.datetime64
+    ) -> dict[Series, list[BulkFile]]:
+        """The files of a venue's archive that were read for each series, of the stretches that lie in this one."""
+        with self.get_connection() as connection:
+            return bulk.noted(connection, market.name, batch, since, until)
 
     def candles_as_of(self, market: Market, series: Series, moment: datetime) -> Candles:
         """A series' raw candles exactly as they stood at an instant: without what came later, corrections undone."""

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from refresh_pipeline_tests.benchmarks import analytics, warehouse, wide_run
+from refresh_pipeline_tests.benchmarks import analytics, fetching, warehouse, wide_run
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Size
 from refresh_pipeline_tests.surroundings import inside
 
@@ -29,6 +29,7 @@ def findings(size: Size, folder: Path) -> Findings:
     with inside(folder):
         return {
             f"wide run, {size.series} series x m1, against its work without Dagster": wide_run.measure(size, folder),
+            f"fetch of {size.series} series' newest candles against a bare loop": fetching.measure(size, folder),
             "warehouse against bare DuckDB": warehouse.measure(size, folder / "refresh.duckdb"),
             "analytics against a bare TA-Lib loop": analytics.measure(size),
         }

@@ -1,5 +1,6 @@
 """From a market to its source, and timeframes that a source lacks, made from those it has."""
 
+import importlib.util
 import subprocess
 import sys
 import threading
@@ -271,9 +272,16 @@ def test_a_caller_that_leaves_early_leaves_nothing_running(tmp_path: Path) -> No
 
 
 def test_each_kind_of_source_opens(tmp_path: Path) -> None:
-    options = {"files": f", directory: '{tmp_path}'"}
-    for kind in SOURCES:
-        assert open_source(market(kind, "H1, D1", more=options.get(kind, "")), tmp_path).kind == kind
+    options = {
+        "files": f", directory: '{tmp_path}'",
+        "http": ", base_url: 'http://127.0.0.1:1', path: /, timeframes: {H1: x}, time: s, "
+        "fields: {time: 0, open: 1, high: 2, low: 3, close: 4}",
+        "ccxt": ", exchange: kraken",
+    }
+    installed = [kind for kind in SOURCES if kind != "ccxt" or importlib.util.find_spec("ccxt")]
+    for kind in installed:
+        opened = open_source(market(kind, "H1, D1", more=options.get(kind, "")), tmp_path)
+        assert opened.kind.partition(":")[0] == kind
 
 
 def test_an_unknown_kind_of_source_is_refused_with_what_is_allowed(tmp_path: Path) -> None:

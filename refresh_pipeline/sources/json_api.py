@@ -1,0 +1,365 @@
+"""Any JSON API by configuration: what to ask, where the candles lie in the answer, and what its fields are called.
+
+What a market's YAML may say is `HttpOptions`; docs/sources/http.md explains it. A long stretch is asked for in windows
+of as many candles as an answer holds, which every API understands that takes two instants, or one and a number. How
+requests are retried and slowed down is `http`'s part.
+"""
+
+import json
+import re
+import string
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+import httpx
+import numpy as np
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from refresh_pipeline.market.calendar import length_of
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, PRICE_COLUMNS, TIME_UNIT, Candles, Malformed, instant
+from refresh_pipeline.market.model import Market, source_options
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.sources import Fetched, PermanentError, Request, Secrets, TransientError
+from refresh_pipeline.sources.http import (
+    BaseUrl,
+    Client,
+    Patience,
+    Put,
+    Rate,
+    Refused,
+    Throttled,
+    by_status,
+    excerpt,
+    failed,
+    in_background,
+    served_at,
+    side_by_side,
+)
+from refresh_pipeline.sources.limits import SharedLimit
+
+# What may stand in braces, and for instants behind a colon.
+NAMES = ("symbol", "base", "quote", "timeframe", "rows", "since", "until")
+INSTANTS = ("since", "until")
+FORMATS = ("s", "ms", "us", "iso", "date")
+VARIABLE = re.compile(r"\$([A-Z][A-Z0-9_]*)")
+NAME = re.compile(r"[\w.:-]{1,40}")
+# Microseconds in each unit of time.
+UNITS = {"s": 1_000_000, "ms": 1000, "us": 1}
+ROW_TEXT = 200
+LARGEST = 1_000_000
+
+
+def _template(text: str) -> str:
+    """A text with placeholders that there are."""
+    try:
+        parts = [(name, spec) for _, name, spec, _ in string.Formatter().parse(text) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"{error}; allowed: placeholders such as {{symbol}}") from None
+    for name, spec in parts:
+        wanted = FORMATS if name in INSTANTS else ("",)
+        if name not in NAMES or spec not in wanted:
+            times = ", ".join(f"{{since:{each}}}" for each in FORMATS)
+            raise ValueError(f"allowed in braces: {', '.join(NAMES[:5])}; since and until as in {times}")
+    return text
+
+
+def _timeframes(value: object) -> object:
+    if not isinstance(value, Mapping) or not value:
+        raise ValueError('allowed: a mapping from a timeframe to what the API calls it, for instance {m1: "1min"}')
+    return {Timeframe.parse(str(name)): str(called) for name, called in value.items()}
+
+
+def _steps(value: object) -> object:
+    return [part for part in value.split(".") if part] if isinstance(value, str) else value
+
+
+def _short_name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ValueError("allowed: letters, digits and . : - _, at most 40")
+    return name
+
+
+Template = Annotated[str, AfterValidator(_template)]
+# A dotted path of names, or a list of them; a row's field may be a position as well.
+Steps = Annotated[tuple[str, ...], BeforeValidator(_steps)]
+Place = int | Steps
+
+
+class Fields(BaseModel):
+    """Where a candle's parts lie within its row: names, dotted names or positions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    time: Place
+    open: Place
+    high: Place
+    low: Place
+    close: Place
+    volume: Place | None = None
+
+
+class HttpOptions(BaseModel):
+    """What a market's YAML may say of this source."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_url: BaseUrl
+    path: Template
+    params: Mapping[str, Template] = Field(default_factory=dict)
+    headers: Mapping[str, str] = Field(default_factory=dict)
+    # The name beside each candle.
+    name: Annotated[str, AfterValidator(_short_name)] = "http"
+    timeframes: Annotated[Mapping[Timeframe, str], BeforeValidator(_timeframes)]
+    # The way to the candles in the answer; nothing where the answer is the list.
+    candles: Annotated[tuple[Template, ...], BeforeValidator(_steps)] = ()
+    fields: Fields
+    time: Literal["s", "ms", "us", "iso"]
+    time_of: Literal["open", "close"] = "open"
+    # How many candles an answer holds; without it one question has to do.
+    rows: int | None = Field(default=None, ge=1)
+    rate: Rate = Rate(requests=60, seconds=60)
+    # Words in an answer without candles, whatever its status.
+    throttled_words: tuple[str, ...] = ()
+    no_data_words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """An instant that a template may want in any format."""
+
+    at: np.datetime64
+
+    def __format__(self, spec: str) -> str:
+        if spec in UNITS:
+            return str(int(self.at.astype(TIME_UNIT).astype(np.int64)) // UNITS[spec])
+        return str(self.at.astype("datetime64[D]" if spec == "date" else "datetime64[s]"))
+
+
+class JsonApiSource:
+    """Candles of an API that somebody described."""
+
+    def __init__(
+        self,
+        market: Market,
+        limits_dir: Path,
+        secrets: Secrets,
+        patience: Patience = Patience(),  # noqa: B008 (frozen)
+    ) -> None:
+        """The source of one market.
+
+        Raises:
+            MarketError: the YAML says something of this source that cannot be.
+        """
+        self._market = market
+        self._options = source_options(market, HttpOptions)
+        self._limits_dir = limits_dir
+        self._secrets = secrets
+        self._patience = patience
+        self.kind = self._options.name
+        self.native_timeframes = tuple(self._options.timeframes)
+
+    def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
+        """See Source; an API that tells the time in its answers is believed rather than this machine's clock."""
+        return in_background(partial(self._produce, requests, now))
+
+    async def _produce(self, requests: Sequence[Request], now: datetime, put: Put) -> None:
+        options = self._options
+        try:
+            headers = {name: self._revealed(text) for name, text in options.headers.items()}
+            params = {name: self._revealed(text) for name, text in options.params.items()}
+        except PermanentError as error:
+            for request in requests:
+                await put(failed(request, error))
+            return
+        venue = f"{options.name}-{httpx.URL(options.base_url).netloc.decode()}"
+        limit = SharedLimit(self._limits_dir, venue, options.rate.requests, options.rate.seconds)
+        secret = [params[name] for name, text in options.params.items() if VARIABLE.search(text)]
+        async with Client(options.base_url, limit, self._patience, headers, secrets=secret) as client:
+            talk = _Talk(self._market, options, client, params, instant(now))
+            await side_by_side(requests, talk.chunks, put)
+
+    def _revealed(self, text: str) -> str:
+        """A text with the values of the settings that it names."""
+
+        def value(match: re.Match[str]) -> str:
+            found = self._secrets(match[1])
+            if not found:
+                raise PermanentError(f"{match[1]} is not set; put the key for {self._options.base_url} there")
+            return found
+
+        return VARIABLE.sub(value, text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Talk:
+    """One fetch's questions."""
+
+    market: Market
+    options: HttpOptions
+    client: Client
+    params: Mapping[str, str]
+    now: np.datetime64
+
+    async def chunks(self, request: Request) -> AsyncGenerator[Fetched, None]:
+        """A chunk per window, oldest first."""
+        until = min(request.until, self.now)
+        windows = _windows(request.series.timeframe, request.since, until, self.options.rows)
+        for number, (since, end) in enumerate(windows, start=1):
+            started = time.monotonic()
+            candles = (await self._candles(request.series, since, end)).between(since, end).sorted()
+            last = number == len(windows)
+            yield Fetched(request.series, candles, last=last, seconds=time.monotonic() - started)
+        if not windows:
+            yield Fetched(request.series, Candles.none())
+
+    async def _candles(self, series: Series, since: np.datetime64, until: np.datetime64) -> Candles:
+        values = self._values(series, since, until)
+        quoted = {name: quote(values[name], safe=":") for name in ("symbol", "base", "quote")}
+        path = self.options.path.format(**{**values, **quoted})
+        params = {name: text.format(**values) for name, text in self.params.items()}
+        steps = [step.format(**values) for step in self.options.candles]
+        return await self.client.get(path, params, 1, partial(self._read, series, steps))
+
+    def _values(self, series: Series, since: np.datetime64, until: np.datetime64) -> dict[str, Any]:
+        base, _, quoted = series.instrument.partition("/")
+        called = self.options.timeframes.get(series.timeframe)
+        if called is None:
+            raise PermanentError(f"no {series.timeframe} here; the YAML has {', '.join(self.options.timeframes)}")
+        return {
+            "symbol": self.market.symbol(series.instrument, str),
+            "base": base,
+            "quote": quoted,
+            "timeframe": called,
+            "rows": min(int((until - since) / length_of(series.timeframe)) + 2, self.options.rows or LARGEST),
+            "since": _Moment(since),
+            "until": _Moment(until),
+        }
+
+    def _read(self, series: Series, steps: Sequence[str], response: httpx.Response) -> Candles:
+        found = self._found(steps, response)
+        late = length_of(series.timeframe) if self.options.time_of == "close" else np.timedelta64(0, "us")
+        candles = _read_rows(_rows(found), self.options, int(late.astype(np.int64)))
+        server = served_at(response)
+        now = min(self.now, instant(server)) if server else self.now
+        return candles.where(
+            self.market.calendar_of(series.instrument).closes(series.timeframe, candles.open_time) <= now
+        )
+
+    def _found(self, steps: Sequence[str], response: httpx.Response) -> Any:
+        """What lies where the candles should.
+
+        Raises:
+            SourceError: nothing does, or the answer is not good.
+        """
+        body, is_json = _parsed(response)
+        found = _at(body, steps) if response.is_success else None
+        if isinstance(found, list | dict) and (found or not self._says(response, self.options.throttled_words)):
+            return found
+        if self._says(response, self.options.no_data_words):
+            return []
+        text = f"HTTP {response.status_code}: {excerpt(response.text)}"
+        if self._says(response, self.options.throttled_words):
+            raise Throttled(text)
+        if response.status_code in (401, 403):
+            raise Refused(f"{text}; is the key right, and may it ask for this?")
+        if error := by_status(response):
+            raise error
+        if not is_json and response.text.lstrip()[:1] in ("[", "{"):
+            raise TransientError(f"the answer breaks off: {excerpt(response.text)}")
+        where = ".".join(steps) or "the top"
+        raise PermanentError(f"expected candles at {where}, received {excerpt(response.text)}")
+
+    @staticmethod
+    def _says(response: httpx.Response, words: Sequence[str]) -> bool:
+        text = response.text.lower()
+        return any(each.lower() in text for each in words)
+
+
+def _windows(
+    timeframe: Timeframe, since: np.datetime64, until: np.datetime64, rows: int | None
+) -> list[tuple[np.datetime64, np.datetime64]]:
+    """The stretches to ask for, one after the other."""
+    if not since < until:
+        return []
+    if rows is None:
+        return [(since, until)]
+    # One less than an answer holds: some APIs count the candle at the end, which is not wanted, among them.
+    starts = np.arange(since, until, max(rows - 1, 1) * length_of(timeframe), dtype=TIME_UNIT)
+    return list(zip(starts, [*starts[1:], until], strict=True))
+
+
+def _parsed(response: httpx.Response) -> tuple[Any, bool]:
+    try:
+        return response.json(), True
+    except (ValueError, RecursionError):
+        return None, False
+
+
+def _at(body: Any, place: Sequence[str] | int) -> Any:
+    """What lies at a place of a JSON value; None where nothing does."""
+    for step in (place,) if isinstance(place, int) else place:
+        if isinstance(body, dict) and isinstance(step, str):
+            body = body.get(step)
+        elif isinstance(body, list) and str(step).isdigit() and int(step) < len(body):
+            body = body[int(step)]
+        else:
+            return None
+    return body
+
+
+def _rows(found: Any) -> list[Any]:
+    """Rows as they are, or made from columns: a mapping of lists."""
+    if isinstance(found, list):
+        return found
+    columns = {name: values for name, values in found.items() if isinstance(values, list)}
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) > 1:
+        raise PermanentError(f"expected columns of one length, received {sorted(lengths)}")
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _read_rows(rows: Sequence[Any], options: HttpOptions, late: int) -> Candles:
+    """Rows as candles, those without a time set aside; times are so many microseconds after the bar's opening."""
+    times: list[int] = []
+    good: list[list[float]] = []
+    malformed: list[Malformed] = []
+    places = [getattr(options.fields, name) for name in CANDLE_COLUMNS]
+    for row in rows:
+        stamp = _microseconds(_at(row, options.fields.time), options.time)
+        if stamp is None:
+            malformed.append(Malformed(json.dumps(row)[:ROW_TEXT], f"no time in {options.time} at fields.time"))
+        else:
+            times.append(stamp - late)
+            good.append([np.nan if place is None else _number(_at(row, place)) for place in places])
+    columns = np.array(good, dtype=np.float64).reshape(len(good), len(CANDLE_COLUMNS)).T
+    opens = np.array(times, dtype=np.int64).astype(TIME_UNIT)
+    if rows and np.isnan(columns[: len(PRICE_COLUMNS)]).all():
+        raise PermanentError(f"no candle can be read with these fields: {excerpt(json.dumps(rows[0]))}")
+    return Candles(opens, dict(zip(CANDLE_COLUMNS, columns, strict=True)), tuple(malformed))
+
+
+def _microseconds(value: Any, unit: str) -> int | None:
+    try:
+        if unit == "iso":
+            moment = datetime.fromisoformat(value)
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+            return int(instant(moment).astype(np.int64))
+        stamp = round(float(value) * UNITS[unit])
+    except (TypeError, ValueError, OverflowError):
+        return None
+    # Within what a time can say.
+    return stamp if 0 <= stamp < 2**60 else None
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return np.nan
