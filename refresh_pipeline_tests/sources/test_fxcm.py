@@ -123,8 +123,13 @@ def test_the_numbering_may_change_with_the_year(tmp_path: Path) -> None:
         expected = set(hours("2025-11-30T22:00", "2026-02-27T22:00")) - set(
             hours("2025-12-28T22:00", "2026-01-02T22:00")
         )
-        assert set(candles.open_time) == expected
+        assert set(but_for_holidays(candles)) == expected
         assert list(candles.open_time) == sorted(candles.open_time)
+
+
+def but_for_holidays(candles: Candles) -> list[np.datetime64]:
+    """The opening times, without those of Christmas and New Year, on which the archive in miniature trades."""
+    return list(candles.open_time[market_at("http://nowhere").calendar.is_open(candles.open_time)])
 
 
 def test_a_week_that_the_archive_lacks_is_no_failure_and_no_end(archive: FakeFxcm, tmp_path: Path) -> None:
@@ -151,7 +156,7 @@ def test_days_come_from_yearly_files_and_those_of_this_year_from_hours(archive: 
     candles = one(source_at(archive, tmp_path), "2023-11-01T21:00", NOW, Timeframe.D1)
     calendar = market_at("http://nowhere").calendar
     expected = calendar.open_times(Timeframe.D1, instant("2023-11-01T21:00"), instant("2024-06-07T21:00"))
-    assert list(candles.open_time) == list(expected)
+    assert but_for_holidays(candles) == list(expected)
     assert archive.paths[:2] == ["/D1/EURUSD/2023.csv.gz", "/D1/EURUSD/2024.csv.gz"]
     made = list(candles.open_time).index(instant("2024-05-28T21:00"))
     whole = one(source_at(archive, tmp_path), "2024-05-28T21:00", "2024-05-29T21:00", Timeframe.H1)
