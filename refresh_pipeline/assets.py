@@ -6,9 +6,11 @@ Each asset reads, applies, writes; `steps` knows how, `materializing` tells Dags
 
 import dagster as dg
 
-from refresh_pipeline import backfilling, steps
+from refresh_pipeline import backfilling, steps, uploading
 from refresh_pipeline.charting import with_chart
 from refresh_pipeline.describing import asset
+from refresh_pipeline.filing import file_away
+from refresh_pipeline.market.destinations import UPLOADS
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.materializing import materialized, series_left, series_of
 from refresh_pipeline.resources import Asked, Exports, Uploads, Venues
@@ -50,15 +52,15 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
     @asset(Table.exports, market, after=indicators)
     def exports(context: Context, warehouse: Warehouse, files: Exports, asked: Asked) -> dg.MaterializeResult:
         now, batch = asked.moment, series_left(context, asked, warehouse, market)
-        done = steps.export(warehouse, market, files.root, batch, now)
+        done = file_away(warehouse, market, files.root, batch, now)
         return materialized(context, warehouse, market, done, now)
 
     @asset(Table.uploads, market, after=exports)
     def uploads(
         context: Context, warehouse: Warehouse, files: Exports, destination: Uploads, asked: Asked
     ) -> dg.MaterializeResult:
-        now, batch = asked.moment, series_left(context, asked, warehouse, market)
-        done = steps.upload(warehouse, market, batch, root=files.root, destination=destination.open(), now=now)
+        now, batch, to = asked.moment, series_left(context, asked, warehouse, market), market.destinations[UPLOADS]
+        done = uploading.upload(warehouse, market, to, batch, root=files.root, destination=destination.open(), now=now)
         return materialized(context, warehouse, market, done, now)
 
     return [raw_candles, enhanced_candles, indicators, exports, uploads]

@@ -1,28 +1,37 @@
 """What must be true of each asset: sentences that are true when green, and a table of what is not when red."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import duckdb
 import numpy as np
 
-from refresh_pipeline.destinations import DestinationError
+from refresh_pipeline.destinations import Destination, DestinationError
 from refresh_pipeline.destinations.files import sha256_of
+from refresh_pipeline.exporting import Wanted, wanted_files
+from refresh_pipeline.keeping import series_kept
 from refresh_pipeline.market.calendar import Calendar, length_of
 from refresh_pipeline.market.candles import PRICE_COLUMNS, TIME_UNIT, instant
 from refresh_pipeline.market.coverage import newest_expected
+from refresh_pipeline.market.destinations import UPLOADS, DestinationSettings
+from refresh_pipeline.market.exports import Format, Layer, Layout
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.price_faults import price_faults
 from refresh_pipeline.resources import Asked, Exports, Uploads
+from refresh_pipeline.uploading import remotes
 from refresh_pipeline.warehouse import reports
 from refresh_pipeline.warehouse.gaps import gaps as find_gaps
 from refresh_pipeline.warehouse.publishing import Exported, Published
 from refresh_pipeline.warehouse.reports import Fault, SeriesReport
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Outcome, Warehouse
+
+if TYPE_CHECKING:
+    from refresh_pipeline.destinations.redis import RedisDestination
 
 RAW_CHECKS = {
     "every_series_was_fetched": "The last attempt at every series got an answer.",
@@ -86,7 +95,7 @@ def market_checks(market: Market) -> list[dg.AssetChecksDefinition]:
         description="The destination holds every export file as it was last exported.",
     )
     def uploads_match_the_exports(warehouse: Warehouse, destination: Uploads) -> dg.AssetCheckResult:
-        return result(upload_verdict(warehouse, market, destination))
+        return result(upload_verdict(warehouse, market, market.destinations[UPLOADS], destination.open))
 
     return [raw_candles_checks, exports_match_the_table, uploads_match_the_exports]
 
@@ -235,12 +244,23 @@ def _behind(report: SeriesReport, expected: np.datetime64) -> str:
 def export_verdict(warehouse: Warehouse, market: Market, root: Path) -> Verdict:
     """Whether the files are as the manifest says, and the manifest as the tables say."""
     warehouse.prepare(market)
-    manifest = warehouse.exported(market, market.series)
+    manifest = {each.path: each for each in warehouse.exported(market, market.series)}
     with warehouse.reader() as connection:
-        missing = reports.not_exported(connection, market.name)
-        differing = reports.exports_that_differ(connection, market.name, root)
-    altered = [fault for file in manifest if (fault := _altered(root, file))]
-    return Verdict("exports_match_the_table", [*missing, *altered, *differing], len(manifest) + len(missing))
+        stored = reports.series_with_candles(connection, market.name)
+        wanted = [file for series in market.series if series in stored for file in wanted_files(market, series)]
+        whole = {file.path: file.series for file in wanted if file.path in manifest and _is_whole(file)}
+        differing = reports.exports_that_differ(connection, market.name, root, whole)
+    missing = [
+        Fault(each.series, None, f"{each.path}: was never exported") for each in wanted if each.path not in manifest
+    ]
+    altered = [fault for each in wanted if each.path in manifest and (fault := _altered(root, manifest[each.path]))]
+    return Verdict("exports_match_the_table", [*missing, *altered, *differing], len(wanted))
+
+
+def _is_whole(file: Wanted) -> bool:
+    """Whether the file's candles can be held against the table's by DuckDB alone."""
+    own_names = file.export.layout is not Layout.fx_refresh and file.layer is not Layer.indicators
+    return own_names and file.kind is Format.parquet and str(file.export.window) == "full"
 
 
 def _altered(root: Path, file: Exported) -> Fault | None:
@@ -252,27 +272,55 @@ def _altered(root: Path, file: Exported) -> Fault | None:
     return None
 
 
-def upload_verdict(warehouse: Warehouse, market: Market, destination: Uploads) -> Verdict:
-    """Whether the destination holds what was last exported."""
+def upload_verdict(
+    warehouse: Warehouse, market: Market, there: DestinationSettings, open_there: Callable[[], Destination]
+) -> Verdict:
+    """Whether a destination holds what was last exported."""
     warehouse.prepare(market)
-    exported = warehouse.exported(market, market.series)
-    uploaded = {each.path: each for each in warehouse.uploaded(market, market.series)}
-    if not exported:
-        return Verdict("uploads_match_the_exports", [], 0)
+    name = f"{there.asset}_match_the_exports"
+    manifest = {each.path: each for each in warehouse.exported(market, market.series)}
+    files = remotes(market, there, market.series, manifest)
+    uploaded = {each.path: each for each in warehouse.uploaded(market, there.name, market.series)}
+    if not files:
+        return Verdict(name, [], 0)
     try:
-        there = destination.open().hashes([file.path for file in exported])
+        hashes = open_there().hashes(list(files))
     except DestinationError as error:
-        return Verdict("uploads_match_the_exports", [Fault(exported[0].series, None, str(error))], len(exported))
-    faults = [fault for file in exported if (fault := _not_there(file, uploaded.get(file.path), there))]
-    return Verdict("uploads_match_the_exports", faults, len(exported))
+        return Verdict(name, [Fault(next(iter(files.values())).series, None, str(error))], len(files))
+    faults = [
+        fault
+        for remote, file in files.items()
+        if (fault := _not_there(file, uploaded.get(file.path), hashes.get(remote)))
+    ]
+    return Verdict(name, faults, len(files))
 
 
-def _not_there(file: Exported, upload: Published | None, there: dict[str, str]) -> Fault | None:
+def window_verdict(
+    warehouse: Warehouse, market: Market, there: DestinationSettings, open_there: Callable[[], "RedisDestination"]
+) -> Verdict:
+    """Whether a Redis server holds the whole window of every series, as many candles as the warehouse has of it."""
+    warehouse.prepare(market)
+    name, batch = f"{there.asset}_are_whole", series_kept(there, market.series)
+    wanted = {s: len(r["open_time"]) for s, r in warehouse.newest_candles(market, batch, timedelta(days=there.days))}
+    wanted = {series: count for series, count in wanted.items() if count}
+    try:
+        held = open_there().counts(list(wanted))
+    except DestinationError as error:
+        return Verdict(name, [Fault(series, None, str(error)) for series in list(wanted)[:1]], len(wanted))
+    faults = [
+        Fault(series, None, f"{held.get(series, 0)} candles there, {count} wanted")
+        for series, count in wanted.items()
+        if held.get(series, 0) < count
+    ]
+    return Verdict(name, faults, len(wanted))
+
+
+def _not_there(file: Exported, upload: Published | None, there: str | None) -> Fault | None:
     if upload is None:
         return Fault(file.series, None, f"{file.path}: was never uploaded")
-    if file.path not in there:
+    if there is None:
         return Fault(file.series, None, f"{file.path}: is gone from the destination")
-    if there[file.path] != upload.content_hash:
+    if there != upload.content_hash:
         return Fault(file.series, None, f"{file.path}: the destination holds something else than was uploaded")
     if upload.sha256 != file.sha256:
         return Fault(file.series, None, f"{file.path}: exported anew since it was uploaded")

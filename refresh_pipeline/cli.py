@@ -15,7 +15,10 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from refresh_pipeline import reporting
+from refresh_pipeline import backing_up, exporting, reporting, retention, verifying
+from refresh_pipeline import duplicates as finding
+from refresh_pipeline.backing_up import BackupError
+from refresh_pipeline.exporting import check_exports
 from refresh_pipeline.market.candles import parse_instant
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
@@ -25,6 +28,7 @@ from refresh_pipeline.progress import watched
 from refresh_pipeline.settings import (
     Settings,
     child_environment,
+    dagster_home,
     load_markets,
     load_settings,
     prepare_dagster,
@@ -33,6 +37,7 @@ from refresh_pipeline.settings import (
 from refresh_pipeline.sources import SourceError
 from refresh_pipeline.sources.opening import open_source
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
+from refresh_pipeline.warehouse.warehouse import Warehouse
 
 Name = TypeVar("Name")
 LOCALHOST = "127.0.0.1"
@@ -47,6 +52,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+exports_app = typer.Typer(help="Look after export files: verify, prune, duplicates.", no_args_is_help=True)
+app.add_typer(exports_app, name="exports")
 # Into a file or a pipe a table keeps its shape; on a terminal it keeps to the window.
 out = Console(width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True)
@@ -127,6 +134,163 @@ def backfill(
         done = [running.backfill(settings, each, series, asked, verbose) for each, series in wanted]
     reporting.print_refreshed(out, done, verbose, publishes=False)
     raise typer.Exit(DONE if all(each.succeeded for each in done) else SOME_FAILED)
+
+
+@app.command()
+def publish(
+    *,
+    market: MarketOption = None,
+    instrument: Annotated[str | None, typer.Option("--instrument", "-i", help="Only these (comma list).")] = None,
+    timeframe: Annotated[str | None, typer.Option("--timeframe", "-t", help="Only these (comma list).")] = None,
+    now: Annotated[str | None, typer.Option(help="Go by this instant instead of the clock (ISO 8601).")] = None,
+    verbose: Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv for everything.")] = 0,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Write the files of what changed and send them, without asking any source for candles."""
+    with wrong_requests():
+        settings, markets = chosen(market, data_dir)
+        reject_unknown(markets, instrument, timeframe)
+        wanted = {each.name: narrowed(each, instrument, timeframe) for each in markets}
+        asked = asked_for(None, None, now)
+        open_sources(settings, markets)
+        prepare_dagster(settings)
+    log_to_console(verbose)
+    # Late, so that a wrong request is answered at once: Dagster takes a second to import.
+    from refresh_pipeline.running import publish_once  # noqa: PLC0415
+
+    with reporting.progress_bars(err) as watcher, watched(watcher):
+        published = [
+            publish_once(settings, each, wanted[each.name], asked, verbose) for each in markets if wanted[each.name]
+        ]
+    reporting.print_refreshed(out, published, verbose)
+    raise typer.Exit(DONE if all(each.succeeded for each in published) else SOME_FAILED)
+
+
+@exports_app.command()
+def verify(
+    *,
+    market: MarketOption = None,
+    instrument: Annotated[str | None, typer.Option("--instrument", "-i", help="Only these (comma list).")] = None,
+    timeframe: Annotated[str | None, typer.Option("--timeframe", "-t", help="Only these (comma list).")] = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Read every row of every export file and hold it against schema, manifest and table."""
+    with wrong_requests():
+        settings, markets = chosen(market, data_dir)
+        reject_unknown(markets, instrument, timeframe)
+    found: list[str] = []
+    with (
+        in_words((WarehouseBusy, WarehouseUnreadable), SOME_FAILED),
+        reporting.progress_bars(err) as bars,
+        watched(bars),
+    ):
+        for each in markets:
+            batch, warehouse = narrowed(each, instrument, timeframe), Warehouse(database=str(settings.database))
+            count, faults = verifying.verify(warehouse, each, settings.exports_dir, batch)
+            found += [f"{each.name} {fault.series}: {fault.what}" for fault in faults]
+            out.print(f"{each.name}: {count} files read, {len(faults)} faults", highlight=False)
+    for line in found:
+        out.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(SOME_FAILED if found else DONE)
+
+
+@exports_app.command()
+def prune(
+    *,
+    market: MarketOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Delete older copies of export files that no market's YAML wants kept; every publishing does so as well."""
+    with wrong_requests():
+        settings, markets = chosen(market, data_dir)
+    with in_words((WarehouseBusy, WarehouseUnreadable), SOME_FAILED):
+        for each in markets:
+            warehouse = Warehouse(database=str(settings.database))
+            warehouse.prepare(each)
+            going = retention.prune(warehouse, each, settings.exports_dir, datetime.now(UTC), dry_run=dry_run)
+            for deletion in going:
+                out.print(f"{deletion.file.path} ({deletion.reason})", markup=False, highlight=False, soft_wrap=True)
+            verb = "would be deleted" if dry_run else "deleted"
+            out.print(f"{each.name}: {len(going)} files {verb}", highlight=False)
+
+
+@exports_app.command()
+def duplicates(
+    *,
+    link: Annotated[bool, typer.Option("--link", help="Make them one file on disk under their several names.")] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Delete those that no loaded market's YAML asks for; one always stays.")
+    ] = False,
+    market: MarketOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """List export files, older copies included, that have the same content."""
+    with wrong_requests():
+        if link and remove:
+            raise ValueError("--link and --remove: choose one")
+        settings, markets = chosen(market, data_dir)
+    roots = [settings.exports_dir, exporting.older_folder(settings.exports_dir)]
+    needed = {settings.exports_dir / path for each in markets for path in exporting.wanted_paths(each)}
+    groups = finding.find_duplicates(*roots)
+    with in_words((OSError,), SOME_FAILED):
+        for group in groups:
+            out.print(f"{len(group.paths)} files of {group.bytes:,} bytes, {group.links} linked:", highlight=False)
+            for path in group.paths:
+                out.print(f"  {path}", markup=False, highlight=False, soft_wrap=True)
+            if link:
+                out.print(f"  linked: {finding.link(group)}", highlight=False)
+            for path in finding.remove(group, needed) if remove else ():
+                out.print(f"  deleted: {path}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"{sum(group.spare_bytes for group in groups):,} bytes to spare", highlight=False)
+
+
+@app.command()
+def backup(
+    *,
+    to: Annotated[
+        str | None, typer.Option("--to", help="Keep it in this folder, whatever REFRESH_BACKUP_DIR says.")
+    ] = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Copy the warehouse and Dagster's files, verify the copies, and delete the oldest ones."""
+    with wrong_requests():
+        settings = load_settings(data_dir=data_dir, backup_dir=to)
+        home = prepare_dagster(settings)
+    with in_words((BackupError, WarehouseBusy, WarehouseUnreadable), SOME_FAILED):
+        made = backing_up.back_up(settings.backups, settings.database, home, datetime.now(UTC))
+        gone = backing_up.keep_newest(settings.backups, settings.backups_kept)
+    rows = f"{sum(made.rows.values()):,} rows of {len(made.rows)} tables"
+    out.print(f"{made.folder}: {made.bytes:,} bytes, {rows}", markup=False, highlight=False, soft_wrap=True)
+    for each in gone:
+        out.print(f"deleted {each}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def restore(
+    *,
+    which: Annotated[
+        str | None, typer.Argument(help="The backup's folder or name; the newest one if not given.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Overwrite what is there without asking.")] = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Put a backup in the place of the warehouse and Dagster's files; stop everything else before."""
+    with wrong_requests():
+        settings = load_settings(data_dir=data_dir)
+    with in_words((BackupError,), WRONG_REQUEST):
+        chosen_backup = backing_up.read_backup(backing_up.find(settings.backups, which))
+    home = dagster_home(settings)
+    in_the_way = backing_up.in_the_way(settings.database, home)
+    for path in in_the_way:
+        err.print(f"would be overwritten: {path}", markup=False, highlight=False, soft_wrap=True)
+    if in_the_way and not yes and not agreed("Overwrite it?"):
+        err.print("Nothing was restored. Where nobody can be asked: --yes")
+        raise typer.Exit(WRONG_REQUEST)
+    with in_words((BackupError, WarehouseBusy), SOME_FAILED):
+        backing_up.restore(chosen_backup, settings.database, home)
+    told = f"{chosen_backup.folder} is restored: {settings.database}, {home}"
+    out.print(told, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -248,9 +412,10 @@ def chosen_series(
 
 
 def open_sources(settings: Settings, markets: Sequence[Market]) -> None:
-    """Raise where a market's YAML says something of its source that the source does not know."""
+    """Raise where a market's YAML says something that its source does not know, or needs what is not installed."""
     for market in markets:
         open_source(market, settings.limits_dir)
+        check_exports(market)
 
 
 def narrowed(market: Market, instruments: str | None, timeframes: str | None) -> list[Series]:
@@ -268,6 +433,14 @@ def reject_unknown(markets: Sequence[Market], instruments: str | None, timeframe
         _known_somewhere(each, [market.instrument for market in markets])
     for each in names(timeframes):
         _known_somewhere(each, [market.timeframe for market in markets])
+
+
+def agreed(question: str) -> bool:
+    """Whether somebody said yes; nobody there is a no."""
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:
+        return False
 
 
 def asked_for(since: str | None, until: str | None, now: str | None) -> dict[str, str]:

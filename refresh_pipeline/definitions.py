@@ -7,7 +7,10 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from refresh_pipeline.assets import market_assets
+from refresh_pipeline.backups import backup_job, backup_schedule
 from refresh_pipeline.checks import market_checks
+from refresh_pipeline.copies import copy_assets, copy_checks, described
+from refresh_pipeline.exporting import check_exports
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.resources import resources
 from refresh_pipeline.schedules import backfill_job_name, market_schedules, publish_job_name, refresh_job_name
@@ -25,11 +28,13 @@ def build(settings: Settings, markets: Sequence[Market]) -> dg.Definitions:
     """Everything Dagster knows of these markets.
 
     Raises:
-        MarketError: a market's source does not know what its YAML says of it, or there is no such indicator.
+        MarketError: a market's source does not know what its YAML says of it, there is no such indicator, or this
+            installation lacks what its exports need.
     """
     for market in markets:
         open_source(market, settings.limits_dir)
         computations(market)
+        check_exports(market)
     with warnings.catch_warnings():
         # BackfillPolicy is beta; that is a choice, not news at every start.
         warnings.simplefilter("ignore", dg.BetaWarning)
@@ -38,10 +43,10 @@ def build(settings: Settings, markets: Sequence[Market]) -> dg.Definitions:
 
 def _definitions(settings: Settings, markets: Sequence[Market]) -> dg.Definitions:
     return dg.Definitions(
-        assets=[asset for market in markets for asset in market_assets(market)],
-        asset_checks=[check for market in markets for check in market_checks(market)],
-        jobs=[job for market in markets for job in market_jobs(market)],
-        schedules=[schedule for market in markets for schedule in market_schedules(market)],
+        assets=[asset for market in markets for asset in [*market_assets(market), *copy_assets(market)]],
+        asset_checks=[check for market in markets for check in [*market_checks(market), *copy_checks(market)]],
+        jobs=[*(job for market in markets for job in market_jobs(market)), backup_job],
+        schedules=[*(schedule for market in markets for schedule in market_schedules(market)), backup_schedule],
         sensors=[sensor for market in markets for sensor in (retry_sensor(market), repair_sensor(market))],
         resources=resources(settings),
         # One process a run: a wide run is a handful of steps, and starting a process costs more than any of them.
@@ -54,12 +59,12 @@ def market_jobs(market: Market) -> list[UnresolvedAssetJobDefinition]:
     return [
         dg.define_asset_job(
             refresh_job_name(market),
-            selection=_selection(market, REFRESHED),
+            selection=_selection(market, [*REFRESHED, *_copies(market, of_files=False)]),
             description=f"Fetch {market.name}'s candles and compute what follows from them.",
         ),
         dg.define_asset_job(
             publish_job_name(market),
-            selection=_selection(market, PUBLISHED),
+            selection=_selection(market, [*PUBLISHED, *_copies(market, of_files=True)]),
             description=f"Write {market.name}'s export files and upload them.",
         ),
         dg.define_asset_job(
@@ -73,8 +78,13 @@ def market_jobs(market: Market) -> list[UnresolvedAssetJobDefinition]:
     ]
 
 
-def _selection(market: Market, tables: Sequence[Table]) -> dg.AssetSelection:
-    return dg.AssetSelection.assets(*([market.name, table.value] for table in tables))
+def _copies(market: Market, of_files: bool) -> list[str]:
+    """Candles are copied as they are refreshed, files as they are published."""
+    return [there.asset for there in described(market) if there.takes_files is of_files]
+
+
+def _selection(market: Market, names: Sequence[str]) -> dg.AssetSelection:
+    return dg.AssetSelection.assets(*([market.name, str(name)] for name in names))
 
 
 @dg.definitions

@@ -21,8 +21,8 @@ DESCRIPTIONS = {
     Table.indicators: "Averages, momentum, volatility, volume, cycles, patterns, sessions, levels and regimes of every "
     "candle; the market's YAML chooses among them. Only what changed since the last time is computed, and "
     "equals computing everything.",
-    Table.exports: "One CSV and one Parquet file per series with candles, enhanced columns and indicators, written "
-    "whole or not at all, each with a manifest row.",
+    Table.exports: "The files that the market's YAML asks for (without a word of it, a CSV and a Parquet file per "
+    "series with candles, enhanced columns and indicators), written whole or not at all, each with a manifest row.",
     Table.uploads: "The export files at their destination: a folder, or Dropbox when its credentials are set. "
     "Unchanged files are left alone; what was sent is verified there.",
 }
@@ -44,7 +44,11 @@ COLUMN_NOTES = {
     "volume": "as the venue counts it; null where it does not",
     "source": "who served the candle",
     "fetched_at": "UTC, when it was stored",
-    "format": "csv or parquet",
+    "export": "name of the export in the market's YAML",
+    "layer": "candles, enhanced, indicators or joined",
+    "shape": "layout, compression and window",
+    "destination": "name of the destination in the market's YAML",
+    "format": "csv, parquet, json or feather",
     "path": "relative to the folder of exports",
     "rows": "candles in the file",
     "bytes": "size of the file",
@@ -58,8 +62,6 @@ COLUMN_NOTES = {
     "last_open_time": "UTC, of the file's last candle",
 }
 PUBLISHED = (Table.exports, Table.uploads)
-# How often the publishing schedule ticks.
-PUBLISH_EVERY = timedelta(hours=2)
 MISSED_TICKS = 3
 SLACK = timedelta(minutes=1)
 # When a market with closing hours must have been refreshed, in its own zone: within the hour before each hour of its
@@ -114,7 +116,8 @@ def _columns(table: Table, market: Market) -> list[tuple[str, str, str]]:
 def freshness(table: Table, market: Market) -> dg.FreshnessPolicy:
     """How old an asset may become before the web UI says so."""
     if table in PUBLISHED:
-        return dg.FreshnessPolicy.time_window(fail_window=PUBLISH_EVERY * MISSED_TICKS, warn_window=PUBLISH_EVERY * 2)
+        every = market.publish
+        return dg.FreshnessPolicy.time_window(fail_window=every * MISSED_TICKS, warn_window=every * 2)
     tick = timedelta(minutes=min(market.timeframes).minutes)
     if market.calendar.open_share < 1.0:
         return _by_the_clock(market.calendar, tick)

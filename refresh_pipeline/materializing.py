@@ -59,13 +59,13 @@ def materialized(
     Raises:
         dagster.Failure: every single series failed.
     """
-    asset = Table(context.asset_key.path[-1])
+    asset = context.asset_key.path[-1]
     warehouse.record(market, asset, done, context.run.run_id, now)
     failed = {series: each for series, each in done.items() if each.outcome is Outcome.failed}
-    context.log.info("%s: %s", asset.value, summary(done))
+    context.log.info("%s: %s", asset, summary(done))
     for line in failures(failed):
-        context.log.warning("%s: %s", asset.value, line)
-    if len(failed) == len(done):
+        context.log.warning("%s: %s", asset, line)
+    if done and len(failed) == len(done):
         raise _failure(asset, failed)
     succeeded = [series for series in done if series not in failed]
     held = warehouse.holdings(market, succeeded)
@@ -149,8 +149,8 @@ def _named(series: Sequence[Series]) -> str:
     return ", ".join(str(each) for each in series[:SERIES_NAMED]) + more
 
 
-def _failure(asset: Table, failed: Mapping[Series, Attempt]) -> dg.Failure:
+def _failure(asset: str, failed: Mapping[Series, Attempt]) -> dg.Failure:
     return dg.Failure(
-        f"{asset.value}: {EVERY_SERIES_FAILED}.\n" + "\n".join(failures(failed)),
+        f"{asset}: {EVERY_SERIES_FAILED}.\n" + "\n".join(failures(failed)),
         allow_retries=any(each.transient for each in failed.values()),
     )

@@ -94,7 +94,9 @@ def print_refreshed(
 
 
 def _refreshed_grid(refreshed: "Refreshed", by_series: bool) -> Grid:
-    grid = Grid(title=f"{refreshed.market.name}: refreshed", title_justify="left", box=SIMPLE_HEAD)
+    fetched = not refreshed.outcomes or any(each.asset == Table.raw_candles for each in refreshed.outcomes)
+    title = f"{refreshed.market.name}: {'refreshed' if fetched else 'published'}"
+    grid = Grid(title=title, title_justify="left", box=SIMPLE_HEAD)
     names = ("instrument", "timeframe") if by_series else ("timeframe", "series")
     for name in (*names, "added", "revised", "computed", "exported", "uploaded", "outcome"):
         grid.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name != "outcome")
@@ -115,22 +117,22 @@ def _groups(refreshed: "Refreshed", by_series: bool) -> Iterator[list[Text | str
 
 def _group_row(key: Any, outcomes: Sequence[SeriesOutcome], by_series: bool) -> list[Text | str]:
     def rows(asset: Table, what: str) -> str:
-        return str(sum(getattr(each, what) for each in outcomes if each.asset is asset))
+        return str(sum(getattr(each, what) for each in outcomes if each.asset == asset))
 
     def updated(asset: Table) -> str:
-        return str(sum(each.outcome == "updated" for each in outcomes if each.asset is asset))
+        return str(sum(each.outcome == "updated" for each in outcomes if each.asset == asset))
 
-    counted = [each.outcome for each in outcomes if each.asset is Table.raw_candles]
+    counted = [each.outcome for each in outcomes if each.asset == Table.raw_candles]
     failed = {each.series for each in outcomes if each.outcome == "failed"}
-    head = [key.instrument, key.timeframe.value] if by_series else [key.value, str(len(counted))]
+    head = [key.instrument, key.timeframe.value] if by_series else [key.value, str(len({e.series for e in outcomes}))]
     return [
         *head,
         rows(Table.raw_candles, "rows_added"),
         rows(Table.raw_candles, "rows_revised"),
-        str(sum(each.rows_added + each.rows_revised for each in outcomes if each.asset is Table.indicators)),
+        str(sum(each.rows_added + each.rows_revised for each in outcomes if each.asset == Table.indicators)),
         updated(Table.exports),
         updated(Table.uploads),
-        _outcome_text(counted, len(failed)),
+        _outcome_text(counted or [each.outcome for each in outcomes if each.asset == Table.exports], len(failed)),
     ]
 
 
@@ -144,17 +146,15 @@ def _outcome_text(outcomes: Sequence[str], failed: int) -> Text:
 def _print_failures(console: Console, refreshed: "Refreshed") -> None:
     failed = [each for each in refreshed.outcomes if each.outcome == "failed"]
     for (asset, reason), series in _by_reason(failed).items():
-        named = ", ".join(str(each) for each in series[:SERIES_NAMED])
-        more = f" and {len(series) - SERIES_NAMED} more" if len(series) > SERIES_NAMED else ""
-        console.print(Text(f"failed: {asset.value} of {named}{more}: {reason}", style="red"), soft_wrap=True)
+        console.print(Text(f"failed: {asset} of {_named(series)}: {reason}", style="red"), soft_wrap=True)
     for message in refreshed.errors:
         console.print(Text(message, style="red"), soft_wrap=True)
     for name, faults in refreshed.failed_checks.items():
         console.print(Text(f"check not passed: {name} ({faults}); the web UI shows which", style="yellow"))
 
 
-def _by_reason(failed: Sequence[SeriesOutcome]) -> dict[tuple[Table, str], list[Series]]:
-    groups: dict[tuple[Table, str], list[Series]] = {}
+def _by_reason(failed: Sequence[SeriesOutcome]) -> dict[tuple[str, str], list[Series]]:
+    groups: dict[tuple[str, str], list[Series]] = {}
     for each in failed:
         groups.setdefault((each.asset, each.reason or "failed"), []).append(each.series)
     return groups
@@ -202,6 +202,7 @@ def _status_row(market: Market, report: SeriesReport) -> dict[str, Any]:
         "outcome": report.outcome,
         "reason": report.reason,
         "attempted_at": _iso(report.attempted_at),
+        "failed": dict(report.failed),
     }
 
 
@@ -257,7 +258,23 @@ def print_status(console: Console, settings: Settings, rows: Sequence[Mapping[st
     for row in rows:
         grid.add_row(*_status_cells(row))
     console.print(grid)
+    for (market, asset, reason), series in _failed_later(rows).items():
+        console.print(Text(f"failed: {market}/{asset} of {_named(series)}: {reason}", style="red"), soft_wrap=True)
     console.print(f"warehouse {settings.database}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _failed_later(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], list[str]]:
+    """Series by market, asset and reason, where something behind fetching failed at the last attempt."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        for asset, reason in row["failed"].items():
+            groups.setdefault((row["market"], asset, reason), []).append(f"{row['instrument']} {row['timeframe']}")
+    return groups
+
+
+def _named(series: Sequence[object]) -> str:
+    more = f" and {len(series) - SERIES_NAMED} more" if len(series) > SERIES_NAMED else ""
+    return ", ".join(str(each) for each in series[:SERIES_NAMED]) + more
 
 
 def _status_cells(row: Mapping[str, Any]) -> list[Text | str]:

@@ -5,20 +5,25 @@ How each of them works is in its own package; which one is used, and where it is
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import numpy as np
-from pydantic import Field, SecretStr
+from pydantic import Field
 
 from refresh_pipeline.destinations import Destination
-from refresh_pipeline.destinations.opening import open_destination
+from refresh_pipeline.destinations.opening import open_configured, open_destination, open_redis
 from refresh_pipeline.market.candles import instant, parse_instant
+from refresh_pipeline.market.destinations import DestinationSettings
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.settings import Settings, load_settings, secret
+from refresh_pipeline.settings import Settings, credentials, load_settings, secret
 from refresh_pipeline.sources import Source
 from refresh_pipeline.sources.opening import open_source
 from refresh_pipeline.warehouse.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from refresh_pipeline.destinations.redis import RedisDestination
 
 
 class Asked(dg.ConfigurableResource):
@@ -83,24 +88,36 @@ class Exports(dg.ConfigurableResource):
 
 
 class Uploads(dg.ConfigurableResource):
-    """Where export files go; its credentials stay in the environment until a run needs them."""
+    """Where export files and candles go; credentials stay in the environment until a run needs them."""
 
     default_folder: str
 
-    def open(self) -> Destination:
-        """The destination that the settings name.
+    def open(self, there: DestinationSettings | None = None) -> Destination:
+        """A destination for files: the one that a market's YAML describes, else the one that the settings name.
 
         Raises:
-            ValueError: the upload URL is of no known kind, or credentials are incomplete.
+            ValueError: the upload URL is of no known kind, credentials are incomplete, or a package is missing.
         """
         settings = load_settings()
+        known = credentials(settings)
+        if there is not None and there.kind is not None:
+            return open_configured(there, known)
         return open_destination(
             settings.upload_url,
             default_folder=Path(self.default_folder),
-            dropbox_app_key=_revealed(settings.dropbox_app_key),
-            dropbox_app_secret=_revealed(settings.dropbox_app_secret),
-            dropbox_refresh_token=_revealed(settings.dropbox_refresh_token),
+            dropbox_app_key=known.get("DROPBOX_APP_KEY"),
+            dropbox_app_secret=known.get("DROPBOX_APP_SECRET"),
+            dropbox_refresh_token=known.get("DROPBOX_REFRESH_TOKEN"),
+            dropbox_access_token=known.get("DROPBOX_ACCESS_TOKEN"),
         )
+
+    def open_redis(self, there: DestinationSettings) -> "RedisDestination":
+        """A Redis server that a market's YAML describes.
+
+        Raises:
+            ValueError: a package is missing.
+        """
+        return open_redis(there, credentials(load_settings()))
 
 
 def resources(settings: Settings) -> dict[str, object]:
@@ -117,7 +134,3 @@ def resources(settings: Settings) -> dict[str, object]:
 def uploads_of(settings: Settings) -> Uploads:
     """Where export files go, as these settings say."""
     return Uploads(default_folder=str(settings.data / "uploads"))
-
-
-def _revealed(secret: SecretStr | None) -> str | None:
-    return None if secret is None else secret.get_secret_value()

@@ -70,6 +70,13 @@ def backfill(
     )
 
 
+def publish_once(
+    settings: Settings, market: Market, series: Sequence[Series], asked: Mapping[str, str], verbose: int
+) -> Refreshed:
+    """Run the market's publishing alone, for these series; raises as `run_jobs` does."""
+    return run_jobs(settings, market, series, asked, verbose=verbose, jobs=[publish_job_name(market)])
+
+
 def run_jobs(
     settings: Settings,
     market: Market,

@@ -10,7 +10,7 @@ from dagster import DagsterRunStatus, RunsFilter
 
 from refresh_pipeline.instance.orphans import going_runs
 from refresh_pipeline.market.candles import instant
-from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.model import PUBLISH_CRONS, Market
 from refresh_pipeline.market.pace import Pace, pace
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.partitions import range_tags, whole
@@ -22,7 +22,6 @@ from refresh_pipeline.warehouse.warehouse import Outcome, Warehouse
 TICK_TAG = "refresh/tick"
 # Seconds that a tick waits for the warehouse's lock.
 PATIENCE = 5.0
-EVERY_TWO_HOURS = "15 */2 * * *"
 
 
 def refresh_job_name(market: Market) -> str:
@@ -41,7 +40,7 @@ def backfill_job_name(market: Market) -> str:
 
 
 def market_schedules(market: Market) -> list[dg.ScheduleDefinition]:
-    """The market's refresh at the cadence of its shortest timeframe, and its publishing every two hours."""
+    """The market's refresh at the cadence of its shortest timeframe, and its publishing at the interval of its YAML."""
     return [refresh_schedule(market), publish_schedule(market)]
 
 
@@ -70,12 +69,12 @@ def refresh_schedule(market: Market) -> dg.ScheduleDefinition:
 
 
 def publish_schedule(market: Market) -> dg.ScheduleDefinition:
-    """Export and upload every series that changed, every two hours."""
+    """Export and upload every series that changed, as often as the market's YAML says."""
 
     @dg.schedule(
         name=publish_job_name(market),
         job_name=publish_job_name(market),
-        cron_schedule=EVERY_TWO_HOURS,
+        cron_schedule=PUBLISH_CRONS[market.publish],
         execution_timezone=market.calendar.zone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description=f"Files of every series of {market.name} that changed, written and uploaded.",

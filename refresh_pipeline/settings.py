@@ -45,6 +45,8 @@ class Settings(BaseSettings):
     database_path: Path | None = Field(default=None, validation_alias="REFRESH_DATABASE")
     enabled_markets: str = Field(default="demo", validation_alias="REFRESH_MARKETS")
     markets_dir: Path | None = Field(default=None, validation_alias="REFRESH_MARKETS_DIR")
+    backup_dir: Path | None = Field(default=None, validation_alias="REFRESH_BACKUP_DIR")
+    backups_kept: int = Field(default=3, ge=1, validation_alias="REFRESH_BACKUPS_KEPT")
     upload_url: str | None = Field(default=None, validation_alias="REFRESH_UPLOAD_URL")
     dropbox_refresh_token: SecretStr | None = Field(default=None, validation_alias="DROPBOX_REFRESH_TOKEN")
     dropbox_app_key: SecretStr | None = Field(default=None, validation_alias="DROPBOX_APP_KEY")
@@ -52,6 +54,12 @@ class Settings(BaseSettings):
     oanda_token: SecretStr | None = Field(default=None, validation_alias="OANDA_TOKEN")
     dhan_client_id: SecretStr | None = Field(default=None, validation_alias="DHAN_CLIENT_ID")
     dhan_access_token: SecretStr | None = Field(default=None, validation_alias="DHAN_ACCESS_TOKEN")
+    dropbox_access_token: SecretStr | None = Field(default=None, validation_alias="DROPBOX_ACCESS_TOKEN")
+    aws_access_key_id: SecretStr | None = Field(default=None, validation_alias="AWS_ACCESS_KEY_ID")
+    aws_secret_access_key: SecretStr | None = Field(default=None, validation_alias="AWS_SECRET_ACCESS_KEY")
+    aws_session_token: SecretStr | None = Field(default=None, validation_alias="AWS_SESSION_TOKEN")
+    redis_username: SecretStr | None = Field(default=None, validation_alias="REDIS_USERNAME")
+    redis_password: SecretStr | None = Field(default=None, validation_alias="REDIS_PASSWORD")
 
     @classmethod
     def settings_customise_sources(
@@ -87,6 +95,11 @@ class Settings(BaseSettings):
         return self.data / "exports"
 
     @property
+    def backups(self) -> Path:
+        """Where backups are kept, a folder each."""
+        return (self.backup_dir or self.data / "backups").expanduser().absolute()
+
+    @property
     def limits_dir(self) -> Path:
         """Where processes share what they used of a venue's limits."""
         return self.data / "limits"
@@ -101,6 +114,12 @@ def child_environment(settings: Settings) -> dict[str, str]:
     """This process's environment, with what the command line chose, for processes that it starts."""
     chosen = {"REFRESH_DATA_DIR": str(settings.data), "REFRESH_MARKETS": settings.enabled_markets}
     return {**os.environ, **chosen}
+
+
+def credentials(settings: Settings) -> dict[str, str]:
+    """Every secret that is set, by the name of its environment variable; for whoever opens a neighbour."""
+    secrets = {str(field.validation_alias): getattr(settings, name) for name, field in Settings.model_fields.items()}
+    return {name: each.get_secret_value().strip() for name, each in secrets.items() if isinstance(each, SecretStr)}
 
 
 def load_settings(**chosen: Any) -> Settings:
@@ -208,7 +227,7 @@ def prepare_dagster(settings: Settings) -> Path:
     """
     set_dagster_variables()
     chosen = os.environ.get("DAGSTER_HOME")
-    home = Path(chosen or settings.data / "dagster").expanduser().absolute()
+    home = dagster_home(settings)
     home.mkdir(parents=True, exist_ok=True)
     # Dagster itself takes an absolute path alone.
     os.environ["DAGSTER_HOME"] = str(home)
@@ -218,6 +237,12 @@ def prepare_dagster(settings: Settings) -> Path:
         part.write_text(shipped("dagster.yaml").read_text(encoding="utf-8"), encoding="utf-8")
         part.replace(home / "dagster.yaml")
     return home
+
+
+def dagster_home(settings: Settings) -> Path:
+    """The folder of Dagster's own files: DAGSTER_HOME, or `<data dir>/dagster`."""
+    chosen = os.environ.get("DAGSTER_HOME")
+    return Path(chosen or settings.data / "dagster").expanduser().absolute()
 
 
 def set_dagster_variables() -> None:

@@ -1,4 +1,6 @@
-"""What each asset does between reading and writing, series by series, without Dagster.
+"""What candles and what is computed from them go through, series by series, without Dagster.
+
+Files are `exporting`'s and `uploading`'s part.
 
 Every step takes a batch of series and gives an `Attempt` for each; one series' failure is an answer, not an exception.
 """
@@ -8,13 +10,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from refresh_pipeline.destinations import Destination, DestinationError, Outgoing, Uploaded
-from refresh_pipeline.destinations.files import TableWriter
 from refresh_pipeline.market.calendar import length_of
 from refresh_pipeline.market.candles import Candles, instant
 from refresh_pipeline.market.model import Market
@@ -24,14 +22,12 @@ from refresh_pipeline.sources import Fetched, Request, Source, SourceError
 from refresh_pipeline.sources.opening import fetch
 from refresh_pipeline.sources.preferring import order_of
 from refresh_pipeline.warehouse.gaps import Stretches
-from refresh_pipeline.warehouse.publishing import Exported, Published
 from refresh_pipeline.warehouse.raw import Stored
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Attempt, Holding, Outcome, Warehouse
 
 log = logging.getLogger("refresh_pipeline")
 
-FORMATS = ("csv", "parquet")
 # A killed refresh loses what was not stored yet: at most this many candles, or this many seconds of a slow venue.
 ROWS_AT_ONCE = 50_000
 SECONDS_AT_ONCE = 2.0
@@ -216,106 +212,3 @@ def compute(warehouse: Warehouse, market: Market, table: Table, batch: Sequence[
         else:
             done[series] = Attempt(Outcome.updated, rows_added=result.added, rows_revised=result.revised, seconds=share)
     return done
-
-
-# ---- exports
-
-
-def export(
-    warehouse: Warehouse, market: Market, root: Path, batch: Sequence[Series], now: datetime
-) -> dict[Series, Attempt]:
-    """Write one CSV and one Parquet file for every series that changed since its files were written, or lost one."""
-    stale = warehouse.stale(market, Table.exports, batch)
-    manifest = warehouse.exported(market, batch)
-    lost = {each.series for each in manifest if not (root / each.path).exists()}
-    due = [series for series in batch if series in lost or series in set(stale.series)]
-    done: dict[Series, Attempt] = {}
-    written: list[Exported] = []
-    with TableWriter() as writer:
-        for number, (series, rows) in enumerate(warehouse.rows_to_export(market, due), start=1):
-            began = time.monotonic()
-            files, attempt = _export_series(writer, root, market, series, rows)
-            written += files
-            more = {"files": len(files), "bytes": sum(file.bytes for file in files)}
-            rows_written = files[0].rows if files else 0
-            seconds = time.monotonic() - began
-            done[series] = replace(attempt, rows_added=rows_written, seconds=seconds, more=more)
-            advance(Table.exports, number, len(due))
-    warehouse.record_exports(market, written, stale, now)
-    have = {each.series for each in manifest}
-    left = {s: Attempt(Outcome.unchanged if s in have else Outcome.no_data) for s in batch if s not in done}
-    return {series: (done | left)[series] for series in batch}
-
-
-def _export_series(
-    writer: TableWriter, root: Path, market: Market, series: Series, rows: dict[str, NDArray]
-) -> tuple[list[Exported], Attempt]:
-    if not len(rows["open_time"]):
-        return [], Attempt(Outcome.no_data)
-    stem = f"{market.name}/{series.file_stem}"
-    try:
-        written = [(kind, f"{stem}.{kind}", writer.write(rows, root / f"{stem}.{kind}")) for kind in FORMATS]
-    except DestinationError as error:
-        log.info("%s %s: %s", market.name, series, error)
-        return [], Attempt(Outcome.failed, str(error), error.transient)
-    first, last = (rows["open_time"][index].astype(datetime) for index in (0, -1))
-    files = [
-        Exported(series, kind, path, file.rows, file.bytes, file.sha256, first, last) for kind, path, file in written
-    ]
-    return files, Attempt(Outcome.updated)
-
-
-# ---- uploads
-
-
-def upload(
-    warehouse: Warehouse,
-    market: Market,
-    batch: Sequence[Series],
-    *,
-    root: Path,
-    destination: Destination,
-    now: datetime,
-) -> dict[Series, Attempt]:
-    """Bring every export file of the batch to the destination, unless the same content is there already."""
-    manifest = {each.path: each for each in warehouse.exported(market, batch)}
-    outgoing = [Outgoing(root / path, path) for path in manifest]
-    answers: dict[Series, list[Uploaded]] = {series: [] for series in batch}
-    known = {each.path: each for each in warehouse.uploaded(market, batch)}
-    arrived: list[Published] = []
-    for number, answer in enumerate(destination.upload(outgoing), start=1):
-        file = manifest[answer.file.remote]
-        answers[file.series].append(answer)
-        # What was there already keeps the time at which it arrived.
-        if answer.error is None and (there := _published(file, answer, destination)) != known.get(file.path):
-            arrived.append(there)
-        advance(Table.uploads, number, len(outgoing))
-    warehouse.record_uploads(market, arrived, now)
-    return {series: _upload_attempt(own) for series, own in answers.items()}
-
-
-def _published(file: Exported, answer: Uploaded, destination: Destination) -> Published:
-    return Published(
-        file.series,
-        file.format,
-        file.path,
-        answer.url,
-        answer.bytes,
-        file.sha256,
-        answer.content_hash,
-        destination.hash_name,
-    )
-
-
-def _upload_attempt(own: Sequence[Uploaded]) -> Attempt:
-    failed = [answer for answer in own if answer.error is not None]
-    sent = [answer for answer in own if answer.error is None and not answer.skipped]
-    more = {"files_sent": len(sent), "files_unchanged": len(own) - len(sent) - len(failed)}
-    more |= {"bytes": sum(answer.bytes for answer in sent)}
-    if failed:
-        reasons = "; ".join(f"{answer.file.remote}: {answer.error}" for answer in failed)
-        transient = any(answer.error.transient for answer in failed if answer.error)
-        return Attempt(Outcome.failed, reasons, transient, more=more)
-    if not own:
-        return Attempt(Outcome.no_data, more=more)
-    return Attempt(Outcome.updated if sent else Outcome.unchanged, more=more)

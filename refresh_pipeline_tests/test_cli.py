@@ -23,6 +23,35 @@ def status(*arguments: str) -> list[dict[str, Any]]:
     return json.loads(result.stdout)
 
 
+# ---- publish
+
+
+def test_publish_writes_and_sends_files_and_asks_no_source(world: World) -> None:
+    before = world.counts()
+    lost = world.settings.exports_dir / "bazaar" / "BTC-USD_m15.csv"
+    content = lost.read_bytes()
+    lost.unlink()
+    result = command("publish", "-i", "btcusd", *AT_LATER)
+    assert result.exit_code == 0
+    assert "bazaar: published" in result.stdout
+    assert lost.read_bytes() == content
+    assert world.counts() == before
+
+
+def test_publish_ends_with_one_where_a_file_failed(world: World) -> None:
+    lost = world.settings.exports_dir / "bazaar" / "BTC-USD_m15.csv"
+    lost.unlink()
+    lost.mkdir()
+    result = command("publish", *AT_LATER)
+    assert result.exit_code == 1
+    assert "failed: exports of BTC/USD m15" in result.stdout
+
+
+@pytest.mark.parametrize("wrong", [("-i", "nothing"), ("-t", "M1"), ("--market", "nowhere"), ("--now", "soon")])
+def test_publish_answers_a_wrong_request_at_once(world: World, wrong: tuple[str, ...]) -> None:
+    assert command("publish", *wrong).exit_code == 2
+
+
 # ---- once
 
 

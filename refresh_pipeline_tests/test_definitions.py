@@ -1,6 +1,7 @@
 """The exact list of what Dagster loads, so that nothing comes or goes unnoticed."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -45,7 +46,8 @@ def test_the_checks(loaded: dg.RepositoryDefinition) -> None:
 def test_the_jobs(loaded: dg.RepositoryDefinition) -> None:
     # Dagster's own, for whatever is materialized by hand, is the implicit one.
     own = {name for name in loaded.job_names if not name.startswith("__ASSET_JOB")}
-    assert own == {f"{market}_{what}" for market in MARKETS for what in ("refresh", "publish", "backfill")}
+    own_jobs = {f"{market}_{what}" for market in MARKETS for what in ("refresh", "publish", "backfill")}
+    assert own == own_jobs | {"backup"}
 
 
 def test_the_schedules(loaded: dg.RepositoryDefinition) -> None:
@@ -57,7 +59,15 @@ def test_the_schedules(loaded: dg.RepositoryDefinition) -> None:
         "demo_publish": ("15 */2 * * *", "UTC", "demo_publish"),
         "crypto_refresh": ("* * * * *", "UTC", "crypto_refresh"),
         "crypto_publish": ("15 */2 * * *", "UTC", "crypto_publish"),
+        "backup": ("40 3 * * *", "UTC", "backup"),
     }
+
+
+def test_files_are_published_as_often_as_the_market_says() -> None:
+    settings = load_settings(enabled_markets="demo", data_dir="/nowhere")
+    market = load_markets(settings)[0].model_copy(update={"publish": timedelta(minutes=30)})
+    schedules = {each.name: each.cron_schedule for each in build(settings, [market]).get_repository_def().schedule_defs}
+    assert schedules["demo_publish"] == "*/30 * * * *"
 
 
 def test_the_sensors(loaded: dg.RepositoryDefinition) -> None:

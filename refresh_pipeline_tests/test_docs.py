@@ -16,6 +16,8 @@ from refresh_pipeline import steps
 from refresh_pipeline.cli import app
 from refresh_pipeline.market import candles
 from refresh_pipeline.market.candles import QUOTE_COLUMNS
+from refresh_pipeline.market.destinations import PLACEHOLDERS, DestinationSettings, Kind
+from refresh_pipeline.market.exports import Compression, Export, Format, Layer, Layout
 from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.settings import CATALOG
 from refresh_pipeline.sources.any_exchange import CcxtOptions
@@ -34,12 +36,18 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = REPOSITORY / "docs" / "data.md"
 ENHANCED = REPOSITORY / "docs" / "enhanced-candles.md"
 INDICATORS = REPOSITORY / "docs" / "indicators.md"
+EXPORTS = REPOSITORY / "docs" / "exports.md"
 README = REPOSITORY / "README.md"
 DECISIONS = sorted((REPOSITORY / "docs" / "decisions").glob("*.md"))
 PAGES = REPOSITORY / "docs" / "sources"
 SOURCES = sorted(PAGES.glob("*.md"))
-DOCUMENTS = [README, DATA, ENHANCED, INDICATORS, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "deploy" / "README.md"]
-DOCUMENTS += [*DECISIONS, *SOURCES]
+DOCUMENTS = [README, DATA, ENHANCED, INDICATORS, EXPORTS, REPOSITORY / "CONTRIBUTING.md"]
+DOCUMENTS += [REPOSITORY / "deploy" / "README.md", *DECISIONS, *SOURCES]
+COMMANDS = sorted(getattr(typer.main.get_command(app), "commands", {}))
+EXPORT_KEYS = [
+    *(name for model in (Export, DestinationSettings) for name, each in model.model_fields.items() if not each.exclude),
+    *PLACEHOLDERS,
+]
 
 
 def blocks(document: Path, *languages: str) -> list[str]:
@@ -139,9 +147,9 @@ def test_every_documented_query_runs(query: str, database: Path) -> None:
     assert rows or any(word in query for word in ("revisions", "rejected", "timestamp '"))
 
 
-def test_the_markets_that_the_readme_shows_are_markets() -> None:
-    shown = [parse_market(text, file="README.md") for text in blocks(README, "yaml")]
-    assert len(shown) >= 2
+def test_the_markets_that_documents_show_are_markets() -> None:
+    shown = [parse_market(text, file=each.name) for each in (README, EXPORTS) for text in blocks(each, "yaml")]
+    assert len(shown) >= 3
     assert len({market.source.kind for market in shown}) >= 2
 
 
@@ -157,20 +165,27 @@ def test_the_page_of_a_source_says_what_it_takes_and_shows_a_market_that_opens(d
     assert opened == [document.stem] * len(shown)
 
 
+@pytest.mark.parametrize("words", [*Layer, *Format, *Compression, *Layout, *Kind, *EXPORT_KEYS])
+def test_whatever_exports_and_destinations_can_say_is_documented(words: str) -> None:
+    assert re.search(rf"`\{{?{words}\}}?`", EXPORTS.read_text(encoding="utf-8"))
+
+
 def commands_shown() -> list[list[str]]:
     """Every `refresh ...` in a block of commands, as words, with what stands before the program left out."""
     lines = [line for document in DOCUMENTS for block in blocks(document, "", "sh") for line in block.splitlines()]
-    names = "once|backfill|status|gaps|up|universe"
-    found = [re.search(rf"(?:^|/bin/|\s)refresh ({names})\b.*$", line) for line in lines]
+    found = [re.search(rf"(?:^|/bin/|\s)refresh ({'|'.join(COMMANDS)})\b.*$", line) for line in lines]
     return [shlex.split(match[0].split("refresh ", 1)[1], comments=True) for match in found if match]
 
 
 def test_every_command_shown_is_one() -> None:
     group = typer.main.get_command(app)
     shown = commands_shown()
-    assert {words[0] for words in shown} == {"once", "backfill", "status", "gaps", "up", "universe"}
+    assert {words[0] for words in shown} == set(COMMANDS)
     for words in shown:
         command: click.Command = getattr(group, "commands", {})[words[0]]
+        if inner := getattr(command, "commands", {}):
+            words = words[1:]  # noqa: PLW2901 - the group's name leads to it and says no more
+            command = inner[words[0]]
         command.make_context(words[0], words[1:])
 
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import click
 import pytest
 import typer
 from pydantic import AliasChoices
@@ -30,11 +31,16 @@ def settings_names() -> list[str]:
 
 def commands() -> dict[str, list[str]]:
     """Every command and the long names of its options."""
-    group = typer.main.get_command(app)
-    found = getattr(group, "commands", {})
-    return {
-        name: [max(parameter.opts, key=len) for parameter in command.params] for name, command in sorted(found.items())
-    }
+    return {name: [max(each.opts, key=len) for each in command.params] for name, command in sorted(leaves().items())}
+
+
+def leaves() -> dict[str, click.Command]:
+    """Every command by its whole name, those of groups included."""
+    found: dict[str, click.Command] = {}
+    for name, command in getattr(typer.main.get_command(app), "commands", {}).items():
+        inner = getattr(command, "commands", None)
+        found |= {name: command} if inner is None else {f"{name} {each}": leaf for each, leaf in inner.items()}
+    return found
 
 
 def explained_settings() -> dict[str, str]:
@@ -59,7 +65,8 @@ def test_the_example_explains_no_setting_that_does_nothing() -> None:
 
 @pytest.mark.parametrize("command", commands())
 def test_every_command_is_in_the_readme(command: str) -> None:
-    assert f"refresh {command}" in text_of("README.md")
+    assert f"refresh {command.partition(' ')[0]}" in text_of("README.md")
+    assert f"`{command.rpartition(' ')[2]}`" in text_of("README.md") or f"refresh {command}" in text_of("README.md")
 
 
 @pytest.mark.parametrize("option", sorted({option for options in commands().values() for option in options}))
@@ -69,8 +76,7 @@ def test_every_option_is_in_the_readme(option: str) -> None:
 
 @pytest.mark.parametrize(("command", "option"), [(name, each) for name, all_ in commands().items() for each in all_])
 def test_every_option_says_in_the_help_what_it_does(command: str, option: str) -> None:
-    group = typer.main.get_command(app)
-    parameters = getattr(group, "commands", {})[command].params
+    parameters = leaves()[command].params
     parameter = next(each for each in parameters if option in each.opts)
     assert getattr(parameter, "help", None)
 

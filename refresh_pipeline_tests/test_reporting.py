@@ -31,6 +31,7 @@ FIELDS = {
     "outcome",
     "reason",
     "attempted_at",
+    "failed",
 }
 
 
@@ -124,6 +125,7 @@ def test_a_series_that_is_up_to_date(world: World) -> None:
         "outcome": "updated",
         "reason": None,
         "attempted_at": "2026-06-01T12:00:30Z",
+        "failed": {},
     }
 
 
@@ -142,10 +144,27 @@ def test_a_series_that_failed_says_why(world: World) -> None:
     assert "expected a first row" in row["reason"]
 
 
+def test_files_that_failed_are_told_beside_the_candles(world: World) -> None:
+    in_the_way = world.root / "data" / "uploads" / "bazaar" / "ETH-USD_m15.csv"
+    in_the_way.unlink(missing_ok=True)
+    in_the_way.mkdir(parents=True)
+    world.run("publish", now=LATER)
+    rows = status_rows(world.settings, [world.market], LATER)
+    assert (row_of(rows, ETH)["outcome"], [*row_of(rows, ETH)["failed"]]) == ("updated", ["uploads"])
+    assert row_of(rows, BTC)["failed"] == {}
+    out = StringIO()
+    print_status(Console(file=out, width=160), world.settings, rows)
+    assert "failed: bazaar/uploads of ETH/USD m15: bazaar/ETH-USD_m15.csv" in out.getvalue()
+    in_the_way.rmdir()
+    world.run("publish", now=LATER)
+    assert row_of(status_rows(world.settings, [world.market], LATER), ETH)["failed"] == {}
+    assert in_the_way.is_file()
+
+
 def test_before_any_refresh_there_is_nothing_but_what_is_expected(new_world: World) -> None:
     rows = status_rows(new_world.settings, [new_world.market], NOW)
     empty = {name for name, value in rows[0].items() if value is None}
-    assert empty == FIELDS - {"market", "instrument", "timeframe", "candle_count", "expected_candle"}
+    assert empty == FIELDS - {"market", "instrument", "timeframe", "candle_count", "expected_candle", "failed"}
     assert {row["candle_count"] for row in rows} == {0}
     assert not (new_world.root / "data").exists()
 

@@ -1,59 +1,21 @@
 """What each asset does with its series, without Dagster: over real files, a real warehouse, a real folder."""
 
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from refresh_pipeline import steps
-from refresh_pipeline.destinations.folder import FolderDestination
 from refresh_pipeline.market.candles import Candles, instant
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.progress import watched
 from refresh_pipeline.sources import Fetched, Request, TransientError
-from refresh_pipeline.sources.opening import open_source
-from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Attempt, Holding, Outcome
+from refresh_pipeline_tests.stepping import BTC, ETH, SOL, computed, exported, fetched, outcomes, uploaded
 from refresh_pipeline_tests.worlds import FIRST, LATER, NOW, World
-
-BTC = Series("BTC/USD", Timeframe.m15)
-ETH = Series("ETH/USD", Timeframe.m15)
-SOL = Series("SOL/USD", Timeframe.m15)
-
-
-def fetched(world: World, now: datetime = NOW, batch: Sequence[Series] = (BTC, ETH, SOL)) -> dict[Series, Attempt]:
-    market, warehouse = world.market, world.warehouse
-    warehouse.prepare(market)
-    requests = steps.requests_for(market, warehouse.holdings(market, batch), now)
-    return steps.fetch_candles(warehouse, market, open_source(market, world.root / "limits"), requests, now)
-
-
-def computed(world: World, batch: Sequence[Series] = (BTC, ETH, SOL)) -> dict[Series, Attempt]:
-    done = [
-        steps.compute(world.warehouse, world.market, table, batch)
-        for table in (Table.enhanced_candles, Table.indicators)
-    ]
-    return done[-1]
-
-
-def exported(world: World, now: datetime = NOW, batch: Sequence[Series] = (BTC, ETH, SOL)) -> dict[Series, Attempt]:
-    return steps.export(world.warehouse, world.market, world.settings.exports_dir, batch, now)
-
-
-def uploaded(world: World, now: datetime = NOW, batch: Sequence[Series] = (BTC, ETH, SOL)) -> dict[Series, Attempt]:
-    destination = FolderDestination(world.root / "there")
-    root = world.settings.exports_dir
-    return steps.upload(world.warehouse, world.market, batch, root=root, destination=destination, now=now)
-
-
-def outcomes(done: dict[Series, Attempt]) -> list[Outcome]:
-    return [attempt.outcome for attempt in done.values()]
-
 
 # ---- which stretch is asked for
 
@@ -202,137 +164,3 @@ def test_a_series_without_candles_has_nothing_to_compute(new_world: World) -> No
     new_world.candle_file("BTC/USD|m15").unlink()
     fetched(new_world)
     assert computed(new_world)[BTC].outcome is Outcome.no_data
-
-
-# ---- exporting
-
-
-def test_each_series_becomes_a_csv_and_a_parquet_file_with_every_column(new_world: World) -> None:
-    fetched(new_world)
-    computed(new_world)
-    done = exported(new_world)
-    assert outcomes(done) == [Outcome.updated] * 3
-    assert [done[BTC].rows_added, done[BTC].more["files"]] == [96, 2]
-    root = new_world.settings.exports_dir / "bazaar"
-    assert sorted(path.name for path in root.iterdir()) == sorted(
-        f"{name}-USD_m15.{ending}" for name in ("BTC", "ETH", "SOL") for ending in ("csv", "parquet")
-    )
-    columns = [row[0] for row in new_world.query(f"describe from '{root}/BTC-USD_m15.parquet'")]
-    computed_columns = {
-        row[0]
-        for row in new_world.query(
-            "select column_name from duckdb_columns() where table_name in ('enhanced_candles', 'indicators')"
-        )
-    }
-    assert set(columns) == computed_columns - {"instrument", "timeframe"}
-    assert (root / "BTC-USD_m15.csv").read_text().splitlines()[0].split(",") == columns
-    assert new_world.query(
-        f"select (select count(*) from '{root}/BTC-USD_m15.parquet'), (select count(*) from '{root}/BTC-USD_m15.csv')"
-    ) == [(96, 96)]
-
-
-def test_an_unchanged_series_keeps_its_files_untouched(new_world: World) -> None:
-    fetched(new_world)
-    computed(new_world)
-    exported(new_world)
-    before, manifest = new_world.files("exports"), new_world.tables()["bazaar.exports"]
-    assert outcomes(exported(new_world, LATER)) == [Outcome.unchanged] * 3
-    assert new_world.files("exports") == before
-    assert new_world.tables()["bazaar.exports"] == manifest
-
-
-def test_a_lost_file_is_written_again(new_world: World) -> None:
-    fetched(new_world)
-    computed(new_world)
-    exported(new_world)
-    before = new_world.files("exports")
-    lost = new_world.settings.exports_dir / "bazaar" / "ETH-USD_m15.csv"
-    lost.unlink()
-    assert outcomes(exported(new_world)) == [Outcome.unchanged, Outcome.updated, Outcome.unchanged]
-    assert lost.read_bytes() == before["bazaar/ETH-USD_m15.csv"][0]
-
-
-def test_a_file_that_cannot_be_written_fails_its_series_alone_and_is_written_later(new_world: World) -> None:
-    fetched(new_world)
-    computed(new_world)
-    in_the_way = new_world.settings.exports_dir / "bazaar" / "ETH-USD_m15.parquet"
-    in_the_way.mkdir(parents=True)
-    done = exported(new_world)
-    assert outcomes(done) == [Outcome.updated, Outcome.failed, Outcome.updated]
-    assert "ETH-USD_m15.parquet" in str(done[ETH].reason)
-    assert [row[0] for row in new_world.query("select distinct instrument from bazaar.exports order by 1")] == [
-        "BTC/USD",
-        "SOL/USD",
-    ]
-    in_the_way.rmdir()
-    assert outcomes(exported(new_world)) == [Outcome.unchanged, Outcome.updated, Outcome.unchanged]
-
-
-def test_nothing_computed_is_nothing_to_export(new_world: World) -> None:
-    new_world.warehouse.prepare(new_world.market)
-    assert outcomes(exported(new_world)) == [Outcome.no_data] * 3
-    assert not new_world.settings.exports_dir.exists()
-
-
-# ---- uploading
-
-
-def published(world: World) -> None:
-    fetched(world)
-    computed(world)
-    exported(world)
-
-
-def test_every_file_arrives_and_has_its_row(new_world: World) -> None:
-    published(new_world)
-    done = uploaded(new_world)
-    assert [(a.outcome, a.more["files_sent"]) for a in done.values()] == [(Outcome.updated, 2)] * 3
-    there = {
-        path.relative_to(new_world.root / "there"): path.read_bytes()
-        for path in (new_world.root / "there").rglob("*.*")
-    }
-    assert {str(name): content for name, content in there.items()} == {
-        name: content for name, (content, _) in new_world.files("exports").items()
-    }
-    rows = new_world.query("select path, url, bytes, sha256, content_hash, hash_name from bazaar.uploads order by path")
-    assert [row[0] for row in rows] == sorted(new_world.files("exports"))
-    assert all(row[1].startswith("file://") and row[3] == row[4] and row[5] == "sha256" for row in rows)
-
-
-def test_what_is_there_already_is_not_sent_and_its_row_stays_as_it_is(new_world: World) -> None:
-    published(new_world)
-    uploaded(new_world)
-    before = new_world.tables()["bazaar.uploads"]
-    again = uploaded(new_world, LATER)
-    assert [(a.outcome, a.more["files_unchanged"]) for a in again.values()] == [(Outcome.unchanged, 2)] * 3
-    assert new_world.tables()["bazaar.uploads"] == before
-
-
-def test_what_vanished_there_is_sent_again(new_world: World) -> None:
-    published(new_world)
-    uploaded(new_world)
-    shutil.rmtree(new_world.root / "there" / "bazaar")
-    assert {a.more["files_sent"] for a in uploaded(new_world, LATER).values()} == {2}
-
-
-def test_a_file_that_does_not_arrive_fails_its_series_alone(new_world: World) -> None:
-    published(new_world)
-    in_the_way: Path = new_world.root / "there" / "bazaar" / "SOL-USD_m15.csv"
-    in_the_way.mkdir(parents=True)
-    done = uploaded(new_world)
-    assert outcomes(done) == [Outcome.updated, Outcome.updated, Outcome.failed]
-    assert "bazaar/SOL-USD_m15.csv" in str(done[SOL].reason)
-    assert new_world.query("select count(*) from bazaar.uploads") == [(5,)]
-
-
-def test_an_export_that_was_lost_is_told_and_the_others_arrive(new_world: World) -> None:
-    published(new_world)
-    (new_world.settings.exports_dir / "bazaar" / "BTC-USD_m15.parquet").unlink()
-    done = uploaded(new_world)
-    assert outcomes(done) == [Outcome.failed, Outcome.updated, Outcome.updated]
-    assert "nothing to upload" in str(done[BTC].reason)
-
-
-def test_a_series_that_was_never_exported_has_nothing_to_upload(new_world: World) -> None:
-    new_world.warehouse.prepare(new_world.market)
-    assert outcomes(uploaded(new_world)) == [Outcome.no_data] * 3

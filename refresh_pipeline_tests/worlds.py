@@ -46,6 +46,8 @@ instruments: [BTC/USD, ETH/USD, SOL/USD, XRP/USD]
 timeframes: [m15, H1]
 history: 1d
 """
+# The same market for tests that are not about what is computed: hundreds of columns take their time.
+FEW_INDICATORS = f"{BAZAAR}indicators: {{compute: [sma_10, mfi]}}\n"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -187,9 +189,12 @@ class World:
         return set(self.query(f"select {', '.join(listed)} from {name}"))
 
     def files(self, folder: str) -> dict[str, tuple[bytes, int]]:
-        """Every file below a folder of the data: its content, and when it was written."""
+        """Every file below a folder of the data: its content, and when it was written.
+
+        Without the report beside export files, which is a new one each time.
+        """
         root = self.root / "data" / folder
-        found = sorted(path for path in root.rglob("*") if path.is_file())
+        found = sorted(path for path in root.rglob("*") if path.is_file() and path.name != "status_report.json")
         return {str(path.relative_to(root)): (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
 
     def counts(self, table: str = "raw_candles") -> dict[str, int]:

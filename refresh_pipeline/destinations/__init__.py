@@ -1,4 +1,6 @@
-"""Where it goes: files on disk, a folder, Dropbox. One file per destination, behind one protocol."""
+"""Where it goes: files on disk, a folder, Dropbox, S3, Redis. One file per destination; those for files behind one
+protocol.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +13,10 @@ class DestinationError(Exception):
 
     # Whether trying again could help; decided here, once, at the edge.
     transient: bool = False
+    # Whether whatever is sent next would meet the same: refused access, a request for silence.
+    ends_all: bool = False
+    # Whether nobody answered; several of these in a row are an outage.
+    is_silence: bool = False
 
 
 class PermanentUploadError(DestinationError):

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from dropbox import Dropbox
 from dropbox.exceptions import ApiError, AuthError, BadInputError, DropboxException, InternalServerError, RateLimitError
-from dropbox.file_transfer import TransferError, upload_file
+from dropbox.file_transfer import FileUpload, TransferError, Uploader, UploadOptions
 from dropbox.files import CommitInfo, FileMetadata, UploadWriteFailed, WriteMode
 from dropbox.files import LookupError as FolderLookupError
 from dropbox.stone_validators import ValidationError
@@ -29,11 +29,17 @@ from refresh_pipeline.destinations import (
 )
 from refresh_pipeline.destinations.files import dropbox_hash_of
 from refresh_pipeline.destinations.paths import under_root, url_under
+from refresh_pipeline.destinations.side_by_side import Going, side_by_side
 
 DEFAULT_ROOT = "/refresh-pipeline"
 
-# What Dropbox takes in one request; longer files go through an upload session.
-SINGLE_REQUEST_BYTES = 150 * 1024 * 1024
+# Longer files go through an upload session, in pieces of 8 MiB: after a break it goes on with the piece that was
+# missing. Dropbox would take ten times as much in one request, which a dropped connection would begin anew.
+SINGLE_REQUEST_BYTES = 16 * 1024 * 1024
+# How often the SDK asks for a piece; its waits grow to 5 s, so that a break of some ten seconds is bridged.
+PIECE_ATTEMPTS = 8
+# Files on their way at once. Writers of one account get in one another's way there (too_many_write_operations).
+WORKERS = 4
 LISTING_PAGE = 2000
 
 ATTEMPTS = 5
@@ -41,8 +47,6 @@ BACK_OFF = wait_random_exponential(multiplier=0.5, max=8)
 # Told to wait longer than this, a run gives up: its next tick is a better time than a blocked market.
 LONGEST_WAIT = 30.0
 DEFAULT_WAIT = 5.0
-# So many files in a row that could not even be refused: the others would only wait for the same outage.
-OUTAGE_AFTER = 3
 
 # What the SDK raises of its own, and where it meets an answer that is not Dropbox's: a gateway's page, a proxy's login.
 SDK_ERRORS = (
@@ -76,7 +80,7 @@ REASONS: dict[str, tuple[type[DestinationError], str]] = {
 
 NOT_AUTHORIZED = (
     "the app was revoked, or DROPBOX_APP_KEY, DROPBOX_APP_SECRET and DROPBOX_REFRESH_TOKEN do not belong together: "
-    "authorize the app again and set all three"
+    "authorize the app again and set all three (DROPBOX_ACCESS_TOKEN alone counts where it is one that lasts)"
 )
 # Dropbox answers these as plain text; they are about the app, not about a file.
 ABOUT_THE_APP = re.compile(r"invalid_client|unauthorized_client|required scope|this app|access token", re.IGNORECASE)
@@ -88,9 +92,13 @@ T = TypeVar("T")
 class AccessRefused(PermanentUploadError):
     """Dropbox refuses this app or account altogether: whatever is asked next would be refused too."""
 
+    ends_all = True
+
 
 class AskedToWait(TransientUploadError):
     """Dropbox asks for no request at all during so many seconds."""
+
+    ends_all = True
 
     def __init__(self, message: str, seconds: float) -> None:
         super().__init__(message)
@@ -99,6 +107,8 @@ class AskedToWait(TransientUploadError):
 
 class Unreachable(TransientUploadError):
     """No answer, or none of Dropbox's: a dropped connection, an outage, a gateway's page."""
+
+    is_silence = True
 
 
 class NothingThere(PermanentUploadError):
@@ -112,28 +122,33 @@ class DropboxDestination:
         app_key: of the app, from its page in the App Console.
         app_secret: likewise.
         refresh_token: what the account gave the app; it needs files.content.write and files.metadata.read.
+        access_token: in place of these three, a token of the kind that lasts; Dropbox gives out no new ones.
         root: the absolute path in Dropbox under which everything goes; "/" is the top (of the app's folder).
         session: the connections to use; by default the SDK makes its own.
         timeout: seconds without a byte to or from Dropbox after which a request has failed.
         sleep: how to wait between attempts.
+        workers: how many files are on their way at once.
     """
 
     hash_name = "dropbox"
 
     def __init__(
         self,
-        app_key: str,
-        app_secret: str,
-        refresh_token: str,
+        app_key: str = "",
+        app_secret: str = "",
+        refresh_token: str = "",
         root: str = DEFAULT_ROOT,
         *,
+        access_token: str = "",
         session: Session | None = None,
         timeout: float = 30.0,
         sleep: Callable[[float], None] = time.sleep,
+        workers: int = WORKERS,
     ) -> None:
         self.root = f"/{root.strip('/')}".rstrip("/")
         self.url = f"dropbox://{quote(self.root) or '/'}"
-        self._secrets = (app_secret, refresh_token, app_key)
+        self._secrets = (app_secret, refresh_token, app_key, access_token)
+        self._workers = workers
         self._session = session
         self._timeout = timeout
         self._sleep = sleep
@@ -162,11 +177,12 @@ class DropboxDestination:
 
     def _client(self) -> Dropbox:
         # None as max_retries_on_rate_limit would wait for ever.
-        app_secret, refresh_token, app_key = self._secrets
+        app_secret, refresh_token, app_key, access_token = (secret or None for secret in self._secrets)
         return Dropbox(
+            oauth2_access_token=None if refresh_token else access_token,
             oauth2_refresh_token=refresh_token,
-            app_key=app_key,
-            app_secret=app_secret,
+            app_key=app_key if refresh_token else None,
+            app_secret=app_secret if refresh_token else None,
             session=self._session,
             timeout=self._timeout,  # pyright: ignore[reportArgumentType] - documented as a float
             user_agent="refresh-pipeline",
@@ -190,17 +206,18 @@ class DropboxDestination:
         return {remote: there[path.lower()] for remote, path in paths.items() if path.lower() in there}
 
     def _upload_each(self, client: Dropbox, files: Sequence[Outgoing], there: dict[str, str]) -> Iterator[Uploaded]:
-        halt: DestinationError | None = None
-        outages = 0
-        for file in files:
+        going = Going()
+
+        def bring(file: Outgoing) -> Uploaded:
             try:
-                yield self._bring(client, file, there.get(file.remote), halt)
-                outages = 0
+                uploaded = self._bring(client, file, there.get(file.remote), going.halt)
             except DestinationError as error:
-                outages = outages + 1 if isinstance(error, Unreachable) else 0
-                if isinstance(error, AccessRefused | AskedToWait) or outages == OUTAGE_AFTER:
-                    halt = error
-                yield self._failed(file, error)
+                going.failed(error)
+                return self._failed(file, error)
+            going.arrived()
+            return uploaded
+
+        return side_by_side(bring, files, self._workers)
 
     def _bring(self, client: Dropbox, file: Outgoing, there: str | None, halt: DestinationError | None) -> Uploaded:
         path = self._path(file.remote)
@@ -270,7 +287,9 @@ def _send(client: Dropbox, file: Outgoing, path: str, size: int, wanted: str) ->
     arrived: Any
     # Muted: a thousand files a minute are no news for the account's desktops.
     if size > SINGLE_REQUEST_BYTES:
-        arrived = upload_file(client, file.path, CommitInfo(path, mode=WriteMode.overwrite, mute=True)).metadata
+        whole = CommitInfo(path, mode=WriteMode.overwrite, mute=True)
+        options = UploadOptions(max_attempts=PIECE_ATTEMPTS)
+        arrived = Uploader(client).upload(FileUpload(file.path), whole, options).metadata
     else:
         content = file.path.read_bytes()
         arrived = client.files_upload(content, path, mode=WriteMode.overwrite, mute=True, content_hash=wanted)

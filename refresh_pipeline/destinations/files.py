@@ -1,17 +1,16 @@
-"""Export files: a table as one CSV or Parquet file, written whole or not at all, and what such a file holds.
+"""Export files: a table as one CSV, Parquet, JSON or Feather file, written whole or not at all, and what it holds.
 
 Which series are exported, and where their files are sent, is decided elsewhere.
 """
 
-import csv
 import errno
 import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import duckdb
 import numpy as np
 
 from refresh_pipeline.destinations import DestinationError
+from refresh_pipeline.market.exports import ENDINGS, PACKS, Compression, Format
 
 Table = Mapping[str, np.ndarray]
 
@@ -31,7 +31,13 @@ ISO_SECONDS = "%Y-%m-%dT%H:%M:%SZ"
 ISO_MICROSECONDS = "%Y-%m-%dT%H:%M:%S.%fZ"
 # By the kind of an array's dtype; times depend on the format.
 SQL_TYPES = {"f": "double", "i": "bigint", "b": "boolean", "O": "varchar", "U": "varchar"}
-COPY_OPTIONS = {".csv": "format csv, header", ".parquet": "format parquet, compression zstd"}
+# Rows of a JSON file lie in one list, which any reader takes; one object a line would be no JSON document.
+COPY_OPTIONS = {
+    Format.csv: "format csv, header",
+    Format.parquet: "format parquet",
+    Format.json: "format json, array true",
+}
+TEXTS = (Format.csv, Format.json)
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 DROPBOX_BLOCK_BYTES = 4 * 1024 * 1024
@@ -43,16 +49,20 @@ class ExportError(DestinationError):
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One export file: its rows (without a header), its size, and the SHA-256 of its bytes in hex."""
+    """One export file: its rows (without a header), its size, and the SHA-256 of its bytes in hex.
+
+    `replaced` says whether a new file took its place; not where the same content was there already.
+    """
 
     path: Path
     rows: int
     bytes: int
     sha256: str
+    replaced: bool = True
 
 
 class TableWriter:
-    """Writes many export files, and reads their shapes, over one DuckDB in memory.
+    """Writes many export files over one DuckDB in memory.
 
     >>> from tempfile import TemporaryDirectory
     >>> day = np.array(["2024-01-01"], dtype="datetime64[us]")
@@ -65,7 +75,8 @@ class TableWriter:
     """
 
     def __init__(self) -> None:
-        self._connection = duckdb.connect(":memory:")
+        # Files are written side by side, each by one thread.
+        self._connection = duckdb.connect(":memory:", config={"threads": 1})
 
     def __enter__(self) -> "TableWriter":
         return self
@@ -73,51 +84,115 @@ class TableWriter:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def write(self, columns: Table, path: Path) -> Written:
+    def write(
+        self,
+        columns: Table,
+        path: Path,
+        *,
+        compression: Compression | None = None,
+        time_format: str = "",
+        older: Path | None = None,
+    ) -> Written:
         """One file from equally long arrays; a reader sees the old file or the new one, never half of it.
 
-        The same arrays give the same bytes under the same release of DuckDB. Folders are made as needed.
+        The same arrays give the same bytes under the same release of DuckDB; a file that holds them is left alone.
+        Folders are made as needed.
 
         Args:
-            columns: by name; datetime64 is UTC and becomes `2024-01-01T00:00:00Z` in CSV (with a fraction where the
-                column has one) and TIMESTAMP in UTC in Parquet; float64 becomes its shortest decimal that reads back
-                the same, NaN an empty field or NULL; whole numbers, truths and texts likewise; what is None or
-                masked is empty or NULL.
-            path: ends in .csv or .parquet.
+            columns: by name; datetime64 is UTC and becomes `2024-01-01T00:00:00Z` in CSV and JSON (with a fraction
+                where the column has one) and TIMESTAMP in UTC elsewhere; float64 becomes its shortest decimal that
+                reads back the same, NaN an empty field or NULL; whole numbers, truths and texts likewise; what is
+                None or masked is empty or NULL.
+            path: ends in .csv or .json (.gz, .zst), .parquet or .feather.
+            compression: of the format; where none is given, its first in PACKS, or as the ending says.
+            time_format: of times in CSV and JSON, in place of ISO 8601, as DuckDB's strftime takes it.
+            older: where the file that is replaced is kept; by default it is gone.
 
         Raises:
             ValueError: no columns, columns of different lengths or of one name, a dtype or an ending unknown here.
             ExportError: the disk is full, the folder refuses; whatever was at `path` is untouched.
         """
-        options = _copy_options(path)
+        kind, packed = kind_of(path)
         plain = {name: _plain(values) for name, values in columns.items()}
         rows = _checked_length(plain)
-        query = _select(columns, path.suffix)
-        with _explained(path, sum(values.nbytes for values in plain.values())), replacing(path) as part:
+        query = _select(columns, kind, time_format)
+        with _explained(path, sum(values.nbytes for values in plain.values())), replacing(path, older) as part:
             self._connection.register("exported", dict(plain))
             try:
-                self._connection.execute(f"copy ({query}) to ? ({options})", [str(part)])
+                self._copy(query, part, kind, compression or packed)
             finally:
                 self._connection.unregister("exported")
-            return Written(path, rows, part.stat().st_size, sha256_of(part))
+            written = Written(path, rows, part.stat().st_size, sha256_of(part))
+            if _holds(path, written):
+                part.unlink()
+                written = replace(written, replaced=False)
+            return written
 
-    def read_shape(self, path: Path) -> Written:
-        """What is really in an export file, to hold against what was written.
+    def _copy(self, query: str, part: Path, kind: Format, packed: Compression) -> None:
+        if kind is Format.feather:
+            self._write_feather(query, part, packed)
+            return
+        how = "uncompressed" if packed is Compression.none and kind is Format.parquet else packed.value
+        self._connection.execute(f"copy ({query}) to ? ({COPY_OPTIONS[kind]}, compression {how})", [str(part)])
 
-        Raises:
-            ValueError: the path ends neither in .csv nor in .parquet.
-            ExportError: the file is missing or is not what its name says.
-        """
-        _copy_options(path)
-        count = _csv_rows if path.suffix == ".csv" else self._parquet_rows
-        try:
-            return Written(path, count(path), path.stat().st_size, sha256_of(path))
-        except (OSError, ValueError, csv.Error, duckdb.Error) as error:
-            raise ExportError(f"{path}: not readable: {_one_line(error)}; export it again") from error
+    def _write_feather(self, query: str, part: Path, packed: Compression) -> None:
+        write_ipc = feather_writer()
+        rows = self._connection.sql(query)
+        with plain_errors():
+            write_ipc(rows, part, compression=None if packed is Compression.none else packed.value)
 
-    def _parquet_rows(self, path: Path) -> int:
-        [(rows,)] = self._connection.execute("select num_rows from parquet_file_metadata(?)", [str(path)]).fetchall()
-        return rows
+
+def kind_of(path: Path) -> tuple[Format, Compression]:
+    """The format that a file's name tells, and how it is packed: as its ending says, or as suits the format.
+
+    >>> [kind_of(Path(name))[1].value for name in ("a.csv", "a.json.gz", "a.parquet")]
+    ['none', 'gzip', 'zstd']
+
+    Raises:
+        ValueError: no format of ours has that ending.
+    """
+    packed = next((each for each, ending in ENDINGS.items() if path.suffix == ending), None)
+    ending = Path(path.stem).suffix if packed else path.suffix
+    if ending.removeprefix(".") not in set(Format) or (packed and Format(ending[1:]) not in TEXTS):
+        raise ValueError(
+            f"{path}: found the ending {ending_of(path)!r}, allowed: "
+            f"{', '.join(f'.{each}' for each in Format)}, and .csv and .json with {' or '.join(ENDINGS.values())}"
+        )
+    kind = Format(ending[1:])
+    return kind, packed or PACKS[kind][0]
+
+
+def ending_of(path: Path) -> str:
+    """How a file's name ends, the packing included.
+
+    >>> ending_of(Path("BRK.B_D1.csv.gz"))
+    '.csv.gz'
+    """
+    return "".join(path.suffixes[-2:] if path.suffix in ENDINGS.values() else path.suffixes[-1:])
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What arro3 raises, which is of no kind at all, as an OSError."""
+    try:
+        yield
+    except Exception as error:
+        raise OSError(str(error)) from error
+
+
+def feather_writer() -> Callable[..., None]:
+    """What writes Feather files, which DuckDB by itself does not.
+
+    Raises:
+        ExportError: it is not installed.
+    """
+    try:
+        from arro3.io import write_ipc  # noqa: PLC0415 (an extra)
+    except ImportError as error:
+        raise ExportError(
+            "Feather files need a package that is not installed: pip install 'refresh-pipeline[feather]'"
+        ) from error
+    return write_ipc
 
 
 def write_table(columns: Table, path: Path) -> Written:
@@ -126,17 +201,12 @@ def write_table(columns: Table, path: Path) -> Written:
         return writer.write(columns, path)
 
 
-def read_shape(path: Path) -> Written:
-    """The shape of one export file by itself; see `TableWriter.read_shape`."""
-    with TableWriter() as writer:
-        return writer.read_shape(path)
-
-
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, older: Path | None = None) -> Iterator[Path]:
     """A name beside `path` to write to, which takes its place, on disk and whole, when the block is done.
 
-    Folders are made as needed. After an error nothing is left of the new file, and `path` is as it was.
+    Folders are made as needed. After an error, or where the block removed what it had written, nothing is left of the
+    new file, and `path` is as it was. With `older` the file that is replaced stays there, under that name.
 
     Raises:
         OSError: the folder cannot be made or written.
@@ -145,8 +215,12 @@ def replacing(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
         yield part
+        if not part.exists():
+            return
         _sync(part)
         _remove_leftovers(path, part.stat().st_mtime)
+        if older is not None and path.exists():
+            _keep(path, older)
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
@@ -155,7 +229,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def why_not_written(error: Exception, path: Path, wanted: int) -> str:
     """Words for a write that failed: the path, the bytes that were wanted, what was received, what to do."""
-    reason = _one_line(error)
+    reason = one_line(error)
     for code in NO_ROOM:
         if getattr(error, "errno", None) == code or os.strerror(code) in reason:
             return (
@@ -190,12 +264,6 @@ def dropbox_hash_of(path: Path) -> str:
     return overall.hexdigest()
 
 
-def _copy_options(path: Path) -> str:
-    if path.suffix not in COPY_OPTIONS:
-        raise ValueError(f"{path}: found the ending {path.suffix!r}, allowed: {', '.join(COPY_OPTIONS)}")
-    return COPY_OPTIONS[path.suffix]
-
-
 def _plain(values: np.ndarray) -> np.ndarray:
     """The array without its mask: DuckDB 1.5 writes what lies under it."""
     if values.dtype.kind == "M":
@@ -216,36 +284,34 @@ def _checked_length(columns: Table) -> int:
     return next(iter(lengths.values()))
 
 
-def _select(columns: Table, ending: str) -> str:
-    parts = [f"{_expression(name, values, ending)} as {_quoted(name)}" for name, values in columns.items()]
+def _select(columns: Table, kind: Format, time_format: str) -> str:
+    parts = [f"{_expression(name, values, kind, time_format)} as {quoted(name)}" for name, values in columns.items()]
     return f"select {', '.join(parts)} from exported"
 
 
-def _expression(name: str, values: np.ndarray, ending: str) -> str:
+def _expression(name: str, values: np.ndarray, kind: Format, time_format: str) -> str:
     if values.dtype.kind == "M":
-        return _time_expression(_quoted(name), values, ending)
+        return _time_expression(quoted(name), values, kind, time_format)
     if values.dtype.kind not in SQL_TYPES:
         allowed = "datetime64, float64, whole numbers, truths and texts"
         raise ValueError(f"column {name!r}: found dtype {values.dtype}, allowed: {allowed}")
-    return f"{_quoted(name)}::{SQL_TYPES[values.dtype.kind]}"
+    return f"{quoted(name)}::{SQL_TYPES[values.dtype.kind]}"
 
 
-def _time_expression(column: str, values: np.ndarray, ending: str) -> str:
-    if ending == ".parquet":
+def _time_expression(column: str, values: np.ndarray, kind: Format, time_format: str) -> str:
+    if kind not in TEXTS:
         return f"{column} at time zone 'UTC'"
+    if time_format:
+        return f"strftime({column}, '{time_format}')"
     times = _plain(values)
     whole = np.array_equal(times, times.astype("datetime64[s]"), equal_nan=True)
     return f"strftime({column}, '{ISO_SECONDS if whole else ISO_MICROSECONDS}')"
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """A name as SQL takes it, whatever it holds."""
     escaped = name.replace('"', '""')
     return f'"{escaped}"'
-
-
-def _csv_rows(path: Path) -> int:
-    with path.open(newline="", encoding="utf-8") as file:
-        return max(sum(1 for _ in csv.reader(file)) - 1, 0)
 
 
 @contextmanager
@@ -255,7 +321,26 @@ def _explained(path: Path, wanted: int) -> Iterator[None]:
     except (OSError, duckdb.IOException) as error:
         raise ExportError(why_not_written(error, path, wanted)) from error
     except duckdb.Error as error:
-        raise ExportError(f"{path}: not written: {_one_line(error)}; check what the columns hold") from error
+        raise ExportError(f"{path}: not written: {one_line(error)}; check what the columns hold") from error
+
+
+def _holds(path: Path, written: Written) -> bool:
+    """Whether the file that is there already has just this content."""
+    try:
+        return path.stat().st_size == written.bytes and sha256_of(path) == written.sha256
+    except OSError:
+        return False
+
+
+def _keep(path: Path, older: Path) -> None:
+    older.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path, older)
+    except FileExistsError:
+        pass
+    except OSError:
+        # Some disks have no second names.
+        shutil.copy2(path, older)
 
 
 def _sync(path: Path) -> None:
@@ -281,5 +366,6 @@ def _free(path: Path) -> int:
     return shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.is_dir())).free
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error says, without its line breaks."""
     return " ".join(str(error).split())

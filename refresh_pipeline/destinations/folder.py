@@ -14,9 +14,13 @@ from refresh_pipeline.destinations import (
 )
 from refresh_pipeline.destinations.files import replacing, sha256_of, why_not_written
 from refresh_pipeline.destinations.paths import folder_of, under_root, url_under
+from refresh_pipeline.destinations.side_by_side import side_by_side
 
 # What a mounted disk says when its server is away; everything else stays as it is until somebody mends it.
 PASSING = {errno.EBUSY, errno.EIO, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ESTALE, errno.ETIMEDOUT}
+
+# A disk is waited for most of the time, one that is mounted from elsewhere even more.
+WORKERS = 8
 
 
 class FolderDestination:
@@ -38,11 +42,7 @@ class FolderDestination:
 
     def upload(self, files: Sequence[Outgoing]) -> Iterator[Uploaded]:
         """Copy each file there unless the same content is there already; see Destination."""
-        for file in files:
-            try:
-                yield self._bring(file)
-            except DestinationError as error:
-                yield Uploaded(file, url_under(self.url, file.remote), error=error)
+        return side_by_side(self._answer, files, WORKERS)
 
     def hashes(self, remotes: Sequence[str]) -> dict[str, str]:
         """The SHA-256 of each of the files that is there, read anew; see Destination."""
@@ -54,6 +54,12 @@ class FolderDestination:
             return sha256_of(target) if target.is_file() else None
         except OSError as error:
             raise _refusal(error, f"{target}: not readable: {error.strerror}; check its permissions") from error
+
+    def _answer(self, file: Outgoing) -> Uploaded:
+        try:
+            return self._bring(file)
+        except DestinationError as error:
+            return Uploaded(file, url_under(self.url, file.remote), error=error)
 
     def _bring(self, file: Outgoing) -> Uploaded:
         target = self.root / under_root(file.remote)

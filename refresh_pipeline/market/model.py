@@ -23,6 +23,13 @@ from pydantic import (
 
 from refresh_pipeline.market.calendar import Calendar
 from refresh_pipeline.market.calendars import CALENDARS
+from refresh_pipeline.market.destinations import (
+    UPLOADS,
+    DestinationSettings,
+    clash,
+    parse_destinations,
+)
+from refresh_pipeline.market.exports import DEFAULT_NAME, Export, Retention, Window, parse_exports
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 
@@ -57,6 +64,14 @@ ALLOWED = {
     "int_from_float": "a whole number",
     "greater_than_equal": "{ge} or more",
     "less_than_equal": "{le} or less",
+    "enum": "{expected}",
+}
+
+# Intervals that divide an hour or a day; a quarter past, so that the refresh of the full hour comes first.
+PUBLISH_CRONS = {
+    **{timedelta(minutes=each): f"*/{each} * * * *" for each in (5, 10, 15, 20, 30)},
+    **{timedelta(hours=each): f"15 */{each} * * *" for each in (1, 2, 3, 4, 6, 8, 12)},
+    timedelta(days=1): "15 0 * * *",
 }
 
 Options = TypeVar("Options", bound=BaseModel)
@@ -172,6 +187,14 @@ class Market(BaseModel):
     max_deviation_percent: float = Field(default=5.0, ge=0.0)
     indicators: IndicatorSettings = IndicatorSettings()
     owners: tuple[str, ...] = ("team:market-data",)
+    # Files, by the name of the export that they belong to.
+    exports: Annotated[Mapping[str, Export], BeforeValidator(parse_exports)] = {DEFAULT_NAME: Export()}
+    # Where files and candles go, by name; `uploads` is always there.
+    destinations: Annotated[Mapping[str, DestinationSettings], BeforeValidator(parse_destinations)] = {
+        UPLOADS: DestinationSettings()
+    }
+    # How often files are written and uploaded.
+    publish: Duration = timedelta(hours=2)
 
     @model_validator(mode="before")
     @classmethod
@@ -236,6 +259,30 @@ class Market(BaseModel):
         if missing := [timeframe.value for timeframe in timeframes if timeframe not in names]:
             raise ValueError(f"nothing said of {', '.join(missing)}; allowed: one length for all, or one per timeframe")
         return dict(zip(names, value.values(), strict=True))
+
+    @field_validator("destinations")
+    @classmethod
+    def _destinations_fit(
+        cls, destinations: Mapping[str, DestinationSettings], info: ValidationInfo
+    ) -> Mapping[str, DestinationSettings]:
+        said = info.data
+        if not {"name", "exports", "instruments", "timeframes"} <= said.keys():
+            return destinations
+        for each in destinations.values():
+            if unknown := [name for name in each.exports if name not in said["exports"]]:
+                raise ValueError(f"{each.name}: no export {unknown[0]!r}; allowed: {', '.join(said['exports'])}")
+            if unknown := [timeframe for timeframe in each.timeframes if timeframe not in said["timeframes"]]:
+                raise ValueError(f"{each.name}: the market has no timeframe {unknown[0]}")
+            if two := clash(each, said["name"], said["exports"], list(said["instruments"]), said["timeframes"]):
+                raise ValueError(f"{each.name}: path leaves no file its own name: {two}")
+        return destinations
+
+    @field_validator("publish")
+    @classmethod
+    def _a_clock_can_say_it(cls, every: timedelta) -> timedelta:
+        if every not in PUBLISH_CRONS:
+            raise ValueError("allowed: 5m, 10m, 15m, 20m, 30m, 1h, 2h, 3h, 4h, 6h, 8h, 12h or 1d")
+        return every
 
     @model_validator(mode="after")
     def _symbols_are_of_instruments(self) -> "Market":
@@ -419,7 +466,10 @@ def _explained(where: str, fault: Any, model: type[BaseModel]) -> str:
 
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
     if model is Market and path:
-        return {"source": SourceSettings, "indicators": IndicatorSettings}.get(path[0], Instrument)
+        if path[0] == "exports":
+            return {"keep": Retention, "window": Window}.get(path[-1], Export)
+        sections = {"source": SourceSettings, "indicators": IndicatorSettings, "destinations": DestinationSettings}
+        return sections.get(path[0], Instrument)
     for part in path:
         kind = model.model_fields[part].annotation if part in model.model_fields else None
         model = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else model
@@ -427,7 +477,9 @@ def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
 
 
 def _keys_of(model: type[BaseModel]) -> list[str]:
-    return [field.alias or name for name, field in model.model_fields.items() if field.alias != FALLBACKS_KEY]
+    # What is left out of a dump is no key of the YAML: an export's name stands before it.
+    fields = model.model_fields.items()
+    return [field.alias or name for name, field in fields if field.alias != FALLBACKS_KEY and not field.exclude]
 
 
 def _nearest(text: str, names: list[str]) -> str:
@@ -439,7 +491,8 @@ def _nearest(text: str, names: list[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    # Who writes a password into a URL must not find it in a log.
+    text = re.sub(r"(?<=//)[^/\s'\"]*@", "***@", repr(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import duckdb
@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Computation
-from refresh_pipeline.market.candles import TIME_UNIT
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT
+from refresh_pipeline.market.exports import Window
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
@@ -19,14 +20,23 @@ from refresh_pipeline.warehouse.schema import Table, candle_columns, qualified
 from refresh_pipeline.warehouse.staging import arrays_of, numbered, registered, texts
 from refresh_pipeline.warehouse.tail import CELLS_AT_ONCE, Connect, Stale, same_mark, settle
 
+# Before every candle.
+BEGINNING = np.datetime64("0001-01-01", "us")
+
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """One export file of one series; `path` is relative to the folder of exports."""
+    """One export file of one series; `path` is relative to the folder of exports and tells the files of a market apart.
+
+    `shape` says what decides the content beside the rows; files of an older version of the project have none.
+    """
 
     series: Series
+    export: str | None
+    layer: str | None
     format: str
     path: str
+    shape: str | None
     rows: int
     bytes: int
     sha256: str
@@ -39,6 +49,7 @@ class Published:
     """One export file as it lies at a destination; `sha256` is the export's, `content_hash` the destination's."""
 
     series: Series
+    destination: str
     format: str
     path: str
     url: str
@@ -48,56 +59,109 @@ class Published:
     hash_name: str
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which columns, of which tables, and how much of each series' newest past."""
+
+    computations: Collection[Computation]
+    columns: Sequence[str]
+    window: Window
+
+
 def rows_to_export(
-    connect: Connect,
-    market: Market,
-    computations: Collection[Computation],
-    batch: Sequence[Series],
-    cells_at_once: int = CELLS_AT_ONCE,
+    connect: Connect, market: Market, selection: Selection, batch: Sequence[Series], cells_at_once: int = CELLS_AT_ONCE
 ) -> Iterator[tuple[Series, dict[str, NDArray]]]:
-    """Series and their rows, one query for as many series as fit in memory."""
-    columns = sum(len(each.columns) for each in computations) + 6
+    """Series and their selected rows, one query for as many series as fit in memory."""
     with connect() as connection:
-        counts = _row_counts(connection, market.name, batch)
-    chunk_no = np.cumsum(counts * columns) // cells_at_once
+        counts, since = _extents(connection, market.name, batch, selection.window)
+    chunk_no = np.cumsum(counts * len(selection.columns)) // cells_at_once
+    for number in np.unique(chunk_no):
+        taken = np.flatnonzero(chunk_no == number)
+        chunk = [batch[position] for position in taken.tolist()]
+        yield from _chunk_rows(connect, market, selection, chunk, since[taken])
+
+
+def newest_candles(
+    connect: Connect, market: Market, batch: Sequence[Series], back: timedelta, cells_at_once: int = CELLS_AT_ONCE
+) -> Iterator[tuple[Series, dict[str, NDArray]]]:
+    """Series and their candles that opened within so long before the newest one."""
+    columns = ("open_time", *CANDLE_COLUMNS)
+    most = np.array([back / timedelta(minutes=series.timeframe.minutes) for series in batch])
+    chunk_no = np.cumsum(most * len(columns)) // cells_at_once
     for number in np.unique(chunk_no):
         chunk = [series for series, its_chunk in zip(batch, chunk_no, strict=True) if its_chunk == number]
-        yield from _chunk_rows(connect, market, computations, chunk)
+        with connect() as connection, registered(connection, "wanted", numbered(chunk)):
+            rows = arrays_of(
+                connection,
+                f"select w.series_no, {', '.join(f'c.{name}' for name in columns)} from wanted w "
+                f"join {qualified(market.name, Table.series)} s using (instrument, timeframe) "
+                f"join {qualified(market.name, Table.raw_candles)} c on c.instrument = w.instrument "
+                "and c.timeframe = w.timeframe and c.open_time > s.last_open_time - $back "
+                "order by w.series_no, c.open_time",
+                {"back": back},
+            )
+        yield from _by_series(chunk, rows)
 
 
-def _row_counts(connection: duckdb.DuckDBPyConnection, market: str, batch: Sequence[Series]) -> NDArray[np.int64]:
-    with registered(connection, "wanted", numbered(batch)):
-        rows = arrays_of(
-            connection,
-            "select coalesce(s.candle_count, 0) as n from wanted w "
-            f"left join {qualified(market, Table.series)} s using (instrument, timeframe) order by w.series_no",
-        )
-    return rows["n"]
-
-
-def _chunk_rows(
-    connect: Connect, market: Market, computations: Collection[Computation], chunk: Sequence[Series]
-) -> Iterator[tuple[Series, dict[str, NDArray]]]:
-    with connect() as connection, registered(connection, "wanted", numbered(chunk)):
-        rows = arrays_of(connection, _joined_tables(market, computations))
+def _by_series(chunk: Sequence[Series], rows: dict[str, NDArray]) -> Iterator[tuple[Series, dict[str, NDArray]]]:
     starts = np.searchsorted(rows.pop("series_no"), np.arange(len(chunk) + 1))
     for number, series in enumerate(chunk):
         yield series, {name: values[starts[number] : starts[number + 1]] for name, values in rows.items()}
 
 
-def _joined_tables(market: Market, computations: Collection[Computation]) -> str:
+def _extents(
+    connection: duckdb.DuckDBPyConnection, market: str, batch: Sequence[Series], window: Window
+) -> tuple[NDArray[np.int64], NDArray]:
+    """How many rows of each series are meant, and from when on; the beginning of time where all are."""
+    question = (
+        "select coalesce(s.candle_count, 0) as n, null::timestamp as since from wanted w "
+        f"left join {qualified(market, Table.series)} s using (instrument, timeframe) order by w.series_no"
+    )
+    if window.last or window.days:
+        # Of the three key columns alone: numbering whole rows would take a second at twenty million.
+        question = (
+            "with back as (select w.series_no, t.open_time, "
+            "row_number() over (partition by w.series_no order by t.open_time desc) as nth, "
+            "max(t.open_time) over (partition by w.series_no) as newest "
+            f"from {qualified(market, Table.enhanced_candles)} t join wanted w using (instrument, timeframe)) "
+            "select coalesce(count(b.open_time), 0) as n, min(b.open_time) as since from wanted w "
+            f"left join back b on b.series_no = w.series_no and (b.nth <= {window.last or 0} "
+            f"or b.open_time > b.newest - to_days({window.days or 0})) group by w.series_no order by w.series_no"
+        )
+    with registered(connection, "wanted", numbered(batch)):
+        found = arrays_of(connection, question)
+    since = found["since"].astype(TIME_UNIT)
+    return found["n"], np.where(np.isnat(since), BEGINNING, since)
+
+
+def _chunk_rows(
+    connect: Connect, market: Market, selection: Selection, chunk: Sequence[Series], since: NDArray
+) -> Iterator[tuple[Series, dict[str, NDArray]]]:
+    with connect() as connection, registered(connection, "wanted", numbered(chunk, since=since)):
+        rows = arrays_of(connection, _joined_tables(market, selection))
+    yield from _by_series(chunk, rows)
+
+
+def _joined_tables(market: Market, selection: Selection) -> str:
+    columns, computations = selection.columns, selection.computations
     carrier = next(each for each in computations if each.carries_candles)
-    candles = [f'{carrier.name}."{name}"' for name in ("open_time", *candle_columns(market.two_sided))]
-    own = [f'{table}."{column}" as "{name}"' for name, (table, column) in joined_columns(computations).items()]
+    owners = {name: (carrier.name, name) for name in ("open_time", *candle_columns(market.two_sided))}
+    owners |= joined_columns(computations)
+    read = {carrier.name: {"open_time"}}
+    for name in columns:
+        table, column = owners[name]
+        read.setdefault(table, {"open_time"}).add(column)
     # Each table is narrowed by itself: the join alone would read all of the second table for every chunk.
     narrowed = ", ".join(
-        f"{each.name} as (select t.*, w.series_no from {qualified(market.name, Table(each.name))} t "
-        "join wanted w using (instrument, timeframe))"
-        for each in computations
+        f"{table} as (select w.series_no, {', '.join(f't.{_quoted(name)}' for name in sorted(names))} "
+        f"from {qualified(market.name, Table(table))} t "
+        "join wanted w on w.instrument = t.instrument and w.timeframe = t.timeframe and t.open_time >= w.since)"
+        for table, names in read.items()
     )
-    joins = " ".join(f"left join {each.name} using (series_no, open_time)" for each in computations if each != carrier)
+    joins = " ".join(f"left join {table} using (series_no, open_time)" for table in read if table != carrier.name)
+    listed = ", ".join(f"{owners[name][0]}.{_quoted(owners[name][1])} as {_quoted(name)}" for name in columns)
     return (
-        f"with {narrowed} select {carrier.name}.series_no, {', '.join(candles + own)} from {carrier.name} {joins} "
+        f"with {narrowed} select {carrier.name}.series_no, {listed} from {carrier.name} {joins} "
         f"order by {carrier.name}.series_no, {carrier.name}.open_time"
     )
 
@@ -115,17 +179,19 @@ def joined_columns(computations: Collection[Computation]) -> dict[str, tuple[str
     return joined
 
 
+def _quoted(name: str) -> str:
+    return f'"{name}"'
+
+
 def write_exports(
-    connection: duckdb.DuckDBPyConnection, market: str, exported: Sequence[Exported], stale: Stale, now: datetime
+    connection: duckdb.DuckDBPyConnection, market: str, exported: Sequence[Exported], done: Stale, now: datetime
 ) -> None:
-    """Replace the manifest rows of these files, and settle the series that have not changed since they were read.
+    """Replace the manifest rows of these files, and settle the series done that have not changed since they were read.
 
     Where they have changed, or somebody else settled them, these files may be older than what was there: such series
     are marked again.
     """
     _replace_manifest(connection, qualified(market, Table.exports), exported, {"exported_at": now})
-    written = {each.series for each in exported}
-    done = stale.take(np.array([series in written for series in stale.series], dtype=bool))
     with registered(connection, "done", numbered(done.series, since=done.since, mark=done.marks)):
         connection.execute(
             f"create temp table touched as select d.* from done d anti join {qualified(market, Table.stale)} s "
@@ -149,9 +215,12 @@ def exported(connection: duckdb.DuckDBPyConnection, market: str, batch: Sequence
     return [Exported(**row) for row in _manifest(connection, qualified(market, Table.exports), Exported, batch)]
 
 
-def uploaded(connection: duckdb.DuckDBPyConnection, market: str, batch: Sequence[Series]) -> list[Published]:
-    """The manifest rows of the batch's uploaded files, in its order."""
-    return [Published(**row) for row in _manifest(connection, qualified(market, Table.uploads), Published, batch)]
+def uploaded(
+    connection: duckdb.DuckDBPyConnection, market: str, destination: str, batch: Sequence[Series]
+) -> list[Published]:
+    """The manifest rows of the batch's files at one destination, in its order."""
+    rows = _manifest(connection, qualified(market, Table.uploads), Published, batch)
+    return [Published(**row) for row in rows if row["destination"] == destination]
 
 
 def _manifest(
@@ -161,7 +230,7 @@ def _manifest(
     with registered(connection, "wanted", numbered(batch)):
         rows = connection.execute(
             f"select x.instrument, x.timeframe, {', '.join(f'x.{name}' for name in names)} from {table} x "
-            "join wanted w using (instrument, timeframe) order by w.series_no, x.format"
+            "join wanted w using (instrument, timeframe) order by w.series_no, x.path"
         ).fetchall()
     return [{"series": Series(row[0], Timeframe(row[1])), **dict(zip(names, row[2:], strict=True))} for row in rows]
 
@@ -177,10 +246,10 @@ def _replace_manifest(
     rows = [_manifest_row(each) | more for each in files]
     columns = {name: _array([row[name] for row in rows]) for name in rows[0]}
     listed = ", ".join(columns)
+    key = [name for name in ("destination", "path") if name in columns]
     with registered(connection, "files", columns):
         connection.execute(
-            f"delete from {table} t using files f "
-            "where t.instrument = f.instrument and t.timeframe = f.timeframe and t.format = f.format"
+            f"delete from {table} t using files f where {' and '.join(f't.{name} = f.{name}' for name in key)}"
         )
         connection.execute(f"insert into {table} ({listed}) select {listed} from files")
 

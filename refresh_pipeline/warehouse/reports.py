@@ -1,7 +1,7 @@
 """What is there, for people and checks: read-only questions, one query each, and no verdicts."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,7 +22,10 @@ COHERENT = "low > 0 and low <= open and low <= close and open <= high and close 
 
 @dataclass(frozen=True, slots=True)
 class SeriesReport:
-    """One series as it stands: what is stored, and what the last attempts at it came to."""
+    """One series as it stands: what is stored, and what the last attempts at it came to.
+
+    `outcome` and `reason` are of fetching; `failed` says of every other asset that failed at it why.
+    """
 
     series: Series
     candle_count: int
@@ -31,13 +34,14 @@ class SeriesReport:
     outcome: str | None
     reason: str | None
     attempted_at: np.datetime64 | None
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesOutcome:
     """What one run did to one series of one asset."""
 
-    asset: Table
+    asset: str
     series: Series
     outcome: str
     reason: str | None
@@ -87,7 +91,21 @@ def series_report(connection: duckdb.DuckDBPyConnection, market: str, wanted: Se
         [Table.raw_candles.value],
     ).fetchall()
     found = {(row[0], row[1]): row[2:] for row in rows}
-    return [_report(each, found.get((each.instrument, each.timeframe.value), (0, *[None] * 5))) for each in wanted]
+    failed = _failed_later(connection, market)
+    reported = [_report(each, found.get((each.instrument, each.timeframe.value), (0, *[None] * 5))) for each in wanted]
+    return [replace(each, failed=failed.get(each.series, {})) for each in reported]
+
+
+def _failed_later(connection: duckdb.DuckDBPyConnection, market: str) -> dict[Series, dict[str, str]]:
+    rows = connection.execute(
+        f"select instrument, timeframe, asset, reason from {qualified(market, Table.outcomes)} "
+        "where outcome = 'failed' and asset <> ? order by asset",
+        [Table.raw_candles.value],
+    ).fetchall()
+    failed: dict[Series, dict[str, str]] = {}
+    for instrument, timeframe, asset, reason in rows:
+        failed.setdefault(Series(instrument, Timeframe(timeframe)), {})[asset] = reason or "failed"
+    return failed
 
 
 def _report(series: Series, row: Sequence) -> SeriesReport:
@@ -103,7 +121,7 @@ def outcomes_of(connection: duckdb.DuckDBPyConnection, market: str, run_ids: Seq
         f"from {qualified(market, Table.outcomes)} where list_contains(?, run_id)",
         [list(run_ids)],
     ).fetchall()
-    return [SeriesOutcome(Table(row[0]), Series(row[1], Timeframe(row[2])), *row[3:]) for row in rows]
+    return [SeriesOutcome(row[0], Series(row[1], Timeframe(row[2])), *row[3:]) for row in rows]
 
 
 def failed_series(connection: duckdb.DuckDBPyConnection, market: str, asset: Table) -> list[FailedSeries]:
@@ -262,33 +280,36 @@ def _of(instruments: Sequence[str] | None) -> tuple[str, list[list[str]]]:
     return ("true", []) if instruments is None else ("list_contains(?, instrument)", [list(instruments)])
 
 
-def not_exported(connection: duckdb.DuckDBPyConnection, market: str) -> list[Fault]:
-    """Series with computed rows of which no file was ever written."""
+def series_with_candles(connection: duckdb.DuckDBPyConnection, market: str) -> set[Series]:
+    """The series of which anything is stored."""
     rows = connection.execute(
-        f"select s.instrument, s.timeframe, null from {qualified(market, Table.series)} s "
-        f"where s.candle_count > 0 and not exists (select 1 from {qualified(market, Table.exports)} x "
-        "where x.instrument = s.instrument and x.timeframe = s.timeframe) order by all"
+        f"select instrument, timeframe from {qualified(market, Table.series)} where candle_count > 0"
     ).fetchall()
-    return [_fault(row, "was never exported") for row in rows]
+    return {Series(instrument, Timeframe(timeframe)) for instrument, timeframe in rows}
 
 
-def exports_that_differ(connection: duckdb.DuckDBPyConnection, market: str, root: Path) -> list[Fault]:
-    """Series whose Parquet file holds other candles than the table, though none changed since it was written."""
-    rows = connection.execute(
-        f"select x.instrument, x.timeframe, null, x.path from {qualified(market, Table.exports)} x "
-        f"where x.format = 'parquet' and not exists (select 1 from {qualified(market, Table.stale)} s "
-        "where s.asset = 'exports' and s.instrument = x.instrument and s.timeframe = x.timeframe) order by all"
-    ).fetchall()
-    present = [row for row in rows if (root / row[3]).exists()]
+def exports_that_differ(
+    connection: duckdb.DuckDBPyConnection, market: str, root: Path, files: Mapping[str, Series]
+) -> list[Fault]:
+    """Which of these Parquet files with whole candles hold others than the table, though none changed since."""
+    stale = _stale_exports(connection, market)
+    present = {path: series for path, series in files.items() if series not in stale and (root / path).exists()}
     if not present:
         return []
-    held = _file_prints(connection, [str(root / row[3]) for row in present])
-    wanted = {(row[0], row[1]): row[2] for row in _table_prints(connection, market)}
+    held = _file_prints(connection, [str(root / path) for path in present])
+    wanted = {Series(row[0], Timeframe(row[1])): row[2] for row in _table_prints(connection, market)}
     return [
-        _fault(row, f"{row[3]}: other candles than in the table")
-        for row in present
-        if held.get(str(root / row[3])) != wanted.get((row[0], row[1]))
+        Fault(series, None, f"{path}: other candles than in the table")
+        for path, series in present.items()
+        if held.get(str(root / path)) != wanted.get(series)
     ]
+
+
+def _stale_exports(connection: duckdb.DuckDBPyConnection, market: str) -> set[Series]:
+    rows = connection.execute(
+        f"select instrument, timeframe from {qualified(market, Table.stale)} where asset = ?", [Table.exports.value]
+    ).fetchall()
+    return {Series(instrument, Timeframe(timeframe)) for instrument, timeframe in rows}
 
 
 # Order does not matter to it, and a single changed bit does. A file's times have a zone, which a plain cast would mind.

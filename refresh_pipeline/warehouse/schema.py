@@ -61,8 +61,11 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
     | {"reason": "varchar", "received": "varchar", "source": "varchar", "rejected_at": "timestamp"},
     Table.exports: SERIES_KEY
     | {
+        "export": "varchar",
+        "layer": "varchar",
         "format": "varchar",
         "path": "varchar",
+        "shape": "varchar",
         "rows": "bigint",
         "bytes": "bigint",
         "sha256": "varchar",
@@ -72,6 +75,7 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
     },
     Table.uploads: SERIES_KEY
     | {
+        "destination": "varchar",
         "format": "varchar",
         "path": "varchar",
         "url": "varchar",

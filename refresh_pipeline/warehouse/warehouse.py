@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from pydantic import Field
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.market.candles import BulkFile, Candles, Times, instant
+from refresh_pipeline.market.exports import Window
 from refresh_pipeline.market.gaps import Gap
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
@@ -24,7 +25,14 @@ from refresh_pipeline.warehouse.connection import PATIENCE, connect, transaction
 from refresh_pipeline.warehouse.gaps import Stretches, ensure_gap_views
 from refresh_pipeline.warehouse.known import ensure_known_view
 from refresh_pipeline.warehouse.known_then import candles_as_of
-from refresh_pipeline.warehouse.publishing import Exported, Published, rows_to_export, write_exports, write_uploads
+from refresh_pipeline.warehouse.publishing import (
+    Exported,
+    Published,
+    Selection,
+    rows_to_export,
+    write_exports,
+    write_uploads,
+)
 from refresh_pipeline.warehouse.raw import Staged, Stored
 from refresh_pipeline.warehouse.reports import FailedSeries, SeriesReport
 from refresh_pipeline.warehouse.schema import Table, qualified
@@ -203,24 +211,33 @@ class Warehouse(DuckDBResource):
                 [series.instrument, series.timeframe.value, count],
             )
 
-    def rows_to_export(self, market: Market, batch: Sequence[Series]) -> Iterator[tuple[Series, dict[str, NDArray]]]:
-        """Each series' whole dataset: candle, enhanced and indicator columns as arrays, oldest row first."""
-        yield from rows_to_export(self.get_connection, market, computations(market).values(), batch)
+    def rows_to_export(
+        self, market: Market, batch: Sequence[Series], columns: Sequence[str], window: Window
+    ) -> Iterator[tuple[Series, dict[str, NDArray]]]:
+        """Each series' newest rows: candle, enhanced and indicator columns as arrays, oldest row first."""
+        selection = Selection(computations(market).values(), columns, window)
+        yield from rows_to_export(self.get_connection, market, selection, batch)
 
-    def record_exports(self, market: Market, exported: Sequence[Exported], stale: Stale, now: datetime) -> None:
-        """Note the files that were written, in place of what was noted of them before."""
+    def newest_candles(
+        self, market: Market, batch: Sequence[Series], back: timedelta
+    ) -> Iterator[tuple[Series, dict[str, NDArray]]]:
+        """Each series' candles of so long before its newest one, as arrays, oldest row first."""
+        yield from publishing.newest_candles(self.get_connection, market, batch, back)
+
+    def record_exports(self, market: Market, exported: Sequence[Exported], done: Stale, now: datetime) -> None:
+        """Note the files that were written, in place of what was noted of them before, and the series done."""
         with self.get_connection() as connection, transaction(connection):
-            write_exports(connection, market.name, exported, stale, _timestamp(now))
+            write_exports(connection, market.name, exported, done, _timestamp(now))
 
     def exported(self, market: Market, batch: Sequence[Series]) -> list[Exported]:
         """The manifest of export files of the series of the batch."""
         with self.get_connection() as connection:
             return publishing.exported(connection, market.name, batch)
 
-    def uploaded(self, market: Market, batch: Sequence[Series]) -> list[Published]:
-        """The manifest of uploaded files of the series of the batch."""
+    def uploaded(self, market: Market, destination: str, batch: Sequence[Series]) -> list[Published]:
+        """The manifest of files of the series of the batch at one destination."""
         with self.get_connection() as connection:
-            return publishing.uploaded(connection, market.name, batch)
+            return publishing.uploaded(connection, market.name, destination, batch)
 
     def record_uploads(self, market: Market, published: Sequence[Published], now: datetime) -> None:
         """Note the files that arrived, in place of what was noted of them before."""
@@ -228,7 +245,7 @@ class Warehouse(DuckDBResource):
             write_uploads(connection, market.name, published, _timestamp(now))
 
     def record(
-        self, market: Market, asset: Table, attempts: Mapping[Series, Attempt], run_id: str, now: datetime
+        self, market: Market, asset: str, attempts: Mapping[Series, Attempt], run_id: str, now: datetime
     ) -> None:
         """Note what an attempt at each series came to, in place of what was noted before."""
         outcomes = qualified(market.name, Table.outcomes)
@@ -246,12 +263,12 @@ class Warehouse(DuckDBResource):
                 "case when n.outcome = $failed then coalesce(o.failures, 0) + 1 else 0 end as failures "
                 f"from noted n left join {outcomes} o on o.asset = $asset "
                 "and o.instrument = n.instrument and o.timeframe = n.timeframe",
-                {"asset": asset.value, "failed": Outcome.failed.value},
+                {"asset": str(asset), "failed": Outcome.failed.value},
             )
             connection.execute(
                 f"delete from {outcomes} o using attempted n where o.asset = ? "
                 "and o.instrument = n.instrument and o.timeframe = n.timeframe",
-                [asset.value],
+                [str(asset)],
             )
             connection.execute(
                 f"insert into {outcomes} "
@@ -259,7 +276,7 @@ class Warehouse(DuckDBResource):
                 "run_id, attempted_at) "
                 "select instrument, timeframe, ?, outcome, reason, transient, failures, rows_added, rows_revised, ?, ? "
                 "from attempted order by series_no",
-                [asset.value, run_id, _timestamp(now)],
+                [str(asset), run_id, _timestamp(now)],
             )
             connection.execute("drop table attempted")
 

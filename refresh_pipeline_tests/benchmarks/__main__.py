@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from refresh_pipeline_tests.benchmarks import analytics, fetching, warehouse, wide_run
+from refresh_pipeline_tests.benchmarks import analytics, exporting, fetching, warehouse, wide_run
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Size
 from refresh_pipeline_tests.surroundings import inside
 
@@ -31,6 +31,7 @@ def findings(size: Size, folder: Path) -> Findings:
             f"wide run, {size.series} series x m1, against its work without Dagster": wide_run.measure(size, folder),
             f"fetch of {size.series} series' newest candles against a bare loop": fetching.measure(size, folder),
             "warehouse against bare DuckDB": warehouse.measure(size, folder / "refresh.duckdb"),
+            "export files against DuckDB's own COPY": exporting.measure(size, folder / "refresh.duckdb"),
             "analytics against a bare TA-Lib loop": analytics.measure(size),
         }
 
@@ -83,7 +84,7 @@ def main() -> None:
     """Measure, show, keep."""
     size, console, on = Size(), Console(width=160), machine()
     console.print(", ".join(f"{name} {value}" for name, value in on.items()), highlight=False, soft_wrap=True)
-    console.print("Measuring: a minute or two ...")
+    console.print("Measuring: some minutes ...")
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         found = findings(size, Path(folder))
     show(console, found, size.rounds)

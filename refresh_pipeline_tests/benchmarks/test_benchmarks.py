@@ -45,6 +45,18 @@ def test_the_work_without_dagster_stores_the_same_candles_as_the_wide_run(found:
     assert answers[0][0][0] == SMALL.series * (60 + SMALL.rounds)
 
 
+def test_the_bare_copies_hold_the_same_rows_as_the_export_files(found: bench.Findings, folder: Path) -> None:
+    ours, bare = (sorted((folder / f"exported-{number}").rglob("*.parquet")) for number in (0, 1))
+    assert len(ours) == len(bare) == SMALL.series * 3
+    with duckdb.connect() as connection:
+        for one, other in zip(ours, bare, strict=True):
+            rows = [
+                connection.execute(f"select * replace (epoch_us(open_time) as open_time) from '{path}'").fetchall()
+                for path in (one, other)
+            ]
+            assert rows[0] == rows[1]
+
+
 def test_the_bare_loops_make_a_line_for_each_price_of_ours() -> None:
     bars = random_bars(SMALL)
     one = [bars[name][: SMALL.bars] for name in ("high", "low", "close", "volume")]

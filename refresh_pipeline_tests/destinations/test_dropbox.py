@@ -23,8 +23,15 @@ from refresh_pipeline.destinations import (
     TransientUploadError,
     Uploaded,
 )
-from refresh_pipeline.destinations.dropbox import ATTEMPTS, LONGEST_WAIT, OUTAGE_AFTER, DropboxDestination
+from refresh_pipeline.destinations.dropbox import (
+    ATTEMPTS,
+    LONGEST_WAIT,
+    SINGLE_REQUEST_BYTES,
+    WORKERS,
+    DropboxDestination,
+)
 from refresh_pipeline.destinations.files import dropbox_hash_of
+from refresh_pipeline.destinations.side_by_side import OUTAGE_AFTER
 from refresh_pipeline_tests.fakes.dropbox import (
     API_HOST,
     APP_KEY,
@@ -69,11 +76,11 @@ def reaching(
     refresh_token: str = REFRESH_TOKEN,
     root: str = ROOT,
     timeout: float = 10.0,
+    workers: int = 1,
 ) -> DropboxDestination:
-    session = dropbox.session()
-    return DropboxDestination(
-        APP_KEY, app_secret, refresh_token, root, session=session, timeout=timeout, sleep=waits.append
-    )
+    """One file after the other, for stories in which it matters which request comes next."""
+    more = {"session": dropbox.session(), "timeout": timeout, "sleep": waits.append, "workers": workers}
+    return DropboxDestination(APP_KEY, app_secret, refresh_token, root, **more)
 
 
 @pytest.fixture
@@ -565,19 +572,77 @@ def test_a_file_too_large_for_one_request_arrives_in_pieces(
     large = Outgoing(tmp_path / "large.parquet", "large.parquet")
     with large.path.open("wb") as file:
         file.write(b"candles")
-        file.truncate(150 * 2**20 + 1)
+        file.truncate(2 * SINGLE_REQUEST_BYTES + 1)
     dropbox.files[f"{ROOT}/large.parquet"] = b"an older one"
     dropbox.fail("files/upload_session/append_v2", Answer(500, "", "text/html"))
     [result] = destination.upload([large])
     assert result.error is None
-    assert (result.bytes, result.content_hash) == (150 * 2**20 + 1, dropbox_hash_of(large.path))
+    assert (result.bytes, result.content_hash) == (2 * SINGLE_REQUEST_BYTES + 1, dropbox_hash_of(large.path))
     assert dropbox.count(UPLOAD) == 0
     assert dropbox.count("files/upload_session/finish") == 1
     dropbox.capacity = 0
     large.path.write_bytes(b"")
-    os.truncate(large.path, 150 * 2**20 + 2)
+    os.truncate(large.path, SINGLE_REQUEST_BYTES + 2)
     [refused] = destination.upload([large])
     assert "make room there" in str(refused.error)
+
+
+def test_a_broken_upload_goes_on_with_the_piece_that_was_missing(
+    dropbox: FakeDropbox, destination: DropboxDestination, tmp_path: Path
+) -> None:
+    large = Outgoing(tmp_path / "large.parquet", "large.parquet")
+    large.path.write_bytes(os.urandom(SINGLE_REQUEST_BYTES + 1))
+    dropbox.fail("files/upload_session/append_v2", Dropped(), Dropped())
+    dropbox.fail("files/upload_session/finish", Dropped())
+    [result] = destination.upload([large])
+    assert result.error is None
+    assert dropbox.files[f"{ROOT}/large.parquet"] == large.path.read_bytes()
+    assert dropbox.count("files/upload_session/start") == 1
+    # Two pieces and two breaks; the rest goes with the end.
+    assert dropbox.count("files/upload_session/append_v2") == 2 + 2
+
+
+def test_several_files_are_on_their_way_at_once_and_no_more_than_that(
+    dropbox: FakeDropbox, waits: list[float], tmp_path: Path
+) -> None:
+    dropbox.seconds = 0.02
+    files = exported(tmp_path, *(f"crypto/{number}.csv" for number in range(20)))
+    results = list(reaching(dropbox, waits, workers=WORKERS).upload(files))
+    assert [result.file for result in results] == files
+    assert errors_of(results) == []
+    assert len(dropbox.files) == 20
+    assert 1 < dropbox.most_at_once <= WORKERS
+
+
+def test_with_several_at_once_one_bad_file_still_stops_no_other(
+    dropbox: FakeDropbox, waits: list[float], tmp_path: Path
+) -> None:
+    files = exported(tmp_path, *(f"crypto/{number}.csv" for number in range(20)))
+    dropbox.fail(UPLOAD, Answer.write_refused("insufficient_space"), Answer.write_refused("too_many_write_operations"))
+    results = list(reaching(dropbox, waits, workers=WORKERS).upload(files))
+    assert len(errors_of(results)) == 1
+    assert len(dropbox.files) == 19
+
+
+def test_with_several_at_once_a_revoked_app_ends_all_of_them(
+    dropbox: FakeDropbox, waits: list[float], tmp_path: Path
+) -> None:
+    files = exported(tmp_path, *(f"crypto/{number}.csv" for number in range(50)))
+    dropbox.fail(UPLOAD, *[Answer.error(401, "user_suspended", {".tag": "user_suspended"})] * 50)
+    results = list(reaching(dropbox, waits, workers=WORKERS).upload(files))
+    assert len(errors_of(results)) == 50
+    assert dropbox.count(UPLOAD) <= WORKERS
+
+
+def test_a_token_that_lasts_needs_nothing_else(dropbox: FakeDropbox, outgoing: list[Outgoing]) -> None:
+    dropbox.give_token("sl.of-the-old-kind")
+    lasting = DropboxDestination(root=ROOT, access_token="sl.of-the-old-kind", session=dropbox.session())
+    assert errors_of(list(lasting.upload(outgoing))) == []
+    assert dropbox.count("oauth2/token") == 0
+    dropbox.revoked = True
+    [result] = lasting.upload(outgoing[:1])
+    assert "DROPBOX_ACCESS_TOKEN" in str(result.error)
+    assert "old-kind" not in str(result.error)
 
 
 def everything_said(results: list[Uploaded], destination: DropboxDestination, log: pytest.LogCaptureFixture) -> str:
@@ -622,6 +687,17 @@ destination = open_destination(
 [result] = destination.upload([Outgoing(Path(file), "crypto/a.csv")])
 print(result.error or result.content_hash)
 """
+EACH_BY_ITSELF = """
+import sys
+from pathlib import Path
+from refresh_pipeline.destinations import Outgoing
+from refresh_pipeline.destinations.dropbox import DropboxDestination
+key, secret, token, file, count = sys.argv[1:]
+destination = DropboxDestination(key, secret, token, "/Apps/refresh", sleep=lambda seconds: None)
+for number in range(int(count)):
+    [result] = destination.upload([Outgoing(Path(file), f"crypto/{number}.csv")])
+    print(str(result.error).replace(chr(10), " "))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -638,11 +714,11 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pem
 
 
-def deployed(fake: FakeDropbox, file: Path, **environment: str) -> str:
+def deployed(fake: FakeDropbox, file: Path, *arguments: str, script: str = AS_DEPLOYED, **environment: str) -> str:
     hosts = {f"DROPBOX_API_{name}": fake.address for name in ("HOST", "CONTENT_HOST", "NOTIFY_HOST")}
     quiet = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     return subprocess.run(
-        [sys.executable, "-c", AS_DEPLOYED, APP_KEY, APP_SECRET, REFRESH_TOKEN, str(file)],
+        [sys.executable, "-c", script, APP_KEY, APP_SECRET, REFRESH_TOKEN, str(file), *arguments],
         cwd=Path(__file__).resolve().parents[2],
         env=os.environ | hosts | quiet | environment,
         capture_output=True,
@@ -659,3 +735,18 @@ def test_as_deployed_it_speaks_tls_and_renews_its_token(
         assert said == dropbox_hash_of(outgoing[0].path)
         assert fake.files == {"/Apps/refresh/crypto/a.csv": outgoing[0].path.read_bytes()}
         assert fake.count("oauth2/token") == 1
+
+
+def test_as_deployed_each_refusal_is_told_over_tls_as_well(certificate: Path, outgoing: list[Outgoing]) -> None:
+    with FakeDropbox(certificate) as fake:
+        for fault, kind, _ in REFUSALS.values():
+            fake.fail(UPLOAD, *[fault] * (ATTEMPTS if kind is TransientUploadError else 1))
+        told = deployed(
+            fake,
+            outgoing[0].path,
+            str(len(REFUSALS)),
+            script=EACH_BY_ITSELF,
+            REQUESTS_CA_BUNDLE=f"{certificate}.crt",
+        ).splitlines()
+    for (name, (_, _, words)), line in zip(REFUSALS.items(), told, strict=True):
+        assert words in line, name

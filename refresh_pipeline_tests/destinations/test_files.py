@@ -1,12 +1,14 @@
 """Export files: whole or not at all, exact, the same bytes for the same table."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,13 +22,14 @@ from refresh_pipeline.destinations.files import (
     TableWriter,
     Written,
     dropbox_hash_of,
-    read_shape,
     sha256_of,
     write_table,
 )
+from refresh_pipeline.destinations.reading import TableReader
+from refresh_pipeline.market.exports import Compression
 from refresh_pipeline_tests.destinations.limits import largest_file
 
-ENDINGS = ("csv", "parquet")
+ENDINGS = ("csv", "parquet", "json", "feather", "csv.gz", "json.zst")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -67,6 +70,18 @@ for ending in ("csv", "parquet"):
 def in_another_process(script: str, folder: Path, **environment: str) -> None:
     command = [sys.executable, "-c", script, str(folder)]
     subprocess.run(command, cwd=REPOSITORY, env=os.environ | environment, check=True)
+
+
+def read_back(path: Path, like: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every cell of a file, in its own order of columns."""
+    with TableReader() as reader:
+        names = reader.names(path)
+        return reader.read(path, {name: like[name].dtype.kind for name in names or like})
+
+
+def rows_in(path: Path, column: str = "close") -> int:
+    with TableReader() as reader:
+        return len(reader.read(path, {column: "f"})[column])
 
 
 def names_in(folder: Path) -> list[str]:
@@ -166,13 +181,16 @@ def test_what_was_written_is_what_is_read_back(tmp_path: Path, ending: str) -> N
     columns = table(5) | {"note": np.array(["one\ntwo", "", None, "a,b", '"'], dtype=object)}
     written = write_table(columns, tmp_path / "new" / "folder" / f"a.{ending}")
     assert written == Written(written.path, 5, written.path.stat().st_size, sha256_of(written.path))
-    assert read_shape(written.path) == written
+    back = read_back(written.path, columns)
+    assert [*back] == [*columns]
+    for name, values in columns.items():
+        np.testing.assert_array_equal(back[name], values)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_a_table_without_rows_is_a_file_without_rows(tmp_path: Path, ending: str) -> None:
     written = write_table(table(0), tmp_path / f"a.{ending}")
-    assert (written.rows, read_shape(written.path)) == (0, written)
+    assert (written.rows, rows_in(written.path)) == (0, 0)
 
 
 def test_one_field_per_column_also_with_unusual_names(tmp_path: Path) -> None:
@@ -208,7 +226,7 @@ def test_a_full_disk_leaves_the_previous_file_and_says_what_to_do(tmp_path: Path
     with TableWriter() as writer:
         with largest_file(50_000), pytest.raises(ExportError) as failure:
             writer.write(table(100_000), path)
-        assert read_shape(path) == before
+        assert (rows_in(path), sha256_of(path)) == (10, before.sha256)
         assert names_in(tmp_path) == [path.name]
         assert writer.write(table(20), path).rows == 20
     message = str(failure.value)
@@ -230,6 +248,48 @@ def test_a_file_in_the_folders_place_is_an_error_of_a_destination(tmp_path: Path
     (tmp_path / "exports").write_text("")
     with pytest.raises(DestinationError, match="exports"):
         write_table(table(), tmp_path / "exports" / "a.csv")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_that_holds_the_same_already_is_left_alone(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    assert write_table(table(), path).replaced
+    before = path.stat().st_mtime_ns, path.stat().st_ino
+    assert not write_table(table(), path).replaced
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
+    assert names_in(tmp_path) == [path.name]
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert write_table(table(), path).replaced
+
+
+def test_the_file_that_is_replaced_is_kept_where_somebody_wants_it(tmp_path: Path) -> None:
+    path, older = tmp_path / "a.csv", tmp_path / "older" / "a.1.csv"
+    with TableWriter() as writer:
+        writer.write(table(2), path, older=older)
+        assert not older.exists()
+        before = path.read_bytes()
+        writer.write(table(2), path, older=older)
+        assert not older.exists()
+        writer.write(table(3), path, older=older)
+    assert older.read_bytes() == before != path.read_bytes()
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "gzip", "zstd"])
+def test_parquet_is_packed_as_asked(tmp_path: Path, compression: str) -> None:
+    with TableWriter() as writer:
+        writer.write(table(), tmp_path / "a.parquet", compression=Compression(compression))
+    with duckdb.connect(":memory:") as connection:
+        packed = connection.execute("select distinct compression from parquet_metadata(?)", [f"{tmp_path}/a.parquet"])
+        assert packed.fetchall() == [("UNCOMPRESSED" if compression == "none" else compression.upper(),)]
+
+
+def test_json_is_one_document_that_any_reader_takes(tmp_path: Path) -> None:
+    columns = {"open_time": minutes(2), "close": np.array([1.5, np.nan]), "trend": np.array(["up", None], object)}
+    write_table(columns, tmp_path / "a.json")
+    assert json.loads((tmp_path / "a.json").read_text()) == [
+        {"open_time": "2024-01-01T00:00:00Z", "close": 1.5, "trend": "up"},
+        {"open_time": "2024-01-01T00:01:00Z", "close": None, "trend": None},
+    ]
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -281,7 +341,7 @@ def test_a_killed_writer_leaves_a_whole_file_and_the_next_write_clears_up(tmp_pa
     path = tmp_path / "a.csv"
     # The signal may come just after the file was finished.
     parts = next(filter(None, (killed_in_the_middle(path) for _ in range(10))))
-    assert read_shape(path).rows == 200_000
+    assert rows_in(path, "c0") == 200_000
     assert all(part.name.startswith(".a.csv.") for part in parts)
     for part in parts:
         os.utime(part, (time.time() - 120, time.time() - 120))
@@ -302,10 +362,10 @@ def test_the_part_of_a_writer_at_work_is_left_alone(tmp_path: Path) -> None:
 def test_a_missing_or_broken_file_is_an_error_that_says_so(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a.{ending}"
     with pytest.raises(ExportError, match="export it again"):
-        read_shape(path)
+        rows_in(path)
     path.write_bytes(b"\xff\xfe\x00 not a table")
     with pytest.raises(ExportError, match="export it again"):
-        read_shape(path)
+        rows_in(path)
 
 
 def test_hashes_are_those_of_the_whole_file(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
@@ -111,6 +113,11 @@ class FakeDropbox:
         self.page_size = 2000
         self.revoked = False
         self.damages = False
+        # How long each request takes, and how many were there at once.
+        self.seconds = 0.0
+        self.most_at_once = 0
+        self._going = 0
+        self._lock = threading.RLock()
         self._tokens: dict[str, bool] = {}
         self._sessions: dict[str, bytearray] = {}
         self._cursors: dict[str, list[dict[str, Any]]] = {}
@@ -149,6 +156,10 @@ class FakeDropbox:
         """Answer the next requests to a route with these, one each."""
         self._faults[route] += faults
 
+    def give_token(self, token: str) -> None:
+        """One that lasts, as the App Console gave them out once."""
+        self._tokens[token] = True
+
     def expire_tokens(self) -> None:
         """Every access token given so far has had its four hours."""
         self._tokens = dict.fromkeys(self._tokens, False)
@@ -164,9 +175,27 @@ class FakeDropbox:
 
     def answer(self, asked: Asked, body: bytes, authorization: str) -> Fault:
         """What is sent back for one request."""
-        self.asked.append(asked)
-        if self._faults[asked.route]:
-            return self._faults[asked.route].pop(0)
+        with self._lock:
+            self.asked.append(asked)
+            if self._faults[asked.route]:
+                return self._faults[asked.route].pop(0)
+        with self._at_once():
+            return self._answer(asked, body, authorization)
+
+    @contextmanager
+    def _at_once(self) -> Iterator[None]:
+        """Take the time that a request takes, and remember how many there were at once."""
+        with self._lock:
+            self._going += 1
+            self.most_at_once = max(self.most_at_once, self._going)
+        time.sleep(self.seconds)
+        try:
+            with self._lock:
+                yield
+        finally:
+            self._going -= 1
+
+    def _answer(self, asked: Asked, body: bytes, authorization: str) -> Fault:
         try:
             if asked.route == "oauth2/token":
                 return self._token(asked.argument)

@@ -12,6 +12,8 @@ from typing import Any, Self
 
 from aiohttp import web
 
+LARGEST_REQUEST = 64 * 1024 * 1024
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -89,7 +91,7 @@ class LoopbackServer:
         self._loop.close()
 
     async def _open(self) -> str:
-        app = web.Application()
+        app = web.Application(client_max_size=LARGEST_REQUEST)
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()

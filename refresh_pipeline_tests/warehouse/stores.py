@@ -9,13 +9,17 @@ import numpy as np
 
 from refresh_pipeline.market.calendar import length_of
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, PRICE_COLUMNS, Candles, Floats, Malformed, Times, instant
+from refresh_pipeline.market.exports import Window
 from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.connection import connect
+from refresh_pipeline.warehouse.publishing import joined_columns
+from refresh_pipeline.warehouse.schema import candle_columns
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
+FULL = Window.model_validate("full")
 FIRST = instant("2024-01-01T00:00")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BTC, ETH = Series("BTC/USD", Timeframe.m5), Series("ETH/USD", Timeframe.m5)
@@ -84,6 +88,11 @@ def query(warehouse: Warehouse, statement: str, *values: Any) -> list[tuple]:
     """What the file says, asked without the warehouse."""
     with connect(warehouse.database, read_only=True, patience=30) as connection:
         return connection.execute(statement, values).fetchall()
+
+
+def every_column(market: Market) -> list[str]:
+    """What a row of a market can hold, as exports name it."""
+    return ["open_time", *candle_columns(market.two_sided), *joined_columns(computations(market).values())]
 
 
 def change(warehouse: Warehouse, statement: str, *values: Any) -> None:

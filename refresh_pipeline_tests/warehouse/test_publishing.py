@@ -1,7 +1,7 @@
 """What leaves the warehouse: the rows of exports, the manifests, and which series count as published."""
 
 import shutil
-from datetime import datetime
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,18 +9,21 @@ import numpy as np
 import pytest
 
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, QUOTE_COLUMNS
+from refresh_pipeline.market.exports import Window
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.warehouse import publishing
-from refresh_pipeline.warehouse.publishing import Exported, Published
+from refresh_pipeline.warehouse.publishing import Exported, Published, Selection
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.warehouse.stores import (
     BTC,
     ETH,
+    FULL,
     NOW,
     SHIPPED_TABLES,
     at,
     candles,
+    every_column,
     flat,
     market_of,
     opens,
@@ -51,14 +54,21 @@ def computed(warehouse: Warehouse) -> None:
         warehouse.refresh_tail(MARKET, table, MARKET.series)
 
 
+def rows_of(
+    warehouse: Warehouse, batch: Sequence[Series], window: Window = FULL, columns: Sequence[str] = ()
+) -> Iterator[tuple[Series, dict[str, np.ndarray]]]:
+    return warehouse.rows_to_export(MARKET, batch, columns or every_column(MARKET), window)
+
+
 def file_of(series: Series, kind: str = "csv", sha256: str = "a1") -> Exported:
     path = f"fair/{series.file_stem}.{kind}"
-    return Exported(series, kind, path, 60, 1234, sha256, datetime(2024, 1, 1), datetime(2024, 1, 2))  # noqa: DTZ001
+    shown = ("default", "joined", kind, path, "plain none full")
+    return Exported(series, *shown, 60, 1234, sha256, at(0).replace(tzinfo=None), at(60).replace(tzinfo=None))
 
 
 def upload_of(series: Series, kind: str = "csv", content_hash: str = "c1") -> Published:
     path = f"fair/{series.file_stem}.{kind}"
-    return Published(series, kind, path, f"file:///there/{path}", 1234, "a1", content_hash, "sha256")
+    return Published(series, "uploads", kind, path, f"file:///there/{path}", 1234, "a1", content_hash, "sha256")
 
 
 def unpublished(warehouse: Warehouse) -> list[Series]:
@@ -69,7 +79,7 @@ def unpublished(warehouse: Warehouse) -> list[Series]:
 
 
 def test_a_series_leaves_with_its_candles_and_everything_computed_oldest_first(warehouse: Warehouse):
-    rows = dict(warehouse.rows_to_export(MARKET, [ETH, BTC]))
+    rows = dict(rows_of(warehouse, [ETH, BTC]))
     assert [*rows] == [ETH, BTC]
     own = publishing.joined_columns(SHIPPED_TABLES.values())
     assert [*rows[BTC]] == ["open_time", *CANDLE_COLUMNS, *own]
@@ -91,9 +101,40 @@ def test_a_series_leaves_with_its_candles_and_everything_computed_oldest_first(w
         assert given == stored
 
 
+@pytest.mark.parametrize(
+    ("window", "first_bar"),
+    [
+        (Window(last=10), {BTC: 50, ETH: 30}),
+        (Window(last=50), {BTC: 10, ETH: 0}),
+        (Window(days=1), {BTC: 0, ETH: 0}),
+    ],
+)
+def test_a_window_leaves_the_same_rows_as_the_whole_has_there(
+    warehouse: Warehouse, window: Window, first_bar: dict[Series, int]
+):
+    whole = dict(rows_of(warehouse, [BTC, ETH]))
+    for series, rows in rows_of(warehouse, [BTC, ETH], window):
+        for name, values in rows.items():
+            np.testing.assert_array_equal(values, whole[series][name][first_bar[series] :])
+
+
+def test_a_window_of_days_ends_that_long_before_the_newest_candle(tmp_path: Path):
+    warehouse = prepared(tmp_path, MARKET)
+    warehouse.store_candles(MARKET, {BTC: candles(700)}, "test", NOW)
+    warehouse.refresh_tail(MARKET, Table.enhanced_candles, [BTC])
+    [(_, rows)] = rows_of(warehouse, [BTC], Window(days=2), ["open_time"])
+    np.testing.assert_array_equal(rows["open_time"], opens(700)[-576:])
+
+
+def test_only_the_columns_that_are_wanted_leave(warehouse: Warehouse):
+    [(_, rows)] = rows_of(warehouse, [BTC], columns=["open_time", "sma_10", "close"])
+    assert [*rows] == ["open_time", "sma_10", "close"]
+    np.testing.assert_array_equal(rows["close"], candles(60).columns["close"])
+
+
 def test_in_chunks_or_at_once_the_rows_are_the_same(warehouse: Warehouse):
-    connect, computations = warehouse.get_connection, list(SHIPPED_TABLES.values())
-    wanted = partial(publishing.rows_to_export, connect, MARKET, computations, [BTC, ETH])
+    selection = Selection(SHIPPED_TABLES.values(), every_column(MARKET), FULL)
+    wanted = partial(publishing.rows_to_export, warehouse.get_connection, MARKET, selection, [BTC, ETH])
     at_once, in_chunks = dict(wanted()), dict(wanted(cells_at_once=100))
     assert [*at_once] == [*in_chunks]
     for series, rows in at_once.items():
@@ -102,7 +143,7 @@ def test_in_chunks_or_at_once_the_rows_are_the_same(warehouse: Warehouse):
 
 
 def test_the_file_is_closed_while_rows_are_written_elsewhere(warehouse: Warehouse):
-    for series, _ in warehouse.rows_to_export(MARKET, [BTC, ETH]):
+    for series, _ in rows_of(warehouse, [BTC, ETH]):
         with warehouse.reader() as connection:
             assert connection.execute("select 1").fetchall() == [(1,)], series
 
@@ -111,11 +152,11 @@ def test_what_is_not_computed_yet_leaves_as_unknown(tmp_path: Path):
     warehouse = prepared(tmp_path, MARKET)
     warehouse.store_candles(MARKET, {BTC: candles(60)}, "test", NOW)
     warehouse.refresh_tail(MARKET, Table.enhanced_candles, [BTC])
-    rows = dict(warehouse.rows_to_export(MARKET, [BTC, ETH]))
+    rows = dict(rows_of(warehouse, [BTC, ETH]))
     assert len(rows[BTC]["sma_10"]) == 60
     assert np.isnan(rows[BTC]["sma_10"]).all()
     assert len(rows[ETH]["open_time"]) == 0
-    assert list(warehouse.rows_to_export(MARKET, [])) == []
+    assert list(rows_of(warehouse, [])) == []
 
 
 def test_quotes_leave_too(tmp_path: Path):
@@ -123,7 +164,7 @@ def test_quotes_leave_too(tmp_path: Path):
     warehouse = prepared(tmp_path, market)
     warehouse.store_candles(market, {BTC: candles(3)}, "test", NOW)
     warehouse.refresh_tail(market, Table.enhanced_candles, [BTC])
-    [(_, rows)] = warehouse.rows_to_export(market, [BTC])
+    [(_, rows)] = warehouse.rows_to_export(market, [BTC], every_column(market), FULL)
     assert set(QUOTE_COLUMNS) <= set(rows)
 
 
@@ -156,7 +197,7 @@ def test_uploads_are_noted_likewise(warehouse: Warehouse):
     warehouse.record_uploads(MARKET, [upload_of(BTC), upload_of(ETH)], NOW)
     warehouse.record_uploads(MARKET, [upload_of(BTC, content_hash="d2")], at(60))
     warehouse.record_uploads(MARKET, [], at(90))
-    assert warehouse.uploaded(MARKET, [BTC, ETH]) == [upload_of(BTC, content_hash="d2"), upload_of(ETH)]
+    assert warehouse.uploaded(MARKET, "uploads", [BTC, ETH]) == [upload_of(BTC, content_hash="d2"), upload_of(ETH)]
 
 
 # ---- which series are published
@@ -165,9 +206,9 @@ def test_uploads_are_noted_likewise(warehouse: Warehouse):
 def test_a_series_is_due_until_its_files_are_recorded(warehouse: Warehouse):
     assert unpublished(warehouse) == [BTC, ETH]
     stale = warehouse.stale(MARKET, Table.exports, MARKET.series)
-    warehouse.record_exports(MARKET, [file_of(BTC)], stale, NOW)
+    warehouse.record_exports(MARKET, [file_of(BTC)], stale.take(np.array([True, False])), NOW)
     assert unpublished(warehouse) == [ETH]
-    warehouse.record_exports(MARKET, [], stale, NOW)
+    warehouse.record_exports(MARKET, [], stale.take(np.array([False, False])), NOW)
     assert unpublished(warehouse) == [ETH]
 
 
@@ -187,7 +228,7 @@ def test_files_older_than_what_somebody_else_published_meanwhile_are_due_again(w
     warehouse.record_exports(MARKET, [file_of(BTC, sha256="new"), file_of(ETH)], theirs, at(2))
     assert unpublished(warehouse) == []
     # Ours overwrote theirs on disk, and holds less.
-    warehouse.record_exports(MARKET, [file_of(BTC, sha256="old")], ours, at(3))
+    warehouse.record_exports(MARKET, [file_of(BTC, sha256="old")], ours.take(np.array([True, False])), at(3))
     assert unpublished(warehouse) == [BTC]
 
 

@@ -20,11 +20,13 @@ from refresh_pipeline.warehouse.warehouse import Attempt, Outcome, Warehouse
 from refresh_pipeline_tests.warehouse.stores import (
     BTC,
     ETH,
+    FULL,
     NOW,
     SHIPPED_TABLES,
     at,
     candles,
     change,
+    every_column,
     flat,
     market_of,
     opens,
@@ -58,11 +60,12 @@ def export(warehouse: Warehouse, market: Market, folder: Path) -> None:
     stale = warehouse.stale(market, Table.exports, market.series)
     files = []
     with TableWriter() as writer:
-        for series, rows in warehouse.rows_to_export(market, stale.series):
+        for series, rows in warehouse.rows_to_export(market, stale.series, every_column(market), FULL):
             path = f"{series.file_stem}.parquet"
             written = writer.write(rows, folder / path)
             first, last = (rows["open_time"][row].astype(datetime) for row in (0, -1))
-            files.append(Exported(series, "parquet", path, written.rows, written.bytes, written.sha256, first, last))
+            shown = ("default", "joined", "parquet", path, "plain zstd full")
+            files.append(Exported(series, *shown, written.rows, written.bytes, written.sha256, first, last))
     warehouse.record_exports(market, files, stale, NOW)
 
 
@@ -237,19 +240,16 @@ def test_who_has_candles_at_some_times_is_named(warehouse: Warehouse):
 # ---- exports
 
 
-def test_series_whose_files_were_never_written_are_named(warehouse: Warehouse):
+def test_series_that_could_be_exported_are_those_with_candles(warehouse: Warehouse):
     with warehouse.reader() as connection:
-        assert reports.not_exported(connection, "fair") == []
-    sol = Series("SOL/USD", Timeframe.m5)
-    warehouse.store_candles(MARKET, {sol: candles(3)}, "test", NOW)
-    with warehouse.reader() as connection:
-        assert reports.not_exported(connection, "fair") == [Fault(sol, None, "was never exported")]
+        assert reports.series_with_candles(connection, "fair") == {BTC, ETH}
 
 
 def differing(warehouse: Warehouse, zone: str = "UTC") -> list[Fault]:
     with warehouse.reader() as connection:
         connection.execute(f"set timezone = '{zone}'")
-        return reports.exports_that_differ(connection, "fair", Path(warehouse.database).parent)
+        files = {f"{series.file_stem}.parquet": series for series in (BTC, ETH)}
+        return reports.exports_that_differ(connection, "fair", Path(warehouse.database).parent, files)
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "America/New_York"])

@@ -17,6 +17,7 @@ from refresh_pipeline_tests.warehouse.children import asked, child, says
 from refresh_pipeline_tests.warehouse.stores import (
     BTC,
     ETH,
+    FULL,
     NOW,
     at,
     candles,
@@ -115,7 +116,7 @@ def test_times_are_kept_in_utc_whatever_zone_they_came_in(warehouse: Warehouse):
     assert query(warehouse, "select fetched_at from fair.raw_candles") == [(datetime(2026, 1, 1),)]  # noqa: DTZ001
 
 
-UPLOADED = Published(BTC, "csv", "a.csv", "file:///there/a.csv", 1, "a1", "c1", "sha256")
+UPLOADED = Published(BTC, "uploads", "csv", "a.csv", "file:///there/a.csv", 1, "a1", "c1", "sha256")
 CALLS: dict[str, Callable[[Warehouse], object]] = {
     "prepare": lambda warehouse: warehouse.prepare(MARKET),
     "holdings": lambda warehouse: warehouse.holdings(MARKET, [BTC]),
@@ -125,9 +126,9 @@ CALLS: dict[str, Callable[[Warehouse], object]] = {
     "record": lambda warehouse: warehouse.record(MARKET, Table.raw_candles, {BTC: FAILED}, "run", NOW),
     "failed": lambda warehouse: warehouse.failed(MARKET),
     "failed_in": lambda warehouse: warehouse.failed_in(MARKET, Table.raw_candles, "run"),
-    "rows_to_export": lambda warehouse: next(iter(warehouse.rows_to_export(MARKET, [BTC]))),
+    "rows_to_export": lambda warehouse: next(iter(warehouse.rows_to_export(MARKET, [BTC], ["open_time"], FULL))),
     "exported": lambda warehouse: warehouse.exported(MARKET, [BTC]),
-    "uploaded": lambda warehouse: warehouse.uploaded(MARKET, [BTC]),
+    "uploaded": lambda warehouse: warehouse.uploaded(MARKET, "uploads", [BTC]),
     "record_uploads": lambda warehouse: warehouse.record_uploads(MARKET, [UPLOADED], NOW),
 }
 

@@ -1,0 +1,51 @@
+"""What one is told where a destination or a format needs a package that is not installed."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from refresh_pipeline.destinations.files import ExportError, write_table
+from refresh_pipeline.destinations.opening import open_configured, open_redis
+from refresh_pipeline.destinations.paths import WrongDestination
+from refresh_pipeline.exporting import check_exports
+from refresh_pipeline.market.destinations import DestinationSettings
+from refresh_pipeline.market.model import MarketError, parse_market
+
+KEYS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+
+
+@pytest.fixture
+def without_extras(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if none of them had been installed."""
+    for name in ("obstore", "redis", "arro3.io"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("s3", "redis"):
+        monkeypatch.delitem(sys.modules, f"refresh_pipeline.destinations.{name}", raising=False)
+
+
+def settings(**said: object) -> DestinationSettings:
+    return DestinationSettings.model_validate({"name": "lake", **said})
+
+
+@pytest.mark.usefixtures("without_extras")
+def test_a_destination_names_the_extra_that_it_needs() -> None:
+    with pytest.raises(WrongDestination, match=r"'lake' needs a package .*refresh-pipeline\[s3\]"):
+        open_configured(settings(kind="s3", bucket="b"), KEYS)
+    with pytest.raises(WrongDestination, match=r"refresh-pipeline\[redis\]"):
+        open_redis(settings(kind="redis"), {})
+
+
+@pytest.mark.usefixtures("without_extras")
+def test_feather_names_its_extra_when_the_market_is_loaded_and_when_a_file_is_written(tmp_path: Path) -> None:
+    market = parse_market(
+        "{name: x, source: {kind: demo}, calendar: crypto, instruments: [A], timeframes: [m1], history: 1d, "
+        "exports: {all: {formats: feather}}}",
+        file="x.yaml",
+    )
+    with pytest.raises(MarketError, match=r"market 'x': exports.all: .*refresh-pipeline\[feather\]"):
+        check_exports(market)
+    with pytest.raises(ExportError, match=r"refresh-pipeline\[feather\]"):
+        write_table({"close": np.zeros(2)}, tmp_path / "a.feather")
+    assert list(tmp_path.iterdir()) == []
