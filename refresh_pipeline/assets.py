@@ -28,11 +28,10 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
     @asset(Table.raw_candles, market)
     def raw_candles(context: Context, warehouse: Warehouse, venues: Venues, asked: Asked) -> dg.MaterializeResult:
         now, batch, venue = asked.moment, series_of(context, asked), venues.open(market)
-        span = {"since": asked.since_instant, "until": asked.until_instant}
         warehouse.prepare(market)
         warehouse.expect(market, now)
         fetch = backfilling.backfill if asked.missing else partial(steps.refresh_candles, holes=asked.holes)
-        done = fetch(warehouse, market, venue, batch, now, **span)
+        done = fetch(warehouse, market, venue, batch, now, since=asked.since_instant, until=asked.until_instant)
         return materialized(context, warehouse, market, done, now)
 
     @asset(Table.enhanced_candles, market, after=raw_candles)
