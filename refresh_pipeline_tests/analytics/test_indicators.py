@@ -95,6 +95,22 @@ def test_the_originals_levels_are_constants_that_look_ahead_and_ours_are_not(gol
         assert np.isnan(computed[name][:11]).all()
 
 
+def test_the_originals_zones_go_by_a_quantile_of_the_whole_frame_and_ours_by_what_was_known(golden):
+    _, computed, original = golden
+    known = ~np.isnan(computed["supply_zone_high"])
+    there = np.array([cell != "" for cell in original["supply_zone_high"]])
+    # Volumes grow towards the end of both frames: judged by all of them, the earlier zones are none.
+    assert known.argmax() < there.argmax()
+    assert not (there & ~known).any()
+
+
+def test_a_day_is_a_row_among_days_and_not_a_frame_of_its_own(golden):
+    frame, computed, _ = golden
+    if frame == "RELIANCE_1D_400days":
+        empty = [name for name, values in computed.items() if values.dtype != object and np.isnan(values[250:]).all()]
+        assert not set(CLASSIC_COLUMNS) & set(empty)
+
+
 def test_the_vwap_of_the_original_never_begins_anew_and_ours_does_each_session():
     folder = OWN_GOLDEN / "indicators"
     days = read_csv(folder / "in" / "RELIANCE_1D_400days.csv")
