@@ -514,7 +514,7 @@ def test_the_limit_is_read_from_recorded_exchange_info(
 ) -> None:
     venue.fail(Fault(200, recorded(name)["body"]), path="exchangeInfo")
     one(source_at(venue, tmp_path), "2024-06-01T11:50", NOW)
-    (account,) = (tmp_path / "limits").glob("*.json")
+    (account,) = (tmp_path / "limits").glob("binance-127*.json")
     assert json.loads(account.read_text())["limit"] == weight
 
 

@@ -228,6 +228,7 @@ def test_an_archive_that_wants_fewer_requests_gets_a_minute_of_silence(archive: 
         (gzip.compress(b"DateTime,Open,High\n1,2,3"), "received DateTime,Open,High"),
         (gzip.compress(bytes(51 * 1024 * 1024)), "more than 50 MB"),
     ],
+    ids=["a page", "rubbish", "other columns", "too long"],
 )
 def test_what_is_no_file_of_the_archive_is_said_in_words(
     archive: FakeFxcm, tmp_path: Path, content: bytes, words: str
