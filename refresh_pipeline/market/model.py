@@ -300,8 +300,12 @@ class Market(BaseModel):
         return CALENDARS[self.calendar_name]
 
     def calendar_of(self, instrument: str) -> Calendar:
-        """The trading calendar of one instrument, whose class may have sessions of its own."""
-        return self.calendar.classes.get(self.instruments[instrument].asset_class or "", self.calendar)
+        """The trading calendar of one instrument, whose class may have sessions of its own.
+
+        The market's own for one that its YAML does not name: the simulation serves whatever it is asked for.
+        """
+        named = self.instruments.get(instrument, Instrument())
+        return self.calendar.classes.get(named.asset_class or "", self.calendar)
 
     def sessions_of(self, instrument: str) -> str:
         """The name of an instrument's calendar: the market's, and its class where that has sessions of its own."""
