@@ -1,6 +1,7 @@
 """A mail server on loopback: aiosmtpd with STARTTLS or TLS, an account, and refusals."""
 
 import ssl
+from asyncio import Server
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,7 +38,8 @@ class Mailbox:
         if self.message_answer.startswith("250"):
             content = envelope.content if isinstance(envelope.content, bytes) else b""
             self.messages.append(message_from_bytes(content, policy=policy.default))
-            self.encrypted.append(session.ssl is not None or server.transport.get_extra_info("sslcontext") is not None)
+            from_the_first_byte = server.transport is not None and server.transport.get_extra_info("sslcontext")
+            self.encrypted.append(bool(session.ssl or from_the_first_byte))
         return self.message_answer
 
 
@@ -45,7 +47,7 @@ class _AnyPort(Controller):
     """A server on whatever port is free, which the original would not find again."""
 
     def _trigger_server(self) -> None:
-        assert self.server is not None
+        assert isinstance(self.server, Server)
         self.port = self.server.sockets[0].getsockname()[1]
         super()._trigger_server()
 
@@ -57,7 +59,9 @@ def authenticate(server: SMTP, session: Session, envelope: Envelope, mechanism: 
 
 
 @contextmanager
-def mail_server(certificate: Path | None = None, *, tls: bool = False, wants_account: bool = False) -> Iterator[Mailbox]:
+def mail_server(
+    certificate: Path | None = None, *, tls: bool = False, wants_account: bool = False
+) -> Iterator[Mailbox]:
     """A server that offers STARTTLS where it has a certificate, or speaks TLS from the beginning."""
     context = None
     if certificate is not None:
