@@ -140,11 +140,11 @@ def tell(
     sent = 0
     try:
         if not fresh.is_empty:
-            channel.send(title(fresh), body(fresh))
+            _send(channel, title(fresh), body(fresh))
             sent += 1
         memory = fresh.memory
         for period in due_reports(memory, now):
-            channel.send(f"Refresh Pipeline: {period} report", report(period))
+            _send(channel, f"Refresh Pipeline: {period} report", report(period))
             memory = reported(memory, [period], now)
             sent += 1
     except AlertError as error:
@@ -156,3 +156,13 @@ def tell(
     return reported(memory, list(Period), now).model_copy(
         update={"silent_until": None}
     ), f"{channel.name}: {sent} messages sent"
+
+
+def _send(channel: Channel, title: str, text: str) -> None:
+    """Say it; where only somebody was not reached, the others are not told twice."""
+    try:
+        channel.send(title, text)
+    except AlertError as error:
+        if not error.partly:
+            raise
+        log.warning("%s", error)

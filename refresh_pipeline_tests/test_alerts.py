@@ -161,6 +161,15 @@ def test_a_report_that_did_not_arrive_is_sent_again_without_the_alert_before_it(
     ]
 
 
+def test_who_got_a_mail_is_not_told_twice_because_of_somebody_who_did_not(mailbox: Mailbox) -> None:
+    mailbox.recipient_answers = {"gone@example.org": "550 unknown"}
+    recipients = ["gone@example.org", "a@example.org"]
+    channel = Mail("127.0.0.1", mailbox.port, Security.none, "robot@example.org", recipients)
+    memory, _ = tell(channel, Memory(), Look([DISK]), report, NOW)
+    tell(channel, memory, Look([DISK]), report, NOW + MINUTE)
+    assert len(mailbox.messages) == 1
+
+
 # ---- settings
 
 

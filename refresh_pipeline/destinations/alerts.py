@@ -8,6 +8,7 @@ import logging
 import smtplib
 import ssl
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.utils import format_datetime, localtime, make_msgid
@@ -28,13 +29,14 @@ logging.getLogger("httpx").setLevel(logging.WARNING)
 class AlertError(Exception):
     """An alert that did not arrive: what was received, what to do, and whether trying again could help.
 
-    `wait` is how many seconds of silence the other side asked for.
+    `wait` is how many seconds of silence the other side asked for; `partly` says that somebody got it all the same.
     """
 
-    def __init__(self, message: str, *, transient: bool, wait: float = 0.0) -> None:
+    def __init__(self, message: str, *, transient: bool, wait: float = 0.0, partly: bool = False) -> None:
         super().__init__(message)
         self.transient = transient
         self.wait = wait
+        self.partly = partly
 
 
 class Channel(Protocol):
@@ -122,13 +124,17 @@ class Mail:
         """See Channel."""
         try:
             message = self._message(title, text)
-            with self._connected() as server:
+            with closing(self._connected()) as server:
                 refused = server.send_message(message)
+                # It is taken, whatever the server says of parting.
+                with suppress(smtplib.SMTPException, OSError):
+                    server.quit()
         except (smtplib.SMTPException, OSError, ValueError) as error:
             # Without the original, which may quote what was sent.
             raise self._failure(error) from None
         if refused:
-            raise AlertError(f"e-mail: {self._at} refused {', '.join(sorted(refused))}", transient=False)
+            told = f"e-mail: {self._at} refused {', '.join(sorted(refused))}; correct ALERT_EMAIL_RECIPIENTS"
+            raise AlertError(told, transient=False, partly=True)
 
     @property
     def _at(self) -> str:

@@ -197,6 +197,7 @@ def test_a_recipient_that_the_server_does_not_know_is_named_and_the_others_get_t
         mailbox.recipient_answers = {"b@example.org": "550 unknown"}
         error = failure(mail(mailbox.port))
     assert "refused b@example.org" in str(error)
+    assert error.partly
     assert len(mailbox.messages) == 1
 
 
@@ -207,6 +208,13 @@ def test_no_recipient_left_is_a_failure(answer: str, is_transient: bool) -> None
         error = failure(mail(mailbox.port))
     assert error.transient is is_transient
     assert "a@example.org (SMTP" in str(error)
+
+
+def test_a_mail_that_was_taken_arrived_whatever_the_server_says_of_parting() -> None:
+    with mail_server() as mailbox:
+        mailbox.parting_answer = "451 do not go"
+        mail(mailbox.port).send("A title", "A text")
+    assert len(mailbox.messages) == 1
 
 
 def test_a_server_that_says_nothing_is_waited_for_for_a_bounded_time() -> None:

@@ -25,6 +25,7 @@ class Mailbox:
     encrypted: list[bool] = field(default_factory=list)
     recipient_answers: dict[str, str] = field(default_factory=dict)
     message_answer: str = "250 OK"
+    parting_answer: str = "221 Bye"
 
     async def handle_RCPT(self, server: SMTP, session: Session, envelope: Envelope, address: str, options: Any) -> str:
         """Take a recipient, or refuse it."""
@@ -41,6 +42,10 @@ class Mailbox:
             from_the_first_byte = server.transport is not None and server.transport.get_extra_info("sslcontext")
             self.encrypted.append(bool(session.ssl or from_the_first_byte))
         return self.message_answer
+
+    async def handle_QUIT(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        """Part."""
+        return self.parting_answer
 
 
 class _AnyPort(Controller):
