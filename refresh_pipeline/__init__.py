@@ -14,6 +14,7 @@ Read in this order:
 3. `definitions` is the table of contents that Dagster loads; `describing` what the web UI says of each asset;
    `partitions` the grid; `checks` what must be true; `schedules` and `sensors` when things happen; `resources` the
    neighbours as deployed.
+   What goes wrong is found in `troubles`, and people are told by `alerts`.
 4. `market` is what is refreshed, `analytics` what is computed: both pure. `sources` is where candles come from,
    `warehouse` where they live, `destinations` where they go. `instance` makes Dagster itself fast and bounded.
 5. `settings` is the only module that reads the environment. `cli` is the `refresh` command: `running` does a refresh as

@@ -341,6 +341,37 @@ def gaps(
 
 
 @app.command()
+def alerts(
+    *,
+    test: Annotated[bool, typer.Option("--test", help="Send a message to everybody who would be told.")] = False,
+    market: MarketOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """List what is wrong now and who would be told of it, or try whether a message arrives."""
+    with wrong_requests():
+        settings, markets = chosen(market, data_dir)
+        prepare_dagster(settings)
+    # Late, so that a wrong request is answered at once: Dagster takes a second to import.
+    from refresh_pipeline import alerts as telling  # noqa: PLC0415
+    from refresh_pipeline.running import dagster_instance  # noqa: PLC0415
+
+    channels, lacking = telling.channels_of(settings)
+    for line in lacking:
+        err.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if test:
+        errors = telling.tried(channels)
+        for name, error in errors.items():
+            out.print(error or f"{name}: sent", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(WRONG_REQUEST if lacking else SOME_FAILED if any(errors.values()) else DONE)
+    with dagster_instance(settings) as instance:
+        found = telling.troubles_now(settings, markets, instance)
+    for each in found:
+        out.print(f"{each.subject}: {each.text}", markup=False, highlight=False, soft_wrap=True)
+    whom = ", ".join(channel.name for channel in channels) or "nobody"
+    out.print(f"{len(found)} troubles; told by the sensor alerts: {whom}", highlight=False)
+
+
+@app.command()
 def up(
     *,
     port: Annotated[int, typer.Option(help="The web UI's port on localhost.")] = 3000,

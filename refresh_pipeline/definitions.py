@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from refresh_pipeline.alerts import alerts_sensor
 from refresh_pipeline.assets import market_assets
 from refresh_pipeline.backups import backup_job, backup_schedule
 from refresh_pipeline.checks import market_checks
@@ -47,7 +48,10 @@ def _definitions(settings: Settings, markets: Sequence[Market]) -> dg.Definition
         asset_checks=[check for market in markets for check in [*market_checks(market), *copy_checks(market)]],
         jobs=[*(job for market in markets for job in market_jobs(market)), backup_job],
         schedules=[*(schedule for market in markets for schedule in market_schedules(market)), backup_schedule],
-        sensors=[sensor for market in markets for sensor in (retry_sensor(market), repair_sensor(market))],
+        sensors=[
+            *(sensor for market in markets for sensor in (retry_sensor(market), repair_sensor(market))),
+            alerts_sensor(markets),
+        ],
         resources=resources(settings),
         # One process a run: a wide run is a handful of steps, and starting a process costs more than any of them.
         executor=dg.in_process_executor,

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -60,6 +60,14 @@ class Settings(BaseSettings):
     oanda_token: SecretStr | None = Field(default=None, validation_alias="OANDA_TOKEN")
     dhan_client_id: SecretStr | None = Field(default=None, validation_alias="DHAN_CLIENT_ID")
     dhan_access_token: SecretStr | None = Field(default=None, validation_alias="DHAN_ACCESS_TOKEN")
+    slack_webhook_url: SecretStr | None = Field(default=None, validation_alias="SLACK_WEBHOOK_URL")
+    smtp_host: str | None = Field(default=None, validation_alias="SMTP_HOST")
+    smtp_port: int = Field(default=587, ge=1, le=65535, validation_alias="SMTP_PORT")
+    smtp_security: Literal["starttls", "tls", "none"] | None = Field(default=None, validation_alias="SMTP_SECURITY")
+    smtp_username: SecretStr | None = Field(default=None, validation_alias="SMTP_USERNAME")
+    smtp_password: SecretStr | None = Field(default=None, validation_alias="SMTP_PASSWORD")
+    smtp_from: str | None = Field(default=None, validation_alias="SMTP_FROM")
+    alert_recipients: str | None = Field(default=None, validation_alias="ALERT_EMAIL_RECIPIENTS")
 
     @classmethod
     def settings_customise_sources(

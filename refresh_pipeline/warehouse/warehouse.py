@@ -20,6 +20,7 @@ from refresh_pipeline.market.gaps import Gap
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.warehouse import bulk, gaps, holes, publishing, raw, reports, schema, tail
+from refresh_pipeline.warehouse.activity import Activity, activity
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.connection import PATIENCE, connect, transaction
 from refresh_pipeline.warehouse.gaps import Stretches, ensure_gap_views
@@ -301,6 +302,11 @@ class Warehouse(DuckDBResource):
         # A series that the market's YAML names no longer cannot be asked for again.
         known = set(market.series)
         return [each for each in failed if each.series in known]
+
+    def activity(self, market: Market, since: datetime, until: datetime) -> Activity:
+        """What was added, revised and uploaded in a period; the market must have been refreshed before."""
+        with self.reader() as connection:
+            return activity(connection, market.name, _timestamp(since), _timestamp(until))
 
     def standing(self, market: Market) -> list[SeriesReport]:
         """What is stored of each series, and what the last attempt came to; nothing before the first refresh."""

@@ -1,0 +1,193 @@
+"""Where alerts go: a Slack webhook, and e-mail over SMTP. What is said, and when, is decided elsewhere.
+
+A channel says one message or raises `AlertError`; it never tries twice. No secret shows in its errors and repr: the
+webhook's address is one as a whole.
+"""
+
+import logging
+import smtplib
+import ssl
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from email.message import EmailMessage
+from email.utils import format_datetime, localtime, make_msgid
+from enum import StrEnum
+from typing import Protocol
+
+import httpx
+
+# Of connecting, and of each answer: whoever sends alerts does so between two other things.
+SECONDS = 5.0
+# Slack cuts a message after 40,000 characters.
+LONGEST = 30_000
+
+# It would write the webhook's address into the log with each request.
+logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+class AlertError(Exception):
+    """An alert that did not arrive: what was received, what to do, and whether trying again could help.
+
+    `wait` is how many seconds of silence the other side asked for; `partly` says that somebody got it all the same.
+    """
+
+    def __init__(self, message: str, *, transient: bool, wait: float = 0.0, partly: bool = False) -> None:
+        super().__init__(message)
+        self.transient = transient
+        self.wait = wait
+        self.partly = partly
+
+
+class Channel(Protocol):
+    """A way to people."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        ...
+
+    def send(self, title: str, text: str) -> None:
+        """Say it once.
+
+        Raises:
+            AlertError: it did not arrive.
+        """
+        ...
+
+
+class Security(StrEnum):
+    """How a mail server is spoken to: encrypted once it agrees, encrypted from the first byte, or not at all."""
+
+    starttls = "starttls"
+    tls = "tls"
+    none = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Slack:
+    """An incoming webhook."""
+
+    url: str = field(repr=False)
+    seconds: float = SECONDS
+    name: str = field(default="Slack", init=False)
+
+    def send(self, title: str, text: str) -> None:
+        """See Channel."""
+        said = {"text": f"*{_escaped(title)}*\n{_escaped(text)}"[:LONGEST]}
+        try:
+            answer = httpx.post(self.url, json=said, timeout=self.seconds)
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError):
+            raise AlertError("Slack: SLACK_WEBHOOK_URL is no address: copy it anew", transient=False) from None
+        # Without the originals, which may quote the address.
+        except httpx.HTTPError as error:
+            raise AlertError(f"Slack: no answer ({type(error).__name__}); check the network", transient=True) from None
+        if answer.status_code != httpx.codes.OK:
+            raise self._refusal(answer)
+
+    def _refusal(self, answer: httpx.Response) -> AlertError:
+        received = f"Slack: HTTP {answer.status_code}"
+        # Its own words are one, like no_service; a page would be somebody else's.
+        if answer.text.strip().replace("_", "").isalnum():
+            received += f" {answer.text.strip()[:60]}"
+        if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
+            wait = answer.headers.get("Retry-After", "")
+            return AlertError(
+                f"{received}: too many messages", transient=True, wait=float(wait) if wait.isdigit() else 60.0
+            )
+        if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+            return AlertError(f"{received}: out of order there; it is tried again", transient=True)
+        return AlertError(
+            f"{received}: refused; make a new webhook and set SLACK_WEBHOOK_URL to its address", transient=False
+        )
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """E-mail to some people, over a mail server that takes it for us. Certificates are checked."""
+
+    host: str
+    port: int
+    security: Security
+    sender: str
+    recipients: Sequence[str]
+    username: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    seconds: float = SECONDS
+    name: str = field(default="e-mail", init=False)
+
+    def send(self, title: str, text: str) -> None:
+        """See Channel."""
+        try:
+            message = self._message(title, text)
+            with closing(self._connected()) as server:
+                refused = server.send_message(message)
+                # It is taken, whatever the server says of parting.
+                with suppress(smtplib.SMTPException, OSError):
+                    server.quit()
+        except (smtplib.SMTPException, OSError, ValueError) as error:
+            # Without the original, which may quote what was sent.
+            raise self._failure(error) from None
+        if refused:
+            told = f"e-mail: {self._at} refused {', '.join(sorted(refused))}; correct ALERT_EMAIL_RECIPIENTS"
+            raise AlertError(told, transient=False, partly=True)
+
+    @property
+    def _at(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    def _message(self, title: str, text: str) -> EmailMessage:
+        message = EmailMessage()
+        message["Subject"] = title
+        message["From"] = self.sender
+        message["To"] = ", ".join(self.recipients)
+        message["Date"] = format_datetime(localtime())
+        message["Message-ID"] = make_msgid(domain="refresh-pipeline")
+        message.set_content(text)
+        return message
+
+    def _connected(self) -> smtplib.SMTP:
+        context = ssl.create_default_context()
+        if self.security is Security.tls:
+            server: smtplib.SMTP = smtplib.SMTP_SSL(self.host, self.port, timeout=self.seconds, context=context)
+        else:
+            server = smtplib.SMTP(self.host, self.port, timeout=self.seconds)
+        try:
+            if self.security is Security.starttls:
+                server.starttls(context=context)
+            if self.username:
+                server.login(self.username, self.password)
+        except BaseException:
+            server.close()
+            raise
+        return server
+
+    def _failure(self, error: Exception) -> AlertError:
+        at = f"e-mail: {self._at}"
+        if isinstance(error, smtplib.SMTPAuthenticationError) and error.smtp_code >= 500:
+            return AlertError(
+                f"{at} refused the account (SMTP {error.smtp_code}): SMTP_USERNAME or SMTP_PASSWORD is wrong (Gmail "
+                "wants an app password)",
+                transient=False,
+            )
+        if isinstance(error, smtplib.SMTPRecipientsRefused):
+            codes = [code for code, _ in error.recipients.values()]
+            told = ", ".join(f"{who} (SMTP {code})" for who, (code, _) in error.recipients.items())
+            return AlertError(f"{at} refused ALERT_EMAIL_RECIPIENTS: {told}", transient=min(codes) < 500)
+        if isinstance(error, smtplib.SMTPResponseException):
+            return AlertError(f"{at} answered SMTP {error.smtp_code}", transient=error.smtp_code < 500)
+        if isinstance(error, smtplib.SMTPNotSupportedError):
+            return AlertError(f"{at} lacks STARTTLS or login; see SMTP_SECURITY", transient=False)
+        if isinstance(error, ssl.SSLError):
+            return AlertError(
+                f"{at}: no encryption ({getattr(error, 'verify_message', '') or error.reason}); see SMTP_SECURITY, "
+                "SMTP_PORT and the server's certificate",
+                transient=False,
+            )
+        if isinstance(error, ValueError):
+            return AlertError(f"{at}: SMTP_FROM or ALERT_EMAIL_RECIPIENTS is no address", transient=False)
+        return AlertError(f"{at}: no answer ({type(error).__name__}); check SMTP_HOST and the network", transient=True)
