@@ -25,6 +25,7 @@ from refresh_pipeline.sources.opening import open_source
 from refresh_pipeline.steps import compute, fetch_candles, requests_for
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.warehouse import Warehouse
+from refresh_pipeline_tests.end_to_end.programs import free_port
 from refresh_pipeline_tests.fakes.binance import FakeBinance
 from refresh_pipeline_tests.soak import proof
 from refresh_pipeline_tests.soak.hour import HISTORY, YAML, Hour, kill, megabytes_of, processes_of, venue_at
@@ -33,12 +34,6 @@ from refresh_pipeline_tests.worlds import World
 
 NOW = datetime(2026, 6, 1, 12, 0, 30, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=1)
-
-
-def free_port() -> int:
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        return door.getsockname()[1]
 
 
 @pytest.mark.soak
