@@ -263,8 +263,7 @@ class Hour:
         self._let_runs_end(instance)
         runs = instance.get_runs_count()
         self._daemon_ends()
-        names = [f"{market.name}_{job}" for job in ("refresh", "publish", "backfill")]
-        faults += proof.run_faults(instance, names, time.time())
+        faults += proof.run_faults(instance, time.time())
         if (longest := longest_run(instance)) > LONGEST_RUN:
             faults.append(f"a run was going for {longest:.0f} s, at most {LONGEST_RUN:.0f} are expected")
         faults += proof.memory_faults(self.megabytes)

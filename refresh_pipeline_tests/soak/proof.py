@@ -101,9 +101,9 @@ def is_behind(connection: duckdb.DuckDBPyConnection, market: Market, now: dateti
     )
 
 
-def run_faults(instance: dg.DagsterInstance, job_names: Sequence[str], now: float) -> list[str]:
+def run_faults(instance: dg.DagsterInstance, now: float) -> list[str]:
     """Runs that still count as going at `now` (seconds since 1970), though all who give up on runs had their time."""
-    for name in job_names:
+    for name in {run.job_name for run in instance.get_runs(dg.RunsFilter(statuses=GOING))}:
         going_runs(instance, name, now)
     records = instance.get_run_records(dg.RunsFilter(statuses=GOING))
     stuck = [each.dagster_run for each in records if now - each.create_timestamp.timestamp() > STUCK_AFTER]
