@@ -11,7 +11,7 @@ unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_PYTHON
 # make's own -j would let two pips loose on one environment.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help refresh up test check bench constraints clean
+.PHONY: help refresh up test check bench soak constraints clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,12 @@ bench: .venv/installed-dev ## Measure a wide run, a fetch, the warehouse and the
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.bench_enhanced
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.bench_indicators
+
+# How long, and what the random moments are drawn from.
+MINUTES = 60
+SEED = 1
+soak: .venv/installed-dev ## Run the daemon for MINUTES=60, kill it, its runs and the venue at random, prove nothing came of it
+	@MINUTES=$(MINUTES) SEED=$(SEED) $(IN_VENV) -m pytest -q -s -m soak refresh_pipeline_tests/soak
 
 constraints: ## Pin every dependency anew in constraints.txt (needs Python 3.11, the oldest that is supported)
 	@$${PYTHON:-python3.11} -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "constraints: wants Python 3.11")'

@@ -2,13 +2,17 @@
 
 import os
 import socket
+import time
 from pathlib import Path
 
 import dagster as dg
-from dagster import DagsterRunStatus, RunsFilter
+from dagster import DagsterRunStatus, RunRecord, RunsFilter
 
 # Which process works on a run, written by the run itself: host, process id and, where the system tells, its beginning.
 PROCESS_TAG = "refresh/process"
+
+# Seconds from a run's start within which its process must have said so: its first step's first act.
+UNCLAIMED_AT_MOST = 180.0
 
 GOING = [
     DagsterRunStatus.QUEUED,
@@ -30,20 +34,32 @@ def claim(context: dg.AssetExecutionContext) -> None:
         context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: this_process()})
 
 
-def going_runs(instance: dg.DagsterInstance, job_name: str) -> list[dg.DagsterRun]:
-    """The job's runs that are queued or at work; those whose process is gone are marked as failed first."""
-    runs = instance.get_runs(RunsFilter(job_name=job_name, statuses=GOING))
-    orphans = {run.run_id for run in runs if _is_orphan(run)}
-    for run in runs:
-        if run.run_id in orphans:
-            instance.report_run_failed(run, f"The process that worked on this run ({run.tags[PROCESS_TAG]}) is gone.")
-    return [run for run in runs if run.run_id not in orphans]
+def going_runs(instance: dg.DagsterInstance, job_name: str, now: float | None = None) -> list[dg.DagsterRun]:
+    """The job's runs that are queued or at work; those whose process is gone are marked as failed first.
+
+    `now` is in seconds since 1970, the machine's clock where it is left out.
+    """
+    going = []
+    for record in instance.get_run_records(RunsFilter(job_name=job_name, statuses=GOING)):
+        if reason := _why_orphan(record, time.time() if now is None else now):
+            instance.report_run_failed(record.dagster_run, reason)
+        else:
+            going.append(record.dagster_run)
+    return going
 
 
-def _is_orphan(run: dg.DagsterRun) -> bool:
-    host, pid, began = (*run.tags.get(PROCESS_TAG, "").split(":"), "", "")[:3]
+def _why_orphan(record: RunRecord, now: float) -> str | None:
+    run = record.dagster_run
+    process = run.tags.get(PROCESS_TAG)
+    if process is None:
+        # Of one that waits or is starting, Dagster's own monitor knows when to give up.
+        since = record.start_time if run.status is DagsterRunStatus.STARTED else None
+        late = since is not None and now - since > UNCLAIMED_AT_MOST
+        return f"No process has said within {UNCLAIMED_AT_MOST:.0f} s that it works on this run." if late else None
+    host, pid, began = (*process.split(":"), "", "")[:3]
     # Of another machine's processes nothing is known here.
-    return host == socket.gethostname() and pid.isdigit() and _began(int(pid)) != began
+    gone = host == socket.gethostname() and pid.isdigit() and _began(int(pid)) != began
+    return f"The process that worked on this run ({process}) is gone." if gone else None
 
 
 def _began(pid: int) -> str | None:

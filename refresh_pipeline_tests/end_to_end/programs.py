@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,13 @@ PATIENCE = 120
 def installed(name: str) -> str:
     """A program that was installed beside this Python: refresh or dagster."""
     return str(Path(sys.executable).with_name(name))
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens on."""
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        return door.getsockname()[1]
 
 
 def finished(*command: str) -> subprocess.CompletedProcess[str]:

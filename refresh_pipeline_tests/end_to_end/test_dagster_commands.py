@@ -14,7 +14,7 @@ import pytest
 from dagster import DagsterRunStatus
 
 from refresh_pipeline.settings import shipped
-from refresh_pipeline_tests.end_to_end.programs import PATIENCE, finished, running
+from refresh_pipeline_tests.end_to_end.programs import PATIENCE, finished, free_port, running
 from refresh_pipeline_tests.worlds import NOW, World
 
 WORKSPACE = ("-w", "workspace.yaml")
@@ -77,12 +77,6 @@ def test_without_a_home_of_its_own_dagster_makes_one_and_takes_it_away(project: 
 
 
 # ---- the web UI and the daemon
-
-
-def free_port() -> int:
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        return door.getsockname()[1]
 
 
 def asked(port: int, query: str) -> dict[str, Any]:

@@ -100,6 +100,7 @@ class FakeBinance(LoopbackServer):
         page_cap: int = MAX_LIMIT,
         weight_per_minute: int = 6000,
         listed: datetime = LISTED,
+        port: int = 0,
     ) -> None:
         """A venue with these symbols.
 
@@ -109,8 +110,9 @@ class FakeBinance(LoopbackServer):
             page_cap: the most rows it gives for one request, whatever limit is asked for.
             weight_per_minute: the limit it states and enforces, by the machine's minutes.
             listed: no candle opens before it.
+            port: where it listens; 0 for any that is free.
         """
-        super().__init__()
+        super().__init__(port)
         self.symbols = set(symbols)
         self.now = now
         self.page_cap = page_cap

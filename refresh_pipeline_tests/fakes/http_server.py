@@ -60,12 +60,12 @@ class _Planned:
 class LoopbackServer:
     """`with LoopbackServer() as venue: ... venue.base_url ...`; subclasses say what `answer` is."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
+        """A server on this port, or on any that is free."""
         self.asked: list[Asked] = []
         self.base_url = ""
+        self._port = port
         self._planned: list[_Planned] = []
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     async def answer(self, request: web.Request) -> web.Response:
         """The right answer."""
@@ -80,6 +80,8 @@ class LoopbackServer:
         self._planned.clear()
 
     def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.base_url = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
         return self
@@ -95,7 +97,7 @@ class LoopbackServer:
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
         host, port = self._runner.addresses[0][:2]
         return f"http://{host}:{port}"
 

@@ -13,7 +13,7 @@ import pytest
 from dagster import DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test
 
-from refresh_pipeline.instance.orphans import PROCESS_TAG, claim, going_runs, this_process
+from refresh_pipeline.instance.orphans import PROCESS_TAG, UNCLAIMED_AT_MOST, claim, going_runs, this_process
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = "at_work"
@@ -109,6 +109,27 @@ def test_runs_of_which_nothing_is_known_here_are_left(instance: dg.DagsterInstan
     run_ids = [run_of(instance, process) for process in unknown]
     assert sorted(going(instance)) == sorted(run_ids)
     assert {status(instance, run_id) for run_id in run_ids} == {DagsterRunStatus.STARTED}
+
+
+def test_a_run_that_began_minutes_ago_and_that_no_process_ever_claimed_is_marked_as_failed(
+    instance: dg.DagsterInstance,
+):
+    run_ids = [create_run_for_test(instance, job_name=JOB, status=DagsterRunStatus.STARTING).run_id for _ in range(2)]
+    began = run_started(instance, run_ids[0])
+    assert sorted(going(instance)) == sorted(run_ids)
+    # As where its process was killed between the run's beginning and its first step; the other one is still starting.
+    assert [run.run_id for run in going_runs(instance, JOB, now=began + UNCLAIMED_AT_MOST + 1)] == run_ids[1:]
+    assert status(instance, run_ids[0]) is DagsterRunStatus.FAILURE
+
+
+def run_started(instance: dg.DagsterInstance, run_id: str) -> float:
+    """Let a run begin, as its process tells it, and say when that was."""
+    began = dg.DagsterEvent(event_type_value="PIPELINE_START", job_name=JOB)
+    instance.report_dagster_event(began, run_id=run_id)
+    record = instance.get_run_record_by_id(run_id)
+    assert record is not None
+    assert record.start_time is not None
+    return record.start_time
 
 
 def test_runs_that_wait_or_have_ended_and_those_of_other_jobs_are_left(instance: dg.DagsterInstance):

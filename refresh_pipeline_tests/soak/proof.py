@@ -1,0 +1,142 @@
+"""What must be true after a soak, each as the sentences that say what is wrong: none where all is well."""
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+
+import dagster as dg
+import duckdb
+import numpy as np
+
+from refresh_pipeline.instance.orphans import GOING, going_runs
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, instant
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.sources.binance import INTERVALS
+from refresh_pipeline.warehouse.computations import computations
+from refresh_pipeline.warehouse.tail import stale_series
+from refresh_pipeline_tests.fakes.binance import FakeBinance
+from refresh_pipeline_tests.warehouse.test_tail import assert_whole, rows_of
+
+# Megabytes; measured on a market of four instruments: the daemon 160 to 180, its code server and a run 200 to 260.
+MOST_MEMORY = 500
+# How much more a process may have in the last quarter of its life than in the second, when it has warmed up.
+MOST_GROWTH = 1.2
+# Samples below which a process has not lived long enough to say so.
+FEWEST_SAMPLES = 24
+# Seconds: a run that does not start is given up by Dagster's monitor after 180, and it looks every 60.
+STUCK_AFTER = 240.0
+# Kilobytes that one run leaves in Dagster's databases.
+MOST_LOG_A_RUN = 1024
+
+
+def candle_faults(connection: duckdb.DuckDBPyConnection, market: Market, since: datetime, now: datetime) -> list[str]:
+    """Candles that are not there exactly once, or are not what the venue says.
+
+    Args:
+        connection: to the warehouse.
+        market: whose source is the fake Binance.
+        since: the history of each series must reach at least so far back.
+        now: every candle that has closed by then is expected.
+    """
+    return [
+        f"{series}: {fault}" for series in market.series for fault in _faults_of(connection, market, series, since, now)
+    ]
+
+
+def _faults_of(
+    connection: duckdb.DuckDBPyConnection, market: Market, series: Series, since: datetime, now: datetime
+) -> Iterator[str]:
+    held = rows_of(connection, market, "raw_candles", series)
+    times = held["open_time"]
+    if not len(times):
+        yield "no candle at all"
+        return
+    calendar = market.calendar_of(series.instrument)
+    # Where an earlier refresh began, a floor of its own time, is the series' beginning.
+    first = min(calendar.floor(series.timeframe, np.array([instant(since)]))[0], times.min())
+    # Closed meanwhile, and asked for, is as good.
+    last = max(calendar.last_closed(series.timeframe, instant(now)), times.max())
+    expected = calendar.open_times(series.timeframe, first, last + np.timedelta64(1, "us"))
+    if len(missing := np.setdiff1d(expected, times)):
+        yield f"{len(missing)} candles are missing, the first of them {missing[0]}"
+    if len(foreign := np.setdiff1d(times, expected)):
+        yield f"{len(foreign)} candles that the calendar does not expect, the first of them {foreign[0]}"
+    if twice := len(times) - len(np.unique(times)):
+        yield f"{twice} candles are there more than once"
+    if len(wrong := times[~_as_served(series, held)]):
+        yield f"{len(wrong)} candles are not the venue's, the first of them {wrong[0]}"
+
+
+def _as_served(series: Series, held: Mapping[str, np.ndarray]) -> np.ndarray:
+    opens = held["open_time"].astype("datetime64[ms]").astype(np.int64)
+    served = FakeBinance()._rows(series.instrument.replace("/", ""), INTERVALS[series.timeframe], opens)
+    truth = np.array([[float(cell) for cell in row[1:6]] for row in served])
+    return (truth == np.column_stack([held[name].astype(np.float64) for name in CANDLE_COLUMNS])).all(axis=1)
+
+
+def table_faults(connection: duckdb.DuckDBPyConnection, market: Market) -> list[str]:
+    """Computed tables that differ from one computed anew out of all the candles there are."""
+    faults = []
+    for table, computation in computations(market).items():
+        try:
+            assert_whole(connection, market, computation)
+        except AssertionError as error:
+            faults.append(f"{table} is not what computing it anew gives: {str(error).splitlines()[0][:200]}")
+    return faults
+
+
+def is_behind(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> bool:
+    """Whether a series lacks the newest candle closed at `now`, or has candles that nothing was computed from yet."""
+    newest = dict(
+        connection.execute(
+            f"select instrument || '|' || timeframe, max(open_time) from {market.name}.raw_candles group by 1"
+        ).fetchall()
+    )
+    wanted = {each.key: market.calendar.last_closed(each.timeframe, instant(now)) for each in market.series}
+    if any(key not in newest or np.datetime64(newest[key]) < last for key, last in wanted.items()):
+        return True
+    return any(
+        len(stale_series(connection, market.name, table, market.series).series) for table in computations(market)
+    )
+
+
+def run_faults(instance: dg.DagsterInstance, now: float) -> list[str]:
+    """Runs that still count as going at `now` (seconds since 1970), though all who give up on runs had their time."""
+    for name in {run.job_name for run in instance.get_runs(dg.RunsFilter(statuses=GOING))}:
+        going_runs(instance, name, now)
+    records = instance.get_run_records(dg.RunsFilter(statuses=GOING))
+    stuck = [each.dagster_run for each in records if now - each.create_timestamp.timestamp() > STUCK_AFTER]
+    return [f"run {run.run_id} of {run.job_name} is {run.status.value} for ever" for run in stuck]
+
+
+def memory_faults(samples: Mapping[str, Sequence[float]]) -> list[str]:
+    """Processes that have too much memory, or ever more of it; by name, megabytes at equal distances.
+
+    >>> memory_faults({"daemon 7": [100.0] * 12 + [180.0] * 12})
+    ['daemon 7: its memory went from 100 to 180 MB and seems to go on']
+    """
+    faults = []
+    for name, megabytes in samples.items():
+        if max(megabytes) > MOST_MEMORY:
+            faults.append(f"{name}: {max(megabytes):.0f} MB of memory, at most {MOST_MEMORY} are expected")
+        quarter = len(megabytes) // 4
+        if len(megabytes) >= FEWEST_SAMPLES:
+            early, late = (statistics.median(part) for part in (megabytes[quarter : 2 * quarter], megabytes[-quarter:]))
+            if late > early * MOST_GROWTH:
+                faults.append(f"{name}: its memory went from {early:.0f} to {late:.0f} MB and seems to go on")
+    return faults
+
+
+def log_faults(kilobytes: int, runs: int) -> list[str]:
+    """Whether Dagster's databases grow by more than they may for each run.
+
+    >>> log_faults(4000, runs=10), log_faults(40000, runs=10)
+    ([], ["Dagster's databases: 4000 kB for each of 10 runs, at most 1024 are expected"])
+    """
+    each = kilobytes // max(runs, 1)
+    return (
+        [f"Dagster's databases: {each} kB for each of {runs} runs, at most {MOST_LOG_A_RUN} are expected"]
+        if each > MOST_LOG_A_RUN
+        else []
+    )
