@@ -283,7 +283,8 @@ class Hour:
             with warehouse.reader() as connection:
                 if not proof.is_behind(connection, market, now):
                     self.say(f"caught up with {now:%H:%M} UTC at {datetime.now(UTC):%H:%M:%S}")
-                    yield from proof.candle_faults(connection, market, now - HISTORY, now)
+                    # The first refresh that got through may have been the last one, and history hangs on its time.
+                    yield from proof.candle_faults(connection, market, datetime.now(UTC) - HISTORY, now)
                     yield from proof.table_faults(connection, market)
                     return
         yield f"{CATCHING_UP:.0f} s after the last kill not everything was there"
