@@ -180,6 +180,14 @@ class World:
             for schema, table in names
         }
 
+    def fingerprints(self) -> dict[str, list[tuple]]:
+        """What tells whether a table is the same as before, without its rows: long and wide ones are gigabytes."""
+        names = self.query("select schema_name, table_name from duckdb_tables() order by all")
+        return {
+            f"{schema}.{table}": self.query(f'select count(*), sum(hash(t)::hugeint) from "{schema}"."{table}" t')
+            for schema, table in names
+        }
+
     def lasting_rows(self, table: str) -> set[tuple]:
         """A table's rows, without the columns that a later candle may change by their own declaration."""
         name = f"{self.market.name}.{table}"

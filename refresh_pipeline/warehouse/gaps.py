@@ -132,7 +132,8 @@ def _note_since(connection: duckdb.DuckDBPyConnection, market: Market, since: Ma
 # ---- what is missing
 
 # From `bounds` (whose bars, from when on, before when), in the words of one market: how many bars lie within, how many
-# of those are stored, and which stretches are not. Counting all series takes one pass; only what falls short is listed.
+# of those are stored, and which stretches are not. Counting all series takes one pass; of what falls short the stored
+# bars are listed and not the missing ones, of which there may be twenty years.
 _MISSING = """
 numbers as (
   select b.*, x.number as first_number, coalesce(y.number, x.number - 1) as last_number
@@ -145,23 +146,27 @@ counted as (
   select n.*, greatest(last_number - first_number + 1, 0) as expected, coalesce(h.stored, 0) as stored
   from numbers n left join held h using (instrument, timeframe, sessions)
 ),
-missing as (
-  select c.instrument, c.timeframe, x.open_time, x.number
-  from counted c join {expected_candles} x on x.sessions = c.sessions and x.timeframe = c.timeframe
+edges as (
+  select c.instrument, c.timeframe, c.sessions, x.number
+  from (select * from counted where stored < expected) c
+  join {raw_candles} r on r.instrument = c.instrument and r.timeframe = c.timeframe and {within}
+  join {expected_candles} x on x.sessions = c.sessions and x.timeframe = c.timeframe and x.open_time = r.open_time
     and x.number between c.first_number and c.last_number
-  anti join (
-    select r.instrument, r.timeframe, r.open_time from {raw_candles} r
-    semi join (select * from counted where stored < expected) s using (instrument, timeframe) where {within}
-  ) r on r.instrument = c.instrument and r.timeframe = c.timeframe and r.open_time = x.open_time
-  where c.stored < c.expected
+  union all
+  select instrument, timeframe, sessions, unnest([first_number - 1, last_number + 1])
+  from counted where stored < expected
+),
+holes as (
+  select instrument, timeframe, sessions, lag(number) over series + 1 as first_number, number - 1 as last_number
+  from edges window series as (partition by instrument, timeframe order by number)
 ),
 runs as (
-  select instrument, timeframe, min(open_time) as first_open_time, max(open_time) as last_open_time,
-    count(*) as candles, min(number) as first_number, max(number) as last_number
-  from (
-    select *, number - row_number() over (partition by instrument, timeframe order by number) as run from missing
-  )
-  group by instrument, timeframe, run
+  select h.instrument, h.timeframe, a.open_time as first_open_time, z.open_time as last_open_time,
+    h.last_number - h.first_number + 1 as candles, h.first_number, h.last_number
+  from holes h
+  join {expected_candles} a on a.sessions = h.sessions and a.timeframe = h.timeframe and a.number = h.first_number
+  join {expected_candles} z on z.sessions = h.sessions and z.timeframe = h.timeframe and z.number = h.last_number
+  where h.first_number <= h.last_number
 )
 """
 

@@ -521,7 +521,8 @@ def acting_between_attempts(dropbox: FakeDropbox, act: Callable[[], object]) -> 
 def test_a_file_that_changes_while_it_is_sent_is_refused_by_dropbox(
     dropbox: FakeDropbox, outgoing: list[Outgoing]
 ) -> None:
-    dropbox.fail(UPLOAD, Dropped())
+    # Every first attempt is dropped, whoever of those that are sent side by side comes first.
+    dropbox.fail(UPLOAD, *[Dropped()] * len(outgoing))
     destination = acting_between_attempts(dropbox, lambda: outgoing[0].path.write_text("changed"))
     results = list(destination.upload(outgoing))
     assert errors_of(results) == [REMOTES[0]]
@@ -531,8 +532,9 @@ def test_a_file_that_changes_while_it_is_sent_is_refused_by_dropbox(
 
 
 def test_a_file_that_vanishes_while_it_is_sent_stops_no_other(dropbox: FakeDropbox, outgoing: list[Outgoing]) -> None:
-    dropbox.fail(UPLOAD, Dropped())
-    destination = acting_between_attempts(dropbox, outgoing[0].path.unlink)
+    # Every first attempt is dropped, whoever of those that are sent side by side comes first.
+    dropbox.fail(UPLOAD, *[Dropped()] * len(outgoing))
+    destination = acting_between_attempts(dropbox, lambda: outgoing[0].path.unlink(missing_ok=True))
     results = list(destination.upload(outgoing))
     assert errors_of(results) == [REMOTES[0]]
     assert "export it again" in str(results[0].error)

@@ -83,10 +83,10 @@ def test_real_candles_come_out_whole_in_order_and_without_those_that_contradict_
     assert status["SPY", "m1"] == "no data"
     assert status["LTC/USD", "m1"] == "updated"
 
-    before = world.tables()
+    before = world.fingerprints()
     assert command("once", *now).exit_code == 0
-    after = world.tables()
-    assert {name for name in after if after[name] != before[name]} == {"coins.outcomes"}
+    after = world.fingerprints()
+    assert {name for name in after if after[name] != before[name]} == {"coins.outcomes", "coins.confirmed_gaps"}
 
 
 def test_an_outage_shows_in_completeness(world: World) -> None:

@@ -5,7 +5,7 @@ from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.analytics.known import known_at, later_known
 from refresh_pipeline.warehouse.staging import arrays_of
 from refresh_pipeline.warehouse.warehouse import Warehouse
-from refresh_pipeline_tests.analytics.histories import computed_alone, stacked
+from refresh_pipeline_tests.analytics.histories import FIRST, QUARTER, computed_alone, stacked
 from refresh_pipeline_tests.warehouse.test_checkpoints import MARKET, A, B, candles, refreshed
 
 
@@ -28,7 +28,8 @@ def test_every_flag_that_waits_says_at_which_bar_it_was_known(known):
     expected = known_at(ENHANCED_CANDLES, bars)
     assert set(expected) == {name for name in known if name.endswith("_known_at")}
     for name, times in expected.items():
-        rows, told = times.astype(np.int64), known[name]
+        # Theirs is a bar every quarter of an hour.
+        rows, told = (times.astype(np.int64) - FIRST.astype(np.int64)) // QUARTER.astype(np.int64), known[name]
         assert np.isnat(told).tolist() == (rows < 0).tolist()
         np.testing.assert_array_equal(told[rows >= 0], known["open_time"][rows[rows >= 0]])
 
