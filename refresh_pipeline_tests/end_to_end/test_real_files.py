@@ -20,6 +20,7 @@ calendar: crypto
 instruments: [BTC/USD, ETH/USD, LTC/USD, SPY]
 timeframes: [m1, H1, D1]
 history: 20y
+indicators: {compute: [classic]}
 """
 EURO = """
 name: euro
@@ -28,6 +29,7 @@ calendar: fx
 instruments: [EUR/USD]
 timeframes: [H1]
 history: 20y
+indicators: {compute: [classic]}
 two_sided: true
 """
 FILES = {
