@@ -26,8 +26,8 @@ from refresh_pipeline.warehouse.staging import arrays_of, numbered, registered
 
 Connect = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
 
-# How many cells (rows times columns) are computed and held at once: about a quarter of a gigabyte.
-CELLS_AT_ONCE = 30_000_000
+# How many cells (rows times columns) are computed and held at once: half a gigabyte at most. A tick of 487 series fits.
+CELLS_AT_ONCE = 60_000_000
 # A little more than the calendar asks for, so that a few candles that never came do not make a second query.
 SLACK = 1.05
 # Of four candles that the calendar expects, at least one comes.
