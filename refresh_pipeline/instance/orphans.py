@@ -25,7 +25,12 @@ GOING = [
 
 def this_process() -> str:
     """The tag's value for the process that asks."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_began(os.getpid())}"
+    return process_named(os.getpid())
+
+
+def process_named(pid: int) -> str:
+    """The tag's value for a process of this machine."""
+    return f"{socket.gethostname()}:{pid}:{_began(pid)}"
 
 
 def claim(context: dg.AssetExecutionContext) -> None:
@@ -50,16 +55,21 @@ def going_runs(instance: dg.DagsterInstance, job_name: str, now: float | None = 
 
 def _why_orphan(record: RunRecord, now: float) -> str | None:
     run = record.dagster_run
-    process = run.tags.get(PROCESS_TAG)
-    if process is None:
-        # Of one that waits or is starting, Dagster's own monitor knows when to give up.
-        since = record.start_time if run.status is DagsterRunStatus.STARTED else None
-        late = since is not None and now - since > UNCLAIMED_AT_MOST
-        return f"No process has said within {UNCLAIMED_AT_MOST:.0f} s that it works on this run." if late else None
+    if PROCESS_TAG in run.tags:
+        return why_gone(run)
+    # Of one that waits or is starting, Dagster's own monitor knows when to give up.
+    since = record.start_time if run.status is DagsterRunStatus.STARTED else None
+    late = since is not None and now - since > UNCLAIMED_AT_MOST
+    return f"No process has said within {UNCLAIMED_AT_MOST:.0f} s that it works on this run." if late else None
+
+
+def why_gone(run: dg.DagsterRun) -> str:
+    """What there is to say of a run whose process is known and gone; nothing where it lives or may live."""
+    process = run.tags.get(PROCESS_TAG, "")
     host, pid, began = (*process.split(":"), "", "")[:3]
     # Of another machine's processes nothing is known here.
     gone = host == socket.gethostname() and pid.isdigit() and _began(int(pid)) != began
-    return f"The process that worked on this run ({process}) is gone." if gone else None
+    return f"The process that worked on this run ({process}) is gone." if gone else ""
 
 
 def _began(pid: int) -> str | None:
