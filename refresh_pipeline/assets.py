@@ -28,8 +28,9 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
     @asset(Table.raw_candles, market)
     def raw_candles(context: Context, warehouse: Warehouse, venues: Venues, asked: Asked) -> dg.MaterializeResult:
         now, batch, venue = asked.moment, series_of(context, asked), venues.open(market)
-        warehouse.prepare(market)
-        warehouse.expect(market, now)
+        with warehouse.held():
+            warehouse.prepare(market)
+            warehouse.expect(market, now)
         fetch = backfilling.backfill if asked.missing else partial(steps.refresh_candles, holes=asked.holes)
         done = fetch(warehouse, market, venue, batch, now, since=asked.since_instant, until=asked.until_instant)
         return materialized(context, warehouse, market, done, now)

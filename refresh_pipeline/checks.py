@@ -74,7 +74,10 @@ def market_checks(market: Market) -> list[dg.AssetChecksDefinition]:
     specs = [dg.AssetCheckSpec(name, asset=key, description=text) for name, text in texts.items()]
 
     # One step for them all: each step of a run costs Dagster more than the questions cost DuckDB.
-    @dg.multi_asset_check(name=f"{market.name}_raw_candles_checks", specs=specs, can_subset=True)
+    # After everything else of the run: who waits for the newest indicators does not wait for them.
+    last = {"dagster/priority": "-1"}
+
+    @dg.multi_asset_check(name=f"{market.name}_raw_candles_checks", specs=specs, can_subset=True, op_tags=last)
     def raw_candles_checks(
         context: dg.AssetCheckExecutionContext, warehouse: Warehouse, asked: Asked
     ) -> Iterator[dg.AssetCheckResult]:
@@ -129,8 +132,9 @@ def _row(fault: Fault) -> dict[str, str]:
 
 def raw_verdicts(warehouse: Warehouse, market: Market, now: datetime) -> list[Verdict]:
     """The verdicts on a market's raw candles, as of `now`; on whether sources agree where there are several."""
-    warehouse.prepare(market)
-    warehouse.expect(market, now)
+    with warehouse.held():
+        warehouse.prepare(market)
+        warehouse.expect(market, now)
     with warehouse.reader() as connection:
         stored = reports.series_report(connection, market.name, market.series)
         faults = [

@@ -42,8 +42,9 @@ def series_of(context: dg.AssetExecutionContext, asked: Asked) -> list[Series]:
 
 def series_left(context: dg.AssetExecutionContext, asked: Asked, warehouse: Warehouse, market: Market) -> list[Series]:
     """The series of the run, without those whose candles could not be fetched in this very run."""
-    warehouse.prepare(market)
-    failed = warehouse.failed_in(market, Table.raw_candles, context.run.run_id)
+    with warehouse.held():
+        warehouse.prepare(market)
+        failed = warehouse.failed_in(market, Table.raw_candles, context.run.run_id)
     return [series for series in series_of(context, asked) if series not in failed]
 
 
@@ -60,15 +61,16 @@ def materialized(
         dagster.Failure: every single series failed.
     """
     asset = context.asset_key.path[-1]
-    warehouse.record(market, asset, done, context.run.run_id, now)
     failed = {series: each for series, each in done.items() if each.outcome is Outcome.failed}
+    succeeded = [series for series in done if series not in failed]
+    with warehouse.held():
+        warehouse.record(market, asset, done, context.run.run_id, now)
+        held = warehouse.holdings(market, succeeded)
     context.log.info("%s: %s", asset, summary(done))
     for line in failures(failed):
         context.log.warning("%s: %s", asset, line)
     if done and len(failed) == len(done):
         raise _failure(asset, failed)
-    succeeded = [series for series in done if series not in failed]
-    held = warehouse.holdings(market, succeeded)
     describe_partitions(context, _metadata(market, done, held, now))
     materialize_only(context, [series.key for series in succeeded])
     return dg.MaterializeResult()

@@ -115,8 +115,9 @@ def fetch_candles(
                 log.info("%s %s: %s", market.name, chunk.series, chunk.error)
         watch(chunks)
     answered = [each for each in requests if tallies[each.series].error is None and each.since < each.until]
-    warehouse.note_asked(market, {each.series: (each.since, each.until) for each in answered}, now)
-    held = warehouse.holdings(market, list(tallies))
+    with warehouse.held():
+        warehouse.note_asked(market, {each.series: (each.since, each.until) for each in answered}, now)
+        held = warehouse.holdings(market, list(tallies))
     return {series: tally.attempt(series, held[series], source.kind) for series, tally in tallies.items()}
 
 
@@ -201,7 +202,8 @@ def compute(warehouse: Warehouse, market: Market, table: Table, batch: Sequence[
     """Make a computed table current for every series of the batch whose candles changed."""
     began = time.monotonic()
     recomputed = warehouse.refresh_tail(market, table, batch)
-    held = warehouse.holdings(market, batch)
+    others = [series for series in batch if series not in recomputed]
+    held = warehouse.holdings(market, others) if others else {}
     share = (time.monotonic() - began) / max(len(recomputed), 1)
     advance(table, len(batch), len(batch))
     done = {}

@@ -52,14 +52,14 @@ def test_the_deployed_event_log_is_the_batching_one(instance: dg.DagsterInstance
     assert isinstance(instance.event_log_storage, BatchingSqliteEventLogStorage)
 
 
-def test_a_wide_run_is_one_step_an_asset_whatever_the_number_of_series(
+def test_a_wide_run_is_one_step_an_asset_whatever_the_number_of_series_and_checks_come_last(
     world: World, instance: dg.DagsterInstance
 ) -> None:
     assert steps_of(world.run(now=LATER, instance=instance)) == [
         "bazaar__raw_candles",
         "bazaar__enhanced_candles",
-        "bazaar_raw_candles_checks",
         "bazaar__indicators",
+        "bazaar_raw_candles_checks",
     ]
 
 

@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def _prepare(module: str) -> None:
-    """Import a run's modules and load the definitions once, for what that imports; whatever fails, the run will tell."""
+    """Import a run's modules, and what loading the definitions imports; of what fails here the run will tell."""
     with suppress(Exception):
         import_module("dagster._cli.api")
         import_module(module).defs()

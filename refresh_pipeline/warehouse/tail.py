@@ -5,9 +5,10 @@ between is not lost: a series is written, and counts as made, only where what wa
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import duckdb
 import numpy as np
@@ -22,7 +23,7 @@ from refresh_pipeline.warehouse.checkpoints import checkpoints_before, keep_chec
 from refresh_pipeline.warehouse.connection import transaction
 from refresh_pipeline.warehouse.raw import mark_stale
 from refresh_pipeline.warehouse.schema import Table, candle_columns, columns_of, qualified
-from refresh_pipeline.warehouse.staging import arrays_of, numbered, registered
+from refresh_pipeline.warehouse.staging import Arrays, arrays_of, numbered, registered
 
 Connect = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
 
@@ -72,18 +73,18 @@ class Stale:
 
 @dataclass(frozen=True, slots=True)
 class Recomputed:
-    """What became of one series: rows that were not there before, rows written again, and from when on."""
+    """What became of one series: rows that were not there before, and rows written again.
+
+    `repainted` says how many of those were written again because of what came after them.
+    """
 
     added: int
     revised: int
-    since: np.datetime64
+    repainted: int = 0
 
     def __add__(self, later: "Recomputed") -> "Recomputed":
-        return Recomputed(self.added + later.added, self.revised + later.revised, self.since)
-
-    def without(self, revised: int) -> "Recomputed":
-        """The same with fewer rows written again."""
-        return Recomputed(self.added, max(self.revised - revised, 0), self.since)
+        """Two pieces of a series: what the later one repaints the earlier one has counted."""
+        return Recomputed(self.added + later.added, self.revised + later.revised - later.repainted, self.repainted)
 
 
 def stale_series(connection: duckdb.DuckDBPyConnection, market: str, asset: Table, batch: Sequence[Series]) -> Stale:
@@ -116,6 +117,8 @@ class TailRefresh:
     # How long rows of a timeframe are kept, counted back from a series' newest candle; for ever where nothing is said.
     keep: Mapping[Timeframe, timedelta] = field(default_factory=dict)
     cells_at_once: int = CELLS_AT_ONCE
+    # What makes one connection of those in its block.
+    held: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def table(self) -> Table:
@@ -136,15 +139,12 @@ class TailRefresh:
         """One chunk at once; of a series that is too long for memory a piece at a time, each stored before the next."""
         done: dict[Series, Recomputed] = {}
         while len(chunk.series):
-            until = self._ends_of_pieces(chunk)
-            bars = self._read(chunk, until)
+            with self.held():
+                until = self._ends_of_pieces(chunk)
+                bars = self._read(chunk, until)
             bars = replace(bars, first=self._first_rows(chunk, bars))
             written = self._write(chunk, bars, *self.computation.compute_with_states(bars), until)
-            # What a later piece writes again of the one before it was new then, and is not a revision.
-            done |= {
-                series: done[series] + each.without(self.computation.repaint) if series in done else each
-                for series, each in written.items()
-            }
+            done |= {series: done[series] + each if series in done else each for series, each in written.items()}
             goes_on = np.array([series in written for series in chunk.series], dtype=bool) & ~np.isnat(until)
             chunk = replace(chunk, since=until).take(goes_on)
         return done
@@ -252,54 +252,91 @@ class TailRefresh:
         rows = {"series_no": series_no, "open_time": bars.open_time[at], **carried, **computed}
         # Without any candle from there on, or where older rows are not kept, what is removed begins with the change.
         since = np.where(first < bars.starts[1:], np.fmin(_at(bars, first), stale.since), stale.since)
-        with (
-            self.connect() as connection,
-            transaction(connection),
-            registered(connection, "staged", rows),
-            registered(
-                connection,
-                "wanted",
-                numbered(stale.series, since=since, changed=stale.since, mark=stale.marks, until=until),
-            ),
-        ):
-            revised = self._replace(connection, since.min().astype(datetime))
+        wanted = numbered(stale.series, since=since, changed=stale.since, mark=stale.marks, until=until)
+        with self.connect() as connection, transaction(connection), registered(connection, "wanted", wanted):
+            done = self._replace(connection, stale, rows, since.min().astype(datetime))
             if states:
                 keep_checkpoints(
                     connection, self.market, self.computation, bars, states, since=stale.since, of="touched"
                 )
             self._let_go(connection, stale)
             self._settle(connection)
-        written = bars.starts[1:] - first
-        return {
-            stale.series[number]: Recomputed(max(int(written[number]) - before, 0), before, since[number])
-            for number, before in revised.items()
-        }
+        return done
 
-    def _replace(self, connection: duckdb.DuckDBPyConnection, earliest: datetime) -> dict[int, int]:
-        """Put the staged rows in place of what was there; gives how many were there, by series_no.
+    def _replace(
+        self, connection: duckdb.DuckDBPyConnection, stale: Stale, rows: Arrays, earliest: datetime
+    ) -> dict[Series, Recomputed]:
+        """Put the rows in place of what was there, where it was another.
 
         Leaves behind, as `touched`, the series that were written.
         """
-        table, stale = qualified(self.market, self.table), qualified(self.market, Table.stale)
+        table, marks = qualified(self.market, self.table), qualified(self.market, Table.stale)
         # Of a series whose mark is another by now, these rows may be older than those that are there.
         connection.execute(
-            f"create temp table touched as select w.* from wanted w join {stale} s "
+            f"create temp table touched as select w.* from wanted w join {marks} s "
             f"on s.asset = ? and {same_mark('s', 'w')}",
             [self.table.value],
         )
-        theirs = "t.instrument = w.instrument and t.timeframe = w.timeframe and t.open_time >= w.since"
-        counted = arrays_of(
-            connection,
-            f"select w.series_no, count(t.open_time) as n from touched w left join "
-            f"(select * from {table} where open_time >= $earliest) t on {theirs} "
-            "group by w.series_no order by w.series_no",
-            {"earliest": earliest},
+        is_repainted, is_same = self._stored_before_the_change(connection, stale, rows, earliest)
+        staged = {name: values[~is_same] for name, values in rows.items()}
+        since = {"earliest": earliest}
+        theirs = "t.instrument = w.instrument and t.timeframe = w.timeframe and t.open_time >= $earliest"
+        with registered(connection, "staged", staged):
+            if is_repainted.any():
+                connection.execute(
+                    f"delete from {table} t using staged s join touched w using (series_no) "
+                    f"where s.open_time < w.changed and {theirs} and t.open_time = s.open_time",
+                    since,
+                )
+            gone = arrays_of(
+                connection,
+                f"select w.series_no, count(t.open_time) as n from touched w left join {table} t "
+                f"on {theirs} and t.open_time >= w.changed group by w.series_no order by w.series_no",
+                since,
+            )
+            connection.execute(
+                f"delete from {table} t using touched w where {theirs} and t.open_time >= w.changed", since
+            )
+            connection.execute(_insert(table, columns_of(self.computation, self.two_sided)))
+        count = partial(np.bincount, minlength=len(stale.series))
+        written, repainted = count(staged["series_no"]), count(rows["series_no"][is_repainted])
+        return {
+            stale.series[number]: Recomputed(
+                int(max(written[number] - repainted[number] - before, 0)),
+                int(before + repainted[number]),
+                int(repainted[number]),
+            )
+            for number, before in zip(gone["series_no"].tolist(), gone["n"].tolist(), strict=True)
+        }
+
+    def _stored_before_the_change(
+        self, connection: duckdb.DuckDBPyConnection, stale: Stale, rows: Arrays, earliest: datetime
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which rows of before their series' change are stored with other values, and which with the same.
+
+        Only what later bars may repaint can differ there; the other columns need not be looked at.
+        """
+        differ, same = np.zeros((2, len(rows["series_no"])), dtype=bool)
+        columns = {column.name: column.sql_type for column in self.computation.columns if column.repaint}
+        early = np.flatnonzero(rows["open_time"] < stale.since[rows["series_no"]])
+        if not len(early):
+            return differ, same
+        values = {name: rows[name][early] for name in ("series_no", "open_time", *columns)}
+        equal = " and ".join(
+            f't."{name}" is not distinct from {_as_stored(name, kind)}' for name, kind in columns.items()
         )
-        connection.execute(
-            f"delete from {table} t using touched w where {theirs} and t.open_time >= $earliest", {"earliest": earliest}
-        )
-        connection.execute(_insert(table, columns_of(self.computation, self.two_sided)))
-        return dict(zip(counted["series_no"].tolist(), counted["n"].tolist(), strict=True))
+        with registered(connection, "staged", {**values, "number": early}):
+            found = arrays_of(
+                connection,
+                f"select s.number, {equal or 'true'} as is_same from staged s join touched w using (series_no) "
+                f"join {qualified(self.market, self.table)} t on t.instrument = w.instrument "
+                "and t.timeframe = w.timeframe and t.open_time = s.open_time where t.open_time >= $earliest",
+                {"earliest": earliest},
+            )
+        is_same = found["is_same"].astype(bool)
+        same[found["number"][is_same]] = True
+        differ[found["number"][~is_same]] = True
+        return differ, same
 
     def _let_go(self, connection: duckdb.DuckDBPyConnection, stale: Stale) -> None:
         """Remove the rows of the series in `touched` that are older than what is kept."""

@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 from dagster_duckdb import DuckDBResource
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.market.candles import BulkFile, Candles, Times, instant
@@ -82,19 +82,41 @@ class Warehouse(DuckDBResource):
     """
 
     patience: float = Field(default=PATIENCE, description="Seconds to wait for another process's lock on the file.")
+    _held: duckdb.DuckDBPyConnection | None = PrivateAttr(default=None)
+    # Markets whose tables this object has found in order, and the file (by its number) that they were found in.
+    _prepared: dict[str, tuple[int, Market]] = PrivateAttr(default_factory=dict)
 
     # dagster_duckdb's own leaks the connection, and with it the file's lock, when the body raises.
     @contextmanager
     def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection that may write; waits for the lock, always closes."""
+        if self._held is not None:
+            yield self._held
+            return
         with connect(self.database, patience=self.patience, config=dict(self.connection_config)) as connection:
             yield connection
 
     @contextmanager
     def reader(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection that only reads, for looking at what is there beside the writers."""
+        if self._held is not None:
+            yield self._held
+            return
         with connect(self.database, read_only=True, patience=self.patience) as connection:
             yield connection
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """One connection for every call in the block, of one thread: opening the file takes longer than most of them.
+
+        Others wait for as long as the block lasts: nothing that fetches or computes belongs in it.
+        """
+        with self.get_connection() as connection:
+            before, self._held = self._held, connection
+            try:
+                yield
+            finally:
+                self._held = before
 
     @property
     def exists(self) -> bool:
@@ -102,11 +124,14 @@ class Warehouse(DuckDBResource):
         return Path(self.database).exists()
 
     def prepare(self, market: Market) -> None:
-        """Create the market's tables, or bring older ones forward."""
+        """Create the market's tables, or bring older ones forward; nothing where this object has done so before."""
+        if self.exists and self._prepared.get(market.name) == (Path(self.database).stat().st_ino, market):
+            return
         with self.get_connection() as connection, transaction(connection):
             schema.ensure(connection, market.name, tuple(computations(market).values()), market.two_sided)
             ensure_known_view(connection, market.name, ENHANCED_CANDLES, market.two_sided)
             ensure_gap_views(connection, market)
+        self._prepared[market.name] = (Path(self.database).stat().st_ino, market)
 
     def expect(self, market: Market, now: datetime) -> None:
         """Write down which candles the market's calendars expect, so that gaps can be asked for in SQL."""
@@ -191,7 +216,9 @@ class Warehouse(DuckDBResource):
         stale = self.stale(market, table, batch)
         computation = computations(market)[table]
         keep = market.indicators.keep if table is Table.indicators else {}
-        work = TailRefresh(self.get_connection, market.name, computation, market.calendar, market.two_sided, keep)
+        work = TailRefresh(
+            self.get_connection, market.name, computation, market.calendar, market.two_sided, keep, held=self.held
+        )
         return work.run(stale)
 
     def stale(self, market: Market, asset: Table, batch: Sequence[Series]) -> Stale:

@@ -14,7 +14,7 @@ from refresh_pipeline.warehouse.staging import arrays_of
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.analytics import histories
 from refresh_pipeline_tests.analytics.histories import computed_alone, differing, history
-from refresh_pipeline_tests.warehouse.stores import SHIPPED_TABLES
+from refresh_pipeline_tests.warehouse.stores import SHIPPED_TABLES, query
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 A, B = Series("A/USD", Timeframe.m5), Series("B/USD", Timeframe.m5)
@@ -30,6 +30,7 @@ MARKET = Market.model_validate(
 )
 BARS = 2000
 EVERY = slice(None)
+EVERYTHING = "select * from test.enhanced_candles"
 
 
 @pytest.fixture
@@ -98,10 +99,13 @@ def test_a_late_correction_far_back_changes_every_row_it_touches_and_the_checkpo
     assert_equals_computing_everything(warehouse, A)
 
 
-def test_a_new_candle_writes_no_more_rows_than_it_may_repaint(warehouse):
-    refreshed(warehouse, {A: candles(1, slice(0, BARS - 1))})
-    (result,) = refreshed(warehouse, {A: candles(1, slice(BARS - 1, None))}).values()
-    assert (result.added, result.revised) == (1, SHIPPED_TABLES[Table.enhanced_candles].repaint)
+def test_new_candles_write_the_rows_whose_flags_they_settle_and_no_others(warehouse):
+    refreshed(warehouse, {A: candles(1, slice(0, BARS - 60))})
+    before = set(query(warehouse, EVERYTHING))
+    (result,) = refreshed(warehouse, {A: candles(1, slice(BARS - 60, None))}).values()
+    after = set(query(warehouse, EVERYTHING))
+    assert (result.added, result.revised) == (60, len(before - after))
+    assert 0 < result.revised < SHIPPED_TABLES[Table.enhanced_candles].repaint
 
 
 def test_checkpoints_count_bars_and_lie_on_every_block_once_the_slowest_average_has_begun(warehouse):

@@ -371,14 +371,15 @@ def test_where_nothing_changed_nothing_is_asked(three: duckdb.DuckDBPyConnection
 
 
 def test_a_refresh_says_what_it_added_and_what_it_wrote_again(three: duckdb.DuckDBPyConnection):
-    put(three, THREE, {BTC: candles(2, first=400, seed=9), ETH: flat(7.0, 398)})
-    done = refresh(three, THREE, SMALL)
-    times = opens(402)
-    # What the newest four bars say may change with the next one.
-    assert done == {
-        BTC: Recomputed(added=2, revised=REPAINT, since=times[400 - REPAINT]),
-        ETH: Recomputed(added=0, revised=2 + REPAINT, since=times[398 - REPAINT]),
-    }
+    # Lower than any before: it is the lowest of the next bars for each of the four before it.
+    lowest = flat(0.5, 400)
+    put(three, THREE, {BTC: lowest, ETH: flat(7.0, 398)})
+    assert refresh(three, THREE, SMALL)[BTC] == Recomputed(added=1, revised=REPAINT, repainted=REPAINT)
+    # Higher than those: nothing is lower for any of them.
+    put(three, THREE, {BTC: flat(1000.0, 401)})
+    assert refresh(three, THREE, SMALL) == {BTC: Recomputed(added=1, revised=0)}
+    put(three, THREE, {BTC: flat(900.0, 401)})
+    assert refresh(three, THREE, SMALL) == {BTC: Recomputed(added=0, revised=1)}
 
 
 def test_a_hole_longer_than_the_warm_up_makes_the_query_reach_further_back():
