@@ -47,6 +47,8 @@ AGREEMENT = {
 FAULTS_SHOWN = 50
 # Two days of minutes; what is older was looked at when it was new.
 BARS_LOOKED_AT = 3_000
+# So many series' prices fit into a few dozen megabytes, with all that is made of them.
+SERIES_AT_ONCE = 128
 COLUMNS = dg.TableSchema([dg.TableColumn(name) for name in ("instrument", "timeframe", "open_time", "what")])
 AGREEMENT_LOOKS_BACK = np.timedelta64(7, "D")
 
@@ -226,13 +228,18 @@ def implausible(connection: duckdb.DuckDBPyConnection, market: Market, now: date
     """Candles whose price cannot be right, among the newest few thousand of each series."""
     faults: list[Fault] = []
     for timeframe in market.timeframes:
-        reach = length_of(timeframe) * int(BARS_LOOKED_AT / market.calendar.open_share)
-        series, rows = reports.prices_since(connection, market.name, timeframe, instant(now) - reach)
-        starts = np.searchsorted(rows["series_no"], np.arange(len(series) + 1))
-        found = price_faults({name: rows[name] for name in PRICE_COLUMNS}, starts)
-        whose, opened = rows["series_no"].tolist(), list(rows["open_time"].astype(TIME_UNIT))
-        for row, kind, ratio in zip(found.rows.tolist(), found.kinds, found.ratios, strict=True):
-            faults.append(Fault(series[whose[row]], opened[row], f"{kind.value}: {ratio:.4g} times"))
+        since = instant(now) - length_of(timeframe) * int(BARS_LOOKED_AT / market.calendar.open_share)
+        series = [each for each in market.series if each.timeframe is timeframe]
+        for first in range(0, len(series), SERIES_AT_ONCE):
+            batch = series[first : first + SERIES_AT_ONCE]
+            rows = reports.prices_since(connection, market.name, batch, since)
+            starts = np.searchsorted(rows["series_no"], np.arange(len(batch) + 1))
+            found = price_faults({name: rows[name] for name in PRICE_COLUMNS}, starts)
+            whose, opened = rows["series_no"][found.rows], rows["open_time"][found.rows].astype(TIME_UNIT)
+            faults += [
+                Fault(batch[number], at, f"{kind.value}: {ratio:.4g} times")
+                for number, at, kind, ratio in zip(whose.tolist(), opened, found.kinds, found.ratios, strict=True)
+            ]
     return faults
 
 

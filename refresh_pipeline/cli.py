@@ -2,13 +2,12 @@
 
 import json
 import logging
-import signal
-import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Annotated, TypeVar
 
 import typer
@@ -26,16 +25,18 @@ from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.market.universe import SCRIP_MASTER
 from refresh_pipeline.progress import watched
 from refresh_pipeline.settings import (
+    PACKAGE,
     Settings,
     child_environment,
     dagster_home,
     load_markets,
     load_settings,
     prepare_dagster,
-    shipped,
+    settings_files,
 )
 from refresh_pipeline.sources import SourceError
 from refresh_pipeline.sources.opening import open_source
+from refresh_pipeline.supervising import Plan, become
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
@@ -387,17 +388,35 @@ def up(
     from refresh_pipeline.running import dagster_instance  # noqa: PLC0415
 
     with dagster_instance(settings):
-        # Its databases are there before the two programs look for them.
+        # Its databases are there before the programs look for them.
         pass
-    workspace = str(shipped("workspace.yaml"))
-    commands = {
-        "web UI": [sys.executable, "-P", "-m", "dagster_webserver", "-h", LOCALHOST, "-p", str(port), "-w", workspace],
-        "daemon": [sys.executable, "-P", "-m", "dagster._daemon", "run", "-w", workspace],
-    }
     err.print(
         f"Markets: {', '.join(each.name for each in markets)}. Web UI: http://{LOCALHOST}:{port}. Ctrl-C ends it."
     )
-    raise typer.Exit(supervise(commands, child_environment(settings)))
+    become(programs(settings, port, Path(mkdtemp(prefix="refresh-"))), child_environment(settings))
+
+
+def programs(settings: Settings, port: int, folder: Path) -> Plan:
+    """The web UI and the daemon, and one code server for both, which they reach through a socket in the folder.
+
+    Alone each would start a code server of its own, the daemon a new one every minute.
+    """
+    dagster, socket, workspace = [sys.executable, "-P", "-m"], folder / "code.sock", folder / "workspace.yaml"
+    there = {"grpc_server": {"socket": str(socket), "location_name": PACKAGE.name}}
+    workspace.write_text(json.dumps({"load_from": [there]}), encoding="utf-8")
+    # Errors in the definitions are shown by the web UI, and mended by editing what is wrong.
+    code = ["dagster", "api", "grpc", "--lazy-load-user-code", "--socket", str(socket), "--location-name", PACKAGE.name]
+    own = [folder for folder in [settings.markets_dir] if folder]
+    return Plan(
+        programs={
+            "code server": [*dagster, *code, "-m", f"{PACKAGE.name}.definitions"],
+            "web UI": [*dagster, "dagster_webserver", "-h", LOCALHOST, "-p", str(port), "-w", str(workspace)],
+            "daemon": [*dagster, "dagster._daemon", "run", "-w", str(workspace)],
+        },
+        renewed="code server",
+        watched=[str(path.expanduser().absolute()) for path in [PACKAGE, *own, *settings_files()]],
+        temporary=str(folder),
+    )
 
 
 @app.command()
@@ -486,29 +505,6 @@ def asked_for(since: str | None, until: str | None, now: str | None) -> dict[str
 def names(text: str | None) -> list[str]:
     """The parts of a comma list."""
     return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
-def supervise(commands: Mapping[str, Sequence[str]], environment: Mapping[str, str]) -> int:
-    """Run processes side by side; when one ends, or on an interrupt, end them all.
-
-    Returns:
-        0 after an interrupt, 1 when one ended by itself.
-    """
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
-    # The commands are our own, never a user's text.
-    running = {name: subprocess.Popen(command, env=dict(environment)) for name, command in commands.items()}  # noqa: S603
-    ended: list[str] = []
-    while not ended and not stopped.wait(timeout=0.5):
-        ended = [name for name, process in running.items() if process.poll() is not None]
-    for process in running.values():
-        process.terminate()
-    for process in running.values():
-        process.wait()
-    if ended:
-        err.print(f"[red]The {ended[0]} ended by itself with exit code {running[ended[0]].returncode}.[/red]")
-    return SOME_FAILED if ended else DONE
 
 
 def log_to_console(verbose: int) -> None:

@@ -79,12 +79,12 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """See the module's docstring for the order."""
-        home = Path.home()
+        config, *env_files = settings_files()
         return (
             init_settings,
             env_settings,
-            InitSettingsSource(settings_cls, _config_file(home / ".refresh" / "config.json")),
-            DotEnvSettingsSource(settings_cls, env_file=(home / ".env", Path(".env"))),
+            InitSettingsSource(settings_cls, _config_file(config)),
+            DotEnvSettingsSource(settings_cls, env_file=env_files),
         )
 
     @cached_property
@@ -116,6 +116,12 @@ class Settings(BaseSettings):
     def market_names(self) -> list[str]:
         """The markets that are loaded."""
         return [name.strip() for name in self.enabled_markets.split(",") if name.strip()]
+
+
+def settings_files() -> list[Path]:
+    """The files that settings are read from, whether they are there or not; of two .env files the later one wins."""
+    home = Path.home()
+    return [home / ".refresh" / "config.json", home / ".env", Path(".env")]
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

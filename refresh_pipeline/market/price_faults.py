@@ -101,5 +101,5 @@ def _first_of_each(found: Mapping[Kind, tuple[NDArray[np.bool_], Floats]], count
     for kind, (holds, logs) in reversed(list(found.items())):
         kinds[holds] = kind
         ratios[holds] = np.exp(logs[holds])
-    rows = np.flatnonzero([kind is not None for kind in kinds])
+    rows = np.flatnonzero(np.any([holds for holds, _ in found.values()], axis=0))
     return PriceFaults(rows, kinds[rows], ratios[rows])

@@ -182,22 +182,22 @@ def _suspected_of_repeats(connection: duckdb.DuckDBPyConnection, market: str) ->
 
 
 def prices_since(
-    connection: duckdb.DuckDBPyConnection, market: str, timeframe: Timeframe, since: np.datetime64
-) -> tuple[list[Series], dict[str, NDArray]]:
-    """The candles of a timeframe from an instant on, series by series in order of time, and which series they are of.
+    connection: duckdb.DuckDBPyConnection, market: str, batch: Sequence[Series], since: np.datetime64
+) -> dict[str, NDArray]:
+    """The candles of some series from an instant on, series by series in order of time.
 
     Without those whose numbers contradict themselves, of which `incoherent_prices` tells.
 
-    The arrays are series_no, open_time, open, high, low and close.
+    The arrays are series_no (in the batch), open_time, open, high, low and close.
     """
-    rows = arrays_of(
-        connection,
-        f"select instrument, open_time, open, high, low, close from {qualified(market, Table.raw_candles)} "
-        f"where timeframe = ? and open_time >= ? and {COHERENT} order by instrument, open_time",
-        [timeframe.value, since.astype(datetime)],
-    )
-    names, numbers = np.unique(rows.pop("instrument").astype(str), return_inverse=True)
-    return [Series(name, timeframe) for name in names.tolist()], {"series_no": numbers, **rows}
+    with registered(connection, "wanted", numbered(batch)):
+        return arrays_of(
+            connection,
+            "select w.series_no, open_time, open, high, low, close "
+            f"from {qualified(market, Table.raw_candles)} join wanted w using (instrument, timeframe) "
+            f"where open_time >= ? and {COHERENT} order by series_no, open_time",
+            [since.astype(datetime)],
+        )
 
 
 def distinct_open_times(
