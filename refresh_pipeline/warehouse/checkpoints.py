@@ -75,38 +75,39 @@ def checkpoints_before(
     return Checkpoints(times, candles, values)
 
 
-def keep_checkpoints(
-    connection: duckdb.DuckDBPyConnection,
-    market: str,
-    computation: Computation,
-    bars: Bars,
-    states: Mapping[str, Values],
-    *,
-    since: Times,
-    of: str,
-) -> None:
-    """Note the states at every checkpoint from the first change on, in place of what was noted there.
+def checkpoints_in(
+    computation: Computation, bars: Bars, states: Mapping[str, Values], *, since: Times
+) -> dict[str, NDArray]:
+    """The states at every checkpoint from each series' first change on, by column, with the number of the series.
 
-    Of a series that was read from its beginning at every one: it may have lost some. `since` is each series' first
-    change; `of` a table with series_no, instrument and timeframe: the series to note, those not in it are left alone.
-    A series that has no value yet in one of the states that are awaited has no checkpoint there.
+    Of a series that was read from its beginning at every one: it may have lost some. A series that has no value yet in
+    one of the states that are awaited has no checkpoint there.
     """
-    table = qualified(market, Table.checkpoints)
     rows = _noted_rows(computation, bars, states, since)
     series_no = np.searchsorted(bars.starts, rows, side="right") - 1
-    noted = {"series_no": series_no, "open_time": bars.open_time[rows], "candles": bars.number[rows] + 1}
-    noted |= {f"state_{number}": states[name][rows] for number, name in enumerate(computation.states)}
-    begun = {"series_no": np.arange(len(since)), "first": np.where(bars.earlier > 0, since, BEGINNING)}
+    noted = {"series_no": series_no.astype(np.int32), "open_time": bars.open_time[rows]}
+    noted |= {"candles": bars.number[rows] + 1}
+    return noted | {f"state_{number}": states[name][rows] for number, name in enumerate(computation.states)}
+
+
+def keep_checkpoints(
+    connection: duckdb.DuckDBPyConnection, market: str, computation: Computation, noted: Arrays, *, of: str
+) -> None:
+    """Note checkpoints in place of what was noted of the same series.
+
+    `of` is a table with series_no, instrument, timeframe and `begun`, from when on checkpoints are replaced: the series
+    to note, those not in it are left alone.
+    """
+    table = qualified(market, Table.checkpoints)
     listed = ", ".join(f"state_{number}" for number in range(len(computation.states)))
-    with registered(connection, "noted", noted), registered(connection, "begun", begun):
-        connection.execute(
-            f"delete from {table} c using (select w.*, b.first from {of} w join begun b using (series_no)) w "
-            "where c.asset = ? "
-            "and c.instrument = w.instrument and c.timeframe = w.timeframe and c.open_time >= w.first",
-            [computation.name],
-        )
-        if not len(rows):
-            return
+    connection.execute(
+        f"delete from {table} c using {of} w where c.asset = ? "
+        "and c.instrument = w.instrument and c.timeframe = w.timeframe and c.open_time >= w.begun",
+        [computation.name],
+    )
+    if not len(noted["series_no"]):
+        return
+    with registered(connection, "noted", noted):
         connection.execute(
             f"insert into {table} (instrument, timeframe, asset, open_time, candles, state) "
             f"select w.instrument, w.timeframe, ?, n.open_time, n.candles, [{listed}]::double[] "

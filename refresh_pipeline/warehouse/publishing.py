@@ -15,10 +15,11 @@ from refresh_pipeline.market.exports import Window
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.warehouse.made import Stale
 from refresh_pipeline.warehouse.raw import mark_stale
 from refresh_pipeline.warehouse.schema import Table, candle_columns, qualified
 from refresh_pipeline.warehouse.staging import arrays_of, numbered, registered, texts
-from refresh_pipeline.warehouse.tail import CELLS_AT_ONCE, Connect, Stale, same_mark, settle
+from refresh_pipeline.warehouse.tail import CELLS_AT_ONCE, Connect, same_mark, settle
 
 # Before every candle.
 BEGINNING = np.datetime64("0001-01-01", "us")

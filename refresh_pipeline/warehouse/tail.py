@@ -8,27 +8,31 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from functools import partial
+from functools import partial, reduce
+from operator import add
 
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from refresh_pipeline.analytics.bars import Bars, Computation, Values
+from refresh_pipeline.analytics.bars import Bars, Computation
 from refresh_pipeline.market.calendar import Calendar, length_of
 from refresh_pipeline.market.candles import TIME_UNIT, Floats, Times
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.warehouse.checkpoints import checkpoints_before, keep_checkpoints
+from refresh_pipeline.warehouse.checkpoints import BEGINNING, checkpoints_before, checkpoints_in, keep_checkpoints
 from refresh_pipeline.warehouse.connection import transaction
+from refresh_pipeline.warehouse.made import Made, Stale
 from refresh_pipeline.warehouse.raw import mark_stale
 from refresh_pipeline.warehouse.schema import Table, candle_columns, columns_of, qualified
 from refresh_pipeline.warehouse.staging import Arrays, arrays_of, numbered, registered
 
 Connect = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
 
-# How many cells (rows times columns) are computed and held at once: half a gigabyte at most. A tick of 487 series fits.
-CELLS_AT_ONCE = 60_000_000
+# How many cells (rows times columns) are computed at most before they are written: a quarter of a gigabyte.
+CELLS_AT_ONCE = 30_000_000
+# A third for what is read and computed at once; what waits to be written is another, DuckDB's own copy the last.
+SHARES = 3
 # A little more than the calendar asks for, so that a few candles that never came do not make a second query.
 SLACK = 1.05
 # Of four candles that the calendar expects, at least one comes.
@@ -41,34 +45,6 @@ LONG_WEEKEND = np.timedelta64(4 * 24 * 3600 * 1_000_000, "us")
 # The last thing that each table's rows are made from, and what is made from them.
 READS = {Table.enhanced_candles: Table.raw_candles, Table.indicators: Table.enhanced_candles}
 FEEDS = {Table.enhanced_candles: (Table.indicators, Table.exports), Table.indicators: (Table.exports,)}
-
-
-@dataclass(frozen=True, slots=True)
-class Stale:
-    """Series that have work left: the first candle that changed, and the mark of its latest change."""
-
-    series: Sequence[Series]
-    since: Times
-    marks: NDArray[np.object_]
-    candle_count: NDArray[np.int64]
-    first_open_time: Times
-    last_open_time: Times
-
-    def take(self, chosen: NDArray[np.bool_]) -> "Stale":
-        """Some of them."""
-        return Stale(
-            [series for series, taken in zip(self.series, chosen, strict=True) if taken],
-            self.since[chosen],
-            self.marks[chosen],
-            self.candle_count[chosen],
-            self.first_open_time[chosen],
-            self.last_open_time[chosen],
-        )
-
-    @property
-    def lengths(self) -> NDArray[np.timedelta64]:
-        """The nominal length of each series' bars."""
-        return np.array([length_of(series.timeframe) for series in self.series], dtype="timedelta64[us]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,23 +107,39 @@ class TailRefresh:
         A series that changed in the meantime, or that somebody else made current, is not written and not given.
         """
         done: dict[Series, Recomputed] = {}
-        for chunk in self._chunks(stale):
-            done |= self._refresh(chunk)
-        return done
+        waiting: list[Made] = []
+        for each in self._chunks(stale):
+            chunk = each
+            while len(chunk.series):
+                made = self._made(chunk)
+                waiting.append(made)
+                if made.is_whole and sum(map(len, waiting)) * self._cells_a_row < self._share:
+                    break
+                written = self._write(waiting)
+                done |= {series: done[series] + each if series in done else each for series, each in written.items()}
+                waiting = []
+                # Of a series that is too long for memory a piece at a time, each stored before the next.
+                goes_on = np.array([series in written for series in chunk.series], dtype=bool) & ~np.isnat(made.until)
+                chunk = replace(chunk, since=made.until).take(goes_on)
+        return done | self._write(waiting)
 
-    def _refresh(self, chunk: Stale) -> dict[Series, Recomputed]:
-        """One chunk at once; of a series that is too long for memory a piece at a time, each stored before the next."""
-        done: dict[Series, Recomputed] = {}
-        while len(chunk.series):
-            with self.held():
-                until = self._ends_of_pieces(chunk)
-                bars = self._read(chunk, until)
-            bars = replace(bars, first=self._first_rows(chunk, bars))
-            written = self._write(chunk, bars, *self.computation.compute_with_states(bars), until)
-            done |= {series: done[series] + each if series in done else each for series, each in written.items()}
-            goes_on = np.array([series in written for series in chunk.series], dtype=bool) & ~np.isnat(until)
-            chunk = replace(chunk, since=until).take(goes_on)
-        return done
+    def _made(self, chunk: Stale) -> Made:
+        """Read and compute, as far as memory allows."""
+        with self.held():
+            until = self._ends_of_pieces(chunk)
+            bars = self._read(chunk, until)
+        bars = replace(bars, first=self._first_rows(chunk, bars))
+        computed, states = self.computation.compute_with_states(bars)
+        at, first = bars.wanted_rows, bars.first_rows
+        series_no = np.repeat(np.arange(len(chunk.series), dtype=np.int32), bars.lengths)[at]
+        carried = (
+            {name: values[at] for name, values in bars.columns.items()} if self.computation.carries_candles else {}
+        )
+        rows = {"series_no": series_no, "open_time": bars.open_time[at], **carried, **computed}
+        # Without any candle from there on, or where older rows are not kept, what is removed begins with the change.
+        since = np.where(first < bars.starts[1:], np.fmin(_at(bars, first), chunk.since), chunk.since)
+        noted = checkpoints_in(self.computation, bars, states, since=chunk.since) if states else {}
+        return Made(chunk, since, until, rows, noted, np.where(bars.earlier > 0, chunk.since, BEGINNING))
 
     def _ends_of_pieces(self, stale: Stale) -> Times:
         """The first candle of each series that its next piece leaves for later; NaT where all that is left fits."""
@@ -171,6 +163,10 @@ class TailRefresh:
         return until
 
     @property
+    def _share(self) -> int:
+        return max(self.cells_at_once // SHARES, 1)
+
+    @property
     def _cells_a_row(self) -> int:
         return len(self.computation.columns) + len(self.computation.states) + 6
 
@@ -189,11 +185,14 @@ class TailRefresh:
 
     def _chunks(self, stale: Stale) -> list[Stale]:
         tail = _bars_between(stale.since, stale) + 1 + self._bars_before
-        read = np.minimum(tail, stale.candle_count) * (len(self.computation.states) + 6)
+        read_rows = np.minimum(tail, stale.candle_count)
+        read = read_rows * (len(self.computation.states) + 6)
         kept = np.maximum(stale.since, self._kept_since(stale))
         written = np.minimum(_bars_between(kept, stale) + 1, stale.candle_count)
         cells = read + written * len(self.computation.columns)
-        chunk_no = np.cumsum(cells) // self.cells_at_once
+        # What is not computed from one block on is computed of every row that is read.
+        cells += read_rows * len(self.computation.columns) * (self.computation.block == 1)
+        chunk_no = np.cumsum(cells) // self._share
         return [stale.take(chunk_no == number) for number in np.unique(chunk_no)]
 
     @property
@@ -241,25 +240,26 @@ class TailRefresh:
         starts = np.searchsorted(rows["series_no"], np.arange(len(stale.series) + 1))
         return Bars(rows["open_time"], {name: rows[name] for name in columns}, starts)
 
-    def _write(
-        self, stale: Stale, bars: Bars, computed: Mapping[str, Values], states: Mapping[str, Values], until: Times
-    ) -> dict[Series, Recomputed]:
-        at, first = bars.wanted_rows, bars.first_rows
-        series_no = np.repeat(np.arange(len(stale.series), dtype=np.int32), bars.lengths)[at]
-        carried = (
-            {name: values[at] for name, values in bars.columns.items()} if self.computation.carries_candles else {}
+    def _write(self, waiting: Sequence[Made]) -> dict[Series, Recomputed]:
+        """Store what was computed, in one transaction."""
+        if not waiting:
+            return {}
+        made = reduce(add, waiting)
+        stale = made.stale
+        wanted = numbered(
+            stale.series,
+            since=made.since,
+            changed=stale.since,
+            mark=stale.marks,
+            until=made.until,
+            begun=made.begun,
+            kept=self._kept_since(stale),
         )
-        rows = {"series_no": series_no, "open_time": bars.open_time[at], **carried, **computed}
-        # Without any candle from there on, or where older rows are not kept, what is removed begins with the change.
-        since = np.where(first < bars.starts[1:], np.fmin(_at(bars, first), stale.since), stale.since)
-        wanted = numbered(stale.series, since=since, changed=stale.since, mark=stale.marks, until=until)
         with self.connect() as connection, transaction(connection), registered(connection, "wanted", wanted):
-            done = self._replace(connection, stale, rows, since.min().astype(datetime))
-            if states:
-                keep_checkpoints(
-                    connection, self.market, self.computation, bars, states, since=stale.since, of="touched"
-                )
-            self._let_go(connection, stale)
+            done = self._replace(connection, stale, made.rows, made.since.min().astype(datetime))
+            if made.checkpoints:
+                keep_checkpoints(connection, self.market, self.computation, made.checkpoints, of="touched")
+            self._let_go(connection, wanted["kept"])
             self._settle(connection)
         return done
 
@@ -338,19 +338,16 @@ class TailRefresh:
         differ[found["number"][~is_same]] = True
         return differ, same
 
-    def _let_go(self, connection: duckdb.DuckDBPyConnection, stale: Stale) -> None:
+    def _let_go(self, connection: duckdb.DuckDBPyConnection, oldest: Times) -> None:
         """Remove the rows of the series in `touched` that are older than what is kept."""
-        oldest = self._kept_since(stale)
         if (oldest == FOR_EVER).all():
             return
-        table = qualified(self.market, self.table)
-        with registered(connection, "kept", {"series_no": np.arange(len(oldest), dtype=np.int32), "oldest": oldest}):
-            connection.execute(
-                f"delete from {table} t using (select w.*, k.oldest from touched w join kept k using (series_no)) w "
-                "where t.instrument = w.instrument and t.timeframe = w.timeframe and t.open_time < w.oldest "
-                "and t.open_time < $newest",
-                {"newest": oldest.max().astype(datetime)},
-            )
+        connection.execute(
+            f"delete from {qualified(self.market, self.table)} t using touched w "
+            "where t.instrument = w.instrument and t.timeframe = w.timeframe and t.open_time < w.kept "
+            "and t.open_time < $newest",
+            {"newest": oldest.max().astype(datetime)},
+        )
 
     def _settle(self, connection: duckdb.DuckDBPyConnection) -> None:
         stale = qualified(self.market, Table.stale)

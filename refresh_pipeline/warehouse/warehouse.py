@@ -26,6 +26,7 @@ from refresh_pipeline.warehouse.connection import PATIENCE, connect, transaction
 from refresh_pipeline.warehouse.gaps import Stretches, ensure_gap_views
 from refresh_pipeline.warehouse.known import ensure_known_view
 from refresh_pipeline.warehouse.known_then import candles_as_of
+from refresh_pipeline.warehouse.made import Stale
 from refresh_pipeline.warehouse.publishing import (
     Exported,
     Published,
@@ -38,7 +39,7 @@ from refresh_pipeline.warehouse.raw import Staged, Stored
 from refresh_pipeline.warehouse.reports import FailedSeries, SeriesReport
 from refresh_pipeline.warehouse.schema import Table, qualified
 from refresh_pipeline.warehouse.staging import arrays_of, numbered, registered, texts
-from refresh_pipeline.warehouse.tail import Recomputed, Stale, TailRefresh
+from refresh_pipeline.warehouse.tail import Recomputed, TailRefresh
 
 
 class Outcome(StrEnum):
