@@ -33,10 +33,10 @@ check: .venv/installed-dev ## Format, lint, types, architecture
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(IN_VENV) -m pyright --pythonpath $(IN_VENV)
 	$(IN_VENV) -m pytest -q refresh_pipeline_tests/test_architecture.py
 
-bench: .venv/installed-dev ## Measure a wide run, a fetch, the warehouse and the analytics; a copy goes to bench-results/
-	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks
-	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.bench_enhanced
-	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.bench_indicators
+# Which parts: cycle, fetch, exports, enhanced, indicators; all of them if none is named.
+PARTS =
+bench: .venv/installed-dev ## Measure a cycle and what is in it against bare figures; a copy goes to bench-results/
+	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks $(PARTS)
 
 # How long, and what the random moments are drawn from.
 MINUTES = 60
