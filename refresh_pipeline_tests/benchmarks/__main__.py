@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from refresh_pipeline_tests.benchmarks import analytics, cycle, exporting, fetching
+from refresh_pipeline_tests.benchmarks import analytics, backfill, cycle, exporting, fetching, scaling
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Findings, Size
 from refresh_pipeline_tests.benchmarks.report import Report
 from refresh_pipeline_tests.surroundings import inside
@@ -18,17 +18,23 @@ PARTS: Mapping[str, Part] = {
     "enhanced": analytics.measure_enhanced,
     "indicators": analytics.measure_indicators,
 }
+# These take long, and are measured only when they are asked for.
+LONG_PARTS: Mapping[str, Part] = {"scaling": scaling.measure, "backfill": backfill.measure}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, show, keep."""
     parser = argparse.ArgumentParser(prog="python -m refresh_pipeline_tests.benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which parts, instead of all of them")
-    chosen = parser.parse_args(arguments).parts or list(PARTS)
-    report = Report.begun(Size())
+    known = {**PARTS, **LONG_PARTS}
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(known)}; without any, the first five")
+    parser.add_argument("--days", type=int, default=Size().days, help="how many days a backfill fetches (%(default)s)")
+    asked = parser.parse_args(arguments)
+    if unknown := set(asked.parts) - set(known):
+        parser.error(f"found {', '.join(sorted(unknown))}, allowed: {', '.join(known)}")
+    report = Report.begun(Size(days=asked.days))
     found: dict[str, Sequence[Comparison]] = {}
-    for name in chosen:
-        part = measured(PARTS[name], report.size)
+    for name in asked.parts or PARTS:
+        part = measured(known[name], report.size)
         report.show(part)
         found |= part
     print(f"Every round: {report.keep(found)}")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import httpx
@@ -30,6 +31,8 @@ from refresh_pipeline.sources.binance import INTERVALS, PAGE_ROWS
 from refresh_pipeline.sources.http import CONNECTIONS
 
 talib = load_talib()
+# Texts are texts, not guessed at from a sample; and a report has no place for bars of progress.
+SESSION = "set pandas_analyze_sample = 0; set enable_progress_bar = false"
 Arrays = Mapping[str, NDArray]
 KEYS = ("instrument", "timeframe", "open_time")
 
@@ -86,7 +89,7 @@ def put(database: Path, table: str, rows: Arrays, whole: Mapping[str, str] | Non
     values = ", ".join(f"nullif(\"{n}\", 'nan')::{(whole or {})[n]}" if n in (whole or {}) else f'"{n}"' for n in rows)
     same = " and ".join(f"t.{name} = s.{name}" for name in KEYS)
     with duckdb.connect(str(database)) as connection:
-        connection.execute("set pandas_analyze_sample = 0")
+        connection.execute(SESSION)
         connection.register("staged", dict(rows))
         connection.execute("begin transaction")
         connection.execute(
@@ -97,7 +100,23 @@ def put(database: Path, table: str, rows: Arrays, whole: Mapping[str, str] | Non
         connection.execute("commit")
 
 
-def window(database: Path, table: str, since: np.datetime64) -> object:
+def load(database: Path, table: str, rows: Arrays) -> None:
+    """Rows into a table that is not there yet."""
+    with duckdb.connect(str(database)) as connection:
+        connection.execute(SESSION)
+        connection.register("staged", dict(rows))
+        connection.execute(f"create table {table} as select * from staged")
+
+
+def copy(source: Path, rows: str, database: Path, table: str) -> None:
+    """A table from one file to another."""
+    with duckdb.connect(str(database)) as connection:
+        connection.execute(SESSION)
+        connection.execute(f"attach '{source}' as source (read_only)")
+        connection.execute(f"create table {table} as select * from source.{rows}")
+
+
+def window(database: Path, table: str, since: np.datetime64) -> tuple[list[tuple[str, str, int]], dict[str, Any]]:
     """The candles of all series from an instant on, behind one another, and how many of each there are."""
     bound = [since.astype(datetime)]
     with duckdb.connect(str(database)) as connection:

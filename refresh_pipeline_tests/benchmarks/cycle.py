@@ -18,7 +18,7 @@ from pathlib import Path
 import dagster as dg
 import numpy as np
 
-from refresh_pipeline import checks, steps
+from refresh_pipeline import backfilling, checks, steps
 from refresh_pipeline.analytics.bars import Bars, Computation, Values
 from refresh_pipeline.checks import RAW_CHECKS
 from refresh_pipeline.definitions import build
@@ -66,8 +66,10 @@ FILLED_AT_ONCE = 500
 
 @dataclass
 class Watch:
-    """What a tick did: seconds of each stage, what was asked and answered, what was read and computed."""
+    """What a run did: seconds of each stage, and where it is kept, what was asked, answered, read and computed."""
 
+    # Of a long run it would not fit in memory.
+    keeps: bool = True
     stages: Stopwatch = field(default_factory=lambda: Stopwatch(undivided=(CHECKS,)))
     requests: list[Request] = field(default_factory=list)
     fetched: list[Fetched] = field(default_factory=list)
@@ -94,7 +96,7 @@ class Watch:
             block.enter_context(watch.during(Warehouse, "store_candles", lambda _: STORE))
             for method in REMEMBERING:
                 block.enter_context(watch.during(Warehouse, method, partial(_said, method)))
-            for module, function in ((steps, "refresh_candles"), (steps, "compute")):
+            for module, function in ((steps, "refresh_candles"), (steps, "compute"), (backfilling, "backfill")):
                 block.enter_context(watch.during(module, function, lambda _: REST))
             block.enter_context(watch.during(checks, "raw_verdicts", lambda _: CHECKS))
             # Beside computing and writing a refresh of a tail does nothing but find out what to read, and read it.
@@ -105,14 +107,15 @@ class Watch:
 
     def _fetch(self, fetch: Callable[..., Iterator[Fetched]]) -> Callable[..., Iterator[Fetched]]:
         def watched(source: BinanceSource, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
-            self.requests += requests
+            self.requests += requests if self.keeps else []
             answers = fetch(source, requests, now)
             while True:
                 with self.stages.on(FETCH):
                     answer = next(answers, None)
                 if answer is None:
                     return
-                self.fetched.append(answer)
+                if self.keeps:
+                    self.fetched.append(answer)
                 yield answer
 
         return watched
@@ -123,7 +126,8 @@ class Watch:
         def watched(computation: Computation, bars: Bars) -> tuple[Mapping[str, Values], Mapping[str, Values]]:
             with self.stages.on(f"{computation.name}: compute"):
                 results, states = compute(computation, bars)
-            self.computed.append((computation, bars, results))
+            if self.keeps:
+                self.computed.append((computation, bars, results))
             return results, states
 
         return watched
@@ -227,10 +231,15 @@ class Run:
 
 
 def run_job(
-    instance: dg.DagsterInstance, job: dg.JobDefinition, market: Market, now: datetime, watch: Watch | None = None
+    instance: dg.DagsterInstance,
+    job: dg.JobDefinition,
+    market: Market,
+    now: datetime,
+    watch: Watch | None = None,
+    **more: object,
 ) -> Run:
-    """One wide run of a job at an instant."""
-    asked = {"asked": {"config": {"now": now.isoformat()}}} if "asked" in job.resource_defs else {}
+    """One wide run of a job at an instant; `more` is what it is asked for besides."""
+    asked = {"asked": {"config": {"now": now.isoformat(), **more}}} if "asked" in job.resource_defs else {}
     config = {"resources": asked, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     results: list[dg.ExecuteInProcessResult] = []
     with (watch or Watch()).on():

@@ -26,6 +26,9 @@ class Size:
     # One long history, and the shorter ones on which another library is tried.
     long: int = 300_000
     short: Sequence[int] = (1_000, 10_000)
+    # What a backfill fetches.
+    symbols: int = 50
+    days: int = 30
 
 
 @dataclass(frozen=True, slots=True)

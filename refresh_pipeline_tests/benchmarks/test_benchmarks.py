@@ -1,14 +1,16 @@
 """Whether the benchmarks still run and compare like with like; how fast anything is, they say themselves."""
 
 import json
+import os
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
@@ -18,8 +20,9 @@ from refresh_pipeline.sources import Request
 from refresh_pipeline.sources.opening import open_source
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.benchmarks import __main__ as bench
-from refresh_pipeline_tests.benchmarks import bare, cycle, exporting
+from refresh_pipeline_tests.benchmarks import backfill, bare, cycle, exporting, scaling
 from refresh_pipeline_tests.benchmarks.analytics import traded
+from refresh_pipeline_tests.benchmarks.children import in_child
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Findings, Size, Stopwatch
 from refresh_pipeline_tests.benchmarks.report import Report, commit
 from refresh_pipeline_tests.benchmarks.venue import BEGIN, MINUTE, candles_of, market_at, venue
@@ -160,7 +163,50 @@ def test_a_commit_is_dirty_where_a_file_is_another(tmp_path: Path) -> None:
     assert commit(tmp_path) == f"{clean}-dirty"
 
 
+def here(work: Callable[..., object], folder: Path, *arguments: object) -> tuple[object, float]:
+    """In this process, which saves starting another one."""
+    with inside(folder):
+        return work(*arguments), 1.0
+
+
+def test_a_number_of_series_is_held_against_the_first_one_in_proportion(tmp_path: Path) -> None:
+    case = scaling.Case(1, timeframes=2)
+    with inside(tmp_path):
+        [stages] = scaling.measure(SMALL, tmp_path, cases=[case], apart=here).values()
+    found = {each.what: each for each in stages}
+    assert found["indicators"].ratio == 1
+    parts = sum(each.ours[0] for what, each in found.items() if what != "the whole run" and each.unit == "s")
+    assert parts == pytest.approx(found["the whole run"].ours[0])
+    assert min(each.ours[0] for each in stages) > 0
+    usual, other = scaling.Ticks({"fetch": [1.0]}, 0.0), scaling.Ticks({"fetch": [5.0]}, 0.0)
+    [compared] = scaling.compared(other, usual, series=40, times=4)
+    assert (compared.ratio, compared.note) == (1.25, "125.00 ms a series")
+
+
+def test_a_backfill_leaves_every_candle_of_its_days_with_all_its_indicators(tmp_path: Path) -> None:
+    with inside(tmp_path):
+        found = named(backfill.measure(replace(SMALL, symbols=1, days=1), tmp_path, apart=here))
+    assert all(found[stage].bare[0] > 0 for stage in cycle.STAGES if not stage.endswith("read"))
+    for table in ("raw_candles", "enhanced_candles", "indicators"):
+        counts = []
+        for name, place in (("refresh", f"wide.{table}"), ("bare", table)):
+            with duckdb.connect(str(tmp_path / f"{name}.duckdb"), read_only=True) as connection:
+                counts += connection.execute(f"select count(distinct open_time) from {place}").fetchall()
+        assert counts == [(1440,), (1440,)]
+
+
+def test_memory_is_that_of_the_process_that_did_the_work(tmp_path: Path) -> None:
+    (_, little), (ones, much) = (in_child(np.ones, tmp_path, count) for count in (1, 12_000_000))
+    assert len(ones) == 12_000_000
+    assert 90 < much - little < 300
+
+
+def test_work_that_does_not_come_to_an_end_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="_exit did not come to an end"):
+        in_child(os._exit, tmp_path, 1)
+
+
 def test_an_unknown_part_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         bench.main(["fetching"])
-    assert "'fetching'" in capsys.readouterr().err
+    assert "found fetching, allowed: cycle, fetch" in capsys.readouterr().err
