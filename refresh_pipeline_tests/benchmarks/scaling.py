@@ -5,6 +5,7 @@ tick's. What stands where the floor does elsewhere is the cost of the usual size
 """
 
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -69,6 +70,7 @@ def measure(size: Size, folder: Path, cases: Sequence[Case] = CASES, apart: Apar
     for case in cases:
         place = folder / f"{case.instruments}-{case.timeframes}"
         place.mkdir()
+        print(f"{case} ...", file=sys.stderr)
         apart(filled, place, case, place)
         found[case] = apart(ticked, place, case, place, size.rounds)
         shutil.rmtree(place)
