@@ -11,10 +11,10 @@ unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_PYTHON
 # make's own -j would let two pips loose on one environment.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help refresh up test check bench soak constraints clean
+.PHONY: help refresh up test check bench bench-scaling bench-backfill soak constraints clean
 
 help: ## Show this
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 refresh: .venv/installed ## Run the main job once: candles, indicators, exports, uploads; sets everything up first
 	@.venv/bin/refresh once
@@ -33,10 +33,17 @@ check: .venv/installed-dev ## Format, lint, types, architecture
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(IN_VENV) -m pyright --pythonpath $(IN_VENV)
 	$(IN_VENV) -m pytest -q refresh_pipeline_tests/test_architecture.py
 
-bench: .venv/installed-dev ## Measure a wide run, a fetch, the warehouse and the analytics; a copy goes to bench-results/
-	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks
-	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.bench_enhanced
-	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.bench_indicators
+# Which parts: cycle, fetch, exports, enhanced, indicators; all of them if none is named.
+PARTS =
+bench: .venv/installed-dev ## Measure a cycle and what is in it against bare figures; a copy goes to bench-results/
+	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks $(PARTS)
+
+bench-scaling: .venv/installed-dev ## Measure a tick of 50 to 5,000 series, and of five timeframes at once
+	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks scaling
+
+DAYS = 30
+bench-backfill: .venv/installed-dev ## Measure a backfill of DAYS=30 of m1 for 50 symbols, beside bare loading and computing
+	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks backfill --days $(DAYS)
 
 # How long, and what the random moments are drawn from.
 MINUTES = 60

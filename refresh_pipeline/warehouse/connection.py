@@ -13,8 +13,9 @@ SHORTEST_WAIT = 0.002
 LONGEST_WAIT = 0.2
 PATIENCE = 60.0
 # Every array of objects of ours is text: guessing that from a sample fails in DuckDB 1.5 where the sample holds nulls
-# alone. And a table that is not there is an error, never the Python variable that happens to be called so.
-SESSION = "set pandas_analyze_sample = 0; set python_enable_replacements = false"
+# alone. A table that is not there is an error, never the Python variable that happens to be called so. And DuckDB takes
+# a process that multiprocessing started, as Dagster's runs are, for a terminal: no bars of progress into their logs.
+SESSION = "set pandas_analyze_sample = 0; set python_enable_replacements = false; set enable_progress_bar = false"
 # What DuckDB says where another process has the file, and where this one has it open for the other purpose (to read or
 # to write). Whole phrases: a damaged block is no lock, nor is a folder of that name.
 HELD = ("Could not set lock on file", "with a different configuration than existing connections")

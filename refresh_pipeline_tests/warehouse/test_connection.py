@@ -1,6 +1,8 @@
 """Opening the file: who waits for whom, what is said when it is in vain, and that it is always closed."""
 
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -180,3 +182,13 @@ def test_a_table_that_is_not_there_is_no_variable_of_this_process(database: str)
     with connect(database) as connection, pytest.raises(duckdb.CatalogException, match="gone does not exist"):
         connection.execute("select * from gone")
     assert gone
+
+
+def test_a_process_without_a_program_of_its_own_gets_no_bars_of_progress(tmp_path: Path) -> None:
+    # As multiprocessing starts them, and Dagster its runs.
+    program = (
+        "import sys; from refresh_pipeline.warehouse.connection import connect\n"
+        "with connect(sys.argv[1]) as c: print(c.execute(\"select current_setting('enable_progress_bar')\").fetchall())"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "new.duckdb")]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[(False,)]\n"
