@@ -1,7 +1,7 @@
 """What a program and everything it started take of processors and memory, by kind of process, read from /proc."""
 
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -105,7 +105,7 @@ class Memory:
 
 def memory_of(processes: list[Process]) -> Memory:
     """By kind; a process that is gone by now has none."""
-    pss, rss = Counter[str](), Counter[str]()
+    pss, rss = defaultdict[str, float](float), defaultdict[str, float](float)
     for process in processes:
         said = _rollup(process.pid)
         pss[process.kind] += said.get("Pss", 0.0)
@@ -152,10 +152,10 @@ class Watch:
     def seconds(self) -> dict[str, float]:
         """Processor time by kind since the beginning, with what no look has seen as a kind of its own."""
         now = self._seen_now()
-        spent = Counter[str]()
+        spent = defaultdict[str, float](float)
         for pid, process in self._seen.items():
             spent[process.kind] += process.seconds - self._before.get(pid, 0.0)
-        spent[UNSEEN] = max(_total(now) - self._total_before - spent.total(), 0.0)
+        spent[UNSEEN] = max(_total(now) - self._total_before - sum(spent.values()), 0.0)
         return dict(spent)
 
     def _seen_now(self) -> list[Process]:

@@ -15,12 +15,12 @@ MOMENTS = {
     Kind.PIPELINE_ENQUEUED: "run created, in the queue",
     Kind.PIPELINE_DEQUEUED: "out of the queue",
     Kind.PIPELINE_STARTING: "launched",
-    Kind.PIPELINE_START: "the run's process is at work",
+    Kind.PIPELINE_START: "definitions loaded, the run begins",
     Kind.PIPELINE_SUCCESS: "the run has ended",
 }
-EVALUATED = "schedule evaluated"
-BEGUN = "begins"
-DONE = "done"
+EVALUATED = "schedule's tick is done"
+FIRST_ACT = "its process says that it is there"
+STEPS = {Kind.STEP_START: "begins", Kind.STEP_SUCCESS: "done", Kind.STEP_FAILURE: "failed"}
 
 
 def told_by(instance: dg.DagsterInstance, market: str, minutes: list[int]) -> Told:
@@ -60,11 +60,17 @@ def _evaluations(
 
 
 def _moments(instance: dg.DagsterInstance, run_id: str, market: str, boundary: int) -> dict[str, float]:
-    wanted = {*MOMENTS, Kind.STEP_START, Kind.STEP_SUCCESS, Kind.STEP_FAILURE}
+    wanted = {*MOMENTS, *STEPS, Kind.ENGINE_EVENT}
     found = {}
     for record in instance.get_records_for_run(run_id, of_type=wanted).records:
-        event = record.event_log_entry.get_dagster_event()
-        step = (event.step_key or "").removeprefix(f"{market}__")
-        name = MOMENTS.get(event.event_type) or f"{step} {BEGUN if event.event_type is Kind.STEP_START else DONE}"
-        found.setdefault(name, record.event_log_entry.timestamp - boundary)
+        if name := _moment(record.event_log_entry.get_dagster_event(), market):
+            found.setdefault(name, record.event_log_entry.timestamp - boundary)
     return found
+
+
+def _moment(event: dg.DagsterEvent, market: str) -> str | None:
+    if event.event_type is Kind.ENGINE_EVENT:
+        return FIRST_ACT if (event.message or "").startswith("Started process for run") else None
+    if event.event_type in STEPS:
+        return f"{(event.step_key or '').removeprefix(f'{market}__')} {STEPS[event.event_type]}"
+    return MOMENTS[event.event_type]
