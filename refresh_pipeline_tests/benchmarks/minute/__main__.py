@@ -16,11 +16,12 @@ import dagster as dg
 from rich.console import Console
 
 from refresh_pipeline.settings import load_settings
+from refresh_pipeline.warehouse.connection import connect
 from refresh_pipeline_tests.benchmarks.__main__ import RESULTS, machine
 from refresh_pipeline_tests.benchmarks.minute import report
 from refresh_pipeline_tests.benchmarks.minute.probe import MINUTE, Probe
 from refresh_pipeline_tests.benchmarks.minute.processes import Watch, tree
-from refresh_pipeline_tests.benchmarks.minute.report import WAREHOUSE, Disturbance, Found
+from refresh_pipeline_tests.benchmarks.minute.report import IN_USE, WAREHOUSE, Disturbance, Found
 from refresh_pipeline_tests.benchmarks.minute.timeline import told_by
 from refresh_pipeline_tests.benchmarks.minute.venue import symbols
 from refresh_pipeline_tests.end_to_end.programs import end_session, free_port, installed
@@ -161,7 +162,9 @@ class Bench:
             sizes[part] = sum(_bytes(file) for file in files)
             counted |= files
         warehouse = self._database.parent.glob(f"{self._database.name}*")
-        return {**sizes, WAREHOUSE: sum(_bytes(file) for file in warehouse)}
+        with connect(str(self._database), read_only=True) as connection:
+            size = connection.execute("select block_size * used_blocks from pragma_database_size()").fetchall()
+        return {**sizes, WAREHOUSE: sum(_bytes(file) for file in warehouse), IN_USE: size[0][0]}
 
     def _own_cpu(self) -> float:
         own = os.times()

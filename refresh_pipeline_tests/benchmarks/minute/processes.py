@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+STARTER, CODE_SERVER = "starter of runs", "code server"
 # Which part of a command line tells the kind of process; what none of them tells is `other`.
 KINDS = (
     ("dagster_webserver", "web UI"),
     ("dagster._daemon", "daemon"),
     ("resource_tracker", "other"),
-    ("api\0grpc", "code server"),
+    ("api\0grpc", CODE_SERVER),
+    ("instance.starter", STARTER),
     ("spawn_main", "run"),
     ("execute_run", "run"),
     ("refresh\0up", "refresh up"),
@@ -57,14 +59,14 @@ def kind_of(command: str, above: str) -> str:
 
     >>> kind_of("python\0-m\0dagster\0api\0grpc\0", above="daemon")
     "daemon's code server"
-    >>> kind_of("python\0-m\0dagster\0api\0grpc\0", above="daemon's code server")
+    >>> kind_of("python\0-m\0refresh_pipeline.instance.starter\0", above="starter of runs")
     'run'
     """
     kind = next((kind for part, kind in KINDS if part in command), "other" if command else "")
-    if kind != "code server":
-        return kind
-    # A fork of one, which has its command line, is at work on a run.
-    return "run" if above.endswith(kind) else f"{above}'s {kind}"
+    if kind in (STARTER, CODE_SERVER) and above.endswith(kind):
+        # A fork of one, which has its command line.
+        return "run"
+    return f"{above}'s {kind}" if kind == CODE_SERVER else kind
 
 
 def _all_stats() -> Iterator[tuple[int, list[str]]]:

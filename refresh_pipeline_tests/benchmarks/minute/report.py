@@ -14,7 +14,8 @@ from refresh_pipeline_tests.benchmarks.minute.processes import Memory
 
 MINUTES_A_DAY = 1440
 READABLE = "indicators of all series can be read"
-WAREHOUSE = "warehouse"
+# A file has room left over that the next rows go into; what is in use tells how much they take.
+WAREHOUSE, IN_USE = "warehouse, the file", "warehouse, in use"
 # Issue 8 of the design: seconds, seconds, seconds of processor time a tick, megabytes.
 TARGETS = {"median": 8.0, "worst": 12.0, "cpu": 15.0, "memory": 700.0}
 
@@ -183,7 +184,7 @@ def _by_kind(found: Found) -> Table:
 def _growth(found: Found) -> Table:
     table = _table("on the disk", "what", "kB a tick", "MB in 24 h", "MB at the end")
     growth = found.growth_a_tick
-    dagster = {what: grown for what, grown in growth.items() if what != WAREHOUSE}
+    dagster = {what: grown for what, grown in growth.items() if what not in (WAREHOUSE, IN_USE)}
     rows = [*growth.items(), ("all of Dagster's", sum(dagster.values()))]
     sizes = {**found.sizes_after, "all of Dagster's": sum(found.sizes_after[what] for what in dagster)}
     for what, grown in rows:

@@ -40,8 +40,8 @@ FOUND = Found(
     cpu={"run": 18.0, "daemon": 3.0},
     peak=Memory(pss={"run": 200.0, "daemon": 100.0}, rss={"run": 250.0, "daemon": 150.0}),
     rss_peak=450.0,
-    sizes_before={"runs": 1000, "warehouse": 5_000_000},
-    sizes_after={"runs": 4000, "ticks": 300, "warehouse": 5_600_000},
+    sizes_before={"runs": 1000, "warehouse, the file": 5_000_000},
+    sizes_after={"runs": 4000, "ticks": 300, "warehouse, the file": 5_600_000},
     disturbance=Disturbance(opens=6, seconds_open=0.12, refused=3, cpu=1.5),
 )
 
@@ -60,8 +60,8 @@ def test_a_minute_that_was_never_complete_is_infinitely_late_and_null_in_json() 
 def test_processor_time_and_growth_are_told_by_the_tick_and_the_day() -> None:
     told = as_json(FOUND)
     assert told["cpu_a_tick"] == {"all": 7.0, "run": 6.0, "daemon": 1.0}
-    assert told["bytes_a_tick"] == {"runs": 1000.0, "ticks": 100.0, "warehouse": 200_000.0}
-    assert told["bytes_a_day"]["warehouse"] == 288_000_000.0
+    assert told["bytes_a_tick"] == {"runs": 1000.0, "ticks": 100.0, "warehouse, the file": 200_000.0}
+    assert told["bytes_a_day"]["warehouse, the file"] == 288_000_000.0
     assert told["memory_peak"]["pss"] == 300.0
 
 
@@ -79,7 +79,7 @@ def test_the_report_holds_each_figure_against_its_target_and_names_what_went_wro
     assert "memory of all processes, peak (PSS) 300 MB below 700 MB" in lines
     assert "indicators done 7.00 +0.50 7.50" in lines
     assert "run 6.00 200 250" in lines
-    assert "warehouse 200.0 288 5.6" in lines
+    assert "warehouse, the file 200.0 288 5.6" in lines
     assert "all of Dagster's 1.1 2 0.0" in lines
     assert "A tick was skipped: the previous run is still going" in lines
     assert "2 runs did not succeed: wide_refresh failure" in lines
