@@ -46,19 +46,23 @@ timeframes: [m1, m5, m15, H1, D1]
 history: {{m1: 10m, m5: 30m, m15: 1h, H1: 4h, D1: 3d}}
 indicators: {{compute: [sma_10, mfi]}}
 """
-# Each page, and a JavaScript condition that holds once it shows what one comes for.
+# What to do on a page by hand: choose one partition of each dimension by its name.
+CHOOSE = """
+const choose = name => [...document.querySelectorAll('div, span')]
+  .findLast(each => each.textContent === name && !each.children.length).click()
+choose('S0003')
+setTimeout(() => choose('m5'), 100)
+"""
+# Each page: its path (none: the one before), what is done there, and what holds once it shows what one comes for.
 PAGES = {
-    "partitions": ("/assets/ui/raw_candles?view=partitions", "text.includes('S0001') && text.includes('D1')"),
-    "one partition": (
-        "/assets/ui/raw_candles?view=partitions&instrument=S0003&timeframe=m5",
-        "text.includes('candle_count')",
-    ),
-    "overview": ("/assets/ui/raw_candles?view=overview", "text.includes('candle_count')"),
-    "lineage": ("/assets/ui/indicators?view=lineage&lineageScope=upstream", "text.includes('enhanced_candles')"),
-    "lineage of everything": ("/asset-groups", "text.includes('enhanced_candles')"),
-    "runs": ("/runs", "text.includes('ui_refresh')"),
+    "partitions": ("/assets/ui/raw_candles?view=partitions", "", "/Materialized .[1-9]/.test(text)"),
+    "one partition": ("", CHOOSE, "text.includes('candle_count')"),
+    "overview": ("/assets/ui/raw_candles?view=overview", "", "text.includes('candle_count')"),
+    "lineage": ("/assets/ui/indicators?view=lineage", "", "/[0-9] partitions/.test(text)"),
+    "lineage of everything": ("/asset-groups", "", "text.includes('enhanced_candles')"),
+    "runs": ("/runs", "", "text.includes('ui_refresh')"),
 }
-LONGEST = 120.0
+LONGEST = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +94,13 @@ class Browser:
             raise RuntimeError(f"{method}: {said['error']}")
         return said["result"]
 
-    def open(self, url: str, condition: str) -> tuple[float, list[Answer]]:
+    def open(self, url: str | None, script: str, condition: str) -> tuple[float, list[Answer]]:
         """Seconds until a condition holds, of `text`, what the page shows; and what it asked the server for."""
         self._events.clear()
         began = time.perf_counter()
-        self.call("Page.navigate", url=url)
+        if url:
+            self.call("Page.navigate", url=url)
+        self.call("Runtime.evaluate", expression=script)
         expression = f"(() => {{ const text = document.body ? document.body.innerText : ''; return {condition}; }})()"
         while time.perf_counter() - began < LONGEST:
             if self.call("Runtime.evaluate", expression=expression)["result"].get("value"):
@@ -110,7 +116,7 @@ class Browser:
         asked: dict[str, tuple[str, float]] = {}
         for event in self._events:
             method, said = event.get("method"), event.get("params", {})
-            if method == "Network.requestWillBeSent" and said["request"]["url"].endswith("/graphql"):
+            if method == "Network.requestWillBeSent" and "/graphql" in said["request"]["url"]:
                 body = json.loads(said["request"].get("postData") or "{}")
                 asked[said["requestId"]] = (body.get("operationName", "?"), said["timestamp"])
             if method == "Network.loadingFinished" and said["requestId"] in asked:
@@ -215,9 +221,9 @@ def look(folder: Path, program: str) -> None:
     """Every page, with what it asked for and what the server has by then."""
     with web_server(folder) as (address, pid), browser(program, folder / "profile") as tab:
         _say_memory("before any page", pid)
-        for name, (path, condition) in PAGES.items():
-            for attempt in ("first", "again"):
-                taken, answers = tab.open(address + path, condition)
+        for name, (path, script, condition) in PAGES.items():
+            for attempt in ("first", "again") if path else ("first",):
+                taken, answers = tab.open(address + path if path else None, script, condition)
                 print(f"{name}, {attempt}: {taken:.2f} s" + (" (NOT SHOWN)" if taken > LONGEST else ""), flush=True)
                 for each in sorted(answers, key=lambda one: -one.seconds)[:5]:
                     print(f"    {each.seconds:6.2f} s {each.bytes / 1000:9,.0f} kB  {each.operation}")

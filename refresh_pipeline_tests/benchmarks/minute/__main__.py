@@ -34,7 +34,7 @@ MARKET = "wide"
 FIRST_REFRESHES = 1800.0
 LAST_ROWS = 120.0
 # Seconds between two looks at processes, at memory, at files while rows are far and while they are near.
-CPU_EVERY, MEMORY_EVERY, FAR, NEAR = 0.2, 1.0, 0.05, 0.01
+CPU_EVERY, MEMORY_EVERY, FAR, NEAR = 0.5, 1.0, 0.05, 0.01
 # What lies where in DAGSTER_HOME; a file counts for the first pattern that fits.
 PARTS = {
     "event index": "history/runs/index.db*",
