@@ -11,7 +11,7 @@ unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_PYTHON
 # make's own -j would let two pips loose on one environment.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help refresh up test check bench bench-scaling bench-backfill soak constraints clean
+.PHONY: help refresh up test check bench bench-scaling bench-backfill bench-minute soak constraints clean
 
 help: ## Show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -45,11 +45,14 @@ DAYS = 30
 bench-backfill: .venv/installed-dev ## Measure a backfill of DAYS=30 of m1 for 50 symbols, beside bare loading and computing
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks backfill --days $(DAYS)
 
+# How long, and of how many series; the first refresh, of a day of history, takes some minutes more.
+bench-minute: .venv/installed-dev ## Measure `refresh up` for MINUTES=15: SERIES=487 on m1 from a venue on loopback
+	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.minute --minutes $(or $(MINUTES),15) --series $(or $(SERIES),487)
+
 # How long, and what the random moments are drawn from.
-MINUTES = 60
 SEED = 1
 soak: .venv/installed-dev ## Run the daemon for MINUTES=60, kill it, its runs and the venue at random, prove nothing came of it
-	@MINUTES=$(MINUTES) SEED=$(SEED) $(IN_VENV) -m pytest -q -s -m soak refresh_pipeline_tests/soak
+	@MINUTES=$(or $(MINUTES),60) SEED=$(SEED) $(IN_VENV) -m pytest -q -s -m soak refresh_pipeline_tests/soak
 
 constraints: ## Pin every dependency anew in constraints.txt (needs Python 3.11, the oldest that is supported)
 	@$${PYTHON:-python3.11} -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "constraints: wants Python 3.11")'

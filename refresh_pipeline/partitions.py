@@ -33,7 +33,8 @@ def range_tags(market: Market, instruments: Sequence[str], timeframes: Sequence[
     >>> range_tags(market, ["C", "A"], [Timeframe.m1, Timeframe.m5])
     {'dagster/asset_partition_range_start': 'A|m1', 'dagster/asset_partition_range_end': 'C|m5'}
     """
-    names = [name for name in market.instruments if name in instruments]
+    wanted = set(instruments)
+    names = [name for name in market.instruments if name in wanted]
     first, last = Series(names[0], min(timeframes)), Series(names[-1], max(timeframes))
     return {RANGE_START: first.key, RANGE_END: last.key}
 

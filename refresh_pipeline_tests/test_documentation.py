@@ -86,7 +86,7 @@ def test_every_table_is_explained(table: str) -> None:
     assert re.search(rf"`[\w.<>]*{table}`", text_of("docs/data.md"))
 
 
-@pytest.mark.parametrize("target", ["refresh", "test", "up", "check", "bench", "soak"])
+@pytest.mark.parametrize("target", ["refresh", "test", "up", "check", "bench", "bench-minute", "soak"])
 def test_every_target_that_the_readme_names_is_there(target: str) -> None:
     assert f"make {target}" in text_of("README.md")
     assert re.search(rf"^{target}:", text_of("Makefile"), flags=re.MULTILINE)

@@ -4,6 +4,7 @@ import csv
 import difflib
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import cached_property
@@ -425,7 +426,7 @@ class _LoaderWithoutRepeats(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
+        if repeated := _repeated(names):
             raise yaml.constructor.ConstructorError(
                 None, None, f"found {', '.join(repeated)} more than once; allowed: each key once", node.start_mark
             )
@@ -441,7 +442,7 @@ def _universe(data: dict[str, Any], file: str, read_universe: Callable[[str], st
         raise MarketError(f"{name}: found {len(rows)} rows; allowed: a header, and an instrument in each row below it")
     header = [cell.strip().lower() for cell in rows[0]]
     names = [row[0].strip() for row in rows[1:]]
-    if repeated := sorted({instrument for instrument in names if names.count(instrument) > 1}):
+    if repeated := _repeated(names):
         raise MarketError(f"{name}: found {', '.join(repeated)} more than once; allowed: a row per instrument")
     return {instrument: _details(header, row) for instrument, row in zip(names, rows[1:], strict=True)}
 
@@ -512,9 +513,14 @@ def _instrument_name(value: object) -> str:
 
 
 def _without_repeats(values: list[Any]) -> list[Any]:
-    if repeated := sorted({str(value) for value in values if values.count(value) > 1}):
+    if repeated := _repeated(values):
         raise ValueError(f"{', '.join(repeated)} named more than once; allowed: each once")
     return values
+
+
+def _repeated(values: Iterable[object]) -> list[str]:
+    """What is there more than once; thousands of instruments are looked through at once."""
+    return sorted(value for value, count in Counter(map(str, values)).items() if count > 1)
 
 
 def _nonempty(values: Any, what: str) -> Any:

@@ -1,0 +1,215 @@
+"""The sums of measured minutes, and how they are told: as text beside their targets, and as JSON."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from refresh_pipeline_tests.benchmarks.minute.processes import Memory
+
+MINUTES_A_DAY = 1440
+READABLE = "indicators of all series can be read"
+# A file has room left over that the next rows go into; what is in use tells how much they take.
+WAREHOUSE, IN_USE = "warehouse, the file", "warehouse, in use"
+# Issue 8 of the design: seconds, seconds, seconds of processor time a tick, megabytes.
+TARGETS = {"median": 8.0, "worst": 12.0, "cpu": 15.0, "memory": 700.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What Dagster's files say of the measured minutes."""
+
+    # By minute: seconds after it of each moment of the run that its tick asked for.
+    ticks: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    # Why a minute's tick asked for no run.
+    skipped: Mapping[int, str] = field(default_factory=dict)
+    # Runs in that time that no tick of the refresh asked for, by job, and runs that did not succeed.
+    other_runs: Mapping[str, int] = field(default_factory=dict)
+    unsuccessful: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Disturbance:
+    """What the probe did to whom it watched."""
+
+    # How often it read, how long it had the file open for that in all, and how often the file was held.
+    opens: int
+    seconds_open: float
+    refused: int
+    # Processor time of probe and venue, which is in no other figure.
+    cpu: float
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was measured in these minutes, each the boundary at which its candles closed, in seconds since 1970."""
+
+    series: int
+    minutes: Sequence[int]
+    # Seconds after a minute until its rows were read; a minute that is missing was never complete.
+    fresh: Mapping[int, float]
+    told: Told
+    # Seconds of processor time in all these minutes, by kind of process.
+    cpu: Mapping[str, float]
+    peak: Memory
+    rss_peak: float
+    # Bytes on the disk, by what they hold.
+    sizes_before: Mapping[str, int]
+    sizes_after: Mapping[str, int]
+    disturbance: Disturbance
+
+    @property
+    def latencies(self) -> dict[str, float]:
+        """Tick to fresh over all minutes, in seconds; a minute that was never complete is infinitely late."""
+        taken = [self.fresh.get(minute, math.inf) for minute in self.minutes]
+        return {"median": median(taken), "p95": percentile(taken, 0.95), "worst": max(taken)}
+
+    @property
+    def without_a_run(self) -> list[int]:
+        """Minutes whose rows came with a later tick, or never."""
+        return [minute for minute in self.minutes if minute not in self.told.ticks or minute not in self.fresh]
+
+    @property
+    def cpu_a_tick(self) -> dict[str, float]:
+        """Seconds of processor time, by kind of process."""
+        return {kind: seconds / len(self.minutes) for kind, seconds in self.cpu.items()}
+
+    @property
+    def growth_a_tick(self) -> dict[str, float]:
+        """Bytes, by what they hold."""
+        grown = {what: self.sizes_after[what] - self.sizes_before.get(what, 0) for what in self.sizes_after}
+        return {what: grown[what] / len(self.minutes) for what in grown}
+
+    @property
+    def timeline(self) -> list[tuple[str, float, float]]:
+        """Each moment of a tick, in order: seconds after the minute, median and worst over its ticks."""
+        ticks = {minute: dict(moments) for minute, moments in self.told.ticks.items()}
+        for minute in ticks.keys() & self.fresh.keys():
+            ticks[minute][READABLE] = self.fresh[minute]
+        names = dict.fromkeys(name for moments in ticks.values() for name in moments)
+        seen = {name: [moments[name] for moments in ticks.values() if name in moments] for name in names}
+        return sorted(((name, median(each), max(each)) for name, each in seen.items()), key=lambda row: row[1])
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The least value that so large a share of them does not exceed.
+
+    >>> percentile([5.0, 1.0, 2.0, 3.0, 4.0], 0.95), percentile([2.0, 1.0], 0.5)
+    (5.0, 1.0)
+    """
+    return sorted(values)[math.ceil(share * len(values)) - 1]
+
+
+def as_json(found: Found) -> dict[str, Any]:
+    """Every figure, and what it was worked out from; seconds, megabytes of memory, bytes of disk."""
+    growth = found.growth_a_tick
+    return {
+        "series": found.series,
+        "minutes": len(found.minutes),
+        "tick_to_fresh": {name: _finite(value) for name, value in found.latencies.items()},
+        "tick_to_fresh_of_each_minute": [_finite(found.fresh.get(minute, math.inf)) for minute in found.minutes],
+        "minutes_without_a_run": len(found.without_a_run),
+        "why_skipped": list(found.told.skipped.values()),
+        "other_runs": found.told.other_runs,
+        "unsuccessful_runs": found.told.unsuccessful,
+        "cpu_a_tick": {"all": sum(found.cpu_a_tick.values()), **found.cpu_a_tick},
+        "memory_peak": {"pss": found.peak.pss_sum, "rss": found.rss_peak, "pss_by_kind": found.peak.pss},
+        "bytes_a_tick": growth,
+        "bytes_a_day": {what: grown * MINUTES_A_DAY for what, grown in growth.items()},
+        "bytes_at_the_end": found.sizes_after,
+        "timeline": [{"moment": name, "median": middle, "worst": worst} for name, middle, worst in found.timeline],
+        "probe": {
+            "readings": found.disturbance.opens,
+            "seconds_open": found.disturbance.seconds_open,
+            "refused": found.disturbance.refused,
+            "cpu_of_probe_and_venue": found.disturbance.cpu,
+        },
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def show(console: Console, found: Found) -> None:
+    """Everything for people: figures beside their targets, then where they come from."""
+    console.print(_figures(found))
+    console.print(_timeline(found))
+    console.print(_by_kind(found))
+    console.print(_growth(found))
+    for line in _remarks(found):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _figures(found: Found) -> Table:
+    title = f"{found.series} series x m1, {len(found.minutes)} minutes"
+    table = _table(title, "what", "measured", "target")
+    late = found.latencies
+    rows = [
+        ("tick to fresh, median", f"{late['median']:.2f} s", f"below {TARGETS['median']:g} s"),
+        ("tick to fresh, p95", f"{late['p95']:.2f} s", ""),
+        ("tick to fresh, worst", f"{late['worst']:.2f} s", f"below {TARGETS['worst']:g} s"),
+        ("minutes without a run of their own", str(len(found.without_a_run)), "0"),
+        ("CPU a tick, all processes", f"{sum(found.cpu_a_tick.values()):.1f} s", f"below {TARGETS['cpu']:g} s"),
+        ("memory of all processes, peak (PSS)", f"{found.peak.pss_sum:.0f} MB", f"below {TARGETS['memory']:g} MB"),
+        ("the same, shared pages counted each time (RSS)", f"{found.rss_peak:.0f} MB", ""),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _timeline(found: Found) -> Table:
+    table = _table("a tick, seconds after the minute", "moment", "median", "since the line above", "worst")
+    before = 0.0
+    for name, middle, worst in found.timeline:
+        table.add_row(name, f"{middle:.2f}", f"+{middle - before:.2f}", f"{worst:.2f}")
+        before = middle
+    return table
+
+
+def _by_kind(found: Found) -> Table:
+    table = _table("by kind of process", "kind", "CPU a tick, s", "PSS at the peak, MB", "RSS then, MB")
+    for kind in sorted({*found.cpu, *found.peak.pss}, key=lambda kind: -found.cpu.get(kind, 0.0)):
+        memory = [f"{each[kind]:.0f}" if kind in each else "" for each in (found.peak.pss, found.peak.rss)]
+        table.add_row(kind, f"{found.cpu_a_tick.get(kind, 0.0):.2f}", *memory)
+    return table
+
+
+def _growth(found: Found) -> Table:
+    table = _table("on the disk", "what", "kB a tick", "MB in 24 h", "MB at the end")
+    growth = found.growth_a_tick
+    dagster = {what: grown for what, grown in growth.items() if what not in (WAREHOUSE, IN_USE)}
+    rows = [*growth.items(), ("all of Dagster's", sum(dagster.values()))]
+    sizes = {**found.sizes_after, "all of Dagster's": sum(found.sizes_after[what] for what in dagster)}
+    for what, grown in rows:
+        day = grown * MINUTES_A_DAY / 1e6
+        table.add_row(what, f"{grown / 1000:,.1f}", f"{day:,.0f}", f"{sizes[what] / 1e6:,.1f}")
+    return table
+
+
+def _remarks(found: Found) -> Iterator[str]:
+    probe, ticks = found.disturbance, len(found.minutes)
+    yield (
+        f"The probe had the warehouse open {probe.opens / ticks:.1f} times a tick, for "
+        f"{probe.seconds_open / ticks * 1000:.0f} ms in all, and was refused {probe.refused / ticks:.1f} times; it and "
+        f"the venue took {probe.cpu / ticks:.1f} s of CPU a tick, which is in no figure above."
+    )
+    for reason in dict.fromkeys(found.told.skipped.values()):
+        yield f"A tick was skipped: {reason}"
+    for job, count in found.told.other_runs.items():
+        yield f"{count} more runs of {job} went on meanwhile."
+    for what, count in found.told.unsuccessful.items():
+        yield f"{count} runs did not succeed: {what}"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    return table
