@@ -20,7 +20,8 @@ Read in this order:
 5. `settings` is the only module that reads the environment. `cli` is the `refresh` command: `running` does a refresh as
    Dagster runs, `reporting` and `missing` print tables, `progress` carries how far the work is.
 6. Around the files: `filing`, `retention`, `status_report`, `verifying`, `duplicates`. `backing_up` copies the
-   warehouse and Dagster's files, `backups` does so daily, `universes` renews a market's list of instruments.
+   warehouse and Dagster's files, `backups` does so daily, `maintenance` keeps things small, `universes` renews a
+   market's list of instruments.
 
 Imports go one way: the modules here use everything; `sources`, `warehouse` and `destinations` use `market` and
 `analytics`; `analytics` may use `market`; `market` uses nothing of ours.

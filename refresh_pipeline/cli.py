@@ -295,6 +295,25 @@ def restore(
 
 
 @app.command()
+def maintain(
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Delete what Dagster remembers of runs that newer ones have superseded; the schedule does so every hour."""
+    with wrong_requests():
+        settings = load_settings(data_dir=data_dir)
+        prepare_dagster(settings)
+    # Late, so that a wrong request is answered at once: Dagster takes a second to import.
+    from refresh_pipeline import maintenance  # noqa: PLC0415
+    from refresh_pipeline.running import dagster_instance  # noqa: PLC0415
+
+    with dagster_instance(settings) as instance:
+        pruned = maintenance.prune(instance, maintenance.kept_for, datetime.now(UTC), dry_run=dry_run)
+    out.print(maintenance.told(pruned, dry_run=dry_run), highlight=False, soft_wrap=True)
+
+
+@app.command()
 def status(
     *,
     market: MarketOption = None,

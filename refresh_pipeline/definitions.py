@@ -12,6 +12,7 @@ from refresh_pipeline.backups import backup_job, backup_schedule
 from refresh_pipeline.checks import market_checks
 from refresh_pipeline.copies import copy_assets, copy_checks, described
 from refresh_pipeline.exporting import check_exports
+from refresh_pipeline.maintenance import maintenance_job, maintenance_schedule
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.resources import resources
 from refresh_pipeline.schedules import backfill_job_name, market_schedules, publish_job_name, refresh_job_name
@@ -46,8 +47,12 @@ def _definitions(settings: Settings, markets: Sequence[Market]) -> dg.Definition
     return dg.Definitions(
         assets=[asset for market in markets for asset in [*market_assets(market), *copy_assets(market)]],
         asset_checks=[check for market in markets for check in [*market_checks(market), *copy_checks(market)]],
-        jobs=[*(job for market in markets for job in market_jobs(market)), backup_job],
-        schedules=[*(schedule for market in markets for schedule in market_schedules(market)), backup_schedule],
+        jobs=[*(job for market in markets for job in market_jobs(market)), backup_job, maintenance_job],
+        schedules=[
+            *(schedule for market in markets for schedule in market_schedules(market)),
+            backup_schedule,
+            maintenance_schedule,
+        ],
         sensors=[
             *(sensor for market in markets for sensor in (retry_sensor(market), repair_sensor(market))),
             alerts_sensor(markets),

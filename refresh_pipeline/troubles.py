@@ -13,7 +13,7 @@ from pathlib import Path
 import dagster as dg
 from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
 
-from refresh_pipeline import backups
+from refresh_pipeline import backups, maintenance
 from refresh_pipeline.market.alerts import Period, Trouble
 from refresh_pipeline.market.calendar import CalendarEnds
 from refresh_pipeline.market.candles import instant
@@ -70,7 +70,7 @@ def failed_runs(instance: dg.DagsterInstance, markets: Sequence[Market]) -> Iter
         for market in markets
         for name in (refresh_job_name, publish_job_name, backfill_job_name)
     }
-    for job, whose in {**jobs, backups.NAME: MACHINE, BY_HAND: MACHINE}.items():
+    for job, whose in {**jobs, backups.NAME: MACHINE, maintenance.NAME: MACHINE, BY_HAND: MACHINE}.items():
         filters = RunsFilter(job_name=job, statuses=[DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE])
         for record in instance.get_run_records(filters, limit=1):
             if record.dagster_run.status is DagsterRunStatus.FAILURE:

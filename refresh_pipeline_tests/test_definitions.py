@@ -47,7 +47,7 @@ def test_the_jobs(loaded: dg.RepositoryDefinition) -> None:
     # Dagster's own, for whatever is materialized by hand, is the implicit one.
     own = {name for name in loaded.job_names if not name.startswith("__ASSET_JOB")}
     own_of_markets = {f"{market}_{what}" for market in MARKETS for what in ("refresh", "publish", "backfill")}
-    assert own == own_of_markets | {"backup"}
+    assert own == own_of_markets | {"backup", "maintenance"}
 
 
 def test_the_schedules(loaded: dg.RepositoryDefinition) -> None:
@@ -60,6 +60,7 @@ def test_the_schedules(loaded: dg.RepositoryDefinition) -> None:
         "crypto_refresh": ("* * * * *", "UTC", "crypto_refresh"),
         "crypto_publish": ("15 */2 * * *", "UTC", "crypto_publish"),
         "backup": ("40 3 * * *", "UTC", "backup"),
+        "maintenance": ("37 * * * *", "UTC", "maintenance"),
     }
 
 

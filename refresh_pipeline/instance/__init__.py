@@ -1,5 +1,6 @@
 """What makes Dagster itself fast and bounded, with what it offers publicly and, in two places, a little beyond.
 
 `event_log` writes a wide run's events in two transactions instead of a thousand; `wide_run` says what a wide run did to
-each of its partitions. Nothing here knows of markets.
+each of its partitions; `pruning` deletes superseded runs, and `disk` knows what they keep beside tables. Nothing here
+knows of markets.
 """

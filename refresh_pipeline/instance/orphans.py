@@ -33,7 +33,7 @@ def process_named(pid: int) -> str:
     return f"{socket.gethostname()}:{pid}:{_began(pid)}"
 
 
-def claim(context: dg.AssetExecutionContext) -> None:
+def claim(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> None:
     """Write down which process works on this run."""
     if context.run.tags.get(PROCESS_TAG) != this_process():
         context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: this_process()})

@@ -1,0 +1,140 @@
+"""What Dagster keeps on this disk beside its tables: a run's own files, files of runs that are no more, free pages.
+
+Nothing here decides which runs are to go; see `pruning`. Where Dagster's tables are not SQLite's, there are logs alone.
+"""
+
+import shutil
+import sqlite3
+from collections.abc import Collection, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+import dagster as dg
+from dagster._core.storage.event_log import SqliteEventLogStorage
+from dagster._core.storage.runs import SqlRunStorage
+
+# A database is written anew where at least half of it is free, if what is left is small enough: meanwhile nobody else
+# writes to it. Measured: 3 to 5 s for 750 MB; Dagster waits for 30 s until an event can be written.
+LARGEST_REWRITTEN = 1024**3
+LEAST_FREE = 16 * 1024**2
+PATIENCE = 5.0
+# Files of a run that is unknown are left alone for so long: it may just be beginning.
+YOUNGEST_ORPHAN = timedelta(days=1)
+BESIDE = ("", "-wal", "-shm")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """Where runs keep files of their own on this disk: SQLite files of events, folders of logs."""
+
+    events: Path | None
+    logs: Path
+
+    @classmethod
+    def of(cls, instance: dg.DagsterInstance) -> "RunFiles":
+        """Those of this instance."""
+        log = instance.event_log_storage
+        events = Path(log.path_for_shard("any")).parent if isinstance(log, SqliteEventLogStorage) else None
+        return cls(events, Path(instance.storage_directory()))
+
+    def of_run(self, run_id: str) -> list[Path]:
+        """A run's files and folders that are there."""
+        shards = [self.events / f"{run_id}.db{suffix}" for suffix in BESIDE] if self.events else []
+        return [path for path in (*shards, self.logs / run_id) if path.exists()]
+
+    def orphans(self, known: Collection[str], now: datetime) -> set[str]:
+        """Runs of which there are old files and nothing else."""
+        oldest = (now - YOUNGEST_ORPHAN).timestamp()
+        paths = [*(self.events.glob("*.db") if self.events else ()), *self.logs.glob("*/compute_logs")]
+        found = {path.parent.name if path.name == "compute_logs" else path.stem for path in _older(paths, oldest)}
+        return {run_id for run_id in found - set(known) if _is_run_id(run_id)}
+
+
+def delete_files(paths: Collection[Path]) -> int:
+    """Delete files and folders; gives how many bytes they took."""
+    freed = size_of(paths)
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return freed
+
+
+def size_of(paths: Collection[Path]) -> int:
+    """Bytes of files, and of what is below folders."""
+    return sum(_bytes(each) for path in paths for each in (path.rglob("*") if path.is_dir() else (path,)))
+
+
+def databases(instance: dg.DagsterInstance) -> list[Path]:
+    """The SQLite files that all runs share: the index of events, and the runs themselves."""
+    log, runs = instance.event_log_storage, instance.run_storage
+    found = [Path(log.path_for_shard("index"))] if isinstance(log, SqliteEventLogStorage) else []
+    if isinstance(runs, SqlRunStorage):
+        with runs.connect() as connection:
+            if connection.dialect.name == "sqlite" and connection.engine.url.database:
+                found.append(Path(connection.engine.url.database))
+    return [path for path in found if path.is_file()]
+
+
+def used_bytes(database: Path) -> int:
+    """Bytes of a SQLite file that hold something; the rest is free for what comes next."""
+    with closing(sqlite3.connect(database, timeout=PATIENCE)) as connection:
+        page_size, pages, free = _pages(connection)
+    return (pages - free) * page_size
+
+
+def give_back(database: Path, *, patience: float = PATIENCE) -> int:
+    """Write a SQLite file anew where much of it is free; gives by how many bytes it shrank.
+
+    A file that somebody holds, or a disk without room for the copy, leaves it as it is: free pages are used again.
+    """
+    with closing(sqlite3.connect(database, timeout=patience, isolation_level=None)) as connection:
+        page_size, pages, free = _pages(connection)
+        if free * page_size < LEAST_FREE or free * 2 < pages or (pages - free) * page_size > LARGEST_REWRITTEN:
+            return 0
+        with suppress(sqlite3.OperationalError), _copying_in(database.parent, connection):
+            connection.execute("vacuum")
+            connection.execute("pragma wal_checkpoint(truncate)")
+        return (pages - _pages(connection)[1]) * page_size
+
+
+@contextmanager
+def _copying_in(folder: Path, connection: sqlite3.Connection) -> Iterator[None]:
+    """Let SQLite make its copies in this folder: the usual one may lie in memory."""
+    connection.execute(f"pragma temp_store_directory = '{str(folder).replace(chr(39), chr(39) * 2)}'")
+    try:
+        yield
+    finally:
+        connection.execute("pragma temp_store_directory = ''")
+
+
+def _pages(connection: sqlite3.Connection) -> tuple[int, int, int]:
+    names = ("page_size", "page_count", "freelist_count")
+    page_size, pages, free = (connection.execute(f"pragma {name}").fetchall()[0][0] for name in names)
+    return page_size, pages, free
+
+
+def _older(paths: Collection[Path], than: float) -> Iterator[Path]:
+    for path in paths:
+        # What is deleted in the meantime is none.
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime < than:
+                yield path
+
+
+def _is_run_id(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:
+        return 0

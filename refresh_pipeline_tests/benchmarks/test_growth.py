@@ -1,0 +1,20 @@
+"""Whether the trial of bounded growth still runs, and finds the same states before and after."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from refresh_pipeline_tests.benchmarks.growth import filled, tried
+
+
+def test_after_pruning_every_partitions_state_is_the_same(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    with filled(tmp_path, series=6, events=180 * 18, now=now) as made:
+        found = tried(made, now)
+    assert len(made.runs) == 180
+    # Two hours are kept, and of the hour before that the run in which some partitions were made last.
+    assert (found.pruned.runs, found.pruned.thinned) == (59, 1)
+    assert found.dry.runs == found.pruned.runs
+    assert found.events[1] < found.events[0]
+    assert found.bytes[1] < found.bytes[0]
+    assert found.same_states
+    assert found.same_answers
