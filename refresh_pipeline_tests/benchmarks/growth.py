@@ -34,10 +34,11 @@ from refresh_pipeline.definitions import build
 from refresh_pipeline.instance.event_log import BatchingSqliteEventLogStorage
 from refresh_pipeline.instance.pruning import Pruned, prune
 from refresh_pipeline.maintenance import kept_for
+from refresh_pipeline.market.model import parse_market
 from refresh_pipeline.schedules import refresh_job_name
 from refresh_pipeline.settings import load_settings, prepare_dagster
-from refresh_pipeline_tests.benchmarks.measuring import Size
-from refresh_pipeline_tests.benchmarks.wide_run import BEGIN, run_job, wide_market
+from refresh_pipeline_tests.benchmarks.cycle import run_job
+from refresh_pipeline_tests.benchmarks.venue import BEGIN
 
 Result = TypeVar("Result")
 MINUTE = timedelta(minutes=1)
@@ -85,8 +86,7 @@ class Instance:
 @contextmanager
 def filled(folder: Path, series: int, events: int, now: datetime) -> Iterator[Instance]:
     """An instance on which wide runs of so many series have been, a minute apart, the newest one just now."""
-    size = Size(series=series, history="10m")
-    market = wide_market(size)
+    market = parse_market(market_yaml(series), file="wide.yaml")
     (folder / "wide.yaml").write_text(market_yaml(series))
     chosen = {"REFRESH_DATA_DIR": str(folder), "REFRESH_MARKETS_DIR": str(folder), "REFRESH_MARKETS": "wide"}
     os.environ.update(chosen)
@@ -102,7 +102,7 @@ def filled(folder: Path, series: int, events: int, now: datetime) -> Iterator[In
 
 
 def market_yaml(series: int) -> str:
-    """The market of `wide_run`, as a file."""
+    """So many simulated series."""
     instruments = ", ".join(f"S{number:03d}" for number in range(series))
     return (
         f"{{name: wide, source: {{kind: demo}}, calendar: crypto, instruments: [{instruments}], "

@@ -17,13 +17,13 @@ from rich.console import Console
 
 from refresh_pipeline.settings import load_settings
 from refresh_pipeline.warehouse.connection import connect
-from refresh_pipeline_tests.benchmarks.__main__ import RESULTS, machine
 from refresh_pipeline_tests.benchmarks.minute import report
 from refresh_pipeline_tests.benchmarks.minute.probe import MINUTE, Probe
 from refresh_pipeline_tests.benchmarks.minute.processes import Watch, tree
 from refresh_pipeline_tests.benchmarks.minute.report import IN_USE, WAREHOUSE, Disturbance, Found
 from refresh_pipeline_tests.benchmarks.minute.timeline import told_by
 from refresh_pipeline_tests.benchmarks.minute.venue import symbols
+from refresh_pipeline_tests.benchmarks.report import RESULTS, machine
 from refresh_pipeline_tests.end_to_end.programs import end_session, free_port, installed
 from refresh_pipeline_tests.surroundings import inside
 
