@@ -33,7 +33,7 @@ check: .venv/installed-dev ## Format, lint, types, architecture
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(IN_VENV) -m pyright --pythonpath $(IN_VENV)
 	$(IN_VENV) -m pytest -q refresh_pipeline_tests/test_architecture.py
 
-# Which parts: cycle, fetch, exports, enhanced, indicators; all of them if none is named.
+# Which parts: cycle, start, fetch, exports, enhanced, indicators; all of them if none is named.
 PARTS =
 bench: .venv/installed-dev ## Measure a cycle and what is in it against bare figures; a copy goes to bench-results/
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks $(PARTS)

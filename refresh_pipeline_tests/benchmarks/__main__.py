@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from refresh_pipeline_tests.benchmarks import analytics, backfill, cycle, exporting, fetching, scaling
+from refresh_pipeline_tests.benchmarks import analytics, backfill, cycle, exporting, fetching, scaling, starting
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Findings, Size
 from refresh_pipeline_tests.benchmarks.report import Report
 from refresh_pipeline_tests.surroundings import inside
@@ -13,6 +13,7 @@ from refresh_pipeline_tests.surroundings import inside
 Part = Callable[[Size, Path], Findings]
 PARTS: Mapping[str, Part] = {
     "cycle": cycle.measure,
+    "start": starting.measure,
     "fetch": fetching.measure,
     "exports": exporting.measure,
     "enhanced": analytics.measure_enhanced,
@@ -26,7 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, show, keep."""
     parser = argparse.ArgumentParser(prog="python -m refresh_pipeline_tests.benchmarks", description=__doc__)
     known = {**PARTS, **LONG_PARTS}
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(known)}; without any, the first five")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"{', '.join(known)}; without any, all but the last two"
+    )
     parser.add_argument("--days", type=int, default=Size().days, help="how many days a backfill fetches (%(default)s)")
     asked = parser.parse_args(arguments)
     if unknown := set(asked.parts) - set(known):

@@ -1,0 +1,60 @@
+"""What stands before a run's first step: imports and definitions of a new process, and the launch of a run.
+
+A run of our launcher is a fork of a process that has its imports behind it; of Dagster's own it is a new process.
+"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from dagster import DagsterEventType, DagsterRunStatus
+
+from refresh_pipeline.instance.launcher import MODULE
+from refresh_pipeline_tests.benchmarks.measuring import Comparison, Findings, Size, side_by_side
+from refresh_pipeline_tests.desk import AS_SHIPPED, QUICK, WARM, Desk, desk_in
+
+
+def measure(size: Size, folder: Path) -> Findings:
+    """Seconds until a new Python has imported, and until a launched run begins its first step."""
+    found = [_imports(size), _launches(size, folder)]
+    return {"process start: imports against Dagster's own, a launch against Dagster's launcher": found}
+
+
+def _imports(size: Size) -> Comparison:
+    ours = f"import {MODULE} as found; found.defs()"
+    return side_by_side(
+        "definitions loaded in a new process",
+        lambda: _python(ours),
+        lambda: _python("import dagster"),
+        size.rounds,
+        "bare: import dagster; aim: at most 1.3",
+    )
+
+
+def _python(text: str) -> None:
+    subprocess.run([sys.executable, "-P", "-c", text], check=True)
+
+
+def _launches(size: Size, folder: Path) -> Comparison:
+    for name in ("warm", "shipped"):
+        (folder / name).mkdir()
+    with (
+        desk_in(folder / "shipped", {"quick": QUICK}, AS_SHIPPED) as shipped,
+        desk_in(folder / "warm", {"quick": QUICK}, WARM) as warm,
+    ):
+        # The first run of each finds nothing prepared.
+        for desk in (shipped, warm):
+            launched(desk)
+        rounds = [(launched(warm), launched(shipped)) for _ in range(size.rounds)]
+    ours, bare = zip(*rounds, strict=True)
+    return Comparison("a run, from its launch to its first step", ours, bare, "bare: a new process for each run")
+
+
+def launched(desk: Desk) -> float:
+    """Seconds from the launch of a run to its first step's beginning."""
+    began = time.time()
+    run_id = desk.launch("quick_refresh")
+    assert desk.finished(run_id) is DagsterRunStatus.SUCCESS
+    steps = desk.instance.get_records_for_run(run_id, of_type=DagsterEventType.STEP_START).records
+    return min(each.event_log_entry.timestamp for each in steps) - began
