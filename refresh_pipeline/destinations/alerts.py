@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.utils import format_datetime, localtime, make_msgid
 from enum import StrEnum
-from typing import Protocol
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Protocol
 
-import httpx
+if TYPE_CHECKING:
+    import httpx
 
 # Of connecting, and of each answer: whoever sends alerts does so between two other things.
 SECONDS = 5.0
@@ -74,6 +76,9 @@ class Slack:
 
     def send(self, title: str, text: str) -> None:
         """See Channel."""
+        # Late: every process loads this module, and hardly any says something.
+        import httpx  # noqa: PLC0415
+
         said = {"text": f"*{_escaped(title)}*\n{_escaped(text)}"[:LONGEST]}
         try:
             answer = httpx.post(self.url, json=said, timeout=self.seconds)
@@ -82,20 +87,20 @@ class Slack:
         # Without the originals, which may quote the address.
         except httpx.HTTPError as error:
             raise AlertError(f"Slack: no answer ({type(error).__name__}); check the network", transient=True) from None
-        if answer.status_code != httpx.codes.OK:
+        if answer.status_code != HTTPStatus.OK:
             raise self._refusal(answer)
 
-    def _refusal(self, answer: httpx.Response) -> AlertError:
+    def _refusal(self, answer: "httpx.Response") -> AlertError:
         received = f"Slack: HTTP {answer.status_code}"
         # Its own words are one, like no_service; a page would be somebody else's.
         if answer.text.strip().replace("_", "").isalnum():
             received += f" {answer.text.strip()[:60]}"
-        if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        if answer.status_code == HTTPStatus.TOO_MANY_REQUESTS:
             wait = answer.headers.get("Retry-After", "")
             return AlertError(
                 f"{received}: too many messages", transient=True, wait=float(wait) if wait.isdigit() else 60.0
             )
-        if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+        if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return AlertError(f"{received}: out of order there; it is tried again", transient=True)
         return AlertError(
             f"{received}: refused; make a new webhook and set SLACK_WEBHOOK_URL to its address", transient=False

@@ -3,7 +3,7 @@
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from dagster import DagsterEventType
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log import SqliteEventLogStorage
 
-from refresh_pipeline.instance.event_log import BatchingSqliteEventLogStorage
+from refresh_pipeline.instance.event_log import BatchingSqliteEventLogStorage, is_stamped, put_new
 from refresh_pipeline.settings import DAGSTER_VARIABLES, shipped
 from refresh_pipeline_tests.instance.wide import (
     COMPUTED,
@@ -260,3 +260,64 @@ def test_events_that_somebody_else_stores_at_the_same_time_get_their_own_tags(
         finally:
             rows.close()
     assert found == [(63, 63)]
+
+
+# ---- the files of runs
+
+
+def tables_in(path: Path) -> list[tuple]:
+    with closing(sqlite3.connect(path)) as connection:
+        made = connection.execute("select sql from sqlite_master order by name").fetchall()
+        return [*made, *connection.execute("select * from alembic_version union all select 'wal'").fetchall()]
+
+
+def journal_of(path: Path) -> str:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("pragma journal_mode").fetchall()[0][0]
+
+
+def test_the_file_of_a_later_run_is_the_one_that_dagster_makes(tmp_path: Path):
+    log = BatchingSqliteEventLogStorage(str(tmp_path))
+    for run_id in ("first", "second", "third"):
+        with log.run_connection(run_id) as connection:
+            connection.exec_driver_sql("insert into event_logs (run_id, event, timestamp) values (?, '', 0)", (run_id,))
+    shipped_log = SqliteEventLogStorage(str(tmp_path / "shipped"))
+    with shipped_log.run_connection("first"):
+        pass
+    expected = tables_in(tmp_path / "shipped" / "first.db")
+    for run_id in ("first", "second", "third"):
+        path = tmp_path / f"{run_id}.db"
+        assert tables_in(path) == expected
+        assert journal_of(path) == "wal"
+        with closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("select run_id from event_logs").fetchall() == [(run_id,)]
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {
+        *(f"{name}.db" for name in ("first", "second", "third", "index"))
+    }
+
+
+def test_a_file_that_another_process_has_made_meanwhile_is_left_as_it_is(tmp_path: Path):
+    log = BatchingSqliteEventLogStorage(str(tmp_path))
+    with log.run_connection("first"):
+        pass
+    (tmp_path / "second.db").write_bytes(b"")
+    assert not put_new(tmp_path / "second.db", b"other")
+    # An empty file is what SQLite itself leaves when it is only opened.
+    with log.run_connection("second"):
+        pass
+    assert tables_in(tmp_path / "second.db") == tables_in(tmp_path / "first.db")
+    assert is_stamped(tmp_path / "second.db")
+    assert not is_stamped(tmp_path / "none.db")
+
+
+def test_dagster_still_makes_the_files_of_runs_where_it_is_overridden(tmp_path: Path):
+    calls = []
+
+    class Watched(BatchingSqliteEventLogStorage):
+        def _initdb(self, engine: Any, for_index_shard: bool = False) -> None:
+            calls.append((Path(engine.url.database).name, for_index_shard))
+            super()._initdb(engine, for_index_shard)
+
+    with Watched(str(tmp_path)).run_connection("first"):
+        pass
+    assert ("first.db", False) in calls
