@@ -82,15 +82,23 @@ class Watch:
     written: dict[str, int] = field(default_factory=dict)
 
     @property
+    def tables(self) -> dict[Table, tuple[Computation, Bars, Mapping[str, Values]]]:
+        """What was computed of each table, which the pipeline does some series at a time."""
+        found: dict[Table, list[tuple[Computation, Bars, Mapping[str, Values]]]] = {}
+        for each in self.computed:
+            found.setdefault(Table(each[0].name), []).append(each)
+        return {table: _as_one(some) for table, some in found.items()}
+
+    @property
     def notes(self) -> dict[str, str]:
         """How much each stage had to do."""
         found = {
             FETCH: f"{len(self.requests):,} requests",
             STORE: f"{sum(len(e.candles) for e in self.fetched):,} rows",
         }
-        for computation, bars, _ in self.computed:
-            rows = f"{self.written[computation.name]:,} rows x {len(computation.columns)} columns are new or others"
-            found |= {f"{computation.name}: read": f"{len(bars):,} rows", f"{computation.name}: write": rows}
+        for table, (computation, bars, _) in self.tables.items():
+            rows = f"{self.written[table]:,} rows x {len(computation.columns)} columns are new or others"
+            found |= {f"{table}: read": f"{len(bars):,} rows", f"{table}: write": rows}
         return found
 
     @contextmanager
@@ -152,6 +160,24 @@ class Watch:
         return watched
 
 
+def _as_one(
+    some: Sequence[tuple[Computation, Bars, Mapping[str, Values]]],
+) -> tuple[Computation, Bars, Mapping[str, Values]]:
+    """The same computation of several batches of series as one of all of them."""
+    computation, bars = some[0][0], [each for _, each, _ in some]
+    before = np.cumsum([0, *map(len, bars)])
+    starts = [each.starts[:-1] + shift for each, shift in zip(bars, before, strict=False)]
+    firsts = [each.first_rows + shift for each, shift in zip(bars, before, strict=False)]
+    stacked = Bars(
+        np.concatenate([each.open_time for each in bars]),
+        {name: np.concatenate([each[name] for each in bars]) for name in CANDLE_COLUMNS},
+        np.concatenate([*starts, before[-1:]]),
+        first=np.concatenate(firsts),
+    )
+    results: dict[str, Any] = {name: np.concatenate([found[name] for *_, found in some]) for name in some[0][2]}
+    return computation, stacked, results
+
+
 def _said(stage: str, _: object) -> str:
     return stage
 
@@ -185,8 +211,7 @@ def floors(watch: Watch, base_url: str, database: Path, market: Market) -> dict[
     taken = {FETCH: seconds(bare.fetch, urls)}
     taken[STORE] = seconds(bare.put, database, _table(market, Table.raw_candles), raw)
     compute = {Table.enhanced_candles: bare.enhanced()[0], Table.indicators: bare.indicators}
-    for computation, bars, results in watch.computed:
-        table = Table(computation.name)
+    for table, (computation, bars, results) in watch.tables.items():
         rows, kinds = _rows(market, computation, bars, results)
         other = bare.differing(database, _table(market, table), rows)
         rows, watch.written[table] = {name: values[other] for name, values in rows.items()}, len(other)
