@@ -100,6 +100,24 @@ def put(database: Path, table: str, rows: Arrays, whole: Mapping[str, str] | Non
         connection.execute("commit")
 
 
+def differing(database: Path, table: str, rows: Arrays) -> NDArray[np.int64]:
+    """The numbers of those rows that are not stored with the same values: whoever writes the others writes too many."""
+    same = " and ".join(f"t.{name} = s.{name}" for name in KEYS)
+    # Whether a value is null or NaN, it is missing.
+    how = {name: "coalesce({}::double, 'nan'::double)" if rows[name].dtype.kind == "f" else "{}" for name in rows}
+    sides = {name: [how[name].format(f'{side}."{name}"') for side in "ts"] for name in rows if name not in KEYS}
+    differs = " or ".join(f"{theirs} is distinct from {ours}" for theirs, ours in sides.values())
+    with duckdb.connect(str(database), read_only=True) as connection:
+        connection.execute(SESSION)
+        connection.register("staged", {**rows, "number": np.arange(len(rows["open_time"]))})
+        found = connection.execute(
+            f"select s.number from staged s left join (select * from {table} where open_time >= ?) t on {same} "
+            f"where t.open_time is null or {differs} order by all",
+            [rows["open_time"].min().astype(datetime)],
+        ).fetchnumpy()
+    return np.asarray(found["number"])
+
+
 def load(database: Path, table: str, rows: Arrays) -> None:
     """Rows into a table that is not there yet."""
     with duckdb.connect(str(database)) as connection:

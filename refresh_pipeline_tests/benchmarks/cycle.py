@@ -9,11 +9,12 @@ are not in it.
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -30,6 +31,7 @@ from refresh_pipeline.schedules import refresh_job_name
 from refresh_pipeline.settings import load_settings, prepare_dagster
 from refresh_pipeline.sources import Fetched, Request
 from refresh_pipeline.sources.binance import BinanceSource
+from refresh_pipeline.warehouse import warehouse
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.tail import READS, TailRefresh
 from refresh_pipeline.warehouse.warehouse import Warehouse
@@ -40,13 +42,15 @@ from refresh_pipeline_tests.benchmarks.venue import BEGIN, MINUTE, candles_of, m
 FETCH, STORE, REST, CHECKS = "fetch", "store", "between them", "checks"
 COMPUTED = (Table.enhanced_candles, Table.indicators)
 STAGES = (FETCH, STORE, *(f"{table}: {what}" for table in COMPUTED for what in ("read", "compute", "write")))
-# What the bare way does not do at all, as it remembers nothing: methods of the warehouse.
-REMEMBERING = ("prepare", "expect", "note_asked", "holdings", "failed_in", "stale", "record")
+# What the bare way does not do at all, as it remembers nothing: methods of the warehouse, and opening it for several.
+OPENING = "open and close"
+REMEMBERING = (OPENING, "prepare", "expect", "note_asked", "holdings", "failed_in", "stale", "record")
 CYCLE = "the cycle"
 TARGET = "target: below 2"
 NOTES = {
     FETCH: "bare: the same questions by the same client, JSON read",
     STORE: "bare: delete and insert of the same candles",
+    OPENING: "of the file, for several of these at once",
     "prepare": "are tables and views as they should be?",
     "expect": "which candles the calendar expects",
     "note_asked": "what the source does not have",
@@ -74,6 +78,16 @@ class Watch:
     requests: list[Request] = field(default_factory=list)
     fetched: list[Fetched] = field(default_factory=list)
     computed: list[tuple[Computation, Bars, Mapping[str, Values]]] = field(default_factory=list)
+    # How many rows of each table became other ones; the floors find out.
+    written: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def tables(self) -> dict[Table, tuple[Computation, Bars, Mapping[str, Values]]]:
+        """What was computed of each table, which the pipeline does some series at a time."""
+        found: dict[Table, list[tuple[Computation, Bars, Mapping[str, Values]]]] = {}
+        for each in self.computed:
+            found.setdefault(Table(each[0].name), []).append(each)
+        return {table: _as_one(some) for table, some in found.items()}
 
     @property
     def notes(self) -> dict[str, str]:
@@ -82,9 +96,9 @@ class Watch:
             FETCH: f"{len(self.requests):,} requests",
             STORE: f"{sum(len(e.candles) for e in self.fetched):,} rows",
         }
-        for computation, bars, _ in self.computed:
-            wanted = f"{len(bars.wanted_rows):,} rows x {len(computation.columns)} columns"
-            found |= {f"{computation.name}: read": f"{len(bars):,} rows", f"{computation.name}: write": wanted}
+        for table, (computation, bars, _) in self.tables.items():
+            rows = f"{self.written[table]:,} rows x {len(computation.columns)} columns are new or others"
+            found |= {f"{table}: read": f"{len(bars):,} rows", f"{table}: write": rows}
         return found
 
     @contextmanager
@@ -94,7 +108,8 @@ class Watch:
         with ExitStack() as block:
             block.enter_context(replaced(BinanceSource, "fetch", self._fetch(BinanceSource.fetch)))
             block.enter_context(watch.during(Warehouse, "store_candles", lambda _: STORE))
-            for method in REMEMBERING:
+            block.enter_context(replaced(warehouse, "connect", self._connect(warehouse.connect)))
+            for method in set(REMEMBERING) - {OPENING}:
                 block.enter_context(watch.during(Warehouse, method, partial(_said, method)))
             for module, function in ((steps, "refresh_candles"), (steps, "compute"), (backfilling, "backfill")):
                 block.enter_context(watch.during(module, function, lambda _: REST))
@@ -120,6 +135,18 @@ class Watch:
 
         return watched
 
+    def _connect(self, connect: Callable[..., AbstractContextManager[Any]]) -> Callable[..., object]:
+        @contextmanager
+        def watched(*args: Any, **kwargs: Any) -> Iterator[object]:
+            with ExitStack() as block:
+                with self.stages.on_at_least(OPENING):
+                    connection = block.enter_context(connect(*args, **kwargs))
+                yield connection
+                with self.stages.on_at_least(OPENING):
+                    block.close()
+
+        return watched
+
     def _compute(self) -> Callable[..., object]:
         compute = Computation.compute_with_states
 
@@ -133,6 +160,24 @@ class Watch:
         return watched
 
 
+def _as_one(
+    some: Sequence[tuple[Computation, Bars, Mapping[str, Values]]],
+) -> tuple[Computation, Bars, Mapping[str, Values]]:
+    """The same computation of several batches of series as one of all of them."""
+    computation, bars = some[0][0], [each for _, each, _ in some]
+    before = np.cumsum([0, *map(len, bars)])
+    starts = [each.starts[:-1] + shift for each, shift in zip(bars, before, strict=False)]
+    firsts = [each.first_rows + shift for each, shift in zip(bars, before, strict=False)]
+    stacked = Bars(
+        np.concatenate([each.open_time for each in bars]),
+        {name: np.concatenate([each[name] for each in bars]) for name in CANDLE_COLUMNS},
+        np.concatenate([*starts, before[-1:]]),
+        first=np.concatenate(firsts),
+    )
+    results: dict[str, Any] = {name: np.concatenate([found[name] for *_, found in some]) for name in some[0][2]}
+    return computation, stacked, results
+
+
 def _said(stage: str, _: object) -> str:
     return stage
 
@@ -140,16 +185,16 @@ def _said(stage: str, _: object) -> str:
 # ---- a history
 
 
-def fill(warehouse: Warehouse, market: Market, stored: int, now: datetime = BEGIN) -> None:
+def fill(store: Warehouse, market: Market, stored: int, now: datetime = BEGIN) -> None:
     """Store so many candles of each series, as of an instant, and compute what follows from them."""
-    warehouse.prepare(market)
-    warehouse.expect(market, now)
+    store.prepare(market)
+    store.expect(market, now)
     for batch in _batches(market.series):
         arrivals = {series: candles_of(series, now, stored) for series in batch}
-        warehouse.store_candles(market, arrivals, market.source.kind, now)
+        store.store_candles(market, arrivals, market.source.kind, now)
         for table in COMPUTED:
-            steps.compute(warehouse, market, table, batch)
-    with warehouse.get_connection() as connection:
+            steps.compute(store, market, table, batch)
+    with store.get_connection() as connection:
         connection.execute("checkpoint")
 
 
@@ -166,9 +211,10 @@ def floors(watch: Watch, base_url: str, database: Path, market: Market) -> dict[
     taken = {FETCH: seconds(bare.fetch, urls)}
     taken[STORE] = seconds(bare.put, database, _table(market, Table.raw_candles), raw)
     compute = {Table.enhanced_candles: bare.enhanced()[0], Table.indicators: bare.indicators}
-    for computation, bars, results in watch.computed:
-        table = Table(computation.name)
+    for table, (computation, bars, results) in watch.tables.items():
         rows, kinds = _rows(market, computation, bars, results)
+        other = bare.differing(database, _table(market, table), rows)
+        rows, watch.written[table] = {name: values[other] for name, values in rows.items()}, len(other)
         read = seconds(bare.window, database, _table(market, READS[table]), bars.open_time.min())
         taken |= {f"{table}: read": read, f"{table}: compute": seconds(compute[table], bars)}
         taken[f"{table}: write"] = seconds(bare.put, database, _table(market, table), rows, kinds)

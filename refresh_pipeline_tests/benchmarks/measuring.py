@@ -117,6 +117,15 @@ class Stopwatch:
             self._switch()
             self._stages.pop()
 
+    @contextmanager
+    def on_at_least(self, stage: str) -> Iterator[None]:
+        """The stage is on unless another one is."""
+        if self._stages:
+            yield
+            return
+        with self.on(stage):
+            yield
+
     def _switch(self) -> None:
         now = time.perf_counter()
         if self._stages:

@@ -18,7 +18,9 @@ from refresh_pipeline.checks import raw_verdicts
 from refresh_pipeline.market.candles import instant
 from refresh_pipeline.sources import Request
 from refresh_pipeline.sources.opening import open_source
+from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
+from refresh_pipeline_tests.analytics.histories import INDICATORS, stacked
 from refresh_pipeline_tests.benchmarks import __main__ as bench
 from refresh_pipeline_tests.benchmarks import backfill, bare, cycle, exporting, scaling
 from refresh_pipeline_tests.benchmarks.analytics import traded
@@ -72,6 +74,18 @@ def test_the_floors_leave_the_same_rows_as_the_cycle(ticks: Findings, folder: Pa
     assert answers[0] == answers[1]
     newest = (BEGIN + MINUTE * SMALL.rounds).replace(tzinfo=None)
     assert answers[0][0][:2] == (SMALL.series * (SMALL.stored + SMALL.rounds + 1), newest)
+
+
+def test_what_is_computed_some_series_at_a_time_is_taken_as_one() -> None:
+    histories = [traded(bars) for bars in (200, 300, 250)]
+    whole, (first, rest) = stacked(histories), (stacked(histories[:1]), stacked(histories[1:]))
+    watch = cycle.Watch()
+    for bars in (first, replace(rest, first=np.array([290, 540]))):
+        watch.computed.append((INDICATORS, bars, INDICATORS.compute(bars)))
+    _, bars, results = watch.tables[Table.indicators]
+    assert bars.starts.tolist() == whole.starts.tolist()
+    assert bars.wanted_rows.tolist() == [*range(200), *range(490, 500), *range(740, 750)]
+    np.testing.assert_array_equal(results["rsi_14"], INDICATORS.compute(whole)["rsi_14"][bars.wanted_rows])
 
 
 def test_a_run_of_empty_assets_has_the_steps_of_the_real_one(ticks: Findings) -> None:
