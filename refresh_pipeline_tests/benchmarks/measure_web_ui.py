@@ -5,7 +5,6 @@ installed; screenshots stay in the folder. The figures are in docs/decisions/007
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -176,8 +175,8 @@ def _answered(url: str) -> bytes:
     raise TimeoutError(f"{url} did not answer within {LONGEST:.0f} s")
 
 
-def fill(folder: Path, instruments: int) -> None:
-    """A market, refreshed by as many wide runs, on the project's own instance; says what that took."""
+def set_up(folder: Path, instruments: int) -> None:
+    """What a user writes: a market's YAML, and two settings."""
     (folder / "home").mkdir(parents=True)
     (folder / "markets").mkdir()
     (folder / ".env").write_text("REFRESH_MARKETS=ui\nREFRESH_MARKETS_DIR=markets\n")
@@ -198,22 +197,21 @@ def refresh(market: Market, at: datetime) -> None:
 
 
 def main(instruments: int, folder: Path, program: str) -> None:
-    """Fill where nothing is yet, then open page after page, each twice."""
-    if not (folder / "data").exists():
+    """Refresh so wide a market in a folder where nobody has yet, then open page after page, each twice."""
+    is_new = not (folder / "data").exists()
+    if is_new:
         shutil.rmtree(folder, ignore_errors=True)
-        fill(folder, instruments)
+        set_up(folder, instruments)
     with inside(folder):
-        filled = (folder / "data").exists()
         settings = load_settings()
-        markets: list[Market] = []
-        print(f"market read: {seconds(lambda: markets.extend(load_markets(settings))):.2f} s")
-        [market] = markets
-        print(f"definitions built: {seconds(lambda: build(settings, markets)):.2f} s")
+        [market] = load_markets(settings)
         prepare_dagster(settings)
-        for number in range(0 if filled else RUNS):
+        print(f"market read: {seconds(partial(load_markets, settings)):.2f} s")
+        print(f"definitions built: {seconds(partial(build, settings, [market])):.2f} s")
+        print(f"a tick's request: {seconds(partial(request_for, market, None, NOW)) * 1000:.1f} ms")
+        for number in range(RUNS if is_new else 0):
             taken = seconds(partial(refresh, market, NOW + timedelta(minutes=number)))
             print(f"run {number + 1} of {len(market.series)} series: {taken:.1f} s", flush=True)
-        print(f"a tick's request: {seconds(lambda: request_for(market, None, NOW)) * 1000:.1f} ms")
         look(folder, program)
 
 
@@ -242,5 +240,4 @@ def _argument(arguments: Sequence[str], number: int, otherwise: str) -> str:
 
 if __name__ == "__main__":
     where = Path(_argument(sys.argv, 2, FOLDER)).absolute()
-    os.makedirs(where.parent, exist_ok=True)
     main(int(_argument(sys.argv, 1, str(INSTRUMENTS))), where, _argument(sys.argv, 3, BROWSER))

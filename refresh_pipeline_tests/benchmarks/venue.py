@@ -1,12 +1,13 @@
 """A venue on loopback in a process of its own: Binance in shape, as fast as Python answers, and it never refuses.
 
 Its candles are a function of symbol, interval and time alone, so that a history can be stored without asking for it.
-The clock stands where the benchmark sets it; limits are so high that they bind nobody.
+The clock stands where the benchmark sets it, or is the machine's; limits are so high that they bind nobody.
 """
 
 import asyncio
 import json
 import multiprocessing
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,14 +89,15 @@ def klines(asked: Mapping[str, Sequence[str]], now: int) -> bytes:
 
 def serve(told: Connection) -> None:
     """Answer on loopback until the pipe's other end is closed; tells its port first, then hears what time it is."""
+    # 0 as long as nobody has said what time it is: then it is the machine's.
     clock = [0]
 
     def answer(target: str) -> bytes:
-        asked = urlsplit(target)
+        asked, now = urlsplit(target), clock[0] or int(time.time() * 1000)
         if asked.path.endswith("/klines"):
-            return klines(parse_qs(asked.query), clock[0])
+            return klines(parse_qs(asked.query), now)
         if asked.path.endswith("/time"):
-            return json.dumps({"serverTime": clock[0]}).encode()
+            return json.dumps({"serverTime": now}).encode()
         limit = {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": LIMIT}
         return json.dumps({"rateLimits": [limit]}).encode()
 
@@ -143,15 +145,16 @@ class Venue:
 
 
 @contextmanager
-def venue(now: datetime = BEGIN) -> Iterator[Venue]:
-    """The venue, which is gone after the block."""
+def venue(now: datetime | None = BEGIN) -> Iterator[Venue]:
+    """The venue, which is gone after the block; without an instant its clock is the machine's."""
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,), daemon=True)
     process.start()
     theirs.close()
     try:
         opened = Venue(f"http://127.0.0.1:{ours.recv()}", ours)
-        opened.at(now)
+        if now:
+            opened.at(now)
         yield opened
     finally:
         ours.close()

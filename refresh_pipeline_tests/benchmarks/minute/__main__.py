@@ -2,19 +2,21 @@
 
 import argparse
 import json
+import multiprocessing
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import dagster as dg
 from rich.console import Console
 
+from refresh_pipeline.maintenance import kept_of
+from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.settings import load_settings
 from refresh_pipeline.warehouse.connection import connect
 from refresh_pipeline_tests.benchmarks.minute import report
@@ -22,8 +24,8 @@ from refresh_pipeline_tests.benchmarks.minute.probe import MINUTE, Probe
 from refresh_pipeline_tests.benchmarks.minute.processes import Watch, tree
 from refresh_pipeline_tests.benchmarks.minute.report import IN_USE, WAREHOUSE, Disturbance, Found
 from refresh_pipeline_tests.benchmarks.minute.timeline import told_by
-from refresh_pipeline_tests.benchmarks.minute.venue import symbols
-from refresh_pipeline_tests.benchmarks.report import RESULTS, machine
+from refresh_pipeline_tests.benchmarks.report import RESULTS, commit, machine
+from refresh_pipeline_tests.benchmarks.venue import venue
 from refresh_pipeline_tests.end_to_end.programs import end_session, free_port, installed
 from refresh_pipeline_tests.surroundings import inside
 
@@ -35,29 +37,15 @@ FIRST_REFRESHES = 1800.0
 LAST_ROWS = 120.0
 # Seconds between two looks at processes, at memory, at files while rows are far and while they are near.
 CPU_EVERY, MEMORY_EVERY, FAR, NEAR = 0.5, 1.0, 0.05, 0.01
-# What lies where in DAGSTER_HOME; a file counts for the first pattern that fits.
+# What lies where in DAGSTER_HOME; a file counts for the first pattern that fits. The first four are pruned with runs.
 PARTS = {
     "event index": "history/runs/index.db*",
     "events of each run": "history/runs/*.db*",
     "runs": "history/runs.db*",
-    "ticks": "schedules/*",
     "compute logs": "storage/**/*",
+    "ticks": "schedules/*",
     "all else in DAGSTER_HOME": "**/*",
 }
-
-
-@contextmanager
-def venue(series: int) -> Iterator[subprocess.Popen[str]]:
-    """The venue in a process of its own; the first line that it prints is its address."""
-    command = [sys.executable, "-m", "refresh_pipeline_tests.benchmarks.minute.venue", str(series)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 @contextmanager
@@ -83,15 +71,16 @@ def set_up(folder: Path, series: int, base_url: str) -> None:
     (folder / ".env").write_text(f"REFRESH_MARKETS={MARKET}\nREFRESH_MARKETS_DIR=markets\n")
     (folder / "markets" / f"{MARKET}.yaml").write_text(
         f'{{name: {MARKET}, source: {{kind: binance, base_url: "{base_url}"}}, calendar: crypto,\n'
-        f"instruments: [{', '.join(symbols(series))}], timeframes: [m1], history: 1d}}\n"
+        f"instruments: [{', '.join(f'S{number:04d}USDT' for number in range(series))}], timeframes: [m1],\n"
+        "history: 1d}\n"
     )
 
 
 class Bench:
     """The pipeline at work in a folder, watched."""
 
-    def __init__(self, folder: Path, root: int, venue_pid: int, series: int, console: Console) -> None:
-        self._folder, self._root, self._venue_pid, self._series = folder, root, venue_pid, series
+    def __init__(self, folder: Path, root: int, series: int, console: Console) -> None:
+        self._folder, self._root, self._series = folder, root, series
         self._console = console
         self._home, self._database = folder / "data" / "dagster", load_settings().database
         self._probe = Probe(self._home, self._database, MARKET, series)
@@ -135,6 +124,9 @@ class Bench:
             rss_peak=self._watch.rss_peak,
             sizes_before=before,
             sizes_after=after,
+            pruned=list(PARTS)[:4],
+            # Until the next hour's maintenance.
+            runs_kept=int(kept_of(Timeframe.m1) / timedelta(minutes=1)) + 60,
             disturbance=Disturbance(probe.opens, probe.seconds_open, probe.refused, own),
         )
 
@@ -168,8 +160,8 @@ class Bench:
 
     def _own_cpu(self) -> float:
         own = os.times()
-        venue_now = tree(self._venue_pid)
-        return own.user + own.system + sum(each.seconds for each in venue_now)
+        venues = [tree(each.pid or 0) for each in multiprocessing.active_children()]
+        return own.user + own.system + sum(each.seconds for processes in venues for each in processes)
 
     def _said(self) -> str:
         return "\n".join((self._folder / "up.log").read_text().splitlines()[-20:])
@@ -185,32 +177,26 @@ def _bytes(file: Path) -> int:
 
 def measured(folder: Path, series: int, minutes: int, console: Console) -> Found:
     """The whole of it in a folder of its own and without anybody's settings."""
-    with inside(folder), venue(series) as source:
-        assert source.stdout is not None
-        set_up(folder, series, source.stdout.readline().strip())
-        # For the reading of Dagster's files at the end; `refresh up` finds the same by itself.
+    with inside(folder), venue(now=None) as source:
+        set_up(folder, series, source.base_url)
         with pipeline(folder) as root:
+            # For the reading of Dagster's files at the end; `refresh up` finds the same by itself.
             os.environ["DAGSTER_HOME"] = str(folder / "data" / "dagster")
-            bench = Bench(folder, root, source.pid, series, console)
+            bench = Bench(folder, root, series, console)
             began = time.monotonic()
             bench.first_refreshes()
             console.print(f"History fetched and computed after {time.monotonic() - began:.0f} s.", highlight=False)
             return bench.measure(minutes)
 
 
-def keep(found: Found, on: Mapping[str, str], at: datetime, folder: Path = RESULTS) -> Path:
-    """A copy as JSON, named after the commit; gives its path."""
+def keep(found: Found, on: Mapping[str, str], at: datetime, console: Console, folder: Path = RESULTS) -> Path:
+    """What was printed, and every figure as JSON, side by side, named after the commit; gives the latter's path."""
     folder.mkdir(exist_ok=True)
-    commit = _commit()
-    path = folder / f"{at:%Y%m%dT%H%M%SZ}-{commit}-minute.json"
-    path.write_text(json.dumps({"commit": commit, "machine": on, **report.as_json(found)}, indent=1), encoding="utf-8")
+    name = commit()
+    path = folder / f"{at:%Y%m%dT%H%M%SZ}-{name}-minute.json"
+    path.write_text(json.dumps({"commit": name, "machine": on, **report.as_json(found)}, indent=1), encoding="utf-8")
+    console.save_text(str(path.with_suffix(".txt")))
     return path
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty", "--exclude=*"]
-    said = subprocess.run(command, capture_output=True, text=True, check=False)
-    return said.stdout.strip() or "unknown"
 
 
 def main() -> None:
@@ -219,14 +205,16 @@ def main() -> None:
     parser.add_argument("--minutes", type=int, default=15)
     parser.add_argument("--series", type=int, default=487)
     chosen = parser.parse_args()
-    console, on = Console(width=120), machine()
-    console.print(", ".join(f"{name} {value}" for name, value in on.items()), highlight=False, soft_wrap=True)
+    console, on = Console(width=120, record=True), machine()
+    facts = ", ".join(f"{name} {value}" for name, value in on.items())
+    console.print(
+        f"commit {commit()}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC; {facts}", highlight=False, soft_wrap=True
+    )
     console.print(f"{chosen.series} series: fetching and computing a day of history, then {chosen.minutes} minutes ...")
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         found = measured(Path(folder), chosen.series, chosen.minutes, console)
     report.show(console, found)
-    kept = keep(found, on, datetime.now(UTC))
-    console.print(f"As JSON: {kept}", soft_wrap=True, highlight=False)
+    print(f"Text and JSON: {keep(found, on, datetime.now(UTC), console)}")
 
 
 if __name__ == "__main__":

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
-STARTER, CODE_SERVER = "starter of runs", "code server"
-# Which part of a command line tells the kind of process; what none of them tells is `other`.
+# Which arguments of a command line, each of them whole, tell the kind of process; what none of them tells is `other`.
+STARTER, OTHER = "starter of runs", "other"
 KINDS = (
-    ("dagster_webserver", "web UI"),
-    ("dagster._daemon", "daemon"),
-    ("resource_tracker", "other"),
-    ("api\0grpc", CODE_SERVER),
-    ("instance.starter", STARTER),
-    ("spawn_main", "run"),
-    ("execute_run", "run"),
-    ("refresh\0up", "refresh up"),
+    (("refresh_pipeline.supervising",), "refresh up"),
+    (("dagster_webserver",), "web UI"),
+    (("dagster._daemon",), "daemon"),
+    (("api", "grpc"), "code server"),
+    (("refresh_pipeline.instance.starter",), STARTER),
+    # Where runs are started as Dagster does it.
+    (("--multiprocessing-fork",), "run"),
+    (("execute_run",), "run"),
 )
 UNSEEN = "ended between two looks"
 
@@ -57,16 +57,15 @@ def _process(pid: int, stat: list[str], above: str) -> Process:
 def kind_of(command: str, above: str) -> str:
     r"""The kind of a process by its command line, its parts apart by NUL, and by the kind of its parent.
 
-    >>> kind_of("python\0-m\0dagster\0api\0grpc\0", above="daemon")
-    "daemon's code server"
+    >>> kind_of("python\0-m\0dagster\0api\0grpc\0", above="refresh up"), kind_of("git\0status\0", above="daemon")
+    ('code server', 'other')
     >>> kind_of("python\0-m\0refresh_pipeline.instance.starter\0", above="starter of runs")
     'run'
     """
-    kind = next((kind for part, kind in KINDS if part in command), "other" if command else "")
-    if kind in (STARTER, CODE_SERVER) and above.endswith(kind):
-        # A fork of one, which has its command line.
-        return "run"
-    return f"{above}'s {kind}" if kind == CODE_SERVER else kind
+    arguments = set(command.split("\0"))
+    kind = next((kind for parts, kind in KINDS if arguments.issuperset(parts)), OTHER if command else "")
+    # A fork of the starter has its command line.
+    return "run" if kind == above == STARTER else kind
 
 
 def _all_stats() -> Iterator[tuple[int, list[str]]]:

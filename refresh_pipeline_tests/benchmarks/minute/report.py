@@ -61,6 +61,9 @@ class Found:
     # Bytes on the disk, by what they hold.
     sizes_before: Mapping[str, int]
     sizes_after: Mapping[str, int]
+    # What of it leaves with old runs, and how many minutes' runs there are at most.
+    pruned: Sequence[str]
+    runs_kept: int
     disturbance: Disturbance
 
     @property
@@ -85,6 +88,11 @@ class Found:
         grown = {what: self.sizes_after[what] - self.sizes_before.get(what, 0) for what in self.sizes_after}
         return {what: grown[what] / len(self.minutes) for what in grown}
 
+    def growth_in_a_day(self, pruned: bool) -> dict[str, float]:
+        """Bytes, by what they hold; with runs pruned as shipped, or never."""
+        ticks = {what: min(self.runs_kept, MINUTES_A_DAY) for what in self.pruned if pruned}
+        return {what: grown * ticks.get(what, MINUTES_A_DAY) for what, grown in self.growth_a_tick.items()}
+
     @property
     def timeline(self) -> list[tuple[str, float, float]]:
         """Each moment of a tick, in order: seconds after the minute, median and worst over its ticks."""
@@ -107,7 +115,6 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def as_json(found: Found) -> dict[str, Any]:
     """Every figure, and what it was worked out from; seconds, megabytes of memory, bytes of disk."""
-    growth = found.growth_a_tick
     return {
         "series": found.series,
         "minutes": len(found.minutes),
@@ -119,8 +126,9 @@ def as_json(found: Found) -> dict[str, Any]:
         "unsuccessful_runs": found.told.unsuccessful,
         "cpu_a_tick": {"all": sum(found.cpu_a_tick.values()), **found.cpu_a_tick},
         "memory_peak": {"pss": found.peak.pss_sum, "rss": found.rss_peak, "pss_by_kind": found.peak.pss},
-        "bytes_a_tick": growth,
-        "bytes_a_day": {what: grown * MINUTES_A_DAY for what, grown in growth.items()},
+        "bytes_a_tick": found.growth_a_tick,
+        "bytes_a_day": found.growth_in_a_day(pruned=False),
+        "bytes_a_day_with_retention": found.growth_in_a_day(pruned=True),
         "bytes_at_the_end": found.sizes_after,
         "timeline": [{"moment": name, "median": middle, "worst": worst} for name, middle, worst in found.timeline],
         "probe": {
@@ -182,14 +190,14 @@ def _by_kind(found: Found) -> Table:
 
 
 def _growth(found: Found) -> Table:
-    table = _table("on the disk", "what", "kB a tick", "MB in 24 h", "MB at the end")
-    growth = found.growth_a_tick
-    dagster = {what: grown for what, grown in growth.items() if what not in (WAREHOUSE, IN_USE)}
-    rows = [*growth.items(), ("all of Dagster's", sum(dagster.values()))]
-    sizes = {**found.sizes_after, "all of Dagster's": sum(found.sizes_after[what] for what in dagster)}
-    for what, grown in rows:
-        day = grown * MINUTES_A_DAY / 1e6
-        table.add_row(what, f"{grown / 1000:,.1f}", f"{day:,.0f}", f"{sizes[what] / 1e6:,.1f}")
+    table = _table("on the disk", "what", "kB a tick", "MB in 24 h", "runs pruned as shipped", "MB at the end")
+    kinds = [found.growth_a_tick, found.growth_in_a_day(pruned=False), found.growth_in_a_day(pruned=True)]
+    columns = [*kinds, found.sizes_after]
+    units = (1e3, 1e6, 1e6, 1e6)
+    for what in found.sizes_after:
+        table.add_row(what, *(f"{each[what] / unit:,.1f}" for each, unit in zip(columns, units, strict=True)))
+    sums = [sum(each[what] for what in each if what not in (WAREHOUSE, IN_USE)) for each in columns]
+    table.add_row("all of Dagster's", *(f"{each / unit:,.1f}" for each, unit in zip(sums, units, strict=True)))
     return table
 
 

@@ -42,6 +42,8 @@ FOUND = Found(
     rss_peak=450.0,
     sizes_before={"runs": 1000, "warehouse, the file": 5_000_000},
     sizes_after={"runs": 4000, "ticks": 300, "warehouse, the file": 5_600_000},
+    pruned=["runs"],
+    runs_kept=180,
     disturbance=Disturbance(opens=6, seconds_open=0.12, refused=3, cpu=1.5),
 )
 
@@ -61,7 +63,8 @@ def test_processor_time_and_growth_are_told_by_the_tick_and_the_day() -> None:
     told = as_json(FOUND)
     assert told["cpu_a_tick"] == {"all": 7.0, "run": 6.0, "daemon": 1.0}
     assert told["bytes_a_tick"] == {"runs": 1000.0, "ticks": 100.0, "warehouse, the file": 200_000.0}
-    assert told["bytes_a_day"]["warehouse, the file"] == 288_000_000.0
+    assert told["bytes_a_day"] == {"runs": 1_440_000.0, "ticks": 144_000.0, "warehouse, the file": 288_000_000.0}
+    assert told["bytes_a_day_with_retention"] == told["bytes_a_day"] | {"runs": 180_000.0}
     assert told["memory_peak"]["pss"] == 300.0
 
 
@@ -79,14 +82,17 @@ def test_the_report_holds_each_figure_against_its_target_and_names_what_went_wro
     assert "memory of all processes, peak (PSS) 300 MB below 700 MB" in lines
     assert "indicators done 7.00 +0.50 7.50" in lines
     assert "run 6.00 200 250" in lines
-    assert "warehouse, the file 200.0 288 5.6" in lines
-    assert "all of Dagster's 1.1 2 0.0" in lines
+    assert "warehouse, the file 200.0 288.0 288.0 5.6" in lines
+    assert "all of Dagster's 1.1 1.6 0.3 0.0" in lines
     assert "A tick was skipped: the previous run is still going" in lines
     assert "2 runs did not succeed: wide_refresh failure" in lines
 
 
 def test_the_copy_names_commit_and_machine(tmp_path: Path) -> None:
-    kept = keep(FOUND, {"cores": "2"}, datetime(2026, 1, 1, tzinfo=UTC), tmp_path / "results")
+    console = Console(width=120, record=True)
+    show(console, FOUND)
+    kept = keep(FOUND, {"cores": "2"}, datetime(2026, 1, 1, tzinfo=UTC), console, tmp_path / "results")
+    assert "tick to fresh, median" in kept.with_suffix(".txt").read_text()
     said = json.loads(kept.read_text())
     assert said["machine"] == {"cores": "2"}
     assert said["commit"] in kept.name
@@ -97,7 +103,7 @@ def test_what_a_child_used_is_counted_by_its_kind_also_once_it_has_ended() -> No
     busy = "import time; print('run', flush=True); input()\nwhile time.process_time() < 0.33: pass"
     parent = f"""
 import subprocess, sys
-subprocess.run([sys.executable, "-c", {busy!r}, "spawn_main"])
+subprocess.run([sys.executable, "-c", {busy!r}, "--multiprocessing-fork"])
 print("over", flush=True)
 input()
 """
