@@ -16,13 +16,14 @@ import duckdb
 
 from refresh_pipeline.definitions import build
 from refresh_pipeline.maintenance import kept_of
-from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.schedules import refresh_job_name
 from refresh_pipeline.settings import load_settings, prepare_dagster
 from refresh_pipeline.warehouse.schema import Table
-from refresh_pipeline_tests.benchmarks.measuring import Size
-from refresh_pipeline_tests.benchmarks.wide_run import BEGIN, MINUTE, run_job, wide_market
+from refresh_pipeline_tests.benchmarks.cycle import run_job
+from refresh_pipeline_tests.benchmarks.growth import market_yaml
+from refresh_pipeline_tests.benchmarks.venue import BEGIN, MINUTE
 
 TOTAL = "the warehouse"
 DAY = timedelta(days=1)
@@ -60,7 +61,8 @@ class Growth:
 
 def measured(folder: Path, series: int, ticks: int) -> Growth:
     """So many ticks after a first refresh."""
-    market, settings = wide_market(Size(series=series, history="2h")), load_settings(data_dir=folder)
+    market = parse_market(market_yaml(series, history="2h"), file="wide.yaml")
+    settings = load_settings(data_dir=folder)
     home = prepare_dagster(settings)
     job = build(settings, [market]).resolve_job_def(refresh_job_name(market))
     with dg.DagsterInstance.get() as instance:
