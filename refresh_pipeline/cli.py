@@ -297,20 +297,28 @@ def restore(
 @app.command()
 def maintain(
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    market: MarketOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Delete what Dagster remembers of runs that newer ones have superseded; the schedule does so every hour."""
+    """Delete what Dagster remembers of superseded runs, and bring the warehouse's old rows into order."""
     with wrong_requests():
-        settings = load_settings(data_dir=data_dir)
+        settings, markets = chosen(market, data_dir)
         prepare_dagster(settings)
     # Late, so that a wrong request is answered at once: Dagster takes a second to import.
     from refresh_pipeline import maintenance  # noqa: PLC0415
     from refresh_pipeline.running import dagster_instance  # noqa: PLC0415
 
+    now = datetime.now(UTC)
     with dagster_instance(settings) as instance:
-        pruned = maintenance.prune(instance, maintenance.kept_for, datetime.now(UTC), dry_run=dry_run)
+        pruned = maintenance.prune(instance, maintenance.kept_for, now, dry_run=dry_run)
     out.print(maintenance.told(pruned, dry_run=dry_run), highlight=False, soft_wrap=True)
+    with in_words((WarehouseBusy, WarehouseUnreadable), SOME_FAILED):
+        if dry_run:
+            told = f"would bring {maintenance.untidy(settings, markets, now):,} rows into order"
+        else:
+            told = maintenance.told_of_rows(maintenance.tidy(settings, markets, now))
+    out.print(told, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -1,8 +1,11 @@
-"""Keeping things small, on a clock: what Dagster remembers of old runs is pruned, for all markets together.
+"""Keeping things small, on a clock: what Dagster remembers of old runs is pruned, old rows are brought into order.
 
-What is deleted and how is `instance.pruning`'s; how long a run of which timeframe is kept is decided here.
+What is deleted and how is `instance.pruning`'s, how rows lie `warehouse.layout`'s; how long a run of which timeframe is
+kept, and when all of it happens, is decided here, for all markets together.
 """
 
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -10,13 +13,22 @@ from dagster import DagsterRunStatus
 
 from refresh_pipeline.instance.orphans import claim, going_runs
 from refresh_pipeline.instance.pruning import Pruned, prune
+from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.partitions import RANGE_START
+from refresh_pipeline.settings import Settings, load_markets, load_settings
+from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
+from refresh_pipeline.warehouse.layout import Rewritten
+from refresh_pipeline.warehouse.warehouse import Warehouse
 
 NAME = "maintenance"
-# Between the ticks of five minutes and more, and half an hour away from publishing and backup.
+# Between the ticks of five minutes and more, and away from publishing and backup.
 HOURLY = "37 * * * *"
+# The hour (UTC) in which the warehouse is tidied as well: before the backup, which is then the smaller.
+NIGHT = 2
+# For how many seconds a night at most; what is left follows in the next.
+SECONDS_A_NIGHT = 600.0
 
 # A run is kept for so many bars of the shortest timeframe that it was to refresh. A wide run of 487 series leaves 14
 # MB, two hours of them 1.7 GB; a longer timeframe has no more runs than that.
@@ -86,10 +98,67 @@ def told(pruned: Pruned, *, dry_run: bool) -> str:
     return "; ".join([f"{verb} {pruned.runs} runs, {pruned.events:,} events, {pruned.bytes:,} bytes", *rest])
 
 
-@dg.job(name=NAME, description="Prunes what Dagster remembers of old runs.", executor_def=dg.in_process_executor)
+class TidyConfig(dg.Config):
+    """What the launchpad offers."""
+
+    wanted: bool = True
+
+
+@dg.op(description="Brings rows of the warehouse that are a day old into the order in which they are read best.")
+def tidy_warehouse(context: dg.OpExecutionContext, config: TidyConfig) -> None:
+    """Every market's tables tidied, where it is wanted; how many rows, and how long the file was held, in metadata."""
+    if not config.wanted:
+        return
+    claim(context)
+    settings = load_settings()
+    try:
+        done = tidy(settings, load_markets(settings), datetime.now(UTC))
+    except (WarehouseBusy, WarehouseUnreadable) as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    context.log.info(told_of_rows(done))
+    context.add_output_metadata({"rows": done.rows, "pieces": done.pieces, "longest_seconds": round(done.longest, 3)})
+
+
+def tidy(settings: Settings, markets: Sequence[Market], now: datetime) -> Rewritten:
+    """Bring every market's old rows into order, and forget what was turned away long ago; raises as `connect` does."""
+    warehouse, done = Warehouse(database=str(settings.database)), Rewritten()
+    if not warehouse.exists:
+        return done
+    until = time.monotonic() + SECONDS_A_NIGHT
+    for market in markets:
+        warehouse.prepare(market)
+        done += warehouse.tidy(market, now, until - time.monotonic())
+    return done
+
+
+def untidy(settings: Settings, markets: Sequence[Market], now: datetime) -> int:
+    """How many rows `tidy` would bring into order, were the night long enough."""
+    warehouse = Warehouse(database=str(settings.database))
+    if not warehouse.exists:
+        return 0
+    for market in markets:
+        warehouse.prepare(market)
+    return sum(warehouse.untidy(market, now) for market in markets)
+
+
+def told_of_rows(done: Rewritten) -> str:
+    """What was brought into order, in a line."""
+    return (
+        f"brought {done.rows:,} rows into order; the warehouse was held for {done.longest:.1f} s at a time, at most"
+        if done.rows
+        else "no rows to bring into order"
+    )
+
+
+@dg.job(
+    name=NAME,
+    description="Prunes what Dagster remembers of old runs, and brings the warehouse's old rows into order.",
+    executor_def=dg.in_process_executor,
+)
 def maintenance_job() -> None:
-    """One step each."""
+    """One step each; what one fails at does not keep the other from its work."""
     prune_runs()
+    tidy_warehouse()
 
 
 @dg.schedule(
@@ -98,10 +167,11 @@ def maintenance_job() -> None:
     cron_schedule=HOURLY,
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Once an hour; how long runs are kept depends on their shortest timeframe.",
+    description="Prunes runs once an hour, and once a night brings the warehouse's old rows into order.",
 )
 def maintenance_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """A run, unless one is at it."""
     if going := going_runs(context.instance, NAME):
         return dg.SkipReason(f"the previous run is still going: {going[0].run_id}")
-    return dg.RunRequest()
+    wanted = context.scheduled_execution_time.hour == NIGHT
+    return dg.RunRequest(run_config={"ops": {tidy_warehouse.name: {"config": {"wanted": wanted}}}})

@@ -6,21 +6,26 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import pytest
 from dagster import DagsterRunStatus
 
 from refresh_pipeline.instance.orphans import PROCESS_TAG, this_process
 from refresh_pipeline.maintenance import kept_for, maintenance_job, maintenance_schedule
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, Candles
 from refresh_pipeline.market.model import Market, parse_market
+from refresh_pipeline.market.series import Series
 from refresh_pipeline.partitions import range_tags, whole
 from refresh_pipeline.settings import load_settings, prepare_dagster
+from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.worlds import QUIET, command
+
+MARKET = "{name: x, source: {kind: demo}, calendar: crypto, instruments: [A, B], timeframes: [m15, H1], history: 1d}"
 
 
 @pytest.fixture
 def market() -> Market:
-    text = "{name: x, source: {kind: demo}, calendar: crypto, instruments: [A, B], timeframes: [m15, H1], history: 1d}"
-    return parse_market(text, file="x.yaml")
+    return parse_market(MARKET, file="x.yaml")
 
 
 @pytest.fixture
@@ -60,19 +65,27 @@ def test_what_did_not_succeed_is_kept_for_three_days_at_least(status: DagsterRun
     assert kept_for(run_of({"dagster/partition": "BTC/USD|D1"}, status)) == timedelta(days=30)
 
 
+def metadata_of(result: dg.ExecuteInProcessResult, step: str) -> dict[str, object]:
+    outputs = [each for each in result.all_events if each.is_successful_output and each.step_key == step]
+    [said] = [each.step_output_data.metadata for each in outputs]
+    return {name: entry.value for name, entry in said.items()}
+
+
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_the_job_prunes_and_says_how_much(instance: dg.DagsterInstance, dry_run: bool) -> None:
     old, newest = [run.run_id for run in instance.get_runs()][::-1]
     config = {"ops": {"prune_runs": {"config": {"dry_run": dry_run}}}, **QUIET}
     result = maintenance_job.execute_in_process(instance=instance, run_config=config)
-    [said] = [event.step_output_data.metadata for event in result.all_events if event.is_successful_output]
-    assert {name: entry.value for name, entry in said.items() if name in ("dry_run", "runs", "thinned", "orphans")} == {
+    said = metadata_of(result, "prune_runs")
+    assert {name: said[name] for name in ("dry_run", "runs", "thinned", "orphans")} == {
         "dry_run": dry_run,
         "runs": 1,
         "thinned": 0,
         "orphans": 0,
     }
     assert said.keys() == {"dry_run", "runs", "thinned", "events", "orphans", "bytes", "given_back"}
+    # Nothing was refreshed yet.
+    assert metadata_of(result, "tidy_warehouse") == {"rows": 0, "pieces": 0, "longest_seconds": 0.0}
     kept = [run.run_id for run in instance.get_runs()][::-1]
     assert kept == [*([old] if dry_run else []), newest, result.run_id]
     # Its process is known, so that a long one is not taken for dead.
@@ -86,6 +99,39 @@ def test_the_command_says_what_would_go_and_deletes_it_without_the_option(instan
     done = command("maintain")
     assert (done.exit_code, done.output.split(",")[0]) == (0, "deleted 1 runs")
     assert instance.get_runs_count() == 1
+
+
+def test_the_warehouses_old_rows_are_brought_into_order_by_command_and_by_job(
+    market: Market, instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    (tmp_path / "x.yaml").write_text(MARKET)
+    os.environ |= {"REFRESH_MARKETS": "x", "REFRESH_MARKETS_DIR": str(tmp_path)}
+    assert command("maintain", "--dry-run").output.splitlines()[-1] == "would bring 0 rows into order"
+    warehouse = Warehouse(database=str(load_settings().database))
+    warehouse.prepare(market)
+    opens = np.datetime64("2020-01-01", "us") + np.arange(70_000) * np.timedelta64(15, "m")
+    flat = Candles(opens, dict.fromkeys(CANDLE_COLUMNS, np.ones(len(opens)) * 7))
+    for name in "BA":
+        warehouse.store_candles(market, {Series(name, market.timeframe("m15")): flat}, "test", datetime.now(UTC))
+    assert command("maintain", "--dry-run").output.splitlines()[-1] == "would bring 140,000 rows into order"
+    result = maintenance_job.execute_in_process(instance=instance, run_config=QUIET)
+    said = metadata_of(result, "tidy_warehouse")
+    assert (said["rows"], said["pieces"]) == (140_000, 1)
+    with warehouse.reader() as connection:
+        first = connection.execute("select instrument from x.raw_candles order by rowid limit 1").fetchall()
+    assert first == [("A",)]
+    assert command("maintain").output.splitlines()[-1] == "no rows to bring into order"
+
+
+def test_the_warehouse_is_tidied_once_a_night(instance: dg.DagsterInstance) -> None:
+    wanted = []
+    for hour in range(24):
+        due = datetime(2026, 11, 20, hour, 37, tzinfo=UTC)
+        asked = maintenance_schedule(dg.build_schedule_context(instance=instance, scheduled_execution_time=due))
+        assert isinstance(asked, dg.RunRequest)
+        wanted.append(asked.run_config["ops"]["tidy_warehouse"]["config"]["wanted"])
+    assert wanted.count(True) == 1
+    assert wanted.index(True) == 2
 
 
 def test_a_tick_waits_for_the_one_before(instance: dg.DagsterInstance) -> None:

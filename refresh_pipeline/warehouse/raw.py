@@ -15,6 +15,8 @@ from refresh_pipeline.warehouse.staging import Arrays, arrays_of, numbered, regi
 
 # Long enough to see a source go astray, short enough to stay small.
 OPINIONS_KEPT = timedelta(days=7)
+# What was turned away is looked at for as long.
+REJECTED_KEPT = timedelta(days=90)
 NO_OPEN_TIME = "open_time is missing"
 
 
@@ -112,6 +114,13 @@ def store(
             added, revised = _store_good(sql, staged)
     counts = zip(added.tolist(), revised.tolist(), rejected.tolist(), strict=True)
     return {series: Stored(*each) for series, each in zip(staged.series, counts, strict=True)}
+
+
+def forget_rejected(connection: duckdb.DuckDBPyConnection, market: str, now: datetime) -> int:
+    """Delete candles that were turned away long ago; gives how many."""
+    table, oldest = qualified(market, Table.rejected_candles), instant(now).astype(datetime) - REJECTED_KEPT
+    [(count,)] = connection.execute(f"delete from {table} where rejected_at < ?", [oldest]).fetchall()
+    return count
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ class Table(StrEnum):
     expectations = "expectations"
     # Stretches that the source was asked for and has nothing for.
     confirmed_gaps = "confirmed_gaps"
+    # Before which instant the rows of a table are in the order in which they are read best.
+    layout = "layout"
     about = "about"
 
 
@@ -121,6 +123,7 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
         "first_asked_at": "timestamp",
         "asked_at": "timestamp",
     },
+    Table.layout: {"asset": "varchar", "before": "timestamp"},
     Table.about: {"schema_version": "integer"},
 }
 WITH_CANDLES = (Table.raw_candles, Table.raw_candle_revisions)
@@ -180,6 +183,8 @@ def ensure(
 def mark_all_stale(connection: duckdb.DuckDBPyConnection, market: str, asset: Table) -> None:
     """Let every series of an asset be made anew from its first candle."""
     stale = qualified(market, Table.stale)
+    # What is written anew comes in the order in which it is computed.
+    connection.execute(f"delete from {qualified(market, Table.layout)} where asset = ?", [asset.value])
     connection.execute(f"delete from {stale} where asset = ?", [asset.value])
     connection.execute(
         f"insert into {stale} (instrument, timeframe, asset, since, mark) "

@@ -1,5 +1,6 @@
 """The warehouse as the assets call it. Each call opens the file late, does one short transaction, and closes."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ from refresh_pipeline.warehouse.connection import PATIENCE, connect, transaction
 from refresh_pipeline.warehouse.gaps import Stretches, ensure_gap_views
 from refresh_pipeline.warehouse.known import ensure_known_view
 from refresh_pipeline.warehouse.known_then import candles_as_of
+from refresh_pipeline.warehouse.layout import TABLES as TIDIED
+from refresh_pipeline.warehouse.layout import Layout, Rewritten
 from refresh_pipeline.warehouse.made import Stale
 from refresh_pipeline.warehouse.publishing import (
     Exported,
@@ -330,6 +333,19 @@ class Warehouse(DuckDBResource):
         # A series that the market's YAML names no longer cannot be asked for again.
         known = set(market.series)
         return [each for each in failed if each.series in known]
+
+    def tidy(self, market: Market, now: datetime, seconds: float) -> Rewritten:
+        """Bring rows into order that have grown old, in at most about so many seconds, and forget old rejections."""
+        with self.get_connection() as connection, transaction(connection):
+            raw.forget_rejected(connection, market.name, now)
+        until, done = time.monotonic() + seconds, Rewritten()
+        for table in TIDIED:
+            done += Layout(self.get_connection, market.name, table).rewrite(now, until - time.monotonic())
+        return done
+
+    def untidy(self, market: Market, now: datetime) -> int:
+        """How many rows `tidy` would bring into order."""
+        return sum(Layout(self.get_connection, market.name, table).waiting(now) for table in TIDIED)
 
     def activity(self, market: Market, since: datetime, until: datetime) -> Activity:
         """What was added, revised and uploaded in a period; the market must have been refreshed before."""

@@ -101,12 +101,12 @@ def filled(folder: Path, series: int, events: int, now: datetime) -> Iterator[In
         yield made
 
 
-def market_yaml(series: int) -> str:
+def market_yaml(series: int, history: str = "10m") -> str:
     """So many simulated series."""
     instruments = ", ".join(f"S{number:03d}" for number in range(series))
     return (
         f"{{name: wide, source: {{kind: demo}}, calendar: crypto, instruments: [{instruments}], "
-        "timeframes: [m1], history: 10m}"
+        f"timeframes: [m1], history: {history}}}"
     )
 
 

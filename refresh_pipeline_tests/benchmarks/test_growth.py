@@ -1,9 +1,10 @@
-"""Whether the trial of bounded growth still runs, and finds the same states before and after."""
+"""Whether the trial of bounded growth still runs and finds the same states before and after; and what a tick adds."""
 
 from datetime import UTC, datetime
 from pathlib import Path
 
 from refresh_pipeline_tests.benchmarks.growth import filled, tried
+from refresh_pipeline_tests.benchmarks.steady_state import measured
 
 
 def test_after_pruning_every_partitions_state_is_the_same(tmp_path: Path) -> None:
@@ -18,3 +19,13 @@ def test_after_pruning_every_partitions_state_is_the_same(tmp_path: Path) -> Non
     assert found.bytes[1] < found.bytes[0]
     assert found.same_states
     assert found.same_answers
+
+
+def test_what_a_tick_adds_is_told_of_dagster_and_of_each_large_table(tmp_path: Path) -> None:
+    growth = measured(tmp_path, series=2, ticks=1)
+    assert growth.dagster > 100_000
+    assert list(growth.tables) == ["raw_candles", "enhanced_candles", "indicators", "checkpoints"]
+    told = list(growth.lines())
+    assert len(told) == 6
+    assert "180 runs at most" in told[0]
+    assert "90 days are kept" in told[4]
