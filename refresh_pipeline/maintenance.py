@@ -7,12 +7,12 @@ kept, and when all of it happens, is decided here, for all markets together.
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster import DagsterRunStatus
 
 from refresh_pipeline.instance.orphans import claim, going_runs
-from refresh_pipeline.instance.pruning import Pruned, prune
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
@@ -21,6 +21,9 @@ from refresh_pipeline.settings import Settings, load_markets, load_settings
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
 from refresh_pipeline.warehouse.layout import Rewritten
 from refresh_pipeline.warehouse.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from refresh_pipeline.instance.pruning import Pruned
 
 NAME = "maintenance"
 # Between the ticks of five minutes and more, and away from publishing and backup.
@@ -76,6 +79,9 @@ class PruneConfig(dg.Config):
 @dg.op(description="Deletes runs that newer ones have superseded: events, files, logs; the state of partitions stays.")
 def prune_runs(context: dg.OpExecutionContext, config: PruneConfig) -> None:
     """Dagster's databases pruned; how many runs, events and bytes in the output's metadata."""
+    # Late: with it come SQLAlchemy and Dagster's storages, 0.3 s that loading the definitions should not take.
+    from refresh_pipeline.instance.pruning import prune  # noqa: PLC0415
+
     claim(context)
     pruned = prune(context.instance, kept_for, datetime.now(UTC), dry_run=config.dry_run)
     context.log.info(told(pruned, dry_run=config.dry_run))
@@ -85,9 +91,10 @@ def prune_runs(context: dg.OpExecutionContext, config: PruneConfig) -> None:
 COUNTS = ("runs", "thinned", "events", "orphans", "bytes", "given_back")
 
 
-def told(pruned: Pruned, *, dry_run: bool) -> str:
+def told(pruned: "Pruned", *, dry_run: bool) -> str:
     """What went, or would go, in a line.
 
+    >>> from refresh_pipeline.instance.pruning import Pruned
     >>> told(Pruned(runs=60, events=90_000, bytes=840_000_000), dry_run=True)
     'would delete 60 runs, 90,000 events, 840,000,000 bytes'
     """

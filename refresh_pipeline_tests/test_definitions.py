@@ -1,6 +1,8 @@
 """The exact list of what Dagster loads, so that nothing comes or goes unnoticed."""
 
 import os
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -151,3 +153,13 @@ def test_every_job_schedule_sensor_and_check_says_what_it_does(loaded: dg.Reposi
     assert [each.name for each in described if not each.description] == []
     checks = [loaded.asset_graph.get_check_spec(key) for key in loaded.asset_graph.asset_check_keys]
     assert [each.name for each in checks if not each.description] == []
+
+
+def test_loading_the_definitions_imports_nothing_that_only_some_runs_need() -> None:
+    heavy = ("sqlalchemy", "alembic", "pandas", "matplotlib", "httpx", "aiohttp", "rich", "dropbox", "requests")
+    code = (
+        "import sys, refresh_pipeline.definitions as found; found.defs(); "
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]", said.stderr

@@ -73,8 +73,8 @@ class BatchingSqliteEventLogStorage(SqliteEventLogStorage):
     def _initdb(self, engine: Engine, for_index_shard: bool = False) -> None:
         """Let the file of a run be there, with its tables.
 
-        Dagster reads ninety migration scripts to see whether a file needs any: 60 ms for a new one, 25 ms in every other
-        process that opens it. A file that is stamped needs none, and a new one is like the last new one.
+        Dagster reads ninety migration scripts to see whether a file needs any: 60 ms for a new one, 25 ms in every
+        other process that opens it. A file that is stamped needs none, and a new one is like the last new one.
         """
         path = Path(engine.url.database or "")
         if for_index_shard or not path.name:

@@ -14,6 +14,9 @@ from importlib import import_module
 from io import RawIOBase
 from typing import BinaryIO
 
+# What a run imports late, beside the project: how it is executed, where its events go, how it fetches.
+IMPORTED = ("dagster._cli.api", "dagster._core.storage.runs", "refresh_pipeline.instance.event_log", "httpx", "talib")
+
 
 def main() -> None:
     """Import, then fork a process for every line of standard input until it ends."""
@@ -32,8 +35,10 @@ def main() -> None:
 
 def _prepare(module: str) -> None:
     """Import a run's modules, and what loading the definitions imports; of what fails here the run will tell."""
+    for each in IMPORTED:
+        with suppress(Exception):
+            import_module(each)
     with suppress(Exception):
-        import_module("dagster._cli.api")
         import_module(module).defs()
 
 
