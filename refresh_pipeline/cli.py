@@ -307,11 +307,12 @@ def maintain(
         prepare_dagster(settings)
     # Late, so that a wrong request is answered at once: Dagster takes a second to import.
     from refresh_pipeline import maintenance  # noqa: PLC0415
+    from refresh_pipeline.instance.pruning import prune  # noqa: PLC0415
     from refresh_pipeline.running import dagster_instance  # noqa: PLC0415
 
     now = datetime.now(UTC)
     with dagster_instance(settings) as instance:
-        pruned = maintenance.prune(instance, maintenance.kept_for, now, dry_run=dry_run)
+        pruned = prune(instance, maintenance.kept_for, now, dry_run=dry_run)
     out.print(maintenance.told(pruned, dry_run=dry_run), highlight=False, soft_wrap=True)
     with in_words((WarehouseBusy, WarehouseUnreadable), SOME_FAILED):
         if dry_run:

@@ -223,4 +223,4 @@ def test_work_that_does_not_come_to_an_end_is_told(tmp_path: Path) -> None:
 def test_an_unknown_part_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         bench.main(["fetching"])
-    assert "found fetching, allowed: cycle, fetch" in capsys.readouterr().err
+    assert "found fetching, allowed: cycle, start, fetch" in capsys.readouterr().err

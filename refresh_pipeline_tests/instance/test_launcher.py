@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from dagster._core.launcher import WorkerStatus
 from refresh_pipeline.instance import launcher
 from refresh_pipeline.instance.launcher import WarmRunLauncher, can_be_forked, code_on_disk
 from refresh_pipeline.instance.orphans import PROCESS_TAG
+from refresh_pipeline_tests.benchmarks.starting import launched
 from refresh_pipeline_tests.desk import QUICK, WARM, Desk, desk_in, wait_until
 from refresh_pipeline_tests.surroundings import inside
 
@@ -65,6 +67,11 @@ def test_a_run_is_worked_on_by_a_fork_and_known_by_its_process(desk: Desk, first
     assert desk.finished(again) is DagsterRunStatus.SUCCESS
     assert starter_of(desk) == before
     assert process_of(desk.run(again)) not in (before, process_of(desk.run(first)))
+
+
+def test_what_stands_before_a_first_step_is_measured_by_the_benchmark(desk: Desk, first: str):
+    began = time.monotonic()
+    assert 0 < launched(desk) < time.monotonic() - began
 
 
 def test_a_starter_that_was_killed_is_replaced(desk: Desk, first: str):
