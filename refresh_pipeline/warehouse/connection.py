@@ -16,6 +16,9 @@ PATIENCE = 60.0
 # alone. A table that is not there is an error, never the Python variable that happens to be called so. And DuckDB takes
 # a process that multiprocessing started, as Dagster's runs are, for a terminal: no bars of progress into their logs.
 SESSION = "set pandas_analyze_sample = 0; set python_enable_replacements = false; set enable_progress_bar = false"
+# DuckDB would take four fifths of the machine's memory; this is enough for writing whole row groups of the widest
+# table, which is no slower for it. What does not fit goes to disk, beside the file.
+MEMORY = "512MB"
 # What DuckDB says where another process has the file, and where this one has it open for the other purpose (to read or
 # to write). Whole phrases: a damaged block is no lock, nor is a folder of that name.
 HELD = ("Could not set lock on file", "with a different configuration than existing connections")
@@ -42,6 +45,8 @@ def connect(
     connection = _opened(database, read_only, patience, config or {})
     try:
         connection.execute(SESSION)
+        if "memory_limit" not in (config or {}):
+            connection.execute(f"set memory_limit = '{MEMORY}'")
         yield connection
     finally:
         connection.close()

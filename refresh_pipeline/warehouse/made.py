@@ -3,7 +3,7 @@
 Computed a few series at a time and written together: memory asks for the one, the cost of a transaction for the other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,15 +42,16 @@ class Stale:
         """The nominal length of each series' bars."""
         return np.array([length_of(series.timeframe) for series in self.series], dtype="timedelta64[us]")
 
-    def __add__(self, more: "Stale") -> "Stale":
-        """Both, one behind the other."""
-        return Stale(
-            [*self.series, *more.series],
-            np.concatenate([self.since, more.since]),
-            np.concatenate([self.marks, more.marks]),
-            np.concatenate([self.candle_count, more.candle_count]),
-            np.concatenate([self.first_open_time, more.first_open_time]),
-            np.concatenate([self.last_open_time, more.last_open_time]),
+    @classmethod
+    def joined(cls, parts: Sequence["Stale"]) -> "Stale":
+        """All of them, one behind the other."""
+        return cls(
+            series=[series for each in parts for series in each.series],
+            since=np.concatenate([each.since for each in parts]),
+            marks=np.concatenate([each.marks for each in parts]),
+            candle_count=np.concatenate([each.candle_count for each in parts]),
+            first_open_time=np.concatenate([each.first_open_time for each in parts]),
+            last_open_time=np.concatenate([each.last_open_time for each in parts]),
         )
 
 
@@ -78,19 +79,25 @@ class Made:
         """Whether nothing of any series is left for later."""
         return bool(np.isnat(self.until).all())
 
-    def __add__(self, more: "Made") -> "Made":
-        """Both, one behind the other; no series may be in both."""
-        count = len(self.stale.series)
-        return Made(
-            self.stale + more.stale,
-            np.concatenate([self.since, more.since]),
-            np.concatenate([self.until, more.until]),
-            _joined(self.rows, more.rows, count),
-            _joined(self.checkpoints, more.checkpoints, count),
-            np.concatenate([self.begun, more.begun]),
+    @classmethod
+    def joined(cls, parts: Sequence["Made"]) -> "Made":
+        """All of them, rows in order of time, as ticks come; no series may be in two."""
+        first = np.cumsum([0, *(len(each.stale.series) for each in parts[:-1])], dtype=np.int32)
+        return cls(
+            stale=Stale.joined([each.stale for each in parts]),
+            since=np.concatenate([each.since for each in parts]),
+            until=np.concatenate([each.until for each in parts]),
+            rows=_in_order_of_time([each.rows for each in parts], first),
+            checkpoints=_in_order_of_time([each.checkpoints for each in parts], first),
+            begun=np.concatenate([each.begun for each in parts]),
         )
 
 
-def _joined(one: Arrays, more: Arrays, count: int) -> Mapping[str, NDArray]:
-    numbered = {**more, "series_no": more["series_no"] + np.int32(count)} if more else {}
-    return {name: np.concatenate([values, numbered[name]]) for name, values in one.items()}
+def _in_order_of_time(parts: Sequence[Arrays], first: NDArray[np.int32]) -> dict[str, NDArray]:
+    """All rows; DuckDB would carry hundreds of columns through its own sorting."""
+    if not parts[0]:
+        return {}
+    series_no = np.concatenate([each["series_no"] + number for each, number in zip(parts, first, strict=True)])
+    order = np.lexsort((series_no, np.concatenate([each["open_time"] for each in parts])))
+    columns = {name: np.concatenate([each[name] for each in parts])[order] for name in parts[0] if name != "series_no"}
+    return {"series_no": series_no[order], **columns}

@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from functools import partial, reduce
-from operator import add
+from functools import partial
 
 import duckdb
 import numpy as np
@@ -29,10 +28,11 @@ from refresh_pipeline.warehouse.staging import Arrays, arrays_of, numbered, regi
 
 Connect = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
 
-# How many cells (rows times columns) are computed at most before they are written: a quarter of a gigabyte.
-CELLS_AT_ONCE = 30_000_000
-# A third for what is read and computed at once; what waits to be written is another, DuckDB's own copy the last.
-SHARES = 3
+# How many cells (rows times columns) wait to be written at most: a third of a gigabyte, and of indicators just enough
+# for one of DuckDB's row groups of 122,880 rows. A whole one is written once, at three times the speed of a quarter.
+CELLS_AT_ONCE = 45_000_000
+# A fifth of that for what is read and computed at once.
+SHARES = 5
 # A little more than the calendar asks for, so that a few candles that never came do not make a second query.
 SLACK = 1.05
 # Of four candles that the calendar expects, at least one comes.
@@ -113,14 +113,14 @@ class TailRefresh:
             while len(chunk.series):
                 made = self._made(chunk)
                 waiting.append(made)
-                if made.is_whole and sum(map(len, waiting)) * self._cells_a_row < self._share:
+                until = made.until
+                if made.is_whole and sum(map(len, waiting)) * self._cells_a_row < self.cells_at_once:
                     break
                 written = self._write(waiting)
                 done |= {series: done[series] + each if series in done else each for series, each in written.items()}
-                waiting = []
                 # Of a series that is too long for memory a piece at a time, each stored before the next.
-                goes_on = np.array([series in written for series in chunk.series], dtype=bool) & ~np.isnat(made.until)
-                chunk = replace(chunk, since=made.until).take(goes_on)
+                goes_on = np.array([series in written for series in chunk.series], dtype=bool) & ~np.isnat(until)
+                chunk = replace(chunk, since=until).take(goes_on)
         return done | self._write(waiting)
 
     def _made(self, chunk: Stale) -> Made:
@@ -240,11 +240,13 @@ class TailRefresh:
         starts = np.searchsorted(rows["series_no"], np.arange(len(stale.series) + 1))
         return Bars(rows["open_time"], {name: rows[name] for name in columns}, starts)
 
-    def _write(self, waiting: Sequence[Made]) -> dict[Series, Recomputed]:
-        """Store what was computed, in one transaction."""
+    def _write(self, waiting: list[Made]) -> dict[Series, Recomputed]:
+        """Store what was computed, in one transaction; nothing waits any more."""
         if not waiting:
             return {}
-        made = reduce(add, waiting)
+        made = Made.joined(waiting)
+        # Once is enough of it in memory.
+        waiting.clear()
         stale = made.stale
         wanted = numbered(
             stale.series,
@@ -278,7 +280,7 @@ class TailRefresh:
             [self.table.value],
         )
         is_repainted, is_same = self._stored_before_the_change(connection, stale, rows, earliest)
-        staged = {name: values[~is_same] for name, values in rows.items()}
+        staged = {name: _finite(values[~is_same] if is_same.any() else values) for name, values in rows.items()}
         since = {"earliest": earliest}
         theirs = "t.instrument = w.instrument and t.timeframe = w.timeframe and t.open_time >= $earliest"
         with registered(connection, "staged", staged):
@@ -321,7 +323,7 @@ class TailRefresh:
         early = np.flatnonzero(rows["open_time"] < stale.since[rows["series_no"]])
         if not len(early):
             return differ, same
-        values = {name: rows[name][early] for name in ("series_no", "open_time", *columns)}
+        values = {name: _finite(rows[name][early]) for name in ("series_no", "open_time", *columns)}
         equal = " and ".join(
             f't."{name}" is not distinct from {_as_stored(name, kind)}' for name, kind in columns.items()
         )
@@ -426,12 +428,16 @@ def _insert(table: str, columns: Mapping[str, str]) -> str:
     values = ", ".join(_as_stored(name, kind) for name, kind in own.items())
     return (
         f"insert into {table} (instrument, timeframe, {listed}) "
-        f"select w.instrument, w.timeframe, {values} from staged s join touched w using (series_no) "
-        "order by s.open_time, s.series_no"
+        f"select w.instrument, w.timeframe, {values} from staged s join touched w using (series_no)"
     )
 
 
 def _as_stored(name: str, kind: str) -> str:
-    if kind in ("varchar", "timestamp"):
-        return f's."{name}"'
-    return f'(case when isfinite(s."{name}") then s."{name}" end)::{kind}'
+    # An array's NaN is NULL already.
+    return f's."{name}"' if kind in ("varchar", "timestamp", "double") else f's."{name}"::{kind}'
+
+
+def _finite(values: NDArray) -> NDArray:
+    if values.dtype.kind != "f" or np.isfinite(values).all():
+        return values
+    return np.where(np.isfinite(values), values, np.nan)
