@@ -1,5 +1,6 @@
 """Where the time of each tick went, as Dagster's own files tell it: read once, when the measured minutes are over."""
 
+import math
 from collections import Counter
 from datetime import datetime
 
@@ -26,7 +27,7 @@ STEPS = {Kind.STEP_START: "begins", Kind.STEP_SUCCESS: "done", Kind.STEP_FAILURE
 def told_by(instance: dg.DagsterInstance, market: str, minutes: list[int]) -> Told:
     """Everything of these minutes, each the boundary in seconds since 1970."""
     job = f"{market}_refresh"
-    ticks, others, unsuccessful = {}, Counter[str](), Counter[str]()
+    ticks, others, unsuccessful, busy = {}, Counter[str](), Counter[str](), set[int]()
     evaluated, skipped = _evaluations(instance, job, minutes)
     for record in instance.get_run_records():
         run = record.dagster_run
@@ -35,11 +36,18 @@ def told_by(instance: dg.DagsterInstance, market: str, minutes: list[int]) -> To
         if boundary in minutes:
             ticks[boundary] = {EVALUATED: evaluated[boundary] - boundary} if boundary in evaluated else {}
             ticks[boundary] |= _moments(instance, run.run_id, market, boundary)
-        elif boundary is None and record.create_timestamp.timestamp() >= minutes[0]:
+        elif run.job_name != job and (beside := _minutes_of(record, minutes)):
             others[run.job_name] += 1
+            busy.update(beside)
         if record.create_timestamp.timestamp() >= minutes[0] and run.status is not dg.DagsterRunStatus.SUCCESS:
             unsuccessful[f"{run.job_name} {run.status.value.lower()}"] += 1
-    return Told(dict(sorted(ticks.items())), skipped, dict(others), dict(unsuccessful))
+    return Told(dict(sorted(ticks.items())), skipped, dict(others), busy, dict(unsuccessful))
+
+
+def _minutes_of(record: dg.RunRecord, minutes: list[int]) -> list[int]:
+    """Those in which a run was at work."""
+    began, ended = record.start_time or math.inf, record.end_time or math.inf
+    return [minute for minute in minutes if began < minute + 60 and ended > minute]
 
 
 def _evaluations(
