@@ -19,6 +19,7 @@ MOMENTS = {
     Kind.PIPELINE_START: "definitions loaded, the run begins",
     Kind.PIPELINE_SUCCESS: "the run has ended",
 }
+UNSUCCESSFUL = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 EVALUATED = "schedule's tick is done"
 FIRST_ACT = "its process says that it is there"
 STEPS = {Kind.STEP_START: "begins", Kind.STEP_SUCCESS: "done", Kind.STEP_FAILURE: "failed"}
@@ -39,7 +40,7 @@ def told_by(instance: dg.DagsterInstance, market: str, minutes: list[int]) -> To
         elif run.job_name != job and (beside := _minutes_of(record, minutes)):
             others[run.job_name] += 1
             busy.update(beside)
-        if record.create_timestamp.timestamp() >= minutes[0] and run.status is not dg.DagsterRunStatus.SUCCESS:
+        if record.create_timestamp.timestamp() >= minutes[0] and run.status in UNSUCCESSFUL:
             unsuccessful[f"{run.job_name} {run.status.value.lower()}"] += 1
     return Told(dict(sorted(ticks.items())), skipped, dict(others), busy, dict(unsuccessful))
 
