@@ -100,14 +100,16 @@ class Bench:
         first = int(time.time() // MINUTE + 1) * MINUTE
         wanted = [first + MINUTE * number for number in range(minutes)]
         time.sleep(first - 1 - time.time() if first - 1 > time.time() else 0)
-        self._watch.begin()
         before, own = self._sizes(), self._own_cpu()
+        self._until(first)
+        cpu, memory = {}, {}
         for boundary in wanted:
-            self._until(boundary)
+            self._watch.begin()
             self._probe.wait_for(boundary)
-            self._until(boundary + MINUTE - 1)
+            self._until(boundary + MINUTE)
+            cpu[boundary], memory[boundary] = self._watch.seconds(), self._watch.peak
             self._tell(boundary)
-        cpu, after, own = self._watch.seconds(), self._sizes(), self._own_cpu() - own
+        after, own = self._sizes(), self._own_cpu() - own
         deadline = time.time() + LAST_ROWS
         while self._probe.is_waiting and time.time() < deadline:
             self._until(time.time() + 1)
@@ -120,10 +122,9 @@ class Bench:
             fresh={boundary: read_at - boundary for boundary, read_at in probe.fresh.items()},
             told=told,
             cpu=cpu,
-            peak=self._watch.peak,
-            rss_peak=self._watch.rss_peak,
-            sizes_before=before,
-            sizes_after=after,
+            memory=memory,
+            growth_a_tick={what: (after[what] - before[what]) / minutes for what in after},
+            sizes=after,
             pruned=list(PARTS)[:4],
             # Until the next hour's maintenance.
             runs_kept=int(kept_of(Timeframe.m1) / timedelta(minutes=1)) + 60,

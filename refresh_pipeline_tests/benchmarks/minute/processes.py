@@ -132,7 +132,6 @@ class Watch:
         self._before: dict[int, float] = {}
         self._total_before = 0.0
         self.peak = Memory()
-        self.rss_peak = 0.0
 
     def begin(self) -> None:
         """From here on it counts."""
@@ -140,7 +139,7 @@ class Watch:
         self._before = {each.pid: each.seconds for each in now}
         self._seen = {each.pid: each for each in now}
         self._total_before = _total(now)
-        self.peak, self.rss_peak = Memory(), 0.0
+        self.peak = Memory()
 
     def look(self, memory: bool) -> None:
         """See who is there and what they have used; memory costs some milliseconds more."""
@@ -148,7 +147,6 @@ class Watch:
         if memory:
             seen = memory_of(now)
             self.peak = max(self.peak, seen, key=lambda each: each.pss_sum)
-            self.rss_peak = max(self.rss_peak, seen.rss_sum)
 
     def seconds(self) -> dict[str, float]:
         """Processor time by kind since the beginning, with what no look has seen as a kind of its own."""

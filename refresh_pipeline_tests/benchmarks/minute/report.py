@@ -1,8 +1,8 @@
 """The sums of measured minutes, and how they are told: as text beside their targets, and as JSON."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -28,8 +28,10 @@ class Told:
     ticks: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     # Why a minute's tick asked for no run.
     skipped: Mapping[int, str] = field(default_factory=dict)
-    # Runs in that time that no tick of the refresh asked for, by job, and runs that did not succeed.
+    # Runs in that time that no tick of the refresh asked for, by job, and the minutes in which they were at work.
     other_runs: Mapping[str, int] = field(default_factory=dict)
+    busy: Collection[int] = ()
+    # Runs that did not succeed.
     unsuccessful: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -54,13 +56,13 @@ class Found:
     # Seconds after a minute until its rows were read; a minute that is missing was never complete.
     fresh: Mapping[int, float]
     told: Told
-    # Seconds of processor time in all these minutes, by kind of process.
-    cpu: Mapping[str, float]
-    peak: Memory
-    rss_peak: float
-    # Bytes on the disk, by what they hold.
-    sizes_before: Mapping[str, int]
-    sizes_after: Mapping[str, int]
+    # Seconds of processor time of each minute, by kind of process.
+    cpu: Mapping[int, Mapping[str, float]]
+    # The moment of each minute at which all processes had most, by their own shares.
+    memory: Mapping[int, Memory]
+    # Bytes on the disk, by what they hold: how many more with each tick, and how many at the end.
+    growth_a_tick: Mapping[str, float]
+    sizes: Mapping[str, int]
     # What of it leaves with old runs, and how many minutes' runs there are at most.
     pruned: Sequence[str]
     runs_kept: int
@@ -80,13 +82,20 @@ class Found:
     @property
     def cpu_a_tick(self) -> dict[str, float]:
         """Seconds of processor time, by kind of process."""
-        return {kind: seconds / len(self.minutes) for kind, seconds in self.cpu.items()}
+        kinds = dict.fromkeys(kind for minute in self.minutes for kind in self.cpu[minute])
+        return {
+            kind: sum(self.cpu[minute].get(kind, 0.0) for minute in self.minutes) / len(self.minutes) for kind in kinds
+        }
 
     @property
-    def growth_a_tick(self) -> dict[str, float]:
-        """Bytes, by what they hold."""
-        grown = {what: self.sizes_after[what] - self.sizes_before.get(what, 0) for what in self.sizes_after}
-        return {what: grown[what] / len(self.minutes) for what in grown}
+    def peak(self) -> Memory:
+        """The moment at which all processes had most."""
+        return max((self.memory[minute] for minute in self.minutes), key=lambda each: each.pss_sum)
+
+    @property
+    def quiet(self) -> "Found":
+        """The same of those minutes in which no other job had a run; of all of them where there is none such."""
+        return replace(self, minutes=[each for each in self.minutes if each not in self.told.busy] or self.minutes)
 
     def growth_in_a_day(self, pruned: bool) -> dict[str, float]:
         """Bytes, by what they hold; with runs pruned as shipped, or never."""
@@ -96,7 +105,7 @@ class Found:
     @property
     def timeline(self) -> list[tuple[str, float, float]]:
         """Each moment of a tick, in order: seconds after the minute, median and worst over its ticks."""
-        ticks = {minute: dict(moments) for minute, moments in self.told.ticks.items()}
+        ticks = {minute: dict(self.told.ticks[minute]) for minute in self.minutes if minute in self.told.ticks}
         for minute in ticks.keys() & self.fresh.keys():
             ticks[minute][READABLE] = self.fresh[minute]
         names = dict.fromkeys(name for moments in ticks.values() for name in moments)
@@ -117,19 +126,17 @@ def as_json(found: Found) -> dict[str, Any]:
     """Every figure, and what it was worked out from; seconds, megabytes of memory, bytes of disk."""
     return {
         "series": found.series,
-        "minutes": len(found.minutes),
-        "tick_to_fresh": {name: _finite(value) for name, value in found.latencies.items()},
+        **_figures_of(found),
         "tick_to_fresh_of_each_minute": [_finite(found.fresh.get(minute, math.inf)) for minute in found.minutes],
+        "quiet_minutes": _figures_of(found.quiet),
         "minutes_without_a_run": len(found.without_a_run),
         "why_skipped": list(found.told.skipped.values()),
         "other_runs": found.told.other_runs,
         "unsuccessful_runs": found.told.unsuccessful,
-        "cpu_a_tick": {"all": sum(found.cpu_a_tick.values()), **found.cpu_a_tick},
-        "memory_peak": {"pss": found.peak.pss_sum, "rss": found.rss_peak, "pss_by_kind": found.peak.pss},
         "bytes_a_tick": found.growth_a_tick,
         "bytes_a_day": found.growth_in_a_day(pruned=False),
         "bytes_a_day_with_retention": found.growth_in_a_day(pruned=True),
-        "bytes_at_the_end": found.sizes_after,
+        "bytes_at_the_end": found.sizes,
         "timeline": [{"moment": name, "median": middle, "worst": worst} for name, middle, worst in found.timeline],
         "probe": {
             "readings": found.disturbance.opens,
@@ -140,6 +147,16 @@ def as_json(found: Found) -> dict[str, Any]:
     }
 
 
+def _figures_of(found: Found) -> dict[str, Any]:
+    peak = found.peak
+    return {
+        "minutes": len(found.minutes),
+        "tick_to_fresh": {name: _finite(value) for name, value in found.latencies.items()},
+        "cpu_a_tick": {"all": sum(found.cpu_a_tick.values()), **found.cpu_a_tick},
+        "memory_peak": {"pss": peak.pss_sum, "rss": peak.rss_sum, "pss_by_kind": peak.pss},
+    }
+
+
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
@@ -147,33 +164,41 @@ def _finite(value: float) -> float | None:
 def show(console: Console, found: Found) -> None:
     """Everything for people: figures beside their targets, then where they come from."""
     console.print(_figures(found))
-    console.print(_timeline(found))
-    console.print(_by_kind(found))
+    console.print(_timeline(found.quiet))
+    console.print(_by_kind(found.quiet))
     console.print(_growth(found))
     for line in _remarks(found):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _figures(found: Found) -> Table:
-    title = f"{found.series} series x m1, {len(found.minutes)} minutes"
-    table = _table(title, "what", "measured", "target")
-    late = found.latencies
-    rows = [
+    """Of all minutes, and beside it of the quiet ones where others are among them."""
+    columns = {"measured": _column(found)}
+    if found.quiet != found:
+        columns[f"{len(found.quiet.minutes)} without other runs"] = _column(found.quiet)
+    table = _table(f"{found.series} series x m1, {len(found.minutes)} minutes", "what", *columns, "target")
+    for rows in zip(*columns.values(), strict=True):
+        what, _, target = rows[0]
+        table.add_row(what, *(figure for _, figure, _ in rows), target)
+    return table
+
+
+def _column(found: Found) -> list[tuple[str, str, str]]:
+    late, peak = found.latencies, found.peak
+    return [
         ("tick to fresh, median", f"{late['median']:.2f} s", f"below {TARGETS['median']:g} s"),
         ("tick to fresh, p95", f"{late['p95']:.2f} s", ""),
         ("tick to fresh, worst", f"{late['worst']:.2f} s", f"below {TARGETS['worst']:g} s"),
         ("minutes without a run of their own", str(len(found.without_a_run)), "0"),
         ("CPU a tick, all processes", f"{sum(found.cpu_a_tick.values()):.1f} s", f"below {TARGETS['cpu']:g} s"),
-        ("memory of all processes, peak (PSS)", f"{found.peak.pss_sum:.0f} MB", f"below {TARGETS['memory']:g} MB"),
-        ("the same, shared pages counted each time (RSS)", f"{found.rss_peak:.0f} MB", ""),
+        ("memory of all processes, peak (PSS)", f"{peak.pss_sum:.0f} MB", f"below {TARGETS['memory']:g} MB"),
+        ("then, shared pages counted each time (RSS)", f"{peak.rss_sum:.0f} MB", ""),
     ]
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def _timeline(found: Found) -> Table:
-    table = _table("a tick, seconds after the minute", "moment", "median", "since the line above", "worst")
+    title = f"a tick of {len(found.minutes)}, seconds after the minute"
+    table = _table(title, "moment", "median", "since the line above", "worst")
     before = 0.0
     for name, middle, worst in found.timeline:
         table.add_row(name, f"{middle:.2f}", f"+{middle - before:.2f}", f"{worst:.2f}")
@@ -182,19 +207,21 @@ def _timeline(found: Found) -> Table:
 
 
 def _by_kind(found: Found) -> Table:
-    table = _table("by kind of process", "kind", "CPU a tick, s", "PSS at the peak, MB", "RSS then, MB")
-    for kind in sorted({*found.cpu, *found.peak.pss}, key=lambda kind: -found.cpu.get(kind, 0.0)):
-        memory = [f"{each[kind]:.0f}" if kind in each else "" for each in (found.peak.pss, found.peak.rss)]
-        table.add_row(kind, f"{found.cpu_a_tick.get(kind, 0.0):.2f}", *memory)
+    title = f"by kind of process, {len(found.minutes)} minutes"
+    table = _table(title, "kind", "CPU a tick, s", "PSS at the peak, MB", "RSS then, MB")
+    cpu, peak = found.cpu_a_tick, found.peak
+    for kind in sorted({*cpu, *peak.pss}, key=lambda kind: -cpu.get(kind, 0.0)):
+        memory = [f"{each[kind]:.0f}" if kind in each else "" for each in (peak.pss, peak.rss)]
+        table.add_row(kind, f"{cpu.get(kind, 0.0):.2f}", *memory)
     return table
 
 
 def _growth(found: Found) -> Table:
     table = _table("on the disk", "what", "kB a tick", "MB in 24 h", "runs pruned as shipped", "MB at the end")
     kinds = [found.growth_a_tick, found.growth_in_a_day(pruned=False), found.growth_in_a_day(pruned=True)]
-    columns = [*kinds, found.sizes_after]
+    columns = [*kinds, found.sizes]
     units = (1e3, 1e6, 1e6, 1e6)
-    for what in found.sizes_after:
+    for what in found.sizes:
         table.add_row(what, *(f"{each[what] / unit:,.1f}" for each, unit in zip(columns, units, strict=True)))
     sums = [sum(each[what] for what in each if what not in (WAREHOUSE, IN_USE)) for each in columns]
     table.add_row("all of Dagster's", *(f"{each / unit:,.1f}" for each, unit in zip(sums, units, strict=True)))

@@ -1,5 +1,6 @@
 """Where the time of each tick went, as Dagster's own files tell it: read once, when the measured minutes are over."""
 
+import math
 from collections import Counter
 from datetime import datetime
 
@@ -18,6 +19,7 @@ MOMENTS = {
     Kind.PIPELINE_START: "definitions loaded, the run begins",
     Kind.PIPELINE_SUCCESS: "the run has ended",
 }
+UNSUCCESSFUL = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 EVALUATED = "schedule's tick is done"
 FIRST_ACT = "its process says that it is there"
 STEPS = {Kind.STEP_START: "begins", Kind.STEP_SUCCESS: "done", Kind.STEP_FAILURE: "failed"}
@@ -26,7 +28,7 @@ STEPS = {Kind.STEP_START: "begins", Kind.STEP_SUCCESS: "done", Kind.STEP_FAILURE
 def told_by(instance: dg.DagsterInstance, market: str, minutes: list[int]) -> Told:
     """Everything of these minutes, each the boundary in seconds since 1970."""
     job = f"{market}_refresh"
-    ticks, others, unsuccessful = {}, Counter[str](), Counter[str]()
+    ticks, others, unsuccessful, busy = {}, Counter[str](), Counter[str](), set[int]()
     evaluated, skipped = _evaluations(instance, job, minutes)
     for record in instance.get_run_records():
         run = record.dagster_run
@@ -35,11 +37,18 @@ def told_by(instance: dg.DagsterInstance, market: str, minutes: list[int]) -> To
         if boundary in minutes:
             ticks[boundary] = {EVALUATED: evaluated[boundary] - boundary} if boundary in evaluated else {}
             ticks[boundary] |= _moments(instance, run.run_id, market, boundary)
-        elif boundary is None and record.create_timestamp.timestamp() >= minutes[0]:
+        elif run.job_name != job and (beside := _minutes_of(record, minutes)):
             others[run.job_name] += 1
-        if record.create_timestamp.timestamp() >= minutes[0] and run.status is not dg.DagsterRunStatus.SUCCESS:
+            busy.update(beside)
+        if record.create_timestamp.timestamp() >= minutes[0] and run.status in UNSUCCESSFUL:
             unsuccessful[f"{run.job_name} {run.status.value.lower()}"] += 1
-    return Told(dict(sorted(ticks.items())), skipped, dict(others), dict(unsuccessful))
+    return Told(dict(sorted(ticks.items())), skipped, dict(others), busy, dict(unsuccessful))
+
+
+def _minutes_of(record: dg.RunRecord, minutes: list[int]) -> list[int]:
+    """Those in which a run was at work."""
+    began, ended = record.start_time or math.inf, record.end_time or math.inf
+    return [minute for minute in minutes if began < minute + 60 and ended > minute]
 
 
 def _evaluations(
