@@ -106,8 +106,9 @@ def test_chunks_of_one_series_become_one_series(new_world: World) -> None:
     assert new_world.query("select close from bazaar.raw_candles where open_time = '2026-06-01 00:45'") == [(6.0,)]
 
 
-def test_a_long_answer_is_stored_bit_by_bit(new_world: World) -> None:
-    rows = steps.ROWS_AT_ONCE // 2 + 1
+def test_a_long_answer_is_stored_bit_by_bit(new_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = 500
+    monkeypatch.setattr(steps, "ROWS_AT_ONCE", 2 * rows - 1)
     market, warehouse = new_world.market, new_world.warehouse
     warehouse.prepare(market)
     requests = steps.requests_for(market, {BTC: Holding()}, NOW, since=FIRST.replace(year=2020))

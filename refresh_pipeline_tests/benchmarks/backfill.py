@@ -6,7 +6,7 @@ over TA-Lib on them, and DuckDB copying the computed rows from file to file. One
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -53,6 +53,7 @@ def measure(size: Size, folder: Path, apart: Apart = in_child) -> Findings:
         taken = floors(there.base_url, market, folder)
     candles = size.symbols * size.days * MINUTES_A_DAY
     found = [_stage(stage, ours.stages.get(stage, 0.0), taken.get(stage), candles) for stage in STAGES]
+    found[0] = replace(found[0], note=f"{found[0].note}; ours: what storing waits for, as fetching goes on beside it")
     remembering = sum(ours.stages.get(each, 0.0) for each in cycle.REMEMBERING)
     total = sum(each.ours[0] for each in found) + remembering
     return {
