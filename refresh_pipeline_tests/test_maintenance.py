@@ -111,12 +111,12 @@ def test_the_warehouses_old_rows_are_brought_into_order_by_command_and_by_job(
         connection.execute(
             "insert into x.enhanced_candles (instrument, timeframe, open_time) "
             "select name, 'm15', timestamp '2005-01-01' + to_minutes(15 * number::integer) "
-            "from range(96 * 2112) r(number), (values ('B'), ('A')) i(name) order by number, name desc"
+            "from range(96 * 1408) r(number), (values ('B'), ('A')) i(name) order by number, name desc"
         )
-    assert command("maintain", "--dry-run").output.splitlines()[-1] == "would bring 405,504 rows into order"
+    assert command("maintain", "--dry-run").output.splitlines()[-1] == "would bring 270,336 rows into order"
     result = maintenance_job.execute_in_process(instance=instance, run_config=QUIET)
     said = metadata_of(result, "tidy_warehouse")
-    assert (said["rows"], said["pieces"]) == (405_504, 1)
+    assert (said["rows"], said["pieces"]) == (270_336, 1)
     with warehouse.reader() as connection:
         rows = connection.execute("select instrument from x.enhanced_candles order by rowid limit 2").fetchall()
     assert rows == [("A",), ("A",)]

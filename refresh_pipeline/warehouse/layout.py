@@ -30,9 +30,9 @@ Connect = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
 TABLES = (Table.raw_candles, Table.enhanced_candles)
 # What ticks read is younger, but for the rows of long timeframes.
 LEFT_ALONE = timedelta(days=1)
-# Cells (rows times columns) that are brought into order among themselves, once there are so many: three million raw
-# candles or 400,000 enhanced ones. The more, the better they lie, and the longer the file is held: 2 to 6 s.
-CELLS_TOGETHER = 30_000_000
+# Cells (rows times columns) that are brought into order among themselves, once there are so many: two million raw
+# candles or 270,000 enhanced ones. The more, the better they lie, and the longer the file is held: 2 to 5 s.
+CELLS_TOGETHER = 20_000_000
 # What a day exceeds that by is still one transaction: of row groups from which one took rows, DuckDB writes the rest
 # anew at the next checkpoint, so that several small ones hold the file for longer than a large one.
 CELLS_AT_ONCE = 70_000_000

@@ -127,7 +127,7 @@ def main() -> None:
     """Fill, read, rewrite, read, tell."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--series", type=int, default=487)
-    parser.add_argument("--days", type=int, default=11)
+    parser.add_argument("--days", type=int, default=10)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         before, after, done = tried(Path(folder), chosen.series, chosen.days)
