@@ -6,15 +6,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
-import numpy as np
 import pytest
 from dagster import DagsterRunStatus
 
 from refresh_pipeline.instance.orphans import PROCESS_TAG, this_process
 from refresh_pipeline.maintenance import kept_for, maintenance_job, maintenance_schedule
-from refresh_pipeline.market.candles import CANDLE_COLUMNS, Candles
 from refresh_pipeline.market.model import Market, parse_market
-from refresh_pipeline.market.series import Series
 from refresh_pipeline.partitions import range_tags, whole
 from refresh_pipeline.settings import load_settings, prepare_dagster
 from refresh_pipeline.warehouse.warehouse import Warehouse
@@ -109,22 +106,25 @@ def test_the_warehouses_old_rows_are_brought_into_order_by_command_and_by_job(
     assert command("maintain", "--dry-run").output.splitlines()[-1] == "would bring 0 rows into order"
     warehouse = Warehouse(database=str(load_settings().database))
     warehouse.prepare(market)
-    opens = np.datetime64("2020-01-01", "us") + np.arange(70_000) * np.timedelta64(15, "m")
-    flat = Candles(opens, dict.fromkeys(CANDLE_COLUMNS, np.ones(len(opens)) * 7))
-    for name in "BA":
-        warehouse.store_candles(market, {Series(name, market.timeframe("m15")): flat}, "test", datetime.now(UTC))
-    assert command("maintain", "--dry-run").output.splitlines()[-1] == "would bring 140,000 rows into order"
+    # It is begun for nothing less; of rows that say nothing but their key there are enough in a moment.
+    with warehouse.get_connection() as connection:
+        connection.execute(
+            "insert into x.enhanced_candles (instrument, timeframe, open_time) "
+            "select name, 'm15', timestamp '2005-01-01' + to_minutes(15 * number::integer) "
+            "from range(96 * 1408) r(number), (values ('B'), ('A')) i(name) order by number, name desc"
+        )
+    assert command("maintain", "--dry-run").output.splitlines()[-1] == "would bring 270,336 rows into order"
     result = maintenance_job.execute_in_process(instance=instance, run_config=QUIET)
     said = metadata_of(result, "tidy_warehouse")
-    assert (said["rows"], said["pieces"]) == (140_000, 1)
+    assert (said["rows"], said["pieces"]) == (270_336, 1)
     with warehouse.reader() as connection:
-        first = connection.execute("select instrument from x.raw_candles order by rowid limit 1").fetchall()
-    assert first == [("A",)]
+        rows = connection.execute("select instrument from x.enhanced_candles order by rowid limit 2").fetchall()
+    assert rows == [("A",), ("A",)]
     assert command("maintain").output.splitlines()[-1] == "no rows to bring into order"
 
 
 def test_the_warehouse_is_tidied_once_a_night(instance: dg.DagsterInstance) -> None:
-    wanted = []
+    wanted, asked = [], dg.RunRequest()
     for hour in range(24):
         due = datetime(2026, 11, 20, hour, 37, tzinfo=UTC)
         asked = maintenance_schedule(dg.build_schedule_context(instance=instance, scheduled_execution_time=due))
@@ -132,6 +132,9 @@ def test_the_warehouse_is_tidied_once_a_night(instance: dg.DagsterInstance) -> N
         wanted.append(asked.run_config["ops"]["tidy_warehouse"]["config"]["wanted"])
     assert wanted.count(True) == 1
     assert wanted.index(True) == 2
+    by_day = maintenance_job.execute_in_process(instance=instance, run_config={**asked.run_config, **QUIET})
+    assert metadata_of(by_day, "prune_runs")["runs"] == 1
+    assert metadata_of(by_day, "tidy_warehouse") == {}
 
 
 def test_a_tick_waits_for_the_one_before(instance: dg.DagsterInstance) -> None:

@@ -30,13 +30,12 @@ Connect = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
 TABLES = (Table.raw_candles, Table.enhanced_candles)
 # What ticks read is younger, but for the rows of long timeframes.
 LEFT_ALONE = timedelta(days=1)
-# A row group of DuckDB: fewer rows than that are left for another night.
-LEAST_ROWS = 122_880
-# Rows between two instants that are brought into order among themselves.
-ROWS_TOGETHER = 2_000_000
-# Cells (rows times columns) of one transaction: a day of 487 series on m1 and 74 columns, 3 to 5 s. Smaller ones hold
-# the file no shorter: DuckDB then merges what they leave of each row group.
-CELLS_AT_ONCE = 60_000_000
+# Cells (rows times columns) that are brought into order among themselves, once there are so many: two million raw
+# candles or 270,000 enhanced ones. The more, the better they lie, and the longer the file is held: 2 to 5 s.
+CELLS_TOGETHER = 20_000_000
+# What a day exceeds that by is still one transaction: of row groups from which one took rows, DuckDB writes the rest
+# anew at the next checkpoint, so that several small ones hold the file for longer than a large one.
+CELLS_AT_ONCE = 70_000_000
 # More than that is written aside.
 MEMORY = "400MB"
 BEGINNING = datetime(1, 1, 1)  # noqa: DTZ001 - in UTC without a zone, as everything in the file
@@ -61,8 +60,7 @@ class Layout:
     connect: Connect
     market: str
     table: Table
-    rows_together: int = ROWS_TOGETHER
-    least_rows: int = LEAST_ROWS
+    cells_together: int = CELLS_TOGETHER
     cells_at_once: int = CELLS_AT_ONCE
 
     def rewrite(self, now: datetime, seconds: float) -> Rewritten:
@@ -88,10 +86,14 @@ class Layout:
     def _name(self) -> str:
         return qualified(self.market, self.table)
 
+    def _columns(self, connection: duckdb.DuckDBPyConnection) -> int:
+        return connection.execute(f"select count(*) from (describe {self._name})").fetchall()[0][0]
+
     def _windows(self, now: datetime) -> list[tuple[datetime, datetime, int]]:
         """From when to when rows are brought into order among themselves, and how many: whole days, oldest first."""
         cut = (instant(now) - np.timedelta64(LEFT_ALONE)).astype("datetime64[D]").astype("datetime64[us]")
         with self.connect() as connection:
+            together = self.cells_together // self._columns(connection)
             since = noted(connection, self.market, self.table)
             days = connection.execute(
                 f"select open_time::date::timestamp, count(*) from {self._name} "
@@ -102,7 +104,7 @@ class Layout:
         rows = 0
         for day, count in days:
             rows += count
-            if rows >= self.rows_together or (day == days[-1][0] and rows >= self.least_rows):
+            if rows >= together:
                 windows.append((since, day + timedelta(days=1), rows))
                 since, rows = windows[-1][1], 0
         return windows
@@ -110,7 +112,7 @@ class Layout:
     def _pieces(self, since: datetime, before: datetime) -> Iterator[list[Series]]:
         """The series of a window in order, as many at once as make for a short transaction."""
         with self.connect() as connection:
-            [(columns,)] = connection.execute(f"select count(*) from (describe {self._name})").fetchall()
+            columns = self._columns(connection)
             rows = connection.execute(
                 f"select timeframe, instrument, count(*) from {self._name} where open_time >= ? and open_time < ? "
                 "group by all order by all",

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+from refresh_pipeline_tests.benchmarks import old_rows
 from refresh_pipeline_tests.benchmarks.growth import filled, tried
 from refresh_pipeline_tests.benchmarks.steady_state import measured
 
@@ -29,3 +30,13 @@ def test_what_a_tick_adds_is_told_of_dagster_and_of_each_large_table(tmp_path: P
     assert len(told) == 6
     assert "180 runs at most" in told[0]
     assert "90 days are kept" in told[4]
+
+
+def test_old_rows_are_read_as_appended_and_in_order(tmp_path: Path) -> None:
+    before, after, done = old_rows.tried(tmp_path, series=30, days=4, cells=30 * 3 * 1440 * 10)
+    # The newest day is left alone.
+    assert (done.rows, done.pieces) == (30 * 3 * (1440 + 288 + 96 + 24 + 1), 1)
+    for each in (before, after):
+        assert each.megabytes > 0
+        assert list(each.ticks) == ["m1", "m5", "m15", "H1", "D1"]
+        assert min(*each.ticks.values(), each.one_series) > 0

@@ -31,6 +31,7 @@ MARKET = market_of()
 # The candles of `stored` span four days, the newest closes then.
 NOW = datetime(2024, 1, 5, tzinfo=UTC)
 A_DAY = 288
+THIRD_DAY = datetime(2024, 1, 3)  # noqa: DTZ001 - as DuckDB tells it
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +51,11 @@ def stored(original: Warehouse, tmp_path: Path) -> Warehouse:
     return Warehouse(database=str(target), patience=30)
 
 
-def layout(warehouse: Warehouse, table: Table = Table.raw_candles) -> Layout:
-    return Layout(warehouse.get_connection, MARKET.name, table, rows_together=2 * A_DAY * 2, least_rows=100)
+def layout(warehouse: Warehouse, table: Table = Table.raw_candles, days: float = 1.5) -> Layout:
+    """Rows are brought into order once there are those of so many days; any number of them at once."""
+    [(columns,)] = query(warehouse, f"select count(*) from (describe fair.{table.value})")
+    cells = int(days * A_DAY * 2 * columns)
+    return Layout(warehouse.get_connection, MARKET.name, table, cells_together=cells)
 
 
 def in_the_file(warehouse: Warehouse, table: str = "raw_candles") -> list[tuple]:
@@ -64,40 +68,35 @@ def without_notes(tables: dict[str, list[tuple]]) -> dict[str, list[tuple]]:
 
 @pytest.mark.parametrize("table", [Table.raw_candles, Table.enhanced_candles])
 def test_old_rows_lie_series_by_series_and_none_is_another(stored: Warehouse, table: Table) -> None:
-    before, young = everything(stored), in_the_file(stored, table.value)[-2 * A_DAY :]
+    before, all_rows = everything(stored), in_the_file(stored, table.value)
     done = layout(stored, table).rewrite(NOW, 60)
-    assert (done.rows, done.pieces) == (3 * A_DAY * 2, 2)
+    assert (done.rows, done.pieces) == (2 * A_DAY * 2, 1)
     assert done.longest > 0
     assert without_notes(everything(stored)) == without_notes(before)
     rows = in_the_file(stored, table.value)
-    # Two days together, and what is left of them; the newest day is where it was, before all that was written since.
-    assert rows[: 2 * A_DAY] == young
-    two_days, third = rows[2 * A_DAY : 6 * A_DAY], rows[6 * A_DAY :]
-    assert two_days == sorted(two_days)
-    assert third == sorted(third)
-    assert two_days[-1][1] < third[0][1]
+    # Two days are there together; the third has to wait, and the newest one stays as it was.
+    assert rows[: 4 * A_DAY] == [row for row in all_rows if row[1] >= THIRD_DAY]
+    assert rows[4 * A_DAY :] == sorted(row for row in all_rows if row[1] < THIRD_DAY)
 
 
 def test_what_is_in_order_is_left_alone_and_what_has_grown_old_follows(stored: Warehouse) -> None:
-    assert layout(stored).waiting(NOW) == 3 * A_DAY * 2
+    assert layout(stored).waiting(NOW) == 2 * A_DAY * 2
     layout(stored).rewrite(NOW, 60)
     assert layout(stored).waiting(NOW) == 0
     assert layout(stored).rewrite(NOW, 60) == Rewritten()
-    tomorrow = NOW + timedelta(days=1)
-    assert layout(stored).rewrite(tomorrow, 60).rows == A_DAY * 2
+    assert layout(stored).rewrite(NOW + timedelta(days=1), 60).rows == 2 * A_DAY * 2
 
 
 def test_little_is_left_for_another_night(stored: Warehouse) -> None:
-    few = replace(layout(stored), least_rows=3 * A_DAY * 2 + 1, rows_together=10**9)
-    assert few.rewrite(NOW, 60) == Rewritten()
-    assert few.rewrite(NOW + timedelta(days=1), 60).rows == 4 * A_DAY * 2
+    assert layout(stored, days=3.5).rewrite(NOW, 60) == Rewritten()
+    assert layout(stored, days=3.5).rewrite(NOW + timedelta(days=1), 60).rows == 4 * A_DAY * 2
 
 
 def test_pieces_are_as_large_as_wanted_and_a_night_ends_in_time(stored: Warehouse) -> None:
     before = everything(stored)
     small = replace(layout(stored), cells_at_once=1)
     assert small.rewrite(NOW, 0.0) == Rewritten()
-    assert small.rewrite(NOW, 60).pieces == 4
+    assert small.rewrite(NOW, 60).pieces == 2
     assert without_notes(everything(stored)) == without_notes(before)
 
 
@@ -112,7 +111,7 @@ def before_each(work: Callable[[int], None], warehouse: Warehouse) -> Connect:
     return connect
 
 
-@pytest.mark.parametrize("moment", range(2, 7))
+@pytest.mark.parametrize("moment", range(2, 5))
 def test_a_night_that_is_cut_short_loses_nothing_and_the_next_one_goes_on(stored: Warehouse, moment: int) -> None:
     before, small = everything(stored), replace(layout(stored), cells_at_once=1)
 
@@ -134,7 +133,7 @@ def test_candles_that_are_stored_between_two_pieces_are_there_afterwards(stored:
 
     done = replace(layout(stored), cells_at_once=1, connect=before_each(store, stored)).rewrite(NOW, 60)
     [(late,)] = query(stored, "select count(*) from fair.raw_candle_revisions")
-    assert done.pieces == 4 < late
+    assert done.pieces == 2 < late
     assert query(stored, "select count(*), count(distinct (instrument, open_time)) from fair.raw_candles") == [
         (4 * A_DAY * 2 + late, 4 * A_DAY * 2 + late)
     ]
@@ -145,8 +144,7 @@ def test_a_table_that_is_computed_anew_is_brought_into_order_anew(stored: Wareho
     layout(stored, Table.enhanced_candles).rewrite(NOW, 60)
     change(stored, "alter table fair.enhanced_candles drop column zone")
     stored.prepare(MARKET)
-    assert layout(stored, Table.enhanced_candles).waiting(NOW) == 3 * A_DAY * 2
-    assert layout(stored).waiting(NOW) == 3 * A_DAY * 2
+    assert layout(stored, Table.enhanced_candles).waiting(NOW) == 2 * A_DAY * 2
 
 
 def test_timeframes_lie_apart(tmp_path: Path) -> None:
@@ -155,7 +153,7 @@ def test_timeframes_lie_apart(tmp_path: Path) -> None:
     slow = Series("BTC/USD", Timeframe.m15)
     for tick in range(4):
         warehouse.store_candles(market, {BTC: candles(72, 72 * tick), slow: candles(24, 72 * tick)}, "test", NOW)
-    Layout(warehouse.get_connection, "fair", Table.raw_candles, least_rows=1).rewrite(NOW, 60)
+    Layout(warehouse.get_connection, "fair", Table.raw_candles, cells_together=1).rewrite(NOW, 60)
     order = [row[0] for row in query(warehouse, "select timeframe from fair.raw_candles order by rowid")]
     assert order == sorted(order)
     assert set(order) == {"m5", "m15"}
