@@ -19,8 +19,10 @@ from refresh_pipeline.warehouse.made import Stale
 from refresh_pipeline.warehouse.raw import mark_stale
 from refresh_pipeline.warehouse.schema import Table, candle_columns, qualified
 from refresh_pipeline.warehouse.staging import arrays_of, numbered, registered, texts
-from refresh_pipeline.warehouse.tail import CELLS_AT_ONCE, Connect, same_mark, settle
+from refresh_pipeline.warehouse.tail import Connect, same_mark, settle
 
+# How many cells are read and written to files at once: a tenth of a gigabyte, while ticks go on beside it.
+EXPORTED_AT_ONCE = 12_000_000
 # Before every candle.
 BEGINNING = np.datetime64("0001-01-01", "us")
 
@@ -70,7 +72,11 @@ class Selection:
 
 
 def rows_to_export(
-    connect: Connect, market: Market, selection: Selection, batch: Sequence[Series], cells_at_once: int = CELLS_AT_ONCE
+    connect: Connect,
+    market: Market,
+    selection: Selection,
+    batch: Sequence[Series],
+    cells_at_once: int = EXPORTED_AT_ONCE,
 ) -> Iterator[tuple[Series, dict[str, NDArray]]]:
     """Series and their selected rows, one query for as many series as fit in memory."""
     with connect() as connection:
@@ -83,7 +89,7 @@ def rows_to_export(
 
 
 def newest_candles(
-    connect: Connect, market: Market, batch: Sequence[Series], back: timedelta, cells_at_once: int = CELLS_AT_ONCE
+    connect: Connect, market: Market, batch: Sequence[Series], back: timedelta, cells_at_once: int = EXPORTED_AT_ONCE
 ) -> Iterator[tuple[Series, dict[str, NDArray]]]:
     """Series and their candles that opened within so long before the newest one."""
     columns = ("open_time", *CANDLE_COLUMNS)
