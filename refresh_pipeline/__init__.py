@@ -18,7 +18,8 @@ Read in this order:
 4. `market` is what is refreshed, `analytics` what is computed: both pure. `sources` is where candles come from,
    `warehouse` where they live, `destinations` where they go. `instance` makes Dagster itself fast and bounded.
 5. `settings` is the only module that reads the environment. `cli` is the `refresh` command: `running` does a refresh as
-   Dagster runs, `reporting` and `missing` print tables, `progress` carries how far the work is.
+   Dagster runs, `reporting` and `missing` print tables, `progress` carries how far the work is; `refresh up` turns into
+   `supervising`.
 6. Around the files: `filing`, `retention`, `status_report`, `verifying`, `duplicates`. `backing_up` copies the
    warehouse and Dagster's files, `backups` does so daily, `maintenance` keeps things small, `universes` renews a
    market's list of instruments.

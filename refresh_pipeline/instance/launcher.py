@@ -20,7 +20,7 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClassData
 
-from refresh_pipeline.instance.orphans import PROCESS_TAG, process_named, why_gone
+from refresh_pipeline.instance.orphans import PROCESS_TAG, process_here, process_named, why_gone
 
 PACKAGE = Path(__file__).resolve().parents[1]
 MODULE = f"{PACKAGE.name}.definitions"
@@ -55,9 +55,10 @@ class WarmRunLauncher(DefaultRunLauncher):
         if run is None or run.is_finished or GRPC_INFO_TAG in run.tags or PROCESS_TAG not in run.tags:
             return super().terminate(run_id)
         self._instance.report_run_canceling(run)
-        if why_gone(run):
+        process = process_here(run)
+        if process is None:
             return False
-        os.kill(int(run.tags[PROCESS_TAG].split(":")[1]), signal.SIGTERM)
+        os.kill(process, signal.SIGTERM)
         return True
 
     @property

@@ -65,11 +65,22 @@ def _why_orphan(record: RunRecord, now: float) -> str | None:
 
 def why_gone(run: dg.DagsterRun) -> str:
     """What there is to say of a run whose process is known and gone; nothing where it lives or may live."""
-    process = run.tags.get(PROCESS_TAG, "")
-    host, pid, began = (*process.split(":"), "", "")[:3]
+    host, pid, began = _process_of(run)
     # Of another machine's processes nothing is known here.
     gone = host == socket.gethostname() and pid.isdigit() and _began(int(pid)) != began
-    return f"The process that worked on this run ({process}) is gone." if gone else ""
+    return f"The process that worked on this run ({host}:{pid}:{began}) is gone." if gone else ""
+
+
+def process_here(run: dg.DagsterRun) -> int | None:
+    """The id of the process that works on a run; None where it is gone, not known, or another machine's."""
+    host, pid, began = _process_of(run)
+    is_here = host == socket.gethostname() and pid.isdigit() and _began(int(pid)) == began
+    return int(pid) if is_here else None
+
+
+def _process_of(run: dg.DagsterRun) -> tuple[str, str, str]:
+    host, pid, began = (*run.tags.get(PROCESS_TAG, "").split(":"), "", "")[:3]
+    return host, pid, began
 
 
 def _began(pid: int) -> str | None:

@@ -28,7 +28,7 @@ calendar: crypto
 instruments: [BTC/USD, ETH/USD, EUR/USD, SPX500]
 timeframes: [m1, m15, H1]
 history: {m1: 3d, m15: 30d, H1: 90d}
-indicators: {compute: [classic]}
+indicators: {compute: [sma_10, obv]}
 """
     world = World.founded(tmp_path / "world", yaml, "stage")
     with inside(world.root):

@@ -20,7 +20,7 @@ calendar: crypto
 instruments: [BTC/USD, ETH/USD, LTC/USD, SPY]
 timeframes: [m1, H1, D1]
 history: 20y
-indicators: {compute: [classic]}
+indicators: {compute: [sma_10, mfi]}
 """
 EURO = """
 name: euro
@@ -29,7 +29,7 @@ calendar: fx
 instruments: [EUR/USD]
 timeframes: [H1]
 history: 20y
-indicators: {compute: [classic]}
+indicators: {compute: [sma_10, mfi]}
 two_sided: true
 """
 FILES = {

@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +12,11 @@ from pathlib import Path
 import pytest
 from dagster import DagsterRun, DagsterRunStatus
 from dagster._core.launcher import WorkerStatus
+from dagster._core.test_utils import create_run_for_test
 
 from refresh_pipeline.instance import launcher
 from refresh_pipeline.instance.launcher import WarmRunLauncher, can_be_forked, code_on_disk
-from refresh_pipeline.instance.orphans import PROCESS_TAG
+from refresh_pipeline.instance.orphans import PROCESS_TAG, process_named
 from refresh_pipeline_tests.benchmarks.starting import launched
 from refresh_pipeline_tests.desk import QUICK, WARM, Desk, desk_in, wait_until
 from refresh_pipeline_tests.surroundings import inside
@@ -98,6 +101,17 @@ def test_a_run_that_waits_for_its_venue_can_be_terminated(desk: Desk, first: str
     assert warm(desk).check_run_worker_health(desk.run(run_id)).status is WorkerStatus.RUNNING
     assert warm(desk).terminate(run_id)
     assert desk.finished(run_id) is DagsterRunStatus.CANCELED
+
+
+def test_a_process_of_another_machine_is_not_killed_by_its_number(desk: Desk, first: str):
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as bystander:
+        _, pid, began = process_named(bystander.pid).split(":")
+        for tag in (f"elsewhere:{pid}:{began}", f"{socket.gethostname()}:{pid}:1"):
+            run = create_run_for_test(desk.instance, status=DagsterRunStatus.STARTED, tags={PROCESS_TAG: tag})
+            assert not warm(desk).terminate(run.run_id)
+        assert bystander.poll() is None
+        bystander.communicate(b"\n")
+        assert bystander.returncode == 0
 
 
 def test_of_a_run_whose_process_was_killed_the_monitor_hears(desk: Desk, first: str):
