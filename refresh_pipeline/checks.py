@@ -48,7 +48,7 @@ FAULTS_SHOWN = 50
 # Two days of minutes; what is older was looked at when it was new.
 BARS_LOOKED_AT = 3_000
 # So many series' prices fit into a few dozen megabytes, with all that is made of them.
-SERIES_AT_ONCE = 128
+SERIES_AT_ONCE = 64
 COLUMNS = dg.TableSchema([dg.TableColumn(name) for name in ("instrument", "timeframe", "open_time", "what")])
 AGREEMENT_LOOKS_BACK = np.timedelta64(7, "D")
 

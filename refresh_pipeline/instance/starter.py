@@ -15,7 +15,7 @@ from io import RawIOBase
 from typing import BinaryIO
 
 # What a run imports late, beside the project: how it is executed, where its events go, how it fetches.
-IMPORTED = ("dagster._cli.api", "dagster._core.storage.runs", "refresh_pipeline.instance.event_log", "httpx", "talib")
+IMPORTED = ("dagster._cli.api", "dagster._core.storage.runs", "refresh_pipeline.instance.event_log", "httpx")
 
 
 def main() -> None:

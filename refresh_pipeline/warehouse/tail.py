@@ -31,8 +31,8 @@ Connect = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
 # How many cells (rows times columns) wait to be written at most: a third of a gigabyte, and of indicators just enough
 # for one of DuckDB's row groups of 122,880 rows. A whole one is written once, at three times the speed of a quarter.
 CELLS_AT_ONCE = 45_000_000
-# A fifth of that for what is read and computed at once.
-SHARES = 5
+# A ninth of that for what is read and computed at once: a tick takes no longer for it.
+SHARES = 9
 # A little more than the calendar asks for, so that a few candles that never came do not make a second query.
 SLACK = 1.05
 # Of four candles that the calendar expects, at least one comes.
