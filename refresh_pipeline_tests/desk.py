@@ -22,7 +22,7 @@ SERIES = "BTC/USD|H1"
 QUICK = """{name: quick, source: {kind: demo}, calendar: crypto, instruments: [BTC/USD], timeframes: [H1],
             history: 2d, indicators: {compute: [mfi]}}"""
 QUIETLY = {
-    "python_logs": {"python_log_level": "INFO"},
+    "python_logs": {"python_log_level": "CRITICAL"},
     "telemetry": {"enabled": False},
     "nux": {"enabled": False},
 }
@@ -78,7 +78,7 @@ def desk_in(folder: Path, markets: Mapping[str, str], launcher: Mapping[str, str
         dg.DagsterInstance.local_temp(
             str(folder / "dagster"), overrides={"run_launcher": launcher, **QUIETLY}
         ) as instance,
-        WorkspaceProcessContext(instance, target) as workspace,
+        WorkspaceProcessContext(instance, target, code_server_log_level="critical") as workspace,
     ):
         yield Desk(instance, workspace, dict(os.environ))
         instance.run_launcher.dispose()
