@@ -442,6 +442,7 @@ def programs(settings: Settings, port: int, folder: Path) -> Plan:
             "daemon": [*dagster, "dagster._daemon", "run", "-w", str(workspace)],
         },
         renewed="code server",
+        ready=str(socket),
         watched=[str(path.expanduser().absolute()) for path in [PACKAGE, *own, *settings_files()]],
         temporary=str(folder),
     )

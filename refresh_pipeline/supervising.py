@@ -10,12 +10,15 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
 SECONDS_BETWEEN_LOOKS = 0.5
+# How long the others wait for the first program at most.
+SECONDS_TO_WAIT = 60.0
 # Looks between two at the watched files.
 LOOKS_AT_FILES = 10
 # Folders that nobody writes code or YAML in.
@@ -24,10 +27,15 @@ SKIPPED = {"__pycache__", ".git", ".venv"}
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run, and which of the programs is started anew when a watched file or folder changes."""
+    """What to run, and which of the programs is started anew when a watched file or folder changes.
+
+    That one is started first, and the others once the file `ready` is there: who looks for it in vain would look
+    again a minute later.
+    """
 
     programs: Mapping[str, Sequence[str]]
     renewed: str
+    ready: str
     watched: Sequence[str]
     # A folder that is of no use once they have ended.
     temporary: str
@@ -50,7 +58,9 @@ def supervise(plan: Plan) -> int:
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    running = {name: _started(command) for name, command in plan.programs.items()}
+    running = {plan.renewed: _started(plan.programs[plan.renewed])}
+    _wait_for(Path(plan.ready), running[plan.renewed], stopped)
+    running |= {name: _started(command) for name, command in plan.programs.items() if name != plan.renewed}
     ended: list[str] = []
     looks, seen = 0, state_of(plan.watched)
     while not ended and not stopped.wait(timeout=SECONDS_BETWEEN_LOOKS):
@@ -73,6 +83,12 @@ def supervise(plan: Plan) -> int:
 
 def _started(command: Sequence[str]) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command)  # noqa: S603 (our own programs, never a user's text)
+
+
+def _wait_for(file: Path, process: "subprocess.Popen[bytes]", stopped: threading.Event) -> None:
+    end = time.monotonic() + SECONDS_TO_WAIT
+    while not file.exists() and process.poll() is None and time.monotonic() < end and not stopped.wait(timeout=0.05):
+        pass
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -27,7 +27,10 @@ def plan_of(folder: Path, **programs: str) -> Plan:
     (folder / "watched").mkdir()
     (folder / "temporary").mkdir()
     commands = {name: [sys.executable, "-c", text, str(folder / name)] for name, text in programs.items()}
-    return Plan(commands, renewed="code", watched=[str(folder / "watched")], temporary=str(folder / "temporary"))
+    ready = str(folder / "ready" if "code" in programs and "ready" in programs["code"] else folder / "code")
+    return Plan(
+        commands, renewed="code", ready=ready, watched=[str(folder / "watched")], temporary=str(folder / "temporary")
+    )
 
 
 @contextmanager
@@ -68,6 +71,16 @@ def test_an_interrupt_ends_every_program(tmp_path: Path, number: int):
         assert process.wait(PATIENCE) == 0
     assert not any(is_alive(pid) for name in ("code", "other") for pid in shown(tmp_path / name))
     assert not (tmp_path / "temporary").exists()
+
+
+def test_the_others_start_once_the_first_one_is_ready(tmp_path: Path):
+    late = f"import pathlib, time; time.sleep(1); pathlib.Path({str(tmp_path / 'ready')!r}).touch(); {STAYS}"
+    with supervised(plan_of(tmp_path, code=late, other=STAYS)) as process:
+        wait_until(lambda: (tmp_path / "ready").exists() or bool(shown(tmp_path / "other")))
+        assert not shown(tmp_path / "other")
+        wait_until(lambda: bool(shown(tmp_path / "other")))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
 
 
 def test_when_one_ends_by_itself_all_end_and_it_is_named(tmp_path: Path):
