@@ -58,11 +58,12 @@ def supervise(plan: Plan) -> int:
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
+    # Before anything reads them: what changes while the programs start is a change.
+    looks, seen = 0, state_of(plan.watched)
     running = {plan.renewed: _started(plan.programs[plan.renewed])}
     _wait_for(Path(plan.ready), running[plan.renewed], stopped)
     running |= {name: _started(command) for name, command in plan.programs.items() if name != plan.renewed}
     ended: list[str] = []
-    looks, seen = 0, state_of(plan.watched)
     while not ended and not stopped.wait(timeout=SECONDS_BETWEEN_LOOKS):
         ended = [name for name, process in running.items() if process.poll() is not None]
         looks += 1

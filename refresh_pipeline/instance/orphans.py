@@ -46,11 +46,18 @@ def going_runs(instance: dg.DagsterInstance, job_name: str, now: float | None = 
     """
     going = []
     for record in instance.get_run_records(RunsFilter(job_name=job_name, statuses=GOING)):
-        if reason := _why_orphan(record, time.time() if now is None else now):
-            instance.report_run_failed(record.dagster_run, reason)
-        else:
+        reason = _why_orphan(record, time.time() if now is None else now)
+        if not reason:
             going.append(record.dagster_run)
+        elif _is_going_still(instance, record.dagster_run.run_id):
+            instance.report_run_failed(record.dagster_run, reason)
     return going
+
+
+def _is_going_still(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether a run counts as going after its process was seen to be gone: one that has just ended does not."""
+    run = instance.get_run_by_id(run_id)
+    return run is not None and run.status in GOING
 
 
 def _why_orphan(record: RunRecord, now: float) -> str | None:

@@ -9,6 +9,7 @@ import gc
 import os
 import signal
 import sys
+import traceback
 from contextlib import suppress
 from importlib import import_module
 from io import RawIOBase
@@ -50,6 +51,9 @@ def _fork_for_each_line(lines: BinaryIO, answers: RawIOBase) -> None:
             try:
                 answers.close()
                 code = _run(line.decode().rstrip("\n"))
+            except BaseException:
+                # Nobody above would print it.
+                traceback.print_exc()
             finally:
                 # Never back into the loop, whatever happened.
                 os._exit(code)

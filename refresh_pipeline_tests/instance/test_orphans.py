@@ -13,7 +13,15 @@ import pytest
 from dagster import DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test
 
-from refresh_pipeline.instance.orphans import PROCESS_TAG, UNCLAIMED_AT_MOST, claim, going_runs, this_process
+from refresh_pipeline.instance.orphans import (
+    PROCESS_TAG,
+    UNCLAIMED_AT_MOST,
+    _is_going_still,
+    claim,
+    going_runs,
+    this_process,
+    why_gone,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = "at_work"
@@ -84,6 +92,18 @@ def test_a_run_whose_process_was_killed_is_marked_as_failed_and_a_living_one_is_
         assert status(instance, run_id) is DagsterRunStatus.FAILURE
         [*_, failure] = [record.event_log_entry for record in instance.get_records_for_run(run_id).records]
         assert f":{process.pid}:" in failure.message or f":{process.pid}:" in failure.user_message
+
+
+def test_a_run_that_has_just_ended_is_not_one_whose_process_is_gone(instance: dg.DagsterInstance):
+    run_id = run_of(instance, f"{socket.gethostname()}:999999999:1")
+    [record] = instance.get_run_records(dg.RunsFilter(run_ids=[run_id]))
+    assert _is_going_still(instance, run_id)
+    instance.report_run_canceled(record.dagster_run)
+    # As it stood a moment ago its process looks gone; as it stands there is nothing to mark.
+    assert why_gone(record.dagster_run)
+    assert not _is_going_still(instance, run_id)
+    assert going(instance) == []
+    assert status(instance, run_id) is DagsterRunStatus.CANCELED
 
 
 def wait_until_dead(pid: int) -> None:
