@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from refresh_pipeline_tests.surroundings import inside
+from refresh_pipeline_tests.isolated_env import inside
 
 # Most tests need no Dagster, whose import takes longer than all of them: `worlds` is imported by the first that does.
 if TYPE_CHECKING:
-    from refresh_pipeline_tests.worlds import World
+    from refresh_pipeline_tests.project_folder import World
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ def nobodys_settings(empty_folder: Path) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def founded(tmp_path_factory: pytest.TempPathFactory) -> "World":
     """A world in which nothing has happened; to be copied."""
-    from refresh_pipeline_tests.worlds import World  # noqa: PLC0415
+    from refresh_pipeline_tests.project_folder import World  # noqa: PLC0415
 
     return World.founded(tmp_path_factory.mktemp("founded") / "world")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from refresh_pipeline.analytics.bars import Column
-from refresh_pipeline.analytics.parts import Blockwise, Rowwise
-from refresh_pipeline.analytics.registry import Indicator, Shipped, registry
-from refresh_pipeline.market.calendars import CALENDARS
-from refresh_pipeline_tests.analytics.histories import INDICATORS, Market, computed_alone, history
+from refresh_pipeline.analytics.evaluation import BlockFormula, RowFormula
+from refresh_pipeline.analytics.registry import DefaultColumns, Indicator, registry
+from refresh_pipeline.market.calendars.registry import CALENDARS
+from refresh_pipeline_tests.analytics.sample_bars import INDICATORS, Market, computed_alone, history
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "indicators.md"
 HEADER = (
@@ -35,7 +35,7 @@ def tables() -> str:
     return "\n".join(lines) + "\n"
 
 
-def shipped_columns(entries: Iterator[Indicator]) -> Iterator[tuple[Indicator, Shipped, str]]:
+def shipped_columns(entries: Iterator[Indicator]) -> Iterator[tuple[Indicator, DefaultColumns, str]]:
     """Every column of some indicators that is computed unless a market chooses otherwise."""
     return ((entry, shipped, name) for entry in entries for shipped in entry.shipped for name in shipped.names)
 
@@ -53,9 +53,9 @@ def empty_rows() -> dict[str, str]:
     }
 
 
-def _row(column: Column, entry: Indicator, shipped: Shipped, empty: str) -> str:
+def _row(column: Column, entry: Indicator, shipped: DefaultColumns, empty: str) -> str:
     how = entry.part(shipped.parameters, shipped.names).how
-    before = str(column.warm_up) if isinstance(how, Blockwise | Rowwise) else "state"
+    before = str(column.warm_up) if isinstance(how, BlockFormula | RowFormula) else "state"
     cells = [f"`{column.name}`", f"`{entry.name}`", column.sql_type, column.unit, column.description, empty, before]
     return "| " + " | ".join(cells) + " |"
 

@@ -1,6 +1,7 @@
 """Which way imports go, who reads the environment, and how long a function may be: read from the source, not run."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,16 +15,18 @@ TESTS = Path(__file__).resolve().parent
 OURS = "refresh_pipeline"
 LONGEST_BODY = 40
 
-# What each package may use of ours beside itself; the modules at the root may use everything.
-ALLOWED = {
-    "market": set(),
-    "analytics": {"market"},
-    "sources": {"market", "analytics"},
-    "warehouse": {"market", "analytics"},
-    "destinations": {"market", "analytics"},
-    # Nothing of markets: only what is true of any Dagster project.
-    "instance": {"settings"},
-}
+# From the top; a room may use the floors below it, and nothing beside it on its own floor.
+FLOORS = (
+    {"cli", "api", "definitions"},
+    {"orchestration"},
+    {"monitoring", "streaming"},
+    {"pipeline", "operations"},
+    {"warehouse", "destinations"},
+    {"files", "sources", "analytics", "instance", "market_files"},
+    {"market", "settings"},
+)
+# Only these may import Dagster, also through others.
+WITH_DAGSTER = {"cli", "definitions", "orchestration", "instance", "monitoring"}
 PURE = ("market", "analytics")
 # The standard library's ways to the network, the disk, the clock and other processes.
 IMPURE = {"os", "pathlib", "shutil", "tempfile", "glob", "time", "socket", "http", "urllib", "ssl", "subprocess"}
@@ -32,7 +35,6 @@ IMPURE |= {"threading", "multiprocessing", "asyncio", "random", "secrets", "uuid
 LIBRARIES_OF_PURE = {"numpy", "pydantic", "yaml", "talib"}
 CLOCKS = {"now", "utcnow", "today"}
 ENVIRONMENT = {"environ", "environb", "getenv", "putenv", "unsetenv"}
-WITHOUT_DAGSTER = ("steps.py", "progress.py", "settings.py", "reporting.py")
 
 
 def modules(folder: Path) -> list[Path]:
@@ -76,18 +78,35 @@ def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
-@pytest.mark.parametrize("package", ALLOWED)
-def test_imports_go_one_way(package: str) -> None:
-    found = modules(PACKAGE / package)
-    assert len(found) > 1
-    allowed = ALLOWED[package] | {package}
-    astray = {named(module): parts_of_ours(module) - allowed for module in found}
+def rooms() -> dict[str, list[Path]]:
+    """The modules of each room: a package, or a module at the root."""
+    found: dict[str, list[Path]] = {}
+    for module in modules(PACKAGE):
+        room = module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        found.setdefault(room, []).append(module)
+    del found["__init__"]
+    return found
+
+
+def test_every_room_stands_on_a_floor() -> None:
+    assert set(rooms()) <= set().union(*FLOORS)
+
+
+@pytest.mark.parametrize("room", rooms())
+def test_imports_go_down(room: str) -> None:
+    number = next(number for number, floor in enumerate(FLOORS) if room in floor)
+    allowed = {room}.union(*FLOORS[number + 1 :])
+    astray = {named(module): parts_of_ours(module) - allowed for module in rooms()[room]}
     assert {name: parts for name, parts in astray.items() if parts} == {}
 
 
-def test_every_package_has_a_rule_for_its_imports() -> None:
-    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert packages == set(ALLOWED)
+@pytest.mark.parametrize("room", sorted(set(rooms()) - WITH_DAGSTER))
+def test_importing_a_room_imports_no_dagster(room: str) -> None:
+    names = [dotted(module) for module in rooms()[room]]
+    script = f"import importlib, sys\nfor name in {names}: importlib.import_module(name)\n"
+    script += "print([name for name in sys.modules if name.partition('.')[0].startswith('dagster')][:5])"
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("package", PURE)
@@ -95,7 +114,7 @@ def test_what_is_pure_knows_no_dagster_network_disk_or_clock(package: str) -> No
     for module in modules(PACKAGE / package):
         roots = {name.split(".")[0] for name in imports_of(module)} - {OURS}
         # Data frames come and go through one door of their own.
-        allowed = LIBRARIES_OF_PURE | ({"pandas"} if module.name == "frames.py" else set())
+        allowed = LIBRARIES_OF_PURE | ({"pandas"} if module.name == "dataframes.py" else set())
         foreign = roots - set(sys.stdlib_module_names) - allowed
         assert foreign | (roots & IMPURE) == set(), named(module)
 
@@ -121,16 +140,10 @@ def test_only_settings_reads_the_environment() -> None:
     assert readers == {"refresh_pipeline/settings.py"}
 
 
-@pytest.mark.parametrize("name", WITHOUT_DAGSTER)
-def test_what_is_done_without_dagster_stays_without(name: str) -> None:
-    roots = {each.split(".")[0] for each in imports_of(PACKAGE / name)}
-    assert "dagster" not in roots
-
-
 def test_a_run_needs_no_pandas() -> None:
     users = [named(module) for module in modules(PACKAGE) if any(n.startswith("pandas") for n in imports_of(module))]
     # Data frames are a door of their own, which no run goes through.
-    assert users == [named(PACKAGE / "analytics" / "frames.py")]
+    assert users == [named(PACKAGE / "analytics" / "dataframes.py")]
 
 
 def test_modules_do_not_import_one_another_in_circles() -> None:
@@ -214,7 +227,7 @@ def test_tests_use_real_neighbours() -> None:
 
 
 def test_the_story_is_told_in_the_order_of_the_assets() -> None:
-    story = tree_of(PACKAGE / "assets.py")
+    story = tree_of(PACKAGE / "orchestration" / "assets.py")
     steps = [node.name for node in ast.walk(story) if isinstance(node, ast.FunctionDef)]
     lines = [node.lineno for node in ast.walk(story) if isinstance(node, ast.FunctionDef)]
     assert steps == ["market_assets", "raw_candles", "enhanced_candles", "indicators", "exports", "uploads"]

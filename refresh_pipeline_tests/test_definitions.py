@@ -9,9 +9,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from refresh_pipeline.definitions import build, defs
+from refresh_pipeline.definitions import defs
 from refresh_pipeline.market.model import MarketError
-from refresh_pipeline.settings import load_markets, load_settings
+from refresh_pipeline.market_files import load_markets
+from refresh_pipeline.orchestration.build import build
+from refresh_pipeline.settings import load_settings
 
 ASSETS = ["raw_candles", "enhanced_candles", "indicators", "exports", "uploads"]
 REFRESHED, PUBLISHED = ASSETS[:3], ASSETS[3:]

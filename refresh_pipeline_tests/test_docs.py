@@ -12,21 +12,21 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from refresh_pipeline import steps
-from refresh_pipeline.cli import app
+from refresh_pipeline.cli.app import app
 from refresh_pipeline.market import candles
 from refresh_pipeline.market.candles import QUOTE_COLUMNS
-from refresh_pipeline.market.destinations import PLACEHOLDERS, DestinationSettings, Kind
-from refresh_pipeline.market.exports import Compression, Export, Format, Layer, Layout
+from refresh_pipeline.market.destination_spec import PLACEHOLDERS, DestinationSettings, Kind
+from refresh_pipeline.market.export_spec import Compression, Export, Format, Layer, Layout
 from refresh_pipeline.market.model import Market, parse_market
-from refresh_pipeline.settings import CATALOG
-from refresh_pipeline.sources.any_exchange import CcxtOptions
+from refresh_pipeline.market_files import CATALOG
+from refresh_pipeline.pipeline import compute, fetch
 from refresh_pipeline.sources.binance import BinanceOptions
+from refresh_pipeline.sources.ccxt_exchange import CcxtOptions
 from refresh_pipeline.sources.demo import DemoOptions
 from refresh_pipeline.sources.files import FilesOptions
 from refresh_pipeline.sources.json_api import HttpOptions
-from refresh_pipeline.sources.opening import SOURCES as KINDS
-from refresh_pipeline.sources.opening import open_source
+from refresh_pipeline.sources.registry import SOURCES as KINDS
+from refresh_pipeline.sources.registry import open_source
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
@@ -80,12 +80,12 @@ def database(market: Market, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, now = tmp_path_factory.mktemp("documented"), datetime.now(UTC)
     warehouse = Warehouse(database=str(folder / "refresh.duckdb"))
     warehouse.prepare(market)
-    warehouse.expect(market, now)
-    requests = steps.requests_for(market, warehouse.holdings(market, market.series), now)
-    done = steps.fetch_candles(warehouse, market, open_source(market, folder), requests, now)
+    warehouse.write_expected_bars(market, now)
+    requests = fetch.requests_for(market, warehouse.series_stats(market, market.series), now)
+    done = fetch.fetch_candles(warehouse, market, open_source(market, folder), requests, now)
     warehouse.record(market, Table.raw_candles, done, "run", now)
     for table in computations(market):
-        steps.compute(warehouse, market, table, market.series)
+        compute.compute(warehouse, market, table, market.series)
     return folder / "refresh.duckdb"
 
 

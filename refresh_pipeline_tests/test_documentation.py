@@ -8,7 +8,7 @@ import pytest
 import typer
 from pydantic import AliasChoices
 
-from refresh_pipeline.cli import app
+from refresh_pipeline.cli.app import app
 from refresh_pipeline.settings import Settings, shipped
 from refresh_pipeline.warehouse.schema import Table
 

@@ -9,20 +9,19 @@ from pathlib import Path
 import pytest
 
 from refresh_pipeline.market.model import MarketError
+from refresh_pipeline.market_files import load_markets, market_files
 from refresh_pipeline.settings import (
     DAGSTER_VARIABLES,
     Settings,
     SettingsError,
     child_environment,
     event_log_dir,
-    load_markets,
     load_settings,
-    market_files,
     prepare_dagster,
     secret,
     shipped,
 )
-from refresh_pipeline_tests.surroundings import inside
+from refresh_pipeline_tests.isolated_env import inside
 
 MARKET = """
 name: bazaar

@@ -109,7 +109,7 @@ class Computation:
     # What has to be known of a series' past, beside its last bars, to go on from any checkpoint.
     states: Sequence[str] = ()
     # The states without which nothing can go on; all of them where nothing is said. The others may be missing.
-    awaited: Sequence[str] | None = None
+    required_states: Sequence[str] | None = None
     # A row may be computed from where its block of so many bars begins, counted from the series' first bar.
     block: int = 1
 

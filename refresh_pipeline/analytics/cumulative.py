@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from refresh_pipeline.analytics.bars import Bars
-from refresh_pipeline.analytics.continued import Average, averages
+from refresh_pipeline.analytics.recursive import Average, averages
 from refresh_pipeline.market.candles import Floats
 
 # Where the negative and the positive volume index begin.

@@ -11,9 +11,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from refresh_pipeline.analytics import levels
 from refresh_pipeline.analytics.bars import Values
-from refresh_pipeline.analytics.parts import Rows
+from refresh_pipeline.analytics.evaluation import Rows
+from refresh_pipeline.analytics.rolling import is_true
 from refresh_pipeline.analytics.talib_functions import bare
-from refresh_pipeline.analytics.windows import is_true
 from refresh_pipeline.market.candles import Floats
 
 _maximum, _minimum, _atr, _period, _mavp = (bare(name) for name in ("MAX", "MIN", "ATR", "HT_DCPERIOD", "MAVP"))

@@ -10,14 +10,13 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from refresh_pipeline.analytics.alligator_mouth import RANGE_PERIODS, mouth
 from refresh_pipeline.analytics.bars import Bars, Column, Values
-from refresh_pipeline.analytics.continued import averages, smoothed
 from refresh_pipeline.analytics.formulas import Formula, computation
 from refresh_pipeline.analytics.fractals import DEGREES, fractals
-from refresh_pipeline.analytics.mouth import RANGE_PERIODS, mouth
 from refresh_pipeline.analytics.peaks import REACH, peaks
-from refresh_pipeline.analytics.recursions import LAST_BIT, bars_to_forget
-from refresh_pipeline.analytics.windows import (
+from refresh_pipeline.analytics.recursive import averages, smoothed
+from refresh_pipeline.analytics.rolling import (
     is_true,
     rising,
     shifted,
@@ -25,6 +24,7 @@ from refresh_pipeline.analytics.windows import (
     windowed_maximum,
     without_residue,
 )
+from refresh_pipeline.analytics.warm_up import LAST_BIT, bars_to_forget
 
 FAST, SLOW, ACCELERATION = 5, 34, 5
 # Rows without a value; both are finite windows, so this is their warm-up too.

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Bars, Values
-from refresh_pipeline.analytics.windows import is_true, windowed_maxima
+from refresh_pipeline.analytics.rolling import is_true, windowed_maxima
 from refresh_pipeline.market.candles import Floats
 
 # How many bars on either side; each is at most twice the one before, which makes a window of one out of two others.

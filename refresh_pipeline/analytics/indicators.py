@@ -6,13 +6,21 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from refresh_pipeline.analytics.bars import Bars, Computation, Values
-from refresh_pipeline.analytics.parts import BLOCK, Continued, Part, Rowwise, evaluate
-from refresh_pipeline.analytics.registry import CLASSIC, LAST_BAR, TALIB, Indicator, Parameters, only_needed, registry
+from refresh_pipeline.analytics.evaluation import BLOCK, Part, RecursiveFormula, RowFormula, evaluate
+from refresh_pipeline.analytics.registry import (
+    CLASSIC,
+    LAST_BAR,
+    TALIB,
+    Indicator,
+    Parameters,
+    hidden_dependencies,
+    registry,
+)
 from refresh_pipeline.analytics.talib_functions import Number, lookback
-from refresh_pipeline.market.calendar import Calendar
+from refresh_pipeline.market.calendars.base import Calendar
 
 # What a market's YAML names: a group, an indicator, a column, or one indicator with parameter sets of its own.
-Wish = str | Mapping[str, object]
+IndicatorSpec = str | Mapping[str, object]
 
 
 class UnknownIndicator(ValueError):
@@ -24,7 +32,7 @@ def groups(calendar: Calendar) -> list[str]:
     return [CLASSIC, TALIB, *dict.fromkeys(each.group for each in registry(calendar).values())]
 
 
-def indicators(wishes: Sequence[Wish] | None, calendar: Calendar) -> Computation:
+def indicators(specs: Sequence[IndicatorSpec] | None, calendar: Calendar) -> Computation:
     """The table of a market's indicators: everything, or what it wishes for.
 
     A wish is the name of a group, an indicator or a column, or an indicator with parameters: `{"ema": [8, 21]}`,
@@ -36,18 +44,21 @@ def indicators(wishes: Sequence[Wish] | None, calendar: Calendar) -> Computation
     entries = registry(calendar)
     parts: list[Part] = []
     chosen: dict[str, None] = {}
-    for part, columns in _wished(entries, [CLASSIC, TALIB] if wishes is None else wishes):
+    for part, columns in _wished(entries, [CLASSIC, TALIB] if specs is None else specs):
         parts.append(part)
         chosen |= dict.fromkeys(columns)
     complete = _with_needs(parts, _Makers.of(entries))
     columns = {column.name: column for part in complete for column in part.columns}
     states = list(dict.fromkeys(state for part in complete for state in part.states))
-    awaited = [
-        state for part in complete if isinstance(part.how, Continued) and part.how.awaited for state in part.states
+    required_states = [
+        state
+        for part in complete
+        if isinstance(part.how, RecursiveFormula) and part.how.required_states
+        for state in part.states
     ]
     compute = partial(_compute, complete, tuple(chosen), tuple(states))
     own = [columns[name] for name in chosen]
-    return Computation("indicators", own, compute, states=states, awaited=awaited, block=BLOCK)
+    return Computation("indicators", own, compute, states=states, required_states=required_states, block=BLOCK)
 
 
 def _compute(parts: Sequence[Part], chosen: Sequence[str], states: Sequence[str], bars: Bars) -> Mapping[str, Values]:
@@ -56,7 +67,7 @@ def _compute(parts: Sequence[Part], chosen: Sequence[str], states: Sequence[str]
     return columns | {name: known[name] for name in states} if bars.with_states else columns
 
 
-def _wished(entries: Mapping[str, Indicator], wishes: Sequence[Wish]) -> Iterator[tuple[Part, Sequence[str]]]:
+def _wished(entries: Mapping[str, Indicator], wishes: Sequence[IndicatorSpec]) -> Iterator[tuple[Part, Sequence[str]]]:
     """Parts, and which of their columns are wished for."""
     for wish in wishes:
         if isinstance(wish, Mapping):
@@ -139,7 +150,7 @@ class _Makers:
 
     @classmethod
     def of(cls, entries: Mapping[str, Indicator]) -> "_Makers":
-        return cls(entries, {name: part for part in only_needed() for name in part.names})
+        return cls(entries, {name: part for part in hidden_dependencies() for name in part.names})
 
     def part(self, column: str) -> Part:
         if column in self.hidden:
@@ -153,7 +164,7 @@ def _with_needs(parts: Sequence[Part], makers: _Makers) -> list[Part]:
 
     def add(part: Part) -> Part:
         if (key := tuple(part.names)) not in complete:
-            needs = [add(makers.part(name)) for name in part.how.needs] if isinstance(part.how, Rowwise) else []
+            needs = [add(makers.part(name)) for name in part.how.needs] if isinstance(part.how, RowFormula) else []
             complete[key] = _warmed_up(part, needs)
         return complete[key]
 
@@ -164,7 +175,7 @@ def _with_needs(parts: Sequence[Part], makers: _Makers) -> list[Part]:
 
 def _warmed_up(part: Part, needs: Sequence[Part]) -> Part:
     """What follows from other columns needs as many bars before as they do."""
-    if not isinstance(part.how, Rowwise):
+    if not isinstance(part.how, RowFormula):
         return part
     bars = max([part.how.reach, *(column.warm_up for each in needs for column in each.columns)])
     return replace(part, columns=[replace(column, warm_up=bars) for column in part.columns])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Bars, Values
 from refresh_pipeline.analytics.cumulative import LAST_CLOSE, previous
-from refresh_pipeline.analytics.windows import shifted, windowed_maximum
+from refresh_pipeline.analytics.rolling import shifted, windowed_maximum
 from refresh_pipeline.market.candles import Floats
 
 # A swing is a high above those of so many bars before it and not below one of as many after, known at the close of the

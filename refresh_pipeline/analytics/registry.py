@@ -11,8 +11,8 @@ from functools import lru_cache, partial
 
 from refresh_pipeline.analytics import cumulative, derived, hilbert, levels, sessions
 from refresh_pipeline.analytics.bars import Bars, Column, Values
-from refresh_pipeline.analytics.continued import Average
-from refresh_pipeline.analytics.parts import Blockwise, Continued, Part, Rowwise
+from refresh_pipeline.analytics.evaluation import BlockFormula, Part, RecursiveFormula, RowFormula
+from refresh_pipeline.analytics.recursive import Average
 from refresh_pipeline.analytics.talib_functions import (
     FUNCTIONS,
     SURPLUS,
@@ -22,7 +22,7 @@ from refresh_pipeline.analytics.talib_functions import (
     lookback,
     whole_outputs,
 )
-from refresh_pipeline.market.calendar import Calendar
+from refresh_pipeline.market.calendars.base import Calendar
 
 Parameters = Mapping[str, Number]
 # The two sets that were promised: the columns of the NSE predecessor, and every function of TA-Lib.
@@ -30,7 +30,7 @@ CLASSIC, TALIB = "classic", "talib"
 
 
 @dataclass(frozen=True, slots=True)
-class Shipped:
+class DefaultColumns:
     """One set of parameters that is computed unless a market chooses otherwise, and what its columns are called."""
 
     of: str
@@ -50,7 +50,7 @@ class Indicator:
     parameters: Parameters
     # What follows the indicator's name in the columns of parameters of a market's own; "" for nothing.
     outputs: Sequence[str]
-    shipped: Sequence[Shipped]
+    shipped: Sequence[DefaultColumns]
     # Whether a value depends on all bars before it.
     cumulative: bool
     # The columns for one set of parameters under these names, and how they are computed.
@@ -129,9 +129,13 @@ def _talib_indicators() -> Iterator[Indicator]:
     for name, function in FUNCTIONS.items():
         outputs = function.outputs.split() or [""]
         base, names = name.lower(), _names(name)
-        classic = [Shipped(CLASSIC, parameters, own) for one, parameters, own in _CLASSIC_FUNCTIONS if one == name]
+        classic = [
+            DefaultColumns(CLASSIC, parameters, own) for one, parameters, own in _CLASSIC_FUNCTIONS if one == name
+        ]
         # obv is the same column in both sets.
-        shipped = [each for each in classic if list(each.names) != names] + [Shipped(TALIB, function.parameters, names)]
+        shipped = [each for each in classic if list(each.names) != names] + [
+            DefaultColumns(TALIB, function.parameters, names)
+        ]
         yield Indicator(
             name=base,
             group=function.group,
@@ -148,7 +152,7 @@ def _talib_part(name: str, function: TalibFunction, parameters: Parameters, name
     if name in _CYCLE:
         return _cycle_part()
     how = _continued(name, parameters) or _blockwise(name, function, parameters)
-    warm_up = how.begins_before if isinstance(how, Blockwise) else 0
+    warm_up = how.begins_before if isinstance(how, BlockFormula) else 0
     return Part(_columns(name, function, parameters, names, warm_up), how)
 
 
@@ -160,25 +164,27 @@ def _cycle_part() -> Part:
         for name in _CYCLE
         for column in _columns(name, FUNCTIONS[name], {}, _names(name), FUNCTIONS[name].warm_up)
     ]
-    return Part(columns, Blockwise(hilbert.cycle, ["close"], [], FUNCTIONS["HT_DCPHASE"].warm_up, leaves_out=True))
+    return Part(columns, BlockFormula(hilbert.cycle, ["close"], [], FUNCTIONS["HT_DCPHASE"].warm_up, leaves_out=True))
 
 
-def _continued(name: str, parameters: Parameters) -> Continued | None:
+def _continued(name: str, parameters: Parameters) -> RecursiveFormula | None:
     """How a function goes on from a state, if it does."""
     if name in _ENDLESS:
-        return Continued(*_ENDLESS[name])
+        return RecursiveFormula(*_ENDLESS[name])
     if name == "EMA":
         periods = int(parameters["timeperiod"])
         average = Average(f"ema_{periods}_so_far", periods, 2 / (periods + 1), begins=periods - 1)
-        return Continued(partial(cumulative.exponential_average, average=average), [average.state], awaited=True)
+        return RecursiveFormula(
+            partial(cumulative.exponential_average, average=average), [average.state], required_states=True
+        )
     if name == "ADOSC":
         fast, slow = int(parameters["fastperiod"]), int(parameters["slowperiod"])
         compute = partial(cumulative.accumulation_oscillator, fast=fast, slow=slow)
-        return Continued(compute, cumulative.oscillator_states(fast, slow))
+        return RecursiveFormula(compute, cumulative.oscillator_states(fast, slow))
     return None
 
 
-def _blockwise(name: str, function: TalibFunction, parameters: Parameters) -> Blockwise:
+def _blockwise(name: str, function: TalibFunction, parameters: Parameters) -> BlockFormula:
     first = lookback(name, parameters)
     stretched = max(
         [
@@ -194,7 +200,7 @@ def _blockwise(name: str, function: TalibFunction, parameters: Parameters) -> Bl
     takes = ["volume_or_0" if each == "volume" else each for each in function.takes]
     if name == "MAVP":
         takes, warm_up = ["close"], warm_up + FUNCTIONS["HT_DCPERIOD"].warm_up
-    return Blockwise(
+    return BlockFormula(
         derived.cycle_average if name == "MAVP" else bare(name),
         takes,
         list(parameters.values()),
@@ -228,11 +234,11 @@ def _columns(
 
 
 def _own(
-    name: str, group: str, source: str, how: Continued | Blockwise | Rowwise, columns: Sequence[Column]
+    name: str, group: str, source: str, how: RecursiveFormula | BlockFormula | RowFormula, columns: Sequence[Column]
 ) -> Indicator:
     """An indicator without a choice of parameters."""
     names = [column.name for column in columns]
-    if isinstance(how, Blockwise):
+    if isinstance(how, BlockFormula):
         columns = [replace(column, warm_up=how.begins_before) for column in columns]
     return Indicator(
         name=name,
@@ -240,8 +246,8 @@ def _own(
         source=source,
         parameters={},
         outputs=names,
-        shipped=[Shipped(CLASSIC, {}, names)],
-        cumulative=isinstance(how, Continued),
+        shipped=[DefaultColumns(CLASSIC, {}, names)],
+        cumulative=isinstance(how, RecursiveFormula),
         part=lambda _, __: Part(columns, how),
     )
 
@@ -267,7 +273,7 @@ def _bands() -> Iterator[Indicator]:
         "band_width",
         "volatility",
         "Bollinger.",
-        Rowwise(derived.band_width_and_place, ["bb_upper", "bb_lower"]),
+        RowFormula(derived.band_width_and_place, ["bb_upper", "bb_lower"]),
         [
             _price("bb_width", "bb_upper - bb_lower."),
             _number("bb_percent", "(close - bb_lower) / bb_width; null where the bands have no width.", "ratio"),
@@ -277,7 +283,7 @@ def _bands() -> Iterator[Indicator]:
         "keltner",
         "volatility",
         "Keltner's channel in Raschke's form: EMA 20 and 2 ATR 20 on both sides.",
-        Rowwise(derived.keltner_channel, ["ema_20", "atr_20"]),
+        RowFormula(derived.keltner_channel, ["ema_20", "atr_20"]),
         [
             _price("keltner_middle", "ema_20."),
             _price("keltner_upper", "ema_20 + 2 ATR 20."),
@@ -287,7 +293,7 @@ def _bands() -> Iterator[Indicator]:
 
 
 def _volumes() -> Iterator[Indicator]:
-    how = Blockwise(bare("SMA"), ["volume_or_0"], [20], 20 + SURPLUS, needs_volume_of=20)
+    how = BlockFormula(bare("SMA"), ["volume_or_0"], [20], 20 + SURPLUS, needs_volume_of=20)
     yield _own(
         "volume_sma",
         "volume",
@@ -299,7 +305,7 @@ def _volumes() -> Iterator[Indicator]:
         "volume_ratio",
         "volume",
         "The NSE predecessor's.",
-        Rowwise(derived.volume_against_average, ["volume_sma_20"]),
+        RowFormula(derived.volume_against_average, ["volume_sma_20"]),
         [_number("volume_ratio", "volume / volume_sma_20.", "ratio")],
     )
 
@@ -310,7 +316,7 @@ def _fibonacci() -> Iterator[Indicator]:
         "fibonacci",
         "levels",
         "Retracements of the highest high and lowest low of the last 50 bars.",
-        Blockwise(derived.fibonacci, ["high", "low"], [], derived.WINDOW + SURPLUS, leaves_out=True),
+        BlockFormula(derived.fibonacci, ["high", "low"], [], derived.WINDOW + SURPLUS, leaves_out=True),
         [
             _price(f"fib_{percent}", f"hi - (hi - lo) * {percent.replace('_', '.')} % of the last 50 bars' range.")
             for percent in percents
@@ -339,14 +345,14 @@ def _levels() -> Iterator[Indicator]:
         "support_resistance",
         "levels",
         "The NSE predecessor's, without its look ahead.",
-        Rowwise(derived.support_and_resistance, reach=reach),
+        RowFormula(derived.support_and_resistance, reach=reach),
         columns,
     )
     yield _own(
         "zones",
         "levels",
         "The NSE predecessor's, with a rolling quantile.",
-        Continued(levels.zones, levels.ZONE_STATES),
+        RecursiveFormula(levels.zones, levels.ZONE_STATES),
         _zone_columns(),
     )
 
@@ -379,7 +385,7 @@ def _sessions(calendar: Calendar) -> Iterator[Indicator]:
         "sessions",
         "sessions",
         "VWAP, opening range and floor traders' pivots of the market's trading sessions.",
-        Continued(partial(sessions.session_columns, calendar=calendar), sessions.STATES),
+        RecursiveFormula(partial(sessions.session_columns, calendar=calendar), sessions.STATES),
         [
             _price("vwap", "Volume weighted mean of typical prices since the session began."),
             _price("opening_range_high", "High of the session's first 30 minutes; so far, while they last."),
@@ -394,7 +400,7 @@ def _structure() -> Iterator[Indicator]:
         "price_steps",
         "structure",
         "Against the bar before.",
-        Rowwise(derived.steps_of_price),
+        RowFormula(derived.steps_of_price),
         [
             _flag("higher_high", "High above the one before."),
             _flag("higher_low", "Low above the one before."),
@@ -406,7 +412,7 @@ def _structure() -> Iterator[Indicator]:
         "candle_shapes",
         "structure",
         "Nison, Japanese Candlestick Charting Techniques, 1991.",
-        Rowwise(derived.candle_shapes),
+        RowFormula(derived.candle_shapes),
         [
             _flag("doji", "Body at most a tenth of the range."),
             _flag("hammer", "Lower shadow at least twice the body, upper at most the body."),
@@ -422,21 +428,21 @@ def _regimes() -> Iterator[Indicator]:
         "trend_strength",
         "regimes",
         "TA-Lib ADX.",
-        Rowwise(partial(derived.same_as, "adx_14"), ["adx_14"]),
+        RowFormula(partial(derived.same_as, "adx_14"), ["adx_14"]),
         [_number("trend_strength", "adx_14.", "0 to 100")],
     )
     yield _own(
         "trend_direction",
         "regimes",
         "The NSE predecessor's.",
-        Rowwise(derived.trend, ["ema_20", "ema_50"]),
+        RowFormula(derived.trend, ["ema_20", "ema_50"]),
         [_text("trend_direction", "bullish where ema_20 is above ema_50, bearish below, sideways where equal.")],
     )
     yield _own(
         "volatility_regime",
         "regimes",
         "The NSE predecessor's.",
-        Rowwise(derived.volatility_regime, ["volatility_rank"]),
+        RowFormula(derived.volatility_regime, ["volatility_rank"]),
         [
             _text(
                 "volatility_regime",
@@ -448,7 +454,7 @@ def _regimes() -> Iterator[Indicator]:
         "volume_regime",
         "regimes",
         "The NSE predecessor's.",
-        Rowwise(derived.volume_regime, ["volume_ratio"]),
+        RowFormula(derived.volume_regime, ["volume_ratio"]),
         [_text("volume_regime", "high, medium or low: volume_ratio above 1.5 or below 0.7.")],
     )
 
@@ -458,7 +464,7 @@ def _quality() -> Iterator[Indicator]:
         "data_quality_score",
         "regimes",
         "How complete the bar is.",
-        Rowwise(derived.data_quality, [name for name in derived.QUALITY if name != "volume"]),
+        RowFormula(derived.data_quality, [name for name in derived.QUALITY if name != "volume"]),
         [
             _number(
                 "data_quality_score", "How much of volume, sma_20, rsi_14, atr_14 and macd_line the bar has.", "percent"
@@ -467,18 +473,18 @@ def _quality() -> Iterator[Indicator]:
     )
 
 
-def only_needed() -> Iterator[Part]:
+def hidden_dependencies() -> Iterator[Part]:
     """What others are made of and nobody asked for."""
     atr = FUNCTIONS["ATR"]
     yield _talib_part("ATR", atr, {"timeperiod": 20}, ["atr_20"])
-    how = Blockwise(
+    how = BlockFormula(
         derived.volatility_rank, ["high", "low", "close"], [14], atr.warm_up + derived.WINDOW, leaves_out=True
     )
     rank = Column("volatility_rank", "Rank of atr_14 among the last 50 bars'.", "0 to 1", warm_up=how.begins_before)
     yield Part([rank], how)
 
 
-LAST_BAR = Part([], Continued(cumulative.last_bar, (cumulative.LAST_CLOSE, cumulative.LAST_VOLUME)))
+LAST_BAR = Part([], RecursiveFormula(cumulative.last_bar, (cumulative.LAST_CLOSE, cumulative.LAST_VOLUME)))
 
 
 @lru_cache(maxsize=8)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Bars, Values
-from refresh_pipeline.market.calendar import Calendar
+from refresh_pipeline.market.calendars.base import Calendar
 from refresh_pipeline.market.candles import TIME_UNIT, Floats, Times
 from refresh_pipeline.market.timeframe import Timeframe
 

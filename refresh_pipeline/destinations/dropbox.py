@@ -27,9 +27,9 @@ from refresh_pipeline.destinations import (
     TransientUploadError,
     Uploaded,
 )
-from refresh_pipeline.destinations.files import dropbox_hash_of
+from refresh_pipeline.destinations.hashes import dropbox_hash_of
+from refresh_pipeline.destinations.parallel import Going, side_by_side
 from refresh_pipeline.destinations.paths import under_root, url_under
-from refresh_pipeline.destinations.side_by_side import Going, side_by_side
 
 DEFAULT_ROOT = "/refresh-pipeline"
 

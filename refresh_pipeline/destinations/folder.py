@@ -12,9 +12,9 @@ from refresh_pipeline.destinations import (
     TransientUploadError,
     Uploaded,
 )
-from refresh_pipeline.destinations.files import replacing, sha256_of, why_not_written
+from refresh_pipeline.destinations.parallel import side_by_side
 from refresh_pipeline.destinations.paths import folder_of, under_root, url_under
-from refresh_pipeline.destinations.side_by_side import side_by_side
+from refresh_pipeline.files.atomic import replacing, sha256_of, why_not_written
 
 # What a mounted disk says when its server is away; everything else stays as it is until somebody mends it.
 PASSING = {errno.EBUSY, errno.EIO, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ESTALE, errno.ETIMEDOUT}

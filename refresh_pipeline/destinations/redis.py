@@ -20,7 +20,7 @@ from redis.exceptions import TimeoutError as Silent
 from redis.retry import Retry
 
 from refresh_pipeline.destinations import DestinationError, PermanentUploadError, TransientUploadError
-from refresh_pipeline.destinations.side_by_side import Going
+from refresh_pipeline.destinations.parallel import Going
 from refresh_pipeline.market.candles import CANDLE_COLUMNS
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe

@@ -20,7 +20,7 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClassData
 
-from refresh_pipeline.instance.orphans import PROCESS_TAG, process_here, process_named, why_gone
+from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, process_here, process_named, why_gone
 
 PACKAGE = Path(__file__).resolve().parents[1]
 MODULE = f"{PACKAGE.name}.definitions"
@@ -106,7 +106,7 @@ class WarmRunLauncher(DefaultRunLauncher):
         if code != self._code:
             self._end_starter()
         if self._starter is None:
-            command = [sys.executable, "-P", "-m", f"{PACKAGE.name}.instance.starter", MODULE]
+            command = [sys.executable, "-P", "-m", f"{PACKAGE.name}.instance.fork_server", MODULE]
             self._starter = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603
             self._code = code
         return self._starter

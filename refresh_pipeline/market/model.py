@@ -22,15 +22,15 @@ from pydantic import (
     model_validator,
 )
 
-from refresh_pipeline.market.calendar import Calendar
-from refresh_pipeline.market.calendars import CALENDARS
-from refresh_pipeline.market.destinations import (
+from refresh_pipeline.market.calendars.base import Calendar
+from refresh_pipeline.market.calendars.registry import CALENDARS
+from refresh_pipeline.market.destination_spec import (
     UPLOADS,
     DestinationSettings,
     clash,
     parse_destinations,
 )
-from refresh_pipeline.market.exports import DEFAULT_NAME, Export, Retention, Window, parse_exports
+from refresh_pipeline.market.export_spec import DEFAULT_NAME, Export, Retention, Window, parse_exports
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 
@@ -308,7 +308,7 @@ class Market(BaseModel):
         named = self.instruments.get(instrument, Instrument())
         return self.calendar.classes.get(named.asset_class or "", self.calendar)
 
-    def sessions_of(self, instrument: str) -> str:
+    def session_key(self, instrument: str) -> str:
         """The name of an instrument's calendar: the market's, and its class where that has sessions of its own."""
         asset_class = self.instruments[instrument].asset_class
         return f"{self.calendar_name}/{asset_class}" if asset_class in self.calendar.classes else self.calendar_name
@@ -361,7 +361,7 @@ class Market(BaseModel):
         own = self.source.symbols.get(instrument) or self.instruments[instrument].symbol
         return own or default(instrument)
 
-    def served_by(self, number: int) -> "Market":
+    def for_source(self, number: int) -> "Market":
         """This market as one of its sources sees it: 0 is the preferred one, 1 the first fallback.
 
         What an instrument says of its `symbol` is said of the preferred source alone.

@@ -50,8 +50,8 @@ class Fetched:
     """A stretch of one series' closed candles, oldest stretch first; `last` says that no more will come.
 
     With `error`, the series ends here unfinished: what was yielded before stays good. `source` says who served the
-    candles where that is not the source that was asked, `passed_over` why a preferred one did not, `file` where they
-    were read from a bulk file, so that it can be seen later whether that was issued again.
+    candles where that is not the source that was asked, `failover_reason` why a preferred one did not, `file` where
+    they were read from a bulk file, so that it can be seen later whether that was issued again.
     """
 
     series: Series
@@ -60,7 +60,7 @@ class Fetched:
     error: SourceError | None = None
     seconds: float = 0.0
     source: str = ""
-    passed_over: str = ""
+    failover_reason: str = ""
     file: BulkFile | None = None
 
 

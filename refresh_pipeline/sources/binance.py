@@ -18,7 +18,8 @@ import httpx
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from refresh_pipeline.market.calendar import CryptoCalendar, length_of
+from refresh_pipeline.market.calendars.base import length_of
+from refresh_pipeline.market.calendars.crypto import CryptoCalendar
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, BulkFile, Candles, Floats, Malformed, Times
 from refresh_pipeline.market.model import Market, normalized, source_options
 from refresh_pipeline.market.series import Series
@@ -35,23 +36,21 @@ from refresh_pipeline.sources.binance_archive import (
     next_archive,
     rows_of,
 )
-from refresh_pipeline.sources.http import (
+from refresh_pipeline.sources.concurrency import failed, in_background, side_by_side
+from refresh_pipeline.sources.http_client import (
     BaseUrl,
     Client,
-    Patience,
     Put,
+    RateLimited,
     Reader,
+    RetryPolicy,
     T,
-    Throttled,
     by_status,
     excerpt,
-    failed,
-    in_background,
     retry_after,
     seconds_into_minute,
-    side_by_side,
 )
-from refresh_pipeline.sources.limits import SharedLimit
+from refresh_pipeline.sources.rate_limits import SharedLimit
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +122,7 @@ class BinanceSource:
     kind = "binance"
     native_timeframes = tuple(INTERVALS)
 
-    def __init__(self, market: Market, limits_dir: Path, patience: Patience = Patience()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, market: Market, limits_dir: Path, patience: RetryPolicy = RetryPolicy()) -> None:  # noqa: B008 (frozen)
         """The source of one market; the limits of its host are shared through files in `limits_dir`.
 
         Raises:
@@ -296,7 +295,7 @@ class _Talk:
         def hear_and_read(response: httpx.Response) -> T:
             used = response.headers.get("x-mbx-used-weight-1m", "")
             if used.isdigit():
-                self._limit.heard(int(used), MINUTE - seconds_into_minute(response))
+                self._limit.observe_server_usage(int(used), MINUTE - seconds_into_minute(response))
             return read(response)
 
         return await self._client.get(path, params, weight, hear_and_read)
@@ -435,13 +434,13 @@ def _parsed(response: httpx.Response) -> tuple[Any, bool]:
 def _by_code(response: httpx.Response, code: int, body: dict[str, Any]) -> SourceError:
     text = f"HTTP {response.status_code}, code {code}: {excerpt(str(body.get('msg')))}"
     if response.status_code == 418:
-        return Throttled(text, retry_after(response) or SHORTEST_BAN)
+        return RateLimited(text, retry_after(response) or SHORTEST_BAN)
     if response.status_code == 429 or code == OVER_LIMIT_CODE:
-        return Throttled(text, retry_after(response))
+        return RateLimited(text, retry_after(response))
     by_http = by_status(response)
     if code in TRANSIENT_CODES or isinstance(by_http, TransientError):
         silence = retry_after(response)
-        return TransientError(text) if silence is None else Throttled(text, silence)
+        return TransientError(text) if silence is None else RateLimited(text, silence)
     if code == UNKNOWN_SYMBOL_CODE:
         return PermanentError(f"{text} Check the instrument's name, or give it its `symbol` in the market's YAML")
     return PermanentError(text)

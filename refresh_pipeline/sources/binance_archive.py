@@ -16,11 +16,12 @@ from functools import partial
 import httpx
 import numpy as np
 
-from refresh_pipeline.market.calendar import CryptoCalendar, length_of
+from refresh_pipeline.market.calendars.base import length_of
+from refresh_pipeline.market.calendars.crypto import CryptoCalendar
 from refresh_pipeline.market.candles import TIME_UNIT
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import PermanentError, TransientError
-from refresh_pipeline.sources.http import Client, by_status, excerpt
+from refresh_pipeline.sources.http_client import Client, by_status, excerpt
 
 ARCHIVE_URL = "https://data.binance.vision"
 # Nothing is documented; ten files a second are more than a line carries.

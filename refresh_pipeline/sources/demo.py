@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from refresh_pipeline.market.calendar import Calendar
+from refresh_pipeline.market.calendars.base import Calendar
 from refresh_pipeline.market.candles import PRICE_COLUMNS, TIME_UNIT, Candles, Floats, Times, instant
 from refresh_pipeline.market.model import Market, normalized, source_options
 from refresh_pipeline.market.timeframe import Timeframe
@@ -63,7 +63,7 @@ class DemoOptions(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Nature:
+class InstrumentProfile:
     """What kind of thing an instrument is: its middling price, a year's volatility, decimals, volume of a minute."""
 
     price: float
@@ -78,16 +78,16 @@ class Nature:
 
 
 KNOWN = {
-    "BTCUSD": Nature(60_000, 0.60, 2, 900),
-    "ETHUSD": Nature(3_000, 0.70, 2, 1_500),
-    "SOLUSD": Nature(150, 0.90, 2, 4_000),
-    "EURUSD": Nature(1.10, 0.08, 5, 60),
-    "GBPUSD": Nature(1.27, 0.09, 5, 45),
-    "USDJPY": Nature(150, 0.10, 3, 55),
-    "XAUUSD": Nature(2_300, 0.15, 2, 40),
-    "SPX500": Nature(5_400, 0.16, 1, 30),
-    "AAPL": Nature(190, 0.28, 2, 90_000),
-    "RELIANCE": Nature(2_900, 0.25, 2, 15_000),
+    "BTCUSD": InstrumentProfile(60_000, 0.60, 2, 900),
+    "ETHUSD": InstrumentProfile(3_000, 0.70, 2, 1_500),
+    "SOLUSD": InstrumentProfile(150, 0.90, 2, 4_000),
+    "EURUSD": InstrumentProfile(1.10, 0.08, 5, 60),
+    "GBPUSD": InstrumentProfile(1.27, 0.09, 5, 45),
+    "USDJPY": InstrumentProfile(150, 0.10, 3, 55),
+    "XAUUSD": InstrumentProfile(2_300, 0.15, 2, 40),
+    "SPX500": InstrumentProfile(5_400, 0.16, 1, 30),
+    "AAPL": InstrumentProfile(190, 0.28, 2, 90_000),
+    "RELIANCE": InstrumentProfile(2_900, 0.25, 2, 15_000),
 }
 
 
@@ -105,7 +105,7 @@ class Cast:
     """Instruments that are simulated together: for each the key of its random numbers, and what it is like."""
 
     keys: Hashes
-    natures: Sequence[Nature]
+    natures: Sequence[InstrumentProfile]
 
     @classmethod
     def of(cls, seed: int, instruments: Sequence[str]) -> "Cast":
@@ -233,7 +233,7 @@ def _portions(instruments: list[str], windows: Iterable[Window]) -> list[list[st
     return [instruments[first : first + size] for first in range(0, len(instruments), size)]
 
 
-def nature_of(instrument: str) -> Nature:
+def nature_of(instrument: str) -> InstrumentProfile:
     """What kind of thing an instrument is; one that is not in KNOWN gets a price between 1 and 1,000 by its name.
 
     >>> nature_of("EUR-USD").decimals, nature_of("BTC/USDT") == nature_of("BTC/USD")
@@ -245,7 +245,7 @@ def nature_of(instrument: str) -> Nature:
     lots = _digest(name).to_bytes(8, "little")
     magnitude = lots[0] % 3
     price = (26 + lots[1]) / 26 * 10**magnitude
-    return Nature(price, 0.12 + lots[2] / 512, 4 - magnitude, volume=20.0 + lots[3])
+    return InstrumentProfile(price, 0.12 + lots[2] / 512, 4 - magnitude, volume=20.0 + lots[3])
 
 
 def _digest(text: str) -> int:

@@ -19,30 +19,28 @@ import httpx
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from refresh_pipeline.market.calendar import DAY, CalendarEnds
-from refresh_pipeline.market.calendars import CALENDARS
+from refresh_pipeline.market.calendars.base import DAY, CalendarEnds
+from refresh_pipeline.market.calendars.nse import INDIA
+from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles, Floats, Malformed, instant
 from refresh_pipeline.market.model import Market, source_options
-from refresh_pipeline.market.nse import INDIA
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import Fetched, PermanentError, Request, Secrets, SourceError, TransientError
-from refresh_pipeline.sources.http import (
+from refresh_pipeline.sources.concurrency import failed, in_background, side_by_side
+from refresh_pipeline.sources.http_client import (
+    AccessDenied,
     BaseUrl,
     Client,
-    Patience,
     Put,
-    Refused,
-    Throttled,
+    RateLimited,
+    RetryPolicy,
     by_status,
     excerpt,
-    failed,
-    in_background,
     is_fit_for_a_header,
     retry_after,
     served_at,
-    side_by_side,
 )
-from refresh_pipeline.sources.limits import Limits, SharedLimit
+from refresh_pipeline.sources.rate_limits import Limits, SharedLimit
 
 # In minutes; 25 is there as well, and is none of ours.
 INTERVALS = {Timeframe.m1: "1", Timeframe.m5: "5", Timeframe.m15: "15", Timeframe.H1: "60"}
@@ -96,7 +94,7 @@ class DhanSource:
         market: Market,
         limits_dir: Path,
         secrets: Secrets,
-        patience: Patience = Patience(),  # noqa: B008 (frozen)
+        patience: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
     ) -> None:
         """The source of one market; the limits of its host are shared through files in `limits_dir`.
 
@@ -356,14 +354,14 @@ def _error(options: DhanOptions, response: httpx.Response, code: str, message: s
     text = f"HTTP {response.status_code}"
     text += f", code {code}: {excerpt(message)}" if code else f": {excerpt(response.text)}"
     if code in RATE_CODES or response.status_code == 429:
-        return Throttled(text, retry_after(response))
+        return RateLimited(text, retry_after(response))
     if code in TOKEN_CODES or response.status_code == 401 or "token" in message.lower():
-        return Refused(
+        return AccessDenied(
             f"{text} An access token lasts 24 hours: renew it, or make a new one at web.dhan.co (My Profile, Access "
             f"DhanHQ APIs), and put it into {options.access_token}; {options.client_id} must be the same account's"
         )
     if code in ACCOUNT_CODES:
-        return Refused(
+        return AccessDenied(
             f"{text} What the account may do is shown at web.dhan.co (My Profile, Access DhanHQ APIs): candles need "
             f"its data plan"
         )

@@ -7,14 +7,14 @@ from urllib.parse import parse_qsl, urlsplit
 import httpx
 
 from refresh_pipeline.sources import PermanentError
-from refresh_pipeline.sources.http import Client, Patience, by_status
-from refresh_pipeline.sources.limits import SharedLimit
+from refresh_pipeline.sources.http_client import Client, RetryPolicy, by_status
+from refresh_pipeline.sources.rate_limits import SharedLimit
 
 # The largest that is asked for has some thirty megabytes.
-PATIENCE = Patience(attempts=4, answer=300.0)
+PATIENCE = RetryPolicy(attempts=4, answer=300.0)
 
 
-def text_of(place: str, limits_dir: Path, patience: Patience = PATIENCE) -> str:
+def text_of(place: str, limits_dir: Path, patience: RetryPolicy = PATIENCE) -> str:
     """The text of a file, given its path or an http(s) address.
 
     Raises:
@@ -26,7 +26,7 @@ def text_of(place: str, limits_dir: Path, patience: Patience = PATIENCE) -> str:
     return asyncio.run(_downloaded(place, limits_dir, patience))
 
 
-async def _downloaded(address: str, limits_dir: Path, patience: Patience) -> str:
+async def _downloaded(address: str, limits_dir: Path, patience: RetryPolicy) -> str:
     parts = urlsplit(address)
     limit = SharedLimit(limits_dir, f"download-{parts.netloc}", 1, 1.0)
     async with Client(f"{parts.scheme}://{parts.netloc}", limit, patience) as client:

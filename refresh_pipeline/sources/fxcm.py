@@ -19,25 +19,25 @@ import httpx
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from refresh_pipeline.market.calendar import DAY, FxCalendar
+from refresh_pipeline.market.calendars.base import DAY
+from refresh_pipeline.market.calendars.fx import FxCalendar
 from refresh_pipeline.market.candles import PRICE_COLUMNS, QUOTE_COLUMNS, TIME_UNIT, Candles, Malformed, instant
 from refresh_pipeline.market.model import Market, normalized, source_options
-from refresh_pipeline.market.resample import resample
+from refresh_pipeline.market.resampling import resample
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import Fetched, PermanentError, Request, TransientError
-from refresh_pipeline.sources.http import (
+from refresh_pipeline.sources.concurrency import in_background, side_by_side
+from refresh_pipeline.sources.http_client import (
     BaseUrl,
     Client,
-    Patience,
     Put,
-    Throttled,
+    RateLimited,
+    RetryPolicy,
     by_status,
     excerpt,
-    in_background,
     retry_after,
-    side_by_side,
 )
-from refresh_pipeline.sources.limits import SharedLimit
+from refresh_pipeline.sources.rate_limits import SharedLimit
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class FxcmSource:
     kind = "fxcm"
     native_timeframes = (Timeframe.m1, Timeframe.H1, Timeframe.D1)
 
-    def __init__(self, market: Market, limits_dir: Path, patience: Patience = Patience()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, market: Market, limits_dir: Path, patience: RetryPolicy = RetryPolicy()) -> None:  # noqa: B008 (frozen)
         """The source of one market; the limits of its host are shared through files in `limits_dir`.
 
         Raises:
@@ -249,7 +249,7 @@ def _read(response: httpx.Response) -> Candles | None:
     if response.status_code == 404:
         return None
     if response.status_code == 403:
-        raise Throttled("HTTP 403: the archive wants fewer requests", retry_after(response) or SILENCE)
+        raise RateLimited("HTTP 403: the archive wants fewer requests", retry_after(response) or SILENCE)
     if error := by_status(response):
         raise error
     try:

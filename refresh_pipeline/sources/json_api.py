@@ -21,28 +21,26 @@ import httpx
 import numpy as np
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from refresh_pipeline.market.calendar import length_of
+from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, PRICE_COLUMNS, TIME_UNIT, Candles, Malformed, instant
 from refresh_pipeline.market.model import Market, source_options
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import Fetched, PermanentError, Request, Secrets, TransientError
-from refresh_pipeline.sources.http import (
+from refresh_pipeline.sources.concurrency import failed, in_background, side_by_side
+from refresh_pipeline.sources.http_client import (
+    AccessDenied,
     BaseUrl,
     Client,
-    Patience,
     Put,
     Rate,
-    Refused,
-    Throttled,
+    RateLimited,
+    RetryPolicy,
     by_status,
     excerpt,
-    failed,
-    in_background,
     served_at,
-    side_by_side,
 )
-from refresh_pipeline.sources.limits import SharedLimit
+from refresh_pipeline.sources.rate_limits import SharedLimit
 
 # What may stand in braces, and for instants behind a colon.
 NAMES = ("symbol", "base", "quote", "timeframe", "rows", "since", "until")
@@ -150,7 +148,7 @@ class JsonApiSource:
         market: Market,
         limits_dir: Path,
         secrets: Secrets,
-        patience: Patience = Patience(),  # noqa: B008 (frozen)
+        patience: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
     ) -> None:
         """The source of one market.
 
@@ -266,9 +264,9 @@ class _Talk:
             return []
         text = f"HTTP {response.status_code}: {excerpt(response.text)}"
         if self._says(response, self.options.throttled_words):
-            raise Throttled(text)
+            raise RateLimited(text)
         if response.status_code in (401, 403):
-            raise Refused(f"{text}; is the key right, and may it ask for this?")
+            raise AccessDenied(f"{text}; is the key right, and may it ask for this?")
         if error := by_status(response):
             raise error
         if not is_json and response.text.lstrip()[:1] in ("[", "{"):

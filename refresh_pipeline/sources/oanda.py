@@ -17,25 +17,24 @@ import httpx
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from refresh_pipeline.market.calendar import FxCalendar, length_of
+from refresh_pipeline.market.calendars.base import length_of
+from refresh_pipeline.market.calendars.fx import FxCalendar
 from refresh_pipeline.market.candles import PRICE_COLUMNS, TIME_UNIT, Candles, Malformed, Times, instant
 from refresh_pipeline.market.model import Market, source_options
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import Fetched, PermanentError, Request, Secrets, TransientError
-from refresh_pipeline.sources.http import (
+from refresh_pipeline.sources.concurrency import failed, in_background, side_by_side
+from refresh_pipeline.sources.http_client import (
+    AccessDenied,
     BaseUrl,
     Client,
-    Patience,
     Put,
-    Refused,
+    RetryPolicy,
     by_status,
     excerpt,
-    failed,
-    in_background,
     is_fit_for_a_header,
-    side_by_side,
 )
-from refresh_pipeline.sources.limits import SharedLimit
+from refresh_pipeline.sources.rate_limits import SharedLimit
 
 # All of ours are native there.
 GRANULARITIES = {
@@ -90,7 +89,7 @@ class OandaSource:
         market: Market,
         limits_dir: Path,
         secrets: Secrets,
-        patience: Patience = Patience(),  # noqa: B008 (frozen)
+        patience: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
     ) -> None:
         """The source of one market; the limits of its host are shared through files in `limits_dir`.
 
@@ -255,7 +254,7 @@ def _error(options: OandaOptions, response: httpx.Response, body: Any) -> Except
     message = body.get("errorMessage") if isinstance(body, dict) else None
     text = f"HTTP {response.status_code}: {excerpt(str(message) if message else response.text)}"
     if response.status_code in (401, 403):
-        return Refused(
+        return AccessDenied(
             f"{text} The token in {options.token} is not good here: those of practice accounts are for "
             f"api-fxpractice.oanda.com, those of live accounts for api-fxtrade.oanda.com; see base_url in the YAML"
         )

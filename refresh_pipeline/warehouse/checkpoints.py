@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Bars, Computation, Values
-from refresh_pipeline.analytics.continued import BLOCK
+from refresh_pipeline.analytics.recursive import BLOCK
 from refresh_pipeline.market.candles import Floats, Times
+from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, registered
 from refresh_pipeline.warehouse.schema import Table, qualified
-from refresh_pipeline.warehouse.staging import Arrays, arrays_of, registered
 
 BEGINNING = np.datetime64("0001-01-01", "us")
 
@@ -120,6 +120,6 @@ def _noted_rows(computation: Computation, bars: Bars, states: Mapping[str, Value
     rows = np.flatnonzero((bars.number + 1) % BLOCK == 0)
     series_no = np.searchsorted(bars.starts, rows, side="right") - 1
     rows = rows[(bars.open_time[rows] >= since[series_no]) | (bars.earlier[series_no] == 0)]
-    awaited = computation.states if computation.awaited is None else computation.awaited
-    known = [np.isfinite(states[name][rows].astype(np.float64)) for name in awaited]
+    required_states = computation.states if computation.required_states is None else computation.required_states
+    known = [np.isfinite(states[name][rows].astype(np.float64)) for name in required_states]
     return rows[np.all(known, axis=0)] if known else rows

@@ -6,7 +6,7 @@ from functools import lru_cache
 from refresh_pipeline.analytics.bars import Computation
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.analytics.indicators import UnknownIndicator, indicators
-from refresh_pipeline.market.calendar import Calendar
+from refresh_pipeline.market.calendars.base import Calendar
 from refresh_pipeline.market.model import Market, MarketError
 from refresh_pipeline.warehouse.schema import Table
 

@@ -6,22 +6,22 @@ questions here, with the clock's instant.
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import duckdb
 import numpy as np
 
-from refresh_pipeline.market.calendar import Calendar
+from refresh_pipeline.market.calendars.base import Calendar, length_of
 from refresh_pipeline.market.candles import TIME_UNIT, Times, instant
-from refresh_pipeline.market.coverage import grace
+from refresh_pipeline.market.freshness import allowed_delay
 from refresh_pipeline.market.gaps import Coverage, Gap, Place
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.warehouse.arrays import arrays_of, numbered, registered, texts
 from refresh_pipeline.warehouse.schema import Table, qualified
-from refresh_pipeline.warehouse.staging import numbered, registered, texts
 
 # How far ahead of the clock bars are written down: so long the views stay right while nothing refreshes.
 AHEAD = np.timedelta64(35 * 24 * 3600 * 1_000_000, "us")
@@ -54,7 +54,7 @@ class _Span:
         return np.concatenate(parts)
 
 
-def expect(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> None:
+def write_expected_bars(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> None:
     """Bring forward which bars are expected, and from when on of each series; a glance where nothing is to do.
 
     An instant before what is stored already changes nothing: somebody looks back.
@@ -68,7 +68,7 @@ def expect(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime)
         end = instant(now) + AHEAD
         end = end if calendar.last_known is None else min(end, calendar.last_known)
         span = _Span(timeframe, min(since[each] for each in series), end)
-        _write_down(connection, table, market.sessions_of(series[0].instrument), calendar, span)
+        _write_down(connection, table, market.session_key(series[0].instrument), calendar, span)
     _note_since(connection, market, since)
 
 
@@ -104,7 +104,7 @@ def _write_down(
     opens = span.unwritten(calendar, bounds if count else None)
     if len(opens) == 0:
         return
-    closes, number = calendar.closes(span.timeframe, opens), calendar.bars_before(span.timeframe, opens)
+    closes, number = calendar.closes(span.timeframe, opens), calendar.bar_index(span.timeframe, opens)
     with registered(connection, "opening", {"open_time": opens, "closes_at": closes, "number": number}):
         connection.execute(
             f"insert into {table} select ?, ?, open_time, closes_at, number from opening order by open_time", group
@@ -114,14 +114,14 @@ def _write_down(
 def _note_since(connection: duckdb.DuckDBPyConnection, market: Market, since: Mapping[Series, np.datetime64]) -> None:
     table = qualified(market.name, Table.expectations)
     wanted = {
-        (series.instrument, series.timeframe.value, market.sessions_of(series.instrument), first.astype(datetime))
+        (series.instrument, series.timeframe.value, market.session_key(series.instrument), first.astype(datetime))
         for series, first in since.items()
     }
     if wanted == set(connection.execute(f"select * from {table}").fetchall()):
         return
     noted = numbered(
         list(since),
-        sessions=texts(market.sessions_of(series.instrument) for series in since),
+        sessions=texts(market.session_key(series.instrument) for series in since),
         since=np.array(list(since.values()), dtype=TIME_UNIT),
     )
     connection.execute(f"delete from {table}")
@@ -258,7 +258,7 @@ def ensure_gap_views(connection: duckdb.DuckDBPyConnection, market: Market) -> N
 
 def _question(market: Market, answer: str, now: str) -> str:
     tables = {table.value: qualified(market.name, table) for table in Table}
-    seconds = int(grace(market.timeframes) / timedelta(seconds=1))
+    seconds = int(allowed_delay(market.timeframes) / timedelta(seconds=1))
     text = f"with {_BOUNDS}, {_MISSING} {answer}".replace("{held}", _HELD_OF_ALL)
     return text.format(**tables, now=now, grace=seconds, within="true")
 
@@ -266,7 +266,7 @@ def _question(market: Market, answer: str, now: str) -> str:
 # ---- what the source does not have
 
 
-def note_asked(connection: duckdb.DuckDBPyConnection, market: Market, asked: Stretches, now: datetime) -> None:
+def record_empty_ranges(connection: duckdb.DuckDBPyConnection, market: Market, asked: Stretches, now: datetime) -> None:
     """Write down which gaps lie within what the source was asked for, all the way: it has nothing for them.
 
     Where such a gap was known, it keeps the instant at which it was first asked for; what was filled is known no more.
@@ -288,7 +288,7 @@ def note_asked(connection: duckdb.DuckDBPyConnection, market: Market, asked: Str
 
 def _run(connection: duckdb.DuckDBPyConnection, market: Market, statement: str, values: Mapping[str, datetime]) -> None:
     tables = {table.value: qualified(market.name, table) for table in Table}
-    seconds = int(grace(market.timeframes) / timedelta(seconds=1))
+    seconds = int(allowed_delay(market.timeframes) / timedelta(seconds=1))
     text = statement.replace("{missing}", _MISSING).replace("{held}", _HELD_WITHIN)
     within = "r.open_time >= $first - interval 45 day and r.open_time < $last + interval 45 day"
     text = text.format(**tables, grace=seconds, within=within)
@@ -334,3 +334,55 @@ when matched then update set asks = c.asks + 1, asked_at = $now
 when not matched then insert (instrument, timeframe, first_open_time, last_open_time, candles, asks, first_asked_at,
   asked_at) values (f.instrument, f.timeframe, f.first_open_time, f.last_open_time, f.candles, 1, $now, $now)
 """
+
+
+# The last row of a series stands for what comes after it, the first one for what comes before.
+_EMPTY = """
+with held as (
+  select w.series_no, w.length, r.open_time,
+    lag(r.open_time) over (partition by w.series_no order by r.open_time) as previous
+  from wanted w join {raw_candles} r using (instrument, timeframe)
+  where r.open_time >= w.since and r.open_time < $until and r.open_time >= $first
+)
+select series_no, previous as after, open_time as before from held
+where previous is null or epoch_us(open_time) - epoch_us(previous) > length
+union all
+select series_no, max(open_time), null from held group by series_no
+order by series_no, after nulls first
+"""
+
+
+def empty_between(
+    connection: duckdb.DuckDBPyConnection, market: str, since: dict[Series, np.datetime64], until: np.datetime64
+) -> dict[Series, tuple[Times, Times]]:
+    """For each series, the candles after which and before which nothing is stored for longer than a bar lasts.
+
+    Args:
+        connection: to the warehouse.
+        market: whose tables are meant.
+        since: per series, from when on.
+        until: up to when, excluded.
+
+    Returns:
+        Opening times of the candles on either side of each empty stretch, in order; NaT where the stretch begins at
+        `since` or ends at `until`. A series without any candle has a single stretch with NaT on both sides.
+    """
+    batch = list(since)
+    rows = _rows(connection, market, batch, np.array(list(since.values()), dtype=TIME_UNIT), until)
+    found: dict[Series, tuple[Times, Times]] = {}
+    nothing = np.array(["NaT"], dtype=TIME_UNIT)
+    for number, series in enumerate(batch):
+        own = rows["series_no"] == number
+        found[series] = (rows["after"][own], rows["before"][own]) if own.any() else (nothing, nothing)
+    return found
+
+
+def _rows(
+    connection: duckdb.DuckDBPyConnection, market: str, batch: Sequence[Series], since: Times, until: np.datetime64
+) -> dict[str, np.ndarray]:
+    lengths = np.array([length_of(each.timeframe).astype(np.int64) for each in batch], dtype=np.int64)
+    # The bound that is a value lets DuckDB skip row groups; the one of each series would not.
+    values: dict[str, datetime] = {"first": since.min().astype(datetime), "until": until.astype(datetime)}
+    with registered(connection, "wanted", numbered(batch, since=since, length=lengths)):
+        rows = arrays_of(connection, _EMPTY.format(raw_candles=qualified(market, Table.raw_candles)), values)
+    return rows | {name: rows[name].astype(TIME_UNIT) for name in ("after", "before")}

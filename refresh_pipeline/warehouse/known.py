@@ -5,8 +5,8 @@ A view and no columns of the table: it follows from the table alone, so that it 
 
 import duckdb
 
+from refresh_pipeline.analytics.availability import SUFFIX, later_known
 from refresh_pipeline.analytics.bars import Computation
-from refresh_pipeline.analytics.known import SUFFIX, later_known
 from refresh_pipeline.warehouse.schema import Table, columns_of, qualified
 
 

@@ -3,34 +3,31 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from enum import StrEnum
 from pathlib import Path
 
 import duckdb
 import numpy as np
-from dagster_duckdb import DuckDBResource
 from numpy.typing import NDArray
-from pydantic import Field, PrivateAttr
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.market.candles import BulkFile, Candles, Times, instant
-from refresh_pipeline.market.exports import Window
+from refresh_pipeline.market.export_spec import Window
 from refresh_pipeline.market.gaps import Gap
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.warehouse import bulk, gaps, holes, publishing, raw, reports, schema, tail
-from refresh_pipeline.warehouse.activity import Activity, activity
+from refresh_pipeline.warehouse import archives, gaps, incremental, ingest, manifests, queries, schema
+from refresh_pipeline.warehouse.arrays import arrays_of, numbered, registered, texts
+from refresh_pipeline.warehouse.compaction import TABLES as TIDIED
+from refresh_pipeline.warehouse.compaction import Layout, Rewritten
 from refresh_pipeline.warehouse.computations import computations
+from refresh_pipeline.warehouse.computed_batch import PendingRecompute
 from refresh_pipeline.warehouse.connection import PATIENCE, connect, transaction
 from refresh_pipeline.warehouse.gaps import Stretches, ensure_gap_views
+from refresh_pipeline.warehouse.incremental import Recomputed, TailRefresh
+from refresh_pipeline.warehouse.ingest import Staged, Stored
 from refresh_pipeline.warehouse.known import ensure_known_view
-from refresh_pipeline.warehouse.known_then import candles_as_of
-from refresh_pipeline.warehouse.layout import TABLES as TIDIED
-from refresh_pipeline.warehouse.layout import Layout, Rewritten
-from refresh_pipeline.warehouse.made import Stale
-from refresh_pipeline.warehouse.publishing import (
+from refresh_pipeline.warehouse.manifests import (
     Exported,
     Published,
     Selection,
@@ -38,66 +35,32 @@ from refresh_pipeline.warehouse.publishing import (
     write_exports,
     write_uploads,
 )
-from refresh_pipeline.warehouse.raw import Staged, Stored
-from refresh_pipeline.warehouse.reports import FailedSeries, SeriesReport
+from refresh_pipeline.warehouse.outcomes import Attempt, Outcome, SeriesStats
+from refresh_pipeline.warehouse.point_in_time import candles_as_of
+from refresh_pipeline.warehouse.queries import Activity, FailedSeries, SeriesReport, activity
 from refresh_pipeline.warehouse.schema import Table, qualified
-from refresh_pipeline.warehouse.staging import arrays_of, numbered, registered, texts
-from refresh_pipeline.warehouse.tail import Recomputed, TailRefresh
 
 
-class Outcome(StrEnum):
-    """What the last attempt at a series came to."""
-
-    updated = "updated"
-    unchanged = "unchanged"
-    no_data = "no data"
-    failed = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """What one attempt at one series came to.
-
-    `reason` says why it failed, `transient` whether asking again could help; `more` is for Dagster's metadata alone.
-    """
-
-    outcome: Outcome
-    reason: str | None = None
-    transient: bool = False
-    rows_added: int = 0
-    rows_revised: int = 0
-    seconds: float = 0.0
-    more: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Holding:
-    """What is stored of one series: how many candles, and the open times of the first and the last."""
-
-    candle_count: int = 0
-    first_open_time: np.datetime64 | None = None
-    last_open_time: np.datetime64 | None = None
-
-
-class Warehouse(DuckDBResource):
+class Warehouse:
     """Candles and everything computed from them, in one DuckDB file.
 
     Every method leaves the file closed and its lock free; `get_connection` and `reader` do when their block ends.
     """
 
-    patience: float = Field(default=PATIENCE, description="Seconds to wait for another process's lock on the file.")
-    _held: duckdb.DuckDBPyConnection | None = PrivateAttr(default=None)
-    # Markets whose tables this object has found in order, and the file (by its number) that they were found in.
-    _prepared: dict[str, tuple[int, Market]] = PrivateAttr(default_factory=dict)
+    def __init__(self, database: str | Path, patience: float = PATIENCE) -> None:
+        """`patience` is how many seconds to wait for another process's lock on the file."""
+        self.database, self.patience = str(database), patience
+        self._held: duckdb.DuckDBPyConnection | None = None
+        # Markets whose tables this object has found in order, and the file (by its number) that they were found in.
+        self._prepared: dict[str, tuple[int, Market]] = {}
 
-    # dagster_duckdb's own leaks the connection, and with it the file's lock, when the body raises.
     @contextmanager
     def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection that may write; waits for the lock, always closes."""
         if self._held is not None:
             yield self._held
             return
-        with connect(self.database, patience=self.patience, config=dict(self.connection_config)) as connection:
+        with connect(self.database, patience=self.patience) as connection:
             yield connection
 
     @contextmanager
@@ -110,7 +73,7 @@ class Warehouse(DuckDBResource):
             yield connection
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def session(self) -> Iterator[None]:
         """One connection for every call in the block, of one thread: opening the file takes longer than most of them.
 
         Others wait for as long as the block lasts: nothing that fetches or computes belongs in it.
@@ -137,25 +100,25 @@ class Warehouse(DuckDBResource):
             ensure_gap_views(connection, market)
         self._prepared[market.name] = (Path(self.database).stat().st_ino, market)
 
-    def expect(self, market: Market, now: datetime) -> None:
+    def write_expected_bars(self, market: Market, now: datetime) -> None:
         """Write down which candles the market's calendars expect, so that gaps can be asked for in SQL."""
         with self.get_connection() as connection, transaction(connection):
-            gaps.expect(connection, market, now)
+            gaps.write_expected_bars(connection, market, now)
 
-    def note_asked(self, market: Market, asked: Stretches, now: datetime) -> None:
+    def record_empty_ranges(self, market: Market, asked: Stretches, now: datetime) -> None:
         """Write down what of these stretches the source was asked for and does not have."""
         if asked:
             with self.get_connection() as connection, transaction(connection):
-                gaps.note_asked(connection, market, asked, now)
+                gaps.record_empty_ranges(connection, market, asked, now)
 
     def gaps(self, market: Market, now: datetime) -> list[Gap]:
         """Which candles are missing; nothing before the market's first refresh."""
         if not self.exists:
             return []
         with self.reader() as connection:
-            return gaps.gaps(connection, market, now) if reports.has_tables(connection, market.name) else []
+            return gaps.gaps(connection, market, now) if queries.has_tables(connection, market.name) else []
 
-    def holdings(self, market: Market, batch: Sequence[Series]) -> dict[Series, Holding]:
+    def series_stats(self, market: Market, batch: Sequence[Series]) -> dict[Series, SeriesStats]:
         """What is stored of each series of the batch."""
         with self.get_connection() as connection, registered(connection, "wanted", numbered(batch)):
             rows = arrays_of(
@@ -164,10 +127,10 @@ class Warehouse(DuckDBResource):
                 f"join {qualified(market.name, Table.series)} s using (instrument, timeframe)",
             )
         found = {
-            batch[number]: Holding(int(count), first, last)
+            batch[number]: SeriesStats(int(count), first, last)
             for number, count, first, last in zip(*rows.values(), strict=True)
         }
-        return {series: found.get(series, Holding()) for series in batch}
+        return {series: found.get(series, SeriesStats()) for series in batch}
 
     def empty_between(
         self, market: Market, since: Mapping[Series, np.datetime64], until: np.datetime64
@@ -176,7 +139,7 @@ class Warehouse(DuckDBResource):
         if not since:
             return {}
         with self.get_connection() as connection:
-            return holes.empty_between(connection, market.name, dict(since), until)
+            return gaps.empty_between(connection, market.name, dict(since), until)
 
     def store_candles(
         self,
@@ -200,15 +163,15 @@ class Warehouse(DuckDBResource):
             return {}
         staged = Staged.of(arrivals, schema.candle_columns(market.two_sided))
         with self.get_connection() as connection, transaction(connection):
-            bulk.note(connection, market.name, files, now)
-            return raw.store(connection, market.name, staged, source, now, preferred=preferred)
+            archives.note(connection, market.name, files, now)
+            return ingest.store(connection, market.name, staged, source, now, preferred=preferred)
 
     def bulk_files(
         self, market: Market, batch: Sequence[Series], since: np.datetime64, until: np.datetime64
     ) -> dict[Series, list[BulkFile]]:
         """The files of a venue's archive that were read for each series, of the stretches that lie in this one."""
         with self.get_connection() as connection:
-            return bulk.noted(connection, market.name, batch, since, until)
+            return archives.noted(connection, market.name, batch, since, until)
 
     def candles_as_of(self, market: Market, series: Series, moment: datetime) -> Candles:
         """A series' raw candles exactly as they stood at an instant: without what came later, corrections undone."""
@@ -217,18 +180,18 @@ class Warehouse(DuckDBResource):
 
     def refresh_tail(self, market: Market, table: Table, batch: Sequence[Series]) -> dict[Series, Recomputed]:
         """Compute again what changed since this table was last computed, for the series of the batch that did."""
-        stale = self.stale(market, table, batch)
+        stale = self.pending_recompute(market, table, batch)
         computation = computations(market)[table]
         keep = market.indicators.keep if table is Table.indicators else {}
         work = TailRefresh(
-            self.get_connection, market.name, computation, market.calendar, market.two_sided, keep, held=self.held
+            self.get_connection, market.name, computation, market.calendar, market.two_sided, keep, held=self.session
         )
         return work.run(stale)
 
-    def stale(self, market: Market, asset: Table, batch: Sequence[Series]) -> Stale:
+    def pending_recompute(self, market: Market, asset: Table, batch: Sequence[Series]) -> PendingRecompute:
         """The series of the batch that changed since this asset was last made."""
         with self.get_connection() as connection:
-            return tail.stale_series(connection, market.name, asset, batch)
+            return incremental.stale_series(connection, market.name, asset, batch)
 
     def newest_rows(
         self, market: Market, table: Table, series: Series, columns: Sequence[str], count: int
@@ -254,9 +217,11 @@ class Warehouse(DuckDBResource):
         self, market: Market, batch: Sequence[Series], back: timedelta
     ) -> Iterator[tuple[Series, dict[str, NDArray]]]:
         """Each series' candles of so long before its newest one, as arrays, oldest row first."""
-        yield from publishing.newest_candles(self.get_connection, market, batch, back)
+        yield from manifests.newest_candles(self.get_connection, market, batch, back)
 
-    def record_exports(self, market: Market, exported: Sequence[Exported], done: Stale, now: datetime) -> None:
+    def record_exports(
+        self, market: Market, exported: Sequence[Exported], done: PendingRecompute, now: datetime
+    ) -> None:
         """Note the files that were written, in place of what was noted of them before, and the series done."""
         with self.get_connection() as connection, transaction(connection):
             write_exports(connection, market.name, exported, done, _timestamp(now))
@@ -264,12 +229,12 @@ class Warehouse(DuckDBResource):
     def exported(self, market: Market, batch: Sequence[Series]) -> list[Exported]:
         """The manifest of export files of the series of the batch."""
         with self.get_connection() as connection:
-            return publishing.exported(connection, market.name, batch)
+            return manifests.exported(connection, market.name, batch)
 
     def uploaded(self, market: Market, destination: str, batch: Sequence[Series]) -> list[Published]:
         """The manifest of files of the series of the batch at one destination."""
         with self.get_connection() as connection:
-            return publishing.uploaded(connection, market.name, destination, batch)
+            return manifests.uploaded(connection, market.name, destination, batch)
 
     def record_uploads(self, market: Market, published: Sequence[Published], now: datetime) -> None:
         """Note the files that arrived, in place of what was noted of them before."""
@@ -312,7 +277,7 @@ class Warehouse(DuckDBResource):
             )
             connection.execute("drop table attempted")
 
-    def failed_in(self, market: Market, asset: Table, run_id: str) -> set[Series]:
+    def failed_series_of_run(self, market: Market, asset: Table, run_id: str) -> set[Series]:
         """The series that an asset failed at in this run."""
         with self.get_connection() as connection:
             rows = connection.execute(
@@ -327,23 +292,23 @@ class Warehouse(DuckDBResource):
         if not self.exists:
             return []
         with self.reader() as connection:
-            if not reports.has_tables(connection, market.name):
+            if not queries.has_tables(connection, market.name):
                 return []
-            failed = reports.failed_series(connection, market.name, Table.raw_candles)
+            failed = queries.failed_series(connection, market.name, Table.raw_candles)
         # A series that the market's YAML names no longer cannot be asked for again.
         known = set(market.series)
         return [each for each in failed if each.series in known]
 
-    def tidy(self, market: Market, now: datetime, seconds: float) -> Rewritten:
+    def compact(self, market: Market, now: datetime, seconds: float) -> Rewritten:
         """Bring rows into order that have grown old, in at most about so many seconds, and forget old rejections."""
         with self.get_connection() as connection, transaction(connection):
-            raw.forget_rejected(connection, market.name, now)
+            ingest.forget_rejected(connection, market.name, now)
         until, done = time.monotonic() + seconds, Rewritten()
         for table in TIDIED:
             done += Layout(self.get_connection, market.name, table).rewrite(now, until - time.monotonic())
         return done
 
-    def untidy(self, market: Market, now: datetime) -> int:
+    def pending_compaction(self, market: Market, now: datetime) -> int:
         """How many rows `tidy` would bring into order."""
         return sum(Layout(self.get_connection, market.name, table).waiting(now) for table in TIDIED)
 
@@ -352,14 +317,14 @@ class Warehouse(DuckDBResource):
         with self.reader() as connection:
             return activity(connection, market.name, _timestamp(since), _timestamp(until))
 
-    def standing(self, market: Market) -> list[SeriesReport]:
+    def series_status(self, market: Market) -> list[SeriesReport]:
         """What is stored of each series, and what the last attempt came to; nothing before the first refresh."""
         if not self.exists:
             return []
         with self.reader() as connection:
-            if not reports.has_tables(connection, market.name):
+            if not queries.has_tables(connection, market.name):
                 return []
-            return reports.series_report(connection, market.name, market.series)
+            return queries.series_report(connection, market.name, market.series)
 
 
 def _timestamp(now: datetime) -> datetime:

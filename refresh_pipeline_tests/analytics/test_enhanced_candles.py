@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
+from refresh_pipeline.analytics.alligator_mouth import mouth
 from refresh_pipeline.analytics.bars import Bars
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
-from refresh_pipeline.analytics.mouth import mouth
 from refresh_pipeline.market.candles import TIME_UNIT
-from refresh_pipeline_tests.analytics.histories import (
+from refresh_pipeline_tests.analytics.sample_bars import (
     OWN_GOLDEN,
     SHARED_GOLDEN,
     Market,

@@ -4,7 +4,7 @@ import pytest
 from refresh_pipeline.analytics.bars import Column, Computation
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.analytics.formulas import Formula, computation
-from refresh_pipeline_tests.analytics.histories import INDICATORS, Market, computed_alone, flat, history, stacked
+from refresh_pipeline_tests.analytics.sample_bars import INDICATORS, Market, computed_alone, flat, history, stacked
 
 BOTH = pytest.mark.parametrize("table", [ENHANCED_CANDLES, INDICATORS], ids=lambda table: table.name)
 ODD = {

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refresh_pipeline.analytics.continued import BLOCK
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
-from refresh_pipeline.analytics.parts import BLOCK as STRETCH
-from refresh_pipeline_tests.analytics.histories import INDICATORS, Market, differing, history, rows_of, stacked, tails
+from refresh_pipeline.analytics.evaluation import BLOCK as STRETCH
+from refresh_pipeline.analytics.recursive import BLOCK
+from refresh_pipeline_tests.analytics.sample_bars import INDICATORS, Market, differing, history, rows_of, stacked, tails
 
 TABLES = {table.name: table for table in (ENHANCED_CANDLES, INDICATORS)}
 BOTH = pytest.mark.parametrize("name", TABLES)

@@ -10,9 +10,9 @@ from refresh_pipeline.analytics.indicators import UnknownIndicator, groups, indi
 from refresh_pipeline.analytics.lazy_talib import load_talib
 from refresh_pipeline.analytics.registry import CLASSIC, TALIB, registry
 from refresh_pipeline.analytics.talib_functions import FUNCTIONS, lookback
-from refresh_pipeline.market.calendars import CALENDARS
+from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline.market.candles import CANDLE_COLUMNS
-from refresh_pipeline_tests.analytics.histories import (
+from refresh_pipeline_tests.analytics.sample_bars import (
     INDICATORS,
     OWN_GOLDEN,
     Market,

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from refresh_pipeline.analytics.indicators import indicators
 from refresh_pipeline.analytics.levels import LEVEL_BARS, SWING, ZONE_BARS
-from refresh_pipeline.market.calendars import CALENDARS
-from refresh_pipeline_tests.analytics.histories import (
+from refresh_pipeline.market.calendars.registry import CALENDARS
+from refresh_pipeline_tests.analytics.sample_bars import (
     History,
     Market,
     computed_alone,

@@ -8,9 +8,9 @@ import pytest
 
 from refresh_pipeline.analytics.bars import Bars
 from refresh_pipeline.analytics.indicators import indicators
-from refresh_pipeline.market.calendars import CALENDARS
+from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline.market.candles import CANDLE_COLUMNS
-from refresh_pipeline_tests.analytics.histories import Market, history
+from refresh_pipeline_tests.analytics.sample_bars import Market, history
 
 HOUR = np.timedelta64(3600 * 1_000_000, "us")
 PIVOTS = ["pivot_point", *(f"pivot_{each}" for each in ("r1", "r2", "r3", "s1", "s2", "s3"))]

@@ -5,7 +5,7 @@ import pytest
 
 from refresh_pipeline.analytics.registry import registry
 from refresh_pipeline.analytics.talib_functions import FUNCTIONS, lookback, whole_outputs
-from refresh_pipeline.market.calendars import CALENDARS
+from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline_tests.benchmarks.measure_warm_up import needed_by, outputs, traded, with_memory
 
 MARKETS = [traded({"volatility": 0.01}, seed=11), traded({"volatility": 0.01, "tick": 0.01, "halted": 300}, seed=12)]

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from refresh_pipeline_tests.benchmarks import analytics, backfill, cycle, exporting, fetching, scaling, starting
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Findings, Size
 from refresh_pipeline_tests.benchmarks.report import Report
-from refresh_pipeline_tests.surroundings import inside
+from refresh_pipeline_tests.isolated_env import inside
 
 Part = Callable[[Size, Path], Findings]
 PARTS: Mapping[str, Part] = {

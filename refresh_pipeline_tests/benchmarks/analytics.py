@@ -18,7 +18,7 @@ import numpy as np
 
 from refresh_pipeline.analytics.bars import Computation
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
-from refresh_pipeline_tests.analytics.histories import INDICATORS, History, Market, history, rows_of, stacked
+from refresh_pipeline_tests.analytics.sample_bars import INDICATORS, History, Market, history, rows_of, stacked
 from refresh_pipeline_tests.benchmarks import bare
 from refresh_pipeline_tests.benchmarks.measuring import SEED, Comparison, Findings, Size, seconds, side_by_side
 

@@ -16,10 +16,10 @@ import duckdb
 import numpy as np
 
 from refresh_pipeline.analytics.bars import Bars
-from refresh_pipeline.definitions import build
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, instant
 from refresh_pipeline.market.model import Market
-from refresh_pipeline.schedules import backfill_job_name
+from refresh_pipeline.orchestration.build import build
+from refresh_pipeline.pipeline.job_names import backfill_job_name
 from refresh_pipeline.settings import load_settings, prepare_dagster
 from refresh_pipeline.sources import Request
 from refresh_pipeline.sources.binance import PAGE_ROWS

@@ -28,7 +28,7 @@ from refresh_pipeline.analytics.talib_functions import FUNCTIONS, bare
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, Floats
 from refresh_pipeline.sources import Request
 from refresh_pipeline.sources.binance import INTERVALS, PAGE_ROWS
-from refresh_pipeline.sources.http import CONNECTIONS
+from refresh_pipeline.sources.http_client import CONNECTIONS
 
 talib = load_talib()
 # Texts are texts, not guessed at from a sample; and a report has no place for bars of progress.

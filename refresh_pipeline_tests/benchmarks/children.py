@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
-from refresh_pipeline_tests.surroundings import inside
+from refresh_pipeline_tests.isolated_env import inside
 
 T = TypeVar("T")
 # Has a function's work done somewhere: in a folder, with arguments; gives what it gives, and megabytes.

@@ -19,21 +19,22 @@ from typing import Any
 import dagster as dg
 import numpy as np
 
-from refresh_pipeline import backfilling, checks, steps
 from refresh_pipeline.analytics.bars import Bars, Computation, Values
-from refresh_pipeline.checks import RAW_CHECKS
-from refresh_pipeline.definitions import build
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, Candles
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.partitions import grid, whole
-from refresh_pipeline.schedules import refresh_job_name
+from refresh_pipeline.orchestration import checks
+from refresh_pipeline.orchestration.build import build
+from refresh_pipeline.orchestration.checks import RAW_CHECKS
+from refresh_pipeline.orchestration.partitions import grid, whole
+from refresh_pipeline.pipeline import backfill, compute, fetch
+from refresh_pipeline.pipeline.job_names import refresh_job_name
 from refresh_pipeline.settings import load_settings, prepare_dagster
 from refresh_pipeline.sources import Fetched, Request
 from refresh_pipeline.sources.binance import BinanceSource
 from refresh_pipeline.warehouse import warehouse
+from refresh_pipeline.warehouse.incremental import READS, TailRefresh
 from refresh_pipeline.warehouse.schema import Table
-from refresh_pipeline.warehouse.tail import READS, TailRefresh
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.benchmarks import bare
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Findings, Size, Stopwatch, replaced, seconds
@@ -44,7 +45,16 @@ COMPUTED = (Table.enhanced_candles, Table.indicators)
 STAGES = (FETCH, STORE, *(f"{table}: {what}" for table in COMPUTED for what in ("read", "compute", "write")))
 # What the bare way does not do at all, as it remembers nothing: methods of the warehouse, and opening it for several.
 OPENING = "open and close"
-REMEMBERING = (OPENING, "prepare", "expect", "note_asked", "holdings", "failed_in", "stale", "record")
+REMEMBERING = (
+    OPENING,
+    "prepare",
+    "write_expected_bars",
+    "record_empty_ranges",
+    "series_stats",
+    "failed_series_of_run",
+    "pending_recompute",
+    "record",
+)
 CYCLE = "the cycle"
 TARGET = "target: below 2"
 NOTES = {
@@ -52,11 +62,11 @@ NOTES = {
     STORE: "bare: delete and insert of the same candles",
     OPENING: "of the file, for several of these at once",
     "prepare": "are tables and views as they should be?",
-    "expect": "which candles the calendar expects",
-    "note_asked": "what the source does not have",
-    "holdings": "what is stored of each series",
-    "failed_in": "which series are left out",
-    "stale": "which series changed since when",
+    "write_expected_bars": "which candles the calendar expects",
+    "record_empty_ranges": "what the source does not have",
+    "series_stats": "what is stored of each series",
+    "failed_series_of_run": "which series are left out",
+    "pending_recompute": "which series changed since when",
     "record": "what became of each series",
     REST: "requests made, answers bundled and counted",
     "indicators: compute": "bare: every function of TA-Lib on the same rows",
@@ -111,7 +121,7 @@ class Watch:
             block.enter_context(replaced(warehouse, "connect", self._connect(warehouse.connect)))
             for method in set(REMEMBERING) - {OPENING}:
                 block.enter_context(watch.during(Warehouse, method, partial(_said, method)))
-            for module, function in ((steps, "refresh_candles"), (steps, "compute"), (backfilling, "backfill")):
+            for module, function in ((fetch, "refresh_candles"), (compute, "compute"), (backfill, "backfill")):
                 block.enter_context(watch.during(module, function, lambda _: REST))
             block.enter_context(watch.during(checks, "raw_verdicts", lambda _: CHECKS))
             # Beside computing and writing a refresh of a tail does nothing but find out what to read, and read it.
@@ -188,12 +198,12 @@ def _said(stage: str, _: object) -> str:
 def fill(store: Warehouse, market: Market, stored: int, now: datetime = BEGIN) -> None:
     """Store so many candles of each series, as of an instant, and compute what follows from them."""
     store.prepare(market)
-    store.expect(market, now)
+    store.write_expected_bars(market, now)
     for batch in _batches(market.series):
         arrivals = {series: candles_of(series, now, stored) for series in batch}
         store.store_candles(market, arrivals, market.source.kind, now)
         for table in COMPUTED:
-            steps.compute(store, market, table, batch)
+            compute.compute(store, market, table, batch)
     with store.get_connection() as connection:
         connection.execute("checkpoint")
 

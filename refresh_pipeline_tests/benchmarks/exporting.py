@@ -7,9 +7,9 @@ from pathlib import Path
 
 import duckdb
 
-from refresh_pipeline import exporting
-from refresh_pipeline.market.exports import Export, Format, Layer
+from refresh_pipeline.market.export_spec import Export, Format, Layer
 from refresh_pipeline.market.model import Market
+from refresh_pipeline.pipeline import export
 from refresh_pipeline.warehouse.connection import transaction
 from refresh_pipeline.warehouse.schema import Table, mark_all_stale
 from refresh_pipeline.warehouse.warehouse import Warehouse
@@ -42,7 +42,7 @@ def measure(size: Size, folder: Path) -> Findings:
     _export_anew(warehouse, market, root)
     skipped = side_by_side(
         f"skip {files} unchanged files",
-        lambda: exporting.export(warehouse, market, root, market.series, NOW),
+        lambda: export.export(warehouse, market, root, market.series, NOW),
         lambda: [path.stat() for path in files_of(market, root)],
         rounds,
         "bare: a look at each file's size",
@@ -60,13 +60,13 @@ def _export_anew(warehouse: Warehouse, market: Market, root: Path) -> None:
     with warehouse.get_connection() as connection, transaction(connection):
         connection.execute(f"delete from {market.name}.exports")
         mark_all_stale(connection, market.name, Table.exports)
-    done = exporting.export(warehouse, market, root, market.series, NOW)
+    done = export.export(warehouse, market, root, market.series, NOW)
     assert sum(int(str(each.more["files"])) for each in done.values()) == len(market.series) * len(LAYERS)
 
 
 def files_of(market: Market, root: Path) -> Iterator[Path]:
     """Every file that there should be."""
-    return (root / file.path for series in market.series for file in exporting.wanted_files(market, series))
+    return (root / file.path for series in market.series for file in export.wanted_files(market, series))
 
 
 def bare_copy(database: Path, market: Market, root: Path) -> None:
@@ -78,7 +78,7 @@ def bare_copy(database: Path, market: Market, root: Path) -> None:
     }
     with duckdb.connect(str(database), read_only=True) as connection:
         for series in market.series:
-            for file in exporting.wanted_files(market, series):
+            for file in export.wanted_files(market, series):
                 path = root / file.path
                 path.parent.mkdir(parents=True, exist_ok=True)
                 table, columns = tables[file.layer]

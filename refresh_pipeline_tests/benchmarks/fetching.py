@@ -11,7 +11,7 @@ from statistics import median
 
 from refresh_pipeline.market.candles import instant
 from refresh_pipeline.sources import Request, Source
-from refresh_pipeline.sources.opening import open_source
+from refresh_pipeline.sources.registry import open_source
 from refresh_pipeline_tests.benchmarks import bare
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Findings, Size
 from refresh_pipeline_tests.benchmarks.venue import BEGIN, MINUTE, market_at, venue

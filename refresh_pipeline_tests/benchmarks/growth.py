@@ -30,12 +30,12 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
 
-from refresh_pipeline.definitions import build
 from refresh_pipeline.instance.event_log import BatchingSqliteEventLogStorage
-from refresh_pipeline.instance.pruning import Pruned, prune
-from refresh_pipeline.maintenance import kept_for
+from refresh_pipeline.instance.run_pruning import Pruned, prune
+from refresh_pipeline.instance.run_retention import retention_of
 from refresh_pipeline.market.model import parse_market
-from refresh_pipeline.schedules import refresh_job_name
+from refresh_pipeline.orchestration.build import build
+from refresh_pipeline.pipeline.job_names import refresh_job_name
 from refresh_pipeline.settings import load_settings, prepare_dagster
 from refresh_pipeline_tests.benchmarks.cycle import run_job
 from refresh_pipeline_tests.benchmarks.venue import BEGIN
@@ -311,7 +311,7 @@ class Trial:
     same_answers: bool
 
 
-def tried(made: Instance, now: datetime) -> Trial:
+def attempted(made: Instance, now: datetime) -> Trial:
     """Prune, and look before and after."""
     with web_ui(made) as ask:
         ask()
@@ -319,10 +319,10 @@ def tried(made: Instance, now: datetime) -> Trial:
         before, (ui_before, told_before) = states(made), timed(ask)
         assert "errors" not in told_before, told_before
         events, size = made.count(), made.size()
-        dry = prune(made.instance, kept_for, now, dry_run=True)
+        dry = prune(made.instance, retention_of, now, dry_run=True)
         with somebody_writing(made) as waits:
-            seconds, pruned = timed(lambda: prune(made.instance, kept_for, now))
-        remembered = ask()
+            seconds, pruned = timed(lambda: prune(made.instance, retention_of, now))
+        load_state = ask()
         forget_states(made)
         ui_after, told_after = timed(ask)
     return Trial(
@@ -334,7 +334,7 @@ def tried(made: Instance, now: datetime) -> Trial:
         max(waits),
         (ui_before, ui_after),
         before == states(made),
-        told_before == told_after == remembered,
+        told_before == told_after == load_state,
     )
 
 
@@ -357,7 +357,7 @@ def main() -> None:
         with filled(Path(folder), chosen.series, chosen.events, now) as made:
             print(f"filled with {len(made.runs)} runs in {time.perf_counter() - began:.0f} s", flush=True)
             print(f"the public way: {publicly(made, 5):.2f} s a run, its files stay", flush=True)
-            show(tried(made, now))
+            show(attempted(made, now))
 
 
 def show(found: Trial) -> None:

@@ -19,10 +19,10 @@ from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.market.candles import TIME_UNIT, Candles
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
+from refresh_pipeline.warehouse.incremental import TailRefresh
 from refresh_pipeline.warehouse.schema import Table
-from refresh_pipeline.warehouse.tail import TailRefresh
 from refresh_pipeline.warehouse.warehouse import Warehouse
-from refresh_pipeline_tests.analytics import histories
+from refresh_pipeline_tests.analytics import sample_bars
 
 SERIES, BARS = 50, 21_000
 TICKS = 3
@@ -51,7 +51,7 @@ def candles(batch: Sequence[Series], bars: int, rows: slice) -> dict[Series, Can
     times = (np.datetime64("2025-01-01", "us") + np.arange(bars + TICKS) * np.timedelta64(1, "m")).astype(TIME_UNIT)
     arrivals = {}
     for seed, series in enumerate(batch):
-        whole = histories.history(histories.Market(bars=bars + TICKS, seed=seed))
+        whole = sample_bars.history(sample_bars.Market(bars=bars + TICKS, seed=seed))
         arrivals[series] = Candles(times[rows], {name: values[rows] for name, values in whole.items()})
     return arrivals
 
@@ -63,7 +63,7 @@ def seconds_a_tick(warehouse: Warehouse, market: Market, computation: Computatio
     for each in newest.values():
         each["volume"][:] = time.time() % 1000
     warehouse.store_candles(market, newest, "demo", NOW)
-    stale = warehouse.stale(market, Table.enhanced_candles, batch)
+    stale = warehouse.pending_recompute(market, Table.enhanced_candles, batch)
     began = time.perf_counter()
     TailRefresh(warehouse.get_connection, market.name, computation, market.calendar, two_sided=False).run(stale)
     return time.perf_counter() - began

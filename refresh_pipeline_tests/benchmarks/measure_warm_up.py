@@ -14,7 +14,7 @@ from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.analytics.hilbert import cycle
 from refresh_pipeline.analytics.talib_functions import FUNCTIONS, bare, lookback
 from refresh_pipeline.market.candles import Floats
-from refresh_pipeline_tests.analytics.histories import History, Market, differing, history, rows_of, stacked
+from refresh_pipeline_tests.analytics.sample_bars import History, Market, differing, history, rows_of, stacked
 
 BARS = 6000
 SEEDS = 6

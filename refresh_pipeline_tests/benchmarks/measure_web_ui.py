@@ -23,15 +23,17 @@ from typing import Any
 import dagster as dg
 from websockets.sync.client import ClientConnection, connect
 
-from refresh_pipeline.definitions import build
 from refresh_pipeline.market.model import Market
-from refresh_pipeline.partitions import whole
-from refresh_pipeline.schedules import refresh_job_name, request_for
-from refresh_pipeline.settings import load_markets, load_settings, prepare_dagster, shipped
+from refresh_pipeline.market_files import load_markets
+from refresh_pipeline.orchestration.build import build
+from refresh_pipeline.orchestration.partitions import whole
+from refresh_pipeline.orchestration.schedules import request_for
+from refresh_pipeline.pipeline.job_names import refresh_job_name
+from refresh_pipeline.settings import load_settings, prepare_dagster, shipped
 from refresh_pipeline_tests.benchmarks.measuring import seconds
 from refresh_pipeline_tests.benchmarks.minute.processes import memory_of, tree
 from refresh_pipeline_tests.end_to_end.programs import end_session, free_port
-from refresh_pipeline_tests.surroundings import inside
+from refresh_pipeline_tests.isolated_env import inside
 
 INSTRUMENTS, FOLDER, BROWSER = 5000, "build/web-ui", "chromium"
 NOW = datetime(2026, 1, 7, 12, 0, 30, tzinfo=UTC)

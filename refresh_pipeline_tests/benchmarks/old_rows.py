@@ -18,9 +18,9 @@ import numpy as np
 from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.warehouse.layout import CELLS_TOGETHER, Layout, Rewritten
+from refresh_pipeline.warehouse.arrays import numbered, registered
+from refresh_pipeline.warehouse.compaction import CELLS_TOGETHER, Layout, Rewritten
 from refresh_pipeline.warehouse.schema import Table
-from refresh_pipeline.warehouse.staging import numbered, registered
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -113,7 +113,7 @@ def read(warehouse: Warehouse, market: Market, days: int) -> Reading:
         return Reading(blocks * size / 1e6, ticks, milliseconds(list(market.series[:1]), BEGIN.replace(tzinfo=None)))
 
 
-def tried(folder: Path, series: int, days: int, cells: int = CELLS_TOGETHER) -> tuple[Reading, Reading, Rewritten]:
+def attempted(folder: Path, series: int, days: int, cells: int = CELLS_TOGETHER) -> tuple[Reading, Reading, Rewritten]:
     """Before and after, and what was done."""
     market = market_of(series)
     warehouse = filled(folder, market, days)
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=10)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        before, after, done = tried(Path(folder), chosen.series, chosen.days)
+        before, after, done = attempted(Path(folder), chosen.series, chosen.days)
     for name, found in (("as appended", before), ("in order", after)):
         ticks = ", ".join(f"{timeframe} {ms:.0f}" for timeframe, ms in found.ticks.items())
         print(f"{name:<12} {found.megabytes:6.0f} MB; ms a tick: {ticks}; one series on m1: {found.one_series:.1f}")

@@ -15,9 +15,9 @@ from statistics import median
 
 import dagster as dg
 
-from refresh_pipeline.definitions import build
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.schedules import refresh_job_name
+from refresh_pipeline.orchestration.build import build
+from refresh_pipeline.pipeline.job_names import refresh_job_name
 from refresh_pipeline.settings import load_settings, prepare_dagster
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.benchmarks import cycle

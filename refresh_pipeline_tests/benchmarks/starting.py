@@ -12,7 +12,7 @@ from dagster import DagsterEventType, DagsterRunStatus
 
 from refresh_pipeline.instance.launcher import MODULE
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Findings, Size, side_by_side
-from refresh_pipeline_tests.desk import AS_SHIPPED, QUICK, WARM, Desk, desk_in
+from refresh_pipeline_tests.launcher_fixture import AS_SHIPPED, QUICK, WARM, Desk, desk_in
 
 
 def measure(size: Size, folder: Path) -> Findings:

@@ -14,11 +14,11 @@ from pathlib import Path
 import dagster as dg
 import duckdb
 
-from refresh_pipeline.definitions import build
-from refresh_pipeline.maintenance import kept_of
+from refresh_pipeline.instance.run_retention import retention_of_timeframe
 from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.schedules import refresh_job_name
+from refresh_pipeline.orchestration.build import build
+from refresh_pipeline.pipeline.job_names import refresh_job_name
 from refresh_pipeline.settings import load_settings, prepare_dagster
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline_tests.benchmarks.cycle import run_job
@@ -43,7 +43,7 @@ class Growth:
     def lines(self) -> Iterator[str]:
         """A day, and what it comes to with what is kept."""
         timeframe = self.market.timeframes[0]
-        runs = (kept_of(timeframe) + AN_HOUR) / timedelta(minutes=timeframe.minutes)
+        runs = (retention_of_timeframe(timeframe) + AN_HOUR) / timedelta(minutes=timeframe.minutes)
         at_most = f"{runs:.0f} runs at most: {runs * self.dagster / 1e9:.2f} GB"
         yield f"{'Dagster':<17} {self._a_day(self.dagster)}; {at_most}"
         yield f"{TOTAL:<17} {self._a_day(self.warehouse)}, all tables together"

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
-from refresh_pipeline.checks import raw_verdicts
 from refresh_pipeline.market.candles import instant
+from refresh_pipeline.pipeline.quality import raw_verdicts
 from refresh_pipeline.sources import Request
-from refresh_pipeline.sources.opening import open_source
+from refresh_pipeline.sources.registry import open_source
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
-from refresh_pipeline_tests.analytics.histories import INDICATORS, stacked
+from refresh_pipeline_tests.analytics.sample_bars import INDICATORS, stacked
 from refresh_pipeline_tests.benchmarks import __main__ as bench
 from refresh_pipeline_tests.benchmarks import backfill, bare, cycle, exporting, scaling
 from refresh_pipeline_tests.benchmarks.analytics import traded
@@ -28,7 +28,7 @@ from refresh_pipeline_tests.benchmarks.children import in_child
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Findings, Size, Stopwatch
 from refresh_pipeline_tests.benchmarks.report import Report, commit
 from refresh_pipeline_tests.benchmarks.venue import BEGIN, MINUTE, candles_of, market_at, venue
-from refresh_pipeline_tests.surroundings import inside
+from refresh_pipeline_tests.isolated_env import inside
 
 # Without other libraries: those are fetched from the package index.
 SMALL = Size(series=3, stored=300, rounds=1, exported=2, long=2000, short=())

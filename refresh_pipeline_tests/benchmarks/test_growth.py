@@ -4,14 +4,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from refresh_pipeline_tests.benchmarks import old_rows
-from refresh_pipeline_tests.benchmarks.growth import filled, tried
+from refresh_pipeline_tests.benchmarks.growth import attempted, filled
 from refresh_pipeline_tests.benchmarks.steady_state import measured
 
 
 def test_after_pruning_every_partitions_state_is_the_same(tmp_path: Path) -> None:
     now = datetime.now(UTC)
     with filled(tmp_path, series=6, events=180 * 18, now=now) as made:
-        found = tried(made, now)
+        found = attempted(made, now)
     assert len(made.runs) == 180
     # Two hours are kept, and of the hour before that the run in which some partitions were made last.
     assert (found.pruned.runs, found.pruned.thinned) == (59, 1)
@@ -33,7 +33,7 @@ def test_what_a_tick_adds_is_told_of_dagster_and_of_each_large_table(tmp_path: P
 
 
 def test_old_rows_are_read_as_appended_and_in_order(tmp_path: Path) -> None:
-    before, after, done = old_rows.tried(tmp_path, series=30, days=4, cells=30 * 3 * 1440 * 10)
+    before, after, done = old_rows.attempted(tmp_path, series=30, days=4, cells=30 * 3 * 1440 * 10)
     # The newest day is left alone.
     assert (done.rows, done.pieces) == (30 * 3 * (1440 + 288 + 96 + 24 + 1), 1)
     for each in (before, after):

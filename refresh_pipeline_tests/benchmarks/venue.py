@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 
-from refresh_pipeline.market.calendar import length_of
+from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles, Floats
 from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.market.series import Series

@@ -30,8 +30,8 @@ from refresh_pipeline.destinations.dropbox import (
     WORKERS,
     DropboxDestination,
 )
-from refresh_pipeline.destinations.files import dropbox_hash_of
-from refresh_pipeline.destinations.side_by_side import OUTAGE_AFTER
+from refresh_pipeline.destinations.hashes import dropbox_hash_of
+from refresh_pipeline.destinations.parallel import OUTAGE_AFTER
 from refresh_pipeline_tests.fakes.dropbox import (
     API_HOST,
     APP_KEY,
@@ -680,7 +680,7 @@ AS_DEPLOYED = """
 import sys
 from pathlib import Path
 from refresh_pipeline.destinations import Outgoing
-from refresh_pipeline.destinations.opening import open_destination
+from refresh_pipeline.destinations.registry import open_destination
 key, secret, token, file = sys.argv[1:]
 destination = open_destination(
     "dropbox:///Apps/refresh", default_folder=Path("unused"),

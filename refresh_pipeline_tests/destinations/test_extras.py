@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refresh_pipeline.destinations.files import ExportError, write_table
-from refresh_pipeline.destinations.opening import open_configured, open_redis
 from refresh_pipeline.destinations.paths import WrongDestination
-from refresh_pipeline.exporting import check_exports
-from refresh_pipeline.market.destinations import DestinationSettings
+from refresh_pipeline.destinations.registry import open_configured, open_redis
+from refresh_pipeline.files.writer import ExportError, write_table
+from refresh_pipeline.market.destination_spec import DestinationSettings
 from refresh_pipeline.market.model import MarketError, parse_market
+from refresh_pipeline.pipeline.export import check_exports
 
 KEYS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
 
@@ -21,7 +21,7 @@ def without_extras(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if none of them had been installed."""
     for name in ("obstore", "redis", "arro3.io"):
         monkeypatch.setitem(sys.modules, name, None)
-    for name in ("s3", "redis"):
+    for name in ("object_store", "redis"):
         monkeypatch.delitem(sys.modules, f"refresh_pipeline.destinations.{name}", raising=False)
 
 

@@ -13,9 +13,9 @@ from refresh_pipeline.destinations import (
     TransientUploadError,
     Uploaded,
 )
-from refresh_pipeline.destinations.files import sha256_of
 from refresh_pipeline.destinations.folder import FolderDestination
 from refresh_pipeline.destinations.paths import WrongDestination
+from refresh_pipeline.files.atomic import sha256_of
 from refresh_pipeline_tests.destinations.limits import largest_file
 
 # Linux gives another content at each reading.

@@ -21,7 +21,7 @@ from refresh_pipeline.destinations.redis import (
     timestamp_key,
     value_of,
 )
-from refresh_pipeline.market.calendar import length_of
+from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, instant
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe

@@ -10,8 +10,8 @@ import pytest
 
 from refresh_pipeline_tests.fakes import binance as fake
 from refresh_pipeline_tests.fakes.binance import FakeBinance
-from refresh_pipeline_tests.surroundings import inside
-from refresh_pipeline_tests.worlds import World, command
+from refresh_pipeline_tests.isolated_env import inside
+from refresh_pipeline_tests.project_folder import World, command
 
 # In the middle of a minute and of an hour: a candle of both is forming.
 NOW = datetime(2024, 6, 1, 12, 30, 30, tzinfo=UTC)

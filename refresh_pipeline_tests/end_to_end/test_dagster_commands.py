@@ -15,7 +15,7 @@ from dagster import DagsterRunStatus
 
 from refresh_pipeline.settings import shipped
 from refresh_pipeline_tests.end_to_end.programs import PATIENCE, finished, free_port, running
-from refresh_pipeline_tests.worlds import NOW, World
+from refresh_pipeline_tests.project_folder import NOW, World
 
 WORKSPACE = ("-w", "workspace.yaml")
 PROJECT = ("-m", "refresh_pipeline.definitions")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from refresh_pipeline_tests.surroundings import inside
-from refresh_pipeline_tests.worlds import World, command
+from refresh_pipeline_tests.isolated_env import inside
+from refresh_pipeline_tests.project_folder import World, command
 
 NOW = datetime(2026, 6, 1, 12, 3, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=5)

@@ -8,8 +8,8 @@ import pytest
 
 from refresh_pipeline_tests.fakes import binance as fake
 from refresh_pipeline_tests.fakes.binance import FakeBinance
-from refresh_pipeline_tests.surroundings import inside
-from refresh_pipeline_tests.worlds import World, metadata_of, verdicts_of
+from refresh_pipeline_tests.isolated_env import inside
+from refresh_pipeline_tests.project_folder import World, metadata_of, verdicts_of
 
 NOW = datetime(2026, 6, 1, 12, 0, 30, tzinfo=UTC)
 KEY = "BTC/USD|m15"

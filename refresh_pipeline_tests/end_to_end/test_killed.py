@@ -9,8 +9,8 @@ import pytest
 from dagster import DagsterRunStatus
 
 from refresh_pipeline_tests.end_to_end.programs import end_session, finished, running
-from refresh_pipeline_tests.surroundings import inside
-from refresh_pipeline_tests.worlds import NOW, World, command
+from refresh_pipeline_tests.isolated_env import inside
+from refresh_pipeline_tests.project_folder import NOW, World, command
 
 KILLS = 5
 ONCE = ("refresh", "once", "--now", NOW.isoformat())

@@ -8,8 +8,8 @@ import numpy as np
 
 from refresh_pipeline_tests.end_to_end.programs import end_session, finished, running
 from refresh_pipeline_tests.fakes.binance import FakeBinance, slow
-from refresh_pipeline_tests.surroundings import inside
-from refresh_pipeline_tests.worlds import World
+from refresh_pipeline_tests.isolated_env import inside
+from refresh_pipeline_tests.project_folder import World
 
 NOW = datetime(2024, 6, 1, 12, 0, 30, tzinfo=UTC)
 YAML = """

@@ -7,8 +7,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from refresh_pipeline_tests.surroundings import inside
-from refresh_pipeline_tests.worlds import World, command
+from refresh_pipeline_tests.isolated_env import inside
+from refresh_pipeline_tests.project_folder import World, command
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "candles"
 pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason="the real candles are not beside the checkout")

@@ -11,8 +11,8 @@ from aiohttp import web
 
 from refresh_pipeline_tests.end_to_end.programs import PATIENCE, installed
 from refresh_pipeline_tests.fakes.http_server import LoopbackServer
-from refresh_pipeline_tests.surroundings import inside
-from refresh_pipeline_tests.worlds import World
+from refresh_pipeline_tests.isolated_env import inside
+from refresh_pipeline_tests.project_folder import World
 
 REQUESTS, SECONDS = 60, 2.0
 WINDOWS = 220

@@ -8,8 +8,8 @@ import duckdb
 import pytest
 
 from refresh_pipeline_tests.end_to_end.programs import PATIENCE, running
-from refresh_pipeline_tests.surroundings import inside
-from refresh_pipeline_tests.worlds import NOW, World
+from refresh_pipeline_tests.isolated_env import inside
+from refresh_pipeline_tests.project_folder import NOW, World
 
 # `left` and `right` are words of SQL, and may be names of markets all the same.
 YAML = """

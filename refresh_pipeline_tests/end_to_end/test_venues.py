@@ -11,8 +11,8 @@ from refresh_pipeline_tests.fakes import dhan, oanda
 from refresh_pipeline_tests.fakes.dhan import FakeDhan
 from refresh_pipeline_tests.fakes.fxcm import FakeFxcm
 from refresh_pipeline_tests.fakes.oanda import FakeOanda
-from refresh_pipeline_tests.surroundings import inside
-from refresh_pipeline_tests.worlds import World, command
+from refresh_pipeline_tests.isolated_env import inside
+from refresh_pipeline_tests.project_folder import World, command
 
 NOON = datetime(2024, 6, 7, 12, 30, 30, tzinfo=UTC)
 # Friday 22:00 in London: the week is over, and Friday 15:50:30 in India: the session is.

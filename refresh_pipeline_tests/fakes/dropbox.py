@@ -90,7 +90,7 @@ class Asked:
     argument: dict[str, Any]
 
 
-class Refused(Exception):
+class AccessDenied(Exception):
     """Raised inside the server to answer with an error."""
 
     def __init__(self, answer: Answer) -> None:
@@ -201,7 +201,7 @@ class FakeDropbox:
                 return self._token(asked.argument)
             self._authorize(asked.route, authorization)
             return Answer(body=json.dumps(getattr(self, "_" + asked.route.replace("/", "_"))(asked.argument, body)))
-        except Refused as refused:
+        except AccessDenied as refused:
             return refused.answer
 
     def wait_until_stopped(self) -> None:
@@ -220,16 +220,16 @@ class FakeDropbox:
     def _authorize(self, route: str, authorization: str) -> None:
         valid = self._tokens.get(authorization.removeprefix("Bearer "))
         if valid is None or self.revoked:
-            raise Refused(Answer.error(401, "invalid_access_token", {".tag": "invalid_access_token"}))
+            raise AccessDenied(Answer.error(401, "invalid_access_token", {".tag": "invalid_access_token"}))
         if not valid:
-            raise Refused(Answer.error(401, "expired_access_token", {".tag": "expired_access_token"}))
+            raise AccessDenied(Answer.error(401, "expired_access_token", {".tag": "expired_access_token"}))
         scope = SCOPES.get(route.removesuffix("/continue"), WRITE_SCOPE)
         if scope not in self.scopes:
-            raise Refused(Answer.error(401, "missing_scope", {".tag": "missing_scope", "required_scope": scope}))
+            raise AccessDenied(Answer.error(401, "missing_scope", {".tag": "missing_scope", "required_scope": scope}))
 
     def _files_upload(self, argument: dict[str, Any], body: bytes) -> dict[str, Any]:
         if len(body) > SINGLE_REQUEST_LIMIT:
-            raise Refused(Answer.error(409, "payload_too_large", {".tag": "payload_too_large"}))
+            raise AccessDenied(Answer.error(409, "payload_too_large", {".tag": "payload_too_large"}))
         self._check_hash(argument, body)
         return self._store(argument, body, Answer.write_refused)
 
@@ -253,34 +253,34 @@ class FakeDropbox:
         session = self._sessions[cursor["session_id"]]
         if len(session) != cursor["offset"]:
             offset = {".tag": "incorrect_offset", "correct_offset": len(session)}
-            raise Refused(Answer.error(409, "incorrect_offset", offset))
+            raise AccessDenied(Answer.error(409, "incorrect_offset", offset))
         return session
 
     def _check_hash(self, argument: dict[str, Any], body: bytes) -> None:
         if argument.get("content_hash", content_hash(body)) != content_hash(body):
-            raise Refused(Answer.error(409, "content_hash_mismatch", {".tag": "content_hash_mismatch"}))
+            raise AccessDenied(Answer.error(409, "content_hash_mismatch", {".tag": "content_hash_mismatch"}))
 
     def _store(self, commit: dict[str, Any], content: bytes, refused: Any) -> dict[str, Any]:
         path = commit["path"]
         if not re.fullmatch(r"/(.|[\r\n])*", path) or path.endswith("/") or "//" in path or ".." in path.split("/"):
-            raise Refused(refused("malformed_path"))
+            raise AccessDenied(refused("malformed_path"))
         if path.lower() in self._all_folders():
-            raise Refused(refused("conflict", {".tag": "folder"}))
+            raise AccessDenied(refused("conflict", {".tag": "folder"}))
         held = next((held for name, held in self.files.items() if name.lower() == path.lower()), content)
         if commit["mode"][".tag"] == "add" and held != content:
-            raise Refused(refused("conflict", {".tag": "file"}))
+            raise AccessDenied(refused("conflict", {".tag": "file"}))
         kept = {name: held for name, held in self.files.items() if name.lower() != path.lower()}
         if sum(map(len, kept.values())) + len(content) > self.capacity:
-            raise Refused(refused("insufficient_space"))
+            raise AccessDenied(refused("insufficient_space"))
         self.files = kept | {path: content[:-1] if self.damages else content}
         return self._metadata(path)
 
     def _files_list_folder(self, argument: dict[str, Any], _: bytes) -> dict[str, Any]:
         folder = argument["path"].lower()
         if folder in {path.lower() for path in self.files}:
-            raise Refused(Answer.error(409, "path/not_folder", {".tag": "path", "path": {".tag": "not_folder"}}))
+            raise AccessDenied(Answer.error(409, "path/not_folder", {".tag": "path", "path": {".tag": "not_folder"}}))
         if folder and folder not in self._all_folders():
-            raise Refused(Answer.error(409, "path/not_found", {".tag": "path", "path": {".tag": "not_found"}}))
+            raise AccessDenied(Answer.error(409, "path/not_found", {".tag": "path", "path": {".tag": "not_found"}}))
         folders = [_folder(path) for path in sorted(self._all_folders()) if path.startswith(f"{folder}/")]
         files = [self._metadata(path) for path in sorted(self.files) if path.lower().startswith(f"{folder}/")]
         entries = folders + [{".tag": "file", **entry} for entry in files]
@@ -295,7 +295,7 @@ class FakeDropbox:
         for path in self.files:
             if path.lower() == argument["path"].lower():
                 return {".tag": "file", **self._metadata(path)}
-        raise Refused(Answer.error(409, "path/not_found", {".tag": "path", "path": {".tag": "not_found"}}))
+        raise AccessDenied(Answer.error(409, "path/not_found", {".tag": "path", "path": {".tag": "not_found"}}))
 
     def _page(self, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
         cursor = f"cursor-{len(self._cursors)}"

@@ -16,10 +16,10 @@ from dagster._core.test_utils import create_run_for_test
 
 from refresh_pipeline.instance import launcher
 from refresh_pipeline.instance.launcher import WarmRunLauncher, can_be_forked, code_on_disk
-from refresh_pipeline.instance.orphans import PROCESS_TAG, process_named
+from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, process_named
 from refresh_pipeline_tests.benchmarks.starting import launched
-from refresh_pipeline_tests.desk import QUICK, WARM, Desk, desk_in, wait_until
-from refresh_pipeline_tests.surroundings import inside
+from refresh_pipeline_tests.isolated_env import inside
+from refresh_pipeline_tests.launcher_fixture import QUICK, WARM, Desk, desk_in, wait_until
 
 pytestmark = pytest.mark.skipif(not launcher.CAN_FORK, reason="runs are forked on Linux alone")
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from refresh_pipeline.market.calendars import CALENDARS
+from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline.market.timeframe import LONG_NAMES, Timeframe, UnknownTimeframe, _intraday_names
 
 # What people write, by hand: the table in the code is not asked what it thinks of itself.

@@ -4,7 +4,7 @@ import pytest
 
 from refresh_pipeline.market.model import Instrument, parse_market
 from refresh_pipeline.market.universe import PRIORITY, UniverseError, renewed, security_ids, symbols_of
-from refresh_pipeline.settings import CATALOG
+from refresh_pipeline.market_files import CATALOG
 
 HEADER = (
     "SEM_EXM_EXCH_ID,SEM_SEGMENT,SEM_SMST_SECURITY_ID,SEM_INSTRUMENT_NAME,SEM_EXPIRY_CODE,SEM_TRADING_SYMBOL,"

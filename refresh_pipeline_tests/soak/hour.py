@@ -20,12 +20,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from refresh_pipeline.instance.orphans import GOING
+from refresh_pipeline.instance.orphaned_runs import GOING
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.settings import shipped
 from refresh_pipeline_tests.end_to_end.programs import installed
+from refresh_pipeline_tests.project_folder import World
 from refresh_pipeline_tests.soak import proof
-from refresh_pipeline_tests.worlds import World
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 YAML = """

@@ -8,15 +8,15 @@ import dagster as dg
 import duckdb
 import numpy as np
 
-from refresh_pipeline.instance.orphans import GOING, going_runs
+from refresh_pipeline.instance.orphaned_runs import GOING, going_runs
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, instant
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.sources.binance import INTERVALS
 from refresh_pipeline.warehouse.computations import computations
-from refresh_pipeline.warehouse.tail import stale_series
+from refresh_pipeline.warehouse.incremental import stale_series
 from refresh_pipeline_tests.fakes.binance import FakeBinance
-from refresh_pipeline_tests.warehouse.test_tail import assert_whole, rows_of
+from refresh_pipeline_tests.warehouse.test_incremental import assert_whole, rows_of
 
 # Megabytes; measured on a market of four instruments: the daemon 160 to 180, its code server and a run 200 to 260.
 MOST_MEMORY = 500

@@ -19,18 +19,19 @@ import pytest
 from dagster import DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test
 
-from refresh_pipeline.instance.orphans import PROCESS_TAG
+from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG
 from refresh_pipeline.market.model import parse_market
-from refresh_pipeline.sources.opening import open_source
-from refresh_pipeline.steps import compute, fetch_candles, requests_for
+from refresh_pipeline.pipeline.compute import compute
+from refresh_pipeline.pipeline.fetch import fetch_candles, requests_for
+from refresh_pipeline.sources.registry import open_source
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.end_to_end.programs import free_port
 from refresh_pipeline_tests.fakes.binance import FakeBinance
+from refresh_pipeline_tests.isolated_env import inside
+from refresh_pipeline_tests.project_folder import World
 from refresh_pipeline_tests.soak import proof
 from refresh_pipeline_tests.soak.hour import HISTORY, YAML, Hour, kill, megabytes_of, processes_of, venue_at
-from refresh_pipeline_tests.surroundings import inside
-from refresh_pipeline_tests.worlds import World
 
 NOW = datetime(2026, 6, 1, 12, 0, 30, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=1)
@@ -95,7 +96,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FakeBinance(now=NOW) as venue:
         market = market_at(int(venue.base_url.rpartition(":")[2]))
         warehouse.prepare(market)
-        requests = requests_for(market, warehouse.holdings(market, market.series), NOW)
+        requests = requests_for(market, warehouse.series_stats(market, market.series), NOW)
         fetch_candles(warehouse, market, open_source(market, folder), requests, NOW)
     for table in computations(market):
         compute(warehouse, market, table, market.series)

@@ -18,14 +18,14 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError
 from refresh_pipeline.sources.binance import INTERVALS, BinanceSource, read_rows
-from refresh_pipeline.sources.http import Patience
+from refresh_pipeline.sources.http_client import RetryPolicy
 from refresh_pipeline_tests.fakes import binance as fake
 from refresh_pipeline_tests.fakes.binance import FakeBinance
 from refresh_pipeline_tests.fakes.http_server import Fault
 
 RECORDED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "responses" / "binance"
 NOW = datetime(2024, 6, 1, 12, 0, 30, tzinfo=UTC)
-QUICK = Patience(attempts=4, first_wait=0.01, answer=5.0, limits=2.0)
+QUICK = RetryPolicy(attempts=4, first_wait=0.01, answer=5.0, limits=2.0)
 INSTRUMENTS = tuple(f"{symbol.removesuffix('USDT')}/USDT" for symbol in fake.SYMBOLS)
 
 
@@ -399,7 +399,7 @@ def test_the_limit_that_the_venue_states_is_kept(tmp_path: Path) -> None:
     # 60 series weigh 120; the venue allows 100 a minute, of which the clock and exchangeInfo take 21.
     names = [f"S{number}/USDT" for number in range(60)]
     with FakeBinance([f"S{number}USDT" for number in range(60)], NOW, weight_per_minute=100) as venue:
-        source = BinanceSource(market_at(venue.base_url, names), tmp_path, Patience(limits=0.5, first_wait=0.01))
+        source = BinanceSource(market_at(venue.base_url, names), tmp_path, RetryPolicy(limits=0.5, first_wait=0.01))
         ends = ends_of(source, asking("2024-06-01T11:50", NOW, Timeframe.m1, *names))
         assert {asked.status for asked in venue.asked} == {200}
         assert 90 <= max(venue.used.values()) <= 100 or len(venue.used) > 1
@@ -412,7 +412,7 @@ def test_weight_that_another_program_uses_is_left_to_it(tmp_path: Path) -> None:
     with FakeBinance(now=NOW, weight_per_minute=1000) as venue:
         minute = int(time.time() // 60)
         venue.used = dict.fromkeys((minute, minute + 1), 930)
-        source = BinanceSource(market_at(venue.base_url), tmp_path, Patience(limits=0.1, first_wait=0.01))
+        source = BinanceSource(market_at(venue.base_url), tmp_path, RetryPolicy(limits=0.1, first_wait=0.01))
         ends = ends_of(source, asking("2024-06-01T11:50", NOW, Timeframe.m1, *INSTRUMENTS))
         assert {asked.status for asked in venue.asked} == {200}
         assert any(end.error and end.error.transient for end in ends.values())

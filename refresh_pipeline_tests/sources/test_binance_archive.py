@@ -14,16 +14,16 @@ from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import Fetched, Request, TransientError
 from refresh_pipeline.sources.binance import BinanceOptions, BinanceSource
 from refresh_pipeline.sources.binance_archive import archive_at, is_worth_it, next_archive
-from refresh_pipeline.sources.http import Patience
+from refresh_pipeline.sources.http_client import RetryPolicy
 from refresh_pipeline_tests.fakes.binance import FakeBinance
 from refresh_pipeline_tests.fakes.binance_archive import FakeArchive
 from refresh_pipeline_tests.fakes.http_server import Fault
-from refresh_pipeline_tests.surroundings import inside
-from refresh_pipeline_tests.worlds import World, command
+from refresh_pipeline_tests.isolated_env import inside
+from refresh_pipeline_tests.project_folder import World, command
 
 # January's month is out, February's is not; a part of today is.
 NOW = datetime(2025, 2, 20, 12, 0, 30, tzinfo=UTC)
-QUICK = Patience(attempts=2, first_wait=0.01, answer=5.0, limits=2.0)
+QUICK = RetryPolicy(attempts=2, first_wait=0.01, answer=5.0, limits=2.0)
 BTC = Series("BTC/USDT", Timeframe.m15)
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from refresh_pipeline.market.calendars import CALENDARS
+from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, Candles, faults, instant
 from refresh_pipeline.market.model import Market, MarketError, parse_market
-from refresh_pipeline.market.resample import resample
+from refresh_pipeline.market.resampling import resample
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import Fetched, Request

@@ -16,8 +16,8 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError, dhan
 from refresh_pipeline.sources.dhan import DhanSource, read_candles, within_sessions
-from refresh_pipeline.sources.http import Patience
-from refresh_pipeline.sources.opening import fetch
+from refresh_pipeline.sources.fetching import fetch
+from refresh_pipeline.sources.http_client import RetryPolicy
 from refresh_pipeline_tests.fakes import dhan as fake
 from refresh_pipeline_tests.fakes.dhan import FakeDhan
 from refresh_pipeline_tests.fakes.http_server import Fault
@@ -26,7 +26,7 @@ RECORDED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "res
 # A Friday, 11:02:30 in India: candles of every length are forming.
 NOW = datetime(2024, 6, 14, 5, 32, 30, tzinfo=UTC)
 EVENING = datetime(2024, 6, 14, 15, 0, tzinfo=UTC)
-QUICK = Patience(attempts=4, first_wait=0.01, answer=5.0, limits=20.0)
+QUICK = RetryPolicy(attempts=4, first_wait=0.01, answer=5.0, limits=20.0)
 
 
 @pytest.fixture

@@ -15,16 +15,16 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import PermanentError, Request, SourceError, TransientError
 from refresh_pipeline.sources import fxcm as archive_of
+from refresh_pipeline.sources.fetching import fetch
 from refresh_pipeline.sources.fxcm import HEADER, FxcmSource, read_candles
-from refresh_pipeline.sources.http import Patience
-from refresh_pipeline.sources.opening import fetch
+from refresh_pipeline.sources.http_client import RetryPolicy
 from refresh_pipeline_tests.fakes import fxcm as fake
 from refresh_pipeline_tests.fakes.fxcm import FakeFxcm
 from refresh_pipeline_tests.fakes.http_server import Fault
 
 # A Monday: the week that is over has no file yet, the one before it has.
 NOW = datetime(2024, 6, 17, 12, 0, tzinfo=UTC)
-QUICK = Patience(attempts=4, first_wait=0.01, answer=5.0, limits=5.0)
+QUICK = RetryPolicy(attempts=4, first_wait=0.01, answer=5.0, limits=5.0)
 
 
 @pytest.fixture(autouse=True)

@@ -16,16 +16,16 @@ from refresh_pipeline.market.model import Market, MarketError, parse_market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import Fetched, PermanentError, Request, TransientError
-from refresh_pipeline.sources.http import Patience
+from refresh_pipeline.sources.fetching import fetch
+from refresh_pipeline.sources.http_client import RetryPolicy
 from refresh_pipeline.sources.json_api import JsonApiSource
-from refresh_pipeline.sources.opening import fetch
 from refresh_pipeline_tests.fakes.http_server import Fault, LoopbackServer
 from refresh_pipeline_tests.fakes.json_apis import KEY, FakeJsonApi, values
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "sources" / "examples"
 # A Wednesday, in the middle of a minute.
 NOW = datetime(2024, 6, 5, 12, 0, 30, tzinfo=UTC)
-QUICK = Patience(attempts=2, first_wait=0.01, answer=5.0, limits=1.0)
+QUICK = RetryPolicy(attempts=2, first_wait=0.01, answer=5.0, limits=1.0)
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from refresh_pipeline.market.candles import PRICE_COLUMNS, QUOTE_COLUMNS, Candle
 from refresh_pipeline.market.model import Market, MarketError, parse_market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.settings import CATALOG
+from refresh_pipeline.market_files import CATALOG
 from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError
-from refresh_pipeline.sources.http import Patience
+from refresh_pipeline.sources.http_client import RetryPolicy
 from refresh_pipeline.sources.oanda import GRANULARITIES, OandaSource, read_candles
 from refresh_pipeline_tests.fakes import oanda as fake
 from refresh_pipeline_tests.fakes.http_server import Fault
@@ -26,7 +26,7 @@ from refresh_pipeline_tests.fakes.oanda import FakeOanda
 RECORDED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "responses" / "oanda"
 # A Friday, in the middle of a minute and of an hour.
 NOW = datetime(2024, 6, 7, 12, 30, 30, tzinfo=UTC)
-QUICK = Patience(attempts=4, first_wait=0.01, answer=5.0, limits=2.0)
+QUICK = RetryPolicy(attempts=4, first_wait=0.01, answer=5.0, limits=2.0)
 INSTRUMENTS = tuple(name.replace("_", "/") for name in fake.INSTRUMENTS if name != "SPX500_USD")
 
 

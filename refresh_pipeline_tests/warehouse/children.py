@@ -20,7 +20,7 @@ from refresh_pipeline.market.candles import PRICE_COLUMNS, Candles
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse.connection import connect, transaction
-from refresh_pipeline.warehouse.raw import Staged, store
+from refresh_pipeline.warehouse.ingest import Staged, store
 from refresh_pipeline.warehouse.schema import candle_columns
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,7 +166,7 @@ def die_at_each_statement(database: str) -> None:
             os._exit(0)
         died = os.waitpid(pid, 0)[1] != 0
         with connect(database, read_only=True, patience=0) as connection:
-            print(holdings(connection), flush=True)
+            print(series_stats(connection), flush=True)
         fatal += 1
 
 
@@ -180,7 +180,7 @@ def store_until(database: str, fatal: int) -> None:
             stored(doomed, arrivals)
 
 
-def holdings(connection: duckdb.DuckDBPyConnection) -> str:
+def series_stats(connection: duckdb.DuckDBPyConnection) -> str:
     """How many rows each table holds, and what the counts say."""
     tables = ("raw_candles", "raw_candle_revisions", "rejected_candles")
     rows = [connection.execute(f"select count(*) from {MARKET}.{table}").fetchall()[0][0] for table in tables]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from refresh_pipeline.warehouse.warehouse import Warehouse
-from refresh_pipeline_tests.warehouse.stores import market_of, prepared
+from refresh_pipeline_tests.warehouse.warehouse_fixtures import market_of, prepared
 
 
 @pytest.fixture(scope="session")

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from refresh_pipeline.analytics.continued import BLOCK
+from refresh_pipeline.analytics.recursive import BLOCK
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.warehouse.arrays import arrays_of
 from refresh_pipeline.warehouse.schema import Table
-from refresh_pipeline.warehouse.staging import arrays_of
 from refresh_pipeline.warehouse.warehouse import Warehouse
-from refresh_pipeline_tests.analytics import histories
-from refresh_pipeline_tests.analytics.histories import computed_alone, differing, history
-from refresh_pipeline_tests.warehouse.stores import SHIPPED_TABLES, query
+from refresh_pipeline_tests.analytics import sample_bars
+from refresh_pipeline_tests.analytics.sample_bars import computed_alone, differing, history
+from refresh_pipeline_tests.warehouse.warehouse_fixtures import SHIPPED_TABLES, query
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 A, B = Series("A/USD", Timeframe.m5), Series("B/USD", Timeframe.m5)
@@ -41,7 +41,7 @@ def warehouse(tmp_path):
 
 
 def candles(seed: int, rows: slice | NDArray[np.int64] = EVERY) -> Candles:
-    whole = history(histories.Market(bars=BARS, seed=seed))
+    whole = history(sample_bars.Market(bars=BARS, seed=seed))
     times = np.datetime64("2025-01-01", "us") + np.arange(BARS) * np.timedelta64(5, "m")
     return Candles(times[rows].astype(TIME_UNIT), {name: values[rows] for name, values in whole.items()})
 

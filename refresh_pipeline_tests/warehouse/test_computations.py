@@ -7,7 +7,7 @@ import pytest
 from refresh_pipeline.market.model import Market, MarketError, parse_market
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.warehouse import Warehouse
-from refresh_pipeline_tests.warehouse.stores import BTC, NOW, candles, prepared, query
+from refresh_pipeline_tests.warehouse.warehouse_fixtures import BTC, NOW, candles, prepared, query
 
 
 def market_with(indicators: str) -> Market:

@@ -6,7 +6,7 @@ import numpy as np
 
 from refresh_pipeline.market.candles import TIME_UNIT, Times
 from refresh_pipeline.warehouse.warehouse import Warehouse
-from refresh_pipeline_tests.warehouse.stores import BTC, ETH, FIRST, NOW, candles, flat, market_of, opens
+from refresh_pipeline_tests.warehouse.warehouse_fixtures import BTC, ETH, FIRST, NOW, candles, flat, market_of, opens
 
 MARKET = market_of()
 END = opens(101)[-1]

@@ -4,10 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from refresh_pipeline.warehouse import reports
-from refresh_pipeline.warehouse.raw import Stored
+from refresh_pipeline.warehouse import queries
+from refresh_pipeline.warehouse.ingest import Stored
 from refresh_pipeline.warehouse.warehouse import Warehouse
-from refresh_pipeline_tests.warehouse.stores import BTC, NOW, at, flat, market_of, query
+from refresh_pipeline_tests.warehouse.warehouse_fixtures import BTC, NOW, at, flat, market_of, query
 
 MARKET = market_of()
 SINCE = (NOW - timedelta(days=7)).replace(tzinfo=None)
@@ -65,7 +65,7 @@ def test_deviations_are_counted_among_opinions_and_among_what_was_taken_over(
     warehouse.store_candles(MARKET, {BTC: flat(20.0, 7)}, "first", NOW)
     warehouse.store_candles(MARKET, {BTC: flat(10.0, 7)}, "first", at(1))
     with warehouse.reader() as connection:
-        faults, examined = reports.deviations(connection, "fair", allowed, SINCE)
+        faults, examined = queries.deviations(connection, "fair", allowed, SINCE)
     assert (len(faults), examined) == (apart, 3)
     if apart:
         assert faults[0].what == "10.0% apart: close 10 by first, 11 by second"

@@ -12,10 +12,10 @@ from refresh_pipeline.market.candles import CANDLE_COLUMNS, QUOTE_COLUMNS
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.warehouse import schema
 from refresh_pipeline.warehouse.connection import connect, transaction
+from refresh_pipeline.warehouse.incremental import TailRefresh, stale_series
 from refresh_pipeline.warehouse.schema import SCHEMA_VERSION, Table
-from refresh_pipeline.warehouse.tail import TailRefresh, stale_series
 from refresh_pipeline.warehouse.warehouse import Warehouse
-from refresh_pipeline_tests.warehouse.stores import (
+from refresh_pipeline_tests.warehouse.warehouse_fixtures import (
     BTC,
     ETH,
     NOW,
@@ -64,8 +64,8 @@ def test_two_markets_lie_side_by_side(tmp_path: Path):
     warehouse = prepared(tmp_path, MARKET, other)
     warehouse.store_candles(MARKET, {BTC: candles(3)}, "test", NOW)
     warehouse.store_candles(other, {BTC: candles(5)}, "test", NOW)
-    assert warehouse.holdings(MARKET, [BTC])[BTC].candle_count == 3
-    assert warehouse.holdings(other, [BTC])[BTC].candle_count == 5
+    assert warehouse.series_stats(MARKET, [BTC])[BTC].candle_count == 3
+    assert warehouse.series_stats(other, [BTC])[BTC].candle_count == 5
 
 
 def test_a_market_of_quotes_has_both_sides_wherever_candles_are(tmp_path: Path):

@@ -9,12 +9,13 @@ import pytest
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse.connection import WarehouseBusy
-from refresh_pipeline.warehouse.publishing import Published
-from refresh_pipeline.warehouse.reports import FailedSeries
+from refresh_pipeline.warehouse.manifests import Published
+from refresh_pipeline.warehouse.outcomes import Attempt, Outcome, SeriesStats
+from refresh_pipeline.warehouse.queries import FailedSeries
 from refresh_pipeline.warehouse.schema import Table
-from refresh_pipeline.warehouse.warehouse import Attempt, Holding, Outcome, Warehouse
+from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.warehouse.children import asked, child, says
-from refresh_pipeline_tests.warehouse.stores import (
+from refresh_pipeline_tests.warehouse.warehouse_fixtures import (
     BTC,
     ETH,
     FULL,
@@ -37,8 +38,8 @@ FAILED = Attempt(Outcome.failed, "timed out", transient=True)
 def test_what_is_stored_of_a_series_is_its_count_its_first_and_its_last(warehouse: Warehouse):
     warehouse.store_candles(MARKET, {BTC: candles(7, first=3)}, "test", NOW)
     times = opens(10)
-    assert warehouse.holdings(MARKET, [ETH, BTC]) == {ETH: Holding(), BTC: Holding(7, times[3], times[9])}
-    assert warehouse.holdings(MARKET, []) == {}
+    assert warehouse.series_stats(MARKET, [ETH, BTC]) == {ETH: SeriesStats(), BTC: SeriesStats(7, times[3], times[9])}
+    assert warehouse.series_stats(MARKET, []) == {}
 
 
 def test_a_new_attempt_takes_the_place_of_the_last_one_at_the_same_asset(warehouse: Warehouse):
@@ -69,9 +70,9 @@ def test_failures_in_a_row_are_counted_until_one_attempt_succeeds(warehouse: War
 
 def test_a_run_knows_which_series_it_failed_at(warehouse: Warehouse):
     warehouse.record(MARKET, Table.raw_candles, {BTC: FAILED, ETH: Attempt(Outcome.no_data)}, "first", NOW)
-    assert warehouse.failed_in(MARKET, Table.raw_candles, "first") == {BTC}
-    assert warehouse.failed_in(MARKET, Table.raw_candles, "second") == set()
-    assert warehouse.failed_in(MARKET, Table.indicators, "first") == set()
+    assert warehouse.failed_series_of_run(MARKET, Table.raw_candles, "first") == {BTC}
+    assert warehouse.failed_series_of_run(MARKET, Table.raw_candles, "second") == set()
+    assert warehouse.failed_series_of_run(MARKET, Table.indicators, "first") == set()
 
 
 def test_the_series_that_failed_last_time_are_told_with_why_and_when(warehouse: Warehouse):
@@ -119,13 +120,13 @@ def test_times_are_kept_in_utc_whatever_zone_they_came_in(warehouse: Warehouse):
 UPLOADED = Published(BTC, "uploads", "csv", "a.csv", "file:///there/a.csv", 1, "a1", "c1", "sha256")
 CALLS: dict[str, Callable[[Warehouse], object]] = {
     "prepare": lambda warehouse: warehouse.prepare(MARKET),
-    "holdings": lambda warehouse: warehouse.holdings(MARKET, [BTC]),
+    "series_stats": lambda warehouse: warehouse.series_stats(MARKET, [BTC]),
     "store_candles": lambda warehouse: warehouse.store_candles(MARKET, {BTC: candles(3)}, "test", NOW),
     "refresh_tail": lambda warehouse: warehouse.refresh_tail(MARKET, Table.enhanced_candles, [BTC]),
-    "stale": lambda warehouse: warehouse.stale(MARKET, Table.exports, [BTC]),
+    "pending_recompute": lambda warehouse: warehouse.pending_recompute(MARKET, Table.exports, [BTC]),
     "record": lambda warehouse: warehouse.record(MARKET, Table.raw_candles, {BTC: FAILED}, "run", NOW),
     "failed": lambda warehouse: warehouse.failed(MARKET),
-    "failed_in": lambda warehouse: warehouse.failed_in(MARKET, Table.raw_candles, "run"),
+    "failed_series_of_run": lambda warehouse: warehouse.failed_series_of_run(MARKET, Table.raw_candles, "run"),
     "rows_to_export": lambda warehouse: next(iter(warehouse.rows_to_export(MARKET, [BTC], ["open_time"], FULL))),
     "exported": lambda warehouse: warehouse.exported(MARKET, [BTC]),
     "uploaded": lambda warehouse: warehouse.uploaded(MARKET, "uploads", [BTC]),

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import dagster as dg
 from rich.console import Console
 
-from refresh_pipeline.maintenance import kept_of
+from refresh_pipeline.instance.run_retention import retention_of_timeframe
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.settings import load_settings
 from refresh_pipeline.warehouse.connection import connect
@@ -27,7 +27,7 @@ from refresh_pipeline_tests.benchmarks.minute.timeline import told_by
 from refresh_pipeline_tests.benchmarks.report import RESULTS, commit, machine
 from refresh_pipeline_tests.benchmarks.venue import venue
 from refresh_pipeline_tests.end_to_end.programs import end_session, free_port, installed
-from refresh_pipeline_tests.surroundings import inside
+from refresh_pipeline_tests.isolated_env import inside
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 MARKET = "wide"
@@ -127,7 +127,7 @@ class Bench:
             sizes=after,
             pruned=list(PARTS)[:4],
             # Until the next hour's maintenance.
-            runs_kept=int(kept_of(Timeframe.m1) / timedelta(minutes=1)) + 60,
+            runs_kept=int(retention_of_timeframe(Timeframe.m1) / timedelta(minutes=1)) + 60,
             disturbance=Disturbance(probe.opens, probe.seconds_open, probe.refused, own),
         )
 

@@ -10,11 +10,11 @@ TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 # Which arguments of a command line, each of them whole, tell the kind of process; what none of them tells is `other`.
 STARTER, OTHER = "starter of runs", "other"
 KINDS = (
-    (("refresh_pipeline.supervising",), "refresh up"),
+    (("refresh_pipeline.cli.supervisor",), "refresh up"),
     (("dagster_webserver",), "web UI"),
     (("dagster._daemon",), "daemon"),
     (("api", "grpc"), "code server"),
-    (("refresh_pipeline.instance.starter",), STARTER),
+    (("refresh_pipeline.instance.fork_server",), STARTER),
     # Where runs are started as Dagster does it.
     (("--multiprocessing-fork",), "run"),
     (("execute_run",), "run"),
@@ -59,7 +59,7 @@ def kind_of(command: str, above: str) -> str:
 
     >>> kind_of("python\0-m\0dagster\0api\0grpc\0", above="refresh up"), kind_of("git\0status\0", above="daemon")
     ('code server', 'other')
-    >>> kind_of("python\0-m\0refresh_pipeline.instance.starter\0", above="starter of runs")
+    >>> kind_of("python\0-m\0refresh_pipeline.instance.fork_server\0", above="starter of runs")
     'run'
     """
     arguments = set(command.split("\0"))
@@ -87,7 +87,7 @@ def _command(pid: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class ChannelState:
     """Megabytes of all processes at one moment: their own share of pages (PSS), and with shared pages counted anew."""
 
     pss: Mapping[str, float] = field(default_factory=dict)
@@ -104,14 +104,14 @@ class Memory:
         return sum(self.rss.values())
 
 
-def memory_of(processes: list[Process]) -> Memory:
+def memory_of(processes: list[Process]) -> ChannelState:
     """By kind; a process that is gone by now has none."""
     pss, rss = defaultdict[str, float](float), defaultdict[str, float](float)
     for process in processes:
         said = _rollup(process.pid)
         pss[process.kind] += said.get("Pss", 0.0)
         rss[process.kind] += said.get("Rss", 0.0)
-    return Memory(dict(pss), dict(rss))
+    return ChannelState(dict(pss), dict(rss))
 
 
 def _rollup(pid: int) -> dict[str, float]:
@@ -131,7 +131,7 @@ class Watch:
         self._seen: dict[int, Process] = {}
         self._before: dict[int, float] = {}
         self._total_before = 0.0
-        self.peak = Memory()
+        self.peak = ChannelState()
 
     def begin(self) -> None:
         """From here on it counts."""
@@ -139,7 +139,7 @@ class Watch:
         self._before = {each.pid: each.seconds for each in now}
         self._seen = {each.pid: each for each in now}
         self._total_before = _total(now)
-        self.peak = Memory()
+        self.peak = ChannelState()
 
     def look(self, memory: bool) -> None:
         """See who is there and what they have used; memory costs some milliseconds more."""

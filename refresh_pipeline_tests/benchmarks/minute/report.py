@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from refresh_pipeline_tests.benchmarks.minute.processes import Memory
+from refresh_pipeline_tests.benchmarks.minute.processes import ChannelState
 
 MINUTES_A_DAY = 1440
 READABLE = "indicators of all series can be read"
@@ -59,7 +59,7 @@ class Found:
     # Seconds of processor time of each minute, by kind of process.
     cpu: Mapping[int, Mapping[str, float]]
     # The moment of each minute at which all processes had most, by their own shares.
-    memory: Mapping[int, Memory]
+    memory: Mapping[int, ChannelState]
     # Bytes on the disk, by what they hold: how many more with each tick, and how many at the end.
     growth_a_tick: Mapping[str, float]
     sizes: Mapping[str, int]
@@ -88,7 +88,7 @@ class Found:
         }
 
     @property
-    def peak(self) -> Memory:
+    def peak(self) -> ChannelState:
         """The moment at which all processes had most."""
         return max((self.memory[minute] for minute in self.minutes), key=lambda each: each.pss_sum)
 

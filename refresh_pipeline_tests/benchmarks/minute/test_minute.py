@@ -13,14 +13,14 @@ import dagster as dg
 import pytest
 from rich.console import Console
 
-from refresh_pipeline.schedules import TICK_TAG
+from refresh_pipeline.orchestration.schedules import TICK_TAG
 from refresh_pipeline_tests.benchmarks.minute.__main__ import keep
 from refresh_pipeline_tests.benchmarks.minute.probe import MINUTE, Probe
-from refresh_pipeline_tests.benchmarks.minute.processes import Memory, Watch
+from refresh_pipeline_tests.benchmarks.minute.processes import ChannelState, Watch
 from refresh_pipeline_tests.benchmarks.minute.report import READABLE, Disturbance, Found, Told, as_json, show
 from refresh_pipeline_tests.benchmarks.minute.timeline import told_by
-from refresh_pipeline_tests.surroundings import inside
-from refresh_pipeline_tests.worlds import FEW_INDICATORS, NOW, World
+from refresh_pipeline_tests.isolated_env import inside
+from refresh_pipeline_tests.project_folder import FEW_INDICATORS, NOW, World
 
 # Three minutes: the second one's rows came with the third one's tick.
 FIRST, SECOND, THIRD = (29_000_000 * MINUTE + MINUTE * number for number in range(3))
@@ -40,9 +40,9 @@ FOUND = Found(
     ),
     cpu={FIRST: {"run": 5.0, "daemon": 1.0}, SECOND: {"run": 8.0, "daemon": 1.0}, THIRD: {"run": 5.0, "daemon": 1.0}},
     memory={
-        FIRST: Memory(pss={"run": 100.0, "daemon": 90.0}, rss={"run": 150.0, "daemon": 140.0}),
-        SECOND: Memory(pss={"run": 200.0, "daemon": 100.0}, rss={"run": 250.0, "daemon": 150.0}),
-        THIRD: Memory(pss={"run": 110.0, "daemon": 90.0}, rss={"run": 160.0, "daemon": 140.0}),
+        FIRST: ChannelState(pss={"run": 100.0, "daemon": 90.0}, rss={"run": 150.0, "daemon": 140.0}),
+        SECOND: ChannelState(pss={"run": 200.0, "daemon": 100.0}, rss={"run": 250.0, "daemon": 150.0}),
+        THIRD: ChannelState(pss={"run": 110.0, "daemon": 90.0}, rss={"run": 160.0, "daemon": 140.0}),
     },
     growth_a_tick={"runs": 1000.0, "ticks": 100.0, "warehouse, the file": 200_000.0},
     sizes={"runs": 4000, "ticks": 300, "warehouse, the file": 5_600_000},

@@ -9,7 +9,7 @@ from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.events import DagsterEventType as Kind
 from dagster._core.scheduler.instigation import TickStatus
 
-from refresh_pipeline.schedules import TICK_TAG
+from refresh_pipeline.orchestration.schedules import TICK_TAG
 from refresh_pipeline_tests.benchmarks.minute.report import Told
 
 MOMENTS = {

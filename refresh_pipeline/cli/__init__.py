@@ -1,0 +1,9 @@
+"""How people come in: the `refresh` command, its tables and the process that `refresh up` turns into."""
+
+
+def main() -> None:
+    """The console script."""
+    # A wrong request is answered before anything heavy is imported; so is the package itself.
+    from refresh_pipeline.cli.app import app  # noqa: PLC0415
+
+    app()

@@ -1,0 +1,233 @@
+"""What the `refresh` command shows: tables, progress bars, and the rows of `refresh status`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table as Grid
+from rich.text import Text
+
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.universe import Universe
+from refresh_pipeline.pipeline.progress import Watcher
+from refresh_pipeline.settings import Settings
+from refresh_pipeline.warehouse.queries import SeriesOutcome
+from refresh_pipeline.warehouse.schema import Table
+
+if TYPE_CHECKING:
+    from refresh_pipeline.orchestration.run_jobs import Refreshed
+
+# How many series a message names.
+SERIES_NAMED = 5
+LEFT = ("market", "instrument", "timeframe", "newest candle", "outcome")
+STATUS_COLOURS = {"failed": "red", "no data": "yellow", "updated": "green", "unchanged": "green"}
+
+
+class RateColumn(ProgressColumn):
+    """How many things a second get done."""
+
+    def render(self, task: Task) -> Text:
+        """See ProgressColumn."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s", style="progress.data.speed")
+
+
+@contextmanager
+def progress_bars(console: Console) -> Iterator[Watcher]:
+    """A bar per kind of work; nothing where the output is no terminal."""
+    columns = (
+        TextColumn("{task.description:<18}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        RateColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks: dict[str, Any] = {}
+
+        def watch(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what.replace("_", " "), total=total)
+            progress.update(tasks[what], completed=done, total=total)
+
+        yield watch
+
+
+# ---- refresh once
+
+
+def print_refreshed(
+    console: Console, refreshed: Sequence["Refreshed"], verbose: int, *, publishes: bool = True
+) -> None:
+    """A table of what was refreshed, what failed and why, and where everything is."""
+    for each in refreshed:
+        console.print(_refreshed_grid(each, by_series=verbose > 0))
+        _print_failures(console, each)
+    for name, place in (refreshed[-1].places if refreshed else {}).items():
+        console.print(f"{name:<10} {place}", soft_wrap=True, highlight=False, markup=False)
+    if not publishes:
+        console.print("Export files follow with the next [bold]refresh once[/bold], or by the publishing schedule.")
+    console.print("Next: [bold]refresh status[/bold] for every series, [bold]refresh up[/bold] for the web UI.")
+
+
+def _refreshed_grid(refreshed: "Refreshed", by_series: bool) -> Grid:
+    fetched = not refreshed.outcomes or any(each.asset == Table.raw_candles for each in refreshed.outcomes)
+    title = f"{refreshed.market.name}: {'refreshed' if fetched else 'published'}"
+    grid = Grid(title=title, title_justify="left", box=SIMPLE_HEAD)
+    names = ("instrument", "timeframe") if by_series else ("timeframe", "series")
+    for name in (*names, "added", "revised", "computed", "exported", "uploaded", "outcome"):
+        grid.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name != "outcome")
+    for group in _groups(refreshed, by_series):
+        grid.add_row(*group)
+    return grid
+
+
+def _groups(refreshed: "Refreshed", by_series: bool) -> Iterator[list[Text | str]]:
+    by_key: dict[Any, list[SeriesOutcome]] = {}
+    for each in refreshed.outcomes:
+        by_key.setdefault(each.series if by_series else each.series.timeframe, []).append(each)
+    order = refreshed.market.series if by_series else refreshed.market.timeframes
+    for key in order:
+        if key in by_key:
+            yield _group_row(key, by_key[key], by_series)
+
+
+def _group_row(key: Any, outcomes: Sequence[SeriesOutcome], by_series: bool) -> list[Text | str]:
+    def rows(asset: Table, what: str) -> str:
+        return str(sum(getattr(each, what) for each in outcomes if each.asset == asset))
+
+    def updated(asset: Table) -> str:
+        return str(sum(each.outcome == "updated" for each in outcomes if each.asset == asset))
+
+    counted = [each.outcome for each in outcomes if each.asset == Table.raw_candles]
+    failed = {each.series for each in outcomes if each.outcome == "failed"}
+    head = [key.instrument, key.timeframe.value] if by_series else [key.value, str(len({e.series for e in outcomes}))]
+    return [
+        *head,
+        rows(Table.raw_candles, "rows_added"),
+        rows(Table.raw_candles, "rows_revised"),
+        str(sum(each.rows_added + each.rows_revised for each in outcomes if each.asset == Table.indicators)),
+        updated(Table.exports),
+        updated(Table.uploads),
+        _outcome_text(counted or [each.outcome for each in outcomes if each.asset == Table.exports], len(failed)),
+    ]
+
+
+def _outcome_text(outcomes: Sequence[str], failed: int) -> Text:
+    counts = {outcome: outcomes.count(outcome) for outcome in STATUS_COLOURS if outcome != "failed"}
+    parts = [f"{count} {outcome}" for outcome, count in counts.items() if count]
+    parts += [f"{failed} failed"] if failed else []
+    return Text(", ".join(parts), style="red" if failed else "green")
+
+
+def _print_failures(console: Console, refreshed: "Refreshed") -> None:
+    failed = [each for each in refreshed.outcomes if each.outcome == "failed"]
+    for (asset, reason), series in _by_reason(failed).items():
+        console.print(Text(f"failed: {asset} of {_named(series)}: {reason}", style="red"), soft_wrap=True)
+    for message in refreshed.errors:
+        console.print(Text(message, style="red"), soft_wrap=True)
+    for name, faults in refreshed.failed_checks.items():
+        console.print(Text(f"check not passed: {name} ({faults}); the web UI shows which", style="yellow"))
+
+
+def _by_reason(failed: Sequence[SeriesOutcome]) -> dict[tuple[str, str], list[Series]]:
+    groups: dict[tuple[str, str], list[Series]] = {}
+    for each in failed:
+        groups.setdefault((each.asset, each.reason or "failed"), []).append(each.series)
+    return groups
+
+
+# ---- refresh status
+
+
+def print_status(console: Console, settings: Settings, rows: Sequence[Mapping[str, Any]]) -> None:
+    """The rows as a table, what is late or failed in colour."""
+    grid = Grid(box=SIMPLE_HEAD)
+    for name in (
+        "market",
+        "instrument",
+        "timeframe",
+        "newest candle",
+        "age",
+        "behind",
+        "candles",
+        "complete",
+        "outcome",
+    ):
+        grid.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name != "outcome")
+    for row in rows:
+        grid.add_row(*_status_cells(row))
+    console.print(grid)
+    for (market, asset, reason), series in _failed_later(rows).items():
+        console.print(Text(f"failed: {market}/{asset} of {_named(series)}: {reason}", style="red"), soft_wrap=True)
+    console.print(f"warehouse {settings.database}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _failed_later(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], list[str]]:
+    """Series by market, asset and reason, where something behind fetching failed at the last attempt."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        for asset, reason in row["failed"].items():
+            groups.setdefault((row["market"], asset, reason), []).append(f"{row['instrument']} {row['timeframe']}")
+    return groups
+
+
+def _named(series: Sequence[object]) -> str:
+    more = f" and {len(series) - SERIES_NAMED} more" if len(series) > SERIES_NAMED else ""
+    return ", ".join(str(each) for each in series[:SERIES_NAMED]) + more
+
+
+def _status_cells(row: Mapping[str, Any]) -> list[Text | str]:
+    behind, share = row["bars_behind"], row["completeness"]
+    outcome = row["outcome"] or "never asked for"
+    reason = f": {row['reason']}" if row["reason"] else ""
+    return [
+        row["market"],
+        row["instrument"],
+        row["timeframe"],
+        (row["newest_candle"] or "-").replace("T", " ").removesuffix("Z"),
+        _duration(row["age_seconds"]),
+        Text("-" if behind is None else str(behind), style="green" if behind == 0 else "yellow"),
+        str(row["candle_count"]),
+        Text("-" if share is None else f"{share:.2%}", style="green" if share == 1 else "yellow"),
+        Text(outcome + reason, style=STATUS_COLOURS.get(outcome, "yellow")),
+    ]
+
+
+def _duration(seconds: float | None) -> str:
+    return "-" if seconds is None else str(timedelta(seconds=round(seconds)))
+
+
+# ---- refresh universe
+
+
+def print_universe(console: Console, file: Path, universe: Universe) -> None:
+    """How many instruments a renewed universe has, and what is new, gone, renumbered or not known."""
+    console.print(f"{len(universe.instruments)} instruments in {file}", soft_wrap=True, highlight=False, markup=False)
+    notes = {
+        "added": universe.added,
+        "removed": universe.removed,
+        "another security id": universe.renumbered,
+        "not in the scrip master, an id from before is kept": universe.unknown,
+    }
+    for what, symbols in notes.items():
+        if symbols:
+            console.print(
+                f"{what} ({len(symbols)}): {', '.join(symbols)}", soft_wrap=True, highlight=False, markup=False
+            )
+    console.print("A web UI that is running loads it with Reload definitions, or after a restart.", highlight=False)

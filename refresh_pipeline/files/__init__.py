@@ -1,0 +1,1 @@
+"""Export files as such: written, read, compared. Where they go is `destinations`' part."""

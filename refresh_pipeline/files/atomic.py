@@ -1,0 +1,116 @@
+"""Files that are whole or not there: written beside, then put in place; hashes and plain errors."""
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PART = ".part"
+
+
+# A part this much older than a new one beside it belongs to no living writer: files take milliseconds. Were one alive
+# all the same, its own write fails and says so, and nobody sees half a file.
+LEFTOVER_SECONDS = 60
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What arro3 raises, which is of no kind at all, as an OSError."""
+    try:
+        yield
+    except Exception as error:
+        raise OSError(str(error)) from error
+
+
+@contextmanager
+def replacing(path: Path, older: Path | None = None) -> Iterator[Path]:
+    """A name beside `path` to write to, which takes its place, on disk and whole, when the block is done.
+
+    Folders are made as needed. After an error, or where the block removed what it had written, nothing is left of the
+    new file, and `path` is as it was. With `older` the file that is replaced stays there, under that name.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
+    try:
+        yield part
+        if not part.exists():
+            return
+        _sync(part)
+        _remove_leftovers(path, part.stat().st_mtime)
+        if older is not None and path.exists():
+            _keep(path, older)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def why_not_written(error: Exception, path: Path, wanted: int) -> str:
+    """Words for a write that failed: the path, the bytes that were wanted, what was received, what to do."""
+    reason = one_line(error)
+    for code in NO_ROOM:
+        if getattr(error, "errno", None) == code or os.strerror(code) in reason:
+            return (
+                f"{path}: not written: {os.strerror(code).lower()}: about {wanted:,} bytes wanted, {_free(path):,} "
+                "free on that disk; make room (or raise the quota) and run again; what was there before is untouched"
+            )
+    return f"{path}: not written: {reason}; check that its folder exists and can be written; the rest is untouched"
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes in hex, read in pieces.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _keep(path: Path, older: Path) -> None:
+    older.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path, older)
+    except FileExistsError:
+        pass
+    except OSError:
+        # Some disks have no second names.
+        shutil.copy2(path, older)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _remove_leftovers(path: Path, now: float) -> None:
+    prefix = f".{path.name}."
+    for entry in os.scandir(path.parent):
+        if entry.name.startswith(prefix) and entry.name.endswith(PART) and _is_older(entry, now - LEFTOVER_SECONDS):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _is_older(entry: os.DirEntry[str], limit: float) -> bool:
+    try:
+        return entry.stat().st_mtime < limit
+    except FileNotFoundError:
+        return False
+
+
+def _free(path: Path) -> int:
+    return shutil.disk_usage(next(folder for folder in path.absolute().parents if folder.is_dir())).free
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, without its line breaks."""
+    return " ".join(str(error).split())

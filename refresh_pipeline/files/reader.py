@@ -1,0 +1,113 @@
+"""What is really in an export file: its columns' names, and every row of it. Nothing here trusts a manifest."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from refresh_pipeline.files.atomic import one_line, plain_errors
+from refresh_pipeline.files.writer import ExportError, kind_of, quoted
+from refresh_pipeline.market.export_spec import Format
+
+# How a column is read, by the kind of the array that it is held against.
+READ_AS = {"M": "timestamp", "f": "double", "i": "bigint", "b": "boolean", "O": "varchar", "U": "varchar"}
+
+AS_WRITTEN = "header = true, all_varchar = true, delim = ',', quote = '\"', allow_quoted_nulls = false"
+
+
+class TableReader:
+    """Reads many export files over one DuckDB in memory."""
+
+    def __init__(self) -> None:
+        self._connection = duckdb.connect(":memory:", config={"threads": 1})
+        # Times with a zone come back as UTC.
+        self._connection.execute("set timezone = 'UTC'")
+
+    def __enter__(self) -> "TableReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def names(self, path: Path) -> list[str]:
+        """The columns of a file, in its order.
+
+        Raises:
+            ValueError: the path has none of the endings of export files.
+            ExportError: the file is missing or is not what its name says.
+        """
+        kind, _ = kind_of(path)
+        try:
+            if kind is Format.json:
+                return self._keys(path)
+            return self._relation(path, kind).columns
+        except (OSError, ValueError, duckdb.Error) as error:
+            raise _unreadable(path, error) from error
+
+    def read(self, path: Path, kinds: Mapping[str, str]) -> dict[str, NDArray]:
+        """Every row of a file as arrays: NaN, NaT or None for what is missing.
+
+        Args:
+            path: of the file.
+            kinds: by a column's name, the kind of its array's dtype.
+
+        Raises:
+            ValueError: the path has none of the endings of export files.
+            ExportError: the file is missing or is not what its name says, or a cell is not of its column's kind.
+        """
+        kind, _ = kind_of(path)
+        cast = ", ".join(f"{quoted(name)}::{READ_AS[each]} as {quoted(name)}" for name, each in kinds.items())
+        try:
+            answer = self._relation(path, kind, kinds).project(cast).fetchnumpy()
+        except (OSError, ValueError, duckdb.Error) as error:
+            raise _unreadable(path, error) from error
+        return {name: _unmasked(values) for name, values in answer.items()}
+
+    def _relation(self, path: Path, kind: Format, kinds: Mapping[str, str] | None = None) -> duckdb.DuckDBPyRelation:
+        if kind is Format.feather:
+            return self._connection.from_arrow(_feather(path))
+        if kind is Format.parquet:
+            return self._connection.sql("select * from read_parquet($path)", params={"path": str(path)})
+        if kind is Format.csv:
+            return self._connection.sql(f"select * from read_csv($path, {AS_WRITTEN})", params={"path": str(path)})
+        # Texts of numbers and times alike: what they are is the cast's to say.
+        columns = dict.fromkeys(kinds or {}, "varchar")
+        return self._connection.sql(
+            "select * from read_json($path, columns = $columns)", params={"path": str(path), "columns": columns}
+        )
+
+    def _keys(self, path: Path) -> list[str]:
+        rows = self._connection.execute(
+            "select distinct json_keys(json) from read_json_objects($path)", {"path": str(path)}
+        ).fetchall()
+        if len(rows) > 1:
+            raise ValueError(f"its rows have {len(rows)} different sets of columns")
+        return rows[0][0] if rows else []
+
+
+def _feather(path: Path) -> Any:
+    try:
+        from arro3.io import read_ipc  # noqa: PLC0415 (an extra)
+    except ImportError as error:
+        raise ExportError(
+            "Feather files need a package that is not installed: pip install 'refresh-pipeline[feather]'"
+        ) from error
+    with plain_errors():
+        return read_ipc(path)
+
+
+def _unmasked(values: Any) -> NDArray:
+    if not np.ma.isMaskedArray(values):
+        return values
+    if values.dtype.kind == "M":
+        return values.filled(np.datetime64("NaT"))
+    if values.dtype.kind in "OU":
+        return np.array(values.tolist(), dtype=object)
+    return np.ma.filled(values.astype(np.float64), np.nan)
+
+
+def _unreadable(path: Path, error: Exception) -> ExportError:
+    return ExportError(f"{path}: not readable: {one_line(error)}; export it again")

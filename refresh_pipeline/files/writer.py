@@ -1,0 +1,248 @@
+"""Export files: a table as one CSV, Parquet, JSON or Feather file, written whole or not at all, and what it holds.
+
+Which series are exported, and where their files are sent, is decided elsewhere.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from refresh_pipeline.files.atomic import one_line, plain_errors, replacing, sha256_of, why_not_written
+from refresh_pipeline.market.export_spec import ENDINGS, PACKS, Compression, Format
+
+Table = Mapping[str, np.ndarray]
+
+
+ISO_SECONDS = "%Y-%m-%dT%H:%M:%SZ"
+ISO_MICROSECONDS = "%Y-%m-%dT%H:%M:%S.%fZ"
+# By the kind of an array's dtype; times depend on the format.
+SQL_TYPES = {"f": "double", "i": "bigint", "b": "boolean", "O": "varchar", "U": "varchar"}
+# Rows of a JSON file lie in one list, which any reader takes; one object a line would be no JSON document.
+COPY_OPTIONS = {
+    Format.csv: "format csv, header",
+    Format.parquet: "format parquet",
+    Format.json: "format json, array true",
+}
+TEXTS = (Format.csv, Format.json)
+
+
+class ExportError(Exception):
+    """An export file that was not written, or cannot be read: which, why, what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """One export file: its rows (without a header), its size, and the SHA-256 of its bytes in hex.
+
+    `replaced` says whether a new file took its place; not where the same content was there already.
+    """
+
+    path: Path
+    rows: int
+    bytes: int
+    sha256: str
+    replaced: bool = True
+
+
+class TableWriter:
+    """Writes many export files over one DuckDB in memory.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> day = np.array(["2024-01-01"], dtype="datetime64[us]")
+    >>> with TemporaryDirectory() as folder, TableWriter() as writer:
+    ...     written = writer.write({"open_time": day, "close": np.array([1.5])}, Path(folder) / "BTC-USDT_D1.csv")
+    ...     print(written.rows, written.path.read_text())
+    1 open_time,close
+    2024-01-01T00:00:00Z,1.5
+    <BLANKLINE>
+    """
+
+    def __init__(self) -> None:
+        # Files are written side by side, each by one thread.
+        self._connection = duckdb.connect(":memory:", config={"threads": 1})
+
+    def __enter__(self) -> "TableWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def write(
+        self,
+        columns: Table,
+        path: Path,
+        *,
+        compression: Compression | None = None,
+        time_format: str = "",
+        older: Path | None = None,
+    ) -> Written:
+        """One file from equally long arrays; a reader sees the old file or the new one, never half of it.
+
+        The same arrays give the same bytes under the same release of DuckDB; a file that holds them is left alone.
+        Folders are made as needed.
+
+        Args:
+            columns: by name; datetime64 is UTC and becomes `2024-01-01T00:00:00Z` in CSV and JSON (with a fraction
+                where the column has one) and TIMESTAMP in UTC elsewhere; float64 becomes its shortest decimal that
+                reads back the same, NaN an empty field or NULL; whole numbers, truths and texts likewise; what is
+                None or masked is empty or NULL.
+            path: ends in .csv or .json (.gz, .zst), .parquet or .feather.
+            compression: of the format; where none is given, its first in PACKS, or as the ending says.
+            time_format: of times in CSV and JSON, in place of ISO 8601, as DuckDB's strftime takes it.
+            older: where the file that is replaced is kept; by default it is gone.
+
+        Raises:
+            ValueError: no columns, columns of different lengths or of one name, a dtype or an ending unknown here.
+            ExportError: the disk is full, the folder refuses; whatever was at `path` is untouched.
+        """
+        kind, packed = kind_of(path)
+        plain = {name: _plain(values) for name, values in columns.items()}
+        rows = _checked_length(plain)
+        query = _select(columns, kind, time_format)
+        with _explained(path, sum(values.nbytes for values in plain.values())), replacing(path, older) as part:
+            self._connection.register("exported", dict(plain))
+            try:
+                self._copy(query, part, kind, compression or packed)
+            finally:
+                self._connection.unregister("exported")
+            written = Written(path, rows, part.stat().st_size, sha256_of(part))
+            if _holds(path, written):
+                part.unlink()
+                written = replace(written, replaced=False)
+            return written
+
+    def _copy(self, query: str, part: Path, kind: Format, packed: Compression) -> None:
+        if kind is Format.feather:
+            self._write_feather(query, part, packed)
+            return
+        how = "uncompressed" if packed is Compression.none and kind is Format.parquet else packed.value
+        self._connection.execute(f"copy ({query}) to ? ({COPY_OPTIONS[kind]}, compression {how})", [str(part)])
+
+    def _write_feather(self, query: str, part: Path, packed: Compression) -> None:
+        write_ipc = feather_writer()
+        rows = self._connection.sql(query)
+        with plain_errors():
+            write_ipc(rows, part, compression=None if packed is Compression.none else packed.value)
+
+
+def kind_of(path: Path) -> tuple[Format, Compression]:
+    """The format that a file's name tells, and how it is packed: as its ending says, or as suits the format.
+
+    >>> [kind_of(Path(name))[1].value for name in ("a.csv", "a.json.gz", "a.parquet")]
+    ['none', 'gzip', 'zstd']
+
+    Raises:
+        ValueError: no format of ours has that ending.
+    """
+    packed = next((each for each, ending in ENDINGS.items() if path.suffix == ending), None)
+    ending = Path(path.stem).suffix if packed else path.suffix
+    if ending.removeprefix(".") not in set(Format) or (packed and Format(ending[1:]) not in TEXTS):
+        raise ValueError(
+            f"{path}: found the ending {ending_of(path)!r}, allowed: "
+            f"{', '.join(f'.{each}' for each in Format)}, and .csv and .json with {' or '.join(ENDINGS.values())}"
+        )
+    kind = Format(ending[1:])
+    return kind, packed or PACKS[kind][0]
+
+
+def ending_of(path: Path) -> str:
+    """How a file's name ends, the packing included.
+
+    >>> ending_of(Path("BRK.B_D1.csv.gz"))
+    '.csv.gz'
+    """
+    return "".join(path.suffixes[-2:] if path.suffix in ENDINGS.values() else path.suffixes[-1:])
+
+
+def feather_writer() -> Callable[..., None]:
+    """What writes Feather files, which DuckDB by itself does not.
+
+    Raises:
+        ExportError: it is not installed.
+    """
+    try:
+        from arro3.io import write_ipc  # noqa: PLC0415 (an extra)
+    except ImportError as error:
+        raise ExportError(
+            "Feather files need a package that is not installed: pip install 'refresh-pipeline[feather]'"
+        ) from error
+    return write_ipc
+
+
+def write_table(columns: Table, path: Path) -> Written:
+    """One export file by itself; see `TableWriter.write`."""
+    with TableWriter() as writer:
+        return writer.write(columns, path)
+
+
+def _plain(values: np.ndarray) -> np.ndarray:
+    """The array without its mask: DuckDB 1.5 writes what lies under it."""
+    if values.dtype.kind == "M":
+        values = values.astype("datetime64[us]")
+    if not isinstance(values, np.ma.MaskedArray):
+        return values
+    null: Any = {"f": np.nan, "M": np.datetime64("NaT", "us")}.get(values.dtype.kind)
+    return np.where(np.ma.getmaskarray(values), null, values.data)
+
+
+def _checked_length(columns: Table) -> int:
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"a table needs columns of one length; found {lengths or 'no columns'}")
+    # DuckDB is blind to case: it would write one of the two twice.
+    if len({name.lower() for name in lengths}) != len(lengths):
+        raise ValueError(f"a table needs columns whose names differ by more than case; found {', '.join(lengths)}")
+    return next(iter(lengths.values()))
+
+
+def _select(columns: Table, kind: Format, time_format: str) -> str:
+    parts = [f"{_expression(name, values, kind, time_format)} as {quoted(name)}" for name, values in columns.items()]
+    return f"select {', '.join(parts)} from exported"
+
+
+def _expression(name: str, values: np.ndarray, kind: Format, time_format: str) -> str:
+    if values.dtype.kind == "M":
+        return _time_expression(quoted(name), values, kind, time_format)
+    if values.dtype.kind not in SQL_TYPES:
+        allowed = "datetime64, float64, whole numbers, truths and texts"
+        raise ValueError(f"column {name!r}: found dtype {values.dtype}, allowed: {allowed}")
+    return f"{quoted(name)}::{SQL_TYPES[values.dtype.kind]}"
+
+
+def _time_expression(column: str, values: np.ndarray, kind: Format, time_format: str) -> str:
+    if kind not in TEXTS:
+        return f"{column} at time zone 'UTC'"
+    if time_format:
+        return f"strftime({column}, '{time_format}')"
+    times = _plain(values)
+    whole = np.array_equal(times, times.astype("datetime64[s]"), equal_nan=True)
+    return f"strftime({column}, '{ISO_SECONDS if whole else ISO_MICROSECONDS}')"
+
+
+def quoted(name: str) -> str:
+    """A name as SQL takes it, whatever it holds."""
+    escaped = name.replace('"', '""')
+    return f'"{escaped}"'
+
+
+@contextmanager
+def _explained(path: Path, wanted: int) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, duckdb.IOException) as error:
+        raise ExportError(why_not_written(error, path, wanted)) from error
+    except duckdb.Error as error:
+        raise ExportError(f"{path}: not written: {one_line(error)}; check what the columns hold") from error
+
+
+def _holds(path: Path, written: Written) -> bool:
+    """Whether the file that is there already has just this content."""
+    try:
+        return path.stat().st_size == written.bytes and sha256_of(path) == written.sha256
+    except OSError:
+        return False

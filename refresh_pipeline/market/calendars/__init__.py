@@ -1,0 +1,1 @@
+"""When markets trade: one calendar each, chosen by name in `registry`."""

@@ -1,0 +1,52 @@
+"""The YAML files of markets: where they lie, which are loaded."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from refresh_pipeline.market.model import Market, MarketError, parse_market
+from refresh_pipeline.settings import PACKAGE, Settings
+
+CATALOG = PACKAGE / "market" / "catalog"
+
+
+def load_markets(settings: Settings) -> list[Market]:
+    """The enabled markets, a user's own file before the shipped one of the same name.
+
+    Raises:
+        MarketError: a file is wrong or not there; the message names file, key, what was found and what is allowed.
+    """
+    files = market_files(settings)
+    if not settings.market_names:
+        raise MarketError(f"REFRESH_MARKETS: found {settings.enabled_markets!r}, allowed: {', '.join(sorted(files))}")
+    return [_load(settings, name, files) for name in dict.fromkeys(settings.market_names)]
+
+
+def market_files(settings: Settings) -> dict[str, Path]:
+    """Every market that could be enabled, by name."""
+    folders = [CATALOG] + ([settings.markets_dir.expanduser()] if settings.markets_dir else [])
+    if missing := [folder for folder in folders if not folder.is_dir()]:
+        raise MarketError(f"REFRESH_MARKETS_DIR: found {missing[0]}, allowed: a folder that exists")
+    return {file.stem: file for folder in folders for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])}
+
+
+def _load(settings: Settings, name: str, files: Mapping[str, Path]) -> Market:
+    if name not in files:
+        raise MarketError(f"REFRESH_MARKETS: found {name!r}, allowed: {', '.join(sorted(files))}")
+    file = files[name]
+    # A universe of the user's own wins over the shipped one as well.
+    folders = [*([settings.markets_dir.expanduser()] if settings.markets_dir else []), file.parent]
+
+    def read_universe(path: str) -> str:
+        return _text_of(next((folder / path for folder in folders if (folder / path).is_file()), file.parent / path))
+
+    market = parse_market(_text_of(file), file=file.name, read_universe=read_universe)
+    if market.name != name:
+        raise MarketError(f"{file.name}: name: found {market.name!r}, allowed: {name!r}, as the file is called")
+    return market
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MarketError(f"{file}: found no readable text: {error}; allowed: a file in UTF-8") from error

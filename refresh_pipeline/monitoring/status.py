@@ -1,0 +1,95 @@
+"""Where every series stands: newest candle, age, completeness, outcomes, as rows."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from refresh_pipeline.market.calendars.base import Calendar, CalendarEnds
+from refresh_pipeline.market.candles import TIME_UNIT, instant
+from refresh_pipeline.market.freshness import bars_behind, completeness, data_age
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.settings import Settings
+from refresh_pipeline.warehouse import queries
+from refresh_pipeline.warehouse.connection import connect
+from refresh_pipeline.warehouse.queries import SeriesReport
+
+
+def status_rows(settings: Settings, markets: Sequence[Market], now: datetime) -> list[dict[str, Any]]:
+    """Every series of the markets as it stands at `now`, in the order of importance; times as ISO 8601 in UTC."""
+    rows: list[dict[str, Any]] = []
+    for market in markets:
+        for report in _reports(settings, market):
+            rows.append(_status_row(market, report))
+        _add_standing(market, rows[-len(market.series) :], now)
+    return rows
+
+
+def calendar_warnings(markets: Sequence[Market], now: datetime) -> list[str]:
+    """A line for each market whose calendar ends soon or has ended."""
+    warnings = {market.name: market.calendar.warning(instant(now)) for market in markets}
+    return [f"{name}: {warning}" for name, warning in warnings.items() if warning]
+
+
+def _reports(settings: Settings, market: Market) -> list[SeriesReport]:
+    if settings.database.exists():
+        with connect(str(settings.database), read_only=True) as connection:
+            if queries.has_tables(connection, market.name):
+                return queries.series_report(connection, market.name, market.series)
+    return [SeriesReport(series, 0, None, None, None, None, None) for series in market.series]
+
+
+def _status_row(market: Market, report: SeriesReport) -> dict[str, Any]:
+    return {
+        "market": market.name,
+        "instrument": report.series.instrument,
+        "timeframe": report.series.timeframe.value,
+        "newest_candle": _iso(report.last_open_time),
+        "expected_candle": None,
+        "bars_behind": None,
+        "age_seconds": None,
+        "first_candle": _iso(report.first_open_time),
+        "candle_count": report.candle_count,
+        "completeness": None,
+        "outcome": report.outcome,
+        "reason": report.reason,
+        "attempted_at": _iso(report.attempted_at),
+        "failed": dict(report.failed),
+    }
+
+
+def _add_standing(market: Market, rows: Sequence[dict[str, Any]], now: datetime) -> None:
+    by_series = dict(zip(market.series, rows, strict=True))
+    for (calendar, timeframe), series in market.by_calendar(market.series).items():
+        own = [by_series[each] for each in series]
+        # Of a calendar that has ended the reader is told by a line of its own.
+        with suppress(CalendarEnds):
+            expected = _iso(calendar.last_closed(timeframe, instant(now)))
+            for row in own:
+                row["expected_candle"] = expected
+            stored = [row for row in own if row["newest_candle"]]
+            if stored:
+                _add_measures(calendar, timeframe, stored, now)
+
+
+def _add_measures(calendar: Calendar, timeframe: Timeframe, rows: Sequence[dict[str, Any]], now: datetime) -> None:
+    firsts, lasts = (_times([row[name] for row in rows]) for name in ("first_candle", "newest_candle"))
+    counts = np.array([row["candle_count"] for row in rows])
+    measures = {
+        "completeness": completeness(calendar, timeframe, firsts, counts, now).round(6),
+        "age_seconds": data_age(calendar, timeframe, lasts, now),
+        "bars_behind": bars_behind(calendar, timeframe, lasts, now),
+    }
+    for number, row in enumerate(rows):
+        row |= {name: values[number].item() for name, values in measures.items()}
+
+
+def _iso(time: np.datetime64 | None) -> str | None:
+    return None if time is None else f"{time.astype('datetime64[s]')}Z"
+
+
+def _times(texts: Sequence[str]) -> np.ndarray:
+    return np.array([text.removesuffix("Z") for text in texts], dtype=TIME_UNIT)

@@ -1,0 +1,1 @@
+"""Care of what is stored: backup, restore, maintenance. No Dagster."""

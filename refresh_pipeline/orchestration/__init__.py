@@ -1,0 +1,1 @@
+"""What Dagster sees: assets (THE STORY), partitions, checks, schedules, sensors, jobs, resources."""

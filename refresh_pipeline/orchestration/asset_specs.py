@@ -1,0 +1,138 @@
+"""What the web UI tells a stranger of each asset: description, owners, kinds, columns, table, freshness."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import dagster as dg
+
+from refresh_pipeline.market.calendars.base import Calendar
+from refresh_pipeline.market.candles import QUOTE_COLUMNS
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.orchestration.partitions import grid
+from refresh_pipeline.warehouse.computations import computations
+from refresh_pipeline.warehouse.schema import FIXED_TABLES, Table, candle_columns, columns_of
+
+DESCRIPTIONS = {
+    Table.raw_candles: "Closed candles as {source} sent them. Late corrections win (the value they replace is kept in "
+    "raw_candle_revisions); candles whose numbers contradict themselves are kept in rejected_candles instead.",
+    Table.enhanced_candles: "Candles with Bill Williams' columns: oscillators, alligators, zones, fractals, peaks, "
+    "mouth, market facilitation. Only what changed since the last time is computed, and equals computing everything. "
+    "Fractals and peaks are known some bars later; the view enhanced_candles_known says when.",
+    Table.indicators: "Averages, momentum, volatility, volume, cycles, patterns, sessions, levels and regimes of every "
+    "candle; the market's YAML chooses among them. Only what changed since the last time is computed, and "
+    "equals computing everything.",
+    Table.exports: "The files that the market's YAML asks for (without a word of it, a CSV and a Parquet file per "
+    "series with candles, enhanced columns and indicators), written whole or not at all, each with a manifest row.",
+    Table.uploads: "The export files at their destination: a folder, or Dropbox when its credentials are set. "
+    "Unchanged files are left alone; what was sent is verified there.",
+}
+KINDS = {
+    Table.raw_candles: ("duckdb",),
+    Table.enhanced_candles: ("duckdb", "numpy"),
+    Table.indicators: ("duckdb", "numpy"),
+    Table.exports: ("csv", "parquet"),
+    Table.uploads: ("file",),
+}
+COLUMN_NOTES = {
+    "instrument": "canonical name",
+    "timeframe": "canonical name",
+    "open_time": "UTC, the inclusive left edge of the bar",
+    "open": "price at the bar's beginning",
+    "high": "highest price",
+    "low": "lowest price",
+    "close": "price at the bar's end",
+    "volume": "as the venue counts it; null where it does not",
+    "source": "who served the candle",
+    "fetched_at": "UTC, when it was stored",
+    "export": "name of the export in the market's YAML",
+    "layer": "candles, enhanced, indicators or joined",
+    "shape": "layout, compression and window",
+    "destination": "name of the destination in the market's YAML",
+    "format": "csv, parquet, json or feather",
+    "path": "relative to the folder of exports",
+    "rows": "candles in the file",
+    "bytes": "size of the file",
+    "sha256": "of the file's bytes",
+    "content_hash": "as the destination reports it",
+    "hash_name": "which hash the destination uses",
+    "url": "where it lies",
+    "exported_at": "UTC",
+    "uploaded_at": "UTC",
+    "first_open_time": "UTC, of the file's first candle",
+    "last_open_time": "UTC, of the file's last candle",
+}
+PUBLISHED = (Table.exports, Table.uploads)
+MISSED_TICKS = 3
+SLACK = timedelta(minutes=1)
+# When a market with closing hours must have been refreshed, in its own zone: within the hour before each hour of its
+# week; where no candle is that short, within the day before each day's end; where none is shorter than a week, within
+# the four weeks before each month's second day.
+HOURLY = {"fx": "0 0-17 * * 1-5", "nse": "30 10-15 * * 1-5"}
+DAILY = {"fx": "0 18 * * 1-5", "nse": "0 17 * * 1-5"}
+MONTHLY = "0 18 2 * *"
+
+
+def asset(
+    table: Table, market: Market, after: dg.AssetsDefinition | None = None
+) -> Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]:
+    """`dg.asset` for one table of one market, with everything that says what it is."""
+    return dg.asset(
+        key_prefix=market.name,
+        group_name=market.name,
+        deps=[after] if after else None,
+        description=DESCRIPTIONS[table].format(
+            source=" or ".join(each.kind for each in (market.source, *market.fallbacks))
+        ),
+        owners=list(market.owners),
+        kinds=set(KINDS[table]),
+        partitions_def=grid(market),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        freshness_policy=freshness(table, market),
+        metadata={
+            "dagster/column_schema": column_schema(table, market),
+            "dagster/table_name": f"{market.name}.{table.value}",
+        },
+    )
+
+
+def column_schema(table: Table, market: Market) -> dg.TableSchema:
+    """The table's columns with type and meaning."""
+    columns = [dg.TableColumn(name, kind, description=note) for name, kind, note in _columns(table, market)]
+    return dg.TableSchema(columns)
+
+
+def _columns(table: Table, market: Market) -> list[tuple[str, str, str]]:
+    columns, computation = FIXED_TABLES.get(table, {}), computations(market).get(table)
+    if table is Table.raw_candles:
+        columns = columns | dict.fromkeys(candle_columns(market.two_sided), "double")
+    if computation is not None:
+        columns = columns_of(computation, market.two_sided)
+    notes = COLUMN_NOTES | dict.fromkeys(QUOTE_COLUMNS, "one side of the quote")
+    if computation is not None:
+        notes |= {each.name: f"{each.description} ({each.unit})" for each in computation.columns}
+    return [(name, kind, notes[name]) for name, kind in columns.items()]
+
+
+def freshness(table: Table, market: Market) -> dg.FreshnessPolicy:
+    """How old an asset may become before the web UI says so."""
+    if table in PUBLISHED:
+        every = market.publish
+        return dg.FreshnessPolicy.time_window(fail_window=every * MISSED_TICKS, warn_window=every * 2)
+    tick = timedelta(minutes=min(market.timeframes).minutes)
+    if market.calendar.open_share < 1.0:
+        return _by_the_clock(market.calendar, tick)
+    # A tick takes its seconds: a warning after two missed ticks, a failure after three.
+    return dg.FreshnessPolicy.time_window(
+        fail_window=tick * MISSED_TICKS + SLACK, warn_window=tick * (MISSED_TICKS - 1) + SLACK
+    )
+
+
+def _by_the_clock(calendar: Calendar, tick: timedelta) -> dg.FreshnessPolicy:
+    # Dagster wants the window no longer than what lies between two deadlines.
+    if tick <= timedelta(hours=1):
+        deadline, window = HOURLY[calendar.name], timedelta(hours=1)
+    elif tick <= timedelta(days=1):
+        deadline, window = DAILY[calendar.name], timedelta(days=1)
+    else:
+        deadline, window = MONTHLY, timedelta(days=28)
+    return dg.FreshnessPolicy.cron(deadline_cron=deadline, lower_bound_delta=window, timezone=calendar.zone)

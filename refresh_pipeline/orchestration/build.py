@@ -1,0 +1,59 @@
+"""Every definition of these markets, in one place."""
+
+import warnings
+from collections.abc import Sequence
+
+import dagster as dg
+
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.orchestration.alert_sensor import alerts_sensor
+from refresh_pipeline.orchestration.assets import market_assets
+from refresh_pipeline.orchestration.backup_job import backup_job, backup_schedule
+from refresh_pipeline.orchestration.checks import market_checks
+from refresh_pipeline.orchestration.destination_assets import copy_assets, copy_checks
+from refresh_pipeline.orchestration.jobs import market_jobs
+from refresh_pipeline.orchestration.maintenance_job import maintenance_job, maintenance_schedule
+from refresh_pipeline.orchestration.resources import resources
+from refresh_pipeline.orchestration.schedules import market_schedules
+from refresh_pipeline.orchestration.sensors import repair_sensor, retry_sensor
+from refresh_pipeline.pipeline.export import check_exports
+from refresh_pipeline.settings import Settings
+from refresh_pipeline.sources.registry import open_source
+from refresh_pipeline.warehouse.computations import computations
+
+
+def build(settings: Settings, markets: Sequence[Market]) -> dg.Definitions:
+    """Everything Dagster knows of these markets.
+
+    Raises:
+        MarketError: a market's source does not know what its YAML says of it, there is no such indicator, or this
+            installation lacks what its exports need.
+    """
+    for market in markets:
+        open_source(market, settings.limits_dir)
+        computations(market)
+        check_exports(market)
+    with warnings.catch_warnings():
+        # BackfillPolicy is beta; that is a choice, not news at every start.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return _collected(settings, markets)
+
+
+def _collected(settings: Settings, markets: Sequence[Market]) -> dg.Definitions:
+    return dg.Definitions(
+        assets=[asset for market in markets for asset in [*market_assets(market), *copy_assets(market)]],
+        asset_checks=[check for market in markets for check in [*market_checks(market), *copy_checks(market)]],
+        jobs=[*(job for market in markets for job in market_jobs(market)), backup_job, maintenance_job],
+        schedules=[
+            *(schedule for market in markets for schedule in market_schedules(market)),
+            backup_schedule,
+            maintenance_schedule,
+        ],
+        sensors=[
+            *(sensor for market in markets for sensor in (retry_sensor(market), repair_sensor(market))),
+            alerts_sensor(markets),
+        ],
+        resources=resources(settings),
+        # One process a run: a wide run is a handful of steps, and starting a process costs more than any of them.
+        executor=dg.in_process_executor,
+    )

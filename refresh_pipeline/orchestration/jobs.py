@@ -1,0 +1,49 @@
+"""The jobs of a market: refresh, publish, backfill."""
+
+from collections.abc import Sequence
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.orchestration.destination_assets import described
+from refresh_pipeline.pipeline.job_names import backfill_job_name, publish_job_name, refresh_job_name
+from refresh_pipeline.warehouse.schema import Table
+
+REFRESHED = (Table.raw_candles, Table.enhanced_candles, Table.indicators)
+
+
+PUBLISHED = (Table.exports, Table.uploads)
+
+
+def market_jobs(market: Market) -> list[UnresolvedAssetJobDefinition]:
+    """One job brings the market's candles up to date, one publishes them, one asks for history that is missing."""
+    return [
+        dg.define_asset_job(
+            refresh_job_name(market),
+            selection=_selection(market, [*REFRESHED, *_copies(market, of_files=False)]),
+            description=f"Fetch {market.name}'s candles and compute what follows from them.",
+        ),
+        dg.define_asset_job(
+            publish_job_name(market),
+            selection=_selection(market, [*PUBLISHED, *_copies(market, of_files=True)]),
+            description=f"Write {market.name}'s export files and upload them.",
+        ),
+        dg.define_asset_job(
+            backfill_job_name(market),
+            selection=_selection(market, REFRESHED),
+            description=f"Fetch what {market.name}'s calendar expects and the warehouse lacks, between `since` and "
+            "`until` of its config, and compute what follows; refreshes go on beside it.",
+            # What the launchpad shows at first.
+            config={"resources": {"asked": {"config": {"missing": True, "since": "", "until": ""}}}},
+        ),
+    ]
+
+
+def _copies(market: Market, of_files: bool) -> list[str]:
+    """Candles are copied as they are refreshed, files as they are published."""
+    return [there.asset for there in described(market) if there.takes_files is of_files]
+
+
+def _selection(market: Market, names: Sequence[str]) -> dg.AssetSelection:
+    return dg.AssetSelection.assets(*([market.name, str(name)] for name in names))

@@ -1,0 +1,108 @@
+"""Maintenance on a clock: a job and its schedule, once an hour."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+if TYPE_CHECKING:
+    from refresh_pipeline.instance.run_pruning import Pruned
+
+
+from refresh_pipeline.instance.orphaned_runs import claim, going_runs
+from refresh_pipeline.instance.run_retention import retention_of
+from refresh_pipeline.market_files import load_markets
+from refresh_pipeline.operations.maintenance import compact, compaction_summary
+from refresh_pipeline.pipeline.job_names import MAINTENANCE
+from refresh_pipeline.settings import load_settings
+from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
+
+# Between the ticks of five minutes and more, and away from publishing and backup.
+HOURLY = "37 * * * *"
+
+
+# The hour (UTC) in which the warehouse is tidied as well: before the backup, which is then the smaller.
+NIGHT = 2
+
+
+class PruneConfig(dg.Config):
+    """What the launchpad offers."""
+
+    dry_run: bool = False
+
+
+@dg.op(description="Deletes runs that newer ones have superseded: events, files, logs; the state of partitions stays.")
+def prune_runs(context: dg.OpExecutionContext, config: PruneConfig) -> None:
+    """Dagster's databases pruned; how many runs, events and bytes in the output's metadata."""
+    # Late: with it come SQLAlchemy and Dagster's storages, 0.3 s that loading the definitions should not take.
+    from refresh_pipeline.instance.run_pruning import prune  # noqa: PLC0415
+
+    claim(context)
+    pruned = prune(context.instance, retention_of, datetime.now(UTC), dry_run=config.dry_run)
+    context.log.info(pruning_summary(pruned, dry_run=config.dry_run))
+    context.add_output_metadata({"dry_run": config.dry_run, **{name: getattr(pruned, name) for name in COUNTS}})
+
+
+class CompactConfig(dg.Config):
+    """What the launchpad offers."""
+
+    wanted: bool = True
+
+
+@dg.op(description="Brings rows of the warehouse that are a day old into the order in which they are read best.")
+def compact_warehouse(context: dg.OpExecutionContext, config: CompactConfig) -> None:
+    """Every market's tables tidied, where it is wanted; how many rows, and how long the file was held, in metadata."""
+    if not config.wanted:
+        return
+    claim(context)
+    settings = load_settings()
+    try:
+        done = compact(settings, load_markets(settings), datetime.now(UTC))
+    except (WarehouseBusy, WarehouseUnreadable) as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    context.log.info(compaction_summary(done))
+    context.add_output_metadata({"rows": done.rows, "pieces": done.pieces, "longest_seconds": round(done.longest, 3)})
+
+
+@dg.job(
+    name=MAINTENANCE,
+    description="Prunes what Dagster remembers of old runs, and brings the warehouse's old rows into order.",
+    executor_def=dg.in_process_executor,
+)
+def maintenance_job() -> None:
+    """One step each; what one fails at does not keep the other from its work."""
+    prune_runs()
+    compact_warehouse()
+
+
+@dg.schedule(
+    name=MAINTENANCE,
+    job=maintenance_job,
+    cron_schedule=HOURLY,
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Prunes runs once an hour, and once a night brings the warehouse's old rows into order.",
+)
+def maintenance_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """A run, unless one is at it."""
+    if going := going_runs(context.instance, MAINTENANCE):
+        return dg.SkipReason(f"the previous run is still going: {going[0].run_id}")
+    wanted = context.scheduled_execution_time.hour == NIGHT
+    return dg.RunRequest(run_config={"ops": {compact_warehouse.name: {"config": {"wanted": wanted}}}})
+
+
+COUNTS = ("runs", "thinned", "events", "orphans", "bytes", "given_back")
+
+
+def pruning_summary(pruned: "Pruned", *, dry_run: bool) -> str:
+    """What went, or would go, in a line.
+
+    >>> from refresh_pipeline.instance.run_pruning import Pruned
+    >>> pruning_summary(Pruned(runs=60, events=90_000, bytes=840_000_000), dry_run=True)
+    'would delete 60 runs, 90,000 events, 840,000,000 bytes'
+    """
+    verb = "would delete" if dry_run else "deleted"
+    rest = [f"superseded events of {pruned.thinned} more"] if pruned.thinned else []
+    rest += [f"files of {pruned.orphans} runs that are no more"] if pruned.orphans else []
+    rest += [f"databases are smaller by {pruned.given_back:,} bytes"] if pruned.given_back else []
+    return "; ".join([f"{verb} {pruned.runs} runs, {pruned.events:,} events, {pruned.bytes:,} bytes", *rest])

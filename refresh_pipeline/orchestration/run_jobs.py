@@ -1,0 +1,165 @@
+"""A refresh from the command line: the market's jobs, one after the other, in this process, on the instance."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import dagster as dg
+from filelock import FileLock
+
+from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, going_runs, this_process
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.orchestration.build import build
+from refresh_pipeline.orchestration.materialization import EVERY_SERIES_FAILED
+from refresh_pipeline.orchestration.partitions import range_tags
+from refresh_pipeline.orchestration.resources import uploads_of
+from refresh_pipeline.pipeline.job_names import backfill_job_name, publish_job_name, refresh_job_name
+from refresh_pipeline.settings import Settings, prepare_dagster
+from refresh_pipeline.warehouse import queries
+from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect
+from refresh_pipeline.warehouse.queries import SeriesOutcome
+
+LOG_LEVELS = ("CRITICAL", "INFO", "DEBUG")
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What one refresh of one market came to."""
+
+    market: Market
+    outcomes: Sequence[SeriesOutcome]
+    # What went wrong beyond single series, whose reasons the outcomes tell.
+    errors: Sequence[str]
+    # Sentences that are not true, with the number of faults.
+    failed_checks: Mapping[str, str]
+    places: Mapping[str, str]
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether every step ran and no series failed."""
+        return not self.errors and not any(each.outcome == "failed" for each in self.outcomes)
+
+
+@contextmanager
+def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """The project's Dagster instance."""
+    # Two processes that both find no databases would both create them, and one of them would fail.
+    with FileLock(prepare_dagster(settings) / "creating.lock"):
+        instance = dg.DagsterInstance.get()
+    with instance:
+        yield instance
+
+
+def refresh_once(
+    settings: Settings, market: Market, series: Sequence[Series], asked: Mapping[str, str], verbose: int
+) -> Refreshed:
+    """Run the market's refresh and then its publishing, for these series; raises as `run_jobs` does."""
+    jobs = [refresh_job_name(market), publish_job_name(market)]
+    return run_jobs(settings, market, series, jobs, asked=asked, verbose=verbose)
+
+
+def publish_once(
+    settings: Settings, market: Market, series: Sequence[Series], asked: Mapping[str, str], verbose: int
+) -> Refreshed:
+    """Run the market's publishing alone, for these series; raises as `run_jobs` does."""
+    return run_jobs(settings, market, series, [publish_job_name(market)], asked=asked, verbose=verbose)
+
+
+def backfill(
+    settings: Settings, market: Market, series: Sequence[Series], asked: Mapping[str, str], verbose: int
+) -> Refreshed:
+    """Run the market's backfill for these series, beside whatever else is going; raises as `run_jobs` does."""
+    jobs = [backfill_job_name(market)]
+    return run_jobs(settings, market, series, jobs, asked={**asked, "missing": True}, verbose=verbose)
+
+
+def run_jobs(
+    settings: Settings,
+    market: Market,
+    series: Sequence[Series],
+    jobs: Sequence[str],
+    *,
+    asked: Mapping[str, str | bool],
+    verbose: int,
+) -> Refreshed:
+    """Run jobs of a market one after the other, for these series.
+
+    Raises:
+        MarketError: the market's YAML says something of its source that the source does not know.
+        KeyboardInterrupt: somebody wants it to end; the run at hand is on record as failed.
+    """
+    definitions = build(settings, [market])
+    tags = range_tags(market, [each.instrument for each in series], [each.timeframe for each in series])
+    narrowing = {} if len(series) == len(market.series) else {"series": [each.key for each in series]}
+    run_config = {
+        "resources": {"asked": {"config": {**asked, **narrowing}}},
+        "loggers": {"console": {"config": {"log_level": LOG_LEVELS[min(verbose, 2)]}}},
+    }
+    results = []
+    with dagster_instance(settings) as instance:
+        for name in jobs:
+            going_runs(instance, name)
+            results.append(
+                definitions.resolve_job_def(name).execute_in_process(
+                    instance=instance,
+                    tags={**tags, PROCESS_TAG: this_process()},
+                    run_config=run_config,
+                    raise_on_error=False,
+                )
+            )
+            if _was_interrupted(results[-1]):
+                raise KeyboardInterrupt
+    return Refreshed(
+        market,
+        _outcomes(settings, market, [result.run_id for result in results]),
+        [message for result in results for message in _errors(result)],
+        {name: count for result in results for name, count in _failed_checks(result).items()},
+        _places(settings),
+    )
+
+
+def _outcomes(settings: Settings, market: Market, run_ids: Sequence[str]) -> list[SeriesOutcome]:
+    if not settings.database.exists():
+        return []
+    # A file that cannot be opened was told already, as the error of the step that needed it.
+    with suppress(WarehouseBusy, WarehouseUnreadable), connect(str(settings.database), read_only=True) as connection:
+        if queries.has_tables(connection, market.name):
+            return queries.outcomes_of(connection, market.name, run_ids)
+    return []
+
+
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    # Dagster takes a signal for a step's failure, and would begin with the next job.
+    failures = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    return any(
+        error is not None and error.cls_name == dg.DagsterExecutionInterruptedError.__name__ for error in failures
+    )
+
+
+def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
+    failures = [(event.step_key, _message(event)) for event in result.all_events if event.is_step_failure]
+    return [f"{step}: {message}" for step, message in failures if EVERY_SERIES_FAILED not in message]
+
+
+def _message(event: dg.DagsterEvent) -> str:
+    data = event.step_failure_data
+    if data.user_failure_data is not None and data.user_failure_data.description:
+        return data.user_failure_data.description
+    # Dagster wraps what a step raised; what that came from is in the run's log.
+    error = data.error.cause if data.error is not None and data.error.cause is not None else data.error
+    return "failed" if error is None else re.sub(r"^[\w.]+\.(?=\w+: )", "", error.message.strip())
+
+
+def _failed_checks(result: dg.ExecuteInProcessResult) -> dict[str, str]:
+    evaluations = result.get_asset_check_evaluations()
+    return {each.check_name: str(each.metadata["faults"].value) for each in evaluations if not each.passed}
+
+
+def _places(settings: Settings) -> dict[str, str]:
+    places = {"warehouse": str(settings.database), "exports": str(settings.exports_dir)}
+    # A wrong destination was told already, as the error of the step that needed it.
+    with suppress(ValueError):
+        places["uploads"] = uploads_of(settings).open().url
+    return places

@@ -1,0 +1,133 @@
+"""Each market on its own clock: one wide run of the timeframes that closed, or a reason why there is none."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import dagster as dg
+import numpy as np
+from dagster import DagsterRunStatus, RunsFilter
+
+from refresh_pipeline.instance.orphaned_runs import going_runs
+from refresh_pipeline.market.candles import instant
+from refresh_pipeline.market.model import PUBLISH_CRONS, Market
+from refresh_pipeline.market.polling import Pace, pace
+from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.orchestration.partitions import range_tags, whole
+from refresh_pipeline.orchestration.resources import WarehouseParam
+from refresh_pipeline.pipeline.job_names import publish_job_name, refresh_job_name
+from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
+from refresh_pipeline.warehouse.outcomes import Outcome
+from refresh_pipeline.warehouse.queries import SeriesReport
+from refresh_pipeline.warehouse.warehouse import Warehouse
+
+# When a tick's run was due: once it has succeeded, the next one asks for everything that has closed since.
+TICK_TAG = "refresh/tick"
+# Seconds that a tick waits for the warehouse's lock.
+PATIENCE = 5.0
+
+
+def market_schedules(market: Market) -> list[dg.ScheduleDefinition]:
+    """The market's refresh at the cadence of its shortest timeframe, and its publishing at the interval of its YAML."""
+    return [refresh_schedule(market), publish_schedule(market)]
+
+
+def refresh_schedule(market: Market) -> dg.ScheduleDefinition:
+    """Ask for one wide run of every timeframe of which a candle closed since the last tick whose run succeeded."""
+
+    @dg.schedule(
+        name=refresh_job_name(market),
+        job_name=refresh_job_name(market),
+        cron_schedule=cron(min(market.timeframes)),
+        execution_timezone=market.calendar.zone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"One wide run of {market.name}'s timeframes that have closed.",
+    )
+    def tick(context: dg.ScheduleEvaluationContext, warehouse: WarehouseParam) -> dg.RunRequest | dg.SkipReason:
+        now = context.scheduled_execution_time
+        if going := going_runs(context.instance, refresh_job_name(market)):
+            return dg.SkipReason(f"the previous run is still going: {going[0].run_id}")
+        asked = request_for(market, previous_tick(context.instance, market), now)
+        if isinstance(asked, dg.SkipReason):
+            return asked
+        waiting = current_pace(market, warehouse, now).wait(last_tick(context.instance, market), now)
+        return dg.SkipReason(f"{market.name} is refreshed {waiting}") if waiting else asked
+
+    return tick
+
+
+def publish_schedule(market: Market) -> dg.ScheduleDefinition:
+    """Export and upload every series that changed, as often as the market's YAML says."""
+
+    @dg.schedule(
+        name=publish_job_name(market),
+        job_name=publish_job_name(market),
+        cron_schedule=PUBLISH_CRONS[market.publish],
+        execution_timezone=market.calendar.zone,
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=f"Files of every series of {market.name} that changed, written and uploaded.",
+    )
+    def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        if going := going_runs(context.instance, publish_job_name(market)):
+            return dg.SkipReason(f"the previous run is still going: {going[0].run_id}")
+        return dg.RunRequest(tags=dict(whole(market)))
+
+    return tick
+
+
+def request_for(market: Market, previous: datetime | None, now: datetime) -> dg.RunRequest | dg.SkipReason:
+    """The run that a tick asks for, given the last tick whose run succeeded."""
+    due = due_timeframes(market, previous, now)
+    if not due:
+        return dg.SkipReason(f"no candle of {market.name} has closed since {previous:%Y-%m-%d %H:%M} UTC")
+    tags = {**range_tags(market, list(market.instruments), due), TICK_TAG: now.astimezone(UTC).isoformat()}
+    return dg.RunRequest(tags=tags)
+
+
+def current_pace(market: Market, warehouse: Warehouse, now: datetime) -> Pace:
+    """How often to ask the venue now: less often while many of its series fail, and in quiet hours if so wished."""
+    standing: list[SeriesReport] = []
+    # A tick must be answered soon: of a file that somebody holds nothing is known, and the pace is the usual one.
+    with suppress(WarehouseBusy, WarehouseUnreadable):
+        standing = Warehouse(database=warehouse.database, patience=PATIENCE).series_status(market)
+    outcomes = [each.outcome for each in standing if each.outcome is not None]
+    return pace(market, outcomes.count(Outcome.failed), len(outcomes), now)
+
+
+def due_timeframes(market: Market, previous: datetime | None, now: datetime) -> Sequence[Timeframe]:
+    """The timeframes of which a candle closed after `previous`, up to `now`; all of them on the first tick."""
+    if previous is None:
+        return market.timeframes
+    return [timeframe for timeframe in market.timeframes if _newest_close(market, timeframe, now) > instant(previous)]
+
+
+def _newest_close(market: Market, timeframe: Timeframe, now: datetime) -> np.datetime64:
+    newest = market.calendar.last_closed(timeframe, instant(now))
+    return market.calendar.closes(timeframe, np.array([newest]))[0]
+
+
+def previous_tick(instance: dg.DagsterInstance, market: Market) -> datetime | None:
+    """When the newest run was due that a tick asked for and that succeeded; missed ticks so need no catching up."""
+    # What a run that failed was asked for is asked for again, or a day's candles would wait for the next day.
+    return last_tick(instance, market, [DagsterRunStatus.SUCCESS])
+
+
+def last_tick(
+    instance: dg.DagsterInstance, market: Market, statuses: Sequence[DagsterRunStatus] = ()
+) -> datetime | None:
+    """When the newest run was due that a tick asked for, whatever became of it, or one of these statuses."""
+    name = refresh_job_name(market)
+    filters = RunsFilter(job_name=name, tags={"dagster/schedule_name": name}, statuses=statuses)
+    runs = instance.get_runs(filters, limit=1)
+    return datetime.fromisoformat(runs[0].tags[TICK_TAG]) if runs and TICK_TAG in runs[0].tags else None
+
+
+def cron(shortest: Timeframe) -> str:
+    """Every time a bar of this timeframe may close; above an hour every hour, for grids hang on the market's day.
+
+    >>> cron(Timeframe.m5), cron(Timeframe.H4)
+    ('*/5 * * * *', '0 * * * *')
+    """
+    if shortest >= Timeframe.H1:
+        return "0 * * * *"
+    return f"*/{shortest.minutes} * * * *" if shortest.minutes > 1 else "* * * * *"

@@ -1,0 +1,138 @@
+"""Retry asks again for series that failed or are overdue; repair for candles that are missing, so many a tick."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+import numpy as np
+
+from refresh_pipeline.instance.orphaned_runs import going_runs
+from refresh_pipeline.market.freshness import latest_due
+from refresh_pipeline.market.gaps import Gap, Place, due, planned
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.orchestration.partitions import range_tags
+from refresh_pipeline.orchestration.resources import WarehouseParam
+from refresh_pipeline.pipeline.job_names import refresh_job_name
+from refresh_pipeline.warehouse.queries import FailedSeries, SeriesReport
+
+FIRST_WAIT = timedelta(minutes=1)
+LONGEST_WAIT = timedelta(hours=1)
+SECONDS_BETWEEN_LOOKS = 30
+SECONDS_BETWEEN_REPAIRS = 300
+
+
+def retry_sensor(market: Market) -> dg.SensorDefinition:
+    """One run of the series whose last attempt failed, or that are overdue, and whose wait is over."""
+
+    @dg.sensor(
+        name=f"{market.name}_retry",
+        job_name=refresh_job_name(market),
+        minimum_interval_seconds=SECONDS_BETWEEN_LOOKS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Asks again for series of {market.name} that failed or are overdue, ever more rarely.",
+    )
+    def retry(context: dg.SensorEvaluationContext, warehouse: WarehouseParam) -> dg.RunRequest | dg.SkipReason:
+        if going := going_runs(context.instance, refresh_job_name(market)):
+            return dg.SkipReason(f"a run is going: {going[0].run_id}")
+        now = datetime.now(UTC)
+        return request_for(market, warehouse.failed(market), now, overdue(market, warehouse.series_status(market), now))
+
+    return retry
+
+
+def repair_sensor(market: Market) -> dg.SensorDefinition:
+    """One run that asks for missing candles just where they are missing, so many a tick."""
+
+    @dg.sensor(
+        name=f"{market.name}_repair",
+        job_name=refresh_job_name(market),
+        minimum_interval_seconds=SECONDS_BETWEEN_REPAIRS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Asks for missing candles of {market.name}; ever more rarely where its source has none.",
+    )
+    def repair(context: dg.SensorEvaluationContext, warehouse: WarehouseParam) -> dg.RunRequest | dg.SkipReason:
+        if going := going_runs(context.instance, refresh_job_name(market)):
+            return dg.SkipReason(f"a run is going: {going[0].run_id}")
+        now = datetime.now(UTC)
+        # Series that failed have a sensor of their own, which waits between its attempts.
+        failed = {each.series for each in warehouse.failed(market)}
+        return repair_request(market, [gap for gap in warehouse.gaps(market, now) if gap.series not in failed], now)
+
+    return repair
+
+
+def repair_request(market: Market, gaps: Sequence[Gap], now: datetime) -> dg.RunRequest | dg.SkipReason:
+    """The run that asks for missing candles, or why there is none."""
+    known = [gap for gap in gaps if gap.series in set(market.series) and gap.place is not Place.end]
+    plan = planned(market, due(known, now))
+    if plan:
+        return dg.RunRequest(
+            tags=dict(range_tags(market, [s.instrument for s in plan], [s.timeframe for s in plan])),
+            run_config=asking(list(plan), stretches=[f"{s.key} {a}Z {b}Z" for s, (a, b) in plan.items()]),
+        )
+    if not known:
+        return dg.SkipReason(f"no candles of {market.name} are missing")
+    soonest = min(gap.due_at for gap in known if gap.due_at)
+    return dg.SkipReason(
+        f"{len(known)} gaps that the source has nothing for; asked again at {soonest:%Y-%m-%d %H:%M} UTC"
+    )
+
+
+def asking(series: Sequence[Series], **more: object) -> dict[str, object]:
+    """A run's config that narrows it to these series."""
+    return {"resources": {"asked": {"config": {"series": [each.key for each in series], **more}}}}
+
+
+def request_for(
+    market: Market, failed: Sequence[FailedSeries], now: datetime, late: Mapping[Series, datetime] | None = None
+) -> dg.RunRequest | dg.SkipReason:
+    """The run that asks again, or why there is none; `late` says of overdue series when to ask for them again."""
+    again = {**(late or {}), **{each.series: each.at + wait_after(each.failures) for each in failed}}
+    if not again:
+        return dg.SkipReason(f"no series of {market.name} has failed or is overdue")
+    series = [each for each, at in again.items() if at <= now]
+    if not series:
+        what = [f"{len(failed)} series failed"] if failed else []
+        what += [f"{len(again) - len(failed)} overdue"] if len(again) > len(failed) else []
+        soonest = min(again.values())
+        return dg.SkipReason(f"{', '.join(what)}; the next is asked for again at {soonest:%H:%M:%S} UTC")
+    return dg.RunRequest(
+        tags=dict(range_tags(market, [s.instrument for s in series], [s.timeframe for s in series])),
+        run_config=asking(series),
+    )
+
+
+def overdue(market: Market, standing: Sequence[SeriesReport], now: datetime) -> dict[Series, datetime]:
+    """The series whose newest candle is older than it should be, and when to ask for each again.
+
+    The longer its next candle has been due, the longer the wait: a venue that is late is asked soon, and a series that
+    ended long ago once an hour.
+    """
+    expected = latest_due(market, now)
+    return {
+        each.series: _again(market, each)
+        for each in standing
+        if each.attempted_at is not None
+        and (each.last_open_time is None or each.last_open_time < expected[each.series])
+    }
+
+
+def _again(market: Market, report: SeriesReport) -> datetime:
+    assert report.attempted_at is not None
+    attempted = report.attempted_at.astype(datetime).replace(tzinfo=UTC)
+    if report.last_open_time is None:
+        return attempted + LONGEST_WAIT
+    calendar, timeframe = market.calendar_of(report.series.instrument), report.series.timeframe
+    closed = calendar.closes(timeframe, np.array([report.last_open_time]))[0]
+    late = attempted - calendar.next_close(timeframe, closed).astype(datetime).replace(tzinfo=UTC)
+    return attempted + min(max(late, FIRST_WAIT), LONGEST_WAIT)
+
+
+def wait_after(failures: int) -> timedelta:
+    """How long to leave a series alone after so many failures in a row.
+
+    >>> [wait_after(failures) for failures in (1, 2, 20)]
+    [datetime.timedelta(seconds=60), datetime.timedelta(seconds=120), datetime.timedelta(seconds=3600)]
+    """
+    return min(FIRST_WAIT * 2 ** min(failures - 1, 10), LONGEST_WAIT)

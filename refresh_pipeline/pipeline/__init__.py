@@ -1,0 +1,1 @@
+"""The work: fetch, compute, export, publish, upload, backfill. No Dagster."""

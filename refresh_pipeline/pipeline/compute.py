@@ -1,0 +1,29 @@
+"""Computed tables brought up to date, series by series."""
+
+import time
+from collections.abc import Sequence
+
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.pipeline.progress import advance
+from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
+from refresh_pipeline.warehouse.schema import Table
+from refresh_pipeline.warehouse.warehouse import Warehouse
+
+
+def compute(warehouse: Warehouse, market: Market, table: Table, batch: Sequence[Series]) -> dict[Series, Attempt]:
+    """Make a computed table current for every series of the batch whose candles changed."""
+    began = time.monotonic()
+    recomputed = warehouse.refresh_tail(market, table, batch)
+    others = [series for series in batch if series not in recomputed]
+    held = warehouse.series_stats(market, others) if others else {}
+    share = (time.monotonic() - began) / max(len(recomputed), 1)
+    advance(table, len(batch), len(batch))
+    done = {}
+    for series in batch:
+        result = recomputed.get(series)
+        if result is None:
+            done[series] = Attempt(Outcome.unchanged if held[series].candle_count else Outcome.no_data)
+        else:
+            done[series] = Attempt(Outcome.updated, rows_added=result.added, rows_revised=result.revised, seconds=share)
+    return done

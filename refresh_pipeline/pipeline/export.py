@@ -1,0 +1,270 @@
+"""What becomes files: which of a market's exports are due, series by series, and writing them. Without Dagster.
+
+What an export is, its YAML says (`market.exports`); how a file is written whole or not at all, `destinations.files`.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import SimpleQueue
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refresh_pipeline.destinations.parallel import side_by_side
+from refresh_pipeline.files import fx_refresh
+from refresh_pipeline.files.writer import ExportError, TableWriter, ending_of, feather_writer
+from refresh_pipeline.market.export_spec import Export, Format, Layer, Layout, Window
+from refresh_pipeline.market.model import Market, MarketError
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.pipeline.progress import advance
+from refresh_pipeline.warehouse.computations import computations
+from refresh_pipeline.warehouse.manifests import Exported, joined_columns
+from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
+from refresh_pipeline.warehouse.schema import Table, candle_columns
+from refresh_pipeline.warehouse.warehouse import Warehouse
+
+log = logging.getLogger("refresh_pipeline")
+
+Rows = Mapping[str, NDArray]
+
+# Writing waits for the disk half of its time.
+WORKERS = min(8, 2 * (os.cpu_count() or 1))
+STAMP = "%Y%m%dT%H%M%SZ"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One file that a market's YAML asks for."""
+
+    series: Series
+    export: Export
+    layer: Layer
+    kind: Format
+    path: str
+
+    @property
+    def shape(self) -> str:
+        """What decides its content beside its rows."""
+        return self.export.shape(self.kind)
+
+
+@dataclass(slots=True)
+class _Done:
+    """What became of a series' files."""
+
+    files: list[Exported] = field(default_factory=list)
+    replaced: int = 0
+    bytes: int = 0
+    errors: list[ExportError] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def wanted_files(market: Market, series: Series) -> list[Wanted]:
+    """Every file of one series that the market's YAML asks for."""
+    return [
+        Wanted(series, export, layer, kind, export.path(market.name, layer, series, kind))
+        for export in market.exports.values()
+        for layer in export.layers
+        for kind in export.formats
+    ]
+
+
+def wanted_paths(market: Market) -> set[str]:
+    """The names of every file that the market's YAML asks for now."""
+    return {file.path for series in market.series for file in wanted_files(market, series)}
+
+
+def current_files(warehouse: Warehouse, market: Market) -> list[Exported]:
+    """The manifest's rows of every file that the market's YAML asks for now."""
+    wanted = wanted_paths(market)
+    return [each for each in warehouse.exported(market, market.series) if each.path in wanted]
+
+
+def check_exports(market: Market) -> None:
+    """Raise where the market's YAML asks for files that this installation cannot write.
+
+    Raises:
+        MarketError: a package is missing.
+    """
+    for export in market.exports.values():
+        if Format.feather in export.formats:
+            try:
+                feather_writer()
+            except ExportError as error:
+                raise MarketError(f"market {market.name!r}: exports.{export.name}: {error}") from error
+
+
+def export(
+    warehouse: Warehouse, market: Market, root: Path, batch: Sequence[Series], now: datetime
+) -> dict[Series, Attempt]:
+    """Write the files of every series that changed since they were written, and those that are missing.
+
+    A file that would hold what it holds already is left alone; one that cannot be written stops no other.
+    """
+    stale = warehouse.pending_recompute(market, Table.exports, batch)
+    manifest = {each.path: each for each in warehouse.exported(market, batch)}
+    held = warehouse.series_stats(market, batch)
+    changed = set(stale.series)
+    due = {series: _due(market, root, series, manifest, series in changed) for series in batch}
+    due = {series: files for series, files in due.items() if files and held[series].candle_count}
+    done: dict[Series, _Done] = {}
+    for number, (series, result) in enumerate(_written(warehouse, market, root, due), start=1):
+        done[series] = result
+        advance(Table.exports, number, len(due))
+    settled = np.array([series in done and not done[series].errors for series in stale.series], dtype=bool)
+    rows = [file for result in done.values() for file in result.files if file != manifest.get(file.path)]
+    warehouse.record_exports(market, rows, stale.take(settled), now)
+    have = {each.series for each in manifest.values()}
+    left = {s: Attempt(Outcome.unchanged if s in have else Outcome.no_data) for s in batch if s not in done}
+    return {series: left[series] if series in left else _attempt(market, series, done[series]) for series in batch}
+
+
+def _due(market: Market, root: Path, series: Series, manifest: Mapping[str, Exported], changed: bool) -> list[Wanted]:
+    files = wanted_files(market, series)
+    if changed:
+        return files
+    return [each for each in files if _is_missing(root, each, manifest.get(each.path))]
+
+
+def _is_missing(root: Path, file: Wanted, row: Exported | None) -> bool:
+    return row is None or row.shape != file.shape or not (root / file.path).is_file()
+
+
+def _written(
+    warehouse: Warehouse, market: Market, root: Path, due: Mapping[Series, Sequence[Wanted]]
+) -> Iterator[tuple[Series, _Done]]:
+    files = [each for some in due.values() for each in some]
+    if not files:
+        return
+    rows = warehouse.rows_to_export(market, list(due), columns_of(market, files), window_of(files))
+    with ExitStack() as open_writers:
+        # A writer is one connection: no two threads may use it at once.
+        writers: SimpleQueue[TableWriter] = SimpleQueue()
+        for _ in range(WORKERS):
+            writers.put(open_writers.enter_context(TableWriter()))
+
+        def write(answer: tuple[Series, Rows]) -> tuple[Series, _Done]:
+            series, own = answer
+            writer = writers.get()
+            try:
+                return series, _write_series(writer, market, root, due[series], own)
+            finally:
+                writers.put(writer)
+
+        yield from side_by_side(write, rows, WORKERS)
+
+
+def _write_series(writer: TableWriter, market: Market, root: Path, files: Sequence[Wanted], rows: Rows) -> _Done:
+    done, began = _Done(), time.monotonic()
+    for file in files if len(rows["open_time"]) else ():
+        try:
+            _write_file(writer, root, file, content_of(market, file, rows), done)
+        except ExportError as error:
+            log.info("%s %s: %s", market.name, file.series, error)
+            done.errors.append(error)
+    done.seconds = time.monotonic() - began
+    return done
+
+
+def _write_file(writer: TableWriter, root: Path, file: Wanted, content: Rows, done: _Done) -> None:
+    written = writer.write(
+        content,
+        root / file.path,
+        compression=file.export.compression_of(file.kind),
+        time_format=fx_refresh.TIME_FORMAT if file.export.layout is Layout.fx_refresh else "",
+        older=older_name(root, file.path) if file.export.keep.newest > 1 else None,
+    )
+    # The opening times are the first column of every layer, whatever a layout calls them.
+    times = next(iter(content.values()))
+    done.replaced += written.replaced
+    done.bytes += written.bytes if written.replaced else 0
+    first, last = (times[index].astype(datetime) for index in (0, -1))
+    names = (file.export.name, file.layer.value, file.kind.value, file.path, file.shape)
+    done.files.append(Exported(file.series, *names, written.rows, written.bytes, written.sha256, first, last))
+
+
+def _attempt(market: Market, series: Series, done: _Done) -> Attempt:
+    more = {"files": done.replaced, "bytes": done.bytes}
+    if done.errors:
+        reasons = "; ".join(str(error) for error in done.errors)
+        return Attempt(Outcome.failed, reasons, seconds=done.seconds, more=more)
+    if not done.files:
+        return Attempt(Outcome.no_data)
+    outcome = Outcome.updated if done.replaced else Outcome.unchanged
+    rows = max(file.rows for file in done.files) if done.replaced else 0
+    return Attempt(outcome, rows_added=rows, seconds=done.seconds, more=more)
+
+
+# ---- which rows and columns
+
+
+def columns_of(market: Market, files: Sequence[Wanted]) -> list[str]:
+    """Every column of the warehouse that these files need, `open_time` first."""
+    needed = dict.fromkeys(["open_time"])
+    for layer, layout in {(file.layer, file.export.layout) for file in files}:
+        needed |= dict.fromkeys(ours for ours, _ in names_of(market, layer, layout))
+    return list(needed)
+
+
+def names_of(market: Market, layer: Layer, layout: Layout) -> list[tuple[str, str]]:
+    """The joined tables' name and the file's of every column of a layer, in the file's order."""
+    if layout is Layout.fx_refresh:
+        return fx_refresh.columns(layer, market.two_sided)
+    candles = () if layer is Layer.indicators else candle_columns(market.two_sided)
+    joined = joined_columns(computations(market).values())
+    computed = [(name, name) for name in joined]
+    if layer is not Layer.joined:
+        # By itself a table has no need of names that tell it from the other.
+        own = {Layer.enhanced: Table.enhanced_candles, Layer.indicators: Table.indicators}.get(layer)
+        computed = [(name, column) for name, (table, column) in joined.items() if table == own]
+    return [*((name, name) for name in ("open_time", *candles)), *computed]
+
+
+def window_of(files: Sequence[Wanted]) -> Window:
+    """The rows that all of these files need together."""
+    windows = [file.export.window for file in files]
+    if any(window == Window.model_validate("full") for window in windows):
+        return Window.model_validate("full")
+    return Window.model_construct(
+        last=max((window.last for window in windows if window.last), default=None),
+        days=max((window.days for window in windows if window.days), default=None),
+    )
+
+
+def content_of(market: Market, file: Wanted, rows: Rows) -> dict[str, NDArray]:
+    """What belongs into a file, out of at least that much of its series."""
+    first = _first_row(rows["open_time"], file.export.window)
+    return {theirs: rows[ours][first:] for ours, theirs in names_of(market, file.layer, file.export.layout)}
+
+
+def _first_row(open_times: NDArray, window: Window) -> int:
+    if window.last:
+        return max(len(open_times) - window.last, 0)
+    if window.days:
+        return int(np.searchsorted(open_times, open_times[-1] - np.timedelta64(window.days, "D"), side="right"))
+    return 0
+
+
+# ---- files that were replaced
+
+
+def older_folder(root: Path) -> Path:
+    """Where replaced files are kept: beside the folder of exports, so that who reads all of that meets none twice."""
+    return root.with_name(f"{root.name}-older")
+
+
+def older_name(root: Path, path: str) -> Path | None:
+    """What the file that lies there now is called once it is replaced: its name with when it was written."""
+    try:
+        written = datetime.fromtimestamp((root / path).stat().st_mtime, UTC)
+    except FileNotFoundError:
+        return None
+    name = older_folder(root) / path
+    ending = ending_of(name)
+    return name.with_name(f"{name.name.removesuffix(ending)}.{written:{STAMP}}{ending}")

@@ -1,0 +1,22 @@
+"""Names that several rooms share: jobs of a market, jobs of all, tags of a range of partitions."""
+
+from refresh_pipeline.market.model import Market
+
+# Jobs for all markets together.
+BACKUP = "backup"
+MAINTENANCE = "maintenance"
+
+
+def refresh_job_name(market: Market) -> str:
+    """The job that brings candles and what is computed from them up to date."""
+    return f"{market.name}_refresh"
+
+
+def publish_job_name(market: Market) -> str:
+    """The job that exports and uploads."""
+    return f"{market.name}_publish"
+
+
+def backfill_job_name(market: Market) -> str:
+    """The job that asks for history that is missing, beside the refreshes, which go on meanwhile."""
+    return f"{market.name}_backfill"

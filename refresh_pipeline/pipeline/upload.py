@@ -1,0 +1,90 @@
+"""What becomes of export files at a destination, series by series. Without Dagster.
+
+How a destination is reached, and what it does when something goes wrong, is `refresh_pipeline.destinations`' part.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from refresh_pipeline.destinations import Destination, Outgoing, Uploaded
+from refresh_pipeline.market.destination_spec import DestinationSettings
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.pipeline.export import wanted_files
+from refresh_pipeline.pipeline.progress import advance
+from refresh_pipeline.warehouse.manifests import Exported, Published
+from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
+from refresh_pipeline.warehouse.warehouse import Warehouse
+
+
+def remotes(
+    market: Market, there: DestinationSettings, batch: Sequence[Series], manifest: Mapping[str, Exported]
+) -> dict[str, Exported]:
+    """What belongs to a destination: by the name it has there, the file as it was last exported.
+
+    Files that the market's YAML asks for no longer are left out.
+    """
+    found = {}
+    for series in batch:
+        for file in wanted_files(market, series):
+            if there.takes(file.export.name) and file.path in manifest:
+                remote = there.path_of(market.name, file.export, file.layer, series, file.kind)
+                found[remote] = manifest[file.path]
+    return found
+
+
+def upload(
+    warehouse: Warehouse,
+    market: Market,
+    there: DestinationSettings,
+    batch: Sequence[Series],
+    *,
+    root: Path,
+    destination: Destination,
+    now: datetime,
+) -> dict[Series, Attempt]:
+    """Bring every export file of the batch to the destination, unless the same content is there already."""
+    manifest = {each.path: each for each in warehouse.exported(market, batch)}
+    files = remotes(market, there, batch, manifest)
+    known = {each.path: each for each in warehouse.uploaded(market, there.name, batch)}
+    answers: dict[Series, list[Uploaded]] = {series: [] for series in batch}
+    arrived: list[Published] = []
+    outgoing = [Outgoing(root / file.path, remote) for remote, file in files.items()]
+    for number, answer in enumerate(destination.upload(outgoing), start=1):
+        file = files[answer.file.remote]
+        answers[file.series].append(answer)
+        # What was there already keeps the time at which it arrived.
+        if answer.error is None and (row := _published(there, file, answer, destination)) != known.get(file.path):
+            arrived.append(row)
+        advance(there.asset, number, len(outgoing))
+    warehouse.record_uploads(market, arrived, now)
+    return {series: _attempt(own) for series, own in answers.items()}
+
+
+def _published(there: DestinationSettings, file: Exported, answer: Uploaded, destination: Destination) -> Published:
+    return Published(
+        file.series,
+        there.name,
+        file.format,
+        file.path,
+        answer.url,
+        answer.bytes,
+        file.sha256,
+        answer.content_hash,
+        destination.hash_name,
+    )
+
+
+def _attempt(own: Sequence[Uploaded]) -> Attempt:
+    failed = [answer for answer in own if answer.error is not None]
+    sent = [answer for answer in own if answer.error is None and not answer.skipped]
+    more = {"files_sent": len(sent), "files_unchanged": len(own) - len(sent) - len(failed)}
+    more |= {"bytes": sum(answer.bytes for answer in sent)}
+    if failed:
+        reasons = "; ".join(f"{answer.file.remote}: {answer.error}" for answer in failed)
+        transient = any(answer.error.transient for answer in failed if answer.error)
+        return Attempt(Outcome.failed, reasons, transient, more=more)
+    if not own:
+        return Attempt(Outcome.no_data, more=more)
+    return Attempt(Outcome.updated if sent else Outcome.unchanged, more=more)

@@ -1,0 +1,254 @@
+"""Any exchange that ccxt speaks to, as an optional extra. How ccxt is asked lives here; what it knows is its own.
+
+ccxt brings its own HTTP client; it is slowed down by the limits that all processes share, not by its own, and its
+errors become ours.
+"""
+
+import asyncio
+import importlib
+import importlib.util
+import logging
+import math
+import re
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from refresh_pipeline.market.calendars.base import length_of
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles, instant
+from refresh_pipeline.market.model import Market, MarketError, source_options
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe, UnknownTimeframe
+from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError
+from refresh_pipeline.sources.concurrency import failed, in_background, side_by_side
+from refresh_pipeline.sources.http_client import (
+    QUERY,
+    BaseUrl,
+    Put,
+    Rate,
+    RateLimited,
+    RateLimitTimeout,
+    RetryPolicy,
+    T,
+    attempts,
+    excerpt,
+)
+from refresh_pipeline.sources.rate_limits import SharedLimit
+
+log = logging.getLogger(__name__)
+
+ORIGIN = re.compile(r"^https?://[^/]+")
+EXTRA = "pip install 'refresh-pipeline[ccxt]'"
+# Weeks begin on a Thursday at some exchanges; they and months are made from days.
+LONGEST_NATIVE = Timeframe.D1
+ASSUMED_ROWS = 500
+MINUTE = 60.0
+
+
+class CcxtOptions(BaseModel):
+    """What a market's YAML may say of this source."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    exchange: str
+    base_url: BaseUrl | None = None
+    # Without one, what ccxt knows of the exchange.
+    rate: Rate | None = None
+    # Candles an answer holds; without it, what ccxt knows.
+    rows: int | None = Field(default=None, ge=1)
+
+
+class CcxtSource:
+    """Candles of an exchange, closed ones only, by the machine's clock."""
+
+    def __init__(self, market: Market, limits_dir: Path, patience: RetryPolicy = RetryPolicy()) -> None:  # noqa: B008 (frozen)
+        """The source of one market.
+
+        Raises:
+            MarketError: ccxt is not installed, or does not know the exchange, or an option is wrong.
+        """
+        self._market = market
+        self._options = source_options(market, CcxtOptions)
+        self._limits_dir = limits_dir
+        self._patience = patience
+        self._ccxt = _ccxt(market)
+        self._exchange_class = _exchange_class(self._ccxt, market, self._options.exchange)
+        self.kind = f"ccxt:{self._options.exchange}"
+        self._called = _native(self._exchange_class().timeframes or {})
+        self.native_timeframes = tuple(sorted(self._called))
+
+    def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
+        """See Source."""
+        return in_background(partial(self._produce, requests, now))
+
+    async def _produce(self, requests: Sequence[Request], now: datetime, put: Put) -> None:
+        if not requests:
+            return
+        exchange = self._exchange_class({"enableRateLimit": True, "timeout": int(self._patience.answer * 1000)})
+        if self._options.base_url:
+            exchange.urls["api"] = _elsewhere(exchange.urls["api"], self._options.base_url)
+        turns = _Turns(self._limit(exchange.rateLimit), self._patience)
+        # What ccxt awaits before each of its requests.
+        exchange.throttle = turns.wait
+        try:
+            talk = _Talk(self._market, self._options, self._ccxt, exchange, turns, self._called, instant(now))
+            try:
+                # Which symbols there are, and what the exchange calls them.
+                await talk.ask(exchange.load_markets)
+            except SourceError as error:
+                for request in requests:
+                    await put(failed(request, error))
+                return
+            await side_by_side(requests, talk.chunks, put)
+        finally:
+            await exchange.close()
+            turns.close()
+
+    def _limit(self, milliseconds: float) -> SharedLimit:
+        rate = self._options.rate
+        requests = rate.requests if rate else max(int(MINUTE * 1000 / milliseconds), 1)
+        return SharedLimit(self._limits_dir, self.kind, requests, rate.seconds if rate else MINUTE)
+
+
+def _ccxt(market: Market) -> Any:
+    """The library, if it is there; it takes a second to import."""
+    if importlib.util.find_spec("ccxt") is None:
+        raise MarketError(f"market {market.name!r}: source.kind: 'ccxt' needs an extra: {EXTRA}")
+    return importlib.import_module("ccxt.async_support")
+
+
+def _exchange_class(ccxt: Any, market: Market, name: str) -> Any:
+    if name not in ccxt.exchanges:
+        raise MarketError(
+            f"market {market.name!r}: source: exchange: found {name!r}; allowed: one of {', '.join(ccxt.exchanges)}"
+        )
+    return getattr(ccxt, name)
+
+
+def _native(timeframes: dict[str, Any]) -> dict[Timeframe, str]:
+    """Which of ours the exchange has, and what ccxt calls them."""
+    found: dict[Timeframe, str] = {}
+    for called in timeframes:
+        try:
+            timeframe = Timeframe.parse(called)
+        except UnknownTimeframe:
+            continue
+        if timeframe <= LONGEST_NATIVE:
+            found.setdefault(timeframe, called)
+    return found
+
+
+def _elsewhere(urls: Any, base_url: str) -> Any:
+    """The exchange's addresses at another host."""
+    if isinstance(urls, dict):
+        return {name: _elsewhere(url, base_url) for name, url in urls.items()}
+    return ORIGIN.sub(base_url.rstrip("/"), urls) if isinstance(urls, str) else urls
+
+
+@dataclass(slots=True)
+class _Turns:
+    """Everybody's limit, waited for in the order of asking."""
+
+    limit: SharedLimit
+    patience: RetryPolicy
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def wait(self, cost: float | None = None) -> None:
+        waited, weight = 0.0, max(math.ceil(cost or 1), 1)
+        async with self.lock:
+            while wait := self.limit.take(weight):
+                waited += wait
+                if waited > self.patience.limits:
+                    raise RateLimitTimeout(f"not to be asked for another {wait:.0f} s ({self.limit.because})")
+                await asyncio.sleep(wait)
+
+    def close(self) -> None:
+        try:
+            self.limit.close()
+        except (SourceError, OSError) as error:
+            log.info("what was taken of the limit is not given back: %s", error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Talk:
+    """One fetch's questions."""
+
+    market: Market
+    options: CcxtOptions
+    ccxt: Any
+    exchange: Any
+    turns: _Turns
+    called: dict[Timeframe, str]
+    now: np.datetime64
+
+    async def chunks(self, request: Request) -> AsyncGenerator[Fetched, None]:
+        """A chunk per page, oldest first."""
+        series, since, length = request.series, request.since, length_of(request.series.timeframe)
+        symbol, until = self.market.symbol(series.instrument, str), min(request.until, self.now)
+        rows = self._rows(symbol)
+        while since < until:
+            started = time.monotonic()
+            candles = await self._page(series, symbol, since, min(int((until - since) / length) + 2, rows))
+            newest = candles.open_time.max() if len(candles) else since
+            # Nothing in a whole page's time: not listed yet, or closed for long.
+            following = newest + length if newest > since or len(candles) else since + rows * length
+            closed = candles.where(
+                self.market.calendar_of(series.instrument).closes(series.timeframe, candles.open_time) <= self.now
+            )
+            closed, since = closed.between(request.since, until).sorted(), following
+            yield Fetched(series, closed, last=bool(since >= until), seconds=time.monotonic() - started)
+            if since >= until:
+                return
+        yield Fetched(series, Candles.none())
+
+    def _rows(self, symbol: str) -> int:
+        try:
+            return self.options.rows or self.exchange.feature_value(symbol, "fetchOHLCV", "limit") or ASSUMED_ROWS
+        except self.ccxt.BaseError as error:
+            raise self._ours(error) from None
+
+    async def _page(self, series: Series, symbol: str, since: np.datetime64, rows: int) -> Candles:
+        stamp = int(since.astype("datetime64[ms]").astype(np.int64))
+        called = self.called[series.timeframe]
+        received = await self.ask(partial(self.exchange.fetch_ohlcv, symbol, called, stamp, rows))
+        found = np.array(received, dtype=np.float64).reshape(len(received), -1)
+        if not len(found):
+            return Candles.none()
+        columns = {name: found[:, number] for number, name in enumerate(CANDLE_COLUMNS, start=1)}
+        candles = Candles(found[:, 0].astype("datetime64[ms]").astype(TIME_UNIT), columns)
+        return candles.where(candles.open_time >= since)
+
+    async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
+        """What ccxt answers, within the limits; asked again where that may help.
+
+        Raises:
+            SourceError: it has no answer.
+        """
+        return await attempts(self.turns.patience)(self._attempt, question)
+
+    async def _attempt(self, question: Callable[[], Awaitable[T]]) -> T:
+        try:
+            return await question()
+        except self.ccxt.BaseError as error:
+            raise self._ours(error) from None
+
+    def _ours(self, error: Exception) -> SourceError:
+        text = f"{self.options.exchange}: {type(error).__name__}: {QUERY.sub('?***', excerpt(str(error)))}"
+        if isinstance(error, self.ccxt.RateLimitExceeded | self.ccxt.DDoSProtection):
+            seconds = self.turns.patience.first_wait
+            self.turns.limit.pause(seconds, text)
+            return RateLimited(text, seconds)
+        # An answer that breaks off is no fault of the exchange's.
+        if isinstance(error, self.ccxt.NetworkError) or isinstance(error.__cause__, aiohttp.ClientError):
+            return TransientError(text)
+        if isinstance(error, self.ccxt.BadSymbol):
+            return PermanentError(f"{text}. Give the instrument ccxt's name as its `symbol` in the market's YAML")
+        return PermanentError(text)

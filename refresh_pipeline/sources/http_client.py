@@ -1,0 +1,351 @@
+"""One polite HTTP client for all venues, and how its answers reach a caller that knows nothing of asyncio.
+
+How much may be asked is `limits`' part; what an answer means is the venue's own, in a reader that is handed in here.
+"""
+
+import asyncio
+import json
+import logging
+import re
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cache
+from types import TracebackType
+from typing import Annotated, Any, Self, TypeVar
+from urllib.parse import urlencode
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
+
+from refresh_pipeline.sources import Fetched, PermanentError, SourceError, TransientError
+from refresh_pipeline.sources.rate_limits import Limit
+
+log = logging.getLogger(__name__)
+# It writes whole URLs at INFO, secrets in the query included.
+logging.getLogger("httpx").setLevel(logging.WARNING)
+
+T = TypeVar("T")
+Put = Callable[[Fetched], Awaitable[None]]
+Reader = Callable[[httpx.Response], T]
+
+CONNECTIONS = 32
+# Chunks that may wait for a consumer that is slower than the network; with 1,000 rows each they are 4 MB.
+CHUNKS_AHEAD = 64
+# Waking the other thread's loop takes as long as reading an answer: room is made for so many chunks at once.
+TOLD_AT_ONCE = 16
+EXCERPT = 200
+# A header's shorter words (a version, a unit) would only riddle messages with stars.
+SHORTEST_SECRET = 4
+# Nobody means more than a week by Retry-After, and a number may be of any length.
+LONGEST_SILENCE = 7 * 24 * 3600.0
+SECONDS = re.compile(r"\d{1,12}(\.\d+)?")
+LAST_WORD = re.compile(r"[\w.~+/=-]+$")
+QUERY = re.compile(r"\?[^\s'\"]+")
+BASE_URL = re.compile(r"https?://[^/\s@?#]+(/[^\s?#]*)?")
+
+
+def _http_url(url: str) -> str:
+    if not BASE_URL.fullmatch(url):
+        raise ValueError("allowed: http:// or https://, a host, a port and a path where needed")
+    return url
+
+
+# Where a venue is, as a market's YAML may say.
+BaseUrl = Annotated[str, AfterValidator(_http_url)]
+
+
+class Rate(BaseModel):
+    """How often the API may be asked, by everybody on this machine together."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    requests: int = Field(ge=1)
+    seconds: float = Field(ge=0.001)
+
+
+class RateLimited(TransientError):
+    """The venue wants silence: for so many seconds, or for as long as we find fitting."""
+
+    def __init__(self, message: str, seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+class RateLimitTimeout(TransientError):
+    """The venue wants silence for longer than a request waits: it fails now, and a later run asks again."""
+
+
+class AccessDenied(PermanentError):
+    """The venue turns this client away, whatever it asks for: a client asks nothing more after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How long one request is worth waiting for, in seconds."""
+
+    attempts: int = 6
+    # Doubled with every attempt, up to the longest.
+    first_wait: float = 0.5
+    longest_wait: float = 20.0
+    # For one answer, from connecting to its last byte.
+    answer: float = 20.0
+    # For the venue's limits and pauses, over all attempts.
+    limits: float = 120.0
+
+
+@dataclass(slots=True)
+class _HttpRequest:
+    """One request on its way through its attempts."""
+
+    method: str
+    path: str
+    weight: int
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    # What a POST says, as JSON.
+    body: bytes | None = None
+    attempts: int = 0
+    waited: float = 0.0
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Once a process, as reading all certificates takes longer than a dozen requests."""
+    return httpx.create_ssl_context()
+
+
+class Client:
+    """Asks one venue: kept-alive connections, retries with back-off, everybody's limits, no secret in any text."""
+
+    def __init__(
+        self,
+        base_url: str,
+        limit: Limit,
+        patience: RetryPolicy,
+        headers: Mapping[str, str] | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        *,
+        secrets: Sequence[str] = (),
+    ) -> None:
+        """A client to be entered; the values of `headers` are taken for secrets, and so are `secrets`."""
+        self._limit = limit
+        self._patience = patience
+        self._sleep = sleep
+        words = [word for value in [*(headers or {}).values(), *secrets] for word in value.split()]
+        self._secrets = [word for word in words if len(word) >= SHORTEST_SECRET]
+        self._host = httpx.URL(base_url).netloc.decode().rpartition("@")[2]
+        self._base_url = base_url.rstrip("/")
+        self._timeout = {"timeout": httpx.Timeout(patience.answer).as_dict()}
+        pool = httpx.Limits(max_connections=CONNECTIONS, keepalive_expiry=30.0)
+        self._http = httpx.AsyncClient(headers=headers, transport=AiohttpTransport(verify=_tls(), limits=pool))
+        # First come, first served: the order in which requests are made is the order of the catalog.
+        self._turn = asyncio.Lock()
+        self._refusal = ""
+
+    async def __aenter__(self) -> Self:
+        await self._http.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.__aexit__(kind, error, trace)
+        # What cannot be given back is forgotten after one window anyway.
+        with suppress(SourceError, OSError):
+            self._limit.close()
+
+    async def get(self, path: str, params: Mapping[str, str | int], weight: int, read: Reader[T]) -> T:
+        """What `read` makes of the venue's answer; what it raises as transient is asked again.
+
+        Raises:
+            PermanentError: asking again will not help.
+            TransientError: the attempts or the patience for this request are used up.
+        """
+        return await self._run(_HttpRequest("GET", path, weight, params=params), read)
+
+    async def post(self, path: str, body: Mapping[str, Any], weight: int, read: Reader[T]) -> T:
+        """The same for a question that is put as JSON; only for those that change nothing, as it may be put twice."""
+        return await self._run(_HttpRequest("POST", path, weight, body=json.dumps(body).encode()), read)
+
+    async def _run(self, errand: _HttpRequest, read: Reader[T]) -> T:
+        try:
+            return await self._attempt(errand, read)
+        except SourceError as error:
+            if not _worth_another_attempt(error):
+                raise
+            # Only now: the machinery of retries takes a tenth of a small request's time.
+            return await attempts(self._patience, self._sleep)(_after(error, self._attempt), errand, read)
+
+    async def _attempt(self, errand: _HttpRequest, read: Reader[T]) -> T:
+        errand.attempts += 1
+        try:
+            await self._wait_for_turn(errand)
+            return read(await self._answer(errand))
+        except AccessDenied as error:
+            # The same words for all series: what one of them asked for has nothing to do with it.
+            self._refusal = self._refusal or f"{self._host}: {self._redacted(str(error))}"
+            raise AccessDenied(self._refusal) from None
+        except SourceError as error:
+            if isinstance(error, RateLimited):
+                self._be_silent(error, errand)
+            error.args = (f"{errand.method} {self._host}{errand.path}: {self._redacted(str(error))}",)
+            raise
+
+    async def _wait_for_turn(self, errand: _HttpRequest) -> None:
+        async with self._turn:
+            while not self._refusal and (wait := self._limit.take(errand.weight)):
+                errand.waited += wait
+                if errand.waited > self._patience.limits:
+                    raise RateLimitTimeout(
+                        f"not to be asked for another {wait:.0f} s ({self._limit.because}), and a request waits "
+                        f"{self._patience.limits:.0f} s at most; a later run asks again"
+                    )
+                await self._sleep(wait)
+            if self._refusal:
+                raise AccessDenied(self._refusal)
+
+    async def _answer(self, errand: _HttpRequest) -> httpx.Response:
+        try:
+            async with asyncio.timeout(self._patience.answer):
+                return await self._http.send(self._request(errand))
+        except TimeoutError:
+            raise TransientError(f"no answer within {self._patience.answer:g} s") from None
+        except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
+            # Without its cause, which may show the whole URL.
+            what = str(error) or type(error).__name__
+            raise TransientError(f"no answer: {what}; is the venue reachable?") from None
+
+    def _request(self, errand: _HttpRequest) -> httpx.Request:
+        # By hand, as the client takes a quarter of a small request's time to merge URLs.
+        url = f"{self._base_url}{errand.path}{'?' if errand.params else ''}{urlencode(errand.params)}"
+        headers = self._http.headers
+        if errand.body is not None:
+            headers = headers.copy()
+            headers.update({"Content-Type": "application/json", "Accept": "application/json"})
+        return httpx.Request(errand.method, url, headers=headers, content=errand.body, extensions=self._timeout)
+
+    def _be_silent(self, error: RateLimited, errand: _HttpRequest) -> None:
+        seconds = error.seconds
+        if seconds is None:
+            seconds = min(self._patience.first_wait * 2**errand.attempts, self._patience.longest_wait)
+        log.warning("%s wants silence: nobody on this machine asks it for %.1f s", self._host, seconds)
+        self._limit.pause(seconds, self._redacted(str(error)))
+
+    def _redacted(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return QUERY.sub("?***", text)
+
+
+def attempts(patience: RetryPolicy, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> AsyncRetrying:
+    """As many attempts as one request is worth, with growing pauses, for as long as its error is transient."""
+    return AsyncRetrying(
+        sleep=sleep,
+        stop=stop_after_attempt(patience.attempts),
+        wait=wait_exponential(multiplier=patience.first_wait, max=patience.longest_wait)
+        + wait_random(0, patience.first_wait),
+        retry=retry_if_exception(_worth_another_attempt),
+        before_sleep=_log_retry,
+        reraise=True,
+    )
+
+
+def _after(error: SourceError, attempt: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+    """Attempts of which the first has been made, and has come to this error."""
+    made: list[SourceError] = [error]
+
+    async def further(*arguments: Any) -> T:
+        if made:
+            raise made.pop()
+        return await attempt(*arguments)
+
+    return further
+
+
+def is_fit_for_a_header(secret: str) -> bool:
+    """Whether a token can be one at all: what was pasted with quotes, line ends or blanks in it cannot be sent.
+
+    >>> is_fit_for_a_header("eyJhbGciOi.J9"), is_fit_for_a_header("eyJhbG\u201d"), is_fit_for_a_header("two words")
+    (True, False, False)
+    """
+    return secret.isascii() and secret.isprintable() and " " not in secret
+
+
+def by_status(response: httpx.Response) -> SourceError | None:
+    """What HTTP itself says of an answer: None when it is good."""
+    if response.is_success:
+        return None
+    text = f"HTTP {response.status_code}: {excerpt(response.text)}"
+    silence = retry_after(response)
+    if response.status_code in (418, 429) or silence is not None:
+        return RateLimited(text, silence)
+    if response.status_code >= 500 or response.status_code == 408:
+        return TransientError(text)
+    if response.is_redirect:
+        return PermanentError(f"{text}; the venue has moved: put its new address into base_url")
+    return PermanentError(text)
+
+
+def retry_after(response: httpx.Response) -> float | None:
+    """The seconds of silence that an answer asks for, given as a number or as a date; None when it asks for none."""
+    text = response.headers.get("retry-after", "").strip()
+    if SECONDS.fullmatch(text):
+        return min(float(text), LONGEST_SILENCE)
+    until = _http_date(text)
+    if until is None:
+        return None
+    now = _http_date(response.headers.get("date", "")) or datetime.now(UTC)
+    return min(max((until - now).total_seconds(), 0.0), LONGEST_SILENCE)
+
+
+def served_at(response: httpx.Response) -> datetime | None:
+    """When the server says that it answered, to the second; None when it does not tell the time."""
+    return _http_date(response.headers.get("date", ""))
+
+
+def seconds_into_minute(response: httpx.Response) -> float:
+    """How far the server's own minute has gone; 0.0 when it does not tell the time."""
+    date = served_at(response)
+    return float(date.second) if date else 0.0
+
+
+def excerpt(text: str) -> str:
+    """The beginning of somebody else's text, on one line and fit for a message.
+
+    No word is cut, as half a secret would not be known for one.
+
+    >>> excerpt("<b>too many  requests</b>")
+    '<b>too many requests</b>'
+    """
+    line = " ".join(text.split()) or "nothing"
+    return line if len(line) <= EXCERPT else f"{LAST_WORD.sub('', line[:EXCERPT])}..."
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
+def _worth_another_attempt(error: BaseException) -> bool:
+    return isinstance(error, TransientError) and not isinstance(error, RateLimitTimeout)
+
+
+def _log_retry(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    log.info("attempt %d in %.1f s, after: %s", state.attempt_number + 1, state.upcoming_sleep, error)

@@ -1,0 +1,260 @@
+"""How much a venue may be asked: one account per venue, in a small file that all processes of the machine share.
+
+Sleeping until there is room again, and knowing what an answer means, are the HTTP client's part (`http`).
+"""
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, Field, ValidationError
+
+from refresh_pipeline.sources import TransientError
+
+log = logging.getLogger(__name__)
+
+# The window slides in this many steps; what was spent in a step stays on the account until all of it is too old.
+STEPS = 60
+# Held back for requests that are still under way when the venue's own window begins.
+HELD_BACK = 20
+# A process takes this share of the limit at once, so that most requests need no look at the file.
+BLOCKS = 100
+LIMIT_IS_FRESH_FOR = 24 * 3600.0
+LOCK_PATIENCE = 10.0
+
+
+class Limit(Protocol):
+    """What a client asks before it asks the venue."""
+
+    # Why the last `take` had to wait, for messages.
+    because: str
+
+    def take(self, weight: int) -> float:
+        """Take `weight` from the account: 0.0 when it was there, else the seconds after which to ask again."""
+        ...
+
+    def pause(self, seconds: float, because: str) -> None:
+        """Nobody on this machine asks this venue for so many seconds."""
+        ...
+
+    def close(self) -> None:
+        """Give back what was taken and not spent."""
+        ...
+
+
+class _Account(BaseModel):
+    """What the file holds. Instants are seconds since 1970, as the machine's clock tells them."""
+
+    limit: int = 0
+    learnt_at: float = 0.0
+    # Weight by the number of the step in which it was spent.
+    spent: dict[int, int] = Field(default_factory=dict)
+    # The server's own figure plus what was taken since, and the end of the server's window.
+    server_used: int = 0
+    server_until: float = 0.0
+    silent_until: float = 0.0
+    silent_because: str = ""
+
+
+@dataclass(slots=True)
+class _Block:
+    """Weight that is on the account already and not spent yet; good within its step alone."""
+
+    step: int = 0
+    weight: int = 0
+
+
+class SharedLimit:
+    """A venue's limit as a sliding window over weights, never above it and with 93 % of it usable.
+
+    A process that is killed leaves nothing behind but what it had taken, which is forgotten after one window.
+    """
+
+    def __init__(
+        self, directory: Path, venue: str, weight: int, seconds: float, clock: Callable[[], float] = time.time
+    ) -> None:
+        """An account of `weight` per `seconds` (until `learn` says otherwise), in `directory`, which is made."""
+        directory.mkdir(parents=True, exist_ok=True)
+        stem = re.sub(r"[^\w.-]+", "_", venue)
+        self._path = directory / f"{stem}.json"
+        self._lock = FileLock(directory / f"{stem}.lock", timeout=LOCK_PATIENCE, poll_interval=0.002)
+        self._assumed = weight
+        self._window = seconds
+        self._clock = clock
+        self._block = _Block()
+        self._heard: tuple[int, float] | None = None
+        # Why the last `take` had to wait, for messages.
+        self.because = ""
+
+    def take(self, weight: int) -> float:
+        """Take `weight` from the account: 0.0 when it was there, else the seconds after which to ask again.
+
+        Raises:
+            TransientError: another process has held the account for longer than 10 s.
+        """
+        now = self._clock()
+        step = self._step(now)
+        if self._block.step == step and self._block.weight >= weight:
+            self._block.weight -= weight
+            return 0.0
+        with self._account(now) as account:
+            wait = self._wait(account, weight, now)
+            if wait == 0.0:
+                self._block = _Block(step, self._put_down(account, weight, step) - weight)
+            return wait
+
+    def pause(self, seconds: float, because: str) -> None:
+        """Nobody on this machine asks this venue for so many seconds; a longer pause that runs already stays."""
+        now = self._clock()
+        with self._account(now) as account:
+            if now + seconds > account.silent_until:
+                account.silent_until, account.silent_because = now + seconds, because
+            # The venue has said when to come again; its count of the window adds nothing to that.
+            account.server_used, account.server_until = 0, 0.0
+
+    def observe_server_usage(self, used: int, ends_in: float) -> None:
+        """What the server counts in its present window, which ends in so many seconds; others may have used it too."""
+        self._heard = (used, self._clock() + ends_in)
+
+    def learn(self, weight: int) -> None:
+        """The limit as the venue itself states it."""
+        now = self._clock()
+        with self._account(now) as account:
+            account.limit, account.learnt_at = weight, now
+
+    def is_learnt(self) -> bool:
+        """Whether the venue has stated its limit within the last day, to any process of this machine."""
+        now = self._clock()
+        with self._account(now) as account:
+            return account.limit > 0 and now - account.learnt_at < LIMIT_IS_FRESH_FOR
+
+    def close(self) -> None:
+        """Give back what was taken and not spent."""
+        with self._account(self._clock()):
+            pass
+
+    def _step(self, now: float) -> int:
+        return int(now / self._window * STEPS)
+
+    def _expiry(self, step: int) -> float:
+        return (step + 1) * self._window / STEPS + self._window
+
+    def _usable(self, account: _Account) -> int:
+        limit = account.limit or self._assumed
+        return limit - limit // HELD_BACK
+
+    def _wait(self, account: _Account, weight: int, now: float) -> float:
+        if account.silent_until > now:
+            self.because = account.silent_because
+            return account.silent_until - now
+        self.because = "the limit of requests is used up"
+        usable = self._usable(account)
+        # What weighs more than the whole limit goes alone rather than never.
+        need = min(weight, usable)
+        if account.server_used + need > usable:
+            return account.server_until - now
+        too_much = sum(account.spent.values()) + need - usable
+        wait = 0.0
+        for step in sorted(account.spent):
+            if too_much <= 0:
+                break
+            too_much -= account.spent[step]
+            wait = self._expiry(step) - now
+        return wait
+
+    def _put_down(self, account: _Account, weight: int, step: int) -> int:
+        usable = self._usable(account)
+        free = usable - max(sum(account.spent.values()), account.server_used)
+        block = max(weight, min(usable // BLOCKS, free))
+        account.spent[step] = account.spent.get(step, 0) + block
+        account.server_used += block
+        return block
+
+    @contextmanager
+    def _account(self, now: float) -> Iterator[_Account]:
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise TransientError(
+                f"another process has held {self._lock.lock_file} for {LOCK_PATIENCE:.0f} s; end it if it hangs"
+            ) from None
+        try:
+            account = self._read()
+            self._settle(account, now)
+            yield account
+            self._write(account)
+        finally:
+            self._lock.release()
+
+    def _settle(self, account: _Account, now: float) -> None:
+        """Bring the account up to now: give back this process's block, add what it heard, drop what is too old."""
+        step = self._step(now)
+        if self._block.step in account.spent:
+            account.spent[self._block.step] -= self._block.weight
+            account.server_used = max(0, account.server_used - self._block.weight)
+        self._block = _Block()
+        # A step of the future is from before the clock was set back; it would stay for ever.
+        account.spent = {
+            s: weight for s, weight in account.spent.items() if weight > 0 and s <= step + 1 and self._expiry(s) > now
+        }
+        if account.server_until <= now:
+            account.server_used, account.server_until = 0, 0.0
+        self._add_heard(account, now)
+
+    def _add_heard(self, account: _Account, now: float) -> None:
+        if self._heard is None:
+            return
+        used, until = self._heard
+        self._heard = None
+        if until > account.server_until + self._window / 2:
+            account.server_used, account.server_until = used, until
+        elif until > max(now, account.server_until - self._window / 2):
+            account.server_used = max(account.server_used, used)
+
+    def _read(self) -> _Account:
+        try:
+            return _Account.model_validate_json(self._path.read_bytes())
+        except FileNotFoundError:
+            return _Account()
+        except ValidationError:
+            log.warning("%s cannot be read and is begun anew: what was spent in the last window is unknown", self._path)
+            return _Account()
+
+    def _write(self, account: _Account) -> None:
+        # Replaced as a whole: a process that is killed while writing leaves the old account behind.
+        fresh = self._path.with_suffix(".new")
+        fresh.write_text(account.model_dump_json())
+        os.replace(fresh, self._path)
+
+
+class Limits:
+    """Several limits of one venue, all of them kept: so many a second and so many a day."""
+
+    def __init__(self, limits: Sequence[SharedLimit]) -> None:
+        """The scarcest first: what was taken of the ones before the one that says wait is lost."""
+        self._limits = limits
+        self.because = ""
+
+    def take(self, weight: int) -> float:
+        """See Limit."""
+        for limit in self._limits:
+            if wait := limit.take(weight):
+                self.because = limit.because
+                return wait
+        return 0.0
+
+    def pause(self, seconds: float, because: str) -> None:
+        """See Limit."""
+        self._limits[0].pause(seconds, because)
+
+    def close(self) -> None:
+        """See Limit."""
+        for limit in self._limits:
+            limit.close()

@@ -1,0 +1,282 @@
+"""Storing what a source sent: late corrections win and leave the old value on record, bad candles are set aside."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, MALFORMED, Candles, faults, instant
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, numbered, registered, texts
+from refresh_pipeline.warehouse.schema import Table, qualified
+
+# Long enough to see a source go astray, short enough to stay small.
+OPINIONS_KEPT = timedelta(days=7)
+# What was turned away is looked at for as long.
+REJECTED_KEPT = timedelta(days=90)
+NO_OPEN_TIME = "open_time is missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of one series' arrivals."""
+
+    added: int = 0
+    revised: int = 0
+    rejected: int = 0
+
+    def __add__(self, other: "Stored") -> "Stored":
+        return Stored(self.added + other.added, self.revised + other.revised, self.rejected + other.rejected)
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Arrivals of many series behind one another: candles to store, each once, and what must not be stored, with why.
+
+    `good` holds series_no, open_time and the candle columns; `bad` the same, a reason, and the text of malformed rows.
+    """
+
+    series: Sequence[Series]
+    good: Arrays
+    bad: Arrays
+
+    @classmethod
+    def of(cls, arrivals: Mapping[Series, Candles], columns: Sequence[str]) -> "Staged":
+        """Stack, look for faults, and keep the last of several good candles with one open_time; all series at once."""
+        counts = np.array([len(candles) for candles in arrivals.values()], dtype=np.int64)
+        series_no = np.repeat(np.arange(len(arrivals), dtype=np.int32), counts)
+        stacked = Candles.concatenated([_with_columns(candles, columns) for candles in arrivals.values()])
+        reason = np.where(np.isnat(stacked.open_time), NO_OPEN_TIME, faults(stacked, series_no))
+        rows = {"series_no": series_no, "open_time": stacked.open_time, **stacked.columns}
+        is_bad = np.array([each is not None for each in reason], dtype=bool)
+        good = {name: values[~is_bad] for name, values in rows.items()}
+        last = _last_of_each(good["series_no"], good["open_time"])
+        return cls(
+            list(arrivals),
+            {name: values[last] for name, values in good.items()},
+            _rejected({name: values[is_bad] for name, values in rows.items()}, reason[is_bad], arrivals),
+        )
+
+
+def _with_columns(candles: Candles, columns: Sequence[str]) -> Candles:
+    unknown = np.full(len(candles), np.nan)
+    return Candles(candles.open_time, {name: candles.columns.get(name, unknown) for name in columns})
+
+
+def _last_of_each(series_no: NDArray[np.int32], open_time: NDArray[np.datetime64]) -> NDArray[np.int64]:
+    order = np.lexsort((open_time, series_no))
+    ordered_no, ordered_time = series_no[order], open_time[order]
+    same_as_next = (ordered_no[1:] == ordered_no[:-1]) & (ordered_time[1:] == ordered_time[:-1])
+    return order[np.append(~same_as_next, True)] if len(order) else order
+
+
+def _rejected(candles: Arrays, reason: NDArray[np.object_], arrivals: Mapping[Series, Candles]) -> Arrays:
+    malformed = [(number, row) for number, each in enumerate(arrivals.values()) for row in each.malformed]
+    nothing = {
+        "series_no": np.array([number for number, _ in malformed], dtype=np.int32),
+        "open_time": np.full(len(malformed), np.datetime64("NaT"), dtype="datetime64[us]"),
+    }
+    unknown = np.full(len(malformed), np.nan)
+    rows = {name: np.concatenate([values, nothing.get(name, unknown)]) for name, values in candles.items()}
+    return rows | {
+        "reason": texts([*reason, *(f"{MALFORMED}: {row.reason}" for _, row in malformed)]),
+        "received": texts([*[None] * len(reason), *(row.text for _, row in malformed)]),
+    }
+
+
+def store(
+    connection: duckdb.DuckDBPyConnection,
+    market: str,
+    staged: Staged,
+    source: str,
+    now: datetime,
+    *,
+    preferred: Sequence[str] = (),
+) -> dict[Series, Stored]:
+    """Write arrivals inside the transaction that is open, and note what became stale.
+
+    A candle that is there already with the same numbers is left alone, its fetched_at too; so is one from a
+    `preferred` source, whatever its numbers.
+    """
+    at = instant(now).astype(datetime)
+    values = {"now": at, "source": source, "preferred": list(preferred), "forgotten": at - OPINIONS_KEPT}
+    sql = _Statements(connection, market, values)
+    rejected = np.bincount(staged.bad["series_no"], minlength=len(staged.series))
+    added = revised = np.zeros(len(staged.series), dtype=np.int64)
+    with registered(connection, "wanted", numbered(staged.series)):
+        if rejected.any():
+            with registered(connection, "bad", staged.bad):
+                sql.run(_REJECT)
+        if len(staged.good["open_time"]):
+            added, revised = _store_good(sql, staged)
+    counts = zip(added.tolist(), revised.tolist(), rejected.tolist(), strict=True)
+    return {series: Stored(*each) for series, each in zip(staged.series, counts, strict=True)}
+
+
+def forget_rejected(connection: duckdb.DuckDBPyConnection, market: str, now: datetime) -> int:
+    """Delete candles that were turned away long ago; gives how many."""
+    table, oldest = qualified(market, Table.rejected_candles), instant(now).astype(datetime) - REJECTED_KEPT
+    [(count,)] = connection.execute(f"delete from {table} where rejected_at < ?", [oldest]).fetchall()
+    return count
+
+
+@dataclass(frozen=True, slots=True)
+class _Statements:
+    """What every statement needs: where it runs, whose tables it means, and the values it may name."""
+
+    connection: duckdb.DuckDBPyConnection
+    market: str
+    values: Mapping[str, object]
+
+    def run(self, statement: str, **lists: str) -> None:
+        """Execute a statement whose braces name tables and lists of columns."""
+        tables = {table.value: qualified(self.market, table) for table in Table}
+        text = statement.format(**tables, candle_list=", ".join(CANDLE_COLUMNS), **lists)
+        self.connection.execute(text, {name: value for name, value in self.values.items() if f"${name}" in text})
+
+
+def _store_good(sql: _Statements, staged: Staged) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many candles of each series were new, and how many had another value."""
+    columns = [name for name in staged.good if name not in ("series_no", "open_time")]
+    listed = ", ".join(columns)
+    times = staged.good["open_time"]
+    span = {"first": times.min().astype(datetime), "last": times.max().astype(datetime)}
+    bounded = _Statements(sql.connection, sql.market, {**sql.values, **span})
+    with registered(sql.connection, "good", staged.good):
+        bounded.run(
+            _ARRIVING,
+            columns=", ".join(f"g.{name}" for name in columns),
+            differs=" or ".join(f"g.{name} is distinct from r.{name}" for name in columns),
+        )
+        if sql.values["preferred"]:
+            _note_opinions(bounded)
+    added, revised = _counted(sql.connection, len(staged.series))
+    if revised.any():
+        sql.run(_KEEP_OLD, columns=listed, old=", ".join(f"r.{name}" for name in columns))
+        sql.run(_REMOVE_OLD)
+    if added.any() or revised.any():
+        sql.run(_INSERT, columns=listed)
+        _update_series(sql)
+    sql.run("drop table arriving")
+    return added, revised
+
+
+def _note_opinions(sql: _Statements) -> None:
+    """Keep what this source says of candles that are stored from another one, in place of what it said before."""
+    sql.run(_OPINIONS)
+    sql.run(_FORGET_OPINIONS)
+    sql.run("insert into {second_opinions} by name select * from opinions")
+    sql.run("drop table opinions")
+
+
+# One look at what is stored leaves, of all candles that arrived, those that are new or have another value. Bounds given
+# as values let DuckDB skip all row groups but the newest.
+_ARRIVING = """
+create temp table arriving as
+select w.series_no, w.instrument, w.timeframe, g.open_time, {columns}, r.open_time is null as is_new
+from good g join wanted w using (series_no)
+left join (select * from {raw_candles} where open_time between $first and $last) r
+  on r.instrument = w.instrument and r.timeframe = w.timeframe and r.open_time = g.open_time
+where r.open_time is null or (not list_contains($preferred::varchar[], r.source) and ({differs}))
+"""
+
+_OPINIONS = """
+create temp table opinions as
+select w.instrument, w.timeframe, g.open_time, g.open, g.high, g.low, g.close, g.volume, $source as source,
+  $now as fetched_at
+from good g join wanted w using (series_no)
+join (select * from {raw_candles} where open_time between $first and $last) r
+  on r.instrument = w.instrument and r.timeframe = w.timeframe and r.open_time = g.open_time
+where list_contains($preferred::varchar[], r.source)
+"""
+
+_FORGET_OPINIONS = """
+delete from {second_opinions} o where o.fetched_at < $forgotten or exists (
+  select 1 from opinions n where n.instrument = o.instrument and n.timeframe = o.timeframe
+    and n.open_time = o.open_time and n.source = o.source)
+"""
+
+_KEEP_OLD = """
+insert into {raw_candle_revisions} (instrument, timeframe, open_time, {columns}, source, fetched_at, replaced_at)
+select r.instrument, r.timeframe, r.open_time, {old}, r.source, r.fetched_at, $now
+from {raw_candles} r join arriving a using (instrument, timeframe, open_time)
+where not a.is_new
+"""
+
+_REMOVE_OLD = """
+delete from {raw_candles} r using arriving a
+where r.instrument = a.instrument and r.timeframe = a.timeframe and r.open_time = a.open_time and not a.is_new
+"""
+
+_INSERT = """
+insert into {raw_candles} (instrument, timeframe, open_time, {columns}, source, fetched_at)
+select instrument, timeframe, open_time, {columns}, $source, $now from arriving
+order by open_time, instrument, timeframe
+"""
+
+# The same bad candle sent again at every refresh is one row, not many.
+_REJECT = """
+insert into {rejected_candles}
+  (instrument, timeframe, open_time, {candle_list}, reason, received, source, rejected_at)
+select distinct w.instrument, w.timeframe, b.open_time, b.open, b.high, b.low, b.close, b.volume,
+  b.reason, b.received, $source, $now
+from bad b join wanted w using (series_no)
+where not exists (
+  select 1 from {rejected_candles} x
+  where x.instrument = w.instrument and x.timeframe = w.timeframe and x.open_time is not distinct from b.open_time
+    and x.open is not distinct from b.open and x.high is not distinct from b.high
+    and x.low is not distinct from b.low and x.close is not distinct from b.close
+    and x.volume is not distinct from b.volume
+    and x.reason = b.reason and x.received is not distinct from b.received)
+"""
+
+_TOUCHED = """
+create temp table touched as
+select instrument, timeframe, min(open_time) as since, max(open_time) as until, count(*) filter (is_new) as added
+from arriving group by all
+"""
+
+_GROWN = """
+create temp table grown as
+select t.instrument, t.timeframe, coalesce(s.candle_count, 0) + t.added as candle_count,
+  least(s.first_open_time, t.since) as first_open_time, greatest(s.last_open_time, t.until) as last_open_time
+from touched t left join {series} s using (instrument, timeframe)
+"""
+
+
+def _counted(connection: duckdb.DuckDBPyConnection, series_count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    rows = arrays_of(connection, "select series_no, is_new from arriving")
+    numbers = rows["series_no"], rows["series_no"][rows["is_new"]]
+    arrived, added = (np.bincount(each, minlength=series_count) for each in numbers)
+    return added, arrived - added
+
+
+def _update_series(sql: _Statements) -> None:
+    sql.run(_TOUCHED)
+    sql.run(_GROWN)
+    sql.run("delete from {series} s using grown g where s.instrument = g.instrument and s.timeframe = g.timeframe")
+    sql.run("insert into {series} by name select * from grown")
+    mark_stale(sql.connection, sql.market, [Table.enhanced_candles])
+    sql.run("drop table grown")
+    sql.run("drop table touched")
+
+
+def mark_stale(connection: duckdb.DuckDBPyConnection, market: str, assets: Sequence[Table]) -> None:
+    """Note, for each series in the temporary table `touched`, from which candle on assets must be made again."""
+    stale = qualified(market, Table.stale)
+    connection.execute(
+        "create temp table marked as "
+        "select t.instrument, t.timeframe, a.asset, least(s.since, t.since) as since, uuid()::varchar as mark "
+        f"from touched t cross join (select unnest(?) as asset) a left join {stale} s on s.asset = a.asset "
+        "and s.instrument = t.instrument and s.timeframe = t.timeframe",
+        [[asset.value for asset in assets]],
+    )
+    connection.execute(
+        f"delete from {stale} s using marked m "
+        "where s.asset = m.asset and s.instrument = m.instrument and s.timeframe = m.timeframe"
+    )
+    connection.execute(f"insert into {stale} by name select * from marked")
+    connection.execute("drop table marked")

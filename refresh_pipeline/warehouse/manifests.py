@@ -1,0 +1,276 @@
+"""What leaves the warehouse: the rows of an export, and the manifests of files that were written and uploaded."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timedelta
+from typing import Any
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from refresh_pipeline.analytics.bars import Computation
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT
+from refresh_pipeline.market.export_spec import Window
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.warehouse.arrays import arrays_of, numbered, registered, texts
+from refresh_pipeline.warehouse.computed_batch import PendingRecompute
+from refresh_pipeline.warehouse.incremental import Connect, same_mark, settle
+from refresh_pipeline.warehouse.ingest import mark_stale
+from refresh_pipeline.warehouse.schema import Table, candle_columns, qualified
+
+# How many cells are read and written to files at once: a tenth of a gigabyte, while ticks go on beside it.
+EXPORTED_AT_ONCE = 12_000_000
+# Before every candle.
+BEGINNING = np.datetime64("0001-01-01", "us")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """One export file of one series; `path` is relative to the folder of exports and tells the files of a market apart.
+
+    `shape` says what decides the content beside the rows; files of an older version of the project have none.
+    """
+
+    series: Series
+    export: str | None
+    layer: str | None
+    format: str
+    path: str
+    shape: str | None
+    rows: int
+    bytes: int
+    sha256: str
+    first_open_time: datetime
+    last_open_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One export file as it lies at a destination; `sha256` is the export's, `content_hash` the destination's."""
+
+    series: Series
+    destination: str
+    format: str
+    path: str
+    url: str
+    bytes: int
+    sha256: str
+    content_hash: str
+    hash_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which columns, of which tables, and how much of each series' newest past."""
+
+    computations: Collection[Computation]
+    columns: Sequence[str]
+    window: Window
+
+
+def rows_to_export(
+    connect: Connect,
+    market: Market,
+    selection: Selection,
+    batch: Sequence[Series],
+    cells_at_once: int = EXPORTED_AT_ONCE,
+) -> Iterator[tuple[Series, dict[str, NDArray]]]:
+    """Series and their selected rows, one query for as many series as fit in memory."""
+    with connect() as connection:
+        counts, since = _extents(connection, market.name, batch, selection.window)
+    chunk_no = np.cumsum(counts * len(selection.columns)) // cells_at_once
+    for number in np.unique(chunk_no):
+        taken = np.flatnonzero(chunk_no == number)
+        chunk = [batch[position] for position in taken.tolist()]
+        yield from _chunk_rows(connect, market, selection, chunk, since[taken])
+
+
+def newest_candles(
+    connect: Connect, market: Market, batch: Sequence[Series], back: timedelta, cells_at_once: int = EXPORTED_AT_ONCE
+) -> Iterator[tuple[Series, dict[str, NDArray]]]:
+    """Series and their candles that opened within so long before the newest one."""
+    columns = ("open_time", *CANDLE_COLUMNS)
+    most = np.array([back / timedelta(minutes=series.timeframe.minutes) for series in batch])
+    chunk_no = np.cumsum(most * len(columns)) // cells_at_once
+    for number in np.unique(chunk_no):
+        chunk = [series for series, its_chunk in zip(batch, chunk_no, strict=True) if its_chunk == number]
+        with connect() as connection, registered(connection, "wanted", numbered(chunk)):
+            rows = arrays_of(
+                connection,
+                f"select w.series_no, {', '.join(f'c.{name}' for name in columns)} from wanted w "
+                f"join {qualified(market.name, Table.series)} s using (instrument, timeframe) "
+                f"join {qualified(market.name, Table.raw_candles)} c on c.instrument = w.instrument "
+                "and c.timeframe = w.timeframe and c.open_time > s.last_open_time - $back "
+                "order by w.series_no, c.open_time",
+                {"back": back},
+            )
+        yield from _by_series(chunk, rows)
+
+
+def _by_series(chunk: Sequence[Series], rows: dict[str, NDArray]) -> Iterator[tuple[Series, dict[str, NDArray]]]:
+    starts = np.searchsorted(rows.pop("series_no"), np.arange(len(chunk) + 1))
+    for number, series in enumerate(chunk):
+        yield series, {name: values[starts[number] : starts[number + 1]] for name, values in rows.items()}
+
+
+def _extents(
+    connection: duckdb.DuckDBPyConnection, market: str, batch: Sequence[Series], window: Window
+) -> tuple[NDArray[np.int64], NDArray]:
+    """How many rows of each series are meant, and from when on; the beginning of time where all are."""
+    question = (
+        "select coalesce(s.candle_count, 0) as n, null::timestamp as since from wanted w "
+        f"left join {qualified(market, Table.series)} s using (instrument, timeframe) order by w.series_no"
+    )
+    if window.last or window.days:
+        # Of the three key columns alone: numbering whole rows would take a second at twenty million.
+        question = (
+            "with back as (select w.series_no, t.open_time, "
+            "row_number() over (partition by w.series_no order by t.open_time desc) as nth, "
+            "max(t.open_time) over (partition by w.series_no) as newest "
+            f"from {qualified(market, Table.enhanced_candles)} t join wanted w using (instrument, timeframe)) "
+            "select coalesce(count(b.open_time), 0) as n, min(b.open_time) as since from wanted w "
+            f"left join back b on b.series_no = w.series_no and (b.nth <= {window.last or 0} "
+            f"or b.open_time > b.newest - to_days({window.days or 0})) group by w.series_no order by w.series_no"
+        )
+    with registered(connection, "wanted", numbered(batch)):
+        found = arrays_of(connection, question)
+    since = found["since"].astype(TIME_UNIT)
+    return found["n"], np.where(np.isnat(since), BEGINNING, since)
+
+
+def _chunk_rows(
+    connect: Connect, market: Market, selection: Selection, chunk: Sequence[Series], since: NDArray
+) -> Iterator[tuple[Series, dict[str, NDArray]]]:
+    with connect() as connection, registered(connection, "wanted", numbered(chunk, since=since)):
+        rows = arrays_of(connection, _joined_tables(market, selection))
+    yield from _by_series(chunk, rows)
+
+
+def _joined_tables(market: Market, selection: Selection) -> str:
+    columns, computations = selection.columns, selection.computations
+    carrier = next(each for each in computations if each.carries_candles)
+    owners = {name: (carrier.name, name) for name in ("open_time", *candle_columns(market.two_sided))}
+    owners |= joined_columns(computations)
+    read = {carrier.name: {"open_time"}}
+    for name in columns:
+        table, column = owners[name]
+        read.setdefault(table, {"open_time"}).add(column)
+    # Each table is narrowed by itself: the join alone would read all of the second table for every chunk.
+    narrowed = ", ".join(
+        f"{table} as (select w.series_no, {', '.join(f't.{_quoted(name)}' for name in sorted(names))} "
+        f"from {qualified(market.name, Table(table))} t "
+        "join wanted w on w.instrument = t.instrument and w.timeframe = t.timeframe and t.open_time >= w.since)"
+        for table, names in read.items()
+    )
+    joins = " ".join(f"left join {table} using (series_no, open_time)" for table in read if table != carrier.name)
+    listed = ", ".join(f"{owners[name][0]}.{_quoted(owners[name][1])} as {_quoted(name)}" for name in columns)
+    return (
+        f"with {narrowed} select {carrier.name}.series_no, {listed} from {carrier.name} {joins} "
+        f"order by {carrier.name}.series_no, {carrier.name}.open_time"
+    )
+
+
+def joined_columns(computations: Collection[Computation]) -> dict[str, tuple[str, str]]:
+    """The computed columns of a joined export, each with its table and its name there.
+
+    What two tables call the same is another thing in each (`mfi`): the later one's column takes its table's name along.
+    """
+    joined: dict[str, tuple[str, str]] = {}
+    for each in computations:
+        for column in each.columns:
+            name = column.name if column.name not in joined else f"{each.name}_{column.name}"
+            joined[name] = (each.name, column.name)
+    return joined
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
+
+
+def write_exports(
+    connection: duckdb.DuckDBPyConnection,
+    market: str,
+    exported: Sequence[Exported],
+    done: PendingRecompute,
+    now: datetime,
+) -> None:
+    """Replace the manifest rows of these files, and settle the series done that have not changed since they were read.
+
+    Where they have changed, or somebody else settled them, these files may be older than what was there: such series
+    are marked again.
+    """
+    _replace_manifest(connection, qualified(market, Table.exports), exported, {"exported_at": now})
+    with registered(connection, "done", numbered(done.series, since=done.since, mark=done.marks)):
+        connection.execute(
+            f"create temp table touched as select d.* from done d anti join {qualified(market, Table.stale)} s "
+            f"on s.asset = ? and {same_mark('s', 'd')}",
+            [Table.exports.value],
+        )
+        settle(connection, market, Table.exports, made="done")
+        mark_stale(connection, market, [Table.exports])
+        connection.execute("drop table touched")
+
+
+def write_uploads(
+    connection: duckdb.DuckDBPyConnection, market: str, published: Sequence[Published], now: datetime
+) -> None:
+    """Replace the manifest rows of these files."""
+    _replace_manifest(connection, qualified(market, Table.uploads), published, {"uploaded_at": now})
+
+
+def exported(connection: duckdb.DuckDBPyConnection, market: str, batch: Sequence[Series]) -> list[Exported]:
+    """The manifest rows of the batch's export files, in its order."""
+    return [Exported(**row) for row in _manifest(connection, qualified(market, Table.exports), Exported, batch)]
+
+
+def uploaded(
+    connection: duckdb.DuckDBPyConnection, market: str, destination: str, batch: Sequence[Series]
+) -> list[Published]:
+    """The manifest rows of the batch's files at one destination, in its order."""
+    rows = _manifest(connection, qualified(market, Table.uploads), Published, batch)
+    return [Published(**row) for row in rows if row["destination"] == destination]
+
+
+def _manifest(
+    connection: duckdb.DuckDBPyConnection, table: str, kind: type[Exported | Published], batch: Sequence[Series]
+) -> list[dict[str, Any]]:
+    names = [each.name for each in fields(kind) if each.name != "series"]
+    with registered(connection, "wanted", numbered(batch)):
+        rows = connection.execute(
+            f"select x.instrument, x.timeframe, {', '.join(f'x.{name}' for name in names)} from {table} x "
+            "join wanted w using (instrument, timeframe) order by w.series_no, x.path"
+        ).fetchall()
+    return [{"series": Series(row[0], Timeframe(row[1])), **dict(zip(names, row[2:], strict=True))} for row in rows]
+
+
+def _replace_manifest(
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    files: Sequence[Exported] | Sequence[Published],
+    more: dict[str, datetime],
+) -> None:
+    if not files:
+        return
+    rows = [_manifest_row(each) | more for each in files]
+    columns = {name: _array([row[name] for row in rows]) for name in rows[0]}
+    listed = ", ".join(columns)
+    key = [name for name in ("destination", "path") if name in columns]
+    with registered(connection, "files", columns):
+        connection.execute(
+            f"delete from {table} t using files f where {' and '.join(f't.{name} = f.{name}' for name in key)}"
+        )
+        connection.execute(f"insert into {table} ({listed}) select {listed} from files")
+
+
+def _manifest_row(file: Exported | Published) -> dict[str, Any]:
+    row = {name: value for name, value in asdict(file).items() if name != "series"}
+    return {"instrument": file.series.instrument, "timeframe": file.series.timeframe.value} | row
+
+
+def _array(values: Sequence[Any]) -> NDArray:
+    if isinstance(values[0], str):
+        return texts(values)
+    return np.array(values, dtype=TIME_UNIT if isinstance(values[0], datetime) else np.int64)

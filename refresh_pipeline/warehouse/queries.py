@@ -1,0 +1,379 @@
+"""What is there, for people and checks: read-only questions, one query each, and no verdicts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from refresh_pipeline.market.candles import Times
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.warehouse.arrays import arrays_of, numbered, registered
+from refresh_pipeline.warehouse.schema import Table, qualified
+
+EXAMPLES = 20
+# Plain comparisons: greatest() and least() take three times as long. NaN is above everything here, infinity too.
+COHERENT = "low > 0 and low <= open and low <= close and open <= high and close <= high and high < 'infinity'::double"
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesReport:
+    """One series as it stands: what is stored, and what the last attempts at it came to.
+
+    `outcome` and `reason` are of fetching; `failed` says of every other asset that failed at it why.
+    """
+
+    series: Series
+    candle_count: int
+    first_open_time: np.datetime64 | None
+    last_open_time: np.datetime64 | None
+    outcome: str | None
+    reason: str | None
+    attempted_at: np.datetime64 | None
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesOutcome:
+    """What one run did to one series of one asset."""
+
+    asset: str
+    series: Series
+    outcome: str
+    reason: str | None
+    rows_added: int
+    rows_revised: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailedSeries:
+    """A series whose last attempt failed: why, how often in a row, when (UTC), and whether asking again could help."""
+
+    series: Series
+    reason: str
+    transient: bool
+    failures: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that is not as it should be: which series, when, what."""
+
+    series: Series
+    open_time: np.datetime64 | None
+    what: str
+
+
+def has_tables(connection: duckdb.DuckDBPyConnection, market: str) -> bool:
+    """Whether the market was ever refreshed into this file."""
+    return bool(
+        connection.execute(
+            "select 1 from duckdb_tables() where schema_name = ? and table_name = ? "
+            "and database_name = current_database()",
+            [market, Table.series.value],
+        ).fetchall()
+    )
+
+
+def series_report(connection: duckdb.DuckDBPyConnection, market: str, wanted: Sequence[Series]) -> list[SeriesReport]:
+    """Each wanted series, stored or not, in the order given."""
+    rows = connection.execute(
+        "select coalesce(s.instrument, o.instrument), coalesce(s.timeframe, o.timeframe), s.candle_count, "
+        "s.first_open_time, s.last_open_time, o.outcome, o.reason, o.attempted_at "
+        f"from {qualified(market, Table.series)} s "
+        f"full join (select * from {qualified(market, Table.outcomes)} where asset = ?) o "
+        "on s.instrument = o.instrument and s.timeframe = o.timeframe",
+        [Table.raw_candles.value],
+    ).fetchall()
+    found = {(row[0], row[1]): row[2:] for row in rows}
+    failed = _failed_later(connection, market)
+    reported = [_report(each, found.get((each.instrument, each.timeframe.value), (0, *[None] * 5))) for each in wanted]
+    return [replace(each, failed=failed.get(each.series, {})) for each in reported]
+
+
+def _failed_later(connection: duckdb.DuckDBPyConnection, market: str) -> dict[Series, dict[str, str]]:
+    rows = connection.execute(
+        f"select instrument, timeframe, asset, reason from {qualified(market, Table.outcomes)} "
+        "where outcome = 'failed' and asset <> ? order by asset",
+        [Table.raw_candles.value],
+    ).fetchall()
+    failed: dict[Series, dict[str, str]] = {}
+    for instrument, timeframe, asset, reason in rows:
+        failed.setdefault(Series(instrument, Timeframe(timeframe)), {})[asset] = reason or "failed"
+    return failed
+
+
+def _report(series: Series, row: Sequence) -> SeriesReport:
+    count, first, last, outcome, reason, at = row
+    times = [None if time is None else np.datetime64(time, "us") for time in (first, last, at)]
+    return SeriesReport(series, count or 0, times[0], times[1], outcome, reason, times[2])
+
+
+def outcomes_of(connection: duckdb.DuckDBPyConnection, market: str, run_ids: Sequence[str]) -> list[SeriesOutcome]:
+    """What these runs did, unless a later one has been at the same series since."""
+    rows = connection.execute(
+        "select asset, instrument, timeframe, outcome, reason, rows_added, rows_revised "
+        f"from {qualified(market, Table.outcomes)} where list_contains(?, run_id)",
+        [list(run_ids)],
+    ).fetchall()
+    return [SeriesOutcome(row[0], Series(row[1], Timeframe(row[2])), *row[3:]) for row in rows]
+
+
+def failed_series(connection: duckdb.DuckDBPyConnection, market: str, asset: Table) -> list[FailedSeries]:
+    """The series whose last attempt at this asset failed."""
+    rows = connection.execute(
+        "select instrument, timeframe, reason, transient, failures, attempted_at "
+        f"from {qualified(market, Table.outcomes)} where asset = ? and outcome = 'failed' order by attempted_at",
+        [asset.value],
+    ).fetchall()
+    return [FailedSeries(Series(r[0], Timeframe(r[1])), r[2], r[3], r[4], r[5].replace(tzinfo=UTC)) for r in rows]
+
+
+def incoherent_prices(connection: duckdb.DuckDBPyConnection, market: str) -> list[Fault]:
+    """Stored candles whose numbers contradict themselves: none, unless somebody else wrote into the table."""
+    rows = connection.execute(
+        f"select instrument, timeframe, open_time, open, high, low, close from {qualified(market, Table.raw_candles)} "
+        f"where coalesce(not ({COHERENT}), true) order by open_time limit {EXAMPLES}"
+    ).fetchall()
+    return [_fault(row, "open {:g} high {:g} low {:g} close {:g}".format(*_numbers(row[3:]))) for row in rows]
+
+
+def repeated_open_times(connection: duckdb.DuckDBPyConnection, market: str) -> list[Fault]:
+    """Candles that are there more than once."""
+    candles, suspects = qualified(market, Table.raw_candles), _suspected_of_repeats(connection, market)
+    if not suspects:
+        return []
+    with registered(connection, "suspects", numbered(suspects)):
+        rows = connection.execute(
+            f"select instrument, timeframe, open_time, count(*) from {candles} "
+            "semi join suspects using (instrument, timeframe) "
+            f"group by instrument, timeframe, open_time having count(*) > 1 order by open_time limit {EXAMPLES}"
+        ).fetchall()
+    return [_fault(row, f"stored {row[3]} times") for row in rows]
+
+
+def _suspected_of_repeats(connection: duckdb.DuckDBPyConnection, market: str) -> list[Series]:
+    """Series with more candles than different opening times, and maybe others.
+
+    Each opening time sets a bit. Grouping millions of candles by their keys would take seven times as long, and a
+    gigabyte at 20 millions; this takes a byte a candle.
+    """
+    longest = connection.execute(
+        f"select timeframe, 8 * coalesce(max(s.candle_count), {EXAMPLES}) "
+        f"from (select distinct timeframe from {qualified(market, Table.raw_candles)}) "
+        f"left join {qualified(market, Table.series)} s using (timeframe) group by timeframe"
+    ).fetchall()
+    suspects: list[Series] = []
+    for name, bits in longest:
+        timeframe = Timeframe(name)
+        rows = connection.execute(
+            f"select instrument from {qualified(market, Table.raw_candles)} where timeframe = ? group by instrument "
+            f"having count(*) <> bit_count(bitstring_agg("
+            f"(abs(epoch_us(open_time) // {timeframe.minutes * 60_000_000}) % {bits})::integer, 0, {bits}))",
+            [name],
+        ).fetchall()
+        suspects += [Series(row[0], timeframe) for row in rows]
+    return suspects
+
+
+def prices_since(
+    connection: duckdb.DuckDBPyConnection, market: str, batch: Sequence[Series], since: np.datetime64
+) -> dict[str, NDArray]:
+    """The candles of some series from an instant on, series by series in order of time.
+
+    Without those whose numbers contradict themselves, of which `incoherent_prices` tells.
+
+    The arrays are series_no (in the batch), open_time, open, high, low and close.
+    """
+    with registered(connection, "wanted", numbered(batch)):
+        return arrays_of(
+            connection,
+            "select w.series_no, open_time, open, high, low, close "
+            f"from {qualified(market, Table.raw_candles)} join wanted w using (instrument, timeframe) "
+            f"where open_time >= ? and {COHERENT} order by series_no, open_time",
+            [since.astype(datetime)],
+        )
+
+
+def distinct_open_times(
+    connection: duckdb.DuckDBPyConnection, market: str, instruments: Sequence[str] | None = None
+) -> dict[Timeframe, Times]:
+    """Every opening time that occurs, per timeframe; of all instruments, or of these."""
+    of_these, values = _of(instruments)
+    rows = arrays_of(
+        connection,
+        f"select distinct timeframe, open_time from {qualified(market, Table.raw_candles)} where {of_these} "
+        "order by all",
+        values,
+    )
+    names = rows["timeframe"].astype(str)
+    return {Timeframe(name): rows["open_time"][names == name] for name in np.unique(names).tolist()}
+
+
+def candles_at(
+    connection: duckdb.DuckDBPyConnection,
+    market: str,
+    timeframe: Timeframe,
+    open_times: Times,
+    instruments: Sequence[str] | None = None,
+) -> list[Fault]:
+    """Who has candles at these opening times; of all instruments, or of these."""
+    of_these, values = _of(instruments)
+    rows = connection.execute(
+        f"select instrument, timeframe, open_time from {qualified(market, Table.raw_candles)} "
+        f"where timeframe = ? and list_contains(?::timestamp[], open_time) and {of_these} "
+        f"order by open_time limit {EXAMPLES}",
+        [timeframe.value, [time.item() for time in open_times[:EXAMPLES]], *values],
+    ).fetchall()
+    return [_fault(row, "not on the calendar's grid") for row in rows]
+
+
+# A candle that was taken over from another source is as good a comparison as a second opinion on it.
+_COMPARED = """
+with other as (
+  select instrument, timeframe, open_time, open, high, low, close, source
+  from {second_opinions} where fetched_at >= $since
+  union all
+  select instrument, timeframe, open_time, open, high, low, close, source
+  from {raw_candle_revisions} where replaced_at >= $since
+), compared as (
+  select r.instrument, r.timeframe, r.open_time, r.source, r.close, o.source as other_source, o.close as other_close,
+    greatest(abs(o.open / r.open - 1), abs(o.high / r.high - 1), abs(o.low / r.low - 1), abs(o.close / r.close - 1))
+      as apart
+  from other o join {raw_candles} r using (instrument, timeframe, open_time) where o.source <> r.source
+)
+"""
+
+
+def deviations(
+    connection: duckdb.DuckDBPyConnection, market: str, allowed: float, since: datetime
+) -> tuple[list[Fault], int]:
+    """Candles whose prices two sources tell differently by more than a share, and how many were compared.
+
+    Args:
+        connection: to the warehouse.
+        market: whose tables are meant.
+        allowed: 0.05 for five percent.
+        since: comparisons made earlier are left out.
+    """
+    names = (Table.second_opinions, Table.raw_candle_revisions, Table.raw_candles)
+    compared = _COMPARED.format(**{table.value: qualified(market, table) for table in names})
+    counted = connection.execute(f"{compared} select count(*) from compared", {"since": since}).fetchall()
+    rows = connection.execute(
+        f"{compared} select instrument, timeframe, open_time, source, close, other_source, other_close, apart "
+        f"from compared where apart > $allowed order by apart desc limit {EXAMPLES}",
+        {"since": since, "allowed": allowed},
+    ).fetchall()
+    return [_fault(row, _told_apart(*row[3:])) for row in rows], counted[0][0]
+
+
+def _told_apart(source: str, close: float, other: str, other_close: float, apart: float) -> str:
+    return f"{apart:.1%} apart: close {close:g} by {source}, {other_close:g} by {other}"
+
+
+def _of(instruments: Sequence[str] | None) -> tuple[str, list[list[str]]]:
+    return ("true", []) if instruments is None else ("list_contains(?, instrument)", [list(instruments)])
+
+
+def series_with_candles(connection: duckdb.DuckDBPyConnection, market: str) -> set[Series]:
+    """The series of which anything is stored."""
+    rows = connection.execute(
+        f"select instrument, timeframe from {qualified(market, Table.series)} where candle_count > 0"
+    ).fetchall()
+    return {Series(instrument, Timeframe(timeframe)) for instrument, timeframe in rows}
+
+
+def exports_that_differ(
+    connection: duckdb.DuckDBPyConnection, market: str, root: Path, files: Mapping[str, Series]
+) -> list[Fault]:
+    """Which of these Parquet files with whole candles hold others than the table, though none changed since."""
+    stale = _stale_exports(connection, market)
+    present = {path: series for path, series in files.items() if series not in stale and (root / path).exists()}
+    if not present:
+        return []
+    held = _file_prints(connection, [str(root / path) for path in present])
+    wanted = {Series(row[0], Timeframe(row[1])): row[2] for row in _table_prints(connection, market)}
+    return [
+        Fault(series, None, f"{path}: other candles than in the table")
+        for path, series in present.items()
+        if held.get(str(root / path)) != wanted.get(series)
+    ]
+
+
+def _stale_exports(connection: duckdb.DuckDBPyConnection, market: str) -> set[Series]:
+    rows = connection.execute(
+        f"select instrument, timeframe from {qualified(market, Table.stale)} where asset = ?", [Table.exports.value]
+    ).fetchall()
+    return {Series(instrument, Timeframe(timeframe)) for instrument, timeframe in rows}
+
+
+# Order does not matter to it, and a single changed bit does. A file's times have a zone, which a plain cast would mind.
+_PRINT = "bit_xor(hash(epoch_us(open_time), open, high, low, close, volume)) || ' ' || count(*)"
+
+
+def _file_prints(connection: duckdb.DuckDBPyConnection, paths: list[str]) -> dict[str, str]:
+    """What each file holds, by its path; nothing for a file that cannot be read."""
+    try:
+        rows = connection.execute(
+            f"select filename, {_PRINT} from read_parquet($paths, filename = true, union_by_name = true) "
+            "group by filename",
+            {"paths": paths},
+        ).fetchall()
+    except duckdb.Error:
+        # One that is damaged spoils the question for all of them.
+        return {} if len(paths) == 1 else {k: v for path in paths for k, v in _file_prints(connection, [path]).items()}
+    return dict(rows)
+
+
+def _table_prints(connection: duckdb.DuckDBPyConnection, market: str) -> list[tuple[str, str, str]]:
+    return connection.execute(
+        f"select instrument, timeframe, {_PRINT} from {qualified(market, Table.enhanced_candles)} "
+        "group by instrument, timeframe"
+    ).fetchall()
+
+
+def _fault(row: Sequence, what: str) -> Fault:
+    open_time = None if row[2] is None else np.datetime64(row[2], "us")
+    return Fault(Series(row[0], Timeframe(row[1])), open_time, what)
+
+
+def _numbers(values: Sequence) -> list[float]:
+    return [float("nan") if value is None else value for value in values]
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """Candles that were new, values that a correction replaced, files that arrived somewhere and their bytes.
+
+    A file that was sent several times counts once, as it is now.
+    """
+
+    added: int = 0
+    revised: int = 0
+    uploads: int = 0
+    bytes: int = 0
+
+
+# A corrected candle is stored anew with the time of its correction: new is only what had no value before.
+_ACTIVITY = """
+select
+  (select count(*) from {raw_candles} r where r.fetched_at > $since and r.fetched_at <= $until and not exists (
+     select 1 from {raw_candle_revisions} v where v.instrument = r.instrument and v.timeframe = r.timeframe
+       and v.open_time = r.open_time and v.fetched_at <= $since)),
+  (select count(*) from {raw_candle_revisions} where replaced_at > $since and replaced_at <= $until),
+  (select count(*) from {uploads} where uploaded_at > $since and uploaded_at <= $until),
+  (select coalesce(sum(bytes), 0) from {uploads} where uploaded_at > $since and uploaded_at <= $until)
+"""
+
+
+def activity(connection: duckdb.DuckDBPyConnection, market: str, since: datetime, until: datetime) -> Activity:
+    """What happened after `since`, up to `until` (both in UTC, without a zone)."""
+    tables = (Table.raw_candles, Table.raw_candle_revisions, Table.uploads)
+    query = _ACTIVITY.format(**{table.value: qualified(market, table) for table in tables})
+    [row] = connection.execute(query, {"since": since, "until": until}).fetchall()
+    return Activity(*(int(value) for value in row))

@@ -1,0 +1,250 @@
+"""The `refresh` command as people and programs use it: what it says, what it does, how it ends."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refresh_pipeline_tests.project_folder import LATER, NOW, World, command
+
+AT_LATER = ("--now", LATER.isoformat())
+
+
+def words(text: str) -> str:
+    """What is said, however it is broken into lines."""
+    return " ".join(text.split())
+
+
+def status(*arguments: str) -> list[dict[str, Any]]:
+    result = command("status", "--json", *arguments)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+# ---- publish
+
+
+def test_publish_writes_and_sends_files_and_asks_no_source(world: World) -> None:
+    before = world.counts()
+    lost = world.settings.exports_dir / "bazaar" / "BTC-USD_m15.csv"
+    content = lost.read_bytes()
+    lost.unlink()
+    result = command("publish", "-i", "btcusd", *AT_LATER)
+    assert result.exit_code == 0
+    assert "bazaar: published" in result.stdout
+    assert lost.read_bytes() == content
+    assert world.counts() == before
+
+
+def test_publish_ends_with_one_where_a_file_failed(world: World) -> None:
+    lost = world.settings.exports_dir / "bazaar" / "BTC-USD_m15.csv"
+    lost.unlink()
+    lost.mkdir()
+    result = command("publish", *AT_LATER)
+    assert result.exit_code == 1
+    assert "failed: exports of BTC/USD m15" in result.stdout
+
+
+@pytest.mark.parametrize("wrong", [("-i", "nothing"), ("-t", "M1"), ("--market", "nowhere"), ("--now", "soon")])
+def test_publish_answers_a_wrong_request_at_once(world: World, wrong: tuple[str, ...]) -> None:
+    assert command("publish", *wrong).exit_code == 2
+
+
+# ---- once
+
+
+def test_once_refreshes_publishes_and_says_so(world: World) -> None:
+    result = command("once", *AT_LATER)
+    assert result.exit_code == 0
+    lines = [words(line) for line in result.stdout.splitlines()]
+    assert "bazaar: refreshed" in lines
+    assert "m15 4 32 0 32 4 4 4 updated" in lines
+    assert "H1 4 8 0 8 4 4 4 updated" in lines
+    assert f"warehouse {world.root}/data/refresh.duckdb" in lines
+    assert f"uploads file://{world.root}/data/uploads" in lines
+    assert result.stderr == ""
+    assert {row["bars_behind"] for row in status(*AT_LATER)} == {0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "touched"),
+    [
+        (("-i", "btcusd, ETH-USD", "-t", "15min"), {"BTC/USD|m15", "ETH/USD|m15"}),
+        (("--market", "bazaar", "--instrument", "sol_usd", "--timeframe", "60,15"), {"SOL/USD|m15", "SOL/USD|H1"}),
+    ],
+)
+def test_once_is_narrowed_by_whatever_names_are_usual(
+    world: World, arguments: tuple[str, ...], touched: set[str]
+) -> None:
+    before = world.counts()
+    result = command("once", *arguments, *AT_LATER, "-v")
+    assert result.exit_code == 0
+    assert {key for key, count in world.counts().items() if count != before[key]} == touched
+    shown = [words(line).split(" ")[:2] for line in result.stdout.splitlines() if "updated" in line]
+    assert {f"{instrument}|{timeframe}" for instrument, timeframe in shown} == touched
+
+
+def test_once_fills_a_stretch_that_it_is_asked_for(world: World) -> None:
+    world.change("delete from bazaar.raw_candles where open_time between '2026-05-31 14:00' and '2026-05-31 18:00'")
+    stretch = ("--since", "2026-05-31T15:00Z", "--until", "2026-05-31T17:00+01:00")
+    assert command("once", "-i", "BTC/USD", "-t", "m15", *stretch, "--now", NOW.isoformat()).exit_code == 0
+    assert world.query("select count(*) from bazaar.raw_candles where open_time between '2026-05-31 14:00' and "
+                       "'2026-05-31 18:00'") == [(4,)]  # fmt: skip
+
+
+def test_once_ends_with_1_where_series_failed_and_says_which_and_why(world: World) -> None:
+    world.candle_file("ETH/USD|H1").write_text("no\ncandles\n")
+    result = command("once", *AT_LATER, "--all")
+    assert result.exit_code == 1
+    said = words(result.stdout)
+    assert "failed: raw_candles of ETH/USD H1: " in said
+    assert "expected a first row that names the columns" in said
+    assert "3 updated, 1 failed" in said
+    assert "check not passed: every_series_was_fetched (1)" in said
+
+
+def test_once_refreshes_several_markets_passing_over_names_that_only_one_of_them_knows(world: World) -> None:
+    other = (world.root / "markets" / "bazaar.yaml").read_text().replace("bazaar", "other").replace("BTC/USD, ", "")
+    (world.root / "markets" / "other.yaml").write_text(other)
+    result = command("once", "-m", "other,bazaar", "-i", "BTC/USD", "-t", "m15", *AT_LATER)
+    assert result.exit_code == 0
+    assert "bazaar: refreshed" in result.stdout
+    assert "other: refreshed" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-m", "bazar"), "REFRESH_MARKETS: found 'bazar', allowed: bazaar, crypto, demo"),
+        (("-m", ""), "found '', allowed: bazaar"),
+        (("-i", "BTCUSDT"), "market 'bazaar' has no instrument 'BTCUSDT'; did you mean 'BTC/USD'?"),
+        (("-i", "BTC/USD,nonsense"), "has no instrument 'nonsense'"),
+        (("-t", "M1"), "timeframe 'M1' is ambiguous: write 'm1'"),
+        (("-t", "15x"), "unknown timeframe '15x'; did you mean m15?"),
+        (("-t", "W1"), "market 'bazaar' has no timeframe W1 (it has m15, H1)"),
+        (("--since", "yesterday"), "found 'yesterday', allowed: ISO 8601, for instance 2026-01-31T12:00Z"),
+        (("--until", "2026-13-01"), "found '2026-13-01', allowed: ISO 8601"),
+        (("--now", "12:00"), "found '12:00', allowed: ISO 8601"),
+        (("--since", "2026-06-01", "--until", "2026-06-01T00:00Z"), "--since 2026-06-01 is not before --until"),
+        (("--all", "-t", "m15"), "--all: every series of every loaded market; leave out"),
+        (("--data-dir", "candles/BTC-USD_H1.csv"), "BTC-USD_H1.csv"),
+        (("--nonsense",), "No such option"),
+    ],
+)
+def test_a_wrong_request_ends_with_2_and_words_and_nothing_done(
+    new_world: World, arguments: tuple[str, ...], said: str
+) -> None:
+    result = command("once", *arguments)
+    assert result.exit_code == 2
+    assert said in words(result.stderr)
+    assert "Traceback" not in result.output
+    assert not (new_world.root / "data").exists()
+
+
+def test_names_that_leave_no_series_are_a_wrong_request(new_world: World) -> None:
+    market = (new_world.root / "markets" / "bazaar.yaml").read_text()
+    other = market.replace("bazaar", "other").replace("BTC/USD, ", "").replace("[m15, H1]", "[D1]")
+    (new_world.root / "markets" / "other.yaml").write_text(other)
+    result = command("once", "-m", "bazaar,other", "-i", "BTC/USD", "-t", "D1")
+    assert result.exit_code == 2
+    assert "no market has a series of BTC/USD on D1" in words(result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{kind: nowhere}", "market 'bazaar': source.kind: found 'nowhere'; allowed: demo, binance, "),
+        ("{kind: binance, base_ulr: x}", "market 'bazaar': source: base_ulr: found 'x'; unknown key; did you mean"),
+        ("{kind: files}", "market 'bazaar': source: directory: missing"),
+    ],
+)
+@pytest.mark.parametrize("name", ["once", "up"])
+def test_a_market_whose_source_cannot_be_is_a_wrong_request(
+    new_world: World, name: str, source: str, said: str
+) -> None:
+    file = new_world.root / "markets" / "bazaar.yaml"
+    file.write_text(file.read_text().replace("{kind: files, directory: candles}", source))
+    result = command(name)
+    assert result.exit_code == 2
+    assert said in words(result.stderr)
+
+
+def test_without_a_command_it_explains_itself() -> None:
+    said = words(command().output)
+    assert all(name in said for name in ("once", "status", "up"))
+
+
+# ---- status
+
+
+def test_status_is_a_table_of_every_series(world: World) -> None:
+    result = command("status", "--now", NOW.isoformat())
+    assert result.exit_code == 0
+    lines = [words(line) for line in result.stdout.splitlines()]
+    assert "market instrument timeframe newest candle age behind candles complete outcome" in lines
+    assert "bazaar SOL/USD m15 2026-06-01 11:45:00 0:00:30 0 96 100.00% updated" in lines
+    assert len([line for line in lines if line.startswith("bazaar ")]) == 8
+
+
+def test_status_as_json_is_for_programs(world: World) -> None:
+    rows = status("--now", NOW.isoformat())
+    assert len(rows) == 8
+    assert rows[0]["instrument"] == "BTC/USD"
+    assert (rows[0]["candle_count"], rows[0]["completeness"], rows[0]["bars_behind"]) == (96, 1.0, 0)
+
+
+def test_status_works_before_any_refresh_and_leaves_nothing_behind(new_world: World) -> None:
+    assert {row["candle_count"] for row in status()} == {0}
+    assert command("status").exit_code == 0
+    assert not (new_world.root / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(("-m", "nowhere"), "found 'nowhere', allowed: bazaar"), (("--now", "noon"), "found 'noon'")],
+)
+def test_status_of_what_there_is_not(world: World, arguments: tuple[str, ...], said: str) -> None:
+    result = command("status", *arguments)
+    assert result.exit_code == 2
+    assert said in words(result.stderr)
+
+
+def test_status_of_a_file_that_is_no_database_ends_with_1_and_words(world: World) -> None:
+    (world.root / "data" / "refresh.duckdb").write_bytes(b"no database" * 500)
+    result = command("status")
+    assert result.exit_code == 1
+    assert "restore a backup" in words(result.stderr)
+    assert "Traceback" not in result.output
+
+
+# ---- where settings come from
+
+
+def test_the_command_line_wins_over_every_setting(world: World, tmp_path: Path) -> None:
+    os.environ["REFRESH_MARKETS"] = "crypto"
+    os.environ["REFRESH_DATA_DIR"] = str(tmp_path / "elsewhere")
+    rows = status("-m", "bazaar", "--data-dir", "data", "--now", NOW.isoformat())
+    assert {(row["market"], row["bars_behind"]) for row in rows} == {("bazaar", 0)}
+    assert {row["market"] for row in status()} == {"crypto"}
+
+
+def test_a_home_that_the_user_chose_for_dagster_is_used(world: World, tmp_path: Path) -> None:
+    os.environ["DAGSTER_HOME"] = str(tmp_path / "dagster")
+    assert command("once", "-i", "BTC/USD", "-t", "H1", *AT_LATER).exit_code == 0
+    assert (tmp_path / "dagster" / "history" / "runs.db").exists()
+
+
+def test_status_warns_of_a_calendar_that_ends_and_goes_on_when_it_has(new_world: World) -> None:
+    (new_world.root / "markets" / "shares.yaml").write_text(
+        "{name: shares, source: {kind: demo}, calendar: nse, instruments: [TCS], timeframes: [D1], history: 30d}"
+    )
+    early = command("status", "-m", "shares,bazaar", "--now", "2026-10-31")
+    assert (early.exit_code, early.stderr) == (0, "")
+    late = command("status", "-m", "shares,bazaar", "--now", "2026-11-27")
+    assert words(late.stderr).startswith("shares: the calendar nse ends in 34 days: nothing is known of sessions after")
+    over = command("status", "-m", "shares,bazaar", "--json", "--now", "2027-01-02")
+    assert "shares: the calendar nse has ended" in words(over.stderr)
+    rows = json.loads(over.stdout)
+    assert {row["market"] for row in rows if row["expected_candle"]} == {"bazaar"}

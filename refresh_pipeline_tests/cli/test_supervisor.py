@@ -1,0 +1,114 @@
+"""Programs side by side: what ends them, and what is started anew; with real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from refresh_pipeline.cli.supervisor import Plan, state_of
+
+# Says that it is there by a file of its process id, and waits.
+STAYS = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1], str(os.getpid())).touch(); time.sleep(60)"
+PATIENCE = 30.0
+
+
+def plan_of(folder: Path, **programs: str) -> Plan:
+    """Programs in Python, each with a folder in which it shows itself; `code` is the one that is renewed."""
+    for name in programs:
+        (folder / name).mkdir()
+    (folder / "watched").mkdir()
+    (folder / "temporary").mkdir()
+    commands = {name: [sys.executable, "-c", text, str(folder / name)] for name, text in programs.items()}
+    ready = str(folder / "ready" if "code" in programs and "ready" in programs["code"] else folder / "code")
+    return Plan(
+        commands, renewed="code", ready=ready, watched=[str(folder / "watched")], temporary=str(folder / "temporary")
+    )
+
+
+@contextmanager
+def supervised(plan: Plan) -> Iterator["subprocess.Popen[str]"]:
+    command = [sys.executable, "-m", "refresh_pipeline.cli.supervisor", json.dumps(asdict(plan))]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def shown(folder: Path) -> set[int]:
+    """The processes that have shown themselves."""
+    return {int(path.name) for path in folder.iterdir()}
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_every_program(tmp_path: Path, number: int):
+    with supervised(plan_of(tmp_path, code=STAYS, other=STAYS)) as process:
+        wait_until(lambda: bool(shown(tmp_path / "code") and shown(tmp_path / "other")))
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == 0
+    assert not any(is_alive(pid) for name in ("code", "other") for pid in shown(tmp_path / name))
+    assert not (tmp_path / "temporary").exists()
+
+
+def test_the_others_start_once_the_first_one_is_ready(tmp_path: Path):
+    late = f"import pathlib, time; time.sleep(1); pathlib.Path({str(tmp_path / 'ready')!r}).touch(); {STAYS}"
+    with supervised(plan_of(tmp_path, code=late, other=STAYS)) as process:
+        wait_until(lambda: (tmp_path / "ready").exists() or bool(shown(tmp_path / "other")))
+        assert not shown(tmp_path / "other")
+        wait_until(lambda: bool(shown(tmp_path / "other")))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+
+
+def test_when_one_ends_by_itself_all_end_and_it_is_named(tmp_path: Path):
+    with supervised(plan_of(tmp_path, code=STAYS, brief="raise SystemExit(3)")) as process:
+        _, said = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 1
+    assert said == "The brief ended by itself with exit code 3.\n"
+    assert not any(is_alive(pid) for pid in shown(tmp_path / "code"))
+
+
+def test_a_change_on_disk_renews_one_program_and_leaves_the_others(tmp_path: Path):
+    with supervised(plan_of(tmp_path, code=STAYS, other=STAYS)) as process:
+        wait_until(lambda: bool(shown(tmp_path / "code") and shown(tmp_path / "other")))
+        [old], [other] = shown(tmp_path / "code"), shown(tmp_path / "other")
+        (tmp_path / "watched" / "crypto.yaml").write_text("name: crypto")
+        wait_until(lambda: len(shown(tmp_path / "code")) == 2)
+        assert not is_alive(old)
+        assert shown(tmp_path / "other") == {other}
+        assert is_alive(other)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+
+
+def test_what_is_written_by_importing_is_no_change(tmp_path: Path):
+    (tmp_path / "module.py").write_text("")
+    before = state_of([str(tmp_path), str(tmp_path / "missing.yaml")])
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "module.cpython-311.pyc").write_bytes(b"")
+    assert state_of([str(tmp_path)]) == before
+    (tmp_path / "module.py").write_text("x = 1")
+    assert state_of([str(tmp_path)]) != before

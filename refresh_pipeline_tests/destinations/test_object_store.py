@@ -1,0 +1,205 @@
+"""Uploads into S3-compatible storage: the client that ships against a server in miniature that checks signatures."""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from refresh_pipeline.destinations import (
+    DestinationError,
+    Outgoing,
+    PermanentUploadError,
+    TransientUploadError,
+    Uploaded,
+)
+from refresh_pipeline.destinations.object_store import PIECE_BYTES, S3Destination, etag_of
+from refresh_pipeline.destinations.parallel import OUTAGE_AFTER
+from refresh_pipeline.destinations.paths import WrongDestination
+from refresh_pipeline.destinations.registry import open_configured
+from refresh_pipeline.market.destination_spec import DestinationSettings
+from refresh_pipeline_tests.fakes.http_server import Fault
+from refresh_pipeline_tests.fakes.s3 import ACCESS_KEY_ID, BUCKET, SECRET_ACCESS_KEY, FakeS3, refused
+
+REMOTES = ("crypto/BTC-USDT_m1.csv", "crypto/BTC USDT é_H1.csv", "fx/EUR-USD_H1.parquet")
+
+
+@pytest.fixture
+def storage() -> Iterator[FakeS3]:
+    with FakeS3() as fake:
+        yield fake
+
+
+def reaching(
+    storage: FakeS3, secret: str = SECRET_ACCESS_KEY, bucket: str = BUCKET, timeout: float = 10
+) -> S3Destination:
+    return S3Destination(
+        bucket,
+        "dist/data",
+        endpoint=storage.base_url,
+        access_key_id=ACCESS_KEY_ID,
+        secret_access_key=secret,
+        timeout=10,
+        sleep=lambda seconds: None,
+    )
+
+
+@pytest.fixture
+def destination(storage: FakeS3) -> S3Destination:
+    return reaching(storage)
+
+
+@pytest.fixture
+def outgoing(tmp_path: Path) -> list[Outgoing]:
+    return exported(tmp_path, *REMOTES)
+
+
+def exported(folder: Path, *remotes: str) -> list[Outgoing]:
+    files = [Outgoing(folder / remote, remote) for remote in remotes]
+    for file in files:
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        file.path.write_text(f"content of {file.remote}")
+    return files
+
+
+def errors_of(results: list[Uploaded]) -> list[str]:
+    return [result.file.remote for result in results if result.error is not None]
+
+
+def test_files_arrive_whole_and_are_not_sent_again(
+    storage: FakeS3, destination: S3Destination, outgoing: list[Outgoing]
+) -> None:
+    results = list(destination.upload(outgoing))
+    assert errors_of(results) == []
+    assert storage.objects == {f"dist/data/{file.remote}": file.path.read_bytes() for file in outgoing}
+    assert results[0].url == "s3://candles/dist/data/crypto/BTC-USDT_m1.csv"
+    before = len(storage.asked)
+    assert [result.skipped for result in destination.upload(outgoing)] == [True] * 3
+    assert len(storage.asked) == before + 1
+    outgoing[1].path.write_text("another content")
+    assert [result.skipped for result in destination.upload(outgoing)] == [True, False, True]
+
+
+def test_a_listing_of_many_pages_is_read_to_its_end(
+    storage: FakeS3, destination: S3Destination, tmp_path: Path
+) -> None:
+    storage.page = 2
+    files = exported(tmp_path, *(f"crypto/{number}.csv" for number in range(7)))
+    list(destination.upload(files))
+    assert all(result.skipped for result in destination.upload(files))
+    assert destination.hashes([file.remote for file in files]) == {file.remote: etag_of(file.path) for file in files}
+
+
+def test_a_large_file_arrives_in_pieces_and_is_known_again(
+    storage: FakeS3, destination: S3Destination, tmp_path: Path
+) -> None:
+    large = Outgoing(tmp_path / "large.parquet", "large.parquet")
+    large.path.write_bytes(os.urandom(2 * PIECE_BYTES + 5))
+    storage.fail(Fault(503), path="large", partNumber="2")
+    [result] = destination.upload([large])
+    assert result.error is None
+    assert storage.objects["dist/data/large.parquet"] == large.path.read_bytes()
+    assert result.content_hash == etag_of(large.path)
+    assert result.content_hash.endswith("-3")
+    [again] = destination.upload([large])
+    assert again.skipped
+
+
+REFUSALS: dict[str, tuple[Fault, type[DestinationError], str]] = {
+    "denied": (refused(403, "AccessDenied"), PermanentUploadError, "AWS_ACCESS_KEY_ID"),
+    "full": (refused(507, "XMinioStorageFull"), PermanentUploadError, "make room there"),
+    "too large": (refused(400, "EntityTooLarge"), PermanentUploadError, "refused"),
+    "busy": (refused(503, "SlowDown"), TransientUploadError, "try again later"),
+    "broken": (refused(500, "InternalError"), TransientUploadError, "try again later"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_refused_file_says_why(
+    case: str, storage: FakeS3, destination: S3Destination, outgoing: list[Outgoing]
+) -> None:
+    fault, kind, words = REFUSALS[case]
+    storage.fail(fault, times=20, path="EUR-USD")
+    results = list(destination.upload(outgoing))
+    assert errors_of(results) == [REMOTES[2]]
+    assert isinstance(results[2].error, kind)
+    assert words in str(results[2].error)
+
+
+@pytest.mark.parametrize("fault", [refused(503, "SlowDown"), refused(500, "InternalError"), Fault(200, "", drops=True)])
+def test_what_passes_is_tried_again(
+    fault: Fault, storage: FakeS3, destination: S3Destination, outgoing: list[Outgoing]
+) -> None:
+    storage.fail(fault, times=2, path="EUR-USD")
+    assert errors_of(list(destination.upload(outgoing))) == []
+
+
+def test_a_wrong_key_is_refused_once_for_all_files(storage: FakeS3, outgoing: list[Outgoing]) -> None:
+    results = list(reaching(storage, secret="another").upload(outgoing))
+    assert errors_of(results) == list(REMOTES)
+    assert isinstance(results[0].error, PermanentUploadError)
+    assert len(storage.asked) == 1
+
+
+def test_a_bucket_that_is_not_there_is_told(storage: FakeS3, outgoing: list[Outgoing]) -> None:
+    results = list(reaching(storage, bucket="nowhere").upload(outgoing))
+    assert "no such bucket" in str(results[0].error)
+
+
+def test_a_server_that_is_gone_is_told(outgoing: list[Outgoing]) -> None:
+    with FakeS3() as storage:
+        destination = reaching(storage)
+    results = list(destination.upload(outgoing))
+    assert errors_of(results) == list(REMOTES)
+    assert isinstance(results[0].error, TransientUploadError)
+
+
+def test_an_outage_is_recognised_after_a_few_files(storage: FakeS3, tmp_path: Path) -> None:
+    files = exported(tmp_path, *(f"crypto/{number}.csv" for number in range(60)))
+    storage.fail(refused(500, "InternalError"), times=10_000, path=".csv")
+    results = list(reaching(storage).upload(files))
+    assert len(errors_of(results)) == 60
+    sent = {asked.path for asked in storage.asked if asked.path.endswith(".csv")}
+    assert OUTAGE_AFTER <= len(sent) < 30
+
+
+def test_a_file_that_arrives_damaged_is_not_called_uploaded(
+    storage: FakeS3, destination: S3Destination, outgoing: list[Outgoing]
+) -> None:
+    storage.damages = True
+    results = list(destination.upload(outgoing))
+    assert errors_of(results) == list(REMOTES)
+    assert "arrived changed" in str(results[0].error)
+
+
+def test_no_file_leaves_the_prefix(storage: FakeS3, destination: S3Destination, outgoing: list[Outgoing]) -> None:
+    [result] = destination.upload([Outgoing(outgoing[0].path, "../a.csv")])
+    assert isinstance(result.error, PermanentUploadError)
+    assert storage.objects == {}
+
+
+def test_an_export_that_was_lost_is_told(destination: S3Destination, outgoing: list[Outgoing]) -> None:
+    outgoing[0].path.unlink()
+    results = list(destination.upload(outgoing))
+    assert errors_of(results) == [REMOTES[0]]
+    assert "export it again" in str(results[0].error)
+
+
+def test_secrets_show_nowhere(storage: FakeS3, outgoing: list[Outgoing], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    destination = reaching(storage)
+    echo = f"{ACCESS_KEY_ID} {SECRET_ACCESS_KEY}"
+    storage.fail(refused(403, "SignatureDoesNotMatch", echo), times=50)
+    said = " ".join(str(result.error) for result in destination.upload(outgoing)) + repr(destination) + caplog.text
+    assert "access refused" in said
+    assert SECRET_ACCESS_KEY not in said
+    assert ACCESS_KEY_ID not in said
+
+
+def test_a_yaml_and_credentials_make_one() -> None:
+    there = DestinationSettings.model_validate({"name": "lake", "kind": "s3", "bucket": "b", "prefix": "p"})
+    known = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
+    assert open_configured(there, known).url == "s3://b/p"
+    with pytest.raises(WrongDestination, match="missing: AWS_SECRET_ACCESS_KEY"):
+        open_configured(there, {"AWS_ACCESS_KEY_ID": "k"})

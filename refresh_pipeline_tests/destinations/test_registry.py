@@ -1,0 +1,96 @@
+"""Which destination the settings mean, and what is said where they mean none."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from refresh_pipeline.destinations import Destination
+from refresh_pipeline.destinations.paths import WrongDestination
+from refresh_pipeline.destinations.registry import open_destination
+
+CREDENTIALS = {
+    "dropbox_app_key": "hidden-key",
+    "dropbox_app_secret": "hidden-secret",
+    "dropbox_refresh_token": "hidden-token",
+}
+DEFAULT = Path("/data/uploads")
+
+
+def opened(upload_url: str | None, **credentials: str | None) -> Destination:
+    return open_destination(upload_url, default_folder=DEFAULT, **credentials)
+
+
+@pytest.mark.parametrize("unset", [None, "", "  "])
+def test_nothing_set_means_the_default_folder(unset: str | None) -> None:
+    destination = opened(unset, dropbox_app_key=unset)
+    assert (destination.url, destination.hash_name) == ("file:///data/uploads", "sha256")
+
+
+def test_credentials_mean_dropbox() -> None:
+    destination = opened(None, **CREDENTIALS)
+    assert (destination.url, destination.hash_name) == ("dropbox:///refresh-pipeline", "dropbox")
+
+
+def test_a_folder_that_is_named_wins_over_credentials() -> None:
+    assert opened("file:///exports", **CREDENTIALS).url == "file:///exports"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("dropbox:///Apps/x/my%20path/", "dropbox:///Apps/x/my%20path"),
+        ("dropbox:///", "dropbox:///"),
+        ("DROPBOX:///a", "dropbox:///a"),
+    ],
+)
+def test_a_dropbox_url_names_the_root(url: str, shown: str) -> None:
+    assert opened(url, **CREDENTIALS).url == shown
+
+
+@pytest.mark.parametrize("url", [None, "dropbox:///a"])
+@pytest.mark.parametrize("missing", list(CREDENTIALS))
+def test_incomplete_credentials_name_what_is_missing_and_show_no_value(url: str | None, missing: str) -> None:
+    with pytest.raises(WrongDestination) as failure:
+        opened(url, **CREDENTIALS | {missing: None})
+    assert f"missing: {missing.upper()}." in str(failure.value)
+    assert "hidden" not in str(failure.value)
+
+
+def test_a_dropbox_url_without_credentials_names_all_three() -> None:
+    with pytest.raises(WrongDestination, match="DROPBOX_APP_KEY, DROPBOX_APP_SECRET, DROPBOX_REFRESH_TOKEN"):
+        opened("dropbox:///a")
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("s3://key:hid/den@bucket/x?token=hidden#hidden", "'s3'"),
+        ("/data/uploads", "'none'"),
+        ("https://hidden@www.dropbox.com/home", "'https'"),
+    ],
+)
+def test_an_unknown_scheme_is_named_with_the_allowed_ones_and_no_secret(url: str, found: str) -> None:
+    with pytest.raises(WrongDestination) as failure:
+        opened(url, **CREDENTIALS)
+    message = str(failure.value)
+    assert found in message
+    assert "file:///a/folder and dropbox:///a/folder" in message
+    assert "hid" not in message
+
+
+@pytest.mark.parametrize("url", ["dropbox://Apps/x", "dropbox://hidden@Apps/x", "dropbox:x", "dropbox:///a/../b"])
+def test_a_dropbox_url_without_an_absolute_path_is_refused(url: str) -> None:
+    with pytest.raises(WrongDestination) as failure:
+        opened(url, **CREDENTIALS)
+    assert "hidden" not in str(failure.value)
+
+
+def test_only_those_who_upload_to_dropbox_import_its_sdk() -> None:
+    script = (
+        "import sys; from pathlib import Path; from refresh_pipeline.destinations.registry import open_destination\n"
+        "open_destination(None, default_folder=Path('/data'))\n"
+        "assert 'dropbox' not in sys.modules and 'requests' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).resolve().parents[2], check=True)

@@ -1,0 +1,92 @@
+"""Runs of the project's own definitions, launched by a real launcher from a real workspace, in a folder of its own."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+from dagster import DagsterRun, DagsterRunStatus
+from dagster._cli.job import _create_run
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import ModuleTarget
+
+from refresh_pipeline.instance.run_retention import RANGE_END, RANGE_START
+from refresh_pipeline.settings import set_dagster_variables
+
+WARM = {"module": "refresh_pipeline.instance.launcher", "class": "WarmRunLauncher"}
+AS_SHIPPED = {"module": "dagster._core.launcher", "class": "DefaultRunLauncher"}
+SERIES = "BTC/USD|H1"
+QUICK = """{name: quick, source: {kind: demo}, calendar: crypto, instruments: [BTC/USD], timeframes: [H1],
+            history: 2d, indicators: {compute: [mfi]}}"""
+QUIETLY = {
+    "python_logs": {"python_log_level": "CRITICAL"},
+    "telemetry": {"enabled": False},
+    "nux": {"enabled": False},
+}
+PATIENCE = 60.0
+
+
+@dataclass(frozen=True)
+class Desk:
+    """An instance with a launcher, and a workspace with the project's code."""
+
+    instance: dg.DagsterInstance
+    workspace: WorkspaceProcessContext
+    environment: Mapping[str, str]
+
+    def launch(self, job: str) -> str:
+        """Create a run and let it be launched; gives its id."""
+        # Each test stands in an environment of its own; whoever launches stands in this one.
+        os.environ |= self.environment
+        context = self.workspace.create_request_context()
+        location = context.code_locations[0]
+        repository = next(iter(location.get_repositories().values()))
+        tags = {RANGE_START: SERIES, RANGE_END: SERIES}
+        run = _create_run(self.instance, location, repository, repository.get_full_job(job), {}, tags, None, None)
+        return self.instance.launch_run(run.run_id, context).run_id
+
+    def run(self, run_id: str) -> DagsterRun:
+        """A run as it stands."""
+        run = self.instance.get_run_by_id(run_id)
+        assert run is not None
+        return run
+
+    def finished(self, run_id: str) -> DagsterRunStatus:
+        """How a run ended, once it has."""
+        wait_until(lambda: self.run(run_id).is_finished)
+        return self.run(run_id).status
+
+
+@contextmanager
+def desk_in(folder: Path, markets: Mapping[str, str], launcher: Mapping[str, str]) -> Iterator[Desk]:
+    """A desk for these markets' YAML, in a folder that somebody stands in."""
+    for name in ("markets", "dagster"):
+        (folder / name).mkdir()
+    for name, text in markets.items():
+        (folder / "markets" / f"{name}.yaml").write_text(text)
+    os.environ |= {
+        "REFRESH_DATA_DIR": str(folder / "data"),
+        "REFRESH_MARKETS_DIR": str(folder / "markets"),
+        "REFRESH_MARKETS": ",".join(markets),
+    }
+    set_dagster_variables()
+    target = ModuleTarget("refresh_pipeline.definitions", None, str(folder), "refresh_pipeline")
+    with (
+        dg.DagsterInstance.local_temp(
+            str(folder / "dagster"), overrides={"run_launcher": launcher, **QUIETLY}
+        ) as instance,
+        WorkspaceProcessContext(instance, target, code_server_log_level="critical") as workspace,
+    ):
+        yield Desk(instance, workspace, dict(os.environ))
+        instance.run_launcher.dispose()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Look again and again, in good measure."""
+    end = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)

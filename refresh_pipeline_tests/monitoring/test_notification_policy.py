@@ -1,0 +1,139 @@
+"""People are told once when something begins, ever more rarely while it lasts, and once when it is over."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from refresh_pipeline.monitoring.notification_policy import (
+    ChannelState,
+    Notification,
+    Period,
+    Problem,
+    body,
+    due_reports,
+    notification,
+    reported,
+    title,
+)
+
+# A Friday.
+NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
+MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
+STALE = Problem(whose="crypto", kind="stale", which="BTC/USDT m1", text="newest candle: 11:50")
+DISK = Problem(whose="machine", kind="disk nearly full", which="/srv", text="3 bytes are free")
+
+
+def told(minute: int, troubles: list[Problem], memory: ChannelState, unseen: tuple[str, ...] = ()) -> Notification:
+    return notification(troubles, memory, NOON + minute * MINUTE, unseen)
+
+
+def minutes_said(troubles_at: dict[int, list[Problem]], minutes: int) -> dict[int, list[str]]:
+    """What is said in each of so many minutes, given what is wrong from some minutes on."""
+    memory, troubles, said = ChannelState(), [], {}
+    for minute in range(minutes):
+        troubles = troubles_at.get(minute, troubles)
+        fresh = told(minute, troubles, memory)
+        memory = fresh.memory
+        if not fresh.is_empty:
+            said[minute] = body(fresh).splitlines()
+    return said
+
+
+def test_what_begins_is_said_at_once() -> None:
+    fresh = told(0, [STALE], ChannelState())
+    assert title(fresh) == "Refresh Pipeline: crypto: stale"
+    assert body(fresh) == "crypto: stale: BTC/USDT m1: newest candle: 11:50"
+
+
+def test_nothing_wrong_is_nothing_to_say() -> None:
+    assert told(0, [], ChannelState()).is_empty
+
+
+def test_what_lasts_is_said_ever_more_rarely_and_at_least_once_a_day() -> None:
+    said = minutes_said({0: [STALE]}, 3 * 24 * 60)
+    assert list(said) == [0, 15, 45, 105, 225, 465, 945, 1905, 3345]
+    assert said[15] == ["still crypto: stale: BTC/USDT m1: newest candle: 11:50"]
+
+
+def test_what_is_over_is_said_once() -> None:
+    said = minutes_said({0: [STALE], 5: []}, 60)
+    assert said == {
+        0: ["crypto: stale: BTC/USDT m1: newest candle: 11:50"],
+        5: ["recovered: crypto: stale: BTC/USDT m1"],
+    }
+
+
+def test_what_comes_and_goes_is_not_said_again_within_a_quarter_of_an_hour() -> None:
+    coming_and_going = {minute: [STALE] if minute % 2 == 0 else [] for minute in range(30)}
+    assert list(minutes_said(coming_and_going, 30)) == [0, 1, 16, 17]
+
+
+def test_another_subject_has_a_quarter_of_an_hour_of_its_own() -> None:
+    assert minutes_said({0: [STALE], 1: [STALE, DISK]}, 5)[1] == ["machine: disk nearly full: /srv: 3 bytes are free"]
+
+
+def test_of_what_could_not_be_looked_up_nothing_is_said_to_be_over() -> None:
+    memory = told(0, [STALE, DISK], ChannelState()).memory
+    fresh = told(1, [], memory, unseen=("crypto",))
+    assert [said.trouble for said in fresh.over] == [DISK]
+    assert [said.trouble for said in told(2, [], fresh.memory).over] == [STALE]
+
+
+def test_what_has_been_over_for_long_is_forgotten() -> None:
+    memory = told(1, [], told(0, [STALE], ChannelState()).memory).memory
+    assert list(memory.said) == [STALE.subject]
+    assert told(20, [], memory).memory == ChannelState()
+
+
+def test_many_things_of_a_kind_are_counted_and_a_few_named() -> None:
+    many = [STALE.model_copy(update={"which": f"S{number} m1"}) for number in range(7)]
+    lines = body(told(0, many, ChannelState())).splitlines()
+    assert lines[0] == "crypto: stale (7):"
+    assert lines[1] == "  S0 m1: newest candle: 11:50"
+    assert lines[-1] == "  and 2 more; refresh alerts lists them"
+    assert len(lines) == 7
+    over = told(1, [], told(0, many, ChannelState()).memory)
+    assert body(over) == "recovered: crypto: stale: S0 m1, S1 m1, S2 m1, S3 m1, S4 m1 and 2 more"
+    assert title(over) == "Refresh Pipeline: over: crypto: stale"
+
+
+def test_what_is_remembered_survives_as_json() -> None:
+    memory = reported(told(0, [STALE], ChannelState()).memory, list(Period), NOON)
+    assert ChannelState.model_validate_json(memory.model_dump_json()) == memory
+
+
+# ---- reports
+
+
+def reports_sent(begin: datetime, hours: int) -> list[tuple[str, str]]:
+    memory, sent = ChannelState(), []
+    for hour in range(hours):
+        now = begin + timedelta(hours=hour)
+        sent += [(period.value, f"{now:%a %H}") for period in due_reports(memory, now)]
+        memory = reported(memory, list(Period), now)
+    return sent
+
+
+def test_a_report_each_morning_and_one_on_mondays() -> None:
+    sent = reports_sent(NOON, 5 * 24)
+    assert sent == [("daily", day) for day in ("Sat 06", "Sun 06", "Mon 06")] + [
+        ("weekly", "Mon 06"),
+        ("daily", "Tue 06"),
+        ("daily", "Wed 06"),
+    ]
+
+
+def test_a_report_that_was_missed_is_sent_later_once() -> None:
+    memory = reported(ChannelState(), list(Period), NOON)
+    assert due_reports(memory, NOON + 10 * DAY) == [Period.daily, Period.weekly]
+
+
+def test_one_report_that_was_sent_is_not_sent_again_for_the_other() -> None:
+    memory = reported(ChannelState(), list(Period), NOON)
+    monday = NOON + 3 * DAY
+    assert due_reports(reported(memory, [Period.daily], monday), monday) == [Period.weekly]
+
+
+@pytest.mark.parametrize("period", list(Period))
+def test_a_report_looks_back_to_the_one_before(period: Period) -> None:
+    assert period.length == {Period.daily: DAY, Period.weekly: 7 * DAY}[period]

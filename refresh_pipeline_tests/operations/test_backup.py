@@ -1,0 +1,236 @@
+"""Backups and the way back: of a real warehouse and a real Dagster instance, while others write to them."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+import pytest
+from typer.testing import CliRunner
+
+from refresh_pipeline.cli.app import app
+from refresh_pipeline.operations.backup import (
+    CONTENTS,
+    UNFINISHED,
+    Backup,
+    BackupError,
+    back_up,
+    backups_in,
+    keep_newest,
+    read_backup,
+    restore,
+    verify_backup,
+)
+from refresh_pipeline.orchestration.build import build
+from refresh_pipeline.settings import dagster_home
+from refresh_pipeline_tests.destinations.limits import largest_file
+from refresh_pipeline_tests.project_folder import LATER, NOW, World, command
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def backed_up(world: World, minutes: int = 0) -> Backup:
+    settings = world.settings
+    now = NOW + timedelta(minutes=minutes)
+    return back_up(settings.backups, settings.database, dagster_home(settings), now)
+
+
+def runs(world: World) -> list[tuple[str, str]]:
+    """Dagster's runs as the instance in the world's folder tells them."""
+    with world.dagster() as instance:
+        return sorted((run.run_id, run.status.value) for run in instance.get_runs())
+
+
+def test_a_restore_into_an_empty_folder_equals_what_was_backed_up(world: World, tmp_path: Path) -> None:
+    tables, known = world.tables(), runs(world)
+    backup = backed_up(world)
+    verify_backup(backup)
+    assert backup.rows == {name: len(rows) for name, rows in tables.items()}
+    other = tmp_path / "other"
+    restore(backup, other / "refresh.duckdb", other / "dagster")
+    with duckdb.connect(str(other / "refresh.duckdb"), read_only=True) as connection:
+        for name, rows in tables.items():
+            assert connection.execute(f"select * from {name} order by all").fetchall() == rows
+    os.environ["DAGSTER_HOME"] = str(other / "dagster")
+    assert runs(world) == known != []
+    with world.dagster() as instance:
+        key = dg.AssetKey(["bazaar", "exports"])
+        assert len(instance.get_materialized_partitions(key)) == 8
+
+
+WRITER = """
+import sys, duckdb
+from refresh_pipeline.warehouse.connection import connect, transaction
+number = 0
+while True:
+    with connect(sys.argv[1]) as connection, transaction(connection):
+        connection.execute("create table if not exists main.one (a integer)")
+        connection.execute("create table if not exists main.two (a integer)")
+        connection.execute("insert into one select range from range(1000)")
+        connection.execute("insert into two select range from range(1000)")
+    number += 1
+    print(number, flush=True)
+"""
+
+
+@contextmanager
+def writing(database: Path) -> Iterator[subprocess.Popen]:
+    """Another process that writes one transaction after the other."""
+    command_line = [sys.executable, "-c", WRITER, str(database)]
+    with subprocess.Popen(command_line, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_while_others_write_a_backup_holds_whole_transactions_and_they_go_on(world: World) -> None:
+    with writing(world.settings.database) as process:
+        made = [backed_up(world, minutes) for minutes in range(3)]
+        assert process.poll() is None
+        assert process.stdout is not None
+        process.stdout.readline()
+    for backup in made:
+        assert backup.rows["main.one"] == backup.rows["main.two"] > 0
+        verify_backup(backup)
+
+
+def test_dagsters_databases_are_copied_while_somebody_writes_to_them(world: World) -> None:
+    index = next(dagster_home(world.settings).rglob("runs.db"))
+    with sqlite3.connect(index) as connection:
+        connection.execute("pragma journal_mode = wal")
+        connection.execute("create table noted (a integer)")
+        connection.execute("insert into noted values (1)")
+        connection.commit()
+        connection.execute("insert into noted values (2)")
+        backup = backed_up(world)
+        connection.rollback()
+    copy = backup.folder / "dagster" / index.relative_to(dagster_home(world.settings))
+    with sqlite3.connect(copy) as connection:
+        assert connection.execute("select a from noted").fetchall() == [(1,)]
+    assert not [name for name in backup.files if name.endswith(("-wal", "-shm"))]
+
+
+# ---- what is not whole is not restored
+
+
+@pytest.mark.parametrize("fate", ["changed", "gone", "other rows"])
+def test_a_backup_that_is_not_whole_is_refused_and_nothing_is_touched(world: World, fate: str) -> None:
+    backup = backed_up(world)
+    file = backup.folder / "refresh.duckdb"
+    if fate == "changed":
+        content = bytearray(file.read_bytes())
+        content[5000] ^= 1
+        file.write_bytes(content)
+    elif fate == "gone":
+        next((backup.folder / "dagster").rglob("runs.db")).unlink()
+    else:
+        contents = backup.folder / CONTENTS
+        contents.write_text(contents.read_text().replace('"bazaar.series": 8', '"bazaar.series": 9'))
+        backup = read_backup(backup.folder)
+    before = world.settings.database.read_bytes()
+    with pytest.raises(BackupError):
+        restore(backup, world.settings.database, dagster_home(world.settings))
+    assert world.settings.database.read_bytes() == before
+    assert not list(world.settings.data.glob(".*"))
+
+
+def test_without_room_nothing_is_left_of_a_backup_and_what_is_there_stays(world: World) -> None:
+    with largest_file(50_000), pytest.raises(BackupError, match="make room"):
+        backed_up(world)
+    assert list(world.settings.backups.iterdir()) == []
+    backup = backed_up(world)
+    tables = world.tables()
+    with largest_file(50_000), pytest.raises(BackupError, match="make room"):
+        restore(backup, world.settings.database, dagster_home(world.settings))
+    assert world.tables() == tables
+
+
+def test_before_any_refresh_there_is_nothing_to_back_up(new_world: World) -> None:
+    with pytest.raises(BackupError, match="nothing to back up"):
+        backed_up(new_world)
+
+
+def test_a_damaged_warehouse_can_be_replaced_by_its_backup(world: World) -> None:
+    tables = world.tables()
+    backup = backed_up(world)
+    world.settings.database.write_bytes(b"no database at all" * 1000)
+    restore(backup, world.settings.database, dagster_home(world.settings))
+    assert world.tables() == tables
+
+
+# ---- how many are kept
+
+
+def test_the_newest_are_kept_and_what_was_never_finished_goes(world: World) -> None:
+    made = [backed_up(world, minutes).folder for minutes in range(4)]
+    unfinished = made[0].with_name(f"20200101T000000Z{UNFINISHED}")
+    unfinished.mkdir()
+    gone = keep_newest(world.settings.backups, 2)
+    assert sorted(gone) == sorted([*made[:2], unfinished])
+    assert backups_in(world.settings.backups) == made[:1:-1]
+    assert keep_newest(world.settings.backups, 0) == made[2:3]
+
+
+# ---- by command
+
+
+def test_the_commands_back_up_and_ask_before_they_overwrite(world: World) -> None:
+    tables = world.tables()
+    made = command("backup")
+    assert made.exit_code == 0
+    assert f"{world.settings.backups}/" in made.stdout
+    assert "rows of" in made.stdout
+    world.run("refresh", now=LATER)
+    assert world.tables() != tables
+    refused = command("restore")
+    assert refused.exit_code == 2
+    assert f"would be overwritten: {world.settings.database}" in refused.output
+    assert world.tables() != tables
+    assert CliRunner().invoke(app, ["restore"], input="n\n").exit_code == 2
+    assert world.tables() != tables
+    assert CliRunner().invoke(app, ["restore"], input="y\n").exit_code == 0
+    assert world.tables() == tables
+    assert command("restore", "--yes").exit_code == 0
+    assert world.tables() == tables
+
+
+def test_where_nothing_is_in_the_way_nobody_is_asked(world: World, tmp_path: Path) -> None:
+    command("backup", "--to", str(tmp_path / "kept"))
+    tables = world.tables()
+    shutil.rmtree(world.settings.data)
+    [folder] = backups_in(tmp_path / "kept")
+    restored = command("restore", str(folder))
+    assert restored.exit_code == 0, restored.output
+    assert world.tables() == tables
+
+
+@pytest.mark.parametrize(("arguments", "words"), [((), "no backup there"), (("nonsense",), "no backup: ")])
+def test_a_restore_of_nothing_says_so(world: World, arguments: tuple[str, ...], words: str) -> None:
+    result = command("restore", *arguments)
+    assert result.exit_code == 2
+    assert words in result.output
+
+
+# ---- by schedule
+
+
+def test_the_job_backs_up_and_keeps_as_many_as_the_settings_say(world: World) -> None:
+    os.environ["REFRESH_BACKUPS_KEPT"] = "1"
+    backed_up(world)
+    with world.dagster() as instance:
+        job = build(world.settings, [world.market]).resolve_job_def("backup")
+        assert job.execute_in_process(instance=instance).success
+    [only] = backups_in(world.settings.backups)
+    assert only.name != f"{NOW:%Y%m%dT%H%M%SZ}"
+    verify_backup(read_backup(only))

@@ -1,0 +1,211 @@
+"""What a run of Dagster says of each of its partitions, on an instance as it is deployed: on files, in batches."""
+
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import dagster as dg
+import pytest
+from dagster import AssetRecordsFilter
+
+from refresh_pipeline.instance.event_log import BatchingSqliteEventLogStorage
+from refresh_pipeline_tests.project_folder import LATER, World, failures_of, metadata_of, verdicts_of
+
+KEYS = [f"{name}/USD|{timeframe}" for name in ("BTC", "ETH", "SOL", "XRP") for timeframe in ("m15", "H1")]
+REFRESHED = ["raw_candles", "enhanced_candles", "indicators"]
+BROKEN = {"ETH/USD|m15", "XRP/USD|H1"}
+FIELDS = {"outcome", "source", "rows_added", "rows_revised", "candle_count", "seconds"}
+STANDING = {"first_open_time", "last_open_time", "completeness", "data_age_seconds"}
+
+
+@pytest.fixture
+def instance(world: World) -> Iterator[dg.DagsterInstance]:
+    """The refreshed world's own."""
+    with world.dagster() as instance:
+        yield instance
+
+
+def key_of(asset: str) -> dg.AssetKey:
+    return dg.AssetKey(["bazaar", asset])
+
+
+def run_of_newest(instance: dg.DagsterInstance, asset: str, key: str) -> str:
+    """Which run last materialized a partition, as the instance remembers it."""
+    wanted = AssetRecordsFilter(key_of(asset), asset_partitions=[key])
+    return instance.fetch_materializations(wanted, limit=1).records[0].event_log_entry.run_id
+
+
+def break_files(world: World, *keys: str) -> None:
+    for key in keys:
+        world.candle_file(key).write_text("this,is,no\nfile,of,candles\n")
+
+
+def steps_of(result: dg.ExecuteInProcessResult) -> list[str]:
+    return [str(event.step_key) for event in result.all_events if event.is_step_success]
+
+
+def moment(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+def test_the_deployed_event_log_is_the_batching_one(instance: dg.DagsterInstance) -> None:
+    assert isinstance(instance.event_log_storage, BatchingSqliteEventLogStorage)
+
+
+def test_a_wide_run_is_one_step_an_asset_whatever_the_number_of_series_and_checks_come_last(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    assert steps_of(world.run(now=LATER, instance=instance)) == [
+        "bazaar__raw_candles",
+        "bazaar__enhanced_candles",
+        "bazaar__indicators",
+        "bazaar_raw_candles_checks",
+    ]
+
+
+@pytest.mark.parametrize("asset", [*REFRESHED, "exports", "uploads"])
+def test_every_partition_says_what_became_of_it(instance: dg.DagsterInstance, asset: str) -> None:
+    records = instance.fetch_materializations(key_of(asset), limit=100).records
+    said = {
+        str(record.partition_key): {name: value.value for name, value in record.asset_materialization.metadata.items()}
+        for record in records
+        if record.asset_materialization
+    }
+    assert sorted(said) == sorted(KEYS)
+    assert all(entry.keys() >= FIELDS | STANDING for entry in said.values())
+    entry = said["SOL/USD|m15"]
+    assert (entry["outcome"], entry["source"]) == ("updated", "files")
+    assert (entry["rows_added"], entry["rows_revised"]) == (0 if asset == "uploads" else 96, 0)
+    assert entry["candle_count"] == 96
+    assert entry["first_open_time"] == moment("2026-05-31T12:00")
+    assert entry["last_open_time"] == moment("2026-06-01T11:45")
+    assert (entry["completeness"], entry["data_age_seconds"]) == (1.0, 30.0)
+    assert isinstance(entry["seconds"], float)
+    assert 0 <= entry["seconds"] < 60
+
+
+def test_the_numbers_are_those_of_this_run(world: World, instance: dg.DagsterInstance) -> None:
+    world.write_candles("BTC/USD|m15", changes={"2026-06-01T11:30:00": {"volume": 99}}, without=["2026-06-01T12:30:00"])
+    result = world.run(now=LATER, instance=instance)
+    entry = metadata_of(result, "raw_candles")["BTC/USD|m15"]
+    assert (entry["rows_added"], entry["rows_revised"], entry["candle_count"]) == (7, 1, 103)
+    assert entry["completeness"] == round(103 / 104, 6)
+    untouched = metadata_of(world.run(now=LATER, instance=instance), "indicators")["BTC/USD|m15"]
+    assert (untouched["outcome"], untouched["rows_added"], untouched["rows_revised"]) == ("unchanged", 0, 0)
+
+
+def test_series_that_fail_leave_the_others_alone(world: World, instance: dg.DagsterInstance) -> None:
+    before = {(asset, key): run_of_newest(instance, asset, key) for asset in REFRESHED for key in KEYS}
+    break_files(world, *BROKEN)
+    result = world.run(now=LATER, instance=instance)
+    assert result.success
+    for asset in REFRESHED:
+        assert set(metadata_of(result, asset)) == set(KEYS) - BROKEN
+        assert instance.get_materialized_partitions(key_of(asset)) == set(KEYS)
+    newest = {(asset, key): run_of_newest(instance, asset, key) for asset in REFRESHED for key in KEYS}
+    for (asset, key), run_id in newest.items():
+        assert run_id == (before[asset, key] if key in BROKEN else result.run_id)
+    counts = world.counts()
+    assert {key: counts[key] for key in BROKEN} == {"ETH/USD|m15": 96, "XRP/USD|H1": 24}
+    assert counts["BTC/USD|m15"] == 104
+
+
+def test_the_check_lists_the_series_that_failed(world: World, instance: dg.DagsterInstance) -> None:
+    break_files(world, *BROKEN)
+    result = world.run(now=LATER, instance=instance)
+    assert verdicts_of(result)["every_series_was_fetched"] is False
+    check = next(e for e in result.get_asset_check_evaluations() if e.check_name == "every_series_was_fetched")
+    table = check.metadata["first_faults"]
+    assert isinstance(table, dg.TableMetadataValue)
+    rows = [record.data for record in table.records]
+    assert {f"{row['instrument']}|{row['timeframe']}" for row in rows} == BROKEN
+    assert all("csv" in str(row["what"]) for row in rows)
+
+
+def test_series_that_fail_are_in_the_runs_log_with_the_reason(world: World, instance: dg.DagsterInstance) -> None:
+    break_files(world, *BROKEN)
+    result = world.run(now=LATER, instance=instance)
+    logged = [entry.message for entry in instance.all_logs(result.run_id) if int(entry.level) >= logging.WARNING]
+    assert any("ETH/USD m15" in message and "csv" in message for message in logged)
+
+
+def test_when_every_series_fails_the_step_fails_with_words(world: World, instance: dg.DagsterInstance) -> None:
+    break_files(world, *KEYS)
+    result = world.run(now=LATER, instance=instance)
+    assert not result.success
+    said = failures_of(result)
+    assert list(said) == ["bazaar__raw_candles"]
+    assert "every series failed" in said["bazaar__raw_candles"]
+    assert "BTC/USD m15" in said["bazaar__raw_candles"]
+    assert "expected a first row that names the columns" in said["bazaar__raw_candles"]
+    assert metadata_of(result, "enhanced_candles") == {}
+    assert sum(world.counts().values()) == 480
+
+
+def test_a_step_that_failed_for_good_is_not_tried_again(world: World, instance: dg.DagsterInstance) -> None:
+    break_files(world, *KEYS)
+    result = world.run(now=LATER, instance=instance)
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    assert failure.step_failure_data.user_failure_data is not None
+    assert not any(event.event_type_value == "STEP_UP_FOR_RETRY" for event in result.all_events)
+
+
+def test_a_runs_only_partition_that_fails_fails_the_run(world: World, instance: dg.DagsterInstance) -> None:
+    before = run_of_newest(instance, "raw_candles", "ETH/USD|m15")
+    break_files(world, *BROKEN)
+    result = world.run(keys=["ETH/USD|m15"], now=LATER, instance=instance)
+    assert not result.success
+    assert "ETH/USD m15" in failures_of(result)["bazaar__raw_candles"]
+    assert run_of_newest(instance, "raw_candles", "ETH/USD|m15") == before
+
+
+def test_no_data_is_an_outcome_and_no_failure(new_world: World) -> None:
+    for key in ("ETH/USD|m15", "ETH/USD|H1"):
+        new_world.candle_file(key).unlink()
+    with new_world.dagster() as instance:
+        result = new_world.run(instance=instance)
+    assert result.success
+    for asset in REFRESHED:
+        said = metadata_of(result, asset)
+        assert sorted(said) == sorted(KEYS)
+        assert (said["ETH/USD|H1"]["outcome"], said["ETH/USD|H1"]["candle_count"]) == ("no data", 0)
+        assert not STANDING & said["ETH/USD|H1"].keys()
+    assert verdicts_of(result)["every_series_was_fetched"]
+    assert "ETH/USD|H1" not in new_world.counts()
+
+
+def test_a_run_of_series_without_any_data_succeeds(new_world: World) -> None:
+    new_world.candle_file("ETH/USD|H1").unlink()
+    result = new_world.run(keys=["ETH/USD|H1"])
+    assert result.success
+    assert metadata_of(result, "indicators")["ETH/USD|H1"]["outcome"] == "no data"
+
+
+def test_within_a_range_just_the_series_that_were_asked_for_are_refreshed(world: World) -> None:
+    keys = ["BTC/USD|m15", "SOL/USD|H1"]
+    result = world.run(keys=keys, now=LATER)
+    for asset in REFRESHED:
+        assert sorted(metadata_of(result, asset)) == sorted(keys)
+    counts = world.counts()
+    assert [counts[key] for key in ("BTC/USD|m15", "SOL/USD|H1", "ETH/USD|m15", "BTC/USD|H1")] == [104, 26, 96, 24]
+
+
+def test_a_series_beyond_the_range_is_told(world: World) -> None:
+    result = world.run(keys=["BTC/USD|m15"], series=["XRP/USD|H1"])
+    assert not result.success
+    assert (
+        "asked for XRP/USD|H1, which its range of partitions does not hold"
+        in failures_of(result)["bazaar__raw_candles"]
+    )
+
+
+def test_an_export_that_fails_leaves_its_series_unmaterialized(world: World, instance: dg.DagsterInstance) -> None:
+    before = run_of_newest(instance, "exports", "BTC/USD|H1")
+    in_the_way = world.root / "data" / "exports" / "bazaar" / "BTC-USD_H1.csv"
+    in_the_way.unlink()
+    in_the_way.mkdir()
+    world.run(now=LATER)
+    result = world.run("publish", now=LATER, instance=instance)
+    assert result.success
+    assert set(metadata_of(result, "exports")) == set(KEYS) - {"BTC/USD|H1"}
+    assert run_of_newest(instance, "exports", "BTC/USD|H1") == before

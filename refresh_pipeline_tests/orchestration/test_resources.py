@@ -1,0 +1,77 @@
+"""The neighbours as deployed: where they are, and what a run was asked for."""
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from refresh_pipeline.destinations.folder import FolderDestination
+from refresh_pipeline.market_files import load_markets
+from refresh_pipeline.orchestration.resources import Asked, Exports, Uploads, Venues, resources
+from refresh_pipeline.settings import load_settings
+from refresh_pipeline.warehouse.warehouse import Warehouse
+
+
+def test_everything_lies_in_the_folder_of_everything(tmp_path: Path) -> None:
+    found = resources(load_settings(data_dir=tmp_path))
+    venues, files, destination = (found[name] for name in ("venues", "files", "destination"))
+    with dg.build_resources({"warehouse": found["warehouse"]}) as built:
+        warehouse = built.warehouse
+    assert isinstance(warehouse, Warehouse)
+    assert isinstance(venues, Venues)
+    assert isinstance(files, Exports)
+    assert isinstance(destination, Uploads)
+    assert warehouse.database == str(tmp_path / "refresh.duckdb")
+    assert venues.limits_dir == str(tmp_path / "limits")
+    assert files.root == tmp_path / "exports"
+    assert destination.open().url == (tmp_path / "uploads").as_uri()
+
+
+def test_a_run_goes_by_the_clock_unless_another_time_was_asked_for() -> None:
+    before = datetime.now(UTC)
+    assert before <= Asked().moment <= datetime.now(UTC)
+    assert Asked(now="2026-06-01T14:00+02:00").moment == datetime(2026, 6, 1, 12, tzinfo=UTC)
+
+
+def test_a_run_may_be_asked_for_a_stretch() -> None:
+    assert (Asked().since_instant, Asked().until_instant) == (None, None)
+    asked = Asked(since="2026-06-01", until="2026-06-02T00:00Z")
+    assert asked.since_instant is not None
+    assert asked.until_instant == asked.since_instant + timedelta(days=1)
+
+
+def test_a_time_that_is_none_is_told() -> None:
+    with pytest.raises(ValueError, match="found 'yesterday', allowed: ISO 8601"):
+        _ = Asked(now="yesterday").moment
+
+
+def test_the_destination_is_where_the_environment_says_when_it_is_needed(tmp_path: Path) -> None:
+    uploads = Uploads(default_folder=str(tmp_path / "uploads"))
+    os.environ["REFRESH_UPLOAD_URL"] = (tmp_path / "elsewhere").as_uri()
+    destination = uploads.open()
+    assert isinstance(destination, FolderDestination)
+    assert destination.root == tmp_path / "elsewhere"
+
+
+def test_dropbox_is_chosen_by_its_credentials_and_shows_none_of_them(tmp_path: Path) -> None:
+    secrets = {name: f"secret-{number}" for number, name in enumerate(("APP_KEY", "APP_SECRET", "REFRESH_TOKEN"))}
+    for name, value in secrets.items():
+        os.environ[f"DROPBOX_{name}"] = value
+    uploads = Uploads(default_folder=str(tmp_path))
+    shown = f"{uploads.open()!r} {uploads.open().url} {uploads!r}"
+    assert uploads.open().hash_name == "dropbox"
+    assert not any(value in shown for value in secrets.values())
+
+
+def test_incomplete_credentials_are_told_by_name(tmp_path: Path) -> None:
+    os.environ["DROPBOX_APP_KEY"] = "key"
+    with pytest.raises(ValueError, match="missing: DROPBOX_APP_SECRET, DROPBOX_REFRESH_TOKEN"):
+        Uploads(default_folder=str(tmp_path)).open()
+
+
+def test_each_market_has_its_own_source(tmp_path: Path) -> None:
+    venues = Venues(limits_dir=str(tmp_path))
+    kinds = [venues.open(market).kind for market in load_markets(load_settings(enabled_markets="demo,crypto"))]
+    assert kinds == ["demo", "binance"]

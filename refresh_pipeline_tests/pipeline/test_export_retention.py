@@ -1,0 +1,207 @@
+"""Which older copies of export files are kept; the last good copy never goes, and what goes is on record."""
+
+import os
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from refresh_pipeline.pipeline.export import older_folder
+from refresh_pipeline.pipeline.export_duplicates import find_duplicates, link, remove
+from refresh_pipeline.pipeline.export_retention import RECORD, older_files, prune
+from refresh_pipeline_tests.isolated_env import inside
+from refresh_pipeline_tests.project_folder import FEW_INDICATORS, NOW, World, command
+from refresh_pipeline_tests.step_helpers import BTC, computed, exported, fetched
+
+NAME = "bazaar/current/candles/BTC-USD_m15.csv"
+ROUNDS = 5
+
+
+def asks(world: World, keep: str) -> None:
+    export = f"exports: {{current: {{layers: candles, formats: csv, window: {{last: 5}}, keep: {keep}}}}}\n"
+    (world.root / "markets" / "bazaar.yaml").write_text(FEW_INDICATORS + export)
+
+
+@pytest.fixture(scope="module")
+def five_times(founded: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A world in which one series was exported five times, a day apart, and everything was kept; to be copied."""
+    world = founded.copied(tmp_path_factory.mktemp("five_times") / "world")
+    asks(world, "{newest: 100}")
+    with inside(world.root):
+        for number in range(ROUNDS):
+            again(world, number)
+            written = (NOW + timedelta(days=number)).timestamp()
+            os.utime(current(world), (written, written))
+    return world
+
+
+@pytest.fixture
+def made(five_times: World, tmp_path: Path) -> Iterator[World]:
+    """A copy of it, and this process inside."""
+    world = five_times.copied(tmp_path / "world")
+    with inside(world.root):
+        yield world
+
+
+def again(world: World, number: int) -> None:
+    """What a refresh and its publishing do, so many candles later."""
+    now = NOW + timedelta(minutes=15 * number)
+    fetched(world, now, [BTC])
+    computed(world, [BTC])
+    exported(world, now, [BTC])
+
+
+def current(world: World) -> Path:
+    return world.settings.exports_dir / NAME
+
+
+def older(world: World) -> list[str]:
+    """The older copies, by the day of June on which they were written."""
+    return [f"{each.written:%-d}" for each in older_files(world.settings.exports_dir, NAME)]
+
+
+def pruned(world: World, days: int = ROUNDS, dry_run: bool = False) -> dict[str, str]:
+    now = NOW + timedelta(days=days)
+    going = prune(world.warehouse, world.market, world.settings.exports_dir, now, dry_run=dry_run)
+    return {f"{each.file.written:%-d}": each.reason for each in going}
+
+
+def test_a_file_that_is_replaced_is_kept_under_the_time_it_was_written(made: World) -> None:
+    assert older(made) == ["4", "3", "2", "1"]
+    kept = older_files(made.settings.exports_dir, NAME)[0].path
+    assert kept.name == "BTC-USD_m15.20260604T120030Z.csv"
+    assert older_folder(made.settings.exports_dir) in kept.parents
+    assert [path.name for path in current(made).parent.iterdir()] == ["BTC-USD_m15.csv"]
+
+
+def test_without_a_word_nothing_older_is_kept(new_world: World) -> None:
+    asks(new_world, "{}")
+    for number in range(2):
+        again(new_world, number)
+    assert older(new_world) == []
+
+
+@pytest.mark.parametrize(
+    ("keep", "going"),
+    [
+        ("{newest: 100}", {}),
+        ("{newest: 3}", {"2": "newest: 3", "1": "newest: 3"}),
+        ("{newest: 1}", dict.fromkeys("4321", "newest: 1")),
+        ("{newest: 100, days: 3}", {"2": "days: 3", "1": "days: 3"}),
+        ("{newest: 4, days: 4}", {"1": "newest: 4"}),
+    ],
+)
+def test_what_the_yaml_does_not_want_kept_goes(made: World, keep: str, going: dict[str, str]) -> None:
+    asks(made, keep)
+    content = current(made).read_bytes()
+    assert pruned(made) == going
+    assert older(made) == [day for day in "4321" if day not in going]
+    assert current(made).read_bytes() == content
+    assert pruned(made) == {}
+
+
+def test_beyond_the_budget_the_oldest_go_first_and_the_current_one_stays_however_large(made: World) -> None:
+    asks(made, "{newest: 100, megabytes: 1}")
+    for each in older_files(made.settings.exports_dir, NAME):
+        each.path.write_bytes(b"x" * 400_000)
+    assert [*pruned(made)] == ["1", "2"]
+    assert older(made) == ["4", "3"]
+    made.change("update bazaar.exports set bytes = 10000000")
+    assert [*pruned(made)] == ["3", "4"]
+    assert current(made).exists()
+
+
+@pytest.mark.parametrize("fate", ["lost", "damaged"])
+def test_the_last_good_copy_is_never_deleted(made: World, fate: str) -> None:
+    asks(made, "{newest: 1, days: 1, megabytes: 1}")
+    newest, second, *_ = older_files(made.settings.exports_dir, NAME)
+    newest.path.write_bytes(b"\xff no table")
+    if fate == "lost":
+        current(made).unlink()
+    else:
+        current(made).write_text("half a fi")
+    pruned(made, days=1000)
+    assert older(made) == [f"{second.written:%-d}"]
+
+
+def test_a_dry_run_deletes_nothing_and_says_the_same(made: World) -> None:
+    asks(made, "{newest: 2}")
+    before = older(made)
+    said = pruned(made, dry_run=True)
+    assert older(made) == before
+    assert said == pruned(made)
+
+
+def test_what_was_deleted_is_on_record(made: World, caplog: pytest.LogCaptureFixture) -> None:
+    asks(made, "{newest: 4}")
+    caplog.set_level("INFO", logger="refresh_pipeline")
+    pruned(made)
+    record = (older_folder(made.settings.exports_dir) / RECORD).read_text()
+    assert record.startswith("20260606T120030Z,bazaar/current/candles/BTC-USD_m15.20260601T120030Z.csv,")
+    assert record.rstrip().endswith("newest: 4")
+    assert "20260601T120030Z.csv (newest: 4)" in caplog.text
+
+
+def test_the_command_prunes_or_says_what_it_would(made: World) -> None:
+    asks(made, "{newest: 4}")
+    would = command("exports", "prune", "--dry-run")
+    assert "bazaar: 1 files would be deleted" in would.stdout
+    assert len(older(made)) == 4
+    assert "bazaar: 1 files deleted" in command("exports", "prune").stdout
+    assert len(older(made)) == 3
+
+
+# ---- duplicates
+
+
+@pytest.fixture
+def twins(tmp_path: Path) -> Path:
+    """Three files of one content, two of another, one by itself; two empty ones."""
+    contents = {"a.csv": "same", "b/c.csv": "same", "b/d.csv": "same", "e": "two!", "f": "two!", "g": "lone"}
+    for name, content in {**contents, "h": "", "i": ""}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    return tmp_path
+
+
+def names(root: Path) -> list[list[str]]:
+    return [[str(path.relative_to(root)) for path in group.paths] for group in find_duplicates(root)]
+
+
+def test_files_of_one_content_are_found_what_takes_most_room_first(twins: Path) -> None:
+    assert names(twins) == [["a.csv", "b/c.csv", "b/d.csv"], ["e", "f"]]
+    assert [group.spare_bytes for group in find_duplicates(twins)] == [8, 4]
+
+
+def test_linked_they_are_one_file_until_one_of_them_is_written_anew(twins: Path) -> None:
+    first = find_duplicates(twins)[0]
+    assert link(first) == 2
+    assert (twins / "a.csv").samefile(twins / "b/d.csv")
+    again = find_duplicates(twins)
+    assert [(group.links, group.spare_bytes) for group in again if "a.csv" in str(group.paths)] == [(2, 0)]
+    assert link(first) == 0
+    (twins / "new").write_text("else")
+    (twins / "new").replace(twins / "a.csv")
+    assert (twins / "b/c.csv").read_text() == "same"
+
+
+def test_removed_are_those_that_nobody_needs_and_one_always_stays(twins: Path) -> None:
+    first, second = find_duplicates(twins)
+    assert remove(first, needed={twins / "b/c.csv"}) == [twins / "a.csv", twins / "b/d.csv"]
+    assert remove(second, needed=()) == [twins / "f"]
+    assert names(twins) == []
+    assert (twins / "e").exists()
+
+
+def test_the_command_lists_links_and_removes(made: World) -> None:
+    asks(made, "{newest: 100}")
+    spare = current(made).with_name("copy.csv")
+    spare.write_bytes(current(made).read_bytes())
+    listed = command("exports", "duplicates")
+    assert f"{len(spare.read_bytes()):,} bytes to spare" in listed.stdout
+    assert command("exports", "duplicates", "--link", "--remove").exit_code == 2
+    assert "linked: 1" in command("exports", "duplicates", "--link").stdout
+    assert spare.samefile(current(made))
+    assert f"deleted: {spare}" in command("exports", "duplicates", "--remove").stdout
+    assert current(made).exists()
