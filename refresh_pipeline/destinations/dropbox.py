@@ -1,14 +1,14 @@
-"""Uploads into Dropbox, over its official SDK: what it holds already, what it refuses, when to ask again.
+"""Uploads into Dropbox over its official SDK.
 
-The SDK never retries here: one policy, `_ask`, does, so that what a run waits for is bounded. Importing this module
-imports the SDK, a quarter of a second; `opening` does so only where Dropbox is meant.
+The SDK never retries here: one policy, that of `uploading`, does, so that a run's waiting is bounded. Importing this
+module imports the SDK, a quarter of a second; the registry does so only where Dropbox is meant.
 """
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from posixpath import commonpath, dirname
-from typing import Any, TypeVar
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from dropbox import Dropbox
@@ -18,18 +18,17 @@ from dropbox.files import CommitInfo, FileMetadata, UploadWriteFailed, WriteMode
 from dropbox.files import LookupError as FolderLookupError
 from dropbox.stone_validators import ValidationError
 from requests import RequestException, Session
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from refresh_pipeline.destinations import (
-    DestinationError,
-    Outgoing,
-    PermanentUploadError,
-    TransientUploadError,
-    Uploaded,
-)
+from refresh_pipeline.destinations import DestinationError, Outgoing, PermanentUploadError, TransientUploadError
 from refresh_pipeline.destinations.hashes import dropbox_hash_of
-from refresh_pipeline.destinations.parallel import Going, side_by_side
-from refresh_pipeline.destinations.paths import under_root, url_under
+from refresh_pipeline.destinations.paths import under_root
+from refresh_pipeline.destinations.uploading import (
+    AccessRefused,
+    FolderNotFound,
+    RateLimited,
+    Unreachable,
+    UploadingDestination,
+)
 
 DEFAULT_ROOT = "/refresh-pipeline"
 
@@ -43,9 +42,6 @@ WORKERS = 4
 LISTING_PAGE = 2000
 
 ATTEMPTS = 5
-BACK_OFF = wait_random_exponential(multiplier=0.5, max=8)
-# Told to wait longer than this, a run gives up: its next tick is a better time than a blocked market.
-LONGEST_WAIT = 30.0
 DEFAULT_WAIT = 5.0
 
 # What the SDK raises of its own, and where it meets an answer that is not Dropbox's: a gateway's page, a proxy's login.
@@ -86,36 +82,8 @@ NOT_AUTHORIZED = (
 ABOUT_THE_APP = re.compile(r"invalid_client|unauthorized_client|required scope|this app|access token", re.IGNORECASE)
 SECRETS = re.compile(r"(?<=\bsl\.)[\w.~+/=-]+|(?<=bearer )\S+|(?<=//)[^/\s]*@", re.IGNORECASE)
 
-T = TypeVar("T")
 
-
-class AccessRefused(PermanentUploadError):
-    """Dropbox refuses this app or account altogether: whatever is asked next would be refused too."""
-
-    ends_all = True
-
-
-class AskedToWait(TransientUploadError):
-    """Dropbox asks for no request at all during so many seconds."""
-
-    ends_all = True
-
-    def __init__(self, message: str, seconds: float) -> None:
-        super().__init__(message)
-        self.seconds = seconds
-
-
-class Unreachable(TransientUploadError):
-    """No answer, or none of Dropbox's: a dropped connection, an outage, a gateway's page."""
-
-    is_silence = True
-
-
-class NothingThere(PermanentUploadError):
-    """The folder that was asked for does not exist."""
-
-
-class DropboxDestination:
+class DropboxDestination(UploadingDestination[Dropbox]):
     """A folder in Dropbox, reached by an app's refresh token. No secret shows in its errors, logs and repr.
 
     Args:
@@ -131,6 +99,8 @@ class DropboxDestination:
     """
 
     hash_name = "dropbox"
+    attempts = ATTEMPTS
+    client_errors = SDK_ERRORS
 
     def __init__(
         self,
@@ -146,36 +116,12 @@ class DropboxDestination:
         workers: int = WORKERS,
     ) -> None:
         self.root = f"/{root.strip('/')}".rstrip("/")
-        self.url = f"dropbox://{quote(self.root) or '/'}"
-        self._secrets = (app_secret, refresh_token, app_key, access_token)
-        self._workers = workers
-        self._session = session
+        secrets = (app_secret, refresh_token, app_key, access_token)
+        super().__init__(f"dropbox://{quote(self.root) or '/'}", secrets, workers=workers, sleep=sleep)
+        self._connections = session
         self._timeout = timeout
-        self._sleep = sleep
 
-    def __repr__(self) -> str:
-        return f"DropboxDestination({self.url!r})"
-
-    def upload(self, files: Sequence[Outgoing]) -> Iterator[Uploaded]:
-        """Bring each file there unless it is there already; see Destination.
-
-        One listing says what is there. What concerns every file (no access, a request to wait, an outage) ends all
-        further requests, and the files still to be sent get that same error.
-        """
-        with self._client() as client:
-            try:
-                there = self._hashes(client, [file.remote for file in files if _is_inside(file.remote)])
-            except DestinationError as error:
-                yield from (self._failed(file, error) for file in files)
-                return
-            yield from self._upload_each(client, files, there)
-
-    def hashes(self, remotes: Sequence[str]) -> dict[str, str]:
-        """Dropbox's content hash of each of the files that is there, from one listing; see Destination."""
-        with self._client() as client:
-            return self._hashes(client, remotes)
-
-    def _client(self) -> Dropbox:
+    def _session(self) -> Dropbox:
         # None as max_retries_on_rate_limit would wait for ever.
         app_secret, refresh_token, app_key, access_token = (secret or None for secret in self._secrets)
         return Dropbox(
@@ -183,7 +129,7 @@ class DropboxDestination:
             oauth2_refresh_token=refresh_token,
             app_key=app_key if refresh_token else None,
             app_secret=app_secret if refresh_token else None,
-            session=self._session,
+            session=self._connections,
             timeout=self._timeout,  # pyright: ignore[reportArgumentType] - documented as a float
             user_agent="refresh-pipeline",
             max_retries_on_error=0,
@@ -193,121 +139,42 @@ class DropboxDestination:
     def _path(self, remote: str) -> str:
         return f"{self.root}/{under_root(remote)}"
 
-    def _hashes(self, client: Dropbox, remotes: Sequence[str]) -> dict[str, str]:
-        paths = {remote: self._path(remote) for remote in remotes}
-        if not paths:
-            return {}
-        folder = commonpath([dirname(path) for path in paths.values()])
-        try:
-            there = self._ask(f"listing of dropbox:{folder}", _listing, client, folder)
-        except NothingThere:
-            return {}
-        # Dropbox is blind to case.
-        return {remote: there[path.lower()] for remote, path in paths.items() if path.lower() in there}
+    def _listing(self, client: Dropbox, folder: str) -> dict[str, str]:
+        page: Any = client.files_list_folder(folder.rstrip("/"), recursive=True, limit=LISTING_PAGE)
+        entries = list(page.entries)
+        while page.has_more:
+            page = client.files_list_folder_continue(page.cursor)
+            entries += page.entries
+        return {entry.path_lower: entry.content_hash for entry in entries if isinstance(entry, FileMetadata)}
 
-    def _upload_each(self, client: Dropbox, files: Sequence[Outgoing], there: dict[str, str]) -> Iterator[Uploaded]:
-        going = Going()
+    def _listed_name(self, path: str) -> str:
+        return path.lower()
 
-        def bring(file: Outgoing) -> Uploaded:
-            try:
-                uploaded = self._bring(client, file, there.get(file.remote), going.halt)
-            except DestinationError as error:
-                going.failed(error)
-                return self._failed(file, error)
-            going.arrived()
-            return uploaded
+    def _hash_of(self, path: Path) -> str:
+        return dropbox_hash_of(path)
 
-        return side_by_side(bring, files, self._workers)
+    def _send(self, client: Dropbox, file: Outgoing, path: str, size: int, wanted: str) -> str:
+        arrived: Any
+        # Muted: a thousand files a minute are no news for the account's desktops.
+        if size > SINGLE_REQUEST_BYTES:
+            whole = CommitInfo(path, mode=WriteMode.overwrite, mute=True)
+            options = UploadOptions(max_attempts=PIECE_ATTEMPTS)
+            arrived = Uploader(client).upload(FileUpload(file.path), whole, options).metadata
+        else:
+            content = file.path.read_bytes()
+            arrived = client.files_upload(content, path, mode=WriteMode.overwrite, mute=True, content_hash=wanted)
+        if (arrived.size, arrived.content_hash) != (size, wanted):
+            raise TransientUploadError(
+                f"dropbox:{path}: arrived changed: wanted {size:,} bytes with content hash {wanted}, "
+                f"received {arrived.size:,} with {arrived.content_hash}; upload it again"
+            )
+        return arrived.content_hash
 
-    def _bring(self, client: Dropbox, file: Outgoing, there: str | None, halt: DestinationError | None) -> Uploaded:
-        path = self._path(file.remote)
-        size, wanted = _size_and_hash(file)
-        if there != wanted:
-            if halt is not None:
-                raise halt
-            self._ask(f"upload of {size:,} bytes to dropbox:{path}", _send, client, file, path, size, wanted)
-        return Uploaded(file, url_under(self.url, file.remote), size, wanted, skipped=there == wanted)
-
-    def _failed(self, file: Outgoing, error: DestinationError) -> Uploaded:
-        return Uploaded(file, url_under(self.url, file.remote), error=error)
-
-    def _ask(self, what: str, request: Callable[..., T], *args: Any) -> T:
-        """The answer to a request, asked again a bounded number of times where that could help."""
-        attempts = Retrying(
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=_wait,
-            retry=retry_if_exception(_is_worth_another),
-            sleep=self._sleep,
-            reraise=True,
-        )
-        return attempts(self._once, what, request, *args)
-
-    def _once(self, what: str, request: Callable[..., T], *args: Any) -> T:
-        try:
-            return request(*args)
-        except SDK_ERRORS as error:
-            # Without the original: it may quote the request, tokens included.
-            raise _refusal(error, what, self._clean) from None
-        except OSError as error:
-            raise PermanentUploadError(f"{what}: not readable here: {error}; export it again") from error
+    def _refusal(self, error: Exception, request: str) -> DestinationError:
+        return _refusal(error, request, self._clean)
 
     def _clean(self, text: object) -> str:
-        cleaned = " ".join(str(text).split())
-        for secret in filter(None, self._secrets):
-            cleaned = cleaned.replace(secret, "***")
-        cleaned = SECRETS.sub("***", cleaned)
-        return cleaned if len(cleaned) <= 300 else f"{cleaned[:297]}..."
-
-
-def _is_inside(remote: str) -> bool:
-    try:
-        return bool(under_root(remote))
-    except PermanentUploadError:
-        return False
-
-
-def _listing(client: Dropbox, folder: str) -> dict[str, str]:
-    """The content hash of every file below a folder, by its path in lower case."""
-    page: Any = client.files_list_folder(folder.rstrip("/"), recursive=True, limit=LISTING_PAGE)
-    entries = list(page.entries)
-    while page.has_more:
-        page = client.files_list_folder_continue(page.cursor)
-        entries += page.entries
-    return {entry.path_lower: entry.content_hash for entry in entries if isinstance(entry, FileMetadata)}
-
-
-def _size_and_hash(file: Outgoing) -> tuple[int, str]:
-    try:
-        return file.path.stat().st_size, dropbox_hash_of(file.path)
-    except OSError as error:
-        raise PermanentUploadError(f"{file.path}: nothing to upload: {error.strerror}; export it again") from error
-
-
-def _send(client: Dropbox, file: Outgoing, path: str, size: int, wanted: str) -> None:
-    arrived: Any
-    # Muted: a thousand files a minute are no news for the account's desktops.
-    if size > SINGLE_REQUEST_BYTES:
-        whole = CommitInfo(path, mode=WriteMode.overwrite, mute=True)
-        options = UploadOptions(max_attempts=PIECE_ATTEMPTS)
-        arrived = Uploader(client).upload(FileUpload(file.path), whole, options).metadata
-    else:
-        content = file.path.read_bytes()
-        arrived = client.files_upload(content, path, mode=WriteMode.overwrite, mute=True, content_hash=wanted)
-    if (arrived.size, arrived.content_hash) != (size, wanted):
-        raise TransientUploadError(
-            f"dropbox:{path}: arrived changed: wanted {size:,} bytes with content hash {wanted}, "
-            f"received {arrived.size:,} with {arrived.content_hash}; upload it again"
-        )
-
-
-def _is_worth_another(error: BaseException) -> bool:
-    waits_too_long = isinstance(error, AskedToWait) and error.seconds > LONGEST_WAIT
-    return isinstance(error, TransientUploadError) and not waits_too_long
-
-
-def _wait(state: RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    return error.seconds if isinstance(error, AskedToWait) else BACK_OFF(state)
+        return super()._clean(SECRETS.sub("***", str(text)))
 
 
 def _refusal(error: Exception, what: str, clean: Callable[[object], str]) -> DestinationError:
@@ -319,7 +186,7 @@ def _refusal(error: Exception, what: str, clean: Callable[[object], str]) -> Des
             return AccessRefused(f"{what}: {_access_words(error)}")
         case RateLimitError():
             seconds = DEFAULT_WAIT if error.backoff is None else float(error.backoff)
-            return AskedToWait(f"{what}: Dropbox asks for no requests during {seconds:g} s: try again after", seconds)
+            return RateLimited(f"{what}: Dropbox asks for no requests during {seconds:g} s: try again after", seconds)
         case BadInputError():
             return _bad_input(clean(error.message), what)
         case InternalServerError():
@@ -357,7 +224,7 @@ def _access_words(error: AuthError) -> str:
 def _api_refusal(error: ApiError, what: str, clean: Callable[[object], str]) -> DestinationError:
     reason = _innermost(error.error)
     if isinstance(reason, FolderLookupError) and reason.is_not_found():
-        return NothingThere(f"{what}: there is no such folder")
+        return FolderNotFound(f"{what}: there is no such folder")
     for tag, (kind, words) in REASONS.items():
         if _is(reason, tag):
             return kind(f"{what}: {words} (Dropbox says {tag})")

@@ -12,7 +12,7 @@ from refresh_pipeline.destinations import (
     TransientUploadError,
     Uploaded,
 )
-from refresh_pipeline.destinations.parallel import side_by_side
+from refresh_pipeline.destinations.parallel import map_in_threads
 from refresh_pipeline.destinations.paths import folder_of, under_root, url_under
 from refresh_pipeline.files.atomic import replacing, sha256_of, why_not_written
 
@@ -42,7 +42,7 @@ class FolderDestination:
 
     def upload(self, files: Sequence[Outgoing]) -> Iterator[Uploaded]:
         """Copy each file there unless the same content is there already; see Destination."""
-        return side_by_side(self._answer, files, WORKERS)
+        return map_in_threads(self._answer, files, WORKERS)
 
     def hashes(self, remotes: Sequence[str]) -> dict[str, str]:
         """The SHA-256 of each of the files that is there, read anew; see Destination."""

@@ -1,16 +1,16 @@
-"""Uploads into a bucket of S3-compatible storage, over obstore: what it holds already, what it refuses.
+"""Uploads into a bucket of an object store (s3://, gs://, az://) over obstore.
 
-Importing this module imports obstore, which is an extra; `opening` does so only where a bucket is meant.
+Importing this module imports obstore, an extra; the registry does so only where a bucket is meant.
 """
 
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
-from posixpath import commonpath, dirname
-from typing import Any, TypeVar
+from typing import Any
 
 import obstore
 from obstore.exceptions import (
@@ -21,192 +21,141 @@ from obstore.exceptions import (
     PermissionDeniedError,
     UnauthenticatedError,
 )
-from obstore.store import S3Store
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from obstore.store import from_url
 
-from refresh_pipeline.destinations import (
-    DestinationError,
-    Outgoing,
-    PermanentUploadError,
-    TransientUploadError,
-    Uploaded,
-)
-from refresh_pipeline.destinations.parallel import Going, side_by_side
-from refresh_pipeline.destinations.paths import under_root, url_under
+from refresh_pipeline.destinations import DestinationError, Outgoing, PermanentUploadError, TransientUploadError
+from refresh_pipeline.destinations.paths import WrongDestination, shown, split_url, under_root
+from refresh_pipeline.destinations.uploading import AccessRefused, Unreachable, UploadingDestination
 
-# Longer files go in pieces of this size; a piece that did not arrive is sent again by itself.
+# Longer files go in pieces of this size; obstore sends a piece that did not arrive again by itself.
 PIECE_BYTES = 16 * 1024 * 1024
 WORKERS = 8
-# Of a request, by obstore, which does not repeat an upload whose connection was dropped; and of that, by us.
+# Attempts of obstore per request, which does not repeat an upload whose connection was dropped; ours come on top.
 RETRIES = 2
 LONGEST_RETRY = timedelta(seconds=30)
-ATTEMPTS = 3
-BACK_OFF = wait_random_exponential(multiplier=0.5, max=8)
+# The settings that each scheme knows, by the name of obstore's own.
+CREDENTIALS: Mapping[str, Mapping[str, str]] = {
+    "s3": {
+        "AWS_ACCESS_KEY_ID": "access_key_id",
+        "AWS_SECRET_ACCESS_KEY": "secret_access_key",
+        "AWS_SESSION_TOKEN": "session_token",
+    },
+    "gs": {"GOOGLE_APPLICATION_CREDENTIALS": "application_credentials"},
+    "az": {"AZURE_STORAGE_ACCOUNT_NAME": "account_name", "AZURE_STORAGE_ACCOUNT_KEY": "account_key"},
+}
+ADVICE = {
+    "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role that may write there",
+    "gs": "set GOOGLE_APPLICATION_CREDENTIALS to a key file, or give this machine's account the right to write there",
+    "az": "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or give this machine an identity that may "
+    "write there",
+}
+# Both must be set, or neither: obstore then asks the role of the machine.
+AWS_PAIR = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
-T = TypeVar("T")
 
-
-class BucketRefused(PermanentUploadError):
-    """The storage refuses this account or bucket altogether: whatever is sent next would be refused too."""
-
-    ends_all = True
-
-
-class BucketSilent(TransientUploadError):
-    """No answer, or that of a server out of order, after several attempts."""
-
-    is_silence = True
-
-
-class S3Destination:
+class ObjectStoreDestination(UploadingDestination[Any]):
     """A folder in a bucket. No secret shows in its errors, logs and repr.
 
+    Without keys in `credentials`, obstore's own chain finds them: environment, web identity, role of the container or
+    machine.
+
     Args:
-        bucket: its name.
-        prefix: the folder in it; the top where it is empty.
-        endpoint: of the storage, `https://...`; Amazon's of the region where it is empty.
-        region: of the bucket.
-        access_key_id: the account's.
-        secret_access_key: likewise.
-        session_token: likewise, where there is one.
+        url: `s3://bucket/folder`, `gs://bucket/folder` or `az://container/folder`.
+        credentials: the set credentials, by the name of their environment variable.
+        endpoint: the address of S3-compatible storage, `https://...`; Amazon's of the region where it is empty.
+        region: of an S3 bucket; AWS_REGION or us-east-1 where it is empty.
         timeout: seconds without an answer after which a request has failed.
-        sleep: how to wait between attempts.
+        sleep: the function that waits between attempts.
+
+    Raises:
+        WrongDestination: half of a pair of keys is missing, or obstore cannot open the URL.
     """
 
-    # Of a file sent whole; of one sent in pieces, the MD5 of their MD5s and how many they were. Storage calls it ETag.
+    # MD5 of a file sent whole; of a file sent in pieces, the MD5 of their MD5s and their number. The store's ETag.
     hash_name = "md5"
+    attempts = 3
+    client_errors = (BaseError,)
 
     def __init__(
         self,
-        bucket: str,
-        prefix: str = "",
+        url: str,
+        credentials: Mapping[str, str],
         *,
         endpoint: str = "",
-        region: str = "us-east-1",
-        access_key_id: str,
-        secret_access_key: str,
-        session_token: str = "",
+        region: str = "",
         timeout: float = 30.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.prefix = prefix.strip("/")
-        self.url = f"s3://{bucket}/{self.prefix}".rstrip("/")
-        self._sleep = sleep
-        self._secrets = (secret_access_key, session_token, access_key_id)
-        config: Any = {
-            "region": region,
-            "access_key_id": access_key_id,
-            "secret_access_key": secret_access_key,
-        }
-        optional = {"endpoint": endpoint, "session_token": session_token}
-        self._store = S3Store(
-            bucket,
-            config=config | {name: value for name, value in optional.items() if value},
-            client_options={"allow_http": endpoint.startswith("http://"), "timeout": timedelta(seconds=timeout)},
-            retry_config={"max_retries": RETRIES, "retry_timeout": LONGEST_RETRY},
-        )
-
-    def __repr__(self) -> str:
-        return f"S3Destination({self.url!r})"
-
-    def upload(self, files: Sequence[Outgoing]) -> Iterator[Uploaded]:
-        """Bring each file there unless it is there already; see Destination.
-
-        One listing says what is there. A refusal of the account, or an outage, ends all further requests.
-        """
+        self._scheme = split_url(url).scheme
+        names = CREDENTIALS[self._scheme]
+        keys = {option: credentials[name] for name, option in names.items() if credentials.get(name)}
+        # The account's name and the key file's path are no secrets, but belong in no message either.
+        super().__init__(url.rstrip("/"), tuple(keys.values()), workers=WORKERS, sleep=sleep)
+        missing = [name for name in AWS_PAIR if not credentials.get(name)]
+        if self._scheme == "s3" and len(missing) == 1:
+            raise WrongDestination(
+                f"{shown(url)} needs {' and '.join(AWS_PAIR)}, or neither (the role of this machine counts then); "
+                f"missing: {missing[0]}"
+            )
+        options = {"endpoint": endpoint, "region": region}
+        config: Any = keys | {name: value for name, value in options.items() if value}
         try:
-            there = self.hashes([file.remote for file in files if _is_inside(file.remote)])
-        except DestinationError as error:
-            return iter([self._failed(file, error) for file in files])
-        going = Going()
+            self._store = from_url(
+                self.url,
+                config=config or None,
+                client_options={"allow_http": endpoint.startswith("http://"), "timeout": timedelta(seconds=timeout)},
+                retry_config={"max_retries": RETRIES, "retry_timeout": LONGEST_RETRY},
+            )
+        except BaseError as error:
+            received = self._clean(error)
+            raise WrongDestination(f"{shown(url)} cannot be opened: {received}; {ADVICE[self._scheme]}") from None
 
-        def bring(file: Outgoing) -> Uploaded:
-            try:
-                uploaded = self._bring(file, there.get(file.remote), going.halt)
-            except DestinationError as error:
-                going.failed(error)
-                return self._failed(file, error)
-            going.arrived()
-            return uploaded
+    def _session(self) -> AbstractContextManager[Any]:
+        return nullcontext(self._store)
 
-        return side_by_side(bring, files, WORKERS)
+    def _path(self, remote: str) -> str:
+        return str(under_root(remote))
 
-    def hashes(self, remotes: Sequence[str]) -> dict[str, str]:
-        """The ETag of each of the files that is there, from one listing; see Destination."""
-        keys = {remote: self._key(remote) for remote in remotes}
-        if not keys:
-            return {}
-        folder = commonpath([dirname(key) for key in keys.values()])
-        there = self._ask(f"listing of {self.url}", self._listing, folder)
-        return {remote: there[key] for remote, key in keys.items() if key in there}
-
-    def _listing(self, folder: str) -> dict[str, str]:
-        pages = obstore.list(self._store, prefix=folder or None)
+    def _listing(self, client: Any, folder: str) -> dict[str, str]:
+        pages = obstore.list(client, prefix=folder or None)
         return {meta["path"]: _plain(meta["e_tag"]) for page in pages for meta in page}
 
-    def _key(self, remote: str) -> str:
-        return str(self.prefix / under_root(remote)) if self.prefix else str(under_root(remote))
+    def _hash_of(self, path: Path) -> str:
+        return etag_of(path)
 
-    def _bring(self, file: Outgoing, there: str | None, halt: DestinationError | None) -> Uploaded:
-        url = url_under(self.url, file.remote)
-        key = self._key(file.remote)
-        try:
-            size, wanted = file.path.stat().st_size, etag_of(file.path)
-        except OSError as error:
-            raise PermanentUploadError(f"{file.path}: nothing to upload: {error.strerror}; export it again") from error
-        if there == wanted:
-            return Uploaded(file, url, size, wanted, skipped=True)
-        if halt is not None:
-            raise halt
-        arrived = self._ask(f"upload of {size:,} bytes to {url}", self._send, file.path, key, size)
-        # Encrypted by the storage's own key service, an ETag is no MD5; the request's signature covered the content.
+    def _send(self, client: Any, file: Outgoing, path: str, size: int, wanted: str) -> str:
+        whole = size <= PIECE_BYTES
+        content = file.path.read_bytes() if whole else file.path
+        sent = obstore.put(client, path, content, use_multipart=not whole, chunk_size=PIECE_BYTES)
+        arrived = _plain(sent["e_tag"])
+        # An ETag is no MD5 on Azure, and on S3 with keys of its own; the signed request covered the content there.
         if re.fullmatch(r"[0-9a-f]{32}(-\d+)?", arrived) and arrived != wanted:
             raise TransientUploadError(
-                f"{url}: arrived changed: wanted ETag {wanted}, received {arrived}; it changed on its way: try again"
+                f"{self.url}/{path}: arrived changed: wanted ETag {wanted}, received {arrived}; "
+                "it changed on its way: try again"
             )
-        return Uploaded(file, url, size, arrived)
+        return arrived
 
-    def _send(self, path: Path, key: str, size: int) -> str:
-        whole = size <= PIECE_BYTES
-        content = path.read_bytes() if whole else path
-        sent = obstore.put(self._store, key, content, use_multipart=not whole, chunk_size=PIECE_BYTES)
-        return _plain(sent["e_tag"])
-
-    def _failed(self, file: Outgoing, error: DestinationError) -> Uploaded:
-        return Uploaded(file, url_under(self.url, file.remote), error=error)
-
-    def _ask(self, what: str, request: Callable[..., T], *arguments: object) -> T:
-        """The answer to a request, asked again a bounded number of times where that could help."""
-        attempts = Retrying(
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=BACK_OFF,
-            retry=retry_if_exception_type(TransientUploadError),
-            sleep=self._sleep,
-            reraise=True,
-        )
-        return attempts(self._once, what, request, *arguments)
-
-    def _once(self, what: str, request: Callable[..., T], *arguments: object) -> T:
-        try:
-            return request(*arguments)
-        except BaseError as error:
-            # Without the original: it may quote the request, keys included.
-            raise _refusal(error, what, self._clean(error)) from None
-        except OSError as error:
-            raise PermanentUploadError(f"{what}: not readable here: {error}; export it again") from error
-
-    def _clean(self, error: Exception) -> str:
-        cleaned = " ".join(str(error).split())
-        for secret in filter(None, self._secrets):
-            cleaned = cleaned.replace(secret, "***")
-        return cleaned if len(cleaned) <= 300 else f"{cleaned[:297]}..."
+    def _refusal(self, error: Exception, request: str) -> DestinationError:
+        received = self._clean(error)
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError) or re.search(r"\b40[13] ", received):
+            return AccessRefused(f"{request}: access refused: {ADVICE[self._scheme]}: {received}")
+        if isinstance(error, NotFoundError) or "NoSuchBucket" in received:
+            return AccessRefused(f"{request}: there is no such bucket: create it, or correct its name: {received}")
+        if isinstance(error, InvalidPathError):
+            return PermanentUploadError(f"{request}: the storage cannot hold such a name: {received}")
+        if isinstance(error, GenericError):
+            return _generic_refusal(request, received, ADVICE[self._scheme])
+        return PermanentUploadError(f"{request}: refused: {received}")
 
 
 def etag_of(path: Path) -> str:
-    """What storage calls a file's content once it has arrived, read in pieces.
+    """The ETag of a file's content once it has arrived, read in pieces.
+
+    Source: docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     digests = []
     with path.open("rb") as file:
@@ -222,31 +171,11 @@ def _plain(etag: str | None) -> str:
     return (etag or "").strip('"')
 
 
-def _is_inside(remote: str) -> bool:
-    try:
-        return bool(under_root(remote))
-    except PermanentUploadError:
-        return False
-
-
-def _refusal(error: BaseError, what: str, received: str) -> DestinationError:
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or re.search(r"\b40[13] ", received):
-        return BucketRefused(
-            f"{what}: access refused: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are wrong, or may not write there: "
-            f"{received}"
-        )
-    if isinstance(error, NotFoundError) or "NoSuchBucket" in received:
-        return BucketRefused(f"{what}: there is no such bucket: make it, or correct its name: {received}")
-    if isinstance(error, InvalidPathError):
-        return PermanentUploadError(f"{what}: the storage cannot hold such a name: {received}")
-    if isinstance(error, GenericError):
-        return _generic(what, received)
-    return PermanentUploadError(f"{what}: refused: {received}")
-
-
-def _generic(what: str, received: str) -> DestinationError:
+def _generic_refusal(request: str, received: str, advice: str) -> DestinationError:
     if re.search(r"QuotaExceeded|StorageFull|InsufficientStorage|\b507\b", received):
-        return PermanentUploadError(f"{what}: the storage is full: make room there or raise its quota: {received}")
+        return PermanentUploadError(f"{request}: the storage is full: make room there or raise its quota: {received}")
     if re.search(r"\b4\d\d (?!Too Many|Request Timeout)", received):
-        return PermanentUploadError(f"{what}: refused: {received}")
-    return BucketSilent(f"{what}: no answer: {received}; check endpoint and network, or try again later")
+        return PermanentUploadError(f"{request}: refused: {received}")
+    if re.search(r"credential|metadata|/token", received, re.IGNORECASE):
+        return Unreachable(f"{request}: no credentials: {advice}: {received}")
+    return Unreachable(f"{request}: no answer: {received}; check endpoint and network, or try again later")

@@ -1,4 +1,4 @@
-"""Many files at once: threads, bounded, answers in the order of the questions; and when to stop asking."""
+"""Many files at once: a bounded map over threads with answers in order, and a circuit breaker for outages."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -8,52 +8,52 @@ from typing import TypeVar
 
 from refresh_pipeline.destinations import DestinationError
 
-Question = TypeVar("Question")
-Answer = TypeVar("Answer")
-# So many files in a row that could not even be refused: the others would only wait for the same outage.
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+# After so many files in a row without any answer, the others would only wait for the same outage.
 OUTAGE_AFTER = 3
 
 
-def side_by_side(answer: Callable[[Question], Answer], questions: Iterable[Question], workers: int) -> Iterator[Answer]:
-    """`map` by some threads; no more questions are taken than keep them busy.
+def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """`map` over threads, in order; takes no more items than keep the threads busy.
 
-    >>> list(side_by_side(abs, [-1, 2, -3], workers=2))
+    >>> list(map_in_threads(abs, [-1, 2, -3], workers=2))
     [1, 2, 3]
     """
     if workers == 1:
-        yield from map(answer, questions)
+        yield from map(function, items)
         return
-    waiting: deque[Future[Answer]] = deque()
+    pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers) as threads:
         try:
-            for question in questions:
-                waiting.append(threads.submit(answer, question))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            for item in items:
+                pending.append(threads.submit(function, item))
+                if len(pending) > 2 * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            # Whoever stops listening, by an error or a signal, does not wait for what was not begun.
-            for each in waiting:
-                each.cancel()
+            # A caller that stops early, by an error or a signal, does not wait for items that no thread has begun.
+            for future in pending:
+                future.cancel()
 
 
-class Going:
-    """Whether an upload of many files goes on; `halt` is what ended all further requests."""
+class CircuitBreaker:
+    """Stops an upload of many files; `error` is the failure that ended all further requests, None until then."""
 
     def __init__(self) -> None:
-        self.halt: DestinationError | None = None
+        self.error: DestinationError | None = None
         self._silences = 0
         self._lock = Lock()
 
-    def arrived(self) -> None:
-        """One file got an answer that lets the others hope."""
+    def succeeded(self) -> None:
+        """Count one file that got an answer; the row of silences ends."""
         with self._lock:
             self._silences = 0
 
     def failed(self, error: DestinationError) -> None:
-        """One file did not arrive."""
+        """Count one file that did not arrive."""
         with self._lock:
             self._silences = self._silences + 1 if error.is_silence else 0
-            if self.halt is None and (error.ends_all or self._silences >= OUTAGE_AFTER):
-                self.halt = error
+            if self.error is None and (error.ends_all or self._silences >= OUTAGE_AFTER):
+                self.error = error

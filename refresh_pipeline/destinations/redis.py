@@ -15,12 +15,13 @@ import redis
 from numpy.typing import NDArray
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, OutOfMemoryError, RedisError, ResponseError
-from redis.exceptions import ConnectionError as Unreachable
-from redis.exceptions import TimeoutError as Silent
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from refresh_pipeline.destinations import DestinationError, PermanentUploadError, TransientUploadError
-from refresh_pipeline.destinations.parallel import Going
+from refresh_pipeline.destinations import DestinationError, PermanentUploadError
+from refresh_pipeline.destinations.parallel import CircuitBreaker
+from refresh_pipeline.destinations.uploading import AccessRefused, Unreachable
 from refresh_pipeline.market.candles import CANDLE_COLUMNS
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
@@ -37,18 +38,6 @@ NAMES: Mapping[Timeframe, str] = {
     Timeframe.W1: "1w",
     Timeframe.MN1: "1M",
 }
-
-
-class RedisRefused(PermanentUploadError):
-    """The server refuses this user altogether."""
-
-    ends_all = True
-
-
-class RedisSilent(TransientUploadError):
-    """No answer after several attempts."""
-
-    is_silence = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +88,22 @@ class RedisDestination:
 
     def keep(self, windows: Iterable[Window], now: datetime) -> Iterator[Kept]:
         """Let each window take the place of what is there; one answer a series, failures included."""
-        going = Going()
+        breaker = CircuitBreaker()
         with self._client:
             for window in windows:
                 key = kline_key(window.series)
-                if going.halt is not None:
-                    yield Kept(window.series, key, error=going.halt)
+                if breaker.error is not None:
+                    yield Kept(window.series, key, error=breaker.error)
                     continue
                 try:
                     value = value_of(window, now)
                     self._set(window.series, value, now)
                 except RedisError as error:
                     refusal = _refusal(error, f"{self.url}: {key}")
-                    going.failed(refusal)
+                    breaker.failed(refusal)
                     yield Kept(window.series, key, error=refusal)
                 else:
-                    going.arrived()
+                    breaker.succeeded()
                     yield Kept(window.series, key, len(value))
 
     def tell(self, status: Mapping[str, Any]) -> None:
@@ -218,11 +207,11 @@ def _iso(time: datetime) -> str:
 def _refusal(error: RedisError, what: str) -> DestinationError:
     received = " ".join(str(error).split())
     if isinstance(error, AuthenticationError | NoPermissionError):
-        return RedisRefused(f"{what}: access refused: set REDIS_USERNAME and REDIS_PASSWORD as the server knows them")
+        return AccessRefused(f"{what}: access refused: set REDIS_USERNAME and REDIS_PASSWORD as the server knows them")
     if isinstance(error, OutOfMemoryError):
-        return RedisRefused(f"{what}: the server's memory is full: raise maxmemory or keep fewer series there")
-    if isinstance(error, Unreachable | Silent):
-        return RedisSilent(f"{what}: no answer: {received}; is the server running?")
+        return AccessRefused(f"{what}: the server's memory is full: raise maxmemory or keep fewer series there")
+    if isinstance(error, RedisConnectionError | RedisTimeoutError):
+        return Unreachable(f"{what}: no answer: {received}; is the server running?")
     if isinstance(error, ResponseError) and "NOAUTH" in received:
-        return RedisRefused(f"{what}: the server wants a password: set REDIS_PASSWORD")
+        return AccessRefused(f"{what}: the server wants a password: set REDIS_PASSWORD")
     return PermanentUploadError(f"{what}: refused: {received}")

@@ -116,22 +116,12 @@ def open_redis(there: DestinationSettings, credentials: Mapping[str, str]) -> "R
 
 
 def _s3(there: DestinationSettings, credentials: Mapping[str, str]) -> Destination:
-    needed = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-    if missing := [name for name in needed if not credentials.get(name)]:
-        raise WrongDestination(f"destination {there.name!r} needs {', '.join(needed)}; missing: {', '.join(missing)}")
     try:
-        from refresh_pipeline.destinations.object_store import S3Destination  # noqa: PLC0415 (an extra)
+        from refresh_pipeline.destinations.object_store import ObjectStoreDestination  # noqa: PLC0415 (an extra)
     except ImportError as error:
         raise _missing(there, "s3", error) from error
-    return S3Destination(
-        there.bucket,
-        there.prefix,
-        endpoint=there.endpoint,
-        region=there.region,
-        access_key_id=credentials["AWS_ACCESS_KEY_ID"],
-        secret_access_key=credentials["AWS_SECRET_ACCESS_KEY"],
-        session_token=credentials.get("AWS_SESSION_TOKEN", ""),
-    )
+    url = f"s3://{there.bucket}/{there.prefix.strip('/')}"
+    return ObjectStoreDestination(url, credentials, endpoint=there.endpoint, region=there.region)
 
 
 def _missing(there: DestinationSettings, extra: str, error: ImportError) -> WrongDestination:

@@ -16,7 +16,7 @@ from queue import SimpleQueue
 import numpy as np
 from numpy.typing import NDArray
 
-from refresh_pipeline.destinations.parallel import side_by_side
+from refresh_pipeline.destinations.parallel import map_in_threads
 from refresh_pipeline.files import fx_refresh
 from refresh_pipeline.files.writer import ExportError, TableWriter, ending_of, feather_writer
 from refresh_pipeline.market.export_spec import Export, Format, Layer, Layout, Window
@@ -157,7 +157,7 @@ def _written(
             finally:
                 writers.put(writer)
 
-        yield from side_by_side(write, rows, WORKERS)
+        yield from map_in_threads(write, rows, WORKERS)
 
 
 def _write_series(writer: TableWriter, market: Market, root: Path, files: Sequence[Wanted], rows: Rows) -> _Done:

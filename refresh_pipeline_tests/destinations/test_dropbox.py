@@ -25,13 +25,13 @@ from refresh_pipeline.destinations import (
 )
 from refresh_pipeline.destinations.dropbox import (
     ATTEMPTS,
-    LONGEST_WAIT,
     SINGLE_REQUEST_BYTES,
     WORKERS,
     DropboxDestination,
 )
 from refresh_pipeline.destinations.hashes import dropbox_hash_of
 from refresh_pipeline.destinations.parallel import OUTAGE_AFTER
+from refresh_pipeline.destinations.uploading import LONGEST_WAIT
 from refresh_pipeline_tests.fakes.dropbox import (
     API_HOST,
     APP_KEY,
@@ -680,6 +680,7 @@ AS_DEPLOYED = """
 import sys
 from pathlib import Path
 from refresh_pipeline.destinations import Outgoing
+from refresh_pipeline.destinations.uploading import LONGEST_WAIT
 from refresh_pipeline.destinations.registry import open_destination
 key, secret, token, file = sys.argv[1:]
 destination = open_destination(

@@ -14,7 +14,7 @@ from refresh_pipeline.destinations import (
     TransientUploadError,
     Uploaded,
 )
-from refresh_pipeline.destinations.object_store import PIECE_BYTES, S3Destination, etag_of
+from refresh_pipeline.destinations.object_store import PIECE_BYTES, ObjectStoreDestination, etag_of
 from refresh_pipeline.destinations.parallel import OUTAGE_AFTER
 from refresh_pipeline.destinations.paths import WrongDestination
 from refresh_pipeline.destinations.registry import open_configured
@@ -31,22 +31,18 @@ def storage() -> Iterator[FakeS3]:
         yield fake
 
 
-def reaching(
-    storage: FakeS3, secret: str = SECRET_ACCESS_KEY, bucket: str = BUCKET, timeout: float = 10
-) -> S3Destination:
-    return S3Destination(
-        bucket,
-        "dist/data",
+def reaching(storage: FakeS3, secret: str = SECRET_ACCESS_KEY, bucket: str = BUCKET) -> ObjectStoreDestination:
+    return ObjectStoreDestination(
+        f"s3://{bucket}/dist/data",
+        {"AWS_ACCESS_KEY_ID": ACCESS_KEY_ID, "AWS_SECRET_ACCESS_KEY": secret},
         endpoint=storage.base_url,
-        access_key_id=ACCESS_KEY_ID,
-        secret_access_key=secret,
         timeout=10,
         sleep=lambda seconds: None,
     )
 
 
 @pytest.fixture
-def destination(storage: FakeS3) -> S3Destination:
+def destination(storage: FakeS3) -> ObjectStoreDestination:
     return reaching(storage)
 
 
@@ -68,7 +64,7 @@ def errors_of(results: list[Uploaded]) -> list[str]:
 
 
 def test_files_arrive_whole_and_are_not_sent_again(
-    storage: FakeS3, destination: S3Destination, outgoing: list[Outgoing]
+    storage: FakeS3, destination: ObjectStoreDestination, outgoing: list[Outgoing]
 ) -> None:
     results = list(destination.upload(outgoing))
     assert errors_of(results) == []
@@ -82,7 +78,7 @@ def test_files_arrive_whole_and_are_not_sent_again(
 
 
 def test_a_listing_of_many_pages_is_read_to_its_end(
-    storage: FakeS3, destination: S3Destination, tmp_path: Path
+    storage: FakeS3, destination: ObjectStoreDestination, tmp_path: Path
 ) -> None:
     storage.page = 2
     files = exported(tmp_path, *(f"crypto/{number}.csv" for number in range(7)))
@@ -92,7 +88,7 @@ def test_a_listing_of_many_pages_is_read_to_its_end(
 
 
 def test_a_large_file_arrives_in_pieces_and_is_known_again(
-    storage: FakeS3, destination: S3Destination, tmp_path: Path
+    storage: FakeS3, destination: ObjectStoreDestination, tmp_path: Path
 ) -> None:
     large = Outgoing(tmp_path / "large.parquet", "large.parquet")
     large.path.write_bytes(os.urandom(2 * PIECE_BYTES + 5))
@@ -117,7 +113,7 @@ REFUSALS: dict[str, tuple[Fault, type[DestinationError], str]] = {
 
 @pytest.mark.parametrize("case", REFUSALS)
 def test_a_refused_file_says_why(
-    case: str, storage: FakeS3, destination: S3Destination, outgoing: list[Outgoing]
+    case: str, storage: FakeS3, destination: ObjectStoreDestination, outgoing: list[Outgoing]
 ) -> None:
     fault, kind, words = REFUSALS[case]
     storage.fail(fault, times=20, path="EUR-USD")
@@ -129,7 +125,7 @@ def test_a_refused_file_says_why(
 
 @pytest.mark.parametrize("fault", [refused(503, "SlowDown"), refused(500, "InternalError"), Fault(200, "", drops=True)])
 def test_what_passes_is_tried_again(
-    fault: Fault, storage: FakeS3, destination: S3Destination, outgoing: list[Outgoing]
+    fault: Fault, storage: FakeS3, destination: ObjectStoreDestination, outgoing: list[Outgoing]
 ) -> None:
     storage.fail(fault, times=2, path="EUR-USD")
     assert errors_of(list(destination.upload(outgoing))) == []
@@ -165,7 +161,7 @@ def test_an_outage_is_recognised_after_a_few_files(storage: FakeS3, tmp_path: Pa
 
 
 def test_a_file_that_arrives_damaged_is_not_called_uploaded(
-    storage: FakeS3, destination: S3Destination, outgoing: list[Outgoing]
+    storage: FakeS3, destination: ObjectStoreDestination, outgoing: list[Outgoing]
 ) -> None:
     storage.damages = True
     results = list(destination.upload(outgoing))
@@ -173,13 +169,15 @@ def test_a_file_that_arrives_damaged_is_not_called_uploaded(
     assert "arrived changed" in str(results[0].error)
 
 
-def test_no_file_leaves_the_prefix(storage: FakeS3, destination: S3Destination, outgoing: list[Outgoing]) -> None:
+def test_no_file_leaves_the_prefix(
+    storage: FakeS3, destination: ObjectStoreDestination, outgoing: list[Outgoing]
+) -> None:
     [result] = destination.upload([Outgoing(outgoing[0].path, "../a.csv")])
     assert isinstance(result.error, PermanentUploadError)
     assert storage.objects == {}
 
 
-def test_an_export_that_was_lost_is_told(destination: S3Destination, outgoing: list[Outgoing]) -> None:
+def test_an_export_that_was_lost_is_told(destination: ObjectStoreDestination, outgoing: list[Outgoing]) -> None:
     outgoing[0].path.unlink()
     results = list(destination.upload(outgoing))
     assert errors_of(results) == [REMOTES[0]]
