@@ -387,6 +387,7 @@ def alerts(
         prepare_dagster(settings)
     # Late, so that a wrong request is answered at once: Dagster takes a second to import.
     from refresh_pipeline.monitoring import notify as telling  # noqa: PLC0415
+    from refresh_pipeline.orchestration.failed_runs import run_history  # noqa: PLC0415
     from refresh_pipeline.orchestration.run_jobs import dagster_instance  # noqa: PLC0415
 
     channels, lacking = telling.channels_of(settings)
@@ -398,11 +399,11 @@ def alerts(
             out.print(error or f"{name}: sent", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(WRONG_REQUEST if lacking else SOME_FAILED if any(errors.values()) else DONE)
     with dagster_instance(settings) as instance:
-        found = telling.problems_now(settings, markets, instance)
+        found = telling.problems_now(settings, markets, run_history(instance, markets))
     for each in found:
         out.print(f"{each.subject}: {each.text}", markup=False, highlight=False, soft_wrap=True)
-    whom = ", ".join(channel.name for channel in channels) or "nobody"
-    out.print(f"{len(found)} troubles; told by the sensor alerts: {whom}", highlight=False)
+    whom = ", ".join(channel.name for channel in channels) or "none"
+    out.print(f"{len(found)} problems; channels of the sensor alerts: {whom}", highlight=False)
 
 
 @app.command()

@@ -1,57 +1,65 @@
-"""When people are told what: given what is wrong now and what was said before. Nothing is sent or looked up here.
+"""When an alert or a report is due, and how it reads: decided from the problems now and the alerts already sent.
 
-A trouble is said when it begins, and once more when it is over. While it lasts it is said again after a quarter of an
-hour, then after twice as long each time, a day at most. A subject that was just spoken of is left alone for a quarter
-of an hour, however often it comes and goes.
+An alert is sent when a problem starts, repeated after 15, 30, 60 ... minutes (at most daily), and sent once more when
+the problem is resolved. A problem that comes and goes is reported at most every 15 minutes. Nothing is sent or looked
+up here.
 """
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel, Field
 
+# The scope of problems that belong to no market.
+MACHINE = "machine"
 COOLDOWN = timedelta(minutes=15)
 LONGEST_SILENCE = timedelta(days=1)
 # Reports are sent from this hour on (UTC), the weekly ones on Mondays.
 REPORT_HOUR = 6
-# How many things of a kind a message names.
-NAMED = 5
+# How many items of a kind a message names.
+ITEMS_NAMED = 5
+LONGEST_TEXT = 300
+
+
+def _formerly(old: str, new: str) -> AliasChoices:
+    # The sensor's cursor of an earlier release holds the old names; without them every alert would be sent again.
+    return AliasChoices(new, old)
 
 
 class Problem(BaseModel, frozen=True):
-    """Something that is wrong: of whom (a market, or the machine), what kind of thing, which one, and in words."""
+    """Something that is wrong: its scope (a market, or the machine), its kind, the item concerned, and a text."""
 
-    whose: str
+    scope: str = Field(validation_alias=_formerly("whose", "scope"))
     kind: str
-    which: str = ""
+    item: str = Field(default="", validation_alias=_formerly("which", "item"))
     text: str
 
     @property
     def subject(self) -> str:
-        """What it is about, the same for as long as it lasts.
+        """The problem's identity: the same for as long as it lasts.
 
-        >>> Problem(whose="crypto", kind="stale", which="BTC/USDT m1", text="newest candle: 12:00").subject
+        >>> Problem(scope="crypto", kind="stale", item="BTC/USDT m1", text="newest candle: 12:00").subject
         'crypto: stale: BTC/USDT m1'
         """
-        return ": ".join(part for part in (self.whose, self.kind, self.which) if part)
+        return ": ".join(part for part in (self.scope, self.kind, self.item) if part)
 
 
 class SentAlert(BaseModel, frozen=True):
-    """A trouble that people were told of: when last, how often since it began, and whether it is over."""
+    """An alert that was sent for a problem: when it began, when it was last sent, how often, whether it is resolved."""
 
-    trouble: Problem
+    problem: Problem = Field(validation_alias=_formerly("trouble", "problem"))
     since: datetime
-    at: datetime
-    times: int = 1
-    is_over: bool = False
+    sent_at: datetime = Field(validation_alias=_formerly("at", "sent_at"))
+    count: int = Field(default=1, validation_alias=_formerly("times", "count"))
+    is_resolved: bool = Field(default=False, validation_alias=_formerly("is_over", "is_resolved"))
 
     @property
     def due_at(self) -> datetime:
-        """Until when nothing more is said of it, but that it is over."""
-        if self.is_over:
-            return self.at + COOLDOWN
-        return self.at + min(COOLDOWN * 2 ** min(self.times - 1, 10), LONGEST_SILENCE)
+        """The earliest instant of the next alert for this problem, its resolution excepted."""
+        if self.is_resolved:
+            return self.sent_at + COOLDOWN
+        return self.sent_at + min(COOLDOWN * 2 ** min(self.count - 1, 10), LONGEST_SILENCE)
 
 
 class Period(StrEnum):
@@ -62,77 +70,80 @@ class Period(StrEnum):
 
     @property
     def length(self) -> timedelta:
-        """From its beginning to its end."""
+        """The time between the beginning and the end of the period."""
         return timedelta(days=1 if self is Period.daily else 7)
 
 
 class ChannelState(BaseModel, frozen=True):
-    """What one channel has been told, by subject, when its last reports ended, and until when it is left alone."""
+    """What one channel has received: alerts by subject, the day of the last report of each period, a pause."""
 
-    said: dict[str, SentAlert] = {}
-    reported: dict[Period, date] = {}
-    silent_until: datetime | None = None
+    alerts: dict[str, SentAlert] = Field(default={}, validation_alias=_formerly("said", "alerts"))
+    reports: dict[Period, date] = Field(default={}, validation_alias=_formerly("reported", "reports"))
+    paused_until: datetime | None = Field(default=None, validation_alias=_formerly("silent_until", "paused_until"))
 
 
 class Notification(BaseModel, frozen=True):
-    """What to say now, and what is remembered once it is said."""
+    """The content of one message, and the channel's state once the message is sent."""
 
     new: list[Problem]
-    lasting: list[SentAlert]
-    over: list[SentAlert]
-    memory: ChannelState
+    ongoing: list[SentAlert]
+    resolved: list[SentAlert]
+    state: ChannelState
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to say."""
-        return not (self.new or self.lasting or self.over)
+        """Whether there is nothing to send."""
+        return not (self.new or self.ongoing or self.resolved)
 
 
 def notification(
-    troubles: Sequence[Problem], memory: ChannelState, now: datetime, unseen: Collection[str] = ()
+    problems: Sequence[Problem], state: ChannelState, now: datetime, unchecked: Collection[str] = ()
 ) -> Notification:
-    """What to say of these troubles.
+    """The message that is due on a channel.
 
     Args:
-        troubles: all that is wrong.
-        memory: of what the channel was told before.
+        problems: all that is wrong.
+        state: what the channel has received before.
         now: the instant.
-        unseen: whose troubles could not be looked up: what was said of them stands.
+        unchecked: markets that could not be looked at; their alerts are not taken for resolved.
     """
-    wrong = {each.subject: each for each in troubles}
-    known = memory.said
-    new = [each for each in wrong.values() if _is_new(known.get(each.subject), now)]
-    lasting = [
-        said.model_copy(update={"trouble": wrong[subject], "at": now, "times": said.times + 1})
-        for subject, said in known.items()
-        if subject in wrong and not said.is_over and said.due_at <= now
+    current = {problem.subject: problem for problem in problems}
+    sent = state.alerts
+    new = [problem for problem in current.values() if _is_new(sent.get(problem.subject), now)]
+    ongoing = [
+        alert.model_copy(update={"problem": current[subject], "sent_at": now, "count": alert.count + 1})
+        for subject, alert in sent.items()
+        if subject in current and not alert.is_resolved and alert.due_at <= now
     ]
-    over = [
-        said.model_copy(update={"is_over": True})
-        for subject, said in known.items()
-        if subject not in wrong and not said.is_over and said.trouble.whose not in unseen
+    resolved = [
+        alert.model_copy(update={"is_resolved": True})
+        for subject, alert in sent.items()
+        if subject not in current and not alert.is_resolved and alert.problem.scope not in unchecked
     ]
-    kept = {key: said for key, said in known.items() if not said.is_over or said.due_at > now}
-    changed = {said.trouble.subject: said for said in [*lasting, *over]}
-    begun = {each.subject: SentAlert(trouble=each, since=now, at=now) for each in new}
+    kept = {subject: alert for subject, alert in sent.items() if not alert.is_resolved or alert.due_at > now}
+    changed = {alert.problem.subject: alert for alert in [*ongoing, *resolved]}
+    begun = {problem.subject: SentAlert(problem=problem, since=now, sent_at=now) for problem in new}
     return Notification(
-        new=new, lasting=lasting, over=over, memory=memory.model_copy(update={"said": {**kept, **changed, **begun}})
+        new=new,
+        ongoing=ongoing,
+        resolved=resolved,
+        state=state.model_copy(update={"alerts": {**kept, **changed, **begun}}),
     )
 
 
-def _is_new(said: SentAlert | None, now: datetime) -> bool:
-    return said is None or (said.is_over and said.due_at <= now)
+def _is_new(alert: SentAlert | None, now: datetime) -> bool:
+    return alert is None or (alert.is_resolved and alert.due_at <= now)
 
 
-def due_reports(memory: ChannelState, now: datetime) -> list[Period]:
-    """The reports that are to be sent; none on a channel's first day, of which there is nothing to tell."""
-    return [period for period, day in _report_days(now).items() if memory.reported.get(period, day) < day]
+def due_reports(state: ChannelState, now: datetime) -> list[Period]:
+    """The reports to send now; none on a channel's first day, which has no period behind it."""
+    return [period for period, day in _report_days(now).items() if state.reports.get(period, day) < day]
 
 
-def reported(memory: ChannelState, periods: Collection[Period], now: datetime) -> ChannelState:
-    """The memory of a channel that has had its reports of these periods."""
-    done = {period: day for period, day in _report_days(now).items() if period in periods}
-    return memory.model_copy(update={"reported": {**memory.reported, **done}})
+def with_reports(state: ChannelState, periods: Collection[Period], now: datetime) -> ChannelState:
+    """The state of a channel that has received the reports of these periods."""
+    sent = {period: day for period, day in _report_days(now).items() if period in periods}
+    return state.model_copy(update={"reports": {**state.reports, **sent}})
 
 
 def _report_days(now: datetime) -> dict[Period, date]:
@@ -140,51 +151,62 @@ def _report_days(now: datetime) -> dict[Period, date]:
     return {Period.daily: day, Period.weekly: day - timedelta(days=day.weekday())}
 
 
-def title(told: Notification) -> str:
-    """The message in a line: a mail's subject.
+def title(message: Notification) -> str:
+    """The message in one line, as a mail's subject.
 
-    >>> stale = Problem(whose="crypto", kind="stale", which="BTC/USDT m1", text="newest candle: 12:00")
+    >>> stale = Problem(scope="crypto", kind="stale", item="BTC/USDT m1", text="newest candle: 12:00")
     >>> title(notification([stale], ChannelState(), datetime(2026, 1, 1)))
     'Refresh Pipeline: crypto: stale'
     """
-    heads = list(dict.fromkeys(_head(each) for each in [*told.new, *(said.trouble for said in told.lasting)]))
+    active = [*message.new, *(alert.problem for alert in message.ongoing)]
+    heads = list(dict.fromkeys(_head(problem) for problem in active))
     if not heads:
-        heads = [f"over: {each}" for each in dict.fromkeys(_head(said.trouble) for said in told.over)]
-    more = f" and {len(heads) - 2} more" if len(heads) > 2 else ""
-    return f"Refresh Pipeline: {', '.join(heads[:2])}{more}"
+        heads = [f"resolved: {head}" for head in dict.fromkeys(_head(alert.problem) for alert in message.resolved)]
+    rest = f" and {len(heads) - 2} more" if len(heads) > 2 else ""
+    return f"Refresh Pipeline: {', '.join(heads[:2])}{rest}"
 
 
-def body(told: Notification) -> str:
-    """The message in full: what is new, what lasts, what is over; of many things of a kind the first few by name."""
-    lasting = [said.trouble for said in told.lasting]
-    lines = [*_lines("", told.new), *_lines("still ", lasting)]
-    return "\n".join([*lines, *_over(told.over)])
+def body(message: Notification) -> str:
+    """The message in full: new, ongoing and resolved problems; of many items of a kind the first few by name."""
+    ongoing = [alert.problem for alert in message.ongoing]
+    lines = [*_lines("", message.new), *_lines("still ", ongoing)]
+    return "\n".join([*lines, *_resolved_lines(message.resolved)])
 
 
-def _lines(prefix: str, troubles: Sequence[Problem]) -> Iterable[str]:
-    for head, own in _by_head(troubles).items():
-        if len(own) == 1:
-            yield f"{prefix}{own[0].subject}: {own[0].text}"
+def shortened(text: str) -> str:
+    """A text on one line, cut at LONGEST_TEXT characters.
+
+    >>> shortened("two  spaces")
+    'two spaces'
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST_TEXT else f"{line[: LONGEST_TEXT - 3]}..."
+
+
+def _lines(prefix: str, problems: Sequence[Problem]) -> Iterable[str]:
+    for head, group in _by_head(problems).items():
+        if len(group) == 1:
+            yield f"{prefix}{group[0].subject}: {group[0].text}"
             continue
-        yield f"{prefix}{head} ({len(own)}):"
-        yield from (f"  {each.which}: {each.text}" for each in own[:NAMED])
-        if len(own) > NAMED:
-            yield f"  and {len(own) - NAMED} more; refresh alerts lists them"
+        yield f"{prefix}{head} ({len(group)}):"
+        yield from (f"  {problem.item}: {problem.text}" for problem in group[:ITEMS_NAMED])
+        if len(group) > ITEMS_NAMED:
+            yield f"  and {len(group) - ITEMS_NAMED} more; refresh alerts lists them"
 
 
-def _over(over: Sequence[SentAlert]) -> Iterable[str]:
-    for head, own in _by_head([said.trouble for said in over]).items():
-        named = ", ".join(each.which for each in own[:NAMED] if each.which)
-        more = f" and {len(own) - NAMED} more" if len(own) > NAMED else ""
-        yield f"recovered: {head}{': ' if named else ''}{named}{more}"
+def _resolved_lines(resolved: Sequence[SentAlert]) -> Iterable[str]:
+    for head, group in _by_head([alert.problem for alert in resolved]).items():
+        items = ", ".join(problem.item for problem in group[:ITEMS_NAMED] if problem.item)
+        rest = f" and {len(group) - ITEMS_NAMED} more" if len(group) > ITEMS_NAMED else ""
+        yield f"resolved: {head}{': ' if items else ''}{items}{rest}"
 
 
-def _by_head(troubles: Sequence[Problem]) -> dict[str, list[Problem]]:
+def _by_head(problems: Sequence[Problem]) -> dict[str, list[Problem]]:
     groups: dict[str, list[Problem]] = {}
-    for each in troubles:
-        groups.setdefault(_head(each), []).append(each)
+    for problem in problems:
+        groups.setdefault(_head(problem), []).append(problem)
     return groups
 
 
-def _head(trouble: Problem) -> str:
-    return f"{trouble.whose}: {trouble.kind}"
+def _head(problem: Problem) -> str:
+    return f"{problem.scope}: {problem.kind}"

@@ -1,6 +1,6 @@
-"""Who is told, and the sensor that tells: troubles as they come and go, a report a day and one a week.
+"""Alerts and reports sent to every configured channel, a failing channel apart from the others.
 
-A sensor and nothing else speaks to the channels, so that a dead one never touches a refresh. What each channel was told
+Only the alert sensor speaks to channels, so that a failing one never delays a refresh. What each channel has received
 is in the sensor's cursor.
 """
 
@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
-import dagster as dg
 from pydantic import TypeAdapter, ValidationError
 
 from refresh_pipeline.market.model import Market
@@ -22,20 +21,20 @@ from refresh_pipeline.monitoring.notification_policy import (
     body,
     due_reports,
     notification,
-    reported,
     title,
+    with_reports,
 )
-from refresh_pipeline.monitoring.problems import Snapshot
+from refresh_pipeline.monitoring.problems import RunHistory, Snapshot
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
 
-# For how long a channel that failed is left alone: where trying again could help, and where it cannot.
-AFTER_TROUBLE, AFTER_REFUSAL = timedelta(minutes=1), COOLDOWN
+# The pause of a channel that failed: where trying again may help, and where it cannot.
+AFTER_OUTAGE, AFTER_REFUSAL = timedelta(minutes=1), COOLDOWN
 LONGEST_WAIT = timedelta(hours=1)
 TLS_PORT = 465
-NOBODY = "nobody is told: set SLACK_WEBHOOK_URL, or SMTP_HOST and ALERT_EMAIL_RECIPIENTS"
+NO_CHANNEL = "no alert channel configured: set SLACK_WEBHOOK_URL, or SMTP_HOST and ALERT_EMAIL_RECIPIENTS"
 
-MEMORIES = TypeAdapter(dict[str, ChannelState])
+CHANNEL_STATES = TypeAdapter(dict[str, ChannelState])
 log = logging.getLogger("refresh_pipeline")
 
 
@@ -51,7 +50,7 @@ def channels_of(settings: Settings) -> tuple[list[Channel], list[str]]:
             lacking.append(mail)
         else:
             channels.append(mail)
-    return channels, lacking or ([] if channels else [NOBODY])
+    return channels, lacking or ([] if channels else [NO_CHANNEL])
 
 
 def _mail(settings: Settings) -> Mail | str:
@@ -81,73 +80,73 @@ def send_test_message(channels: Sequence[Channel]) -> dict[str, str | None]:
     return came_of_it
 
 
-def problems_now(settings: Settings, markets: Sequence[Market], instance: dg.DagsterInstance) -> Sequence[Problem]:
-    """All that is wrong by the clock."""
-    return problems.snapshot(settings, markets, instance, datetime.now(UTC)).troubles
+def problems_now(settings: Settings, markets: Sequence[Market], runs: RunHistory) -> Sequence[Problem]:
+    """The problems of these markets as of the clock."""
+    return problems.snapshot(settings, markets, runs, datetime.now(UTC)).problems
 
 
-def load_state(cursor: str | None) -> dict[str, ChannelState]:
-    """What each channel was told; nothing where the cursor is another version's, or somebody emptied it."""
+def load_states(cursor: str | None) -> dict[str, ChannelState]:
+    """The state of each channel, by name; empty where the cursor is empty or of an unknown version."""
     try:
-        return MEMORIES.validate_json(cursor or "{}")
+        return CHANNEL_STATES.validate_json(cursor or "{}")
     except ValidationError:
         return {}
 
 
 def notify_all(
     channels: Sequence[Channel],
-    memories: dict[str, ChannelState],
+    states: dict[str, ChannelState],
     settings: Settings,
     markets: Sequence[Market],
-    instance: dg.DagsterInstance,
+    runs: RunHistory,
     *,
     now: datetime | None = None,
 ) -> tuple[dict[str, ChannelState], list[str]]:
-    """Tell each channel what it does not know yet; what each of them knows then, and what came of it in words."""
+    """Send each channel the alerts and reports that are due on it; its new state, and a note for each channel."""
     now = now or datetime.now(UTC)
-    found = problems.snapshot(settings, markets, instance, now)
+    snapshot = problems.snapshot(settings, markets, runs, now)
 
     def report(period: Period) -> str:
-        return problems.report(settings, markets, instance, period, now)
+        return problems.report(settings, markets, runs, period, now)
 
-    notes = [f"{len(found.troubles)} troubles"]
-    told: dict[str, ChannelState] = {}
+    notes = [f"{len(snapshot.problems)} problems"]
+    new_states: dict[str, ChannelState] = {}
     for channel in channels:
-        told[channel.name], note = notify(channel, memories.get(channel.name, ChannelState()), found, report, now)
+        state = states.get(channel.name, ChannelState())
+        new_states[channel.name], note = notify(channel, state, snapshot, report, now)
         notes.append(note)
-    return told, notes
+    return new_states, notes
 
 
 def notify(
-    channel: Channel, memory: ChannelState, found: Snapshot, report: Callable[[Period], str], now: datetime
+    channel: Channel, state: ChannelState, snapshot: Snapshot, report: Callable[[Period], str], now: datetime
 ) -> tuple[ChannelState, str]:
-    """Tell one channel what it does not know yet; what it knows then, and what came of it in words."""
-    if memory.silent_until and now < memory.silent_until:
-        return memory, f"{channel.name}: left alone until {memory.silent_until:%H:%M:%S} UTC after a failure"
-    fresh = notification(found.troubles, memory, now, found.unseen)
+    """Send one channel the alerts and reports that are due on it; its new state, and a note."""
+    if state.paused_until and now < state.paused_until:
+        return state, f"{channel.name}: paused until {state.paused_until:%H:%M:%S} UTC after a failure"
+    message = notification(snapshot.problems, state, now, snapshot.unchecked)
     sent = 0
     try:
-        if not fresh.is_empty:
-            _send(channel, title(fresh), body(fresh))
+        if not message.is_empty:
+            _send(channel, title(message), body(message))
             sent += 1
-        memory = fresh.memory
-        for period in due_reports(memory, now):
+        state = message.state
+        for period in due_reports(state, now):
             _send(channel, f"Refresh Pipeline: {period} report", report(period))
-            memory = reported(memory, [period], now)
+            state = with_reports(state, [period], now)
             sent += 1
     except AlertError as error:
         log.warning("%s", error)
-        wait = max(AFTER_TROUBLE if error.transient else AFTER_REFUSAL, timedelta(seconds=error.wait))
-        return memory.model_copy(update={"silent_until": now + min(wait, LONGEST_WAIT)}), str(error)
+        wait = max(AFTER_OUTAGE if error.transient else AFTER_REFUSAL, timedelta(seconds=error.wait))
+        return state.model_copy(update={"paused_until": now + min(wait, LONGEST_WAIT)}), str(error)
     except (WarehouseBusy, WarehouseUnreadable) as error:
-        return memory, f"{channel.name}: the report waits: {error}"
-    return reported(memory, list(Period), now).model_copy(
-        update={"silent_until": None}
-    ), f"{channel.name}: {sent} messages sent"
+        return state, f"{channel.name}: the report waits: {error}"
+    state = with_reports(state, list(Period), now)
+    return state.model_copy(update={"paused_until": None}), f"{channel.name}: {sent} messages sent"
 
 
 def _send(channel: Channel, title: str, text: str) -> None:
-    """Say it; where only somebody was not reached, the others are not told twice."""
+    """Send a message; a failure for some recipients only is logged, as the others must not receive it twice."""
     try:
         channel.send(title, text)
     except AlertError as error:

@@ -1,31 +1,22 @@
-"""What is wrong now, in the warehouse, in Dagster's runs and on the disk; and what was done lately, for reports.
+"""What is wrong now: stale series, errors, failed uploads, full disks, calendars that end; and the periodic report.
 
-Nothing is sent from here, and nothing remembered: see `alerts` and `market.alerts`.
+Failed runs are handed in by `orchestration.failed_runs`: this room knows no Dagster. When an alert is due is decided in
+`notification_policy`; `notify` sends it.
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-
-import dagster as dg
-from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
 
 from refresh_pipeline.market.calendars.base import CalendarEnds
 from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.freshness import latest_due
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.polling import base_interval
-from refresh_pipeline.monitoring.notification_policy import Period, Problem
-from refresh_pipeline.pipeline.job_names import (
-    BACKUP,
-    MAINTENANCE,
-    backfill_job_name,
-    publish_job_name,
-    refresh_job_name,
-)
+from refresh_pipeline.monitoring.notification_policy import MACHINE, Period, Problem, shortened
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
 from refresh_pipeline.warehouse.outcomes import Outcome
@@ -33,78 +24,52 @@ from refresh_pipeline.warehouse.queries import Activity, SeriesReport
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
-# Above which share of a market's series that failed at their last attempt people are told.
+# The share of a market's series that may fail at their last attempt without an alert.
 ERROR_RATE = 0.05
-# Beyond the grace of `every_series_is_fresh`: a check may be red for a moment, people are told of what stays.
+# Added to the delay that `every_series_is_fresh` allows: a check may be red for a moment, an alert needs more.
 LATENESS = timedelta(minutes=3)
-# A backup takes as much room as the warehouse, and so does writing it anew; below this no machine is well.
+# A backup takes as much room as the warehouse, and so does its compaction; no machine is well with less than this.
 LEAST_FREE = 1024**3
-# Seconds to wait for the warehouse; whoever holds it for longer is a trouble of its own.
+# Seconds to wait for the warehouse's lock; a process that holds it for longer is a problem of its own.
 PATIENCE = 10.0
-MADE_HERE = (Table.enhanced_candles, Table.indicators, Table.exports)
-MACHINE = "machine"
-# What is materialized by hand, in the web UI.
-BY_HAND = "__ASSET_JOB"
+COMPUTED_TABLES = (Table.enhanced_candles, Table.indicators, Table.exports)
+
+
+@dataclass(frozen=True, slots=True)
+class RunHistory:
+    """Runs of jobs, as far as alerts need them.
+
+    `problems` names each job whose newest run failed; `count_failed` gives the number of runs that failed since an
+    instant.
+    """
+
+    problems: Sequence[Problem]
+    count_failed: Callable[[datetime], int]
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that is wrong at an instant; of the `unseen` (markets) nothing could be said."""
+    """All problems at an instant; the markets named in `unchecked` could not be looked at."""
 
-    troubles: Sequence[Problem]
-    unseen: frozenset[str] = frozenset()
+    problems: Sequence[Problem]
+    unchecked: frozenset[str] = frozenset()
 
 
-def snapshot(settings: Settings, markets: Sequence[Market], instance: dg.DagsterInstance, now: datetime) -> Snapshot:
-    """What is wrong now."""
+def snapshot(settings: Settings, markets: Sequence[Market], runs: RunHistory, now: datetime) -> Snapshot:
+    """The problems of runs, disks, calendars and series as of `now`."""
     warehouse = Warehouse(database=str(settings.database), patience=PATIENCE)
-    troubles = [*failed_runs(instance, markets), *full_disks(settings), *ending_calendars(markets, now)]
+    problems = [*runs.problems, *full_disks(settings), *ending_calendars(markets, now)]
     try:
         for market in markets:
-            troubles += of_series(market, warehouse.series_status(market), now)
+            problems += series_problems(market, warehouse.series_status(market), now)
     except (WarehouseBusy, WarehouseUnreadable) as error:
-        unread = Problem(whose=MACHINE, kind="the warehouse cannot be read", text=str(error))
-        return Snapshot([*troubles, unread], frozenset(each.name for each in markets))
-    return Snapshot(troubles)
-
-
-def failed_runs(instance: dg.DagsterInstance, markets: Sequence[Market]) -> Iterator[Problem]:
-    """The jobs whose newest finished run failed."""
-    jobs = {
-        name(market): market.name
-        for market in markets
-        for name in (refresh_job_name, publish_job_name, backfill_job_name)
-    }
-    for job, whose in {**jobs, BACKUP: MACHINE, MAINTENANCE: MACHINE, BY_HAND: MACHINE}.items():
-        filters = RunsFilter(job_name=job, statuses=[DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE])
-        for record in instance.get_run_records(filters, limit=1):
-            if record.dagster_run.status is DagsterRunStatus.FAILURE:
-                ended = datetime.fromtimestamp(record.end_time or record.update_timestamp.timestamp(), UTC)
-                text = f"{ended:%Y-%m-%d %H:%M} UTC, run {record.dagster_run.run_id}: {_why(instance, record)}"
-                yield Problem(whose=whose, kind="failed run", which=job, text=text)
-
-
-def _why(instance: dg.DagsterInstance, record: dg.RunRecord) -> str:
-    for kind in (DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE):
-        for found in instance.get_records_for_run(record.dagster_run.run_id, of_type=kind, limit=1).records:
-            event = found.event_log_entry.dagster_event
-            if event is None:
-                continue
-            if not event.is_step_failure:
-                return _short(event.message or "")
-            failure = event.step_failure_data
-            said = failure.user_failure_data.description if failure.user_failure_data else None
-            return _short(f"{event.step_key}: {said or (failure.error.message if failure.error else '')}")
-    return "it does not say why"
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 300 else f"{line[:297]}..."
+        unreadable = Problem(scope=MACHINE, kind="the warehouse cannot be read", text=str(error))
+        return Snapshot([*problems, unreadable], frozenset(market.name for market in markets))
+    return Snapshot(problems)
 
 
 def full_disks(settings: Settings) -> Iterator[Problem]:
-    """The disks, of those that hold data, that have too little room left."""
+    """The disks that hold data and have too little free space."""
     warehouse = settings.database.stat().st_size if settings.database.exists() else 0
     wanted = max(LEAST_FREE, warehouse)
     seen: set[int] = set()
@@ -113,50 +78,50 @@ def full_disks(settings: Settings) -> Iterator[Problem]:
         usage = shutil.disk_usage(folder)
         if device not in seen and usage.free < wanted:
             text = (
-                f"{usage.free:,} of {usage.total:,} bytes are free, wanted at least {wanted:,}: make room, or move "
+                f"{usage.free:,} of {usage.total:,} bytes are free, wanted at least {wanted:,}: free space, or move "
                 "REFRESH_DATA_DIR to a larger disk"
             )
-            yield Problem(whose=MACHINE, kind="disk nearly full", which=str(folder), text=text)
+            yield Problem(scope=MACHINE, kind="disk nearly full", item=str(folder), text=text)
         seen.add(device)
 
 
 def _existing(folder: Path) -> Path:
-    return next(each for each in (folder, *folder.parents) if each.exists())
+    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def ending_calendars(markets: Sequence[Market], now: datetime) -> Iterator[Problem]:
-    """The markets of whose sessions nothing will be known soon."""
+    """The markets whose calendar ends soon or has ended."""
     for market in markets:
         if warning := market.calendar.warning(instant(now)):
-            yield Problem(whose=market.name, kind="calendar ends", text=warning)
+            yield Problem(scope=market.name, kind="calendar ends", text=warning)
 
 
-def of_series(market: Market, standing: Sequence[SeriesReport], now: datetime) -> list[Problem]:
-    """What is wrong with a market's series as they stand."""
-    asked = [each for each in standing if each.attempted_at is not None]
-    troubles = [*error_rate(market, asked), *failed_uploads(market, asked)]
-    # Of a calendar that has ended people are told by itself; what would be stale past it nobody knows.
+def series_problems(market: Market, reports: Sequence[SeriesReport], now: datetime) -> list[Problem]:
+    """The problems of a market's series; a series that was never attempted has none."""
+    attempted = [report for report in reports if report.attempted_at is not None]
+    problems = [*error_rate(market, attempted), *failed_uploads(market, attempted)]
+    # A calendar that has ended is a problem of its own; past its end nothing is known to be stale.
     with suppress(CalendarEnds):
-        troubles += stale(market, asked, now)
-    return troubles
+        problems += stale(market, attempted, now)
+    return problems
 
 
-def stale(market: Market, asked: Sequence[SeriesReport], now: datetime) -> list[Problem]:
-    """The series that are behind for longer than a refresh takes; if all of them are, the market."""
+def stale(market: Market, attempted: Sequence[SeriesReport], now: datetime) -> list[Problem]:
+    """The series whose newest candle has been overdue for longer than a refresh takes; the market if all are."""
     slack = LATENESS + base_interval(market) * max(market.off_peak - 1, 0)
-    late = _behind(market, asked, now - slack)
-    if late and len(late) == len(asked) > 1:
-        newest = max((each.last_open_time for each in late if each.last_open_time is not None), default=None)
-        text = f"none of its {len(asked)} series is current; the newest candle is {_told(newest)}"
-        return [Problem(whose=market.name, kind="stale market", text=text)]
+    late = _behind(market, attempted, now - slack)
+    if late and len(late) == len(attempted) > 1:
+        newest = max((report.last_open_time for report in late if report.last_open_time is not None), default=None)
+        text = f"none of its {len(attempted)} series is current; the newest candle is {_minute(newest)}"
+        return [Problem(scope=market.name, kind="stale market", text=text)]
     return [
         Problem(
-            whose=market.name,
+            scope=market.name,
             kind="stale",
-            which=f"{each.series.instrument} {each.series.timeframe}",
-            text=f"newest candle: {_told(each.last_open_time)} ({each.reason or each.outcome})",
+            item=f"{report.series.instrument} {report.series.timeframe}",
+            text=f"newest candle: {_minute(report.last_open_time)} ({report.reason or report.outcome})",
         )
-        for each in late
+        for report in late
     ]
 
 
@@ -165,71 +130,69 @@ def _behind(market: Market, reports: Sequence[SeriesReport], now: datetime) -> l
     return [r for r in reports if r.last_open_time is None or r.last_open_time < expected[r.series]]
 
 
-def _told(time: object) -> str:
+def _minute(time: object) -> str:
     return "none" if time is None else str(time)[:16].replace("T", " ")
 
 
-def error_rate(market: Market, asked: Sequence[SeriesReport]) -> Iterator[Problem]:
-    """Whether too many series could not be fetched or computed at their last attempt."""
-    reasons = [reason for each in asked if (reason := _failure(each))]
-    if asked and len(reasons) / len(asked) > ERROR_RATE:
-        text = f"{len(reasons)} of {len(asked)} series ({len(reasons) / len(asked):.0%}); {_short(reasons[0])}"
-        yield Problem(whose=market.name, kind="errors", text=text)
+def error_rate(market: Market, attempted: Sequence[SeriesReport]) -> Iterator[Problem]:
+    """A problem where more than ERROR_RATE of the series failed to be fetched or computed at their last attempt."""
+    reasons = [reason for report in attempted if (reason := _failure(report))]
+    if attempted and len(reasons) / len(attempted) > ERROR_RATE:
+        share = len(reasons) / len(attempted)
+        text = f"{len(reasons)} of {len(attempted)} series failed ({share:.0%}); {shortened(reasons[0])}"
+        yield Problem(scope=market.name, kind="errors", text=text)
 
 
 def _failure(report: SeriesReport) -> str | None:
     if report.outcome == Outcome.failed:
         return report.reason or "failed"
-    return next((reason for asset, reason in report.failed.items() if asset in MADE_HERE), None)
+    return next((reason for asset, reason in report.failed.items() if asset in COMPUTED_TABLES), None)
 
 
-def failed_uploads(market: Market, asked: Sequence[SeriesReport]) -> Iterator[Problem]:
-    """The destinations to which something did not get at the last attempt."""
+def failed_uploads(market: Market, attempted: Sequence[SeriesReport]) -> Iterator[Problem]:
+    """The destinations that did not receive every file or candle at the last attempt."""
     failed: dict[str, list[str]] = {}
-    for each in asked:
-        for asset, reason in each.failed.items():
-            if asset not in MADE_HERE:
+    for report in attempted:
+        for asset, reason in report.failed.items():
+            if asset not in COMPUTED_TABLES:
                 failed.setdefault(asset, []).append(reason)
     for asset, reasons in failed.items():
-        text = f"files or candles of {len(reasons)} series did not get there; {_short(reasons[0])}"
-        yield Problem(whose=market.name, kind="upload failing", which=asset, text=text)
+        text = f"files or candles of {len(reasons)} series did not arrive; {shortened(reasons[0])}"
+        yield Problem(scope=market.name, kind="upload failing", item=asset, text=text)
 
 
 # ---- reports
 
 
-def report(
-    settings: Settings, markets: Sequence[Market], instance: dg.DagsterInstance, period: Period, now: datetime
-) -> str:
-    """What was done in a period that ends now, and how things stand, market by market.
+def report(settings: Settings, markets: Sequence[Market], runs: RunHistory, period: Period, now: datetime) -> str:
+    """The work of a period that ends now, and the state of each market.
 
     Raises:
-        WarehouseBusy: somebody holds the warehouse.
-        WarehouseUnreadable: nobody can open it.
+        WarehouseBusy: another process holds the warehouse.
+        WarehouseUnreadable: the warehouse cannot be opened.
     """
     warehouse = Warehouse(database=str(settings.database), patience=PATIENCE)
     since = now - period.length
-    failed = RunsFilter(statuses=[DagsterRunStatus.FAILURE], created_after=since)
-    lines = [f"{since:%Y-%m-%d %H:%M} to {now:%Y-%m-%d %H:%M} UTC; {instance.get_runs_count(failed)} runs failed"]
+    lines = [f"{since:%Y-%m-%d %H:%M} to {now:%Y-%m-%d %H:%M} UTC; {runs.count_failed(since)} runs failed"]
     for market in markets:
         lines += _market_report(market, warehouse, since, now)
     return "\n".join(lines)
 
 
 def _market_report(market: Market, warehouse: Warehouse, since: datetime, now: datetime) -> Iterator[str]:
-    standing = warehouse.series_status(market)
-    done = warehouse.activity(market, since, now) if standing else Activity()
-    errors = sum(_failure(each) is not None for each in standing)
+    reports = warehouse.series_status(market)
+    activity = warehouse.activity(market, since, now) if reports else Activity()
+    errors = sum(_failure(report) is not None for report in reports)
     yield f"{market.name}:"
     try:
-        current = str(len(market.series) - len(_behind(market, standing, now))) if standing else "0"
+        current = str(len(market.series) - len(_behind(market, reports, now))) if reports else "0"
         gaps = warehouse.gaps(market, now)
         missing = f"{len(gaps)} ({sum(gap.candles for gap in gaps):,} candles)"
     except CalendarEnds:
-        current = missing = "not known, its calendar has ended"
+        current = missing = "unknown, the calendar has ended"
     yield f"  series current: {current} of {len(market.series)}"
-    yield f"  candles added: {done.added:,}"
-    yield f"  revisions: {done.revised:,}"
+    yield f"  candles added: {activity.added:,}"
+    yield f"  revisions: {activity.revised:,}"
     yield f"  gaps: {missing}"
     yield f"  errors: {errors} series failed at their last attempt"
-    yield f"  uploads: {done.uploads:,} files, {done.bytes:,} bytes"
+    yield f"  uploads: {activity.uploads:,} files, {activity.bytes:,} bytes"

@@ -5,28 +5,30 @@ from collections.abc import Sequence
 import dagster as dg
 
 from refresh_pipeline.market.model import Market
-from refresh_pipeline.monitoring.notify import MEMORIES, channels_of, load_state, notify_all
+from refresh_pipeline.monitoring.notify import CHANNEL_STATES, channels_of, load_states, notify_all
+from refresh_pipeline.orchestration.failed_runs import run_history
 from refresh_pipeline.settings import load_settings
 
 SECONDS_BETWEEN_LOOKS = 60
 
 
 def alerts_sensor(markets: Sequence[Market]) -> dg.SensorDefinition:
-    """Look once a minute at what is wrong with these markets, and tell whoever is to be told."""
+    """Look for problems of these markets once a minute, and send the alerts and reports that are due."""
 
     @dg.sensor(
         name="alerts",
         minimum_interval_seconds=SECONDS_BETWEEN_LOOKS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Tells people by Slack and e-mail what goes wrong and when it is over; a report a day and a week.",
+        description="Sends an alert when a problem starts and when it is resolved; sends a daily and a weekly report.",
     )
     def alerts(context: dg.SensorEvaluationContext) -> dg.SkipReason:
         settings = load_settings()
         channels, lacking = channels_of(settings)
         if not channels:
             return dg.SkipReason("; ".join(lacking))
-        memories, notes = notify_all(channels, load_state(context.cursor), settings, markets, context.instance)
-        context.update_cursor(MEMORIES.dump_json(memories).decode())
+        runs = run_history(context.instance, markets)
+        states, notes = notify_all(channels, load_states(context.cursor), settings, markets, runs)
+        context.update_cursor(CHANNEL_STATES.dump_json(states).decode())
         return dg.SkipReason("; ".join([*notes, *lacking]))
 
     return alerts

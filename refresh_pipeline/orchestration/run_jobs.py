@@ -1,6 +1,5 @@
 """A refresh from the command line: the market's jobs, one after the other, in this process, on the instance."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, going_runs, thi
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.orchestration.build import build
+from refresh_pipeline.orchestration.failed_runs import failure_reason
 from refresh_pipeline.orchestration.materialization import EVERY_SERIES_FAILED
 from refresh_pipeline.orchestration.partitions import range_tags
 from refresh_pipeline.orchestration.resources import uploads_of
@@ -139,17 +139,8 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
 
 
 def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
-    failures = [(event.step_key, _message(event)) for event in result.all_events if event.is_step_failure]
+    failures = [(event.step_key, failure_reason(event)) for event in result.all_events if event.is_step_failure]
     return [f"{step}: {message}" for step, message in failures if EVERY_SERIES_FAILED not in message]
-
-
-def _message(event: dg.DagsterEvent) -> str:
-    data = event.step_failure_data
-    if data.user_failure_data is not None and data.user_failure_data.description:
-        return data.user_failure_data.description
-    # Dagster wraps what a step raised; what that came from is in the run's log.
-    error = data.error.cause if data.error is not None and data.error.cause is not None else data.error
-    return "failed" if error is None else re.sub(r"^[\w.]+\.(?=\w+: )", "", error.message.strip())
 
 
 def _failed_checks(result: dg.ExecuteInProcessResult) -> dict[str, str]:

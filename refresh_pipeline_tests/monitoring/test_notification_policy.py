@@ -12,28 +12,28 @@ from refresh_pipeline.monitoring.notification_policy import (
     body,
     due_reports,
     notification,
-    reported,
     title,
+    with_reports,
 )
 
 # A Friday.
 NOON = datetime(2026, 11, 27, 12, tzinfo=UTC)
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
-STALE = Problem(whose="crypto", kind="stale", which="BTC/USDT m1", text="newest candle: 11:50")
-DISK = Problem(whose="machine", kind="disk nearly full", which="/srv", text="3 bytes are free")
+STALE = Problem(scope="crypto", kind="stale", item="BTC/USDT m1", text="newest candle: 11:50")
+DISK = Problem(scope="machine", kind="disk nearly full", item="/srv", text="3 bytes are free")
 
 
-def told(minute: int, troubles: list[Problem], memory: ChannelState, unseen: tuple[str, ...] = ()) -> Notification:
-    return notification(troubles, memory, NOON + minute * MINUTE, unseen)
+def told(minute: int, problems: list[Problem], state: ChannelState, unchecked: tuple[str, ...] = ()) -> Notification:
+    return notification(problems, state, NOON + minute * MINUTE, unchecked)
 
 
-def minutes_said(troubles_at: dict[int, list[Problem]], minutes: int) -> dict[int, list[str]]:
+def minutes_said(problems_at: dict[int, list[Problem]], minutes: int) -> dict[int, list[str]]:
     """What is said in each of so many minutes, given what is wrong from some minutes on."""
-    memory, troubles, said = ChannelState(), [], {}
+    state, problems, said = ChannelState(), [], {}
     for minute in range(minutes):
-        troubles = troubles_at.get(minute, troubles)
-        fresh = told(minute, troubles, memory)
-        memory = fresh.memory
+        problems = problems_at.get(minute, problems)
+        fresh = told(minute, problems, state)
+        state = fresh.state
         if not fresh.is_empty:
             said[minute] = body(fresh).splitlines()
     return said
@@ -59,7 +59,7 @@ def test_what_is_over_is_said_once() -> None:
     said = minutes_said({0: [STALE], 5: []}, 60)
     assert said == {
         0: ["crypto: stale: BTC/USDT m1: newest candle: 11:50"],
-        5: ["recovered: crypto: stale: BTC/USDT m1"],
+        5: ["resolved: crypto: stale: BTC/USDT m1"],
     }
 
 
@@ -73,44 +73,44 @@ def test_another_subject_has_a_quarter_of_an_hour_of_its_own() -> None:
 
 
 def test_of_what_could_not_be_looked_up_nothing_is_said_to_be_over() -> None:
-    memory = told(0, [STALE, DISK], ChannelState()).memory
-    fresh = told(1, [], memory, unseen=("crypto",))
-    assert [said.trouble for said in fresh.over] == [DISK]
-    assert [said.trouble for said in told(2, [], fresh.memory).over] == [STALE]
+    state = told(0, [STALE, DISK], ChannelState()).state
+    fresh = told(1, [], state, unchecked=("crypto",))
+    assert [alert.problem for alert in fresh.resolved] == [DISK]
+    assert [alert.problem for alert in told(2, [], fresh.state).resolved] == [STALE]
 
 
 def test_what_has_been_over_for_long_is_forgotten() -> None:
-    memory = told(1, [], told(0, [STALE], ChannelState()).memory).memory
-    assert list(memory.said) == [STALE.subject]
-    assert told(20, [], memory).memory == ChannelState()
+    state = told(1, [], told(0, [STALE], ChannelState()).state).state
+    assert list(state.alerts) == [STALE.subject]
+    assert told(20, [], state).state == ChannelState()
 
 
 def test_many_things_of_a_kind_are_counted_and_a_few_named() -> None:
-    many = [STALE.model_copy(update={"which": f"S{number} m1"}) for number in range(7)]
+    many = [STALE.model_copy(update={"item": f"S{number} m1"}) for number in range(7)]
     lines = body(told(0, many, ChannelState())).splitlines()
     assert lines[0] == "crypto: stale (7):"
     assert lines[1] == "  S0 m1: newest candle: 11:50"
     assert lines[-1] == "  and 2 more; refresh alerts lists them"
     assert len(lines) == 7
-    over = told(1, [], told(0, many, ChannelState()).memory)
-    assert body(over) == "recovered: crypto: stale: S0 m1, S1 m1, S2 m1, S3 m1, S4 m1 and 2 more"
-    assert title(over) == "Refresh Pipeline: over: crypto: stale"
+    over = told(1, [], told(0, many, ChannelState()).state)
+    assert body(over) == "resolved: crypto: stale: S0 m1, S1 m1, S2 m1, S3 m1, S4 m1 and 2 more"
+    assert title(over) == "Refresh Pipeline: resolved: crypto: stale"
 
 
 def test_what_is_remembered_survives_as_json() -> None:
-    memory = reported(told(0, [STALE], ChannelState()).memory, list(Period), NOON)
-    assert ChannelState.model_validate_json(memory.model_dump_json()) == memory
+    state = with_reports(told(0, [STALE], ChannelState()).state, list(Period), NOON)
+    assert ChannelState.model_validate_json(state.model_dump_json()) == state
 
 
 # ---- reports
 
 
 def reports_sent(begin: datetime, hours: int) -> list[tuple[str, str]]:
-    memory, sent = ChannelState(), []
+    state, sent = ChannelState(), []
     for hour in range(hours):
         now = begin + timedelta(hours=hour)
-        sent += [(period.value, f"{now:%a %H}") for period in due_reports(memory, now)]
-        memory = reported(memory, list(Period), now)
+        sent += [(period.value, f"{now:%a %H}") for period in due_reports(state, now)]
+        state = with_reports(state, list(Period), now)
     return sent
 
 
@@ -124,14 +124,14 @@ def test_a_report_each_morning_and_one_on_mondays() -> None:
 
 
 def test_a_report_that_was_missed_is_sent_later_once() -> None:
-    memory = reported(ChannelState(), list(Period), NOON)
-    assert due_reports(memory, NOON + 10 * DAY) == [Period.daily, Period.weekly]
+    state = with_reports(ChannelState(), list(Period), NOON)
+    assert due_reports(state, NOON + 10 * DAY) == [Period.daily, Period.weekly]
 
 
 def test_one_report_that_was_sent_is_not_sent_again_for_the_other() -> None:
-    memory = reported(ChannelState(), list(Period), NOON)
+    state = with_reports(ChannelState(), list(Period), NOON)
     monday = NOON + 3 * DAY
-    assert due_reports(reported(memory, [Period.daily], monday), monday) == [Period.weekly]
+    assert due_reports(with_reports(state, [Period.daily], monday), monday) == [Period.weekly]
 
 
 @pytest.mark.parametrize("period", list(Period))

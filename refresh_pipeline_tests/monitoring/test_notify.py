@@ -7,10 +7,11 @@ import dagster as dg
 import pytest
 
 from refresh_pipeline.monitoring.channels import Mail, Security, Slack
-from refresh_pipeline.monitoring.notification_policy import ChannelState, Period, Problem
-from refresh_pipeline.monitoring.notify import MEMORIES, NOBODY, channels_of, load_state, notify, notify_all
+from refresh_pipeline.monitoring.notification_policy import ChannelState, Period, Problem, SentAlert
+from refresh_pipeline.monitoring.notify import CHANNEL_STATES, NO_CHANNEL, channels_of, load_states, notify, notify_all
 from refresh_pipeline.monitoring.problems import Snapshot
 from refresh_pipeline.orchestration.alert_sensor import alerts_sensor
+from refresh_pipeline.orchestration.failed_runs import run_history
 from refresh_pipeline.settings import load_settings
 from refresh_pipeline_tests.fakes import slack
 from refresh_pipeline_tests.fakes.http_server import Fault
@@ -19,7 +20,7 @@ from refresh_pipeline_tests.fakes.slack import FakeSlack
 from refresh_pipeline_tests.project_folder import LATER, NOW, World, command
 
 MINUTE = timedelta(minutes=1)
-DISK = Problem(whose="machine", kind="disk nearly full", which="/srv", text="3 bytes are free")
+DISK = Problem(scope="machine", kind="disk nearly full", item="/srv", text="3 bytes are free")
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def tick(world: World, instance: dg.DagsterInstance, cursor: str | None = None) 
 
 
 def test_without_a_channel_the_sensor_says_what_to_set(world: World, instance: dg.DagsterInstance) -> None:
-    assert tick(world, instance) == (NOBODY, None)
+    assert tick(world, instance) == (NO_CHANNEL, None)
 
 
 def test_both_channels_are_told_once(
@@ -71,11 +72,11 @@ def test_both_channels_are_told_once(
 ) -> None:
     set_up(world, SLACK_WEBHOOK_URL=webhook.url, **by_mail(mailbox.port))
     said, cursor = tick(world, instance)
-    assert said == "1 troubles; Slack: 1 messages sent; e-mail: 1 messages sent"
+    assert said == "1 problems; Slack: 1 messages sent; e-mail: 1 messages sent"
     assert "bazaar: stale market: none of its 8 series is current" in webhook.texts[0]
     assert mailbox.messages[0]["Subject"] == "Refresh Pipeline: bazaar: stale market"
     again, _ = tick(world, instance, cursor)
-    assert again == "1 troubles; Slack: 0 messages sent; e-mail: 0 messages sent"
+    assert again == "1 problems; Slack: 0 messages sent; e-mail: 0 messages sent"
     assert (len(webhook.texts), len(mailbox.messages)) == (1, 1)
 
 
@@ -83,7 +84,20 @@ def test_a_cursor_of_another_kind_is_begun_anew(world: World, instance: dg.Dagst
     set_up(world, SLACK_WEBHOOK_URL=webhook.url)
     tick(world, instance, cursor="[1, 2]")
     assert len(webhook.texts) == 1
-    assert load_state("{") == load_state(None) == {}
+    assert load_states("{") == load_states(None) == {}
+
+
+def test_a_cursor_of_the_release_before_keeps_what_was_sent() -> None:
+    problem = '{"whose": "machine", "kind": "disk nearly full", "which": "/srv", "text": "3 bytes are free"}'
+    moment = NOW.isoformat()
+    alert = f'{{"trouble": {problem}, "since": "{moment}", "at": "{moment}", "times": 3, "is_over": false}}'
+    cursor = (
+        f'{{"Slack": {{"said": {{"machine: disk nearly full: /srv": {alert}}}, "reported": {{"daily": "2026-06-01"}}'
+    )
+    states = load_states(f'{cursor}, "silent_until": "{moment}"}}}}')
+    sent = SentAlert(problem=DISK, since=NOW, sent_at=NOW, count=3)
+    reports = {Period.daily: NOW.date()}
+    assert states == {"Slack": ChannelState(alerts={DISK.subject: sent}, reports=reports, paused_until=NOW)}
 
 
 def test_the_cursor_holds_no_secret(world: World, instance: dg.DagsterInstance, webhook: FakeSlack) -> None:
@@ -107,24 +121,24 @@ def test_dead_channels_fail_no_refresh_and_leave_one_another_alone(
 def test_what_was_wrong_is_said_to_be_over_after_the_next_refresh(
     world: World, instance: dg.DagsterInstance, webhook: FakeSlack
 ) -> None:
-    channels, market = [Slack(webhook.url)], [world.market]
-    memories, _ = notify_all(channels, {}, world.settings, market, instance, now=LATER)
+    channels, markets, runs = [Slack(webhook.url)], [world.market], run_history(instance, [world.market])
+    states, _ = notify_all(channels, {}, world.settings, markets, runs, now=LATER)
     world.run("refresh", now=LATER)
-    notify_all(channels, memories, world.settings, market, instance, now=LATER + MINUTE)
-    assert webhook.texts[1].endswith("recovered: bazaar: stale market")
+    notify_all(channels, states, world.settings, markets, runs, now=LATER + MINUTE)
+    assert webhook.texts[1].endswith("resolved: bazaar: stale market")
 
 
 def test_the_day_s_report_goes_out_in_the_morning(
     world: World, instance: dg.DagsterInstance, webhook: FakeSlack
 ) -> None:
-    channels, market = [Slack(webhook.url)], [world.market]
-    memories, _ = notify_all(channels, {}, world.settings, market, instance, now=NOW)
+    channels, markets, runs = [Slack(webhook.url)], [world.market], run_history(instance, [world.market])
+    states, _ = notify_all(channels, {}, world.settings, markets, runs, now=NOW)
     assert webhook.texts == []
     world.run("refresh", now=LATER)
-    memories, _ = notify_all(channels, memories, world.settings, market, instance, now=NOW + timedelta(hours=18))
+    states, _ = notify_all(channels, states, world.settings, markets, runs, now=NOW + timedelta(hours=18))
     assert webhook.texts[-1].startswith("*Refresh Pipeline: daily report*\n2026-06-01 06:00 to 2026-06-02 06:00 UTC")
     assert "series current: 0 of 8" in webhook.texts[-1]
-    assert MEMORIES.validate_json(MEMORIES.dump_json(memories)) == memories
+    assert CHANNEL_STATES.validate_json(CHANNEL_STATES.dump_json(states)) == states
 
 
 # ---- one channel
@@ -138,24 +152,24 @@ def report(period: Period) -> str:
 def test_a_channel_that_failed_is_left_alone_and_then_told(webhook: FakeSlack, fault: Fault, minutes: int) -> None:
     webhook.fail(fault)
     channel, found = Slack(webhook.url), Snapshot([DISK])
-    memory, _ = notify(channel, ChannelState(), found, report, NOW)
+    state, _ = notify(channel, ChannelState(), found, report, NOW)
     for minute in range(1, minutes):
-        memory, note = notify(channel, memory, found, report, NOW + minute * MINUTE)
-        assert "left alone until" in note
+        state, note = notify(channel, state, found, report, NOW + minute * MINUTE)
+        assert "paused until" in note
     assert len(webhook.asked) == 1
-    memory, note = notify(channel, memory, found, report, NOW + minutes * MINUTE)
+    state, note = notify(channel, state, found, report, NOW + minutes * MINUTE)
     assert note == "Slack: 1 messages sent"
-    assert memory.silent_until is None
+    assert state.paused_until is None
     assert "disk nearly full" in webhook.texts[0]
 
 
 def test_a_report_that_did_not_arrive_is_sent_again_without_the_alert_before_it(webhook: FakeSlack) -> None:
     channel = Slack(webhook.url)
-    memory, _ = notify(channel, ChannelState(), Snapshot([]), report, NOW)
+    state, _ = notify(channel, ChannelState(), Snapshot([]), report, NOW)
     morning = NOW + timedelta(days=1)
     webhook.fail(slack.ROLLUP_ERROR, text="*Refresh Pipeline: daily report*\nthe daily report")
-    memory, _ = notify(channel, memory, Snapshot([DISK]), report, morning)
-    memory, _ = notify(channel, memory, Snapshot([DISK]), report, morning + MINUTE)
+    state, _ = notify(channel, state, Snapshot([DISK]), report, morning)
+    state, _ = notify(channel, state, Snapshot([DISK]), report, morning + MINUTE)
     assert [text.splitlines()[0] for text in webhook.texts] == [
         "*Refresh Pipeline: machine: disk nearly full*",
         "*Refresh Pipeline: daily report*",
@@ -166,8 +180,8 @@ def test_who_got_a_mail_is_not_told_twice_because_of_somebody_who_did_not(mailbo
     mailbox.recipient_answers = {"gone@example.org": "550 unknown"}
     recipients = ["gone@example.org", "a@example.org"]
     channel = Mail("127.0.0.1", mailbox.port, Security.none, "robot@example.org", recipients)
-    memory, _ = notify(channel, ChannelState(), Snapshot([DISK]), report, NOW)
-    notify(channel, memory, Snapshot([DISK]), report, NOW + MINUTE)
+    state, _ = notify(channel, ChannelState(), Snapshot([DISK]), report, NOW)
+    notify(channel, state, Snapshot([DISK]), report, NOW + MINUTE)
     assert len(mailbox.messages) == 1
 
 
@@ -216,7 +230,7 @@ def test_the_command_lists_what_is_wrong_and_who_would_be_told(world: World, web
     result = command("alerts")
     assert result.exit_code == 0
     assert "bazaar: stale market: none of its 8 series is current" in result.stdout
-    assert result.stdout.splitlines()[-1] == "1 troubles; told by the sensor alerts: Slack"
+    assert result.stdout.splitlines()[-1] == "1 problems; channels of the sensor alerts: Slack"
     assert webhook.asked == []
 
 

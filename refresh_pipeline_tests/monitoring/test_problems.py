@@ -11,6 +11,7 @@ import pytest
 from refresh_pipeline.market_files import load_markets
 from refresh_pipeline.monitoring import problems
 from refresh_pipeline.monitoring.notification_policy import Period
+from refresh_pipeline.orchestration.failed_runs import run_history
 from refresh_pipeline.settings import load_settings
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.project_folder import LATER, NOW, World
@@ -26,8 +27,8 @@ def instance(world: World) -> Iterator[dg.DagsterInstance]:
 
 
 def found(world: World, instance: dg.DagsterInstance, now: datetime = NOW) -> dict[str, str]:
-    looked = problems.snapshot(world.settings, [world.market], instance, now)
-    return {each.subject: each.text for each in looked.troubles}
+    looked = problems.snapshot(world.settings, [world.market], run_history(instance, [world.market]), now)
+    return {each.subject: each.text for each in looked.problems}
 
 
 def test_after_a_refresh_nothing_is_wrong(world: World, instance: dg.DagsterInstance) -> None:
@@ -39,7 +40,7 @@ def test_a_market_that_is_not_refreshed_any_more_is_stale(world: World, instance
     assert found(world, instance, LATER) == {"bazaar: stale market": text}
 
 
-def test_a_tick_that_is_late_is_no_trouble_yet(world: World, instance: dg.DagsterInstance) -> None:
+def test_a_tick_that_is_late_is_no_problem_yet(world: World, instance: dg.DagsterInstance) -> None:
     # The candle of 12:00 closes at 12:15, and has two ticks and three minutes.
     closed = NOW.replace(minute=15, second=0)
     assert found(world, instance, closed + timedelta(minutes=32)) == {}
@@ -57,7 +58,7 @@ def test_an_error_rate_above_five_percent_is_said_with_a_reason(world: World, in
     world.run("refresh", now=NOW)
     [(subject, text)] = found(world, instance).items()
     assert subject == "bazaar: errors"
-    assert text.startswith("1 of 8 series (12%); ")
+    assert text.startswith("1 of 8 series failed (12%); ")
     assert "ETH-USD_m15.csv" in text
 
 
@@ -85,42 +86,42 @@ def test_an_upload_that_fails_is_said(world: World, instance: dg.DagsterInstance
     world.run("publish", now=LATER)
     [(subject, text)] = found(world, instance, LATER).items()
     assert subject == "bazaar: upload failing: uploads"
-    assert text.startswith("files or candles of 8 series did not get there; ")
+    assert text.startswith("files or candles of 8 series did not arrive; ")
 
 
 def test_a_disk_without_room_for_another_warehouse_is_nearly_full(world: World) -> None:
     assert list(problems.full_disks(world.settings)) == []
     # Larger than what is free, and takes no room.
     os.truncate(world.settings.database, shutil.disk_usage(world.root).free + 1024**3)
-    [trouble] = problems.full_disks(world.settings)
-    assert trouble.subject == f"machine: disk nearly full: {world.settings.data}"
-    assert "bytes are free, wanted at least" in trouble.text
+    [problem] = problems.full_disks(world.settings)
+    assert problem.subject == f"machine: disk nearly full: {world.settings.data}"
+    assert "bytes are free, wanted at least" in problem.text
 
 
 def test_a_calendar_that_ends_is_said_sixty_days_before() -> None:
     market = load_markets(load_settings(enabled_markets="nse"))
     assert list(problems.ending_calendars(market, datetime(2026, 10, 1, tzinfo=UTC))) == []
-    [trouble] = problems.ending_calendars(market, datetime(2026, 12, 1, tzinfo=UTC))
-    assert trouble.subject == "nse: calendar ends"
-    assert "ends in 30 days" in trouble.text
+    [problem] = problems.ending_calendars(market, datetime(2026, 12, 1, tzinfo=UTC))
+    assert problem.subject == "nse: calendar ends"
+    assert "ends in 30 days" in problem.text
 
 
 def test_past_the_end_of_a_calendar_only_that_is_said(world: World) -> None:
     market = load_markets(load_settings(enabled_markets="nse"))[0]
     ended = datetime(2027, 6, 1, tzinfo=UTC)
-    assert problems.of_series(market, world.warehouse.series_status(world.market), ended) == []
+    assert problems.series_problems(market, world.warehouse.series_status(world.market), ended) == []
 
 
 def test_a_warehouse_that_cannot_be_read_is_said_and_nothing_of_its_series(
     world: World, instance: dg.DagsterInstance
 ) -> None:
     world.settings.database.write_bytes(b"nonsense" * 1000)
-    looked = problems.snapshot(world.settings, [world.market], instance, NOW)
-    assert [each.subject for each in looked.troubles] == ["machine: the warehouse cannot be read"]
-    assert looked.unseen == {"bazaar"}
+    looked = problems.snapshot(world.settings, [world.market], run_history(instance, [world.market]), NOW)
+    assert [each.subject for each in looked.problems] == ["machine: the warehouse cannot be read"]
+    assert looked.unchecked == {"bazaar"}
 
 
-def test_a_series_that_was_never_asked_for_is_no_trouble(new_world: World) -> None:
+def test_a_series_that_was_never_asked_for_is_no_problem(new_world: World) -> None:
     with new_world.dagster() as instance:
         assert found(new_world, instance) == {}
 
@@ -129,7 +130,7 @@ def test_a_series_that_was_never_asked_for_is_no_trouble(new_world: World) -> No
 
 
 def lines_of(world: World, instance: dg.DagsterInstance, period: Period, now: datetime) -> list[str]:
-    text = problems.report(world.settings, [world.market], instance, period, now)
+    text = problems.report(world.settings, [world.market], run_history(instance, [world.market]), period, now)
     return [line.strip() for line in text.splitlines()]
 
 
