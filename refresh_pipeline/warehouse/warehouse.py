@@ -26,7 +26,6 @@ from refresh_pipeline.warehouse.connection import PATIENCE, connect, transaction
 from refresh_pipeline.warehouse.gaps import Stretches, ensure_gap_views
 from refresh_pipeline.warehouse.incremental import Recomputed, TailRefresh
 from refresh_pipeline.warehouse.ingest import Staged, Stored
-from refresh_pipeline.warehouse.known import ensure_known_view
 from refresh_pipeline.warehouse.manifests import (
     Exported,
     Published,
@@ -36,7 +35,7 @@ from refresh_pipeline.warehouse.manifests import (
     write_uploads,
 )
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome, SeriesStats
-from refresh_pipeline.warehouse.point_in_time import candles_as_of
+from refresh_pipeline.warehouse.point_in_time import candles_as_of, ensure_known_view
 from refresh_pipeline.warehouse.queries import Activity, FailedSeries, SeriesReport, activity
 from refresh_pipeline.warehouse.schema import Table, qualified
 
