@@ -9,15 +9,22 @@ from refresh_pipeline.settings import PACKAGE, Settings
 CATALOG = PACKAGE / "market" / "catalog"
 
 
-def load_markets(settings: Settings) -> list[Market]:
-    """The enabled markets, a user's own file before the shipped one of the same name.
+def load_markets(settings: Settings, named_by: str = "REFRESH_MARKETS") -> list[Market]:
+    """The enabled markets; a user's file wins over a shipped one of the same name.
+
+    Args:
+        settings: they name the markets and the user's folder.
+        named_by: the setting or option that names the markets, for error messages.
 
     Raises:
-        MarketError: a file is wrong or not there; the message names file, key, what was found and what is allowed.
+        MarketError: a file is wrong or missing; the message names file, key, the value found and the values allowed.
     """
     files = market_files(settings)
+    allowed = ", ".join(sorted(files))
     if not settings.market_names:
-        raise MarketError(f"REFRESH_MARKETS: found {settings.enabled_markets!r}, allowed: {', '.join(sorted(files))}")
+        raise MarketError(f"{named_by}: found {settings.enabled_markets!r}, allowed: {allowed}")
+    if unknown := [name for name in settings.market_names if name not in files]:
+        raise MarketError(f"{named_by}: found {unknown[0]!r}, allowed: {allowed}")
     return [_load(settings, name, files) for name in dict.fromkeys(settings.market_names)]
 
 
@@ -30,8 +37,6 @@ def market_files(settings: Settings) -> dict[str, Path]:
 
 
 def _load(settings: Settings, name: str, files: Mapping[str, Path]) -> Market:
-    if name not in files:
-        raise MarketError(f"REFRESH_MARKETS: found {name!r}, allowed: {', '.join(sorted(files))}")
     file = files[name]
     # A universe of the user's own wins over the shipped one as well.
     folders = [*([settings.markets_dir.expanduser()] if settings.markets_dir else []), file.parent]

@@ -4,6 +4,6 @@
 def main() -> None:
     """The console script."""
     # A wrong request is answered before anything heavy is imported; so is the package itself.
-    from refresh_pipeline.cli.app import app  # noqa: PLC0415
+    from refresh_pipeline.cli.app import app
 
     app()

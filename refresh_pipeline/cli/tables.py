@@ -1,4 +1,4 @@
-"""What the `refresh` command shows: tables, progress bars, and the rows of `refresh status`."""
+"""The tables and progress bars of the `refresh` command."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +29,7 @@ from refresh_pipeline.warehouse.queries import SeriesOutcome
 from refresh_pipeline.warehouse.schema import Table
 
 if TYPE_CHECKING:
+    # It imports Dagster, which `refresh status` does not need.
     from refresh_pipeline.orchestration.run_jobs import Refreshed
 
 # How many series a message names.
@@ -71,24 +72,28 @@ def progress_bars(console: Console) -> Iterator[Watcher]:
 # ---- refresh once
 
 
-def print_refreshed(
-    console: Console, refreshed: Sequence["Refreshed"], verbose: int, *, publishes: bool = True
-) -> None:
-    """A table of what was refreshed, what failed and why, and where everything is."""
-    for each in refreshed:
-        console.print(_refreshed_grid(each, by_series=verbose > 0))
-        _print_failures(console, each)
-    for name, place in (refreshed[-1].places if refreshed else {}).items():
+def print_refreshed(console: Console, action: str, results: Sequence["Refreshed"], verbose: int) -> None:
+    """For each market a table of the action's results and its failures, and where the files are.
+
+    Args:
+        console: to print on.
+        action: what was asked for: refresh, backfill or publish.
+        results: one a market.
+        verbose: a row per series instead of one per timeframe, from 1 on.
+    """
+    for result in results:
+        console.print(_result_grid(action, result, by_series=verbose > 0))
+        _print_failures(console, result)
+    for name, place in (results[-1].places if results else {}).items():
         console.print(f"{name:<10} {place}", soft_wrap=True, highlight=False, markup=False)
-    if not publishes:
-        console.print("Export files follow with the next [bold]refresh once[/bold], or by the publishing schedule.")
+    if action == "backfill":
+        console.print("The next [bold]refresh once[/bold] or the publishing schedule writes the export files.")
     console.print("Next: [bold]refresh status[/bold] for every series, [bold]refresh up[/bold] for the web UI.")
 
 
-def _refreshed_grid(refreshed: "Refreshed", by_series: bool) -> Grid:
-    fetched = not refreshed.outcomes or any(each.asset == Table.raw_candles for each in refreshed.outcomes)
-    title = f"{refreshed.market.name}: {'refreshed' if fetched else 'published'}"
-    grid = Grid(title=title, title_justify="left", box=SIMPLE_HEAD)
+def _result_grid(action: str, refreshed: "Refreshed", by_series: bool) -> Grid:
+    # The title is what was asked for: what came of it stands in the rows and below.
+    grid = Grid(title=f"{refreshed.market.name}: {action}", title_justify="left", box=SIMPLE_HEAD)
     names = ("instrument", "timeframe") if by_series else ("timeframe", "series")
     for name in (*names, "added", "revised", "computed", "exported", "uploaded", "outcome"):
         grid.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name != "outcome")
@@ -230,4 +235,6 @@ def print_universe(console: Console, file: Path, universe: Universe) -> None:
             console.print(
                 f"{what} ({len(symbols)}): {', '.join(symbols)}", soft_wrap=True, highlight=False, markup=False
             )
-    console.print("A web UI that is running loads it with Reload definitions, or after a restart.", highlight=False)
+    console.print(
+        "`refresh up` loads the new list by itself; `dagster dev` loads it with Reload definitions.", highlight=False
+    )

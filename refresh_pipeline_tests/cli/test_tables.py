@@ -36,12 +36,14 @@ FIELDS = {
 }
 
 
-def printed(world: World, outcomes: Sequence[SeriesOutcome], verbose: int = 0, **more: Any) -> str:
-    """What is printed of a refresh with these outcomes, blanks squeezed."""
+def printed(
+    world: World, outcomes: Sequence[SeriesOutcome], verbose: int = 0, action: str = "refresh", **more: Any
+) -> str:
+    """What is printed of an action with these outcomes, blanks squeezed."""
     out = StringIO()
     fields: dict[str, Any] = {"errors": [], "failed_checks": {}, "places": {"warehouse": "/here/refresh.duckdb"}} | more
-    done = Refreshed(world.market, outcomes, **fields)
-    print_refreshed(Console(file=out, width=160), [done], verbose)
+    result = Refreshed(world.market, outcomes, **fields)
+    print_refreshed(Console(file=out, width=160), action, [result], verbose)
     return "\n".join(" ".join(line.split()) for line in out.getvalue().splitlines())
 
 
@@ -63,11 +65,18 @@ STORY = [
 
 def test_a_refresh_is_a_row_per_timeframe(new_world: World) -> None:
     text = printed(new_world, STORY)
-    assert "bazaar: refreshed" in text
+    assert "bazaar: refresh" in text.splitlines()
     assert "timeframe series added revised computed exported uploaded outcome" in text
     assert "m15 2 8 1 9 1 1 1 updated, 1 unchanged" in text.splitlines()
     assert "H1 1 0 0 0 0 0 1 no data" in text.splitlines()
     assert "warehouse /here/refresh.duckdb" in text
+
+
+@pytest.mark.parametrize("action", ["refresh", "backfill", "publish"])
+def test_the_title_is_the_action_whatever_came_of_it(new_world: World, action: str) -> None:
+    failed = [outcome(BTC, Table.exports, "failed", reason="no room")]
+    for outcomes in ([], failed, STORY):
+        assert f"bazaar: {action}" in printed(new_world, outcomes, action=action, errors=["no room"]).splitlines()
 
 
 def test_with_v_it_is_a_row_per_series(new_world: World) -> None:
@@ -229,4 +238,4 @@ def test_into_a_file_goes_no_bar() -> None:
 
 @pytest.mark.parametrize("verbose", [0, 1])
 def test_a_market_without_any_outcome_is_an_empty_table(new_world: World, verbose: int) -> None:
-    assert "bazaar: refreshed" in printed(new_world, [], verbose=verbose)
+    assert "bazaar: refresh" in printed(new_world, [], verbose=verbose)

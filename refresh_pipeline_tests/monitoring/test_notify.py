@@ -230,7 +230,7 @@ def test_the_command_lists_what_is_wrong_and_who_would_be_told(world: World, web
     result = command("alerts")
     assert result.exit_code == 0
     assert "bazaar: stale market: none of its 8 series is current" in result.stdout
-    assert result.stdout.splitlines()[-1] == "1 problems; channels of the sensor alerts: Slack"
+    assert result.stdout.splitlines()[-1] == "1 problem; channels: Slack"
     assert webhook.asked == []
 
 

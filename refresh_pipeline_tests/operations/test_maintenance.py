@@ -104,7 +104,7 @@ def test_the_warehouses_old_rows_are_brought_into_order_by_command_and_by_job(
 ) -> None:
     (tmp_path / "x.yaml").write_text(MARKET)
     os.environ |= {"REFRESH_MARKETS": "x", "REFRESH_MARKETS_DIR": str(tmp_path)}
-    assert command("maintain", "--dry-run").output.splitlines()[-1] == "would bring 0 rows into order"
+    assert command("maintain", "--dry-run").output.splitlines()[-1] == "would compact 0 rows"
     warehouse = Warehouse(database=str(load_settings().database))
     warehouse.prepare(market)
     # It is begun for nothing less; of rows that say nothing but their key there are enough in a moment.
@@ -114,7 +114,7 @@ def test_the_warehouses_old_rows_are_brought_into_order_by_command_and_by_job(
             "select name, 'm15', timestamp '2005-01-01' + to_minutes(15 * number::integer) "
             "from range(96 * 1408) r(number), (values ('B'), ('A')) i(name) order by number, name desc"
         )
-    assert command("maintain", "--dry-run").output.splitlines()[-1] == "would bring 270,336 rows into order"
+    assert command("maintain", "--dry-run").output.splitlines()[-1] == "would compact 270,336 rows"
     result = maintenance_job.execute_in_process(instance=instance, run_config=QUIET)
     said = metadata_of(result, "compact_warehouse")
     assert (said["rows"], said["pieces"]) == (270_336, 1)

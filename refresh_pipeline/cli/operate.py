@@ -1,0 +1,195 @@
+"""The commands for operating: `backup`, `restore`, `maintain`, `up` and `universe`."""
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from refresh_pipeline.cli.console import err, out, print_line
+from refresh_pipeline.cli.options import (
+    SOME_FAILED,
+    WRONG_REQUEST,
+    DataDirOption,
+    DryRunOption,
+    MarketOption,
+    in_words,
+    open_sources,
+    request,
+    warehouse_errors,
+    wrong_requests,
+)
+
+if TYPE_CHECKING:
+    from refresh_pipeline.cli.supervisor import Plan
+    from refresh_pipeline.settings import Settings
+
+LOCALHOST = "127.0.0.1"
+
+
+def backup(
+    *,
+    to: Annotated[
+        str | None, typer.Option("--to", help="Keep the backup in this folder instead of REFRESH_BACKUP_DIR.")
+    ] = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Copy the warehouse and Dagster's files, verify the copies, and delete the oldest backups."""
+    from refresh_pipeline.settings import dagster_home, load_settings
+
+    with wrong_requests():
+        settings = load_settings(data_dir=data_dir, backup_dir=to)
+        home = dagster_home(settings)
+    from refresh_pipeline.operations import backup as backups
+
+    with warehouse_errors(), in_words((backups.BackupError,), SOME_FAILED):
+        made = backups.back_up(settings.backups, settings.database, home, datetime.now(UTC))
+        deleted = backups.keep_newest(settings.backups, settings.backups_kept)
+    rows = f"{sum(made.rows.values()):,} rows of {len(made.rows)} tables"
+    print_line(f"{made.folder}: {made.bytes:,} bytes, {rows}")
+    for folder in deleted:
+        print_line(f"deleted {folder}")
+
+
+def restore(
+    *,
+    which: Annotated[
+        str | None, typer.Argument(help="The backup's folder or name; the newest backup if not given.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Overwrite existing files without asking.")] = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Replace the warehouse and Dagster's files by a backup; stop everything else first."""
+    from refresh_pipeline.settings import dagster_home, load_settings
+
+    with wrong_requests():
+        settings = load_settings(data_dir=data_dir)
+        home = dagster_home(settings)
+    from refresh_pipeline.operations import backup as backups
+
+    with in_words((backups.BackupError,), WRONG_REQUEST):
+        chosen_backup = backups.read_backup(backups.find(settings.backups, which))
+    in_the_way = backups.in_the_way(settings.database, home)
+    for path in in_the_way:
+        err.print(f"would be overwritten: {path}", markup=False, highlight=False, soft_wrap=True)
+    if in_the_way and not yes and not _confirmed("Overwrite these files?"):
+        err.print("Nothing restored; use --yes to skip the question.")
+        raise typer.Exit(WRONG_REQUEST)
+    with warehouse_errors(), in_words((backups.BackupError,), SOME_FAILED):
+        backups.restore(chosen_backup, settings.database, home)
+    print_line(f"{chosen_backup.folder} is restored: {settings.database}, {home}")
+
+
+def maintain(*, dry_run: DryRunOption = False, market: MarketOption = None, data_dir: DataDirOption = None) -> None:
+    """Delete superseded runs from Dagster's database and compact old rows of the warehouse."""
+    with request(market, data_dir) as wanted:
+        from refresh_pipeline.settings import prepare_dagster
+
+        prepare_dagster(wanted.settings)
+    from refresh_pipeline.instance import run_pruning, run_retention
+    from refresh_pipeline.operations import maintenance
+    from refresh_pipeline.orchestration.maintenance_job import pruning_summary
+    from refresh_pipeline.orchestration.run_jobs import dagster_instance
+
+    now = wanted.now
+    with dagster_instance(wanted.settings) as instance:
+        pruned = run_pruning.prune(instance, run_retention.retention_of, now, dry_run=dry_run)
+    print_line(pruning_summary(pruned, dry_run=dry_run))
+    with warehouse_errors():
+        if dry_run:
+            rows = maintenance.pending_compaction(wanted.settings, wanted.markets, now)
+            print_line(f"would compact {rows:,} rows")
+        else:
+            compacted = maintenance.compact(wanted.settings, wanted.markets, now)
+            print_line(maintenance.compaction_summary(compacted))
+
+
+def up(
+    *,
+    port: Annotated[int, typer.Option(help="Serve the web UI on this port of localhost.")] = 3000,
+    market: MarketOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Run the web UI and the daemon on localhost until interrupted."""
+    with request(market, data_dir) as wanted:
+        from refresh_pipeline.settings import child_environment, prepare_dagster
+
+        open_sources(wanted.settings, wanted.markets)
+        prepare_dagster(wanted.settings)
+    from tempfile import mkdtemp
+
+    from refresh_pipeline.cli.supervisor import exec_supervisor
+    from refresh_pipeline.orchestration.run_jobs import dagster_instance
+
+    with dagster_instance(wanted.settings):
+        # Create its databases before the programs open them.
+        pass
+    names = ", ".join(each.name for each in wanted.markets)
+    err.print(f"Markets: {names}. Web UI: http://{LOCALHOST}:{port}. Ctrl-C ends it.")
+    plan = supervisor_plan(wanted.settings, port, Path(mkdtemp(prefix="refresh-")))
+    exec_supervisor(plan, child_environment(wanted.settings))
+
+
+def supervisor_plan(settings: "Settings", port: int, folder: Path) -> "Plan":
+    """The web UI, the daemon, and one code server for both, which they reach through a socket in `folder`.
+
+    Without it, each would start a code server, the daemon a new one every minute.
+    """
+    from refresh_pipeline.cli.supervisor import Plan
+    from refresh_pipeline.settings import PACKAGE, settings_files
+
+    dagster, socket, workspace = [sys.executable, "-P", "-m"], folder / "code.sock", folder / "workspace.yaml"
+    code_location = {"grpc_server": {"socket": str(socket), "location_name": PACKAGE.name}}
+    workspace.write_text(json.dumps({"load_from": [code_location]}), encoding="utf-8")
+    # The web UI shows errors in the definitions, until the file at fault is edited.
+    code = ["dagster", "api", "grpc", "--lazy-load-user-code", "--socket", str(socket), "--location-name", PACKAGE.name]
+    markets_dirs = [settings.markets_dir] if settings.markets_dir else []
+    return Plan(
+        programs={
+            "code server": [*dagster, *code, "-m", f"{PACKAGE.name}.definitions"],
+            "web UI": [*dagster, "dagster_webserver", "-h", LOCALHOST, "-p", str(port), "-w", str(workspace)],
+            "daemon": [*dagster, "dagster._daemon", "run", "-w", str(workspace)],
+        },
+        renewed="code server",
+        ready=str(socket),
+        watched=[str(path.expanduser().absolute()) for path in [PACKAGE, *markets_dirs, *settings_files()]],
+        temporary=str(folder),
+    )
+
+
+def universe(
+    *,
+    market: Annotated[str, typer.Option("--market", "-m", help="Renew the universe of this market.")] = "nse",
+    constituents: Annotated[
+        str | None,
+        typer.Option(help="Read the index's shares from this CSV file or URL; without it, the shares stay."),
+    ] = None,
+    scrip_master: Annotated[
+        str | None, typer.Option(help="Read Dhan's scrip master from this CSV file or URL instead of Dhan's site.")
+    ] = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Renew a market's list of shares and their Dhan ids, in the folder REFRESH_MARKETS_DIR."""
+    from refresh_pipeline.sources import SourceError
+
+    with in_words((SourceError,), SOME_FAILED), request(market, data_dir) as wanted:
+        if len(wanted.markets) != 1:
+            raise ValueError(f"--market: found {market}, allowed: one market")
+        from refresh_pipeline.market.universe import SCRIP_MASTER
+        from refresh_pipeline.pipeline.universe_refresh import renew_universe
+
+        master = scrip_master or SCRIP_MASTER
+        file, renewed = renew_universe(wanted.settings, wanted.markets[0], master, constituents)
+    from refresh_pipeline.cli.tables import print_universe
+
+    print_universe(out, file, renewed)
+
+
+def _confirmed(question: str) -> bool:
+    """Whether the answer is yes; False where nobody can answer."""
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:
+        return False

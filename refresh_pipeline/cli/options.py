@@ -1,0 +1,196 @@
+"""The options that the commands share, and what they choose: settings, markets, series, instants."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from refresh_pipeline.cli.console import print_error
+
+if TYPE_CHECKING:
+    from refresh_pipeline.market.model import Market
+    from refresh_pipeline.market.series import Series
+    from refresh_pipeline.settings import Settings
+
+Name = TypeVar("Name")
+
+# Exit codes.
+DONE, SOME_FAILED, WRONG_REQUEST = 0, 1, 2
+
+MarketOption = Annotated[
+    str | None, typer.Option("--market", "-m", help="Use these markets (comma list) instead of REFRESH_MARKETS.")
+]
+InstrumentOption = Annotated[
+    str | None, typer.Option("--instrument", "-i", help="Use only these instruments (comma list).")
+]
+TimeframeOption = Annotated[
+    str | None, typer.Option("--timeframe", "-t", help="Use only these timeframes (comma list).")
+]
+SinceOption = Annotated[str | None, typer.Option(help="Fetch candles from this instant on (ISO 8601).")]
+UntilOption = Annotated[str | None, typer.Option(help="Fetch candles up to this instant (ISO 8601).")]
+NowOption = Annotated[str | None, typer.Option(help="Use this instant instead of the clock (ISO 8601).")]
+VerboseOption = Annotated[
+    int, typer.Option("--verbose", "-v", count=True, help="Show the log (-v) and debug messages (-vv).")
+]
+DataDirOption = Annotated[str | None, typer.Option("--data-dir", help="Use this folder instead of REFRESH_DATA_DIR.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would change, and change nothing.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a command is asked to work on."""
+
+    settings: "Settings"
+    markets: "Sequence[Market]"
+    # By the options' names, in ISO 8601.
+    instants: dict[str, str]
+
+    @property
+    def now(self) -> datetime:
+        """The instant that --now names, or the clock's."""
+        return datetime.fromisoformat(self.instants["now"]) if "now" in self.instants else datetime.now(UTC)
+
+
+@contextmanager
+def request(market: str | None, data_dir: str | None, **instants: str | None) -> Iterator[Request]:
+    """What the options choose; an error in the block is a wrong request: exit code 2 and the message alone."""
+    with wrong_requests():
+        settings, markets = chosen(market, data_dir)
+        yield Request(settings, markets, parsed_instants(instants))
+
+
+def chosen(market: str | None, data_dir: str | None) -> "tuple[Settings, list[Market]]":
+    """The settings with the command line's choices, and the markets that they load.
+
+    Raises:
+        SettingsError: a setting is wrong.
+        MarketError: a market is unknown, or its file is wrong.
+    """
+    from refresh_pipeline.market_files import load_markets
+    from refresh_pipeline.settings import load_settings
+
+    settings = load_settings(enabled_markets=market, data_dir=data_dir)
+    return settings, load_markets(settings, named_by="REFRESH_MARKETS" if market is None else "--market")
+
+
+def open_sources(settings: "Settings", markets: "Sequence[Market]") -> None:
+    """Raise where a market's YAML has an option that its source does not know, or needs a missing package."""
+    from refresh_pipeline.pipeline.export import check_exports
+    from refresh_pipeline.sources.registry import open_source
+
+    for market in markets:
+        open_source(market, settings.limits_dir)
+        check_exports(market)
+
+
+def chosen_series(
+    markets: "Sequence[Market]", instrument: str | None, timeframe: str | None
+) -> "list[tuple[Market, list[Series]]]":
+    """The markets that have series left by --instrument and --timeframe, with these series.
+
+    Raises:
+        ValueError: no loaded market has an instrument or timeframe, or no series is left.
+    """
+    reject_unknown(markets, instrument, timeframe)
+    chosen_of = [(market, narrowed(market, instrument, timeframe)) for market in markets]
+    if not any(series for _, series in chosen_of):
+        raise ValueError(f"no market has a series of {instrument} on {timeframe}; refresh status lists every series")
+    return [(market, series) for market, series in chosen_of if series]
+
+
+def narrowed(market: "Market", instruments: str | None, timeframes: str | None) -> "list[Series]":
+    """The series of a market that the options leave; names that only other markets have are ignored."""
+    chosen_instruments = _known(comma_list(instruments), market.instrument) if instruments else set(market.instruments)
+    chosen_timeframes = _known(comma_list(timeframes), market.timeframe) if timeframes else set(market.timeframes)
+    return [s for s in market.series if s.instrument in chosen_instruments and s.timeframe in chosen_timeframes]
+
+
+def reject_unknown(markets: "Sequence[Market]", instruments: str | None, timeframes: str | None) -> None:
+    """Raise ValueError for a name that no loaded market has."""
+    from refresh_pipeline.market.timeframe import Timeframe
+
+    with naming("--instrument"):
+        for name in comma_list(instruments):
+            _reject_unknown_everywhere(name, [market.instrument for market in markets])
+    with naming("--timeframe"):
+        for name in comma_list(timeframes):
+            Timeframe.parse(name)
+            _reject_unknown_everywhere(name, [market.timeframe for market in markets])
+
+
+def parsed_instants(texts: dict[str, str | None]) -> dict[str, str]:
+    """The instants of the options that are given, in ISO 8601; raises ValueError that names the option."""
+    instants = {name: _instant(name, text) for name, text in texts.items() if text is not None}
+    if "since" in instants and "until" in instants and instants["since"] >= instants["until"]:
+        raise ValueError(f"--since {texts['since']} is not before --until {texts['until']}")
+    return instants
+
+
+def _instant(option: str, text: str) -> str:
+    from refresh_pipeline.market.candles import parse_instant
+
+    with naming(f"--{option}"):
+        return parse_instant(text).isoformat()
+
+
+def comma_list(text: str | None) -> list[str]:
+    """The parts of a comma list.
+
+    >>> comma_list("BTC/USD, ETH/USD,")
+    ['BTC/USD', 'ETH/USD']
+    """
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+@contextmanager
+def naming(option: str) -> Iterator[None]:
+    """Put the option's name in front of the message of a ValueError in the block."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from error
+
+
+def wrong_requests() -> Any:
+    """End with exit code 2 and the message alone where the request itself is wrong."""
+    return in_words((ValueError, OSError), WRONG_REQUEST)
+
+
+def warehouse_errors() -> Any:
+    """End with exit code 1 and the message alone where the warehouse is in use or not readable."""
+    from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
+
+    return in_words((WarehouseBusy, WarehouseUnreadable), SOME_FAILED)
+
+
+@contextmanager
+def in_words(kinds: tuple[type[Exception], ...], exit_code: int) -> Iterator[None]:
+    """End with this exit code and the message alone at errors of these kinds."""
+    try:
+        yield
+    except kinds as error:
+        print_error(str(error))
+        raise typer.Exit(exit_code) from error
+
+
+def _known(texts: Sequence[str], resolve: Callable[[str], Name]) -> set[Name]:
+    names = set()
+    for text in texts:
+        with suppress(ValueError):
+            names.add(resolve(text))
+    return names
+
+
+def _reject_unknown_everywhere(text: str, resolvers: Sequence[Callable[[str], object]]) -> None:
+    errors: list[ValueError] = []
+    for resolve in resolvers:
+        try:
+            resolve(text)
+        except ValueError as error:
+            errors.append(error)
+    if len(errors) == len(resolvers):
+        raise errors[0]

@@ -1,0 +1,106 @@
+"""The commands that refresh: `once`, `backfill` and `publish`. The work is Dagster runs that the web UI shows."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from refresh_pipeline.cli.console import err, log_to_console, out
+from refresh_pipeline.cli.options import (
+    DONE,
+    SOME_FAILED,
+    DataDirOption,
+    InstrumentOption,
+    MarketOption,
+    NowOption,
+    Request,
+    SinceOption,
+    TimeframeOption,
+    UntilOption,
+    VerboseOption,
+    chosen_series,
+    open_sources,
+    request,
+)
+
+if TYPE_CHECKING:
+    from refresh_pipeline.market.model import Market
+    from refresh_pipeline.market.series import Series
+
+
+def once(
+    *,
+    market: MarketOption = None,
+    instrument: InstrumentOption = None,
+    timeframe: TimeframeOption = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Refresh every series of every loaded market (the default, made explicit).")
+    ] = False,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    now: NowOption = None,
+    verbose: VerboseOption = 0,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Refresh candles, computed tables, exports and uploads once."""
+    with request(market, data_dir, since=since, until=until, now=now) as wanted:
+        if everything and (market or instrument or timeframe):
+            raise ValueError(
+                "--all refreshes every series of every loaded market; leave out --market, --instrument, --timeframe"
+            )
+        series = _prepared(wanted, instrument, timeframe)
+    _run("refresh", wanted, series, verbose)
+
+
+def backfill(
+    *,
+    market: MarketOption = None,
+    instrument: InstrumentOption = None,
+    timeframe: TimeframeOption = None,
+    since: Annotated[str, typer.Option(help="Fetch missing candles from this instant on (ISO 8601).")],
+    until: UntilOption = None,
+    now: NowOption = None,
+    verbose: VerboseOption = 0,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Fetch missing history in chunks; after an interruption, run it again and it continues."""
+    with request(market, data_dir, since=since, until=until, now=now) as wanted:
+        series = _prepared(wanted, instrument, timeframe)
+    _run("backfill", wanted, series, verbose)
+
+
+def publish(
+    *,
+    market: MarketOption = None,
+    instrument: InstrumentOption = None,
+    timeframe: TimeframeOption = None,
+    now: NowOption = None,
+    verbose: VerboseOption = 0,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Write and upload the files of changed series, without fetching candles."""
+    with request(market, data_dir, now=now) as wanted:
+        series = _prepared(wanted, instrument, timeframe)
+    _run("publish", wanted, series, verbose)
+
+
+def _prepared(wanted: Request, instrument: str | None, timeframe: str | None) -> "list[tuple[Market, list[Series]]]":
+    from refresh_pipeline.settings import prepare_dagster
+
+    series = chosen_series(wanted.markets, instrument, timeframe)
+    open_sources(wanted.settings, wanted.markets)
+    prepare_dagster(wanted.settings)
+    return series
+
+
+def _run(action: str, wanted: Request, chosen: "list[tuple[Market, list[Series]]]", verbose: int) -> None:
+    """Run the action for each market, and print a table; exit code 1 where something failed."""
+    log_to_console(verbose)
+    from refresh_pipeline.cli import tables
+    from refresh_pipeline.orchestration import run_jobs
+    from refresh_pipeline.pipeline.progress import watched
+
+    work = {"refresh": run_jobs.refresh_once, "backfill": run_jobs.backfill, "publish": run_jobs.publish_once}[action]
+    with tables.progress_bars(err) as watcher, watched(watcher):
+        results = [work(wanted.settings, market, series, wanted.instants, verbose) for market, series in chosen]
+    tables.print_refreshed(out, action, results, verbose)
+    raise typer.Exit(DONE if all(result.succeeded for result in results) else SOME_FAILED)
