@@ -37,11 +37,14 @@ DATA = REPOSITORY / "docs" / "data.md"
 ENHANCED = REPOSITORY / "docs" / "enhanced-candles.md"
 INDICATORS = REPOSITORY / "docs" / "indicators.md"
 EXPORTS = REPOSITORY / "docs" / "exports.md"
+MARKETS = REPOSITORY / "docs" / "markets.md"
+DESTINATIONS = REPOSITORY / "docs" / "destinations.md"
 README = REPOSITORY / "README.md"
-DECISIONS = sorted((REPOSITORY / "docs" / "decisions").glob("*.md"))
+DECISIONS = sorted((REPOSITORY / "docs" / "decisions").glob("0*.md"))
+DECISIONS_INDEX = REPOSITORY / "docs" / "decisions" / "README.md"
 PAGES = REPOSITORY / "docs" / "sources"
 SOURCES = sorted(PAGES.glob("*.md"))
-DOCUMENTS = [README, DATA, ENHANCED, INDICATORS, EXPORTS, REPOSITORY / "CONTRIBUTING.md"]
+DOCUMENTS = [README, *sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "CONTRIBUTING.md", DECISIONS_INDEX]
 DOCUMENTS += [REPOSITORY / "deploy" / "README.md", *DECISIONS, *SOURCES]
 COMMANDS = sorted(getattr(typer.main.get_command(app), "commands", {}))
 EXPORT_KEYS = [
@@ -148,7 +151,9 @@ def test_every_documented_query_runs(query: str, database: Path) -> None:
 
 
 def test_the_markets_that_documents_show_are_markets() -> None:
-    shown = [parse_market(text, file=each.name) for each in (README, EXPORTS) for text in blocks(each, "yaml")]
+    shown = [
+        parse_market(text, file=each.name) for each in (MARKETS, EXPORTS, DESTINATIONS) for text in blocks(each, "yaml")
+    ]
     assert len(shown) >= 3
     assert len({market.source.kind for market in shown}) >= 2
 
@@ -167,7 +172,8 @@ def test_the_page_of_a_source_says_what_it_takes_and_shows_a_market_that_opens(d
 
 @pytest.mark.parametrize("words", [*Layer, *Format, *Compression, *Layout, *Kind, *EXPORT_KEYS])
 def test_whatever_exports_and_destinations_can_say_is_documented(words: str) -> None:
-    assert re.search(rf"`\{{?{words}\}}?`", EXPORTS.read_text(encoding="utf-8"))
+    text = EXPORTS.read_text(encoding="utf-8") + DESTINATIONS.read_text(encoding="utf-8")
+    assert re.search(rf"`\{{?{words}\}}?`", text)
 
 
 def commands_shown() -> list[list[str]]:
@@ -200,6 +206,12 @@ def test_a_decision_says_why_what_and_what_follows(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     assert text.startswith(f"# {document.name[:4]} ")
     assert re.findall(r"^## (.*)$", text, flags=re.MULTILINE) == ["Context", "Decision", "Figures", "Consequences"]
+
+
+@pytest.mark.parametrize("document", DECISIONS, ids=lambda path: path.stem)
+def test_a_decision_is_in_the_index_under_its_title(document: Path) -> None:
+    title = document.read_text(encoding="utf-8").splitlines()[0].removeprefix(f"# {document.name[:4]} ")
+    assert f"| [{document.name[:4]}]({document.name}) | {title} |" in DECISIONS_INDEX.read_text(encoding="utf-8")
 
 
 def test_every_decision_has_a_number_of_its_own() -> None:

@@ -15,6 +15,7 @@ from refresh_pipeline.warehouse.schema import Table
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Not read by us, but worth a line where people look for settings.
 DAGSTERS_OWN = {"DAGSTER_HOME"}
+COMMANDS = "docs/commands.md"
 
 
 def text_of(name: str) -> str:
@@ -59,19 +60,35 @@ def test_every_setting_is_explained_in_the_example(name: str) -> None:
     assert len(explained_settings().get(name, "").split()) >= 3, f"{name} has no sentence above it in .env.example"
 
 
+@pytest.mark.parametrize("name", [*settings_names(), *sorted(DAGSTERS_OWN)])
+def test_every_setting_is_in_the_manual(name: str) -> None:
+    assert f"`{name}`" in text_of("docs/operations.md")
+
+
 def test_the_example_explains_no_setting_that_does_nothing() -> None:
     assert set(explained_settings()) - DAGSTERS_OWN == set(settings_names())
 
 
 @pytest.mark.parametrize("command", commands())
-def test_every_command_is_in_the_readme(command: str) -> None:
-    assert f"refresh {command.partition(' ')[0]}" in text_of("README.md")
-    assert f"`{command.rpartition(' ')[2]}`" in text_of("README.md") or f"refresh {command}" in text_of("README.md")
+def test_every_command_is_in_the_manual(command: str) -> None:
+    assert f"`refresh {command}`" in text_of(COMMANDS)
 
 
 @pytest.mark.parametrize("option", sorted({option for options in commands().values() for option in options}))
-def test_every_option_is_in_the_readme(option: str) -> None:
-    assert re.search(rf"{re.escape(option)}\b", text_of("README.md"))
+def test_every_option_is_in_the_manual(option: str) -> None:
+    assert re.search(rf"{re.escape(option)}\b", text_of(COMMANDS))
+
+
+@pytest.mark.parametrize(("command", "option"), [(name, each) for name, all_ in commands().items() for each in all_])
+def test_every_option_is_explained_beside_its_command(command: str, option: str) -> None:
+    section = text_of(COMMANDS).split(f"\n## `refresh {command.partition(' ')[0]}`\n")[1].split("\n## ")[0]
+    # Which takes the options of `refresh once`.
+    section += once() if command == "backfill" else ""
+    assert re.search(rf"{re.escape(option)}\b", section)
+
+
+def once() -> str:
+    return text_of(COMMANDS).split("\n## `refresh once`\n")[1].split("\n## ")[0]
 
 
 @pytest.mark.parametrize(("command", "option"), [(name, each) for name, all_ in commands().items() for each in all_])
@@ -87,9 +104,17 @@ def test_every_table_is_explained(table: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["refresh", "test", "up", "check", "bench", "bench-minute", "soak"])
-def test_every_target_that_the_readme_names_is_there(target: str) -> None:
-    assert f"make {target}" in text_of("README.md")
+def test_every_target_that_the_manual_names_is_there(target: str) -> None:
+    assert f"make {target}" in text_of("docs/install.md")
     assert re.search(rf"^{target}:", text_of("Makefile"), flags=re.MULTILINE)
+
+
+def test_the_readme_is_one_screen_with_two_pictures() -> None:
+    readme = text_of("README.md")
+    assert len(readme.splitlines()) <= 80
+    pictures = [REPOSITORY / path for path in re.findall(r"!\[[^\]]+\]\((.*?)\)", readme)]
+    assert len(pictures) == 2
+    assert all(0 < picture.stat().st_size < 150_000 for picture in pictures)
 
 
 def test_the_readme_opens_with_the_two_commands() -> None:
