@@ -19,6 +19,11 @@ from refresh_pipeline.market.timeframe import Timeframe
 Secrets = Callable[[str], str | None]
 
 
+def no_secrets(name: str) -> str | None:
+    """No credential at all: for sources without an account, and for checks of a market's YAML."""
+    return None
+
+
 class SourceError(Exception):
     """What a venue did not give: what was wanted, what was received, what to do."""
 

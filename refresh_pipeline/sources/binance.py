@@ -24,7 +24,7 @@ from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, BulkFile,
 from refresh_pipeline.market.model import Market, normalized, source_options
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError
+from refresh_pipeline.sources import Fetched, PermanentError, Request, Secrets, SourceError, TransientError, no_secrets
 from refresh_pipeline.sources.binance_archive import (
     ARCHIVE_URL,
     REQUESTS_PER_MINUTE,
@@ -122,7 +122,13 @@ class BinanceSource:
     kind = "binance"
     native_timeframes = tuple(INTERVALS)
 
-    def __init__(self, market: Market, limits_dir: Path, patience: RetryPolicy = RetryPolicy()) -> None:  # noqa: B008 (frozen)
+    def __init__(
+        self,
+        market: Market,
+        limits_dir: Path,
+        secrets: Secrets = no_secrets,
+        retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
+    ) -> None:
         """The source of one market; the limits of its host are shared through files in `limits_dir`.
 
         Raises:
@@ -132,7 +138,7 @@ class BinanceSource:
         options = source_options(market, BinanceOptions)
         self._base_url, self._archive_url = options.base_url, options.archive
         self._limits_dir = limits_dir
-        self._patience = patience
+        self._retry_policy = retry_policy
 
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """See Source; what the machine's clock says is not asked for, the venue tells its own time."""
@@ -164,7 +170,7 @@ class BinanceSource:
         url = self._archive_url or ARCHIVE_URL
         venue = f"binance-archive-{httpx.URL(url).netloc.decode()}"
         limit = SharedLimit(self._limits_dir, venue, REQUESTS_PER_MINUTE, MINUTE)
-        return Client(url, limit, replace(self._patience, answer=max(self._patience.answer, LONGEST_DOWNLOAD)))
+        return Client(url, limit, replace(self._retry_policy, answer=max(self._retry_policy.answer, LONGEST_DOWNLOAD)))
 
     async def _produce(self, requests: Sequence[Request], put: Put) -> None:
         if not requests:
@@ -172,7 +178,7 @@ class BinanceSource:
         # The venue's limits are per address, and so is the account: two markets on one host share it.
         venue = f"binance-{httpx.URL(self._base_url).netloc.decode()}"
         limit = SharedLimit(self._limits_dir, venue, ASSUMED_WEIGHT_PER_MINUTE, MINUTE)
-        async with Client(self._base_url, limit, self._patience) as client, self._archive() as archive:
+        async with Client(self._base_url, limit, self._retry_policy) as client, self._archive() as archive:
             talk = _Talk(self._market, client, limit, archive if self._archive_url else None)
             try:
                 # Asked before any candle: one that was closed then is complete in every later answer.

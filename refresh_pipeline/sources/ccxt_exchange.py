@@ -27,7 +27,7 @@ from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles, 
 from refresh_pipeline.market.model import Market, MarketError, source_options
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe, UnknownTimeframe
-from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError
+from refresh_pipeline.sources import Fetched, PermanentError, Request, Secrets, SourceError, TransientError, no_secrets
 from refresh_pipeline.sources.concurrency import failed, in_background, side_by_side
 from refresh_pipeline.sources.http_client import (
     QUERY,
@@ -69,7 +69,13 @@ class CcxtOptions(BaseModel):
 class CcxtSource:
     """Candles of an exchange, closed ones only, by the machine's clock."""
 
-    def __init__(self, market: Market, limits_dir: Path, patience: RetryPolicy = RetryPolicy()) -> None:  # noqa: B008 (frozen)
+    def __init__(
+        self,
+        market: Market,
+        limits_dir: Path,
+        secrets: Secrets = no_secrets,
+        retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
+    ) -> None:
         """The source of one market.
 
         Raises:
@@ -78,7 +84,7 @@ class CcxtSource:
         self._market = market
         self._options = source_options(market, CcxtOptions)
         self._limits_dir = limits_dir
-        self._patience = patience
+        self._retry_policy = retry_policy
         self._ccxt = _ccxt(market)
         self._exchange_class = _exchange_class(self._ccxt, market, self._options.exchange)
         self.kind = f"ccxt:{self._options.exchange}"
@@ -92,10 +98,10 @@ class CcxtSource:
     async def _produce(self, requests: Sequence[Request], now: datetime, put: Put) -> None:
         if not requests:
             return
-        exchange = self._exchange_class({"enableRateLimit": True, "timeout": int(self._patience.answer * 1000)})
+        exchange = self._exchange_class({"enableRateLimit": True, "timeout": int(self._retry_policy.answer * 1000)})
         if self._options.base_url:
             exchange.urls["api"] = _elsewhere(exchange.urls["api"], self._options.base_url)
-        turns = _Turns(self._limit(exchange.rateLimit), self._patience)
+        turns = _Turns(self._limit(exchange.rateLimit), self._retry_policy)
         # What ccxt awaits before each of its requests.
         exchange.throttle = turns.wait
         try:
@@ -158,7 +164,7 @@ class _Turns:
     """Everybody's limit, waited for in the order of asking."""
 
     limit: SharedLimit
-    patience: RetryPolicy
+    retry_policy: RetryPolicy
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def wait(self, cost: float | None = None) -> None:
@@ -166,7 +172,7 @@ class _Turns:
         async with self.lock:
             while wait := self.limit.take(weight):
                 waited += wait
-                if waited > self.patience.limits:
+                if waited > self.retry_policy.limits:
                     raise RateLimitTimeout(f"not to be asked for another {wait:.0f} s ({self.limit.because})")
                 await asyncio.sleep(wait)
 
@@ -232,7 +238,7 @@ class _Talk:
         Raises:
             SourceError: it has no answer.
         """
-        return await attempts(self.turns.patience)(self._attempt, question)
+        return await attempts(self.turns.retry_policy)(self._attempt, question)
 
     async def _attempt(self, question: Callable[[], Awaitable[T]]) -> T:
         try:
@@ -243,7 +249,7 @@ class _Talk:
     def _ours(self, error: Exception) -> SourceError:
         text = f"{self.options.exchange}: {type(error).__name__}: {QUERY.sub('?***', excerpt(str(error)))}"
         if isinstance(error, self.ccxt.RateLimitExceeded | self.ccxt.DDoSProtection):
-            seconds = self.turns.patience.first_wait
+            seconds = self.turns.retry_policy.first_wait
             self.turns.limit.pause(seconds, text)
             return RateLimited(text, seconds)
         # An answer that breaks off is no fault of the exchange's.

@@ -151,7 +151,8 @@ class DemoSource:
     kind = "demo"
     native_timeframes = tuple(Timeframe)
 
-    def __init__(self, market: Market) -> None:
+    def __init__(self, market: Market, *_: object) -> None:
+        """The source of one market; sources on the network take further arguments, which mean nothing here."""
         self._market = market
         self._two_sided = market.two_sided
         self._seed = source_options(market, DemoOptions).seed

@@ -94,7 +94,7 @@ class DhanSource:
         market: Market,
         limits_dir: Path,
         secrets: Secrets,
-        patience: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
+        retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
     ) -> None:
         """The source of one market; the limits of its host are shared through files in `limits_dir`.
 
@@ -105,7 +105,7 @@ class DhanSource:
         self._options = source_options(market, DhanOptions)
         self._limits_dir = limits_dir
         self._secrets = {name: secrets(name) for name in (self._options.client_id, self._options.access_token)}
-        self._patience = patience
+        self._retry_policy = retry_policy
 
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """See Source; closed is what has ended by the machine's clock and by the venue's."""
@@ -124,7 +124,7 @@ class DhanSource:
             "client-id": self._secrets[options.client_id] or "",
             "access-token": self._secrets[options.access_token] or "",
         }
-        async with Client(options.base_url, self._limits(), self._patience, headers) as client:
+        async with Client(options.base_url, self._limits(), self._retry_policy, headers) as client:
             await side_by_side(requests, partial(self._chunks, client, now), put)
 
     def _limits(self) -> Limits:
@@ -179,7 +179,7 @@ class DhanSource:
             candles = await client.post(path, question.body(), 1, question.read)
             if len(candles) or candles.malformed or not question.is_due:
                 break
-            await asyncio.sleep(self._patience.first_wait * 2**attempt)
+            await asyncio.sleep(self._retry_policy.first_wait * 2**attempt)
         return candles
 
 

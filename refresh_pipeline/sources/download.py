@@ -14,7 +14,7 @@ from refresh_pipeline.sources.rate_limits import SharedLimit
 PATIENCE = RetryPolicy(attempts=4, answer=300.0)
 
 
-def text_of(place: str, limits_dir: Path, patience: RetryPolicy = PATIENCE) -> str:
+def text_of(place: str, limits_dir: Path, retry_policy: RetryPolicy = PATIENCE) -> str:
     """The text of a file, given its path or an http(s) address.
 
     Raises:
@@ -23,13 +23,13 @@ def text_of(place: str, limits_dir: Path, patience: RetryPolicy = PATIENCE) -> s
     """
     if not place.startswith(("http://", "https://")):
         return _decoded(Path(place).expanduser().read_bytes(), place)
-    return asyncio.run(_downloaded(place, limits_dir, patience))
+    return asyncio.run(_downloaded(place, limits_dir, retry_policy))
 
 
-async def _downloaded(address: str, limits_dir: Path, patience: RetryPolicy) -> str:
+async def _downloaded(address: str, limits_dir: Path, retry_policy: RetryPolicy) -> str:
     parts = urlsplit(address)
     limit = SharedLimit(limits_dir, f"download-{parts.netloc}", 1, 1.0)
-    async with Client(f"{parts.scheme}://{parts.netloc}", limit, patience) as client:
+    async with Client(f"{parts.scheme}://{parts.netloc}", limit, retry_policy) as client:
         content = await client.get(parts.path or "/", dict(parse_qsl(parts.query)), 1, _content)
     return _decoded(content, f"{parts.netloc}{parts.path}")
 

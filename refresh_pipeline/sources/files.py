@@ -92,7 +92,8 @@ class FilesSource:
     # Each timeframe has its own file; one that is missing is not made from another.
     native_timeframes = tuple(Timeframe)
 
-    def __init__(self, market: Market) -> None:
+    def __init__(self, market: Market, *_: object) -> None:
+        """The source of one market; sources on the network take further arguments, which mean nothing here."""
         options = source_options(market, FilesOptions)
         self._market = market
         self._timezone = options.timezone

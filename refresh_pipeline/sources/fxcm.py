@@ -25,7 +25,7 @@ from refresh_pipeline.market.candles import PRICE_COLUMNS, QUOTE_COLUMNS, TIME_U
 from refresh_pipeline.market.model import Market, normalized, source_options
 from refresh_pipeline.market.resampling import resample
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.sources import Fetched, PermanentError, Request, TransientError
+from refresh_pipeline.sources import Fetched, PermanentError, Request, Secrets, TransientError, no_secrets
 from refresh_pipeline.sources.concurrency import in_background, side_by_side
 from refresh_pipeline.sources.http_client import (
     BaseUrl,
@@ -75,7 +75,13 @@ class FxcmSource:
     kind = "fxcm"
     native_timeframes = (Timeframe.m1, Timeframe.H1, Timeframe.D1)
 
-    def __init__(self, market: Market, limits_dir: Path, patience: RetryPolicy = RetryPolicy()) -> None:  # noqa: B008 (frozen)
+    def __init__(
+        self,
+        market: Market,
+        limits_dir: Path,
+        secrets: Secrets = no_secrets,
+        retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
+    ) -> None:
         """The source of one market; the limits of its host are shared through files in `limits_dir`.
 
         Raises:
@@ -84,7 +90,7 @@ class FxcmSource:
         self._market = market
         self._base_url = source_options(market, FxcmOptions).base_url
         self._limits_dir = limits_dir
-        self._patience = patience
+        self._retry_policy = retry_policy
 
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """See Source; a week that is not over by `now` is not asked for."""
@@ -94,7 +100,7 @@ class FxcmSource:
         venue = f"fxcm-{httpx.URL(self._base_url).netloc.decode()}"
         limit = SharedLimit(self._limits_dir, venue, 1, SECONDS_PER_REQUEST)
         absent = Absent(self._limits_dir / f"{venue.replace(':', '_')}.absent.json")
-        async with Client(self._base_url, limit, self._patience) as client:
+        async with Client(self._base_url, limit, self._retry_policy) as client:
             try:
                 await side_by_side(requests, partial(self._chunks, client, absent, now), put)
             finally:

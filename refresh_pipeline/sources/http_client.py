@@ -134,7 +134,7 @@ class Client:
         self,
         base_url: str,
         limit: Limit,
-        patience: RetryPolicy,
+        retry_policy: RetryPolicy,
         headers: Mapping[str, str] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         *,
@@ -142,13 +142,13 @@ class Client:
     ) -> None:
         """A client to be entered; the values of `headers` are taken for secrets, and so are `secrets`."""
         self._limit = limit
-        self._patience = patience
+        self._retry_policy = retry_policy
         self._sleep = sleep
         words = [word for value in [*(headers or {}).values(), *secrets] for word in value.split()]
         self._secrets = [word for word in words if len(word) >= SHORTEST_SECRET]
         self._host = httpx.URL(base_url).netloc.decode().rpartition("@")[2]
         self._base_url = base_url.rstrip("/")
-        self._timeout = {"timeout": httpx.Timeout(patience.answer).as_dict()}
+        self._timeout = {"timeout": httpx.Timeout(retry_policy.answer).as_dict()}
         pool = httpx.Limits(max_connections=CONNECTIONS, keepalive_expiry=30.0)
         self._http = httpx.AsyncClient(headers=headers, transport=AiohttpTransport(verify=_tls(), limits=pool))
         # First come, first served: the order in which requests are made is the order of the catalog.
@@ -172,7 +172,7 @@ class Client:
 
         Raises:
             PermanentError: asking again will not help.
-            TransientError: the attempts or the patience for this request are used up.
+            TransientError: the attempts or the waiting time of the retry policy are used up.
         """
         return await self._run(_HttpRequest("GET", path, weight, params=params), read)
 
@@ -187,7 +187,7 @@ class Client:
             if not _worth_another_attempt(error):
                 raise
             # Only now: the machinery of retries takes a tenth of a small request's time.
-            return await attempts(self._patience, self._sleep)(_after(error, self._attempt), errand, read)
+            return await attempts(self._retry_policy, self._sleep)(_after(error, self._attempt), errand, read)
 
     async def _attempt(self, errand: _HttpRequest, read: Reader[T]) -> T:
         errand.attempts += 1
@@ -208,10 +208,10 @@ class Client:
         async with self._turn:
             while not self._refusal and (wait := self._limit.take(errand.weight)):
                 errand.waited += wait
-                if errand.waited > self._patience.limits:
+                if errand.waited > self._retry_policy.limits:
                     raise RateLimitTimeout(
                         f"not to be asked for another {wait:.0f} s ({self._limit.because}), and a request waits "
-                        f"{self._patience.limits:.0f} s at most; a later run asks again"
+                        f"{self._retry_policy.limits:.0f} s at most; a later run asks again"
                     )
                 await self._sleep(wait)
             if self._refusal:
@@ -219,10 +219,10 @@ class Client:
 
     async def _answer(self, errand: _HttpRequest) -> httpx.Response:
         try:
-            async with asyncio.timeout(self._patience.answer):
+            async with asyncio.timeout(self._retry_policy.answer):
                 return await self._http.send(self._request(errand))
         except TimeoutError:
-            raise TransientError(f"no answer within {self._patience.answer:g} s") from None
+            raise TransientError(f"no answer within {self._retry_policy.answer:g} s") from None
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
             # Without its cause, which may show the whole URL.
             what = str(error) or type(error).__name__
@@ -240,7 +240,7 @@ class Client:
     def _be_silent(self, error: RateLimited, errand: _HttpRequest) -> None:
         seconds = error.seconds
         if seconds is None:
-            seconds = min(self._patience.first_wait * 2**errand.attempts, self._patience.longest_wait)
+            seconds = min(self._retry_policy.first_wait * 2**errand.attempts, self._retry_policy.longest_wait)
         log.warning("%s wants silence: nobody on this machine asks it for %.1f s", self._host, seconds)
         self._limit.pause(seconds, self._redacted(str(error)))
 
@@ -250,13 +250,13 @@ class Client:
         return QUERY.sub("?***", text)
 
 
-def attempts(patience: RetryPolicy, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> AsyncRetrying:
+def attempts(retry_policy: RetryPolicy, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> AsyncRetrying:
     """As many attempts as one request is worth, with growing pauses, for as long as its error is transient."""
     return AsyncRetrying(
         sleep=sleep,
-        stop=stop_after_attempt(patience.attempts),
-        wait=wait_exponential(multiplier=patience.first_wait, max=patience.longest_wait)
-        + wait_random(0, patience.first_wait),
+        stop=stop_after_attempt(retry_policy.attempts),
+        wait=wait_exponential(multiplier=retry_policy.first_wait, max=retry_policy.longest_wait)
+        + wait_random(0, retry_policy.first_wait),
         retry=retry_if_exception(_worth_another_attempt),
         before_sleep=_log_retry,
         reraise=True,

@@ -148,7 +148,7 @@ class JsonApiSource:
         market: Market,
         limits_dir: Path,
         secrets: Secrets,
-        patience: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
+        retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
     ) -> None:
         """The source of one market.
 
@@ -159,7 +159,7 @@ class JsonApiSource:
         self._options = source_options(market, HttpOptions)
         self._limits_dir = limits_dir
         self._secrets = secrets
-        self._patience = patience
+        self._retry_policy = retry_policy
         self.kind = self._options.name
         self.native_timeframes = tuple(self._options.timeframes)
 
@@ -179,7 +179,7 @@ class JsonApiSource:
         venue = f"{options.name}-{httpx.URL(options.base_url).netloc.decode()}"
         limit = SharedLimit(self._limits_dir, venue, options.rate.requests, options.rate.seconds)
         secret = [params[name] for name, text in options.params.items() if VARIABLE.search(text)]
-        async with Client(options.base_url, limit, self._patience, headers, secrets=secret) as client:
+        async with Client(options.base_url, limit, self._retry_policy, headers, secrets=secret) as client:
             talk = _Talk(self._market, options, client, params, instant(now))
             await side_by_side(requests, talk.chunks, put)
 

@@ -89,7 +89,7 @@ class OandaSource:
         market: Market,
         limits_dir: Path,
         secrets: Secrets,
-        patience: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
+        retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
     ) -> None:
         """The source of one market; the limits of its host are shared through files in `limits_dir`.
 
@@ -100,7 +100,7 @@ class OandaSource:
         self._options = source_options(market, OandaOptions)
         self._limits_dir = limits_dir
         self._token = secrets(self._options.token)
-        self._patience = patience
+        self._retry_policy = retry_policy
 
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """See Source; the venue marks what is complete, so `now` only says where a range ends."""
@@ -118,7 +118,7 @@ class OandaSource:
         # OANDA counts by address, so two markets on one host share an account.
         venue = f"oanda-{httpx.URL(base_url).netloc.decode()}"
         limit = SharedLimit(self._limits_dir, venue, REQUESTS_PER_SECOND, 1.0)
-        async with Client(base_url, limit, self._patience, {"Authorization": f"Bearer {token}"}) as client:
+        async with Client(base_url, limit, self._retry_policy, {"Authorization": f"Bearer {token}"}) as client:
             chunks = partial(self._chunks, client, now)
             await side_by_side(requests, chunks, put, connects_every=CONNECTS_EVERY)
 

@@ -48,7 +48,7 @@ def market_at(base_url: str, instruments: Sequence[str] = INSTRUMENTS, more: str
 
 
 def source_at(venue: FakeBinance, directory: Path) -> BinanceSource:
-    return BinanceSource(market_at(venue.base_url), directory / "limits", QUICK)
+    return BinanceSource(market_at(venue.base_url), directory / "limits", retry_policy=QUICK)
 
 
 def asking(since: str, until: str | datetime, timeframe: Timeframe = Timeframe.m1, *names: str) -> list[Request]:
@@ -385,7 +385,7 @@ def test_while_one_request_is_slowed_down_nobody_else_asks(venue: FakeBinance, t
     venue.fail(fake.too_many_requests(0.3), path="klines", symbol="BTCUSDT")
     many = [f"BTC/USDT{'' if n == 0 else n}" for n in range(100)]
     venue.symbols |= {f"BTCUSDT{n}" for n in range(100)}
-    source = BinanceSource(market_at(venue.base_url, many), tmp_path, QUICK)
+    source = BinanceSource(market_at(venue.base_url, many), tmp_path, retry_policy=QUICK)
     fetched(source, asking("2024-06-01T11:50", NOW, Timeframe.m1, *many))
     refused = next(asked.at for asked in venue.asked if asked.status == 429)
     # What was on its way when the refusal came is through at once; then there is silence.
@@ -399,7 +399,9 @@ def test_the_limit_that_the_venue_states_is_kept(tmp_path: Path) -> None:
     # 60 series weigh 120; the venue allows 100 a minute, of which the clock and exchangeInfo take 21.
     names = [f"S{number}/USDT" for number in range(60)]
     with FakeBinance([f"S{number}USDT" for number in range(60)], NOW, weight_per_minute=100) as venue:
-        source = BinanceSource(market_at(venue.base_url, names), tmp_path, RetryPolicy(limits=0.5, first_wait=0.01))
+        source = BinanceSource(
+            market_at(venue.base_url, names), tmp_path, retry_policy=RetryPolicy(limits=0.5, first_wait=0.01)
+        )
         ends = ends_of(source, asking("2024-06-01T11:50", NOW, Timeframe.m1, *names))
         assert {asked.status for asked in venue.asked} == {200}
         assert 90 <= max(venue.used.values()) <= 100 or len(venue.used) > 1
@@ -412,7 +414,9 @@ def test_weight_that_another_program_uses_is_left_to_it(tmp_path: Path) -> None:
     with FakeBinance(now=NOW, weight_per_minute=1000) as venue:
         minute = int(time.time() // 60)
         venue.used = dict.fromkeys((minute, minute + 1), 930)
-        source = BinanceSource(market_at(venue.base_url), tmp_path, RetryPolicy(limits=0.1, first_wait=0.01))
+        source = BinanceSource(
+            market_at(venue.base_url), tmp_path, retry_policy=RetryPolicy(limits=0.1, first_wait=0.01)
+        )
         ends = ends_of(source, asking("2024-06-01T11:50", NOW, Timeframe.m1, *INSTRUMENTS))
         assert {asked.status for asked in venue.asked} == {200}
         assert any(end.error and end.error.transient for end in ends.values())

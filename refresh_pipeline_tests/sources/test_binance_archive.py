@@ -52,7 +52,7 @@ def fetched(
     venue: FakeBinance, archive: FakeArchive | None, folder: Path, since: str, timeframe: Timeframe = Timeframe.m15
 ) -> list[Fetched]:
     request = Request(Series("BTC/USDT", timeframe), instant(since), instant(NOW))
-    got = list(BinanceSource(market(venue, archive), folder, QUICK).fetch([request], NOW))
+    got = list(BinanceSource(market(venue, archive), folder, retry_policy=QUICK).fetch([request], NOW))
     assert [each.last for each in got] == [False] * (len(got) - 1) + [True]
     return got
 
@@ -149,7 +149,7 @@ def test_files_that_were_issued_again_are_known_by_their_checksum(
     venue: FakeBinance, archive: FakeArchive, tmp_path: Path
 ) -> None:
     files = [each.file for each in fetched(venue, archive, tmp_path, "2024-10-01") if each.file]
-    source = BinanceSource(market(venue, archive), tmp_path, QUICK)
+    source = BinanceSource(market(venue, archive), tmp_path, retry_policy=QUICK)
     assert source.reissued({BTC: files}) == {}
     venue.correct("BTCUSDT", "15m", "2024-11-07T12:00", close="1.00000000", low="1.00000000")
     assert source.reissued({BTC: files}) == {BTC: [files[1]]}

@@ -47,7 +47,7 @@ def chunks(venue: FakeKraken, folder: Path, since: str, *names: str, timeframe: 
     it = market(venue.base_url)
     series = [Series(name, Timeframe(timeframe)) for name in names or ("BTC/USD",)]
     requests = [Request(each, instant(since), instant(NOW)) for each in series]
-    got = list(fetch(CcxtSource(it, folder / "limits", QUICK), it, requests, NOW))
+    got = list(fetch(CcxtSource(it, folder / "limits", retry_policy=QUICK), it, requests, NOW))
     assert sorted(each.series.key for each in got if each.last) == sorted(each.key for each in series)
     return got
 
@@ -81,7 +81,7 @@ def test_what_an_exchange_no_longer_has_is_left_out_without_a_loop(venue: FakeKr
 
 
 def test_timeframes_that_it_lacks_are_made_and_weeks_are_ours(venue: FakeKraken, tmp_path: Path) -> None:
-    source = CcxtSource(market(venue.base_url), tmp_path, QUICK)
+    source = CcxtSource(market(venue.base_url), tmp_path, retry_policy=QUICK)
     assert [each.value for each in source.native_timeframes] == ["m1", "m5", "m15", "m30", "H1", "H4", "D1"]
     assert source.kind == "ccxt:kraken"
     weeks = whole(chunks(venue, tmp_path, "2024-05-13", timeframe="W1"))
@@ -125,7 +125,7 @@ def test_its_limit_is_shared_through_our_accounts_not_kept_by_ccxt(venue: FakeKr
     requests = [Request(Series("BTC/USD", Timeframe.m1), instant("2024-06-01T11:30"), instant(NOW))]
     started = time.monotonic()
     for _ in range(6):
-        list(CcxtSource(it, tmp_path, QUICK).fetch(requests, NOW))
+        list(CcxtSource(it, tmp_path, retry_policy=QUICK).fetch(requests, NOW))
     # Eighteen questions at ten a second, of two windows.
     assert time.monotonic() - started > 0.9
     (account,) = tmp_path.glob("*.json")

@@ -53,7 +53,7 @@ def market_at(base_url: str, two_sided: bool = True) -> Market:
 
 
 def source_at(archive: FakeFxcm, directory: Path, *, two_sided: bool = True) -> FxcmSource:
-    return FxcmSource(market_at(archive.base_url, two_sided), directory / "limits", QUICK)
+    return FxcmSource(market_at(archive.base_url, two_sided), directory / "limits", retry_policy=QUICK)
 
 
 def asking(since: str, until: str | datetime, timeframe: Timeframe, name: str = "EUR/USD") -> Request:

@@ -1,4 +1,4 @@
-"""Politeness, patience and discretion of the HTTP client, held against real servers on loopback."""
+"""Rate limits, retries and discretion of the HTTP client, held against real servers on loopback."""
 
 import asyncio
 import logging
@@ -83,13 +83,13 @@ def get(
     base_url: str,
     directory: Path,
     clock: Time,
-    patience: RetryPolicy = QUICK,
+    retry_policy: RetryPolicy = QUICK,
     headers: Mapping[str, str] | None = None,
     **params: str,
 ) -> Any:
     async def once() -> Any:
         limit = SharedLimit(directory, "venue", 100_000, 60.0, clock)
-        async with Client(base_url, limit, patience, headers, clock.sleep) as client:
+        async with Client(base_url, limit, retry_policy, headers, clock.sleep) as client:
             return await client.get("/candles", params, 1, body_of)
 
     return asyncio.run(once())
@@ -141,7 +141,7 @@ def test_everybody_on_the_machine_waits_for_a_venue_that_wants_silence(
 ) -> None:
     venue.fail(Fault(429, headers={"Retry-After": "60"}))
     with pytest.raises(TransientError):
-        get(venue.base_url, tmp_path, clock, patience=RetryPolicy(attempts=1))
+        get(venue.base_url, tmp_path, clock, retry_policy=RetryPolicy(attempts=1))
     clock.slept.clear()
     get(venue.base_url, tmp_path, clock)
     assert sum(clock.slept) == pytest.approx(60, abs=1)
@@ -159,16 +159,16 @@ def test_a_ban_of_hours_fails_at_once_and_nobody_knocks_again(venue: Echo, tmp_p
 def test_waits_that_are_short_each_do_not_add_up_for_ever(venue: Echo, tmp_path: Path, clock: Time) -> None:
     venue.fail(Fault(429, headers={"Retry-After": "50"}), times=99)
     with pytest.raises(TransientError, match="waits 120 s at most"):
-        get(venue.base_url, tmp_path, clock, patience=RetryPolicy(attempts=50))
+        get(venue.base_url, tmp_path, clock, retry_policy=RetryPolicy(attempts=50))
     assert len(venue.asked) == 3
 
 
 def test_an_answer_that_takes_too_long_counts_as_none(venue: Echo, tmp_path: Path, clock: Time) -> None:
     venue.fail(Fault(delay=0.5), times=1)
-    assert get(venue.base_url, tmp_path, clock, patience=RetryPolicy(answer=0.1), a="1") == {"a": "1"}
+    assert get(venue.base_url, tmp_path, clock, retry_policy=RetryPolicy(answer=0.1), a="1") == {"a": "1"}
     venue.fail(Fault(delay=0.5), times=9)
     with pytest.raises(TransientError, match=r"no answer within 0\.1 s"):
-        get(venue.base_url, tmp_path, clock, patience=RetryPolicy(attempts=2, answer=0.1))
+        get(venue.base_url, tmp_path, clock, retry_policy=RetryPolicy(attempts=2, answer=0.1))
 
 
 def test_a_question_may_be_put_as_json_and_is_put_again_like_any_other(
