@@ -51,6 +51,11 @@ class Settings(BaseSettings):
     aws_access_key_id: SecretStr | None = Field(default=None, validation_alias="AWS_ACCESS_KEY_ID")
     aws_secret_access_key: SecretStr | None = Field(default=None, validation_alias="AWS_SECRET_ACCESS_KEY")
     aws_session_token: SecretStr | None = Field(default=None, validation_alias="AWS_SESSION_TOKEN")
+    google_application_credentials: SecretStr | None = Field(
+        default=None, validation_alias="GOOGLE_APPLICATION_CREDENTIALS"
+    )
+    azure_storage_account_name: SecretStr | None = Field(default=None, validation_alias="AZURE_STORAGE_ACCOUNT_NAME")
+    azure_storage_account_key: SecretStr | None = Field(default=None, validation_alias="AZURE_STORAGE_ACCOUNT_KEY")
     redis_username: SecretStr | None = Field(default=None, validation_alias="REDIS_USERNAME")
     redis_password: SecretStr | None = Field(default=None, validation_alias="REDIS_PASSWORD")
     oanda_token: SecretStr | None = Field(default=None, validation_alias="OANDA_TOKEN")

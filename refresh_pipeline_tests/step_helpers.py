@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from refresh_pipeline.destinations.folder import FolderDestination
-from refresh_pipeline.market.destination_spec import UPLOADS
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.pipeline import compute, export, fetch, upload
@@ -40,8 +39,8 @@ def exported(world: World, now: datetime = NOW, batch: Sequence[Series] = (BTC, 
 def uploaded(world: World, now: datetime = NOW, batch: Sequence[Series] = (BTC, ETH, SOL)) -> dict[Series, Attempt]:
     destination = FolderDestination(world.root / "there")
     root = world.settings.exports_dir
-    there = world.market.destinations[UPLOADS]
-    return upload.upload(world.warehouse, world.market, there, batch, root=root, destination=destination, now=now)
+    spec = world.market.uploads
+    return upload.upload(world.warehouse, world.market, spec, batch, root=root, destination=destination, now=now)
 
 
 def outcomes(done: dict[Series, Attempt]) -> list[Outcome]:

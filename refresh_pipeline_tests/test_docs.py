@@ -15,7 +15,8 @@ from pydantic import BaseModel
 from refresh_pipeline.cli.app import app
 from refresh_pipeline.market import candles
 from refresh_pipeline.market.candles import QUOTE_COLUMNS
-from refresh_pipeline.market.destination_spec import PLACEHOLDERS, DestinationSettings, Kind
+from refresh_pipeline.market.destination_spec import KINDS as DESTINATION_KINDS
+from refresh_pipeline.market.destination_spec import MODELS, PLACEHOLDERS
 from refresh_pipeline.market.export_spec import Compression, Export, Format, Layer, Layout
 from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.market_files import CATALOG
@@ -48,7 +49,7 @@ DOCUMENTS = [README, *sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "
 DOCUMENTS += [REPOSITORY / "deploy" / "README.md", *DECISIONS, *SOURCES]
 COMMANDS = sorted(getattr(typer.main.get_command(app), "commands", {}))
 EXPORT_KEYS = [
-    *(name for model in (Export, DestinationSettings) for name, each in model.model_fields.items() if not each.exclude),
+    *(name for model in (Export, *MODELS.values()) for name, each in model.model_fields.items() if not each.exclude),
     *PLACEHOLDERS,
 ]
 
@@ -170,7 +171,9 @@ def test_the_page_of_a_source_says_what_it_takes_and_shows_a_market_that_opens(d
     assert opened == [document.stem] * len(shown)
 
 
-@pytest.mark.parametrize("words", [*Layer, *Format, *Compression, *Layout, *Kind, *EXPORT_KEYS])
+@pytest.mark.parametrize(
+    "words", [*Layer, *Format, *Compression, *Layout, *DESTINATION_KINDS, *dict.fromkeys(EXPORT_KEYS)]
+)
 def test_whatever_exports_and_destinations_can_say_is_documented(words: str) -> None:
     text = EXPORTS.read_text(encoding="utf-8") + DESTINATIONS.read_text(encoding="utf-8")
     assert re.search(rf"`\{{?{words}\}}?`", text)

@@ -31,10 +31,15 @@ class TransientUploadError(DestinationError):
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A local file, and the path under the destination's root where it belongs ('crypto/BTC-USDT_H1.csv')."""
+    """A local file, and the path under the destination's root where it belongs ('crypto/BTC-USDT_H1.csv').
+
+    `known_hash` is the hash that the destination reported when it last got this same content, if it did: some stores
+    compute theirs in a way that only they know.
+    """
 
     path: Path
     remote: str
+    known_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)

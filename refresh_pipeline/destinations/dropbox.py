@@ -6,7 +6,7 @@ module imports the SDK, a quarter of a second; the registry does so only where D
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +21,7 @@ from requests import RequestException, Session
 
 from refresh_pipeline.destinations import DestinationError, Outgoing, PermanentUploadError, TransientUploadError
 from refresh_pipeline.destinations.hashes import dropbox_hash_of
-from refresh_pipeline.destinations.paths import under_root
+from refresh_pipeline.destinations.paths import WrongDestination, under_root
 from refresh_pipeline.destinations.uploading import (
     AccessRefused,
     FolderNotFound,
@@ -29,8 +29,11 @@ from refresh_pipeline.destinations.uploading import (
     Unreachable,
     UploadingDestination,
 )
+from refresh_pipeline.market.destination_spec import DROPBOX_ROOT, DropboxSpec
 
-DEFAULT_ROOT = "/refresh-pipeline"
+APP_CREDENTIALS = ("DROPBOX_APP_KEY", "DROPBOX_APP_SECRET", "DROPBOX_REFRESH_TOKEN")
+# A token of the old kind that lasts, in place of the three.
+ACCESS_TOKEN = "DROPBOX_ACCESS_TOKEN"  # noqa: S105 - a name
 
 # Longer files go through an upload session, in pieces of 8 MiB: after a break it goes on with the piece that was
 # missing. Dropbox would take ten times as much in one request, which a dropped connection would begin anew.
@@ -107,7 +110,7 @@ class DropboxDestination(UploadingDestination[Dropbox]):
         app_key: str = "",
         app_secret: str = "",
         refresh_token: str = "",
-        root: str = DEFAULT_ROOT,
+        root: str = DROPBOX_ROOT,
         *,
         access_token: str = "",
         session: Session | None = None,
@@ -120,6 +123,25 @@ class DropboxDestination(UploadingDestination[Dropbox]):
         super().__init__(f"dropbox://{quote(self.root) or '/'}", secrets, workers=workers, sleep=sleep)
         self._connections = session
         self._timeout = timeout
+
+    @classmethod
+    def from_spec(cls, spec: DropboxSpec, credentials: Mapping[str, str]) -> "DropboxDestination":
+        """The folder in Dropbox that a spec describes.
+
+        Raises:
+            WrongDestination: the credentials are incomplete.
+        """
+        app_key, app_secret, refresh_token = (credentials.get(name, "") for name in APP_CREDENTIALS)
+        if app_key and app_secret and refresh_token:
+            return cls(app_key, app_secret, refresh_token, spec.root)
+        if access_token := credentials.get(ACCESS_TOKEN, ""):
+            return cls(root=spec.root, access_token=access_token)
+        missing = [name for name in APP_CREDENTIALS if not credentials.get(name)]
+        raise WrongDestination(
+            f"Dropbox needs {', '.join(APP_CREDENTIALS)}; missing: {', '.join(missing)}. "
+            f"Set what is missing, or {ACCESS_TOKEN} alone if you have one of the old kind that lasts, "
+            "or REFRESH_UPLOAD_URL=file:///a/folder to upload into a folder"
+        )
 
     def _session(self) -> Dropbox:
         # None as max_retries_on_rate_limit would wait for ever.

@@ -2,7 +2,7 @@
 
 import errno
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from refresh_pipeline.destinations import (
@@ -15,6 +15,7 @@ from refresh_pipeline.destinations import (
 from refresh_pipeline.destinations.parallel import map_in_threads
 from refresh_pipeline.destinations.paths import folder_of, under_root, url_under
 from refresh_pipeline.files.atomic import replacing, sha256_of, why_not_written
+from refresh_pipeline.market.destination_spec import FolderSpec
 
 # What a mounted disk says when its server is away; everything else stays as it is until somebody mends it.
 PASSING = {errno.EBUSY, errno.EIO, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ESTALE, errno.ETIMEDOUT}
@@ -36,6 +37,11 @@ class FolderDestination:
         is_url = isinstance(where, str) and where.lower().startswith("file:")
         self.root = folder_of(str(where)) if is_url else Path(where).absolute()
         self.url = self.root.as_uri()
+
+    @classmethod
+    def from_spec(cls, spec: FolderSpec, credentials: Mapping[str, str]) -> "FolderDestination":
+        """The folder that a spec describes; it needs no credentials."""
+        return cls(Path(spec.directory).expanduser())
 
     def __repr__(self) -> str:
         return f"FolderDestination({self.url!r})"

@@ -26,6 +26,7 @@ from obstore.store import from_url
 from refresh_pipeline.destinations import DestinationError, Outgoing, PermanentUploadError, TransientUploadError
 from refresh_pipeline.destinations.paths import WrongDestination, shown, split_url, under_root
 from refresh_pipeline.destinations.uploading import AccessRefused, Unreachable, UploadingDestination
+from refresh_pipeline.market.destination_spec import ObjectStoreSpec
 
 # Longer files go in pieces of this size; obstore sends a piece that did not arrive again by itself.
 PIECE_BYTES = 16 * 1024 * 1024
@@ -43,6 +44,8 @@ CREDENTIALS: Mapping[str, Mapping[str, str]] = {
     "gs": {"GOOGLE_APPLICATION_CREDENTIALS": "application_credentials"},
     "az": {"AZURE_STORAGE_ACCOUNT_NAME": "account_name", "AZURE_STORAGE_ACCOUNT_KEY": "account_key"},
 }
+# Google's storage calls its endpoint otherwise.
+ENDPOINT_NAMES = {"gs": "base_url"}
 ADVICE = {
     "s3": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role that may write there",
     "gs": "set GOOGLE_APPLICATION_CREDENTIALS to a key file, or give this machine's account the right to write there",
@@ -62,7 +65,7 @@ class ObjectStoreDestination(UploadingDestination[Any]):
     Args:
         url: `s3://bucket/folder`, `gs://bucket/folder` or `az://container/folder`.
         credentials: the set credentials, by the name of their environment variable.
-        endpoint: the address of S3-compatible storage, `https://...`; Amazon's of the region where it is empty.
+        endpoint: the address of compatible storage, `https://...`; the cloud's own where it is empty.
         region: of an S3 bucket; AWS_REGION or us-east-1 where it is empty.
         timeout: seconds without an answer after which a request has failed.
         sleep: the function that waits between attempts.
@@ -97,7 +100,7 @@ class ObjectStoreDestination(UploadingDestination[Any]):
                 f"{shown(url)} needs {' and '.join(AWS_PAIR)}, or neither (the role of this machine counts then); "
                 f"missing: {missing[0]}"
             )
-        options = {"endpoint": endpoint, "region": region}
+        options = {ENDPOINT_NAMES.get(self._scheme, "endpoint"): endpoint, "region": region}
         config: Any = keys | {name: value for name, value in options.items() if value}
         try:
             self._store = from_url(
@@ -109,6 +112,15 @@ class ObjectStoreDestination(UploadingDestination[Any]):
         except BaseError as error:
             received = self._clean(error)
             raise WrongDestination(f"{shown(url)} cannot be opened: {received}; {ADVICE[self._scheme]}") from None
+
+    @classmethod
+    def from_spec(cls, spec: ObjectStoreSpec, credentials: Mapping[str, str]) -> "ObjectStoreDestination":
+        """The folder in a bucket that a spec describes.
+
+        Raises:
+            WrongDestination: half of a pair of keys is missing, or obstore cannot open the URL.
+        """
+        return cls(spec.location, credentials, endpoint=spec.endpoint, region=spec.region)
 
     def _session(self) -> AbstractContextManager[Any]:
         return nullcontext(self._store)
@@ -135,6 +147,9 @@ class ObjectStoreDestination(UploadingDestination[Any]):
                 "it changed on its way: try again"
             )
         return arrived
+
+    def _clean(self, text: object) -> str:
+        return super()._clean(str(text).partition("Debug source")[0])
 
     def _refusal(self, error: Exception, request: str) -> DestinationError:
         received = self._clean(error)

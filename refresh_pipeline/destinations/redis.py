@@ -23,6 +23,7 @@ from refresh_pipeline.destinations import DestinationError, PermanentUploadError
 from refresh_pipeline.destinations.parallel import CircuitBreaker
 from refresh_pipeline.destinations.uploading import AccessRefused, Unreachable
 from refresh_pipeline.market.candles import CANDLE_COLUMNS
+from refresh_pipeline.market.destination_spec import RedisSpec
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 
@@ -82,6 +83,11 @@ class RedisDestination:
             retry=Retry(ExponentialWithJitterBackoff(base=0.1, cap=2.0), RETRIES),
             decode_responses=True,
         )
+
+    @classmethod
+    def from_spec(cls, spec: RedisSpec, credentials: Mapping[str, str]) -> "RedisDestination":
+        """The server that a spec describes."""
+        return cls(spec.url, credentials.get("REDIS_USERNAME", ""), credentials.get("REDIS_PASSWORD", ""))
 
     def __repr__(self) -> str:
         return f"RedisDestination({self.url!r})"

@@ -181,8 +181,8 @@ class UploadingDestination(ABC, Generic[Client]):
             size, wanted = file.path.stat().st_size, self._hash_of(file.path)
         except OSError as error:
             raise PermanentUploadError(f"{file.path}: nothing to upload: {error.strerror}; export it again") from error
-        if present == wanted:
-            return Uploaded(file, url, size, wanted, skipped=True)
+        if present and present in (wanted, file.known_hash):
+            return Uploaded(file, url, size, present, skipped=True)
         if halt is not None:
             raise halt
         arrived = self._ask(f"upload of {size:,} bytes to {url}", self._send, client, file, path, size, wanted)

@@ -1,118 +1,83 @@
-"""What a market's YAML says below `destinations:`: where its files and candles go beside the folder of exports.
+"""The section `destinations:` of a market's YAML: where files and candles go beside the folder of exports.
 
-How each of them is reached is `refresh_pipeline.destinations`' part; secrets are never in the YAML.
+One model per kind. A new kind is a model here and in `DestinationSpec`, a line in `destinations.registry`, and a module
+of its own. Secrets are never in the YAML.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal, get_args
+from urllib.parse import quote, urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from refresh_pipeline.market.export_spec import Export, Format, Layer
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
-# What REFRESH_UPLOAD_URL or Dropbox's credentials name; always there.
+# The destination that REFRESH_UPLOAD_URL or Dropbox's credentials name; every market has it.
 UPLOADS = "uploads"
 DEFAULT_PATH = "{path}"
+DROPBOX_ROOT = "/refresh-pipeline"
 PLACEHOLDERS = ("path", "market", "export", "rest", "layer", "instrument", "timeframe", "format", "name")
-# Of a Redis server: its URL without a password, which comes from the environment.
+# A Redis server's URL has no password, which comes from the environment.
 REDIS_URL = "redis://127.0.0.1:6379/1"
+BUCKET_SCHEMES = ("s3", "gs", "az")
+BUCKET_URLS = "s3://bucket/folder, gs://bucket/folder or az://container/folder"
 
 
-class Kind(StrEnum):
-    """What a destination is."""
+class BaseSpec(BaseModel, frozen=True):
+    """The keys and facts of every destination."""
 
-    folder = "folder"
-    dropbox = "dropbox"
-    s3 = "s3"
-    redis = "redis"
+    model_config = ConfigDict(extra="forbid")
 
-
-# Which keys each kind has beside those of every destination for files.
-OF_FILES = frozenset({"exports", "path"})
-KEYS: Mapping[Kind | None, frozenset[str]] = {
-    None: OF_FILES,
-    Kind.folder: OF_FILES | {"directory"},
-    Kind.dropbox: OF_FILES | {"root"},
-    Kind.s3: OF_FILES | {"bucket", "prefix", "endpoint", "region"},
-    Kind.redis: frozenset({"url", "timeframes", "days"}),
-}
-NEEDED = {Kind.folder: "directory", Kind.s3: "bucket"}
-
-
-class DestinationSettings(BaseModel):
-    """One destination; which keys it has depends on its kind."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Shown in the web UI beside the asset.
+    description: ClassVar[str] = ""
+    # The package's extra that this kind needs.
+    extra: ClassVar[str] = ""
 
     name: str = Field(default=UPLOADS, exclude=True)
-    kind: Kind | None = None
-    # Which exports go there; all of them where none is named.
-    exports: tuple[str, ...] = ()
-    # What a file is called there.
-    path: str = DEFAULT_PATH
-    directory: str = ""
-    root: str = "/refresh-pipeline"
-    bucket: str = ""
-    prefix: str = ""
-    endpoint: str = ""
-    region: str = "us-east-1"
-    url: str = REDIS_URL
-    timeframes: tuple[Annotated[Timeframe, BeforeValidator(lambda value: Timeframe.parse(str(value)))], ...] = ()
-    days: int = Field(default=30, ge=1, le=3660, strict=True)
-
-    @model_validator(mode="after")
-    def _keys_are_the_kinds(self) -> "DestinationSettings":
-        if self.kind is None and self.name != UPLOADS:
-            raise ValueError(f"nothing said of its kind; allowed: {', '.join(Kind)}")
-        if self.kind is not None and self.name == UPLOADS:
-            raise ValueError("what `uploads` is, REFRESH_UPLOAD_URL says; give this destination another name")
-        astray = self.model_fields_set - KEYS[self.kind] - {"name", "kind"}
-        if astray:
-            raise ValueError(f"{self.kind or UPLOADS} has no {', '.join(sorted(astray))}")
-        if (needed := NEEDED.get(self.kind) if self.kind else None) and not getattr(self, needed):
-            raise ValueError(f"kind {self.kind} needs {needed}")
-        if "@" in self.url:
-            raise ValueError("url holds credentials, which belong into the environment: REDIS_USERNAME, REDIS_PASSWORD")
-        return self
-
-    @model_validator(mode="after")
-    def _path_is_a_template(self) -> "DestinationSettings":
-        found = re.findall(r"{([^{}]*)}", self.path)
-        if unknown := [name for name in found if name not in PLACEHOLDERS]:
-            raise ValueError(f"path has no {{{unknown[0]}}}; allowed: {', '.join(PLACEHOLDERS)}")
-        if re.search(r"[{}]", re.sub(r"{[^{}]*}", "", self.path)) or ".." in self.path:
-            raise ValueError("path is a template such as dist/data/{export}/{rest}, without '..'")
-        return self
-
-    @property
-    def takes_files(self) -> bool:
-        """Whether files go there; else candles."""
-        return self.kind is not Kind.redis
+    kind: str
 
     @property
     def asset(self) -> str:
-        """The name of the asset that stands for what lies there."""
+        """The name of the asset that stands for the contents of this destination."""
         return UPLOADS if self.name == UPLOADS else f"{self.name}_copies"
+
+
+class FileSpec(BaseSpec, frozen=True):
+    """A destination for export files."""
+
+    # The exports that go there; all of them where none is named.
+    exports: tuple[str, ...] = ()
+    # A template of a file's path under the destination's root.
+    path: str = DEFAULT_PATH
+
+    @field_validator("path")
+    @classmethod
+    def _path_is_a_template(cls, path: str) -> str:
+        names = re.findall(r"{([^{}]*)}", path)
+        if unknown := [name for name in names if name not in PLACEHOLDERS]:
+            raise ValueError(f"path has no {{{unknown[0]}}}; allowed: {', '.join(PLACEHOLDERS)}")
+        if re.search(r"[{}]", re.sub(r"{[^{}]*}", "", path)) or ".." in path:
+            raise ValueError("path is a template such as dist/data/{export}/{rest}, without '..'")
+        return path
 
     def takes(self, export: str) -> bool:
         """Whether the files of an export go there."""
         return not self.exports or export in self.exports
 
-    def path_of(self, market: str, export: Export, layer: Layer, series: Series, kind: Format) -> str:
-        """What a file is called there, below the destination's root.
+    def path_of(self, market: str, export: Export, layer: Layer, series: Series, file_format: Format) -> str:
+        """The path of a file below the destination's root.
 
         >>> from refresh_pipeline.market.timeframe import Timeframe
         >>> current = Export(name="current", layout="fx_refresh")
-        >>> there = DestinationSettings(path="/dist/data/{export}/{rest}")
-        >>> there.path_of("fx", current, Layer.enhanced, Series("EUR/USD", Timeframe.H1), Format.csv)
+        >>> spec = FolderSpec(kind="folder", directory="share", path="/dist/data/{export}/{rest}")
+        >>> spec.path_of("fx", current, Layer.enhanced, Series("EUR/USD", Timeframe.H1), Format.csv)
         'dist/data/current/cds/EUR-USD_H1.csv'
         """
-        path = export.path(market, layer, series, kind)
+        path = export.path(market, layer, series, file_format)
         values = {
             "path": path,
             "market": market,
@@ -121,44 +86,165 @@ class DestinationSettings(BaseModel):
             "layer": layer.value,
             "instrument": series.instrument.replace("/", "-"),
             "timeframe": series.timeframe.value,
-            "format": kind.value,
+            "format": file_format.value,
             "name": path.rpartition("/")[2],
         }
         return self.path.format_map(values).strip("/")
 
 
+class UploadsSpec(FileSpec, frozen=True):
+    """The destination that REFRESH_UPLOAD_URL or Dropbox's credentials name."""
+
+    kind: Literal["uploads"] = UPLOADS
+
+
+class FolderSpec(FileSpec, frozen=True):
+    """A folder of this machine, or one that is mounted here."""
+
+    description: ClassVar[str] = "The export files in another folder."
+
+    kind: Literal["folder"]
+    directory: str = Field(min_length=1)
+
+
+class DropboxSpec(FileSpec, frozen=True):
+    """A folder in Dropbox."""
+
+    description: ClassVar[str] = "The export files in Dropbox."
+
+    kind: Literal["dropbox"]
+    root: str = DROPBOX_ROOT
+
+
+class ObjectStoreSpec(FileSpec, frozen=True):
+    """A folder in a bucket: `url`, or the name of an S3 bucket and a prefix in it."""
+
+    description: ClassVar[str] = "The export files in a bucket of an object store."
+    extra: ClassVar[str] = "s3"
+
+    kind: Literal["object_store", "s3"]
+    url: str = ""
+    bucket: str = ""
+    prefix: str = ""
+    # Of compatible storage; the cloud's own where it is empty.
+    endpoint: str = ""
+    region: str = ""
+
+    @field_validator("url")
+    @classmethod
+    def _url_names_a_bucket(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError(
+                f"url holds credentials or options; allowed: {BUCKET_URLS}; keys belong in the environment"
+            )
+        if parts.scheme not in BUCKET_SCHEMES or not parts.netloc:
+            raise ValueError(f"allowed: {BUCKET_URLS}")
+        return url
+
+    @model_validator(mode="after")
+    def _one_bucket(self) -> "ObjectStoreSpec":
+        if bool(self.url) == bool(self.bucket):
+            raise ValueError(f"kind {self.kind} needs bucket, or url in its place: {BUCKET_URLS}")
+        if self.url and self.prefix:
+            raise ValueError("prefix belongs to bucket; write the folder into url")
+        if self.region and not self.location.startswith("s3://"):
+            raise ValueError("region belongs to s3:// alone")
+        return self
+
+    @property
+    def location(self) -> str:
+        """The URL of the folder in the bucket.
+
+        >>> ObjectStoreSpec(kind="s3", bucket="candles", prefix="/pairs/").location
+        's3://candles/pairs'
+        """
+        return (self.url or f"s3://{self.bucket}/{quote(self.prefix.strip('/'))}").rstrip("/")
+
+
+class RedisSpec(BaseSpec, frozen=True):
+    """The newest candles of every series in a Redis server."""
+
+    description: ClassVar[str] = "The newest candles of every series in Redis, the window always whole."
+    extra: ClassVar[str] = "redis"
+
+    kind: Literal["redis"]
+    url: str = REDIS_URL
+    timeframes: tuple[Annotated[Timeframe, BeforeValidator(lambda value: Timeframe.parse(str(value)))], ...] = ()
+    days: int = Field(default=30, ge=1, le=3660, strict=True)
+
+    @field_validator("url")
+    @classmethod
+    def _url_holds_no_secret(cls, url: str) -> str:
+        if "@" in url or "?" in url:
+            raise ValueError("url holds credentials, which belong into the environment: REDIS_USERNAME, REDIS_PASSWORD")
+        return url
+
+
+# What a YAML may describe, told apart by `kind`; parse_destinations fills in that of `uploads`.
+DestinationSpec = Annotated[
+    UploadsSpec | FolderSpec | DropboxSpec | ObjectStoreSpec | RedisSpec, Field(discriminator="kind")
+]
+MODELS: Mapping[str, type[BaseSpec]] = {
+    kind: model
+    for model in get_args(get_args(DestinationSpec)[0])
+    for kind in get_args(model.model_fields["kind"].annotation)
+}
+KINDS = tuple(kind for kind in MODELS if kind != UPLOADS)
+
+
 def parse_destinations(value: object) -> object:
-    """The destinations below their names, `uploads` among them."""
+    """The destinations by name, `uploads` among them, as the models take them.
+
+    Raises:
+        ValueError: a name or a kind is not allowed.
+    """
     if not isinstance(value, Mapping):
         raise ValueError("allowed: a mapping from the name of a destination to what it is")
-    named: dict[str, Any] = {UPLOADS: {"name": UPLOADS}}
-    for name, said in value.items():
+    named: dict[str, Any] = {UPLOADS: UploadsSpec()}
+    for name, keys in value.items():
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name of a destination; allowed: lower-case letters, digits and _")
-        if isinstance(said, Mapping) and "name" in said:
-            raise ValueError(f"{name}: a destination is called by its key alone; leave out name")
-        named[name] = {**said, "name": name} if isinstance(said, Mapping) else said
+        named[name] = _with_kind(name, keys)
     return named
 
 
+def _with_kind(name: str, keys: object) -> object:
+    if isinstance(keys, BaseSpec):
+        return keys
+    if not isinstance(keys, Mapping):
+        raise ValueError(f"{name}: allowed: a mapping with kind and the keys of that kind")
+    if "name" in keys:
+        raise ValueError(f"{name}: a destination is called by its key alone; leave out name")
+    if name == UPLOADS and "kind" in keys:
+        raise ValueError("what `uploads` is, REFRESH_UPLOAD_URL says; give this destination another name")
+    if name == UPLOADS:
+        return {**keys, "kind": UPLOADS, "name": name}
+    if "kind" not in keys:
+        raise ValueError(f"{name}: nothing said of its kind; allowed: {', '.join(KINDS)}")
+    if keys["kind"] not in KINDS:
+        raise ValueError(f"{name}.kind: found {keys['kind']!r}; allowed: {', '.join(KINDS)}")
+    return {**keys, "name": name}
+
+
 def clash(
-    there: DestinationSettings,
+    spec: FileSpec,
     market: str,
     exports: Mapping[str, Export],
     instruments: Sequence[str],
     timeframes: Sequence[Timeframe],
 ) -> str | None:
-    """Two files that a destination would take for one, as a sentence; None where there are none."""
+    """Two files that would have one path at a destination, as a sentence; None where there are none."""
     # Two instruments show what a thousand would.
-    series = [Series(name, timeframe) for name in instruments[:2] for timeframe in timeframes]
-    seen: dict[str, str] = {}
-    for export in (each for each in exports.values() if there.takes(each.name)):
+    batch = [Series(name, timeframe) for name in instruments[:2] for timeframe in timeframes]
+    paths: dict[str, str] = {}
+    for export in (export for export in exports.values() if spec.takes(export.name)):
         for layer in export.layers:
-            for kind in export.formats:
-                for one in series:
-                    path = export.path(market, layer, one, kind)
-                    remote = there.path_of(market, export, layer, one, kind)
-                    if remote in seen:
-                        return f"{seen[remote]} and {path} would both be {remote} there"
-                    seen[remote] = path
+            for file_format in export.formats:
+                for series in batch:
+                    path = export.path(market, layer, series, file_format)
+                    remote = spec.path_of(market, export, layer, series, file_format)
+                    if remote in paths:
+                        return f"{paths[remote]} and {path} would both be {remote} there"
+                    paths[remote] = path
     return None

@@ -25,8 +25,13 @@ from pydantic import (
 from refresh_pipeline.market.calendars.base import Calendar
 from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline.market.destination_spec import (
+    MODELS,
     UPLOADS,
-    DestinationSettings,
+    BaseSpec,
+    DestinationSpec,
+    FileSpec,
+    RedisSpec,
+    UploadsSpec,
     clash,
     parse_destinations,
 )
@@ -191,8 +196,8 @@ class Market(BaseModel):
     # Files, by the name of the export that they belong to.
     exports: Annotated[Mapping[str, Export], BeforeValidator(parse_exports)] = {DEFAULT_NAME: Export()}
     # Where files and candles go, by name; `uploads` is always there.
-    destinations: Annotated[Mapping[str, DestinationSettings], BeforeValidator(parse_destinations)] = {
-        UPLOADS: DestinationSettings()
+    destinations: Annotated[Mapping[str, DestinationSpec], BeforeValidator(parse_destinations)] = {
+        UPLOADS: UploadsSpec()
     }
     # How often files are written and uploaded.
     publish: Duration = timedelta(hours=2)
@@ -274,19 +279,19 @@ class Market(BaseModel):
     @field_validator("destinations")
     @classmethod
     def _destinations_fit(
-        cls, destinations: Mapping[str, DestinationSettings], info: ValidationInfo
-    ) -> Mapping[str, DestinationSettings]:
-        said = info.data
-        if not {"name", "exports", "instruments", "timeframes"} <= said.keys():
-            return destinations
-        for each in destinations.values():
-            if unknown := [name for name in each.exports if name not in said["exports"]]:
-                raise ValueError(f"{each.name}: no export {unknown[0]!r}; allowed: {', '.join(said['exports'])}")
-            if unknown := [timeframe for timeframe in each.timeframes if timeframe not in said["timeframes"]]:
-                raise ValueError(f"{each.name}: the market has no timeframe {unknown[0]}")
-            if two := clash(each, said["name"], said["exports"], list(said["instruments"]), said["timeframes"]):
-                raise ValueError(f"{each.name}: path leaves no file its own name: {two}")
+        cls, destinations: Mapping[str, DestinationSpec], info: ValidationInfo
+    ) -> Mapping[str, DestinationSpec]:
+        if {"name", "exports", "instruments", "timeframes"} <= info.data.keys():
+            for spec in destinations.values():
+                if fault := _misfit(spec, info.data):
+                    raise ValueError(f"{spec.name}: {fault}")
         return destinations
+
+    @property
+    def uploads(self) -> UploadsSpec:
+        """The destination that REFRESH_UPLOAD_URL names."""
+        spec = self.destinations[UPLOADS]
+        return spec if isinstance(spec, UploadsSpec) else UploadsSpec()
 
     @field_validator("publish")
     @classmethod
@@ -453,11 +458,26 @@ def _details(header: list[str], row: list[str]) -> dict[str, Any]:
     return own | ({"ids": named} if named else {})
 
 
+def _misfit(spec: BaseSpec, market: Mapping[str, Any]) -> str:
+    """The reason why a destination does not fit its market; empty where it does."""
+    if isinstance(spec, RedisSpec):
+        unknown = [timeframe for timeframe in spec.timeframes if timeframe not in market["timeframes"]]
+        return f"the market has no timeframe {unknown[0]}" if unknown else ""
+    if not isinstance(spec, FileSpec):
+        return ""
+    if missing := [name for name in spec.exports if name not in market["exports"]]:
+        return f"no export {missing[0]!r}; allowed: {', '.join(market['exports'])}"
+    files = clash(spec, market["name"], market["exports"], list(market["instruments"]), market["timeframes"])
+    return f"path leaves no file its own name: {files}" if files else ""
+
+
 def _explained(where: str, fault: Any, model: type[BaseModel]) -> str:
     path = [str(part) for part in fault["loc"] if part != "[key]"]
     if path[:1] == [FALLBACKS_KEY]:
         path[:2] = ["source", str(int(path[1]) + 1)] if path[1:] else ["source"]
-    key = f"{where}: {'.'.join(path)}" if path else where
+    # Pydantic puts the kind of a destination between its name and its keys.
+    keys_path = path[:2] + path[3:] if path[:1] == ["destinations"] else path
+    key = f"{where}: {'.'.join(keys_path)}" if path else where
     siblings = _keys_of(_model_at(model, path[:-1]))
     if fault["type"] == "missing":
         return f"{key}: missing; allowed keys: {', '.join(siblings)}"
@@ -473,7 +493,9 @@ def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
     if model is Market and path:
         if path[0] == "exports":
             return {"keep": Retention, "window": Window}.get(path[-1], Export)
-        sections = {"source": SourceSettings, "indicators": IndicatorSettings, "destinations": DestinationSettings}
+        if path[0] == "destinations":
+            return MODELS[path[2]] if len(path) > 2 else BaseSpec
+        sections: dict[str, type[BaseModel]] = {"source": SourceSettings, "indicators": IndicatorSettings}
         return sections.get(path[0], Instrument)
     for part in path:
         kind = model.model_fields[part].annotation if part in model.model_fields else None
@@ -498,6 +520,7 @@ def _nearest(text: str, names: list[str]) -> str:
 def _shown(value: object) -> str:
     # Who writes a password into a URL must not find it in a log.
     text = re.sub(r"(?<=//)[^/\s'\"]*@", "***@", repr(value))
+    text = re.sub(r"(://[^\s'\"?#]*[?#])[^\s'\"]+", r"\1***", text)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -8,7 +8,6 @@ from functools import partial
 
 import dagster as dg
 
-from refresh_pipeline.market.destination_spec import UPLOADS
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.orchestration.asset_specs import asset
 from refresh_pipeline.orchestration.charts import with_chart
@@ -59,8 +58,8 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
         context: Context, warehouse: WarehouseParam, files: Exports, destination: Uploads, asked: Asked
     ) -> dg.MaterializeResult:
         now, batch = asked.moment, series_left(context, asked, warehouse, market)
-        there, place = market.destinations[UPLOADS], destination.open()
-        done = upload.upload(warehouse, market, there, batch, root=files.root, destination=place, now=now)
+        place = destination.open(market.uploads)
+        done = upload.upload(warehouse, market, market.uploads, batch, root=files.root, destination=place, now=now)
         return materialized(context, warehouse, market, done, now)
 
     return [raw_candles, enhanced_candles, indicators, exports, uploads]

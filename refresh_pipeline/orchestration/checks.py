@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from refresh_pipeline.market.destination_spec import UPLOADS
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.orchestration.resources import Asked, Exports, Uploads, WarehouseParam
 from refresh_pipeline.pipeline.quality import Verdict, export_verdict, raw_verdicts, upload_verdict
@@ -57,7 +56,7 @@ def market_checks(market: Market) -> list[dg.AssetChecksDefinition]:
         description="The destination holds every export file as it was last exported.",
     )
     def uploads_match_the_exports(warehouse: WarehouseParam, destination: Uploads) -> dg.AssetCheckResult:
-        return result(upload_verdict(warehouse, market, market.destinations[UPLOADS], destination.open))
+        return result(upload_verdict(warehouse, market, market.uploads, lambda: destination.open(market.uploads)))
 
     return [raw_candles_checks, exports_match_the_table, uploads_match_the_exports]
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from refresh_pipeline.market.destination_spec import FileSpec
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.orchestration.destination_assets import described
 from refresh_pipeline.pipeline.job_names import backfill_job_name, publish_job_name, refresh_job_name
@@ -42,7 +43,7 @@ def market_jobs(market: Market) -> list[UnresolvedAssetJobDefinition]:
 
 def _copies(market: Market, of_files: bool) -> list[str]:
     """Candles are copied as they are refreshed, files as they are published."""
-    return [there.asset for there in described(market) if there.takes_files is of_files]
+    return [spec.asset for spec in described(market) if isinstance(spec, FileSpec) is of_files]
 
 
 def _selection(market: Market, names: Sequence[str]) -> dg.AssetSelection:

@@ -12,9 +12,9 @@ import numpy as np
 from pydantic import Field
 
 from refresh_pipeline.destinations import Destination
-from refresh_pipeline.destinations.registry import open_configured, open_destination, open_redis
+from refresh_pipeline.destinations.registry import open_destination, open_redis
 from refresh_pipeline.market.candles import instant, parse_instant
-from refresh_pipeline.market.destination_spec import DestinationSettings
+from refresh_pipeline.market.destination_spec import FileSpec, RedisSpec
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.settings import Settings, credentials, load_settings, secret
@@ -101,32 +101,27 @@ class Uploads(dg.ConfigurableResource):
 
     default_folder: str
 
-    def open(self, there: DestinationSettings | None = None) -> Destination:
-        """A destination for files: the one that a market's YAML describes, else the one that the settings name.
+    def open(self, spec: FileSpec) -> Destination:
+        """The destination for files that a market's YAML describes; the settings say where `uploads` go.
 
         Raises:
             ValueError: the upload URL is of no known kind, credentials are incomplete, or a package is missing.
         """
         settings = load_settings()
-        known = credentials(settings)
-        if there is not None and there.kind is not None:
-            return open_configured(there, known)
         return open_destination(
-            settings.upload_url,
+            spec,
+            credentials(settings),
+            upload_url=settings.upload_url,
             default_folder=Path(self.default_folder),
-            dropbox_app_key=known.get("DROPBOX_APP_KEY"),
-            dropbox_app_secret=known.get("DROPBOX_APP_SECRET"),
-            dropbox_refresh_token=known.get("DROPBOX_REFRESH_TOKEN"),
-            dropbox_access_token=known.get("DROPBOX_ACCESS_TOKEN"),
         )
 
-    def open_redis(self, there: DestinationSettings) -> "RedisDestination":
-        """A Redis server that a market's YAML describes.
+    def open_redis(self, spec: RedisSpec) -> "RedisDestination":
+        """The Redis server that a market's YAML describes.
 
         Raises:
             ValueError: a package is missing.
         """
-        return open_redis(there, credentials(load_settings()))
+        return open_redis(spec, credentials(load_settings()))
 
 
 def resources(settings: Settings) -> dict[str, object]:

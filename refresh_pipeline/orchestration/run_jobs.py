@@ -8,6 +8,7 @@ import dagster as dg
 from filelock import FileLock
 
 from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, going_runs, this_process
+from refresh_pipeline.market.destination_spec import UploadsSpec
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.orchestration.build import build
@@ -152,5 +153,5 @@ def _places(settings: Settings) -> dict[str, str]:
     places = {"warehouse": str(settings.database), "exports": str(settings.exports_dir)}
     # A wrong destination was told already, as the error of the step that needed it.
     with suppress(ValueError):
-        places["uploads"] = uploads_of(settings).open().url
+        places["uploads"] = uploads_of(settings).open(UploadsSpec()).url
     return places

@@ -13,7 +13,7 @@ from refresh_pipeline.destinations import Destination, DestinationError
 from refresh_pipeline.files.atomic import sha256_of
 from refresh_pipeline.market.calendars.base import Calendar, length_of
 from refresh_pipeline.market.candles import PRICE_COLUMNS, TIME_UNIT, instant
-from refresh_pipeline.market.destination_spec import DestinationSettings
+from refresh_pipeline.market.destination_spec import FileSpec, RedisSpec
 from refresh_pipeline.market.export_spec import Format, Layer, Layout
 from refresh_pipeline.market.freshness import latest_due
 from refresh_pipeline.market.model import Market
@@ -208,18 +208,18 @@ def _altered(root: Path, file: Exported) -> Fault | None:
 
 
 def upload_verdict(
-    warehouse: Warehouse, market: Market, there: DestinationSettings, open_there: Callable[[], Destination]
+    warehouse: Warehouse, market: Market, spec: FileSpec, open_destination: Callable[[], Destination]
 ) -> Verdict:
     """Whether a destination holds what was last exported."""
     warehouse.prepare(market)
-    name = f"{there.asset}_match_the_exports"
+    name = f"{spec.asset}_match_the_exports"
     manifest = {each.path: each for each in warehouse.exported(market, market.series)}
-    files = remotes(market, there, market.series, manifest)
-    uploaded = {each.path: each for each in warehouse.uploaded(market, there.name, market.series)}
+    files = remotes(market, spec, market.series, manifest)
+    uploaded = {each.path: each for each in warehouse.uploaded(market, spec.name, market.series)}
     if not files:
         return Verdict(name, [], 0)
     try:
-        hashes = open_there().hashes(list(files))
+        hashes = open_destination().hashes(list(files))
     except DestinationError as error:
         return Verdict(name, [Fault(next(iter(files.values())).series, None, str(error))], len(files))
     faults = [
@@ -231,15 +231,15 @@ def upload_verdict(
 
 
 def window_verdict(
-    warehouse: Warehouse, market: Market, there: DestinationSettings, open_there: Callable[[], "RedisDestination"]
+    warehouse: Warehouse, market: Market, spec: RedisSpec, open_destination: Callable[[], "RedisDestination"]
 ) -> Verdict:
     """Whether a Redis server holds the whole window of every series, as many candles as the warehouse has of it."""
     warehouse.prepare(market)
-    name, batch = f"{there.asset}_are_whole", series_kept(there, market.series)
-    wanted = {s: len(r["open_time"]) for s, r in warehouse.newest_candles(market, batch, timedelta(days=there.days))}
+    name, batch = f"{spec.asset}_are_whole", series_kept(spec, market.series)
+    wanted = {s: len(r["open_time"]) for s, r in warehouse.newest_candles(market, batch, timedelta(days=spec.days))}
     wanted = {series: count for series, count in wanted.items() if count}
     try:
-        held = open_there().counts(list(wanted))
+        held = open_destination().counts(list(wanted))
     except DestinationError as error:
         return Verdict(name, [Fault(series, None, str(error)) for series in list(wanted)[:1]], len(wanted))
     faults = [

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.market.candles import instant
-from refresh_pipeline.market.destination_spec import DestinationSettings
+from refresh_pipeline.market.destination_spec import RedisSpec
 from refresh_pipeline.market.freshness import completeness, data_age
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from refresh_pipeline.destinations.redis import Kept, RedisDestination, Window
 
 
-def series_kept(there: DestinationSettings, batch: Sequence[Series]) -> list[Series]:
+def series_kept(spec: RedisSpec, batch: Sequence[Series]) -> list[Series]:
     """The series of a batch that go to a destination: those of its timeframes, all where it names none."""
-    return [series for series in batch if not there.timeframes or series.timeframe in there.timeframes]
+    return [series for series in batch if not spec.timeframes or series.timeframe in spec.timeframes]
 
 
 def keep(
     warehouse: Warehouse,
     market: Market,
-    there: DestinationSettings,
+    spec: RedisSpec,
     batch: Sequence[Series],
     *,
     destination: "RedisDestination",
@@ -40,7 +40,7 @@ def keep(
 ) -> dict[Series, Attempt]:
     """Put the whole window of every series of the batch there, in place of what was."""
     began = time.monotonic()
-    chosen = series_kept(there, batch)
+    chosen = series_kept(spec, batch)
     done: dict[Series, Attempt] = dict.fromkeys(chosen, Attempt(Outcome.no_data))
     ages: list[float] = []
 
@@ -49,10 +49,10 @@ def keep(
             ages.append(window.age_seconds)
             yield window
 
-    back = timedelta(days=there.days)
+    back = timedelta(days=spec.days)
     for number, kept in enumerate(destination.keep(windows(), now), start=1):
         done[kept.series] = _attempt(kept)
-        advance(there.asset, number, len(chosen))
+        advance(spec.asset, number, len(chosen))
     if any(attempt.outcome is not Outcome.failed for attempt in done.values()):
         destination.tell(_status(done, ages, time.monotonic() - began, now))
     return done

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from refresh_pipeline.destinations import Destination, Outgoing, Uploaded
-from refresh_pipeline.market.destination_spec import DestinationSettings
+from refresh_pipeline.market.destination_spec import FileSpec
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.pipeline.export import wanted_files
@@ -19,7 +19,7 @@ from refresh_pipeline.warehouse.warehouse import Warehouse
 
 
 def remotes(
-    market: Market, there: DestinationSettings, batch: Sequence[Series], manifest: Mapping[str, Exported]
+    market: Market, spec: FileSpec, batch: Sequence[Series], manifest: Mapping[str, Exported]
 ) -> dict[str, Exported]:
     """What belongs to a destination: by the name it has there, the file as it was last exported.
 
@@ -28,8 +28,8 @@ def remotes(
     found = {}
     for series in batch:
         for file in wanted_files(market, series):
-            if there.takes(file.export.name) and file.path in manifest:
-                remote = there.path_of(market.name, file.export, file.layer, series, file.kind)
+            if spec.takes(file.export.name) and file.path in manifest:
+                remote = spec.path_of(market.name, file.export, file.layer, series, file.kind)
                 found[remote] = manifest[file.path]
     return found
 
@@ -37,7 +37,7 @@ def remotes(
 def upload(
     warehouse: Warehouse,
     market: Market,
-    there: DestinationSettings,
+    spec: FileSpec,
     batch: Sequence[Series],
     *,
     root: Path,
@@ -46,26 +46,31 @@ def upload(
 ) -> dict[Series, Attempt]:
     """Bring every export file of the batch to the destination, unless the same content is there already."""
     manifest = {each.path: each for each in warehouse.exported(market, batch)}
-    files = remotes(market, there, batch, manifest)
-    known = {each.path: each for each in warehouse.uploaded(market, there.name, batch)}
+    files = remotes(market, spec, batch, manifest)
+    known = {each.path: each for each in warehouse.uploaded(market, spec.name, batch)}
     answers: dict[Series, list[Uploaded]] = {series: [] for series in batch}
     arrived: list[Published] = []
-    outgoing = [Outgoing(root / file.path, remote) for remote, file in files.items()]
+    outgoing = [Outgoing(root / file.path, remote, _known_hash(file, known)) for remote, file in files.items()]
     for number, answer in enumerate(destination.upload(outgoing), start=1):
         file = files[answer.file.remote]
         answers[file.series].append(answer)
         # What was there already keeps the time at which it arrived.
-        if answer.error is None and (row := _published(there, file, answer, destination)) != known.get(file.path):
+        if answer.error is None and (row := _published(spec, file, answer, destination)) != known.get(file.path):
             arrived.append(row)
-        advance(there.asset, number, len(outgoing))
+        advance(spec.asset, number, len(outgoing))
     warehouse.record_uploads(market, arrived, now)
     return {series: _attempt(own) for series, own in answers.items()}
 
 
-def _published(there: DestinationSettings, file: Exported, answer: Uploaded, destination: Destination) -> Published:
+def _known_hash(file: Exported, known: Mapping[str, Published]) -> str:
+    uploaded = known.get(file.path)
+    return uploaded.content_hash if uploaded is not None and uploaded.sha256 == file.sha256 else ""
+
+
+def _published(spec: FileSpec, file: Exported, answer: Uploaded, destination: Destination) -> Published:
     return Published(
         file.series,
-        there.name,
+        spec.name,
         file.format,
         file.path,
         answer.url,

@@ -680,12 +680,14 @@ AS_DEPLOYED = """
 import sys
 from pathlib import Path
 from refresh_pipeline.destinations import Outgoing
-from refresh_pipeline.destinations.uploading import LONGEST_WAIT
 from refresh_pipeline.destinations.registry import open_destination
+from refresh_pipeline.market.destination_spec import UploadsSpec
 key, secret, token, file = sys.argv[1:]
 destination = open_destination(
-    "dropbox:///Apps/refresh", default_folder=Path("unused"),
-    dropbox_app_key=key, dropbox_app_secret=secret, dropbox_refresh_token=token,
+    UploadsSpec(),
+    {"DROPBOX_APP_KEY": key, "DROPBOX_APP_SECRET": secret, "DROPBOX_REFRESH_TOKEN": token},
+    upload_url="dropbox:///Apps/refresh",
+    default_folder=Path("unused"),
 )
 [result] = destination.upload([Outgoing(Path(file), "crypto/a.csv")])
 print(result.error or result.content_hash)

@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 
 from refresh_pipeline.destinations.paths import WrongDestination
-from refresh_pipeline.destinations.registry import open_configured, open_redis
+from refresh_pipeline.destinations.registry import open_destination, open_redis
 from refresh_pipeline.files.writer import ExportError, write_table
-from refresh_pipeline.market.destination_spec import DestinationSettings
+from refresh_pipeline.market.destination_spec import ObjectStoreSpec, RedisSpec
 from refresh_pipeline.market.model import MarketError, parse_market
 from refresh_pipeline.pipeline.export import check_exports
-
-KEYS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
 
 
 @pytest.fixture
@@ -25,16 +23,12 @@ def without_extras(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, f"refresh_pipeline.destinations.{name}", raising=False)
 
 
-def settings(**said: object) -> DestinationSettings:
-    return DestinationSettings.model_validate({"name": "lake", **said})
-
-
 @pytest.mark.usefixtures("without_extras")
 def test_a_destination_names_the_extra_that_it_needs() -> None:
     with pytest.raises(WrongDestination, match=r"'lake' needs a package .*refresh-pipeline\[s3\]"):
-        open_configured(settings(kind="s3", bucket="b"), KEYS)
+        open_destination(ObjectStoreSpec(name="lake", kind="s3", bucket="b"), {}, default_folder=Path("unused"))
     with pytest.raises(WrongDestination, match=r"refresh-pipeline\[redis\]"):
-        open_redis(settings(kind="redis"), {})
+        open_redis(RedisSpec(name="cache", kind="redis"), {})
 
 
 @pytest.mark.usefixtures("without_extras")

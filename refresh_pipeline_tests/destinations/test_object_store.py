@@ -1,13 +1,16 @@
 """Uploads into S3-compatible storage: the client that ships against a server in miniature that checks signatures."""
 
+import json
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from refresh_pipeline.destinations import (
+    Destination,
     DestinationError,
     Outgoing,
     PermanentUploadError,
@@ -17,10 +20,18 @@ from refresh_pipeline.destinations import (
 from refresh_pipeline.destinations.object_store import PIECE_BYTES, ObjectStoreDestination, etag_of
 from refresh_pipeline.destinations.parallel import OUTAGE_AFTER
 from refresh_pipeline.destinations.paths import WrongDestination
-from refresh_pipeline.destinations.registry import open_configured
-from refresh_pipeline.market.destination_spec import DestinationSettings
+from refresh_pipeline.destinations.registry import open_destination
+from refresh_pipeline.market.destination_spec import ObjectStoreSpec
+from refresh_pipeline_tests.fakes.azure import ACCOUNT, ACCOUNT_KEY, CONTAINER, FakeAzure
 from refresh_pipeline_tests.fakes.http_server import Fault
-from refresh_pipeline_tests.fakes.s3 import ACCESS_KEY_ID, BUCKET, SECRET_ACCESS_KEY, FakeS3, refused
+from refresh_pipeline_tests.fakes.s3 import (
+    ACCESS_KEY_ID,
+    BUCKET,
+    SECRET_ACCESS_KEY,
+    FakeMetadataServer,
+    FakeS3,
+    refused,
+)
 
 REMOTES = ("crypto/BTC-USDT_m1.csv", "crypto/BTC USDT é_H1.csv", "fx/EUR-USD_H1.parquet")
 
@@ -195,9 +206,64 @@ def test_secrets_show_nowhere(storage: FakeS3, outgoing: list[Outgoing], caplog:
     assert ACCESS_KEY_ID not in said
 
 
+def opened(spec: ObjectStoreSpec, **credentials: str) -> Destination:
+    return open_destination(spec, credentials, default_folder=Path("unused"))
+
+
 def test_a_yaml_and_credentials_make_one() -> None:
-    there = DestinationSettings.model_validate({"name": "lake", "kind": "s3", "bucket": "b", "prefix": "p"})
-    known = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s"}
-    assert open_configured(there, known).url == "s3://b/p"
+    spec = ObjectStoreSpec(name="lake", kind="s3", bucket="b", prefix="p")
+    assert opened(spec, AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s").url == "s3://b/p"
     with pytest.raises(WrongDestination, match="missing: AWS_SECRET_ACCESS_KEY"):
-        open_configured(there, {"AWS_ACCESS_KEY_ID": "k"})
+        opened(spec, AWS_ACCESS_KEY_ID="k")
+
+
+def test_without_keys_the_role_of_the_machine_counts(storage: FakeS3, outgoing: list[Outgoing]) -> None:
+    spec = ObjectStoreSpec(kind="object_store", url=f"s3://{BUCKET}/dist", endpoint=storage.base_url)
+    with FakeMetadataServer() as role:
+        os.environ["AWS_METADATA_ENDPOINT"] = role.base_url
+        assert errors_of(list(opened(spec).upload(outgoing))) == []
+        asked = len(role.asked)
+        assert asked > 0
+        keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY}
+        assert all(result.skipped for result in opened(spec, **keys).upload(outgoing))
+        assert len(role.asked) == asked, "keys that are set win"
+    assert set(storage.objects) == {f"dist/{remote}" for remote in REMOTES}
+
+
+def test_without_keys_and_without_a_role_the_message_says_what_to_set(
+    storage: FakeS3, outgoing: list[Outgoing]
+) -> None:
+    os.environ["AWS_METADATA_ENDPOINT"] = "http://127.0.0.1:9"
+    destination = ObjectStoreDestination(
+        f"s3://{BUCKET}", {}, endpoint=storage.base_url, timeout=1, sleep=lambda seconds: None
+    )
+    [result] = destination.upload(outgoing[:1])
+    assert "no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in str(result.error)
+    assert storage.asked == []
+
+
+def test_google_storage_takes_files_by_the_key_file_of_its_own_chain(tmp_path: Path, outgoing: list[Outgoing]) -> None:
+    key = tmp_path / "key.json"
+    account = {"client_email": "a@example.org", "private_key": "", "private_key_id": "", "disable_oauth": True}
+    with FakeS3(checks_signatures=False) as storage:
+        key.write_text(json.dumps({"type": "service_account", "gcs_base_url": storage.base_url, **account}))
+        os.environ["GOOGLE_SERVICE_ACCOUNT"] = str(key)
+        spec = ObjectStoreSpec(kind="object_store", url=f"gs://{BUCKET}/dist", endpoint=storage.base_url)
+        assert errors_of(list(opened(spec).upload(outgoing))) == []
+        assert all(result.skipped for result in opened(spec).upload(outgoing))
+    assert set(storage.objects) == {f"dist/{remote}" for remote in REMOTES}
+
+
+def test_azure_takes_files_and_knows_them_again_by_the_hash_that_it_gave(outgoing: list[Outgoing]) -> None:
+    keys = {"AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT, "AZURE_STORAGE_ACCOUNT_KEY": ACCOUNT_KEY}
+    with FakeAzure() as storage:
+        spec = ObjectStoreSpec(kind="object_store", url=f"az://{CONTAINER}/dist", endpoint=storage.base_url)
+        destination = opened(spec, **keys)
+        results = list(destination.upload(outgoing))
+        assert errors_of(results) == []
+        assert storage.blobs == {f"dist/{file.remote}": file.path.read_bytes() for file in outgoing}
+        hashes = {result.file.remote: result.content_hash for result in results}
+        assert destination.hashes(REMOTES) == hashes
+        again = [replace(file, known_hash=hashes[file.remote]) for file in outgoing]
+        assert all(result.skipped for result in destination.upload(again))
+        assert len(storage.blobs) == 3

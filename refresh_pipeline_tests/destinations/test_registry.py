@@ -8,23 +8,24 @@ import pytest
 
 from refresh_pipeline.destinations import Destination
 from refresh_pipeline.destinations.paths import WrongDestination
-from refresh_pipeline.destinations.registry import open_destination
+from refresh_pipeline.destinations.registry import DESTINATIONS, open_destination
+from refresh_pipeline.market.destination_spec import KINDS, UploadsSpec
 
 CREDENTIALS = {
-    "dropbox_app_key": "hidden-key",
-    "dropbox_app_secret": "hidden-secret",
-    "dropbox_refresh_token": "hidden-token",
+    "DROPBOX_APP_KEY": "hidden-key",
+    "DROPBOX_APP_SECRET": "hidden-secret",
+    "DROPBOX_REFRESH_TOKEN": "hidden-token",
 }
 DEFAULT = Path("/data/uploads")
 
 
-def opened(upload_url: str | None, **credentials: str | None) -> Destination:
-    return open_destination(upload_url, default_folder=DEFAULT, **credentials)
+def opened(upload_url: str | None, **credentials: str) -> Destination:
+    return open_destination(UploadsSpec(), credentials, upload_url=upload_url, default_folder=DEFAULT)
 
 
 @pytest.mark.parametrize("unset", [None, "", "  "])
 def test_nothing_set_means_the_default_folder(unset: str | None) -> None:
-    destination = opened(unset, dropbox_app_key=unset)
+    destination = opened(unset)
     assert (destination.url, destination.hash_name) == ("file:///data/uploads", "sha256")
 
 
@@ -53,8 +54,8 @@ def test_a_dropbox_url_names_the_root(url: str, shown: str) -> None:
 @pytest.mark.parametrize("missing", list(CREDENTIALS))
 def test_incomplete_credentials_name_what_is_missing_and_show_no_value(url: str | None, missing: str) -> None:
     with pytest.raises(WrongDestination) as failure:
-        opened(url, **CREDENTIALS | {missing: None})
-    assert f"missing: {missing.upper()}." in str(failure.value)
+        opened(url, **CREDENTIALS | {missing: ""})
+    assert f"missing: {missing}." in str(failure.value)
     assert "hidden" not in str(failure.value)
 
 
@@ -66,7 +67,7 @@ def test_a_dropbox_url_without_credentials_names_all_three() -> None:
 @pytest.mark.parametrize(
     ("url", "found"),
     [
-        ("s3://key:hid/den@bucket/x?token=hidden#hidden", "'s3'"),
+        ("ftp://key:hid/den@bucket/x?token=hidden#hidden", "'ftp'"),
         ("/data/uploads", "'none'"),
         ("https://hidden@www.dropbox.com/home", "'https'"),
     ],
@@ -76,7 +77,7 @@ def test_an_unknown_scheme_is_named_with_the_allowed_ones_and_no_secret(url: str
         opened(url, **CREDENTIALS)
     message = str(failure.value)
     assert found in message
-    assert "file:///a/folder and dropbox:///a/folder" in message
+    assert "file:///a/folder, dropbox:///a/folder, s3://bucket/folder" in message
     assert "hid" not in message
 
 
@@ -90,7 +91,43 @@ def test_a_dropbox_url_without_an_absolute_path_is_refused(url: str) -> None:
 def test_only_those_who_upload_to_dropbox_import_its_sdk() -> None:
     script = (
         "import sys; from pathlib import Path; from refresh_pipeline.destinations.registry import open_destination\n"
-        "open_destination(None, default_folder=Path('/data'))\n"
-        "assert 'dropbox' not in sys.modules and 'requests' not in sys.modules"
+        "from refresh_pipeline.market.destination_spec import UploadsSpec\n"
+        "open_destination(UploadsSpec(), {}, default_folder=Path('/data'))\n"
+        "assert not {'dropbox', 'requests', 'obstore', 'redis'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).resolve().parents[2], check=True)
+
+
+def test_every_kind_that_a_yaml_may_name_is_registered() -> None:
+    assert set(DESTINATIONS) == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://candles/pairs",
+        "gs://candles/pairs",
+        "az://candles/pairs",
+        "s3://candles/pairs?endpoint=http://127.0.0.1:9&region=eu-west-1",
+    ],
+)
+def test_a_bucket_url_names_a_folder_in_a_bucket(url: str) -> None:
+    destination = opened(url, AZURE_STORAGE_ACCOUNT_NAME="account", AZURE_STORAGE_ACCOUNT_KEY="aGlkZGVu")
+    assert destination.url == url.partition("?")[0]
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("s3://key:hidden@bucket/x", "keys belong into AWS_ACCESS_KEY_ID"),
+        ("s3://bucket/x?token=hidden", "keys belong into AWS_ACCESS_KEY_ID"),
+        ("gs://bucket/x?region=hidden", "region belongs to s3:// alone"),
+        ("s3:///hidden", "allowed: s3://bucket/folder"),
+    ],
+)
+def test_a_bucket_url_that_is_wrong_is_refused_without_its_secrets(url: str, words: str) -> None:
+    with pytest.raises(WrongDestination) as failure:
+        opened(url)
+    message = str(failure.value)
+    assert words in message
+    assert "hidden" not in message.removeprefix("upload URL 's3:///hidden'")

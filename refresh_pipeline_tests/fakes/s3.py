@@ -22,8 +22,10 @@ SECRET_ACCESS_KEY = "fake-secret-key"
 class FakeS3(LoopbackServer):
     """`objects` maps keys to contents; `damages` lets what arrives lose its last byte; `page` is a listing's length."""
 
-    def __init__(self) -> None:
+    def __init__(self, checks_signatures: bool = True) -> None:
+        """With `checks_signatures` off it does for Google's storage, whose XML is the same."""
         super().__init__()
+        self.checks_signatures = checks_signatures
         self.objects: dict[str, bytes] = {}
         self.etags: dict[str, str] = {}
         self.damages = False
@@ -32,7 +34,7 @@ class FakeS3(LoopbackServer):
 
     async def answer(self, request: web.Request) -> web.Response:
         body = await request.read()
-        if not _is_signed(request, body):
+        if self.checks_signatures and not _is_signed(request, body):
             return error(403, "SignatureDoesNotMatch", "The request signature does not match")
         bucket, _, key = unquote(request.path).lstrip("/").partition("/")
         if bucket != BUCKET:
@@ -84,6 +86,19 @@ class FakeS3(LoopbackServer):
             f"<ListBucketResult><Name>{BUCKET}</Name><IsTruncated>{str(more).lower()}</IsTruncated>{token}{entries}"
             "</ListBucketResult>"
         )
+
+
+class FakeMetadataServer(LoopbackServer):
+    """Amazon's metadata server in miniature: the role of this machine and the keys that it lends."""
+
+    async def answer(self, request: web.Request) -> web.Response:
+        if request.path.endswith("/api/token"):
+            return web.Response(text="fake-token")
+        if request.path.endswith("/security-credentials/"):
+            return web.Response(text="refresh-role")
+        keys = {"AccessKeyId": ACCESS_KEY_ID, "SecretAccessKey": SECRET_ACCESS_KEY, "Token": "fake-session"}
+        times = {"Expiration": "2100-01-01T00:00:00Z", "LastUpdated": "2026-01-01T00:00:00Z"}
+        return web.json_response({"Code": "Success", "Type": "AWS-HMAC", **keys, **times})
 
 
 def refused(status: int, code: str, message: str = "no") -> Fault:

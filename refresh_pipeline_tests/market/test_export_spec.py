@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from refresh_pipeline.market.destination_spec import ObjectStoreSpec
 from refresh_pipeline.market.export_spec import Compression, Format, Layer
 from refresh_pipeline.market.model import Market, MarketError, parse_market
 from refresh_pipeline.market.series import Series
@@ -98,9 +99,21 @@ def test_an_interval_that_no_clock_can_say_is_refused(said: str, words: str) -> 
 @pytest.mark.parametrize(
     ("destinations", "words"),
     [
-        ("{a: {}}", "nothing said of its kind; allowed: folder, dropbox, s3, redis"),
-        ("{a: {kind: s3}}", "kind s3 needs bucket"),
-        ("{a: {kind: redis, bucket: b}}", "redis has no bucket"),
+        ("{a: {}}", "nothing said of its kind; allowed: folder, dropbox, object_store, s3, redis"),
+        ("{a: {kind: s3}}", "kind s3 needs bucket, or url in its place: s3://bucket/folder"),
+        ("{a: {kind: s3, bucket: b, url: 's3://b'}}", "kind s3 needs bucket, or url in its place"),
+        (
+            "{a: {kind: object_store, url: 'ftp://b'}}",
+            "destinations.a.url: found 'ftp://b'; allowed: s3://bucket/folder",
+        ),
+        ("{a: {kind: folder}}", "destinations.a.directory: missing; allowed keys: kind, exports, path, directory"),
+        ("{a: {kind: floder, directory: x}}", "a.kind: found 'floder'; allowed: folder, dropbox"),
+        ("{a: 5}", "a: allowed: a mapping with kind"),
+        ("{a: {kind: redis, days: 0}}", "destinations.a.days: found 0; allowed: 1 or more"),
+        (
+            "{a: {kind: redis, bucket: b}}",
+            "a.bucket: found 'b'; unknown key (allowed: kind, url, timeframes, days)",
+        ),
         (
             "{a: {kind: s3, bucket: b, bukket: c}}",
             "destinations.a.bukket: found 'c'; unknown key; did you mean 'bucket'?",
@@ -126,10 +139,26 @@ def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
     assert "pass-word" not in said
 
 
+@pytest.mark.parametrize("url", ["redis://host/1?password=pass-word", "redis://:pass-word@host/1"])
+def test_a_redis_url_with_any_secret_is_refused(url: str) -> None:
+    assert "pass-word" not in complaint(destinations=f"{{a: {{kind: redis, url: '{url}'}}}}")
+
+
+@pytest.mark.parametrize("url", ["s3://key:pass-word@b/x", "s3://b/x?token=pass-word"])
+def test_a_bucket_url_with_a_secret_is_refused_and_not_repeated(url: str) -> None:
+    message = complaint(destinations=f"{{a: {{kind: object_store, url: '{url}'}}}}")
+    assert "keys belong in the environment" in message
+    assert "pass-word" not in message
+
+
+def test_a_bucket_may_be_named_by_its_url() -> None:
+    found = market(destinations="{a: {kind: object_store, url: 'gs://candles/pairs'}}").destinations["a"]
+    assert isinstance(found, ObjectStoreSpec)
+    assert found.location == "gs://candles/pairs"
+
+
 def test_a_template_says_what_files_are_called_at_a_destination() -> None:
-    there = market(destinations="{uploads: {path: '/dist/data/{export}/{rest}', exports: [full]}}").destinations[
-        "uploads"
-    ]
-    assert (there.takes("full"), there.takes("current")) == (True, False)
+    spec = market(destinations="{uploads: {path: '/dist/data/{export}/{rest}', exports: [full]}}").uploads
+    assert (spec.takes("full"), spec.takes("current")) == (True, False)
     full = market().exports["full"]
-    assert there.path_of("fx", full, Layer.candles, EURUSD, Format.csv) == "dist/data/full/pds/EUR-USD_H1.csv"
+    assert spec.path_of("fx", full, Layer.candles, EURUSD, Format.csv) == "dist/data/full/pds/EUR-USD_H1.csv"

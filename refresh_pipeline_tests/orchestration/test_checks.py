@@ -27,8 +27,8 @@ def verdict(world: World, name: str, now: datetime = NOW, market: Market | None 
     if name == "exports_match_the_table":
         return export_verdict(world.warehouse, market, world.settings.exports_dir)
     if name == "uploads_match_the_exports":
-        there = market.destinations["uploads"]
-        return upload_verdict(world.warehouse, market, there, uploads_of(world.settings).open)
+        spec = market.uploads
+        return upload_verdict(world.warehouse, market, spec, lambda: uploads_of(world.settings).open(spec))
     return next(each for each in raw_verdicts(world.warehouse, market, now) if each.name == name)
 
 

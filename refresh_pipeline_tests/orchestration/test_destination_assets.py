@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 import redis
 
+from refresh_pipeline.market.destination_spec import RedisSpec
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.orchestration.build import build
@@ -150,9 +151,10 @@ def test_a_window_that_lost_candles_is_found(copied: World, server: str) -> None
     copied.run("refresh", keys=["ETH/USD|m15", "SOL/USD|m15"])
     with redis.Redis.from_url(server) as client:
         client.delete("tet:kline:15m:SOL/USD")
-    there = copied.market.destinations["cache"]
+    spec = copied.market.destinations["cache"]
+    assert isinstance(spec, RedisSpec)
     verdict = window_verdict(
-        copied.warehouse, copied.market, there, lambda: uploads_of(copied.settings).open_redis(there)
+        copied.warehouse, copied.market, spec, lambda: uploads_of(copied.settings).open_redis(spec)
     )
     assert [(fault.series, fault.what) for fault in verdict.faults] == [
         (Series("SOL/USD", Timeframe.m15), "0 candles there, 96 wanted")

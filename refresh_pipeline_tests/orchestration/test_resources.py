@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 
 from refresh_pipeline.destinations.folder import FolderDestination
+from refresh_pipeline.market.destination_spec import UploadsSpec
 from refresh_pipeline.market_files import load_markets
 from refresh_pipeline.orchestration.resources import Asked, Exports, Uploads, Venues, resources
 from refresh_pipeline.settings import load_settings
@@ -26,7 +27,7 @@ def test_everything_lies_in_the_folder_of_everything(tmp_path: Path) -> None:
     assert warehouse.database == str(tmp_path / "refresh.duckdb")
     assert venues.limits_dir == str(tmp_path / "limits")
     assert files.root == tmp_path / "exports"
-    assert destination.open().url == (tmp_path / "uploads").as_uri()
+    assert destination.open(UploadsSpec()).url == (tmp_path / "uploads").as_uri()
 
 
 def test_a_run_goes_by_the_clock_unless_another_time_was_asked_for() -> None:
@@ -50,7 +51,7 @@ def test_a_time_that_is_none_is_told() -> None:
 def test_the_destination_is_where_the_environment_says_when_it_is_needed(tmp_path: Path) -> None:
     uploads = Uploads(default_folder=str(tmp_path / "uploads"))
     os.environ["REFRESH_UPLOAD_URL"] = (tmp_path / "elsewhere").as_uri()
-    destination = uploads.open()
+    destination = uploads.open(UploadsSpec())
     assert isinstance(destination, FolderDestination)
     assert destination.root == tmp_path / "elsewhere"
 
@@ -60,15 +61,15 @@ def test_dropbox_is_chosen_by_its_credentials_and_shows_none_of_them(tmp_path: P
     for name, value in secrets.items():
         os.environ[f"DROPBOX_{name}"] = value
     uploads = Uploads(default_folder=str(tmp_path))
-    shown = f"{uploads.open()!r} {uploads.open().url} {uploads!r}"
-    assert uploads.open().hash_name == "dropbox"
+    shown = f"{uploads.open(UploadsSpec())!r} {uploads.open(UploadsSpec()).url} {uploads!r}"
+    assert uploads.open(UploadsSpec()).hash_name == "dropbox"
     assert not any(value in shown for value in secrets.values())
 
 
 def test_incomplete_credentials_are_told_by_name(tmp_path: Path) -> None:
     os.environ["DROPBOX_APP_KEY"] = "key"
     with pytest.raises(ValueError, match="missing: DROPBOX_APP_SECRET, DROPBOX_REFRESH_TOKEN"):
-        Uploads(default_folder=str(tmp_path)).open()
+        Uploads(default_folder=str(tmp_path)).open(UploadsSpec())
 
 
 def test_each_market_has_its_own_source(tmp_path: Path) -> None:
