@@ -6,7 +6,7 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 
 # Whatever begins so is the project's, or Dagster's.
-OURS = ("REFRESH_", "DROPBOX_", "DAGSTER_", "OANDA_", "DHAN_", "SLACK_", "SMTP_", "ALERT_")
+OURS = ("REFRESH_", "DROPBOX_", "DAGSTER_", "OANDA_", "DHAN_", "SLACK_", "SMTP_", "ALERT_", "AWS_", "GOOGLE_", "AZURE_")
 
 
 @contextmanager
