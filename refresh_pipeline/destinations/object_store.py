@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import obstore
 from obstore.exceptions import (
@@ -120,7 +121,8 @@ class ObjectStoreDestination(UploadingDestination[Any]):
         Raises:
             WrongDestination: half of a pair of keys is missing, or obstore cannot open the URL.
         """
-        return cls(spec.location, credentials, endpoint=spec.endpoint, region=spec.region)
+        url = spec.url or f"s3://{spec.bucket}/{quote(spec.prefix.strip('/'))}"
+        return cls(url, credentials, endpoint=spec.endpoint, region=spec.region)
 
     def _session(self) -> AbstractContextManager[Any]:
         return nullcontext(self._store)

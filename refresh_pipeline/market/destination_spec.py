@@ -7,7 +7,6 @@ of its own. Secrets are never in the YAML.
 import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, get_args
-from urllib.parse import quote, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -24,6 +23,7 @@ PLACEHOLDERS = ("path", "market", "export", "rest", "layer", "instrument", "time
 # A Redis server's URL has no password, which comes from the environment.
 REDIS_URL = "redis://127.0.0.1:6379/1"
 BUCKET_SCHEMES = ("s3", "gs", "az")
+BUCKET_URL = re.compile(r"(s3|gs|az)://[^/?#@\s]+(/[^?#\s]*)?")
 BUCKET_URLS = "s3://bucket/folder, gs://bucket/folder or az://container/folder"
 
 
@@ -133,12 +133,11 @@ class ObjectStoreSpec(FileSpec, frozen=True):
     @field_validator("url")
     @classmethod
     def _url_names_a_bucket(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if "@" in parts.netloc or parts.query or parts.fragment:
+        if re.search(r"@|[?#]", url):
             raise ValueError(
                 f"url holds credentials or options; allowed: {BUCKET_URLS}; keys belong in the environment"
             )
-        if parts.scheme not in BUCKET_SCHEMES or not parts.netloc:
+        if not BUCKET_URL.fullmatch(url):
             raise ValueError(f"allowed: {BUCKET_URLS}")
         return url
 
@@ -148,18 +147,9 @@ class ObjectStoreSpec(FileSpec, frozen=True):
             raise ValueError(f"kind {self.kind} needs bucket, or url in its place: {BUCKET_URLS}")
         if self.url and self.prefix:
             raise ValueError("prefix belongs to bucket; write the folder into url")
-        if self.region and not self.location.startswith("s3://"):
+        if self.region and self.url and not self.url.startswith("s3://"):
             raise ValueError("region belongs to s3:// alone")
         return self
-
-    @property
-    def location(self) -> str:
-        """The URL of the folder in the bucket.
-
-        >>> ObjectStoreSpec(kind="s3", bucket="candles", prefix="/pairs/").location
-        's3://candles/pairs'
-        """
-        return (self.url or f"s3://{self.bucket}/{quote(self.prefix.strip('/'))}").rstrip("/")
 
 
 class RedisSpec(BaseSpec, frozen=True):

@@ -154,7 +154,7 @@ def test_a_bucket_url_with_a_secret_is_refused_and_not_repeated(url: str) -> Non
 def test_a_bucket_may_be_named_by_its_url() -> None:
     found = market(destinations="{a: {kind: object_store, url: 'gs://candles/pairs'}}").destinations["a"]
     assert isinstance(found, ObjectStoreSpec)
-    assert found.location == "gs://candles/pairs"
+    assert found.url == "gs://candles/pairs"
 
 
 def test_a_template_says_what_files_are_called_at_a_destination() -> None:
