@@ -42,7 +42,7 @@ NAMES: Mapping[Timeframe, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class CandleWindow:
     """The newest candles of one series, oldest first, and how they stand."""
 
     series: Series
@@ -53,7 +53,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Stored:
     """What became of one series; `bytes` is the value's length."""
 
     series: Series
@@ -92,14 +92,14 @@ class RedisDestination:
     def __repr__(self) -> str:
         return f"RedisDestination({self.url!r})"
 
-    def keep(self, windows: Iterable[Window], now: datetime) -> Iterator[Kept]:
+    def store(self, windows: Iterable[CandleWindow], now: datetime) -> Iterator[Stored]:
         """Let each window take the place of what is there; one answer a series, failures included."""
         breaker = CircuitBreaker()
         with self._client:
             for window in windows:
                 key = kline_key(window.series)
                 if breaker.error is not None:
-                    yield Kept(window.series, key, error=breaker.error)
+                    yield Stored(window.series, key, error=breaker.error)
                     continue
                 try:
                     value = value_of(window, now)
@@ -107,13 +107,13 @@ class RedisDestination:
                 except RedisError as error:
                     refusal = _refusal(error, f"{self.url}: {key}")
                     breaker.failed(refusal)
-                    yield Kept(window.series, key, error=refusal)
+                    yield Stored(window.series, key, error=refusal)
                 else:
                     breaker.succeeded()
-                    yield Kept(window.series, key, len(value))
+                    yield Stored(window.series, key, len(value))
 
-    def tell(self, status: Mapping[str, Any]) -> None:
-        """Say how the last round went, under the key of the system's status.
+    def write_status(self, status: Mapping[str, Any]) -> None:
+        """Write the figures of the last round under the key of the system's status.
 
         Raises:
             DestinationError: the server did not take it.
@@ -171,7 +171,7 @@ def timestamp_key(series: Series) -> str:
     return f"tet:timestamp:{NAMES[series.timeframe]}:{series.instrument}"
 
 
-def value_of(window: Window, now: datetime) -> str:
+def value_of(window: CandleWindow, now: datetime) -> str:
     """The JSON under a series' key."""
     first, last = (_iso(window.open_times[index].astype(datetime).replace(tzinfo=UTC)) for index in (0, -1))
     return json.dumps(

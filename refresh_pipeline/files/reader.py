@@ -1,5 +1,6 @@
-"""What is really in an export file: its columns' names, and every row of it. Nothing here trusts a manifest."""
+"""The content of an export file: its columns' names, and every row of it. Nothing here trusts a manifest."""
 
+import glob
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from refresh_pipeline.files.atomic import one_line, plain_errors
 from refresh_pipeline.files.writer import ExportError, kind_of, quoted
 from refresh_pipeline.market.export_spec import Format
 
+# DuckDB takes a path for a pattern, and the names of its folders (instrument=...) for columns.
+AS_NAMED = "hive_partitioning = false"
 # How a column is read, by the kind of the array that it is held against.
 READ_AS = {"M": "timestamp", "f": "double", "i": "bigint", "b": "boolean", "O": "varchar", "U": "varchar"}
 
@@ -70,22 +73,30 @@ class TableReader:
         if kind is Format.feather:
             return self._connection.from_arrow(_feather(path))
         if kind is Format.parquet:
-            return self._connection.sql("select * from read_parquet($path)", params={"path": str(path)})
+            return self._connection.sql(f"select * from read_parquet($path, {AS_NAMED})", params=_one_file(path))
         if kind is Format.csv:
-            return self._connection.sql(f"select * from read_csv($path, {AS_WRITTEN})", params={"path": str(path)})
+            return self._connection.sql(
+                f"select * from read_csv($path, {AS_NAMED}, {AS_WRITTEN})", params=_one_file(path)
+            )
         # Texts of numbers and times alike: what they are is the cast's to say.
         columns = dict.fromkeys(kinds or {}, "varchar")
         return self._connection.sql(
-            "select * from read_json($path, columns = $columns)", params={"path": str(path), "columns": columns}
+            f"select * from read_json($path, {AS_NAMED}, columns = $columns)",
+            params={**_one_file(path), "columns": columns},
         )
 
     def _keys(self, path: Path) -> list[str]:
         rows = self._connection.execute(
-            "select distinct json_keys(json) from read_json_objects($path)", {"path": str(path)}
+            f"select distinct json_keys(json) from read_json_objects($path, {AS_NAMED})", _one_file(path)
         ).fetchall()
         if len(rows) > 1:
             raise ValueError(f"its rows have {len(rows)} different sets of columns")
         return rows[0][0] if rows else []
+
+
+def _one_file(path: Path) -> dict[str, str]:
+    """The parameter of a scan that reads this file, whatever characters its name has."""
+    return {"path": glob.escape(str(path))}
 
 
 def _feather(path: Path) -> Any:

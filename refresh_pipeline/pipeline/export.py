@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -260,11 +261,17 @@ def older_folder(root: Path) -> Path:
 
 
 def older_name(root: Path, path: str) -> Path | None:
-    """What the file that lies there now is called once it is replaced: its name with when it was written."""
+    """The name of the current file once it is replaced: with its time of writing, and a number within one second."""
     try:
         written = datetime.fromtimestamp((root / path).stat().st_mtime, UTC)
     except FileNotFoundError:
         return None
     name = older_folder(root) / path
     ending = ending_of(name)
-    return name.with_name(f"{name.name.removesuffix(ending)}.{written:{STAMP}}{ending}")
+    for number in count(1):
+        suffix = f"-{number}" if number > 1 else ""
+        older = name.with_name(f"{name.name.removesuffix(ending)}.{written:{STAMP}}{suffix}{ending}")
+        # A replacement that was interrupted has kept this very file already.
+        if not older.exists() or older.samefile(root / path):
+            return older
+    return None

@@ -1,16 +1,18 @@
-"""Which files that newer ones replaced are kept, and how long; the last good copy of a file is never deleted."""
+"""Retention of export files that newer ones replaced; the last good copy of a file is never deleted."""
 
 import csv
 import logging
+import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 from refresh_pipeline.files.atomic import sha256_of
 from refresh_pipeline.files.reader import TableReader
-from refresh_pipeline.files.writer import ExportError, ending_of
+from refresh_pipeline.files.writer import ExportError
 from refresh_pipeline.market.export_spec import Export
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.pipeline.export import STAMP, current_files, older_folder
@@ -22,16 +24,17 @@ log = logging.getLogger("refresh_pipeline")
 # What was deleted, when and why, one line a file; beside the files that were.
 RECORD = "deleted.csv"
 MEGABYTE = 1_000_000
-STAMPED = re.compile(r"(?P<name>.+)\.(?P<stamp>\d{8}T\d{6}Z)")
+STAMPED = re.compile(r"(?P<name>.+)\.(?P<stamp>\d{8}T\d{6}Z)(-(?P<number>\d+))?(?P<ending>(\.[a-z0-9]+){1,2})")
 
 
 @dataclass(frozen=True, slots=True)
 class Older:
-    """A file that a newer one replaced, and when it had been written."""
+    """A file that a newer one replaced, its time of writing, and its number among those of one second."""
 
     path: Path
     written: datetime
     bytes: int
+    number: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,38 +46,39 @@ class Deletion:
 
 
 def prune(warehouse: Warehouse, market: Market, root: Path, now: datetime, *, dry_run: bool = False) -> list[Deletion]:
-    """Delete the older files of a market that its YAML does not want kept; with `dry_run` only say which.
+    """Delete the older files of a market that its YAML does not want kept; with `dry_run` only return them.
 
     Current files are never touched, however large they are. Where one is missing or damaged, the newest older file that
     can be read is the last good copy, and stays.
     """
-    going: list[Deletion] = []
+    deletions: list[Deletion] = []
     files = current_files(warehouse, market)
+    older = _older_by_path(root, [file.path for file in files])
     for export in market.exports.values():
-        going += _going(export, root, [file for file in files if file.export == export.name], now)
+        deletions += _deletions(export, root, [file for file in files if file.export == export.name], older, now)
     if not dry_run:
-        for each in going:
-            _delete(root, each, now)
-    return going
+        for deletion in deletions:
+            _delete(root, deletion, now)
+    return deletions
 
 
-def _going(export: Export, root: Path, files: Sequence[Exported], now: datetime) -> list[Deletion]:
-    going: list[Deletion] = []
-    staying: list[Older] = []
-    taken = 0
+def _deletions(
+    export: Export, root: Path, files: Sequence[Exported], older: Mapping[str, Sequence[Older]], now: datetime
+) -> list[Deletion]:
+    # Asked only of files of which a copy may go: it reads all of the current file.
+    last_good = cache(lambda file: _last_good(root, file, older[file.path]))
+    deletions: list[Deletion] = []
+    kept: list[tuple[Older, Exported]] = []
+    taken = sum(file.bytes for file in files)
     for file in files:
-        older = older_files(root, file.path)
-        good = _last_good(root, file, older) if older else None
-        for number, each in enumerate(older, start=2):
-            if each == good:
-                taken += each.bytes
-            elif reason := _reason(export, number, each, now):
-                going.append(Deletion(each, reason))
+        for number, copy in enumerate(older.get(file.path, ()), start=2):
+            reason = _reason(export, number, copy, now)
+            if reason and copy != last_good(file):
+                deletions.append(Deletion(copy, reason))
             else:
-                staying.append(each)
-                taken += each.bytes
-        taken += file.bytes
-    return going + list(_over_budget(export, staying, taken))
+                kept.append((copy, file))
+                taken += copy.bytes
+    return deletions + list(_over_budget(export, kept, taken, last_good))
 
 
 def _reason(export: Export, number: int, file: Older, now: datetime) -> str:
@@ -85,28 +89,48 @@ def _reason(export: Export, number: int, file: Older, now: datetime) -> str:
     return ""
 
 
-def _over_budget(export: Export, staying: Sequence[Older], taken: int) -> Iterator[Deletion]:
+def _over_budget(
+    export: Export,
+    kept: Sequence[tuple[Older, Exported]],
+    taken: int,
+    last_good: Callable[[Exported], Older | None],
+) -> Iterator[Deletion]:
     if export.keep.megabytes is None:
         return
-    for each in sorted(staying, key=lambda file: file.written):
+    for copy, file in sorted(kept, key=lambda pair: (pair[0].written, pair[0].number)):
         if taken <= export.keep.megabytes * MEGABYTE:
             return
-        taken -= each.bytes
-        yield Deletion(each, f"megabytes: {export.keep.megabytes}")
+        if copy != last_good(file):
+            taken -= copy.bytes
+            yield Deletion(copy, f"megabytes: {export.keep.megabytes}")
 
 
 def older_files(root: Path, path: str) -> list[Older]:
-    """What is kept of a file that newer ones replaced, newest first."""
-    current = older_folder(root) / path
-    ending = ending_of(current)
-    stem = current.name.removesuffix(ending)
-    found = []
-    for each in current.parent.glob("*") if current.parent.is_dir() else ():
-        match = STAMPED.fullmatch(each.name.removesuffix(ending)) if each.name.endswith(ending) else None
-        if match and match["name"] == stem:
-            written = datetime.strptime(match["stamp"], STAMP).replace(tzinfo=UTC)
-            found.append(Older(each, written, each.stat().st_size))
-    return sorted(found, key=lambda file: file.written, reverse=True)
+    """The kept copies of a file that newer ones replaced, newest first."""
+    return _older_by_path(root, [path]).get(path, [])
+
+
+def _older_by_path(root: Path, paths: Iterable[str]) -> dict[str, list[Older]]:
+    """The kept copies of many files, newest first, by the path of the current file; each folder is listed once."""
+    older: dict[str, list[Older]] = {}
+    for folder in sorted({path.rpartition("/")[0] for path in paths}):
+        for entry in _listed(older_folder(root) / folder):
+            if match := STAMPED.fullmatch(entry.name):
+                written = datetime.strptime(match["stamp"], STAMP).replace(tzinfo=UTC)
+                copy = Older(Path(entry.path), written, entry.stat().st_size, int(match["number"] or 1))
+                older.setdefault(f"{folder}/{match['name']}{match['ending']}", []).append(copy)
+    return {
+        path: sorted(copies, key=lambda copy: (copy.written, copy.number), reverse=True)
+        for path, copies in older.items()
+    }
+
+
+def _listed(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
 
 
 def _last_good(root: Path, file: Exported, older: Sequence[Older]) -> Older | None:
@@ -134,6 +158,9 @@ def _delete(root: Path, deletion: Deletion, now: datetime) -> None:
         return
     log.info("deleted %s (%s)", deletion.file.path, deletion.reason)
     folder = older_folder(root)
-    with (folder / RECORD).open("a", newline="", encoding="utf-8") as file:
-        name = deletion.file.path.relative_to(folder)
-        csv.writer(file).writerow([f"{now:{STAMP}}", name, deletion.file.bytes, deletion.reason])
+    name = deletion.file.path.relative_to(folder)
+    try:
+        with (folder / RECORD).open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow([f"{now:{STAMP}}", name, deletion.file.bytes, deletion.reason])
+    except OSError as error:
+        log.warning("%s: deletion of %s not recorded: %s; check its permissions", folder / RECORD, name, error)

@@ -1,9 +1,12 @@
-"""All that a publishing does to a market's files: written, older copies put in order, the status report told."""
+"""Publishing of a market's files: export, retention of older copies, status report."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
+from refresh_pipeline.files.writer import ExportError
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.pipeline.export import current_files, export
@@ -12,16 +15,26 @@ from refresh_pipeline.pipeline.status_report import write_status_report
 from refresh_pipeline.warehouse.outcomes import Attempt
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
+log = logging.getLogger("refresh_pipeline")
+
 
 def file_away(
     warehouse: Warehouse, market: Market, root: Path, batch: Sequence[Series], now: datetime
 ) -> dict[Series, Attempt]:
-    """Write what is due, delete what is kept no longer, and say beside the files how they stand.
+    """Write the due files, delete the older copies beyond their retention, and write the status report.
 
-    Raises:
-        ExportError: the folder refuses the report.
+    A status report that cannot be written fails nothing: the log and the metadata of each series say so.
     """
-    done = export(warehouse, market, root, batch, now)
+    attempts = export(warehouse, market, root, batch, now)
     prune(warehouse, market, root, now)
-    write_status_report(root, market, current_files(warehouse, market), done, now)
-    return done
+    try:
+        write_status_report(root, market, current_files(warehouse, market), attempts, now)
+    except ExportError as error:
+        return with_warning(attempts, str(error))
+    return attempts
+
+
+def with_warning(attempts: Mapping[Series, Attempt], warning: str) -> dict[Series, Attempt]:
+    """The attempts with a warning in their metadata; the log gets it too."""
+    log.warning("%s", warning)
+    return {series: replace(attempt, more={**attempt.more, "warning": warning}) for series, attempt in attempts.items()}

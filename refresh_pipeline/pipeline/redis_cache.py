@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from refresh_pipeline.destinations import DestinationError
 from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.destination_spec import RedisSpec
 from refresh_pipeline.market.freshness import completeness, data_age
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.pipeline.progress import advance
+from refresh_pipeline.pipeline.publish import with_warning
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
 if TYPE_CHECKING:
-    from refresh_pipeline.destinations.redis import Kept, RedisDestination, Window
+    from refresh_pipeline.destinations.redis import CandleWindow, RedisDestination, Stored
 
 
 def series_kept(spec: RedisSpec, batch: Sequence[Series]) -> list[Series]:
@@ -44,17 +46,20 @@ def keep(
     done: dict[Series, Attempt] = dict.fromkeys(chosen, Attempt(Outcome.no_data))
     ages: list[float] = []
 
-    def windows() -> Iterator["Window"]:
+    def windows() -> Iterator["CandleWindow"]:
         for window in _windows(market, warehouse.newest_candles(market, chosen, back), now):
             ages.append(window.age_seconds)
             yield window
 
     back = timedelta(days=spec.days)
-    for number, kept in enumerate(destination.keep(windows(), now), start=1):
+    for number, kept in enumerate(destination.store(windows(), now), start=1):
         done[kept.series] = _attempt(kept)
         advance(spec.asset, number, len(chosen))
     if any(attempt.outcome is not Outcome.failed for attempt in done.values()):
-        destination.tell(_status(done, ages, time.monotonic() - began, now))
+        try:
+            destination.write_status(_status(done, ages, time.monotonic() - began, now))
+        except DestinationError as error:
+            return with_warning(done, str(error))
     return done
 
 
@@ -72,13 +77,13 @@ def _status(done: Mapping[Series, Attempt], ages: Sequence[float], seconds: floa
 
 def _windows(
     market: Market, candles: Iterable[tuple[Series, Mapping[str, NDArray]]], now: datetime
-) -> Iterator["Window"]:
-    from refresh_pipeline.destinations.redis import Window  # noqa: PLC0415 (an extra, which whoever calls this has)
+) -> Iterator["CandleWindow"]:
+    from refresh_pipeline.destinations.redis import CandleWindow  # noqa: PLC0415 (an extra, which whoever calls this has)
 
     for series, rows in candles:
         times = rows["open_time"]
         if len(times):
-            yield Window(series, times, rows, *_standing(market, series, times, now))
+            yield CandleWindow(series, times, rows, *_standing(market, series, times, now))
 
 
 def _standing(market: Market, series: Series, times: NDArray, now: datetime) -> tuple[float, float]:
@@ -88,7 +93,7 @@ def _standing(market: Market, series: Series, times: NDArray, now: datetime) -> 
     return float(share[0]), float(data_age(calendar, timeframe, times[-1:], now)[0])
 
 
-def _attempt(kept: "Kept") -> Attempt:
+def _attempt(kept: "Stored") -> Attempt:
     if kept.error is not None:
         return Attempt(Outcome.failed, str(kept.error), kept.error.transient)
     return Attempt(Outcome.updated, more={"bytes": kept.bytes, "key": kept.key})

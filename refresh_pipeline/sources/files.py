@@ -7,6 +7,7 @@ local hours that the clocks skip count as if the clocks had not been changed yet
 """
 
 import csv
+import glob
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ TIME_COLUMNS = ("open_time", "time", "timestamp", "datetime", "date")
 DELIMITERS = ",;\t|"
 # In bytes; what is no CSV file may have no second line.
 LONGEST_HEADER = 1 << 16
+# DuckDB takes a path for a pattern, hence the escapes, and the names of its folders (volume=5) for columns.
+PARQUET_SCAN = "read_parquet($path, hive_partitioning=false)"
 # In microseconds.
 DAY = 86_400_000_000
 
@@ -179,11 +182,13 @@ def read_candles(
 
 
 def _parquet_table(connection: duckdb.DuckDBPyConnection, path: Path) -> Table:
-    described = connection.execute("describe select * from read_parquet(?)", [str(path)]).fetchall()
+    described = connection.execute(
+        f"describe select * from {PARQUET_SCAN}", {"path": glob.escape(str(path))}
+    ).fetchall()
     columns = _first_of_each([(name, f'"{name}"') for name, *_ in described])
     types = _first_of_each([(name, kind) for name, kind, *_ in described])
     name = _time_column(path, columns)
-    scan = "read_parquet($path)"
+    scan = PARQUET_SCAN
     if not types[name].startswith(("TIMESTAMP", "DATE")):
         return _with_written_times(path, scan, columns, columns[name], rejects=False)
     time = _moment(columns[name])
@@ -201,7 +206,7 @@ def _csv_table(path: Path) -> Table:
     types = ", ".join(f"'c{number}': 'varchar'" for number in range(len(names)))
     scan = (
         f"read_csv($path, auto_detect=false, header=true, delim='{delimiter}', quote='\"', escape='\"', "
-        f"columns={{{types}}}, store_rejects=true)"
+        f"columns={{{types}}}, store_rejects=true, hive_partitioning=false)"
     )
     return _with_written_times(path, scan, columns, columns[_time_column(path, columns)], rejects=True)
 
@@ -270,7 +275,7 @@ def _select(connection: duckdb.DuckDBPyConnection, table: Table, columns: Sequen
             case when reason is not null then concat_ws(',', {", ".join(cells)}) end as text
         from (select {table.raw_time} as raw_time, {", ".join(raw)} from {table.scan} where {table.nearby})
         """,
-        {"path": str(table.path), **stretch},
+        {"path": glob.escape(str(table.path)), **stretch},
     )
 
 
@@ -291,7 +296,7 @@ def _refuse_if_nothing_is_readable(connection: duckdb.DuckDBPyConnection, table:
     query = (
         f"select count(*) from (select {table.raw_time} as raw_time from {table.scan}) where {table.time} is not null"
     )
-    if connection.execute(query, {"path": str(table.path)}).fetchall() == [(0,)]:
+    if connection.execute(query, {"path": glob.escape(str(table.path))}).fetchall() == [(0,)]:
         raise PermanentError(
             f"{table.path}: expected rows such as 2024-01-31 09:15,1.1,1.3,1.0,1.2,500; none could be read, "
             f"the first unreadable one is {example.text!r}: {example.reason}"

@@ -15,8 +15,8 @@ from refresh_pipeline.destinations import PermanentUploadError, TransientUploadE
 from refresh_pipeline.destinations.redis import (
     NAMES,
     STATUS_KEY,
+    CandleWindow,
     RedisDestination,
-    Window,
     kline_key,
     timestamp_key,
     value_of,
@@ -45,7 +45,7 @@ def client(server: str) -> Iterator[redis.Redis]:
         yield client
 
 
-def window(series: Series = BTC, count: int = 2880, seed: int = 1) -> Window:
+def window(series: Series = BTC, count: int = 2880, seed: int = 1) -> CandleWindow:
     """Thirty days of a price that wanders, as a venue quotes it."""
     random = np.random.default_rng(seed)
     close = np.round(60_000 * np.exp(np.cumsum(random.normal(0, 0.001, count))), 2)
@@ -53,11 +53,11 @@ def window(series: Series = BTC, count: int = 2880, seed: int = 1) -> Window:
     columns: dict[str, Any] = dict(zip(CANDLE_COLUMNS, cells, strict=True))
     newest = instant(datetime(2026, 6, 1, 11, 45, tzinfo=UTC))
     times = newest - np.arange(count)[::-1] * length_of(series.timeframe)
-    return Window(series, times, columns, 1.0, 30.0)
+    return CandleWindow(series, times, columns, 1.0, 30.0)
 
 
 def test_keys_are_those_of_the_service_before_this(server: str, client: redis.Redis) -> None:
-    list(RedisDestination(server).keep([window()], NOW))
+    list(RedisDestination(server).store([window()], NOW))
     assert sorted(client.keys()) == ["tet:kline:15m:BTC/USDT", "tet:timestamp:15m:BTC/USDT"]
     assert server.endswith("/1")
     assert client.ttl("tet:kline:15m:BTC/USDT") == pytest.approx(24 * 3600, abs=5)
@@ -66,7 +66,7 @@ def test_keys_are_those_of_the_service_before_this(server: str, client: redis.Re
 
 
 def test_a_value_says_what_its_readers_expect(server: str, client: redis.Redis) -> None:
-    list(RedisDestination(server).keep([window()], NOW))
+    list(RedisDestination(server).store([window()], NOW))
     value = json.loads(str(client.get("tet:kline:15m:BTC/USDT")))
     candles = value.pop("ohlcv_data")
     assert value == {
@@ -90,7 +90,7 @@ def test_a_value_says_what_its_readers_expect(server: str, client: redis.Redis) 
 def test_every_number_reads_back_as_itself_and_an_unknown_volume_is_null() -> None:
     one = window(count=3)
     volume = np.array([1e-300, np.nan, 0.1 + 0.2])
-    value = json.loads(value_of(Window(BTC, one.open_times, {**one.columns, "volume": volume}, 1.0, 0.0), NOW))
+    value = json.loads(value_of(CandleWindow(BTC, one.open_times, {**one.columns, "volume": volume}, 1.0, 0.0), NOW))
     rows = list(json.loads(value["ohlcv_data"]).values())
     assert [row["volume"] for row in rows] == [1e-300, None, 0.1 + 0.2]
     assert [row["close"] for row in rows] == one.columns["close"].tolist()
@@ -100,15 +100,15 @@ def test_a_window_takes_the_place_of_what_was_there_and_is_never_a_part_of_itsel
     server: str, client: redis.Redis
 ) -> None:
     destination = RedisDestination(server)
-    list(destination.keep([window()], NOW))
+    list(destination.store([window()], NOW))
     client.expire("tet:kline:15m:BTC/USDT", 60)
-    list(destination.keep([window(seed=2)], NOW + timedelta(minutes=15)))
+    list(destination.store([window(seed=2)], NOW + timedelta(minutes=15)))
     assert destination.counts([BTC, ETH]) == {BTC: 2880}
     assert client.ttl("tet:kline:15m:BTC/USDT") > 3600
 
 
 def test_thirty_days_of_a_symbol_take_less_than_two_megabytes(server: str, client: redis.Redis) -> None:
-    [kept] = RedisDestination(server).keep([window()], NOW)
+    [kept] = RedisDestination(server).store([window()], NOW)
     used = sum(client.memory_usage(key) or 0 for key in client.scan_iter("tet:*"))
     assert 0.2 * MEBIBYTE < kept.bytes <= used < 0.5 * MEBIBYTE
 
@@ -122,14 +122,14 @@ def test_timeframes_are_called_as_readers_of_redis_call_them(timeframe: str, nam
 
 def test_the_systems_status_is_told_for_two_hours(server: str, client: redis.Redis) -> None:
     status: Mapping[str, object] = {"active_symbols": 3, "failed_updates": 0}
-    RedisDestination(server).tell(status)
+    RedisDestination(server).write_status(status)
     assert json.loads(str(client.get(STATUS_KEY))) == status
     assert client.ttl(STATUS_KEY) == pytest.approx(2 * 3600, abs=5)
 
 
 def test_a_server_that_is_gone_is_recognised_after_a_few_series() -> None:
     destination = RedisDestination(f"redis://127.0.0.1:{free_port()}/1", timeout=0.2)
-    kept = list(destination.keep([window(each, count=2) for each in (BTC, ETH, DOGE) * 4], NOW))
+    kept = list(destination.store([window(each, count=2) for each in (BTC, ETH, DOGE) * 4], NOW))
     assert all(isinstance(each.error, TransientUploadError) for each in kept)
     assert "is the server running?" in str(kept[0].error)
     with pytest.raises(TransientUploadError):
@@ -138,10 +138,10 @@ def test_a_server_that_is_gone_is_recognised_after_a_few_series() -> None:
 
 def test_a_server_with_a_password_takes_the_right_one_alone_and_shows_none() -> None:
     with redis_server("--requirepass", PASSWORD) as url:
-        [kept] = RedisDestination(url, password=PASSWORD).keep([window(count=2)], NOW)
+        [kept] = RedisDestination(url, password=PASSWORD).store([window(count=2)], NOW)
         assert kept.error is None
         for wrong in ("", "another"):
-            refused = list(RedisDestination(url, password=wrong).keep([window(count=2)] * 2, NOW))
+            refused = list(RedisDestination(url, password=wrong).store([window(count=2)] * 2, NOW))
             assert all(isinstance(each.error, PermanentUploadError) for each in refused)
             assert "REDIS_PASSWORD" in str(refused[0].error)
         assert PASSWORD not in repr(RedisDestination(url, password=PASSWORD))
@@ -150,7 +150,7 @@ def test_a_server_with_a_password_takes_the_right_one_alone_and_shows_none() -> 
 def test_a_server_without_room_says_so_and_keeps_what_it_has() -> None:
     with redis_server("--maxmemory", "3mb", "--maxmemory-policy", "noeviction") as url:
         windows = [window(Series(f"C{number}/USDT", Timeframe.m15)) for number in range(20)]
-        kept = list(RedisDestination(url).keep(windows, NOW))
+        kept = list(RedisDestination(url).store(windows, NOW))
         assert kept[0].error is None
         assert "memory is full" in str(kept[-1].error)
         held = RedisDestination(url).counts([each.series for each in windows])

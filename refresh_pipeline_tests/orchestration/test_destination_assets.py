@@ -144,6 +144,16 @@ def test_a_redis_server_that_is_gone_stops_no_refresh(copied: World, storage: Fa
     assert verdicts_of(refreshed).get("cache_copies_are_whole") in (None, False)
 
 
+def test_a_status_that_redis_refuses_fails_no_refresh(copied: World, server: str) -> None:
+    with redis.Redis.from_url(server) as client:
+        client.execute_command("acl", "setuser", "default", "resetkeys", "~tet:kline:*", "~tet:timestamp:*")
+        refreshed = copied.run("refresh", keys=["BTC/USD|m15"])
+        client.execute_command("acl", "setuser", "default", "allkeys")
+        assert refreshed.success
+        assert client.exists("tet:kline:15m:BTC/USD") == 1
+    assert "tet:system:status" in str(metadata_of(refreshed, "cache_copies")["BTC/USD|m15"]["warning"])
+
+
 def test_a_window_that_lost_candles_is_found(copied: World, server: str) -> None:
     from refresh_pipeline.orchestration.resources import uploads_of  # noqa: PLC0415
     from refresh_pipeline.pipeline.quality import window_verdict  # noqa: PLC0415 - Dagster, which only this test needs here

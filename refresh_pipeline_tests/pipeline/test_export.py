@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 import duckdb
 import numpy as np
+import pytest
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.files import fx_refresh
@@ -14,6 +15,7 @@ from refresh_pipeline.market.candles import CANDLE_COLUMNS
 from refresh_pipeline.market.export_spec import Layer
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.pipeline import export
+from refresh_pipeline.pipeline.publish import file_away
 from refresh_pipeline.pipeline.status_report import write_status_report
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.manifests import joined_columns
@@ -270,3 +272,17 @@ def test_a_report_names_what_failed(new_world: World) -> None:
     said = report(new_world, {BTC: Attempt(Outcome.failed, "no room"), ETH: Attempt(Outcome.unchanged)})
     assert said["system_status"] == "degraded"
     assert said["file_statistics"]["failed_series"] == {"BTC/USD m15": "no room"}
+
+
+def test_a_status_report_that_cannot_be_written_fails_no_series(
+    new_world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = new_world
+    fetched(world)
+    computed(world)
+    report = world.settings.exports_dir / "bazaar" / "status_report.json"
+    report.mkdir(parents=True)
+    attempts = file_away(world.warehouse, world.market, world.settings.exports_dir, [BTC], NOW)
+    assert attempts[BTC].outcome is Outcome.updated
+    assert str(report) in str(attempts[BTC].more["warning"])
+    assert str(report) in caplog.text

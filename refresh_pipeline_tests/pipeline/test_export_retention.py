@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from refresh_pipeline.pipeline import export_retention
 from refresh_pipeline.pipeline.export import older_folder
 from refresh_pipeline.pipeline.export_duplicates import find_duplicates, link, remove
 from refresh_pipeline.pipeline.export_retention import RECORD, older_files, prune
@@ -150,6 +151,42 @@ def test_the_command_prunes_or_says_what_it_would(made: World) -> None:
     assert len(older(made)) == 4
     assert "bazaar: 1 files deleted" in command("exports", "prune").stdout
     assert len(older(made)) == 3
+
+
+def test_versions_of_one_second_are_all_kept_in_their_order(new_world: World) -> None:
+    asks(new_world, "{newest: 100}")
+    contents = []
+    for number in range(4):
+        again(new_world, number)
+        contents.append(current(new_world).read_bytes())
+        os.utime(current(new_world), (NOW.timestamp(), NOW.timestamp()))
+    kept = older_files(new_world.settings.exports_dir, NAME)
+    assert [copy.path.read_bytes() for copy in kept] == contents[2::-1]
+    assert [copy.path.name.split(".")[1] for copy in kept] == [f"20260601T120030Z{end}" for end in ("-3", "-2", "")]
+
+
+def test_a_folder_is_listed_once_and_a_file_is_read_only_before_a_copy_of_it_goes(
+    made: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, hashed = [], []
+    listing, hashing = export_retention._listed, export_retention.sha256_of
+    monkeypatch.setattr(export_retention, "_listed", lambda folder: listed.append(folder) or listing(folder))
+    monkeypatch.setattr(export_retention, "sha256_of", lambda path: hashed.append(path) or hashing(path))
+    exported(made, NOW + timedelta(days=ROUNDS))
+    asks(made, "{newest: 100}")
+    assert pruned(made) == {}
+    assert (len(listed), hashed) == (1, [])
+    asks(made, "{newest: 2}")
+    assert len(pruned(made)) == 3
+    assert (len(listed), hashed) == (2, [current(made)])
+
+
+def test_a_record_that_cannot_be_written_stops_no_deletion(made: World, caplog: pytest.LogCaptureFixture) -> None:
+    asks(made, "{newest: 3}")
+    (older_folder(made.settings.exports_dir) / RECORD).mkdir()
+    pruned(made)
+    assert older(made) == ["4", "3"]
+    assert "not recorded" in caplog.text
 
 
 # ---- duplicates

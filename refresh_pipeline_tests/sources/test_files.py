@@ -542,3 +542,28 @@ def test_the_two_contradictory_days_of_spy_are_passed_on_and_found(real: Callabl
     wrong = found.where(np.array([reason is not None for reason in faults(found)]))
     assert len(found) == 2519
     assert opened(wrong) == ["2015-03-05T00:00", "2015-03-30T00:00"]
+
+
+@pytest.mark.parametrize("folder", ["c[1]", "c*", "c?", "volume=5"])
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_path_is_no_pattern_and_its_folders_are_no_columns(folder: str, ending: str, tmp_path: Path) -> None:
+    for name, price in ((folder, 1), ("c1", 777)):
+        (tmp_path / name).mkdir()
+        with duckdb.connect() as connection:
+            connection.sql(
+                f"select '2024-01-01' as time, {price} as open, {price} as high, {price} as low, {price} as close"
+            ).write_csv(str(tmp_path / "rows.csv"))
+            rows = connection.read_csv(str(tmp_path / "rows.csv"))
+            write = rows.write_parquet if ending == "parquet" else rows.write_csv
+            write(str(tmp_path / f"rows.{ending}"))
+        (tmp_path / f"rows.{ending}").rename(tmp_path / name / f"A-B_H1.{ending}")
+    candles = fetch(market(tmp_path / folder)).candles
+    assert candles.columns["open"].tolist() == [1.0]
+    assert np.isnan(candles.columns["volume"]).all()
+
+
+def test_a_symbol_with_an_asterisk_reads_its_own_file(tmp_path: Path) -> None:
+    for name, price in (("BTC*", 1), ("BTCX", 777)):
+        (tmp_path / f"{name}_H1.csv").write_text(f"{HEADER}2024-01-01,{price},{price},{price},{price},5\n")
+    answer = fetch(market(tmp_path, instruments="{A/B: {symbol: 'BTC*'}}"))
+    assert answer.candles.columns["open"].tolist() == [1.0]
