@@ -26,6 +26,8 @@ DAGSTER_VARIABLES = {"DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS": "1", "DA
 
 
 PREFIX = "REFRESH_"
+# Keys that open a door of ours; no neighbour is ever given one.
+OWN_KEYS = ("REFRESH_API_KEY",)
 
 
 class SettingsError(ValueError):
@@ -58,6 +60,8 @@ class Settings(BaseSettings):
     azure_storage_account_key: SecretStr | None = Field(default=None, validation_alias="AZURE_STORAGE_ACCOUNT_KEY")
     redis_username: SecretStr | None = Field(default=None, validation_alias="REDIS_USERNAME")
     redis_password: SecretStr | None = Field(default=None, validation_alias="REDIS_PASSWORD")
+    api_key: SecretStr | None = Field(default=None, validation_alias="REFRESH_API_KEY")
+    api_hosts: str = Field(default="", validation_alias="REFRESH_API_HOSTS")
     oanda_token: SecretStr | None = Field(default=None, validation_alias="OANDA_TOKEN")
     dhan_client_id: SecretStr | None = Field(default=None, validation_alias="DHAN_CLIENT_ID")
     dhan_access_token: SecretStr | None = Field(default=None, validation_alias="DHAN_ACCESS_TOKEN")
@@ -132,9 +136,13 @@ def child_environment(settings: Settings) -> dict[str, str]:
 
 
 def credentials(settings: Settings) -> dict[str, str]:
-    """Every secret that is set, by the name of its environment variable; for whoever opens a neighbour."""
+    """Every secret that is set and opens a neighbour, by the name of its environment variable."""
     secrets = {str(field.validation_alias): getattr(settings, name) for name, field in Settings.model_fields.items()}
-    return {name: each.get_secret_value().strip() for name, each in secrets.items() if isinstance(each, SecretStr)}
+    return {
+        name: each.get_secret_value().strip()
+        for name, each in secrets.items()
+        if isinstance(each, SecretStr) and name not in OWN_KEYS
+    }
 
 
 def load_settings(**chosen: Any) -> Settings:
