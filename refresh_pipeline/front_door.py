@@ -1,4 +1,4 @@
-"""Dagster's web UI behind a guard: `python -m refresh_pipeline.front_door`, in place of dagster-webserver.
+"""Dagster's web UI behind a guard: `refresh-web`, in place of dagster-webserver.
 
 Dagster's own server executes mutations by GET, answers any Host and any Origin, and knows no login. Here its app
 stands behind `api.guard`; where REFRESH_API_KEY is set, people log in and programs send the key.
@@ -63,6 +63,10 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
 def serve(
     *,
     workspace: Annotated[str, typer.Option("--workspace", "-w", help="The workspace.yaml to load.")],
@@ -94,5 +98,10 @@ def optimized(instance: dg.DagsterInstance) -> dg.DagsterInstance:
     return instance
 
 
+def main() -> None:
+    """The console script refresh-web."""
+    app()
+
+
 if __name__ == "__main__":
-    typer.run(serve)
+    main()

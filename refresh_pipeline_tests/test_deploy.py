@@ -14,13 +14,15 @@ from typing import Any
 
 import click
 import pytest
+import typer
 import yaml
 from dagster._daemon.cli import create_dagster_daemon_cli
-from dagster_webserver.cli import dagster_webserver
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from refresh_pipeline import front_door
+from refresh_pipeline.api.guard import host_names
 from refresh_pipeline.settings import DAGSTER_VARIABLES, Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -28,7 +30,7 @@ DEPLOY = REPOSITORY / "deploy"
 DOCKERFILE = DEPLOY / "docker" / "Dockerfile"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 CLICK_COMMANDS: dict[str, click.Command] = {
-    "dagster-webserver": dagster_webserver,
+    "refresh-web": typer.main.get_command(front_door.app),
     "dagster-daemon": create_dagster_daemon_cli(),
 }
 OURS = re.compile(r"\b((?:REFRESH|DROPBOX|DAGSTER)_[A-Z_]+)\b")
@@ -138,6 +140,21 @@ def test_nobody_else_reaches_the_web_ui() -> None:
     assert compose()["web"]["ports"] == ["127.0.0.1:3000:3000"]
     assert manifests()["Service"]["type"] == "ClusterIP"
     assert all("-h 0.0.0.0" not in path.read_text() for path in UNITS)
+    # In a container other containers reach the port: the front door wants a key there.
+    [web] = [
+        container for container in manifests()["Deployment"]["template"]["spec"]["containers"] if "ports" in container
+    ]
+    assert web["envFrom"] == [{"secretRef": {"name": "refresh-pipeline"}}]
+
+
+def test_probes_come_under_a_name_that_the_front_door_answers() -> None:
+    [web] = [
+        container for container in manifests()["Deployment"]["template"]["spec"]["containers"] if "ports" in container
+    ]
+    for probe in (web["readinessProbe"], web["livenessProbe"]):
+        [host] = [header["value"] for header in probe["httpGet"]["httpHeaders"] if header["name"] == "Host"]
+        assert host in host_names(3000)
+        assert probe["httpGet"]["path"] in front_door.PUBLIC
 
 
 def test_both_processes_see_one_another_as_runs_name_them() -> None:
