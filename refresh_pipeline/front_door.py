@@ -69,9 +69,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def serve(
     *,
-    workspace: Annotated[str, typer.Option("--workspace", "-w", help="The workspace.yaml to load.")],
     host: Annotated[str, typer.Option("--host", "-h", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", "-p", min=1, max=65535, help="The port to listen on.")] = 3000,
+    workspace: Annotated[str, typer.Option("--workspace", "-w", help="The workspace.yaml to load.")] = "workspace.yaml",
 ) -> None:
     """Serve Dagster's web UI behind the guard until interrupted."""
     try:
