@@ -20,7 +20,7 @@ from dagster_webserver.app import create_app_from_workspace_process_context
 from dagster_webserver.version import __version__ as webserver_version
 
 from refresh_pipeline.api.guard import Guard, Rules, host_names
-from refresh_pipeline.api.login import Keys, WrongKey
+from refresh_pipeline.api.login import Keys
 from refresh_pipeline.settings import Settings, SettingsError, load_settings, set_dagster_variables
 
 WRONG_REQUEST = 2
@@ -39,7 +39,6 @@ def rules_and_keys(settings: Settings, host: str, port: int) -> tuple[Rules, Key
 
     Raises:
         OpenDoor: `host` is more than this machine, and no key is set.
-        WrongKey: a key is too short.
     """
     keys = Keys.of(settings.api_key.get_secret_value() if settings.api_key else None)
     if not keys and not is_loopback(host):
@@ -76,7 +75,7 @@ def serve(
     """Serve Dagster's web UI behind the guard until interrupted."""
     try:
         rules, keys = rules_and_keys(load_settings(), host, port)
-    except (SettingsError, OpenDoor, WrongKey) as error:
+    except (SettingsError, OpenDoor) as error:
         print(error, file=sys.stderr)  # noqa: T201
         raise typer.Exit(WRONG_REQUEST) from None
     set_dagster_variables()

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -26,6 +26,7 @@ DAGSTER_VARIABLES = {"DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS": "1", "DA
 
 
 PREFIX = "REFRESH_"
+SHORTEST_KEY = 16
 # Keys that open a door of ours; no neighbour is ever given one.
 OWN_KEYS = ("REFRESH_API_KEY",)
 
@@ -73,6 +74,14 @@ class Settings(BaseSettings):
     smtp_password: SecretStr | None = Field(default=None, validation_alias="SMTP_PASSWORD")
     smtp_from: str | None = Field(default=None, validation_alias="SMTP_FROM")
     alert_recipients: str | None = Field(default=None, validation_alias="ALERT_EMAIL_RECIPIENTS")
+
+    @field_validator("api_key")
+    @classmethod
+    def _is_long_enough(cls, keys: SecretStr | None) -> SecretStr | None:
+        for key in (keys.get_secret_value() if keys else "").split(","):
+            if 0 < len(key.strip()) < SHORTEST_KEY:
+                raise ValueError(f"a key of {len(key.strip())} characters; allowed: {SHORTEST_KEY} or more")
+        return keys
 
     @classmethod
     def settings_customise_sources(

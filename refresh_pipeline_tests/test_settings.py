@@ -15,6 +15,7 @@ from refresh_pipeline.settings import (
     Settings,
     SettingsError,
     child_environment,
+    credentials,
     event_log_dir,
     load_settings,
     prepare_dagster,
@@ -276,3 +277,12 @@ def test_a_credential_is_found_wherever_settings_are_kept_and_by_any_name() -> N
     os.environ["OANDA_TOKEN"] = "from-environment"
     assert secret("OANDA_TOKEN") == "from-environment"
     assert "from-environment" not in repr(load_settings())
+
+
+def test_a_key_of_ours_is_long_and_no_neighbour_is_given_it() -> None:
+    os.environ["REFRESH_API_KEY"] = "a key of some length"
+    assert "REFRESH_API_KEY" not in credentials(load_settings())
+    os.environ["REFRESH_API_KEY"] = "a key of some length, short"
+    with pytest.raises(SettingsError, match="16 or more") as caught:
+        load_settings()
+    assert "a key of some" not in str(caught.value)

@@ -10,8 +10,6 @@ LOGIN = "/login"
 COOKIE = "refresh_session"
 # 12 hours: a working day.
 SESSION_SECONDS = 12 * 3600
-SHORTEST_KEY = 16
-
 STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;display:grid;place-items:center;min-height:90vh;margin:0;"
     "background:#f6f7f9;color:#16202c}form{background:#fff;border:1px solid #d9dee5;border-radius:10px;padding:32px;"
@@ -33,10 +31,6 @@ PAGE = """<!doctype html>
 """
 
 
-class WrongKey(ValueError):
-    """A key that would protect nothing."""
-
-
 @dataclass(frozen=True, slots=True)
 class Keys:
     """The keys that open a server; none of them: it is open to whoever reaches it."""
@@ -45,17 +39,8 @@ class Keys:
 
     @classmethod
     def of(cls, text: str | None) -> "Keys":
-        """Keys of a comma list.
-
-        Raises:
-            WrongKey: a key is shorter than 16 characters.
-        """
-        keys = tuple(part.strip() for part in (text or "").split(",") if part.strip())
-        if short := [key for key in keys if len(key) < SHORTEST_KEY]:
-            raise WrongKey(
-                f"REFRESH_API_KEY: found a key of {len(short[0])} characters, allowed: {SHORTEST_KEY} or more"
-            )
-        return cls(keys)
+        """Keys of a comma list; `settings` has looked at their length."""
+        return cls(tuple(part.strip() for part in (text or "").split(",") if part.strip()))
 
     def __bool__(self) -> bool:
         return bool(self.keys)

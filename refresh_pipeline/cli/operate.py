@@ -108,7 +108,7 @@ def maintain(*, dry_run: DryRunOption = False, market: MarketOption = None, data
 
 def up(
     *,
-    port: Annotated[int, typer.Option(help="Serve the web UI on this port of localhost.")] = 3000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Serve the web UI on this port of localhost.")] = 3000,
     market: MarketOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
@@ -149,7 +149,7 @@ def supervisor_plan(settings: "Settings", port: int, folder: Path) -> "Plan":
     return Plan(
         programs={
             "code server": [*dagster, *code, "-m", f"{PACKAGE.name}.definitions"],
-            "web UI": [*dagster, "dagster_webserver", "-h", LOCALHOST, "-p", str(port), "-w", str(workspace)],
+            "web UI": [*dagster, f"{PACKAGE.name}.front_door", "-p", str(port), "-w", str(workspace)],
             "daemon": [*dagster, "dagster._daemon", "run", "-w", str(workspace)],
         },
         renewed="code server",

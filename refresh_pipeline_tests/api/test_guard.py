@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 
 from refresh_pipeline.api.guard import Guard, Head, Receive, Rules, Scope, Send, host_names, refusal
-from refresh_pipeline.api.login import SESSION_SECONDS, Keys, WrongKey
+from refresh_pipeline.api.login import SESSION_SECONDS, Keys
 
 KEY, OTHER_KEY = "a key of some length", "another key as long"
 PORT = 3000
@@ -245,8 +245,6 @@ def test_a_form_without_end_is_cut_off(server: Server) -> None:
         assert client.post("/login", content=b"key=" + b"x" * 10_000_000).status_code == 401
 
 
-def test_a_short_key_is_refused() -> None:
-    with pytest.raises(WrongKey, match="16 or more"):
-        Keys.of("too short")
+def test_no_key_is_no_key() -> None:
     assert not Keys.of(" , ")
     assert not Keys.of(None)

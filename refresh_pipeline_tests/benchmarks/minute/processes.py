@@ -11,6 +11,7 @@ TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 STARTER, OTHER = "starter of runs", "other"
 KINDS = (
     (("refresh_pipeline.cli.supervisor",), "refresh up"),
+    (("refresh_pipeline.front_door",), "web UI"),
     (("dagster_webserver",), "web UI"),
     (("dagster._daemon",), "daemon"),
     (("api", "grpc"), "code server"),
