@@ -184,7 +184,7 @@ def secret(name: str) -> str | None:
 def _explained(fault: Any) -> str:
     name = str(fault["loc"][0])
     # What is not our own setting is somebody's credential.
-    found = repr(fault["input"]) if name.startswith(PREFIX) else "a value that is not shown"
+    found = repr(fault["input"]) if name.startswith(PREFIX) and name not in OWN_KEYS else "a value that is not shown"
     return f"{name}: found {found}; {fault['msg']}"
 
 
