@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 DEPLOY = REPOSITORY / "deploy"
 DOCKERFILE = DEPLOY / "docker" / "Dockerfile"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
-CLICK_COMMANDS: dict[str, click.Command] = {
+CLICK_COMMANDS: dict[str, Any] = {
     "refresh-web": typer.main.get_command(front_door.app),
     "dagster-daemon": create_dagster_daemon_cli(),
 }

@@ -124,7 +124,7 @@ class Pages:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, *_: object) -> None:
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the name of the base class)
                 """Nothing on the terminal."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
