@@ -1,7 +1,10 @@
 """Where the command writes: standard output for results, standard error for messages and the log."""
 
 import logging
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 
@@ -25,11 +28,29 @@ def print_warning(text: str) -> None:
     err.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
-def log_to_console(verbose: int) -> None:
-    """Show the package's log on standard error: warnings; with -v also information, with -vv everything."""
+@contextmanager
+def terminal() -> Iterator[Console]:
+    """A console that reaches the terminal during Dagster's steps; `err` where standard error is no terminal.
+
+    Dagster redirects file descriptor 2 into a file during each step: the console writes to a duplicate taken before.
+    """
+    if not sys.stderr.isatty():
+        yield err
+        return
+    with open(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as stream:
+        yield Console(file=stream)
+
+
+@contextmanager
+def log_on(console: Console, verbose: int) -> Iterator[None]:
+    """Show the package's log while the block runs: warnings; with -v also information, with -vv everything."""
     from rich.logging import RichHandler
 
-    level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logger = logging.getLogger("refresh_pipeline")
-    logger.setLevel(level)
-    logger.addHandler(RichHandler(console=err, show_path=False, omit_repeated_times=False))
+    logger.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
+    handler = RichHandler(console=console, show_path=False, omit_repeated_times=False)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

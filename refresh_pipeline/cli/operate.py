@@ -127,7 +127,7 @@ def up(
         # Create its databases before the programs open them.
         pass
     names = ", ".join(each.name for each in wanted.markets)
-    err.print(f"Markets: {names}. Web UI: http://{LOCALHOST}:{port}. Ctrl-C ends it.")
+    err.print(f"Markets: {names}. Starting the web UI on port {port}. Ctrl-C stops it.", highlight=False)
     plan = supervisor_plan(wanted.settings, port, Path(mkdtemp(prefix="refresh-")))
     exec_supervisor(plan, child_environment(wanted.settings))
 
@@ -156,6 +156,8 @@ def supervisor_plan(settings: "Settings", port: int, folder: Path) -> "Plan":
         ready=str(socket),
         watched=[str(path.expanduser().absolute()) for path in [PACKAGE, *markets_dirs, *settings_files()]],
         temporary=str(folder),
+        host=LOCALHOST,
+        port=port,
     )
 
 

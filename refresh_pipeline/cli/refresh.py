@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refresh_pipeline.cli.console import err, log_to_console, out
+from refresh_pipeline.cli.console import log_on, out, terminal
 from refresh_pipeline.cli.options import (
     DONE,
     SOME_FAILED,
@@ -94,13 +94,12 @@ def _prepared(wanted: Request, instrument: str | None, timeframe: str | None) ->
 
 def _run(action: str, wanted: Request, chosen: "list[tuple[Market, list[Series]]]", verbose: int) -> None:
     """Run the action for each market, and print a table; exit code 1 where something failed."""
-    log_to_console(verbose)
     from refresh_pipeline.cli import tables
     from refresh_pipeline.orchestration import run_jobs
     from refresh_pipeline.pipeline.progress import watched
 
     work = {"refresh": run_jobs.refresh_once, "backfill": run_jobs.backfill, "publish": run_jobs.publish_once}[action]
-    with tables.progress_bars(err) as watcher, watched(watcher):
+    with terminal() as console, log_on(console, verbose), tables.progress_bars(console) as watcher, watched(watcher):
         results = [work(wanted.settings, market, series, wanted.instants, verbose) for market, series in chosen]
     tables.print_refreshed(out, action, results, verbose)
     raise typer.Exit(DONE if all(result.succeeded for result in results) else SOME_FAILED)

@@ -1,12 +1,13 @@
-"""Programs side by side until one ends or somebody interrupts: what `refresh up` turns into once all is prepared.
+"""The process of `refresh up` once all is prepared: it runs programs side by side until one ends or it is interrupted.
 
-Only the standard library: it waits for days and should take as little memory as that needs.
+Only the standard library: it waits for days, in 9 MB of memory (docs/decisions/0086).
 """
 
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,33 +17,36 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from refresh_pipeline.instance.file_states import file_states
+
 SECONDS_BETWEEN_LOOKS = 0.5
 # How long the others wait for the first program at most.
 SECONDS_TO_WAIT = 60.0
-# Looks between two at the watched files.
+# Looks at the programs between two looks at the watched files.
 LOOKS_AT_FILES = 10
-# Folders that nobody writes code or YAML in.
-SKIPPED = {"__pycache__", ".git", ".venv"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run, and which of the programs is started anew when a watched file or folder changes.
+    """The programs to run, and the one that is restarted when a watched file or folder changes.
 
-    That one is started first, and the others once the file `ready` is there: who looks for it in vain would look
-    again a minute later.
+    That one starts first, and the others once the file `ready` exists: a program that does not find it looks again only
+    a minute later.
     """
 
     programs: Mapping[str, Sequence[str]]
     renewed: str
     ready: str
     watched: Sequence[str]
-    # A folder that is of no use once they have ended.
+    # A folder to delete at the end.
     temporary: str
+    # Where the web UI answers once it is ready.
+    host: str = "127.0.0.1"
+    port: int = 0
 
 
 def exec_supervisor(plan: Plan, environment: Mapping[str, str]) -> NoReturn:
-    """Let this process run a plan, and be nothing else any more."""
+    """Replace this process by one that runs the plan."""
     command = [sys.executable, "-P", "-m", "refresh_pipeline.cli.supervisor", json.dumps(asdict(plan))]
     sys.stdout.flush()
     sys.stderr.flush()
@@ -58,28 +62,54 @@ def supervise(plan: Plan) -> int:
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
-    # Before anything reads them: what changes while the programs start is a change.
-    looks, seen = 0, state_of(plan.watched)
+    # Before any program reads the files: a change while the programs start is a change.
+    states = file_states(plan.watched)
     running = {plan.renewed: _started(plan.programs[plan.renewed])}
     _wait_for(Path(plan.ready), running[plan.renewed], stopped)
     running |= {name: _started(command) for name, command in plan.programs.items() if name != plan.renewed}
-    ended: list[str] = []
-    while not ended and not stopped.wait(timeout=SECONDS_BETWEEN_LOOKS):
-        ended = [name for name, process in running.items() if process.poll() is not None]
-        looks += 1
-        if not ended and looks % LOOKS_AT_FILES == 0 and (now := state_of(plan.watched)) != seen:
-            seen = now
-            print(f"Changed on disk: the {plan.renewed} is started anew.", file=sys.stderr, flush=True)
-            _end(running[plan.renewed])
-            running[plan.renewed] = _started(plan.programs[plan.renewed])
+    ended = _watch(plan, running, states, stopped)
     for process in running.values():
         process.terminate()
     for process in running.values():
         process.wait()
     shutil.rmtree(plan.temporary, ignore_errors=True)
     for name in ended:
-        print(f"The {name} ended by itself with exit code {running[name].returncode}.", file=sys.stderr)
+        _say(f"The {name} ended by itself with exit code {running[name].returncode}.")
     return 1 if ended else 0
+
+
+def _watch(
+    plan: Plan,
+    running: "dict[str, subprocess.Popen[bytes]]",
+    states: Mapping[str, tuple[int, int]],
+    stopped: threading.Event,
+) -> list[str]:
+    """Restart the renewed program at every change, until an interrupt or until programs end: their names."""
+    ended: list[str] = []
+    looks, ready = 0, not plan.port
+    while not ended and not stopped.wait(timeout=SECONDS_BETWEEN_LOOKS):
+        ended = [name for name, process in running.items() if process.poll() is not None]
+        looks += 1
+        if not ready and (ready := _answers(plan.host, plan.port)):
+            _say(f"Ready: http://{plan.host}:{plan.port}")
+        if not ended and looks % LOOKS_AT_FILES == 0 and (now := file_states(plan.watched)) != states:
+            states = now
+            _say(f"Files have changed: restarting the {plan.renewed}.")
+            _end(running[plan.renewed])
+            running[plan.renewed] = _started(plan.programs[plan.renewed])
+    return ended
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=SECONDS_BETWEEN_LOOKS).close()
+    except OSError:
+        return False
+    return True
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _started(command: Sequence[str]) -> "subprocess.Popen[bytes]":
@@ -95,28 +125,6 @@ def _wait_for(file: Path, process: "subprocess.Popen[bytes]", stopped: threading
 def _end(process: "subprocess.Popen[bytes]") -> None:
     process.terminate()
     process.wait()
-
-
-def state_of(watched: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """When each watched file, or file in a watched folder, was last written, and how long it is."""
-    found = {}
-    for path in (file for name in watched for file in _files(Path(name))):
-        try:
-            about = path.stat()
-        except OSError:
-            continue
-        found[str(path)] = (about.st_mtime_ns, about.st_size)
-    return found
-
-
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    found = []
-    for folder, folders, names in os.walk(path):
-        folders[:] = [name for name in folders if name not in SKIPPED]
-        found += [Path(folder) / name for name in names if not name.endswith(".pyc")]
-    return found
 
 
 if __name__ == "__main__":

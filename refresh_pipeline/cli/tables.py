@@ -51,11 +51,14 @@ class RateColumn(ProgressColumn):
 def progress_bars(console: Console) -> Iterator[Watcher]:
     """A bar per kind of work; nothing where the output is no terminal."""
     columns = (
-        TextColumn("{task.description:<18}"),
-        BarColumn(bar_width=24),
+        TextColumn("{task.description:<16}"),
+        # What the other columns leave of the window.
+        BarColumn(bar_width=max(4, min(24, console.width - 72))),
         MofNCompleteColumn(),
         RateColumn(),
+        TextColumn("elapsed"),
         TimeElapsedColumn(),
+        TextColumn("left"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -20,6 +20,7 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClassData
 
+from refresh_pipeline.instance.file_states import file_states
 from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, process_here, process_named, why_gone
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -37,7 +38,7 @@ class WarmRunLauncher(DefaultRunLauncher):
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(inst_data)
         self._starter: subprocess.Popen[bytes] | None = None
-        self._code: dict[str, int] = {}
+        self._code: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
 
     def launch_run(self, context: LaunchRunContext) -> None:
@@ -133,6 +134,6 @@ def can_be_forked(run: DagsterRun) -> bool:
     return is_here and is_ours and code.executable_path == sys.executable and code.container_image is None
 
 
-def code_on_disk() -> dict[str, int]:
-    """When each module of the project was last changed: what was imported before is not what a run should be."""
-    return {str(file): file.stat().st_mtime_ns for file in PACKAGE.rglob("*.py")}
+def code_on_disk() -> dict[str, tuple[int, int]]:
+    """The state of the project's files: a process that imported other ones is not forked any more."""
+    return file_states([PACKAGE])

@@ -3,17 +3,18 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from refresh_pipeline.cli.supervisor import Plan, state_of
+from refresh_pipeline.cli.supervisor import Plan
 
 # Says that it is there by a file of its process id, and waits.
 STAYS = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1], str(os.getpid())).touch(); time.sleep(60)"
@@ -104,11 +105,26 @@ def test_a_change_on_disk_renews_one_program_and_leaves_the_others(tmp_path: Pat
         assert process.wait(PATIENCE) == 0
 
 
-def test_what_is_written_by_importing_is_no_change(tmp_path: Path):
-    (tmp_path / "module.py").write_text("")
-    before = state_of([str(tmp_path), str(tmp_path / "missing.yaml")])
-    (tmp_path / "__pycache__").mkdir()
-    (tmp_path / "__pycache__" / "module.cpython-311.pyc").write_bytes(b"")
-    assert state_of([str(tmp_path)]) == before
-    (tmp_path / "module.py").write_text("x = 1")
-    assert state_of([str(tmp_path)]) != before
+def test_the_address_is_printed_once_it_answers(tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    serves = f"import socket, time; server = socket.create_server(('127.0.0.1', {port})); {STAYS}"
+    late = f"import time; time.sleep(1); {serves}"
+    plan = replace(plan_of(tmp_path, code=STAYS, web=late), port=port)
+    with supervised(plan) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == f"Ready: http://127.0.0.1:{port}\n"
+        assert shown(tmp_path / "web")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+        assert process.stderr.read() == ""
+
+
+def test_the_supervising_process_imports_nothing_but_the_standard_library():
+    script = "import refresh_pipeline.cli.supervisor, sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    answer = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
+    bare = subprocess.run(
+        [sys.executable, "-P", "-c", "import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    foreign = set(answer.stdout.split()) - sys.stdlib_module_names - set(bare.stdout.split())
+    assert foreign == {"refresh_pipeline"}

@@ -226,7 +226,7 @@ def test_a_bar_shows_how_many_a_second_and_how_much_time_is_left_on_a_narrow_ter
             watch("candles", done, 1_000_000)
             time.sleep(0.05)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
-    assert re.search(r"30000/1000000 +[\d,]+/s 0:00:0\d 0:\d\d:\d\d", text), text
+    assert re.search(r"30000/1000000 +[\d,]+/s elapsed 0:00:0\d left 0:\d\d:\d\d", text), text
 
 
 def test_into_a_file_goes_no_bar() -> None:
