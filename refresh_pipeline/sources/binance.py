@@ -1,30 +1,27 @@
 """Binance spot: klines from the public market-data host, long histories from its bulk archives, no key needed.
 
-Contract: binance/binance-spot-api-docs at a5e0bc3ddc. How requests are retried and slowed down is `http`'s part.
+Contract: binance/binance-spot-api-docs at a5e0bc3ddc. How requests are retried and slowed down is `http_client`'s part.
 """
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.calendars.crypto import CryptoCalendar
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, BulkFile, Candles, Floats, Malformed, Times
-from refresh_pipeline.market.model import Market, normalized, source_options
+from refresh_pipeline.market.model import Market, normalized
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.sources import Fetched, PermanentError, Request, Secrets, SourceError, TransientError, no_secrets
+from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError
 from refresh_pipeline.sources.binance_archive import (
     ARCHIVE_URL,
     REQUESTS_PER_MINUTE,
@@ -36,21 +33,22 @@ from refresh_pipeline.sources.binance_archive import (
     next_archive,
     rows_of,
 )
-from refresh_pipeline.sources.concurrency import failed, in_background, side_by_side
+from refresh_pipeline.sources.concurrency import in_background, put_failures, side_by_side
 from refresh_pipeline.sources.http_client import (
     BaseUrl,
     Client,
     Put,
     RateLimited,
     Reader,
-    RetryPolicy,
     T,
     by_status,
     excerpt,
     retry_after,
     seconds_into_minute,
 )
+from refresh_pipeline.sources.http_source import HttpSource, SourceOptions, venue_at
 from refresh_pipeline.sources.rate_limits import SharedLimit
+from refresh_pipeline.sources.rows import json_body, number, parse_rows, unexpected
 
 log = logging.getLogger(__name__)
 
@@ -96,15 +94,12 @@ ROW_FIELDS = 12
 CLOSE_TIME_FIELD = 6
 # Milliseconds have 13 digits until the year 2286, microseconds 16 since 2001.
 FIRST_MICROSECOND = 10**14
-ROW_TEXT = 200
 
 DATA_API = "https://data-api.binance.vision"
 
 
-class BinanceOptions(BaseModel):
-    """What a market's YAML may say of this source."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class BinanceOptions(SourceOptions):
+    """The options of this source in a market's YAML."""
 
     base_url: BaseUrl = DATA_API
     # Without one: Binance's own where base_url is Binance's own, else none.
@@ -116,29 +111,12 @@ class BinanceOptions(BaseModel):
         return self.archive_url or (ARCHIVE_URL if self.base_url == DATA_API else None)
 
 
-class BinanceSource:
+class BinanceSource(HttpSource[BinanceOptions]):
     """Klines of any spot symbol, closed ones only, by the venue's own clock."""
 
     kind = "binance"
+    options_model = BinanceOptions
     native_timeframes = tuple(INTERVALS)
-
-    def __init__(
-        self,
-        market: Market,
-        limits_dir: Path,
-        secrets: Secrets = no_secrets,
-        retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
-    ) -> None:
-        """The source of one market; the limits of its host are shared through files in `limits_dir`.
-
-        Raises:
-            MarketError: the YAML says something of this source that it does not know.
-        """
-        self._market = market
-        options = source_options(market, BinanceOptions)
-        self._base_url, self._archive_url = options.base_url, options.archive
-        self._limits_dir = limits_dir
-        self._retry_policy = retry_policy
 
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """See Source; what the machine's clock says is not asked for, the venue tells its own time."""
@@ -146,53 +124,50 @@ class BinanceSource:
 
     def reissued(self, files: Mapping[Series, Sequence[BulkFile]]) -> dict[Series, list[BulkFile]]:
         """See Reissuing; a file whose checksum cannot be had now is looked at another time."""
-        return asyncio.run(self._reissued(files)) if self._archive_url and any(files.values()) else {}
+        return asyncio.run(self._reissued(files)) if self._options.archive and any(files.values()) else {}
 
     async def _reissued(self, files: Mapping[Series, Sequence[BulkFile]]) -> dict[Series, list[BulkFile]]:
         async with self._archive() as client:
 
-            async def is_other(file: BulkFile) -> bool:
+            async def is_changed(file: BulkFile) -> bool:
                 try:
                     return await checksum_of(client, file.path) not in (None, file.sha256)
                 except SourceError as error:
                     log.info("%s", error)
                     return False
 
-            flat = [(series, file) for series, some in files.items() for file in some]
-            others = await asyncio.gather(*(is_other(file) for _, file in flat))
-        found: dict[Series, list[BulkFile]] = {}
-        for (series, file), is_another in zip(flat, others, strict=True):
-            if is_another:
-                found.setdefault(series, []).append(file)
-        return found
+            flat = [(series, file) for series, read in files.items() for file in read]
+            answers = await asyncio.gather(*(is_changed(file) for _, file in flat))
+        changed: dict[Series, list[BulkFile]] = {}
+        for (series, file), answer in zip(flat, answers, strict=True):
+            if answer:
+                changed.setdefault(series, []).append(file)
+        return changed
 
     def _archive(self) -> Client:
-        url = self._archive_url or ARCHIVE_URL
-        venue = f"binance-archive-{httpx.URL(url).netloc.decode()}"
-        limit = SharedLimit(self._limits_dir, venue, REQUESTS_PER_MINUTE, MINUTE)
+        url = self._options.archive or ARCHIVE_URL
+        limit = self._limit(venue_at("binance-archive", url), REQUESTS_PER_MINUTE, MINUTE)
         return Client(url, limit, replace(self._retry_policy, answer=max(self._retry_policy.answer, LONGEST_DOWNLOAD)))
 
     async def _produce(self, requests: Sequence[Request], put: Put) -> None:
         if not requests:
             return
-        # The venue's limits are per address, and so is the account: two markets on one host share it.
-        venue = f"binance-{httpx.URL(self._base_url).netloc.decode()}"
-        limit = SharedLimit(self._limits_dir, venue, ASSUMED_WEIGHT_PER_MINUTE, MINUTE)
-        async with Client(self._base_url, limit, self._retry_policy) as client, self._archive() as archive:
-            talk = _Talk(self._market, client, limit, archive if self._archive_url else None)
+        base_url = self._options.base_url
+        limit = self._limit(venue_at(self.kind, base_url), ASSUMED_WEIGHT_PER_MINUTE, MINUTE)
+        async with self._client(base_url, limit) as client, self._archive() as archive:
+            session = _FetchSession(self._market, client, limit, archive if self._options.archive else None)
             try:
                 # Asked before any candle: one that was closed then is complete in every later answer.
-                server_now = await talk.server_time()
-                await talk.learn_limit()
+                server_now = await session.server_time()
+                await session.learn_limit()
             except SourceError as error:
-                for request in requests:
-                    await put(failed(request, error))
+                await put_failures(requests, error, put)
                 return
-            await side_by_side(requests, partial(talk.chunks, server_now=server_now), put)
+            await side_by_side(requests, partial(session.chunks, server_now=server_now), put)
 
 
-class _Talk:
-    """One fetch's questions to the venue."""
+class _FetchSession:
+    """The requests of one fetch: the client, the limit and the archive that they share."""
 
     def __init__(self, market: Market, client: Client, limit: SharedLimit, archive: Client | None) -> None:
         self._market = market
@@ -236,7 +211,7 @@ class _Talk:
         """Where to go on, and what one page has."""
         started = time.monotonic()
         rows = await self._klines(series, since, until)
-        candles, ends = read_rows(rows)
+        candles, ends = read_klines(rows)
         following = _following(series.timeframe, candles.open_time, len(rows), since, until)
         opens = candles.open_time
         closed = candles.where((ends < server_now) & (opens >= since) & (opens < until)).sorted()
@@ -254,7 +229,7 @@ class _Talk:
             return archive.until, fetched
         # Not listed yet, or not published: the API knows where there is something.
         first = await self._klines(series, since, until, rows=1)
-        opens = read_rows(first)[0].open_time
+        opens = read_klines(first)[0].open_time
         if len(opens) and opens[0] < archive.until:
             # Page by page up to the archive's end: from its second candle on nothing is taken for its beginning.
             return await self._page(series, since, archive.until, server_now)
@@ -268,7 +243,7 @@ class _Talk:
         checksum = await checksum_of(self._archive, path)
         if checksum is None:
             return None
-        candles, _ = read_rows(await rows_of(self._archive, path, checksum))
+        candles, _ = read_klines(await rows_of(self._archive, path, checksum))
         file = BulkFile(path, checksum, archive.since, archive.until)
         whole = candles.between(archive.since, archive.until).sorted()
         return Fetched(series, whole, last=False, seconds=time.monotonic() - started, file=file)
@@ -298,31 +273,27 @@ class _Talk:
             raise
 
     async def _ask(self, path: str, params: Mapping[str, str | int], weight: int, read: Reader[T]) -> T:
-        def hear_and_read(response: httpx.Response) -> T:
+        def observe_and_read(response: httpx.Response) -> T:
             used = response.headers.get("x-mbx-used-weight-1m", "")
             if used.isdigit():
                 self._limit.observe_server_usage(int(used), MINUTE - seconds_into_minute(response))
             return read(response)
 
-        return await self._client.get(path, params, weight, hear_and_read)
+        return await self._client.get(path, params, weight, observe_and_read)
 
 
-def read_rows(rows: Sequence[Any]) -> tuple[Candles, Times]:
+def read_klines(rows: Sequence[Any]) -> tuple[Candles, Times]:
     """Klines as the venue sends them, and when each one ends (exclusive), in microseconds, UTC.
 
     A row whose times can be read but one of its numbers cannot is a candle of NaN, which no one will take for good; a
     row without the shape of a kline is set aside as malformed.
 
-    >>> candles, ends = read_rows([[1704067200000, "1.5", "2", "1", "1.7", "10", 1704067259999, "0", 1, "0", "0", "0"]])
+    >>> kline = [1704067200000, "1.5", "2", "1", "1.7", "10", 1704067259999, "0", 1, "0", "0", "0"]
+    >>> candles, ends = read_klines([kline])
     >>> candles["close"], ends
     (array([1.7]), array(['2024-01-01T00:00:59.999000'], dtype='datetime64[us]'))
     """
-    try:
-        return _candles(rows, ())
-    except (TypeError, ValueError, OverflowError):
-        malformed = [Malformed(json.dumps(row)[:ROW_TEXT], wrong) for row in rows if (wrong := _wrong_with(row))]
-        good = [[int(row[0]), *map(_number, row[1:])] for row in rows if _wrong_with(row) is None]
-        return _candles(good, malformed)
+    return parse_rows(rows, _candles, _row_fault, _repaired)
 
 
 def _candles(rows: Sequence[Any], malformed: Sequence[Malformed]) -> tuple[Candles, Times]:
@@ -344,7 +315,7 @@ def _times(stamps: Sequence[Any]) -> Times:
     return np.where(numbers < FIRST_MICROSECOND, numbers * 1000, numbers).astype(TIME_UNIT)
 
 
-def _wrong_with(row: Any) -> str | None:
+def _row_fault(row: Any) -> str | None:
     if not isinstance(row, list) or len(row) < ROW_FIELDS:
         return f"a kline is a list of {ROW_FIELDS} fields"
     try:
@@ -354,11 +325,8 @@ def _wrong_with(row: Any) -> str | None:
     return None
 
 
-def _number(field: Any) -> float:
-    try:
-        return float(field)
-    except (TypeError, ValueError, OverflowError):
-        return np.nan
+def _repaired(row: list[Any]) -> list[Any]:
+    return [int(row[0]), *map(number, row[1:])]
 
 
 def _following(
@@ -418,23 +386,14 @@ def _read_json(response: httpx.Response) -> Any:
     """
     if response.status_code in REFUSED:
         raise PermanentError(f"HTTP {response.status_code}: {REFUSED[response.status_code]}")
-    body, is_json = _parsed(response)
+    body, is_json = json_body(response)
     code = body.get("code") if isinstance(body, dict) else None
     error = _by_code(response, code, body) if isinstance(code, int) else by_status(response)
     if error is not None:
         raise error
     if is_json:
         return body
-    if response.text.lstrip()[:1] in ("[", "{"):
-        raise TransientError(f"the answer breaks off: {excerpt(response.text)}")
-    raise PermanentError(f"expected JSON, received {excerpt(response.text)}; is base_url right?")
-
-
-def _parsed(response: httpx.Response) -> tuple[Any, bool]:
-    try:
-        return response.json(), True
-    except (ValueError, RecursionError):
-        return None, False
+    raise unexpected(response, "JSON", "; is base_url right?")
 
 
 def _by_code(response: httpx.Response, code: int, body: dict[str, Any]) -> SourceError:

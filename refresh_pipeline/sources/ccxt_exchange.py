@@ -20,15 +20,15 @@ from typing import Any
 
 import aiohttp
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from refresh_pipeline.market.calendars.base import length_of
-from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles, instant
-from refresh_pipeline.market.model import Market, MarketError, source_options
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles, Floats, instant
+from refresh_pipeline.market.model import Market, MarketError
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe, UnknownTimeframe
 from refresh_pipeline.sources import Fetched, PermanentError, Request, Secrets, SourceError, TransientError, no_secrets
-from refresh_pipeline.sources.concurrency import failed, in_background, side_by_side
+from refresh_pipeline.sources.concurrency import in_background, put_failures, side_by_side
 from refresh_pipeline.sources.http_client import (
     QUERY,
     BaseUrl,
@@ -41,6 +41,7 @@ from refresh_pipeline.sources.http_client import (
     attempts,
     excerpt,
 )
+from refresh_pipeline.sources.http_source import HttpSource, SourceOptions
 from refresh_pipeline.sources.rate_limits import SharedLimit
 
 log = logging.getLogger(__name__)
@@ -53,10 +54,8 @@ ASSUMED_ROWS = 500
 MINUTE = 60.0
 
 
-class CcxtOptions(BaseModel):
-    """What a market's YAML may say of this source."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class CcxtOptions(SourceOptions):
+    """The options of this source in a market's YAML."""
 
     exchange: str
     base_url: BaseUrl | None = None
@@ -66,8 +65,10 @@ class CcxtOptions(BaseModel):
     rows: int | None = Field(default=None, ge=1)
 
 
-class CcxtSource:
+class CcxtSource(HttpSource[CcxtOptions]):
     """Candles of an exchange, closed ones only, by the machine's clock."""
+
+    options_model = CcxtOptions
 
     def __init__(
         self,
@@ -76,20 +77,17 @@ class CcxtSource:
         secrets: Secrets = no_secrets,
         retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
     ) -> None:
-        """The source of one market.
+        """See HttpSource; the exchange gives the name and the timeframes.
 
         Raises:
-            MarketError: ccxt is not installed, or does not know the exchange, or an option is wrong.
+            MarketError: ccxt is not installed or does not know the exchange, or an option is wrong.
         """
-        self._market = market
-        self._options = source_options(market, CcxtOptions)
-        self._limits_dir = limits_dir
-        self._retry_policy = retry_policy
+        super().__init__(market, limits_dir, secrets, retry_policy)
         self._ccxt = _ccxt(market)
         self._exchange_class = _exchange_class(self._ccxt, market, self._options.exchange)
         self.kind = f"ccxt:{self._options.exchange}"
-        self._called = _native(self._exchange_class().timeframes or {})
-        self.native_timeframes = tuple(sorted(self._called))
+        self._timeframe_names = _native(self._exchange_class().timeframes or {})
+        self.native_timeframes = tuple(sorted(self._timeframe_names))
 
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """See Source."""
@@ -101,27 +99,28 @@ class CcxtSource:
         exchange = self._exchange_class({"enableRateLimit": True, "timeout": int(self._retry_policy.answer * 1000)})
         if self._options.base_url:
             exchange.urls["api"] = _elsewhere(exchange.urls["api"], self._options.base_url)
-        turns = _Turns(self._limit(exchange.rateLimit), self._retry_policy)
+        throttle = _Throttle(self._exchange_limit(exchange.rateLimit), self._retry_policy)
         # What ccxt awaits before each of its requests.
-        exchange.throttle = turns.wait
+        exchange.throttle = throttle.wait
         try:
-            talk = _Talk(self._market, self._options, self._ccxt, exchange, turns, self._called, instant(now))
+            session = _FetchSession(
+                self._market, self._options, self._ccxt, exchange, throttle, self._timeframe_names, instant(now)
+            )
             try:
                 # Which symbols there are, and what the exchange calls them.
-                await talk.ask(exchange.load_markets)
+                await session.ask(exchange.load_markets)
             except SourceError as error:
-                for request in requests:
-                    await put(failed(request, error))
+                await put_failures(requests, error, put)
                 return
-            await side_by_side(requests, talk.chunks, put)
+            await side_by_side(requests, session.chunks, put)
         finally:
             await exchange.close()
-            turns.close()
+            throttle.close()
 
-    def _limit(self, milliseconds: float) -> SharedLimit:
+    def _exchange_limit(self, milliseconds: float) -> SharedLimit:
         rate = self._options.rate
         requests = rate.requests if rate else max(int(MINUTE * 1000 / milliseconds), 1)
-        return SharedLimit(self._limits_dir, self.kind, requests, rate.seconds if rate else MINUTE)
+        return self._limit(self.kind, requests, rate.seconds if rate else MINUTE)
 
 
 def _ccxt(market: Market) -> Any:
@@ -141,15 +140,15 @@ def _exchange_class(ccxt: Any, market: Market, name: str) -> Any:
 
 def _native(timeframes: dict[str, Any]) -> dict[Timeframe, str]:
     """Which of ours the exchange has, and what ccxt calls them."""
-    found: dict[Timeframe, str] = {}
-    for called in timeframes:
+    names: dict[Timeframe, str] = {}
+    for name in timeframes:
         try:
-            timeframe = Timeframe.parse(called)
+            timeframe = Timeframe.parse(name)
         except UnknownTimeframe:
             continue
         if timeframe <= LONGEST_NATIVE:
-            found.setdefault(timeframe, called)
-    return found
+            names.setdefault(timeframe, name)
+    return names
 
 
 def _elsewhere(urls: Any, base_url: str) -> Any:
@@ -160,7 +159,7 @@ def _elsewhere(urls: Any, base_url: str) -> Any:
 
 
 @dataclass(slots=True)
-class _Turns:
+class _Throttle:
     """Everybody's limit, waited for in the order of asking."""
 
     limit: SharedLimit
@@ -184,15 +183,15 @@ class _Turns:
 
 
 @dataclass(frozen=True, slots=True)
-class _Talk:
-    """One fetch's questions."""
+class _FetchSession:
+    """The requests of one fetch: the exchange, the throttle and the time that they share."""
 
     market: Market
     options: CcxtOptions
     ccxt: Any
     exchange: Any
-    turns: _Turns
-    called: dict[Timeframe, str]
+    throttle: _Throttle
+    timeframe_names: dict[Timeframe, str]
     now: np.datetime64
 
     async def chunks(self, request: Request) -> AsyncGenerator[Fetched, None]:
@@ -223,13 +222,11 @@ class _Talk:
 
     async def _page(self, series: Series, symbol: str, since: np.datetime64, rows: int) -> Candles:
         stamp = int(since.astype("datetime64[ms]").astype(np.int64))
-        called = self.called[series.timeframe]
-        received = await self.ask(partial(self.exchange.fetch_ohlcv, symbol, called, stamp, rows))
-        found = np.array(received, dtype=np.float64).reshape(len(received), -1)
-        if not len(found):
-            return Candles.none()
-        columns = {name: found[:, number] for number, name in enumerate(CANDLE_COLUMNS, start=1)}
-        candles = Candles(found[:, 0].astype("datetime64[ms]").astype(TIME_UNIT), columns)
+        timeframe = self.timeframe_names[series.timeframe]
+        received = await self.ask(partial(self.exchange.fetch_ohlcv, symbol, timeframe, stamp, rows))
+        rows_by_column = np.array(received, dtype=np.float64).reshape(len(received), 1 + len(CANDLE_COLUMNS)).T
+        columns = dict[str, Floats](zip(CANDLE_COLUMNS, rows_by_column[1:], strict=True))
+        candles = Candles(rows_by_column[0].astype("datetime64[ms]").astype(TIME_UNIT), columns)
         return candles.where(candles.open_time >= since)
 
     async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
@@ -238,7 +235,7 @@ class _Talk:
         Raises:
             SourceError: it has no answer.
         """
-        return await attempts(self.turns.retry_policy)(self._attempt, question)
+        return await attempts(self.throttle.retry_policy)(self._attempt, question)
 
     async def _attempt(self, question: Callable[[], Awaitable[T]]) -> T:
         try:
@@ -249,8 +246,8 @@ class _Talk:
     def _ours(self, error: Exception) -> SourceError:
         text = f"{self.options.exchange}: {type(error).__name__}: {QUERY.sub('?***', excerpt(str(error)))}"
         if isinstance(error, self.ccxt.RateLimitExceeded | self.ccxt.DDoSProtection):
-            seconds = self.turns.retry_policy.first_wait
-            self.turns.limit.pause(seconds, text)
+            seconds = self.throttle.retry_policy.first_wait
+            self.throttle.limit.pause(seconds, text)
             return RateLimited(text, seconds)
         # An answer that breaks off is no fault of the exchange's.
         if isinstance(error, self.ccxt.NetworkError) or isinstance(error.__cause__, aiohttp.ClientError):

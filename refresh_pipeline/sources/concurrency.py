@@ -64,6 +64,12 @@ def failed(request: Request, error: SourceError, seconds: float = 0.0) -> Fetche
     return Fetched(request.series, Candles.none(), error=type(error)(f"{request.series}: {error}"), seconds=seconds)
 
 
+async def put_failures(requests: Iterable[Request], error: SourceError, put: Put) -> None:
+    """End all series with the same error."""
+    for request in requests:
+        await put(failed(request, error))
+
+
 def in_background(produce: Callable[[Put], Coroutine[Any, Any, None]]) -> Iterator[Fetched]:
     """What a coroutine puts, one after another, while it goes on in a thread of its own.
 

@@ -1,31 +1,26 @@
 """Dhan v2: candles of shares and indices of India's National Stock Exchange; needs an account with its data plan.
 
 Contract: dhanhq.co's documents, DhanHQ-py at 1670f818, and what others measured. How requests are retried and slowed
-down is `http`'s part.
+down is `http_client`'s part.
 """
 
 import asyncio
-import json
-import math
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from refresh_pipeline.market.calendars.base import DAY, CalendarEnds
 from refresh_pipeline.market.calendars.nse import INDIA
 from refresh_pipeline.market.calendars.registry import CALENDARS
-from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles, Floats, Malformed, instant
-from refresh_pipeline.market.model import Market, source_options
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles, Floats, instant
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.sources import Fetched, PermanentError, Request, Secrets, SourceError, TransientError
+from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError
 from refresh_pipeline.sources.concurrency import failed, in_background, side_by_side
 from refresh_pipeline.sources.http_client import (
     AccessDenied,
@@ -33,14 +28,15 @@ from refresh_pipeline.sources.http_client import (
     Client,
     Put,
     RateLimited,
-    RetryPolicy,
     by_status,
     excerpt,
     is_fit_for_a_header,
     retry_after,
     served_at,
 )
-from refresh_pipeline.sources.rate_limits import Limits, SharedLimit
+from refresh_pipeline.sources.http_source import HttpSource, SourceOptions, venue_at
+from refresh_pipeline.sources.rate_limits import Limits
+from refresh_pipeline.sources.rows import json_body, malformed, number, unexpected
 
 # In minutes; 25 is there as well, and is none of ours.
 INTERVALS = {Timeframe.m1: "1", Timeframe.m5: "5", Timeframe.m15: "15", Timeframe.H1: "60"}
@@ -63,7 +59,6 @@ LEGACY_EPOCH = np.timedelta64(315_532_800, "s")
 # Beyond it a number is no second of ours.
 LATEST_SECOND = 2.0**33
 STAMPS = ("timestamp", "start_Time")
-ROW_TEXT = 200
 
 RATE_CODES = {"DH-904", "805"}
 TOKEN_CODES = {"DH-901", "807", "808", "809", "810"}
@@ -72,10 +67,8 @@ TRANSIENT_CODES = {"DH-908", "DH-909", "DH-910", "800"}
 NO_DATA_CODE = "DH-907"
 
 
-class DhanOptions(BaseModel):
-    """What a market's YAML may say of this source."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class DhanOptions(SourceOptions):
+    """The options of this source in a market's YAML."""
 
     base_url: BaseUrl = "https://api.dhan.co/v2"
     # The settings that hold the account's id and its token.
@@ -83,54 +76,37 @@ class DhanOptions(BaseModel):
     access_token: str = "DHAN_ACCESS_TOKEN"  # noqa: S105 (its name)
 
 
-class DhanSource:
+class DhanSource(HttpSource[DhanOptions]):
     """Candles of whatever has a security id, closed ones and within the session only."""
 
     kind = "dhan"
+    options_model = DhanOptions
     native_timeframes = (*INTERVALS, Timeframe.D1)
-
-    def __init__(
-        self,
-        market: Market,
-        limits_dir: Path,
-        secrets: Secrets,
-        retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
-    ) -> None:
-        """The source of one market; the limits of its host are shared through files in `limits_dir`.
-
-        Raises:
-            MarketError: the YAML says something of this source that it does not know.
-        """
-        self._market = market
-        self._options = source_options(market, DhanOptions)
-        self._limits_dir = limits_dir
-        self._secrets = {name: secrets(name) for name in (self._options.client_id, self._options.access_token)}
-        self._retry_policy = retry_policy
 
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """See Source; closed is what has ended by the machine's clock and by the venue's."""
-        unfit = [name for name, value in self._secrets.items() if not value or not is_fit_for_a_header(value)]
+        names = (self._options.client_id, self._options.access_token)
+        values = [self._secrets(name) or "" for name in names]
+        unfit = [name for name, value in zip(names, values, strict=True) if not value or not is_fit_for_a_header(value)]
         if not unfit:
-            return in_background(partial(self._produce, requests, instant(now)))
+            headers = {"client-id": values[0], "access-token": values[1]}
+            return in_background(partial(self._produce, requests, instant(now), headers))
         error = PermanentError(
             f"Dhan wants a client id and an access token; not set, or with blanks or characters that neither has: "
             f"{', '.join(unfit)}; put them into .env or the environment"
         )
         return (failed(request, error) for request in requests)
 
-    async def _produce(self, requests: Sequence[Request], now: np.datetime64, put: Put) -> None:
-        options = self._options
-        headers = {
-            "client-id": self._secrets[options.client_id] or "",
-            "access-token": self._secrets[options.access_token] or "",
-        }
-        async with Client(options.base_url, self._limits(), self._retry_policy, headers) as client:
+    async def _produce(
+        self, requests: Sequence[Request], now: np.datetime64, headers: Mapping[str, str], put: Put
+    ) -> None:
+        async with self._client(self._options.base_url, self._limits(), headers) as client:
             await side_by_side(requests, partial(self._chunks, client, now), put)
 
     def _limits(self) -> Limits:
-        venue = f"dhan-{httpx.URL(self._options.base_url).netloc.decode()}"
-        by_second = SharedLimit(self._limits_dir, f"{venue}-second", 1, SECONDS_PER_REQUEST)
-        by_day = SharedLimit(self._limits_dir, f"{venue}-day", REQUESTS_PER_DAY, 24 * 3600.0)
+        venue = venue_at(self.kind, self._options.base_url)
+        by_second = self._limit(f"{venue}-second", 1, SECONDS_PER_REQUEST)
+        by_day = self._limit(f"{venue}-day", REQUESTS_PER_DAY, 24 * 3600.0)
         return Limits([by_second, by_day])
 
     async def _chunks(self, client: Client, now: np.datetime64, request: Request) -> AsyncGenerator[Fetched, None]:
@@ -260,28 +236,17 @@ def read_candles(columns: Mapping[str, Sequence[Any]]) -> Candles:
     seconds = numbers.pop("timestamp")
     with np.errstate(invalid="ignore"):
         is_time = (seconds >= 0) & (seconds < LATEST_SECOND)
-    malformed = [_malformed(columns, int(row)) for row in np.flatnonzero(~is_time)]
+    unreadable = [{name: values[row] for name, values in columns.items()} for row in np.flatnonzero(~is_time).tolist()]
+    rejected = tuple(malformed(row, "its time cannot be read") for row in unreadable)
     opens = (seconds[is_time].astype(np.int64) * 1_000_000).astype(TIME_UNIT)
-    return Candles(opens, {name: values[is_time] for name, values in numbers.items()}, tuple(malformed))
-
-
-def _malformed(columns: Mapping[str, Sequence[Any]], row: int) -> Malformed:
-    text = json.dumps({name: values[row] for name, values in columns.items()})
-    return Malformed(text[:ROW_TEXT], "its time cannot be read")
+    return Candles(opens, {name: values[is_time] for name, values in numbers.items()}, rejected)
 
 
 def _floats(values: Sequence[Any]) -> Floats:
     try:
         return np.array(values, dtype=np.float64).reshape(len(values))
     except (TypeError, ValueError, OverflowError):
-        return np.array([_number(value) for value in values], dtype=np.float64)
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
+        return np.array([number(value) for value in values], dtype=np.float64)
 
 
 def _is_due(timeframe: Timeframe, since: np.datetime64, until: np.datetime64, now: np.datetime64) -> bool:
@@ -305,28 +270,19 @@ def _read_columns(options: DhanOptions, response: httpx.Response) -> dict[str, l
     Raises:
         PermanentError, TransientError: the answer is not good, by its status or by the code in it.
     """
-    body = _parsed(response)
+    body, _ = json_body(response)
     code, message = _complaint(body)
     if code == NO_DATA_CODE:
         return None
     if code or not response.is_success:
         raise _error(options, response, code, message)
-    if body is None and response.text.lstrip().startswith("{"):
-        raise TransientError(f"the answer breaks off: {excerpt(response.text)}")
     columns = _columns(body) if isinstance(body, dict) else {}
     if len(columns) <= len(CANDLE_COLUMNS):
-        raise PermanentError(f"expected columns of candles, received {excerpt(response.text)}; is base_url right?")
+        raise unexpected(response, "columns of candles", "; is base_url right?")
     if len({len(values) for values in columns.values()}) > 1:
         lengths = ", ".join(f"{name} {len(values)}" for name, values in columns.items())
         raise TransientError(f"expected columns of one length, received {lengths}")
     return columns
-
-
-def _parsed(response: httpx.Response) -> Any:
-    try:
-        return response.json()
-    except (ValueError, RecursionError):
-        return None
 
 
 def _columns(body: Mapping[str, Any]) -> dict[str, list[Any]]:

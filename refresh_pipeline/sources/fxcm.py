@@ -6,7 +6,6 @@ hours. Contract: what others measured, as nobody documents the archive. Volume i
 
 import json
 import logging
-import math
 import os
 import time
 import zlib
@@ -17,27 +16,26 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from refresh_pipeline.market.calendars.base import DAY
 from refresh_pipeline.market.calendars.fx import FxCalendar
 from refresh_pipeline.market.candles import PRICE_COLUMNS, QUOTE_COLUMNS, TIME_UNIT, Candles, Malformed, instant
-from refresh_pipeline.market.model import Market, normalized, source_options
+from refresh_pipeline.market.model import normalized
 from refresh_pipeline.market.resampling import resample
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.sources import Fetched, PermanentError, Request, Secrets, TransientError, no_secrets
+from refresh_pipeline.sources import Fetched, PermanentError, Request, TransientError
 from refresh_pipeline.sources.concurrency import in_background, side_by_side
 from refresh_pipeline.sources.http_client import (
     BaseUrl,
     Client,
     Put,
     RateLimited,
-    RetryPolicy,
     by_status,
     excerpt,
     retry_after,
 )
-from refresh_pipeline.sources.rate_limits import SharedLimit
+from refresh_pipeline.sources.http_source import HttpSource, SourceOptions, venue_at
+from refresh_pipeline.sources.rows import number, parse_rows
 
 log = logging.getLogger(__name__)
 
@@ -61,46 +59,28 @@ FILES_KEPT = 4
 LAST_WEEK = 53
 
 
-class FxcmOptions(BaseModel):
-    """What a market's YAML may say of this source."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class FxcmOptions(SourceOptions):
+    """The options of this source in a market's YAML."""
 
     base_url: BaseUrl = "https://candledata.fxcorporate.com"
 
 
-class FxcmSource:
+class FxcmSource(HttpSource[FxcmOptions]):
     """Minutes, hours and days of finished weeks; what the archive lacks, it lacks without a failure."""
 
     kind = "fxcm"
+    options_model = FxcmOptions
     native_timeframes = (Timeframe.m1, Timeframe.H1, Timeframe.D1)
-
-    def __init__(
-        self,
-        market: Market,
-        limits_dir: Path,
-        secrets: Secrets = no_secrets,
-        retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
-    ) -> None:
-        """The source of one market; the limits of its host are shared through files in `limits_dir`.
-
-        Raises:
-            MarketError: the YAML says something of this source that it does not know.
-        """
-        self._market = market
-        self._base_url = source_options(market, FxcmOptions).base_url
-        self._limits_dir = limits_dir
-        self._retry_policy = retry_policy
 
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """See Source; a week that is not over by `now` is not asked for."""
         return in_background(partial(self._produce, requests, instant(now)))
 
     async def _produce(self, requests: Sequence[Request], now: np.datetime64, put: Put) -> None:
-        venue = f"fxcm-{httpx.URL(self._base_url).netloc.decode()}"
-        limit = SharedLimit(self._limits_dir, venue, 1, SECONDS_PER_REQUEST)
+        venue = venue_at(self.kind, self._options.base_url)
+        limit = self._limit(venue, 1, SECONDS_PER_REQUEST)
         absent = Absent(self._limits_dir / f"{venue.replace(':', '_')}.absent.json")
-        async with Client(self._base_url, limit, self._retry_policy) as client:
+        async with self._client(self._options.base_url, limit) as client:
             try:
                 await side_by_side(requests, partial(self._chunks, client, absent, now), put)
             finally:
@@ -300,38 +280,30 @@ def read_candles(text: str) -> Candles:
             f"expected a file that begins with {HEADER}, received {excerpt(header)}; is base_url right?"
         )
     rows = [line.split(",") for line in lines if line.strip()]
-    try:
-        return _candles(rows, ())
-    except ValueError:
-        malformed = [Malformed(",".join(row), wrong) for row in rows if (wrong := _wrong_with(row))]
-        good = [[row[0], *map(_number, row[1:])] for row in rows if _wrong_with(row) is None]
-        return _candles(good, malformed)
+    return parse_rows(rows, _candles, _row_fault, _repaired, text=",".join)
 
 
-def _candles(rows: Sequence[Sequence[str | float]], malformed: Sequence[Malformed]) -> Candles:
-    opens = np.array([_iso(str(row[0])) for row in rows], dtype=TIME_UNIT)
+def _candles(rows: Sequence[Sequence[str]], malformed: Sequence[Malformed]) -> Candles:
+    opens = np.array([_iso_time(row[0]) for row in rows], dtype=TIME_UNIT)
     quotes = np.array([row[1:] for row in rows], dtype=np.float64).reshape(len(rows), -1 if rows else FIELDS - 1)
     sides = dict(zip(QUOTE_COLUMNS, quotes.T, strict=True))
     middle = {name: (sides[f"bid_{name}"] + sides[f"ask_{name}"]) / 2 for name in PRICE_COLUMNS}
     return Candles.of(opens, malformed, **middle, **sides)
 
 
-def _iso(text: str) -> str:
+def _iso_time(text: str) -> str:
     return f"{text[6:10]}-{text[:2]}-{text[3:5]}T{text[11:]}"
 
 
-def _wrong_with(fields: Sequence[str]) -> str | None:
+def _row_fault(fields: Sequence[str]) -> str | None:
     if len(fields) != FIELDS:
         return f"a candle has {FIELDS} fields"
     try:
-        np.datetime64(_iso(fields[0]), "us")
+        np.datetime64(_iso_time(fields[0]), "us")
     except ValueError:
         return "its time cannot be read"
     return None
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+def _repaired(fields: Sequence[str]) -> list[str]:
+    return [fields[0], *(str(number(price)) for price in fields[1:])]

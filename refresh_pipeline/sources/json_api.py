@@ -2,7 +2,7 @@
 
 What a market's YAML may say is `HttpOptions`; docs/sources/http.md explains it. A long stretch is asked for in windows
 of as many candles as an answer holds, which every API understands that takes two instants, or one and a number. How
-requests are retried and slowed down is `http`'s part.
+requests are retried and slowed down is `http_client`'s part.
 """
 
 import json
@@ -23,11 +23,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, PRICE_COLUMNS, TIME_UNIT, Candles, Malformed, instant
-from refresh_pipeline.market.model import Market, source_options
+from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.sources import Fetched, PermanentError, Request, Secrets, TransientError
-from refresh_pipeline.sources.concurrency import failed, in_background, side_by_side
+from refresh_pipeline.sources import Fetched, PermanentError, Request, Secrets, no_secrets
+from refresh_pipeline.sources.concurrency import in_background, put_failures, side_by_side
 from refresh_pipeline.sources.http_client import (
     AccessDenied,
     BaseUrl,
@@ -40,7 +40,8 @@ from refresh_pipeline.sources.http_client import (
     excerpt,
     served_at,
 )
-from refresh_pipeline.sources.rate_limits import SharedLimit
+from refresh_pipeline.sources.http_source import HttpSource, SourceOptions, venue_at
+from refresh_pipeline.sources.rows import json_body, malformed, number, unexpected
 
 # What may stand in braces, and for instants behind a colon.
 NAMES = ("symbol", "base", "quote", "timeframe", "rows", "since", "until")
@@ -50,7 +51,6 @@ VARIABLE = re.compile(r"\$([A-Z][A-Z0-9_]*)")
 NAME = re.compile(r"[\w.:-]{1,40}")
 # Microseconds in each unit of time.
 UNITS = {"s": 1_000_000, "ms": 1000, "us": 1}
-ROW_TEXT = 200
 LARGEST = 1_000_000
 
 
@@ -103,10 +103,8 @@ class Fields(BaseModel):
     volume: Place | None = None
 
 
-class HttpOptions(BaseModel):
-    """What a market's YAML may say of this source."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class HttpOptions(SourceOptions):
+    """The options of this source in a market's YAML."""
 
     base_url: BaseUrl
     path: Template
@@ -140,26 +138,20 @@ class _Moment:
         return str(self.at.astype("datetime64[D]" if spec == "date" else "datetime64[s]"))
 
 
-class JsonApiSource:
-    """Candles of an API that somebody described."""
+class JsonApiSource(HttpSource[HttpOptions]):
+    """Candles of an API that a market's YAML describes."""
+
+    options_model = HttpOptions
 
     def __init__(
         self,
         market: Market,
         limits_dir: Path,
-        secrets: Secrets,
+        secrets: Secrets = no_secrets,
         retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
     ) -> None:
-        """The source of one market.
-
-        Raises:
-            MarketError: the YAML says something of this source that cannot be.
-        """
-        self._market = market
-        self._options = source_options(market, HttpOptions)
-        self._limits_dir = limits_dir
-        self._secrets = secrets
-        self._retry_policy = retry_policy
+        """See HttpSource; the YAML gives the name and the timeframes."""
+        super().__init__(market, limits_dir, secrets, retry_policy)
         self.kind = self._options.name
         self.native_timeframes = tuple(self._options.timeframes)
 
@@ -170,49 +162,45 @@ class JsonApiSource:
     async def _produce(self, requests: Sequence[Request], now: datetime, put: Put) -> None:
         options = self._options
         try:
-            headers = {name: self._revealed(text) for name, text in options.headers.items()}
-            params = {name: self._revealed(text) for name, text in options.params.items()}
+            keys = self._keys()
         except PermanentError as error:
-            for request in requests:
-                await put(failed(request, error))
+            await put_failures(requests, error, put)
             return
-        venue = f"{options.name}-{httpx.URL(options.base_url).netloc.decode()}"
-        limit = SharedLimit(self._limits_dir, venue, options.rate.requests, options.rate.seconds)
-        secret = [params[name] for name, text in options.params.items() if VARIABLE.search(text)]
-        async with Client(options.base_url, limit, self._retry_policy, headers, secrets=secret) as client:
-            talk = _Talk(self._market, options, client, params, instant(now))
-            await side_by_side(requests, talk.chunks, put)
+        limit = self._limit(venue_at(self.kind, options.base_url), options.rate.requests, options.rate.seconds)
+        headers = {name: _revealed(text, keys) for name, text in options.headers.items()}
+        async with self._client(options.base_url, limit, headers, secrets=tuple(keys.values())) as client:
+            session = _FetchSession(self._market, options, client, keys, instant(now))
+            await side_by_side(requests, session.chunks, put)
 
-    def _revealed(self, text: str) -> str:
-        """A text with the values of the settings that it names."""
-
-        def value(match: re.Match[str]) -> str:
-            found = self._secrets(match[1])
-            if not found:
-                raise PermanentError(f"{match[1]} is not set; put the key for {self._options.base_url} there")
-            return found
-
-        return VARIABLE.sub(value, text)
+    def _keys(self) -> dict[str, str]:
+        """The values of the settings that headers and params name."""
+        texts = [*self._options.headers.values(), *self._options.params.values()]
+        names = dict.fromkeys(name for text in texts for name in VARIABLE.findall(text))
+        keys = {name: self._secrets(name) or "" for name in names}
+        if missing := [name for name, key in keys.items() if not key]:
+            raise PermanentError(f"{missing[0]} is not set; put the key for {self._options.base_url} there")
+        return keys
 
 
 @dataclass(frozen=True, slots=True)
-class _Talk:
-    """One fetch's questions."""
+class _FetchSession:
+    """The requests of one fetch: the client, the keys and the time that they share."""
 
     market: Market
     options: HttpOptions
     client: Client
-    params: Mapping[str, str]
+    # The values of settings by their names.
+    keys: Mapping[str, str]
     now: np.datetime64
 
     async def chunks(self, request: Request) -> AsyncGenerator[Fetched, None]:
         """A chunk per window, oldest first."""
         until = min(request.until, self.now)
         windows = _windows(request.series.timeframe, request.since, until, self.options.rows)
-        for number, (since, end) in enumerate(windows, start=1):
+        for since, end in windows:
             started = time.monotonic()
             candles = (await self._candles(request.series, since, end)).between(since, end).sorted()
-            last = number == len(windows)
+            last = bool(end == until)
             yield Fetched(request.series, candles, last=last, seconds=time.monotonic() - started)
         if not windows:
             yield Fetched(request.series, Candles.none())
@@ -221,7 +209,8 @@ class _Talk:
         values = self._values(series, since, until)
         quoted = {name: quote(values[name], safe=":") for name in ("symbol", "base", "quote")}
         path = self.options.path.format(**{**values, **quoted})
-        params = {name: text.format(**values) for name, text in self.params.items()}
+        # Revealed last: a key with braces is no template.
+        params = {name: _revealed(text.format(**values), self.keys) for name, text in self.options.params.items()}
         steps = [step.format(**values) for step in self.options.candles]
         return await self.client.get(path, params, 1, partial(self._read, series, steps))
 
@@ -256,7 +245,7 @@ class _Talk:
         Raises:
             SourceError: nothing does, or the answer is not good.
         """
-        body, is_json = _parsed(response)
+        body, _ = json_body(response)
         found = _at(body, steps) if response.is_success else None
         if isinstance(found, list | dict) and (found or not self._says(response, self.options.throttled_words)):
             return found
@@ -269,15 +258,21 @@ class _Talk:
             raise AccessDenied(f"{text}; is the key right, and may it ask for this?")
         if error := by_status(response):
             raise error
-        if not is_json and response.text.lstrip()[:1] in ("[", "{"):
-            raise TransientError(f"the answer breaks off: {excerpt(response.text)}")
-        where = ".".join(steps) or "the top"
-        raise PermanentError(f"expected candles at {where}, received {excerpt(response.text)}")
+        raise unexpected(response, f"candles at {'.'.join(steps) or 'the top'}")
 
     @staticmethod
     def _says(response: httpx.Response, words: Sequence[str]) -> bool:
         text = response.text.lower()
         return any(each.lower() in text for each in words)
+
+
+def _revealed(text: str, keys: Mapping[str, str]) -> str:
+    """A text with the values of the settings that it names; other words with a dollar sign stay.
+
+    >>> _revealed("Bearer $API_KEY for $5", {"API_KEY": "k{1}"})
+    'Bearer k{1} for $5'
+    """
+    return VARIABLE.sub(lambda match: keys.get(match[1], match[0]), text)
 
 
 def _windows(
@@ -291,13 +286,6 @@ def _windows(
     # One less than an answer holds: some APIs count the candle at the end, which is not wanted, among them.
     starts = np.arange(since, until, max(rows - 1, 1) * length_of(timeframe), dtype=TIME_UNIT)
     return list(zip(starts, [*starts[1:], until], strict=True))
-
-
-def _parsed(response: httpx.Response) -> tuple[Any, bool]:
-    try:
-        return response.json(), True
-    except (ValueError, RecursionError):
-        return None, False
 
 
 def _at(body: Any, place: Sequence[str] | int) -> Any:
@@ -327,20 +315,20 @@ def _read_rows(rows: Sequence[Any], options: HttpOptions, late: int) -> Candles:
     """Rows as candles, those without a time set aside; times are so many microseconds after the bar's opening."""
     times: list[int] = []
     good: list[list[float]] = []
-    malformed: list[Malformed] = []
+    rejected: list[Malformed] = []
     places = [getattr(options.fields, name) for name in CANDLE_COLUMNS]
     for row in rows:
         stamp = _microseconds(_at(row, options.fields.time), options.time)
         if stamp is None:
-            malformed.append(Malformed(json.dumps(row)[:ROW_TEXT], f"no time in {options.time} at fields.time"))
+            rejected.append(malformed(row, f"no time in {options.time} at fields.time"))
         else:
             times.append(stamp - late)
-            good.append([np.nan if place is None else _number(_at(row, place)) for place in places])
+            good.append([np.nan if place is None else number(_at(row, place)) for place in places])
     columns = np.array(good, dtype=np.float64).reshape(len(good), len(CANDLE_COLUMNS)).T
     opens = np.array(times, dtype=np.int64).astype(TIME_UNIT)
     if rows and np.isnan(columns[: len(PRICE_COLUMNS)]).all():
         raise PermanentError(f"no candle can be read with these fields: {excerpt(json.dumps(rows[0]))}")
-    return Candles(opens, dict(zip(CANDLE_COLUMNS, columns, strict=True)), tuple(malformed))
+    return Candles(opens, dict(zip(CANDLE_COLUMNS, columns, strict=True)), tuple(rejected))
 
 
 def _microseconds(value: Any, unit: str) -> int | None:
@@ -354,10 +342,3 @@ def _microseconds(value: Any, unit: str) -> int | None:
         return None
     # Within what a time can say.
     return stamp if 0 <= stamp < 2**60 else None
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return np.nan

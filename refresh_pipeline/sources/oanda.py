@@ -1,40 +1,36 @@
 """OANDA v20: bid, ask and mid candles of currency pairs, metals and index CFDs; needs an account's token.
 
 Contract: oanda/v20-openapi at 70324cf, and answers that others recorded. How requests are retried and slowed down is
-`http`'s part.
+`http_client`'s part.
 """
 
-import json
 import math
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.calendars.fx import FxCalendar
 from refresh_pipeline.market.candles import PRICE_COLUMNS, TIME_UNIT, Candles, Malformed, Times, instant
-from refresh_pipeline.market.model import Market, source_options
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.sources import Fetched, PermanentError, Request, Secrets, TransientError
+from refresh_pipeline.sources import Fetched, PermanentError, Request
 from refresh_pipeline.sources.concurrency import failed, in_background, side_by_side
 from refresh_pipeline.sources.http_client import (
     AccessDenied,
     BaseUrl,
     Client,
     Put,
-    RetryPolicy,
     by_status,
     excerpt,
     is_fit_for_a_header,
 )
-from refresh_pipeline.sources.rate_limits import SharedLimit
+from refresh_pipeline.sources.http_source import HttpSource, SourceOptions, venue_at
+from refresh_pipeline.sources.rows import json_body, number, parse_rows, unexpected
 
 # All of ours are native there.
 GRANULARITIES = {
@@ -64,13 +60,10 @@ CONNECTS_EVERY = 0.5
 SIDES = {"mid": "", "bid": "bid_", "ask": "ask_"}
 # Nanoseconds are written, microseconds kept.
 TIME_CHARACTERS = 26
-ROW_TEXT = 200
 
 
-class OandaOptions(BaseModel):
-    """What a market's YAML may say of this source."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class OandaOptions(SourceOptions):
+    """The options of this source in a market's YAML."""
 
     # A token is good for one of two hosts: this one for practice accounts, api-fxtrade for live ones.
     base_url: BaseUrl = "https://api-fxpractice.oanda.com"
@@ -78,35 +71,19 @@ class OandaOptions(BaseModel):
     token: str = "OANDA_TOKEN"  # noqa: S105 (its name)
 
 
-class OandaSource:
+class OandaSource(HttpSource[OandaOptions]):
     """Candles of any instrument of an account, complete ones only, as the venue marks them."""
 
     kind = "oanda"
+    options_model = OandaOptions
     native_timeframes = tuple(GRANULARITIES)
-
-    def __init__(
-        self,
-        market: Market,
-        limits_dir: Path,
-        secrets: Secrets,
-        retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
-    ) -> None:
-        """The source of one market; the limits of its host are shared through files in `limits_dir`.
-
-        Raises:
-            MarketError: the YAML says something of this source that it does not know.
-        """
-        self._market = market
-        self._options = source_options(market, OandaOptions)
-        self._limits_dir = limits_dir
-        self._token = secrets(self._options.token)
-        self._retry_policy = retry_policy
 
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """See Source; the venue marks what is complete, so `now` only says where a range ends."""
-        if self._token and is_fit_for_a_header(self._token):
-            return in_background(partial(self._produce, requests, instant(now), self._token))
-        found = "holds blanks or characters that no token has" if self._token else "is not set"
+        token = self._secrets(self._options.token)
+        if token and is_fit_for_a_header(token):
+            return in_background(partial(self._produce, requests, instant(now), token))
+        found = "holds blanks or characters that no token has" if token else "is not set"
         error = PermanentError(
             f"OANDA wants a token, and {self._options.token} {found}; make one under My Services, Manage API Access, "
             f"and put it into .env or the environment"
@@ -115,10 +92,8 @@ class OandaSource:
 
     async def _produce(self, requests: Sequence[Request], now: np.datetime64, token: str, put: Put) -> None:
         base_url = self._options.base_url
-        # OANDA counts by address, so two markets on one host share an account.
-        venue = f"oanda-{httpx.URL(base_url).netloc.decode()}"
-        limit = SharedLimit(self._limits_dir, venue, REQUESTS_PER_SECOND, 1.0)
-        async with Client(base_url, limit, self._retry_policy, {"Authorization": f"Bearer {token}"}) as client:
+        limit = self._limit(venue_at(self.kind, base_url), REQUESTS_PER_SECOND, 1.0)
+        async with self._client(base_url, limit, {"Authorization": f"Bearer {token}"}) as client:
             chunks = partial(self._chunks, client, now)
             await side_by_side(requests, chunks, put, connects_every=CONNECTS_EVERY)
 
@@ -165,15 +140,11 @@ def read_candles(rows: Sequence[Any], sides: dict[str, str]) -> tuple[Candles, T
     >>> candles["close"], len(opens)
     (array([1.7]), 2)
     """
-    try:
-        return _candles(rows, sides, ())
-    except (LookupError, TypeError, ValueError, AttributeError):
-        malformed = [Malformed(json.dumps(row)[:ROW_TEXT], wrong) for row in rows if (wrong := _wrong_with(row))]
-        return _candles([_mended(row, sides) for row in rows if _wrong_with(row) is None], sides, malformed)
+    return parse_rows(rows, partial(_candles, sides), _row_fault, partial(_repaired, sides))
 
 
-def _candles(rows: Sequence[Any], sides: dict[str, str], malformed: Sequence[Malformed]) -> tuple[Candles, Times]:
-    opens = np.array([_moment(row["time"]) for row in rows], dtype=TIME_UNIT)
+def _candles(sides: dict[str, str], rows: Sequence[Any], malformed: Sequence[Malformed]) -> tuple[Candles, Times]:
+    opens = np.array([_iso_time(row["time"]) for row in rows], dtype=TIME_UNIT)
     columns = {}
     for side, prefix in sides.items():
         for name in PRICE_COLUMNS:
@@ -184,35 +155,28 @@ def _candles(rows: Sequence[Any], sides: dict[str, str], malformed: Sequence[Mal
     return Candles(opens, columns, tuple(malformed)).where(complete), opens
 
 
-def _moment(text: str) -> str:
+def _iso_time(text: str) -> str:
     return text.removesuffix("Z")[:TIME_CHARACTERS]
 
 
-def _wrong_with(row: Any) -> str | None:
+def _row_fault(row: Any) -> str | None:
     if not isinstance(row, dict) or not isinstance(row.get("time"), str) or "complete" not in row:
         return "a candle has a time, says whether it is complete, and has prices"
     try:
-        np.datetime64(_moment(row["time"]), "us")
+        np.datetime64(_iso_time(row["time"]), "us")
     except ValueError:
         return "its time cannot be read"
     return None
 
 
-def _mended(row: dict[str, Any], sides: dict[str, str]) -> dict[str, Any]:
+def _repaired(sides: dict[str, str], row: dict[str, Any]) -> dict[str, Any]:
     """The same row with NaN for whatever is no number, and for all prices of a side that lacks one."""
-    mended = dict(row) | {"volume": _number(row.get("volume"))}
+    repaired = dict(row) | {"volume": number(row.get("volume"))}
     for side in sides:
         prices = row.get(side)
         prices = prices if isinstance(prices, dict) else {}
-        mended[side] = {letter: _number(prices.get(letter)) for letter in "ohlc"}
-    return mended
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
+        repaired[side] = {letter: number(prices.get(letter)) for letter in "ohlc"}
+    return repaired
 
 
 def _following(timeframe: Timeframe, opens: Times, since: np.datetime64, rows: int) -> np.datetime64:
@@ -236,18 +200,13 @@ def _read_rows(options: OandaOptions, response: httpx.Response) -> list[Any]:
     Raises:
         PermanentError, TransientError: the answer is not good.
     """
-    try:
-        body = response.json()
-    except (ValueError, RecursionError):
-        body = None
+    body, _ = json_body(response)
     if not response.is_success:
         raise _error(options, response, body)
     rows = body.get("candles") if isinstance(body, dict) else None
     if isinstance(rows, list):
         return rows
-    if body is None and response.text.lstrip().startswith("{"):
-        raise TransientError(f"the answer breaks off: {excerpt(response.text)}")
-    raise PermanentError(f"expected candles, received {excerpt(response.text)}; is base_url right?")
+    raise unexpected(response, "candles", "; is base_url right?")
 
 
 def _error(options: OandaOptions, response: httpx.Response, body: Any) -> Exception:

@@ -17,7 +17,7 @@ from refresh_pipeline.market.model import Market, MarketError, parse_market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError
-from refresh_pipeline.sources.binance import INTERVALS, BinanceSource, read_rows
+from refresh_pipeline.sources.binance import INTERVALS, BinanceSource, read_klines
 from refresh_pipeline.sources.http_client import RetryPolicy
 from refresh_pipeline_tests.fakes import binance as fake
 from refresh_pipeline_tests.fakes.binance import FakeBinance
@@ -231,7 +231,7 @@ def test_a_row_without_the_shape_of_a_kline_is_set_aside_and_the_others_stay(
 def test_a_candle_with_a_number_that_is_none_is_bad_and_keeps_its_time(field: int, value: Any) -> None:
     rows = [[start, "2", "4", "1", "3", "9", start + 59_999, "0", 1, "0", "0", "0"] for start in (60_000, 120_000)]
     rows[1][field] = value
-    candles, _ = read_rows(rows)
+    candles, _ = read_klines(rows)
     assert [reason is None for reason in faults(candles)] == [True, False]
     assert list(candles.open_time.astype("datetime64[ms]").astype(int)) == [60_000, 120_000]
     assert candles.malformed == ()
@@ -479,7 +479,7 @@ def recorded(name: str) -> dict[str, Any]:
 )
 def test_recorded_klines_are_read_whole(name: str) -> None:
     rows = recorded(name)["body"]
-    candles, ends = read_rows(rows)
+    candles, ends = read_klines(rows)
     assert list(candles.open_time.astype("datetime64[ms]").astype(int)) == [row[0] for row in rows]
     assert list(ends.astype("datetime64[ms]").astype(int)) == [row[6] for row in rows]
     for number, column in enumerate(CANDLE_COLUMNS, start=1):

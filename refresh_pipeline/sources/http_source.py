@@ -1,0 +1,63 @@
+"""The base of sources on the network: their options, the shared limits of their hosts, and their HTTP clients."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import httpx
+from pydantic import BaseModel, ConfigDict
+
+from refresh_pipeline.market.model import Market, source_options
+from refresh_pipeline.sources import Secrets, no_secrets
+from refresh_pipeline.sources.http_client import Client, RetryPolicy
+from refresh_pipeline.sources.rate_limits import Limit, SharedLimit
+
+
+class SourceOptions(BaseModel):
+    """The options of a source in a market's YAML; a subclass adds the fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Options = TypeVar("Options", bound=SourceOptions)
+
+
+class HttpSource(Generic[Options]):
+    """The base of a venue's source; a subclass adds `kind`, `options_model`, `native_timeframes` and `fetch`."""
+
+    options_model: type[Options]
+
+    def __init__(
+        self,
+        market: Market,
+        limits_dir: Path,
+        secrets: Secrets = no_secrets,
+        retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
+    ) -> None:
+        """The source of one market; all processes share the limits of its host through files in `limits_dir`.
+
+        Raises:
+            MarketError: the market's YAML has an unknown or wrong option for this source.
+        """
+        self._market = market
+        self._limits_dir = limits_dir
+        self._secrets = secrets
+        self._retry_policy = retry_policy
+        self._options = source_options(market, self.options_model)
+
+    def _limit(self, venue: str, weight: int, seconds: float) -> SharedLimit:
+        return SharedLimit(self._limits_dir, venue, weight, seconds)
+
+    def _client(
+        self, base_url: str, limit: Limit, headers: Mapping[str, str] | None = None, *, secrets: Sequence[str] = ()
+    ) -> Client:
+        return Client(base_url, limit, self._retry_policy, headers, secrets=secrets)
+
+
+def venue_at(kind: str, base_url: str) -> str:
+    """The name of a host's account: venues count requests by address, so markets on one host share an account.
+
+    >>> venue_at("oanda", "https://api-fxtrade.oanda.com/v3")
+    'oanda-api-fxtrade.oanda.com'
+    """
+    return f"{kind}-{httpx.URL(base_url).netloc.decode()}"
