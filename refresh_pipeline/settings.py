@@ -67,6 +67,7 @@ class Settings(BaseSettings):
     dhan_client_id: SecretStr | None = Field(default=None, validation_alias="DHAN_CLIENT_ID")
     dhan_access_token: SecretStr | None = Field(default=None, validation_alias="DHAN_ACCESS_TOKEN")
     slack_webhook_url: SecretStr | None = Field(default=None, validation_alias="SLACK_WEBHOOK_URL")
+    alert_urls: SecretStr | None = Field(default=None, validation_alias="ALERT_URLS")
     smtp_host: str | None = Field(default=None, validation_alias="SMTP_HOST")
     smtp_port: int = Field(default=587, ge=1, le=65535, validation_alias="SMTP_PORT")
     smtp_security: Literal["starttls", "tls", "none"] | None = Field(default=None, validation_alias="SMTP_SECURITY")

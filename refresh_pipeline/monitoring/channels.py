@@ -1,19 +1,21 @@
-"""Where alerts go: a Slack webhook, and e-mail over SMTP. What is said, and when, is decided elsewhere.
+"""The channels of alerts: a Slack webhook, e-mail over SMTP, and apprise's URLs for any other service.
 
-A channel says one message or raises `AlertError`; it never tries twice. No secret shows in its errors and repr: the
-webhook's address is one as a whole.
+A channel sends one message or raises `AlertError`; it never tries twice. Content and time are decided elsewhere. No
+secret shows in its errors and repr: a webhook's address is one as a whole.
 """
 
 import logging
+import re
 import smtplib
 import ssl
-from collections.abc import Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.utils import format_datetime, localtime, make_msgid
 from enum import StrEnum
 from http import HTTPStatus
+from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -109,6 +111,83 @@ class Slack:
 
 def _escaped(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+@dataclass(frozen=True, slots=True)
+class AppriseUrl:
+    """A service by its apprise URL: Telegram, Discord, Teams, PagerDuty, ntfy and others. The URL is a secret."""
+
+    url: str = field(repr=False)
+    name: str
+
+    def send(self, title: str, text: str) -> None:
+        """See Channel."""
+        # Late: it takes a quarter of a second of processor time, and is an extra.
+        try:
+            apprise = import_module("apprise")
+        except ImportError:
+            raise AlertError(
+                f"{self.name}: ALERT_URLS needs a package: pip install 'refresh-pipeline[alerts]'",
+                transient=False,
+            ) from None
+        with _log_of_apprise() as records:
+            service = apprise.Apprise.instantiate(self.url, suppress_exceptions=True)
+            if service is None:
+                raise AlertError(
+                    f"{self.name}: ALERT_URLS holds a URL that apprise cannot read; compare it with that service's "
+                    "page on appriseit.com/services",
+                    transient=False,
+                )
+            arrived = service.notify(title=title, body=text[:LONGEST], body_format="text")
+        if not arrived:
+            raise self._failure(records)
+
+    def _failure(self, records: Sequence[logging.LogRecord]) -> AlertError:
+        """Apprise returns true or false; the HTTP status is in its log, beside texts that may hold secrets."""
+        statuses = [int(found[1]) for record in records if (found := re.search(r"error=(\d{3})", record.getMessage()))]
+        if not statuses:
+            return AlertError(f"{self.name}: no answer; check ALERT_URLS and the network", transient=True)
+        received = f"{self.name}: HTTP {statuses[-1]}"
+        if statuses[-1] == HTTPStatus.TOO_MANY_REQUESTS:
+            return AlertError(f"{received}: too many messages", transient=True, wait=60.0)
+        if statuses[-1] >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return AlertError(f"{received}: out of order there; it is tried again", transient=True)
+        return AlertError(f"{received}: refused; check the account and its token in ALERT_URLS", transient=False)
+
+
+@contextmanager
+def _log_of_apprise() -> Iterator[list[logging.LogRecord]]:
+    """What apprise logs, kept from every other log: it quotes addresses and answers."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = records.append
+    ours, http = logging.getLogger("apprise"), logging.getLogger("urllib3")
+    before = ours.propagate, ours.level, http.level
+    ours.propagate = False
+    ours.setLevel(logging.WARNING)
+    http.setLevel(logging.ERROR)
+    ours.addHandler(handler)
+    try:
+        yield records
+    finally:
+        ours.removeHandler(handler)
+        ours.propagate = before[0]
+        ours.setLevel(before[1])
+        http.setLevel(before[2])
+
+
+def apprise_channels(urls: str) -> list[AppriseUrl]:
+    """A channel per URL of a list that commas or spaces part; a URL may hold commas itself.
+
+    >>> [channel.name for channel in apprise_channels("ntfy://host/a, ntfy://host/b tgram://token/chat,other")]
+    ['ntfy', 'ntfy 2', 'tgram']
+    """
+    channels: list[AppriseUrl] = []
+    for url in re.split(r"[\s,]+(?=[a-zA-Z][\w+.-]*://)", urls.strip()) if urls.strip() else ():
+        scheme = url.partition("://")[0].lower() if "://" in url else "ALERT_URLS"
+        number = sum(channel.name.partition(" ")[0] == scheme for channel in channels) + 1
+        channels.append(AppriseUrl(url.strip(", "), scheme if number == 1 else f"{scheme} {number}"))
+    return channels
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.monitoring import problems
-from refresh_pipeline.monitoring.channels import AlertError, Channel, Mail, Security, Slack
+from refresh_pipeline.monitoring.channels import AlertError, Channel, Mail, Security, Slack, apprise_channels
 from refresh_pipeline.monitoring.notification_policy import (
     COOLDOWN,
     ChannelState,
@@ -32,7 +32,7 @@ from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnread
 AFTER_OUTAGE, AFTER_REFUSAL = timedelta(minutes=1), COOLDOWN
 LONGEST_WAIT = timedelta(hours=1)
 TLS_PORT = 465
-NO_CHANNEL = "no alert channel configured: set SLACK_WEBHOOK_URL, or SMTP_HOST and ALERT_EMAIL_RECIPIENTS"
+NO_CHANNEL = "no alert channel configured: set SLACK_WEBHOOK_URL, ALERT_URLS, or SMTP_HOST and ALERT_EMAIL_RECIPIENTS"
 
 CHANNEL_STATES = TypeAdapter(dict[str, ChannelState])
 log = logging.getLogger("refresh_pipeline")
@@ -50,6 +50,8 @@ def channels_of(settings: Settings) -> tuple[list[Channel], list[str]]:
             lacking.append(mail)
         else:
             channels.append(mail)
+    if settings.alert_urls:
+        channels += apprise_channels(settings.alert_urls.get_secret_value())
     return channels, lacking or ([] if channels else [NO_CHANNEL])
 
 

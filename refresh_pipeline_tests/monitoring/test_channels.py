@@ -4,13 +4,14 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from refresh_pipeline.monitoring.channels import AlertError, Mail, Security, Slack
+from refresh_pipeline.monitoring.channels import AlertError, AppriseUrl, Mail, Security, Slack, apprise_channels
 from refresh_pipeline_tests.fakes import slack
 from refresh_pipeline_tests.fakes.http_server import Fault
 from refresh_pipeline_tests.fakes.mail_server import PASSWORD, USERNAME, mail_server
@@ -223,3 +224,70 @@ def test_a_server_that_says_nothing_is_waited_for_for_a_bounded_time() -> None:
         error = failure(channel)
     assert error.transient
     assert "no answer" in str(error)
+
+
+# ---- any other service, by its apprise URL
+
+SECRETS = ("s3cr3t", "t0ken", "chat-1")
+
+
+def url_of(service: str, webhook: FakeSlack) -> str:
+    host = webhook.base_url.removeprefix("http://")
+    return {"ntfy": f"ntfy://user:s3cr3t@{host}/t0ken", "json": f"json://user:s3cr3t@{host}/t0ken"}[service]
+
+
+@pytest.mark.parametrize(("service", "key"), [("ntfy", "message"), ("json", "message")])
+def test_a_message_arrives_at_a_service_by_its_url(service: str, key: str, webhook: FakeSlack) -> None:
+    pytest.importorskip("apprise")
+    webhook.fail(Fault(200, {}))
+    AppriseUrl(url_of(service, webhook), service).send("A <title>", "1 < 2 & a_b")
+    [asked] = webhook.asked
+    assert (asked.said["title"], asked.said[key]) == ("A <title>", "1 < 2 & a_b")
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "transient"),
+    [
+        (403, "HTTP 403: refused; check the account and its token in ALERT_URLS", False),
+        (429, "HTTP 429: too many messages", True),
+        (503, "HTTP 503: out of order there", True),
+    ],
+)
+@pytest.mark.parametrize("service", ["ntfy", "json"])
+def test_a_service_that_refuses_is_told_without_its_secrets(
+    service: str, status: int, words: str, transient: bool, webhook: FakeSlack, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("apprise")
+    caplog.set_level("DEBUG")
+    webhook.fail(Fault(status, {"error": "s3cr3t t0ken"}), times=9)
+    channel = AppriseUrl(url_of(service, webhook), service)
+    with pytest.raises(AlertError) as failure:
+        channel.send("title", "text")
+    assert str(failure.value).startswith(f"{service}: {words}")
+    assert failure.value.transient is transient
+    shown = f"{failure.value}{channel!r}{caplog.text}"
+    assert not [secret for secret in SECRETS if secret in shown]
+
+
+def test_a_service_that_is_gone_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("apprise")
+    with pytest.raises(AlertError, match="ntfy: no answer; check ALERT_URLS and the network") as failure:
+        AppriseUrl("ntfy://user:s3cr3t@127.0.0.1:9/t0ken", "ntfy").send("title", "text")
+    assert failure.value.transient
+    assert "s3cr3t" not in caplog.text
+
+
+@pytest.mark.parametrize("url", ["tgram://t0ken", "odd://s3cr3t", "s3cr3t"])
+def test_a_url_that_apprise_cannot_read_is_refused_and_not_shown(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("apprise")
+    [channel] = apprise_channels(url)
+    with pytest.raises(AlertError, match="ALERT_URLS holds a URL that apprise cannot read") as failure:
+        channel.send("title", "text")
+    assert not failure.value.transient
+    assert not [secret for secret in SECRETS if secret in f"{failure.value}{channel!r}{caplog.text}"]
+
+
+def test_without_the_extra_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    with pytest.raises(AlertError, match=r"pip install 'refresh-pipeline\[alerts\]'"):
+        AppriseUrl("ntfy://host/topic", "ntfy").send("title", "text")
