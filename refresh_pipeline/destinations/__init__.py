@@ -1,5 +1,6 @@
-"""Where it goes: files on disk, a folder, Dropbox, S3, Redis. One file per destination; those for files behind one
-protocol.
+"""The destinations of files and candles: a folder, Dropbox, an object store, Redis.
+
+One module per destination; those for files share one protocol. Which one is meant is decided in `registry`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,22 +10,22 @@ from typing import Protocol
 
 
 class DestinationError(Exception):
-    """A file that did not arrive: what was wanted, what was received, what to do."""
+    """A file did not arrive; the message names what was wanted, what was received and what to do."""
 
-    # Whether trying again could help; decided here, once, at the edge.
+    # Whether a retry could help; decided once, at the edge.
     transient: bool = False
-    # Whether whatever is sent next would meet the same: refused access, a request for silence.
+    # Whether every further request would fail alike: refused access, a rate limit.
     ends_all: bool = False
-    # Whether nobody answered; several of these in a row are an outage.
+    # Whether no answer came; several of these in a row are an outage.
     is_silence: bool = False
 
 
 class PermanentUploadError(DestinationError):
-    """Trying again will not help: revoked access, no space, a refused path."""
+    """A retry does not help: revoked access, no space, a refused path."""
 
 
 class TransientUploadError(DestinationError):
-    """Trying again may help: a limit, an outage, a dropped connection."""
+    """A retry may help: a limit, an outage, a dropped connection."""
 
     transient = True
 
@@ -44,10 +45,10 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True)
 class Uploaded:
-    """What became of one file.
+    """The result of one file.
 
-    `content_hash` is the destination's own (its name in `hash_name`), as the destination reported it after the upload;
-    `skipped` says that it held the same content already.
+    `content_hash` is the hash that the destination reported, of the kind `hash_name`; `skipped` means that it held the
+    same content before.
     """
 
     file: Outgoing
@@ -59,19 +60,19 @@ class Uploaded:
 
 
 class Destination(Protocol):
-    """A place files are uploaded to, as the pipeline sees it."""
+    """A destination for files, as the pipeline sees it."""
 
     # Shown to people; holds no secret.
     url: str
-    # How content is told apart there: "sha256", or "dropbox" for its hash of 4 MiB blocks.
+    # The kind of its content hash: "sha256", "md5", or "dropbox" for the hash of 4 MiB blocks.
     hash_name: str
 
     def upload(self, files: Sequence[Outgoing]) -> Iterator[Uploaded]:
-        """Bring each file there unless it is there already; one answer a file, failures included."""
+        """Upload each file unless the same content is there; one result per file, failures included."""
         ...
 
     def hashes(self, remotes: Sequence[str]) -> dict[str, str]:
-        """The content hash of each path that exists there, asked anew.
+        """The content hash of each path that exists at the destination, read anew.
 
         Raises:
             DestinationError: the destination could not be asked.

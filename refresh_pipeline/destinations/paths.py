@@ -1,4 +1,4 @@
-"""How places are named: a destination's URL, and the paths of files under its root. Nothing here touches a disk."""
+"""URLs of destinations and paths of files under their roots. Nothing here touches a disk."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -11,7 +11,7 @@ SECRET_PARTS = re.compile(r"(?<=//).*@|(?<=[?#]).+", re.DOTALL)
 
 
 class WrongDestination(ValueError):
-    """A setting that names no destination: what was found, what is allowed, what to do."""
+    """A setting names no destination; the message says what was found, what is allowed and what to do."""
 
 
 def shown(url: str) -> str:

@@ -33,8 +33,8 @@ STATUS_KEY = "tet:system:status"
 RETRIES = 3
 # What readers of these keys call the timeframes.
 NAMES: Mapping[Timeframe, str] = {
-    **{each: f"{each.value[1:]}m" for each in Timeframe if each.value.startswith("m")},
-    **{each: f"{each.value[1:]}h" for each in Timeframe if each.value.startswith("H")},
+    **{timeframe: f"{timeframe.value[1:]}m" for timeframe in Timeframe if timeframe.value.startswith("m")},
+    **{timeframe: f"{timeframe.value[1:]}h" for timeframe in Timeframe if timeframe.value.startswith("H")},
     Timeframe.D1: "1d",
     Timeframe.W1: "1w",
     Timeframe.MN1: "1M",
@@ -43,7 +43,7 @@ NAMES: Mapping[Timeframe, str] = {
 
 @dataclass(frozen=True, slots=True)
 class CandleWindow:
-    """The newest candles of one series, oldest first, and how they stand."""
+    """The newest candles of one series, oldest first, with their completeness and age."""
 
     series: Series
     open_times: NDArray
@@ -54,7 +54,7 @@ class CandleWindow:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What became of one series; `bytes` is the value's length."""
+    """The result of one series; `bytes` is the length of its value."""
 
     series: Series
     key: str
@@ -93,7 +93,7 @@ class RedisDestination:
         return f"RedisDestination({self.url!r})"
 
     def store(self, windows: Iterable[CandleWindow], now: datetime) -> Iterator[Stored]:
-        """Let each window take the place of what is there; one answer a series, failures included."""
+        """Replace the stored window of each series; one result per series, failures included."""
         breaker = CircuitBreaker()
         with self._client:
             for window in windows:
@@ -125,26 +125,26 @@ class RedisDestination:
                 raise _refusal(error, f"{self.url}: {STATUS_KEY}") from None
 
     def counts(self, batch: Sequence[Series]) -> dict[Series, int]:
-        """How many candles lie there of each series that does.
+        """The number of stored candles by series; series without any are left out.
 
         Raises:
             DestinationError: the server could not be asked, or holds something else under such a key.
         """
-        found: dict[Series, int] = {}
+        counts: dict[Series, int] = {}
         with self._client:
             for series in batch:
                 key = kline_key(series)
                 try:
                     value: Any = self._client.get(key)
                     if value is not None:
-                        found[series] = len(json.loads(json.loads(value)["ohlcv_data"]))
+                        counts[series] = len(json.loads(json.loads(value)["ohlcv_data"]))
                 except (ValueError, KeyError, TypeError) as error:
                     raise PermanentUploadError(
                         f"{self.url}: {key}: holds something else than candles: {error}; delete that key"
                     ) from error
                 except RedisError as error:
                     raise _refusal(error, f"{self.url}: {key}") from None
-        return found
+        return counts
 
     def _set(self, series: Series, value: str, now: datetime) -> None:
         pipeline = self._client.pipeline(transaction=True)
@@ -154,7 +154,7 @@ class RedisDestination:
 
 
 def kline_key(series: Series) -> str:
-    """Where a series' candles lie.
+    """The key of a series' candles.
 
     >>> kline_key(Series("BTC/USDT", Timeframe.m15))
     'tet:kline:15m:BTC/USDT'
@@ -163,7 +163,7 @@ def kline_key(series: Series) -> str:
 
 
 def timestamp_key(series: Series) -> str:
-    """Where it says when they were written.
+    """The key of the time at which a series was written.
 
     >>> timestamp_key(Series("BTC/USDT", Timeframe.H1))
     'tet:timestamp:1h:BTC/USDT'

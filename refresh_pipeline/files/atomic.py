@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside, then put in place; hashes and plain errors."""
+"""Atomic replacement of files: written beside, then renamed; hashes, and errors in words."""
 
 import errno
 import hashlib
@@ -22,7 +22,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """What arro3 raises, which is of no kind at all, as an OSError."""
+    """Errors of arro3, which have no class of their own, as an OSError."""
     try:
         yield
     except Exception as error:
@@ -56,7 +56,7 @@ def replacing(path: Path, older: Path | None = None) -> Iterator[Path]:
 
 
 def why_not_written(error: Exception, path: Path, wanted: int) -> str:
-    """Words for a write that failed: the path, the bytes that were wanted, what was received, what to do."""
+    """The message of a failed write: the path, the bytes wanted, the error received, the remedy."""
     reason = one_line(error)
     for code in NO_ROOM:
         if getattr(error, "errno", None) == code or os.strerror(code) in reason:
@@ -112,5 +112,5 @@ def _free(path: Path) -> int:
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, without its line breaks."""
+    """The message of an error on one line."""
     return " ".join(str(error).split())

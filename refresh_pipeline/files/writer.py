@@ -32,7 +32,7 @@ TEXTS = (Format.csv, Format.json)
 
 
 class ExportError(Exception):
-    """An export file that was not written, or cannot be read: which, why, what to do."""
+    """An export file was not written, or cannot be read; the message says which, why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class TableWriter:
 
 
 def kind_of(path: Path) -> tuple[Format, Compression]:
-    """The format that a file's name tells, and how it is packed: as its ending says, or as suits the format.
+    """The format and the compression of a file by its name; without an ending for it, the format's default.
 
     >>> [kind_of(Path(name))[1].value for name in ("a.csv", "a.json.gz", "a.parquet")]
     ['none', 'gzip', 'zstd']
@@ -139,7 +139,7 @@ def kind_of(path: Path) -> tuple[Format, Compression]:
     Raises:
         ValueError: no format of ours has that ending.
     """
-    packed = next((each for each, ending in ENDINGS.items() if path.suffix == ending), None)
+    packed = next((compression for compression, ending in ENDINGS.items() if path.suffix == ending), None)
     ending = Path(path.stem).suffix if packed else path.suffix
     if ending.removeprefix(".") not in set(Format) or (packed and Format(ending[1:]) not in TEXTS):
         raise ValueError(
@@ -160,7 +160,7 @@ def ending_of(path: Path) -> str:
 
 
 def feather_writer() -> Callable[..., None]:
-    """What writes Feather files, which DuckDB by itself does not.
+    """The function that writes Feather files, which DuckDB cannot.
 
     Raises:
         ExportError: it is not installed.
@@ -225,7 +225,7 @@ def _time_expression(column: str, values: np.ndarray, kind: Format, time_format:
 
 
 def quoted(name: str) -> str:
-    """A name as SQL takes it, whatever it holds."""
+    """A name as an SQL identifier, whatever characters it has."""
     escaped = name.replace('"', '""')
     return f'"{escaped}"'
 

@@ -1,4 +1,4 @@
-"""What a market's YAML says below `exports:`: which rows and columns become files, of which kind, called how.
+"""The section `exports:` of a market's YAML: rows, columns, formats and names of export files.
 
 Which series are due, and how a file is written, is decided elsewhere; nothing here touches a disk.
 """
@@ -15,7 +15,7 @@ from refresh_pipeline.market.timeframe import Timeframe
 
 
 class Layer(StrEnum):
-    """Which columns a file has beside `open_time`: those of one table, or of all of them side by side."""
+    """The columns of a file beside `open_time`: of one table, or of all tables side by side."""
 
     candles = "candles"
     enhanced = "enhanced"
@@ -24,7 +24,7 @@ class Layer(StrEnum):
 
 
 class Format(StrEnum):
-    """A kind of file, and how its name ends."""
+    """A file format; the value is the ending of its name."""
 
     csv = "csv"
     parquet = "parquet"
@@ -35,7 +35,7 @@ class Format(StrEnum):
 
 
 class Compression(StrEnum):
-    """How a file is packed."""
+    """The compression of a file."""
 
     none = "none"
     gzip = "gzip"
@@ -45,7 +45,7 @@ class Compression(StrEnum):
 
 
 class Layout(StrEnum):
-    """How files are called and arranged, and what their columns are called."""
+    """The names of files, folders and columns."""
 
     plain = "plain"
     # The broker service's before this: folders pds and cds, its column names in its order.
@@ -76,7 +76,7 @@ def _listed(value: object) -> object:
 
 
 class Window(BaseModel):
-    """How much of a series' newest past a file holds; nothing set is all of it."""
+    """The newest part of a series that a file holds; all of it where nothing is set."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -97,7 +97,7 @@ class Window(BaseModel):
 
 
 class Retention(BaseModel):
-    """What is kept of files that newer ones replaced, and how much of a disk all of an export's files may take."""
+    """The older copies that are kept, and the room that all files of an export may take."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -144,11 +144,11 @@ class Export(BaseModel):
         return self
 
     def compression_of(self, kind: Format) -> Compression:
-        """How files of this format are packed: as said, or as suits the format."""
+        """The compression of files of this format: the YAML's, or the default of the format."""
         return self.compression or PACKS[kind][0]
 
     def folder(self, market: str) -> str:
-        """Where the files lie, below the folder of exports."""
+        """The folder of the files, below the folder of exports."""
         return market if self.name == DEFAULT_NAME else f"{market}/{self.name}"
 
     def path(self, market: str, layer: Layer, series: Series, kind: Format) -> str:
@@ -184,7 +184,7 @@ class Export(BaseModel):
         return series.file_stem
 
     def shape(self, kind: Format) -> str:
-        """What decides a file's content beside its rows: a file of another shape is written anew.
+        """The settings that decide a file's content beside its rows; a file of another shape is written anew.
 
         >>> Export(window={"last": 330}).shape(Format.parquet)
         'plain zstd last 330'
