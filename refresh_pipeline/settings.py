@@ -6,6 +6,7 @@ Priority: command line (the caller's part), environment, ~/.refresh/config.json,
 import json
 import os
 from functools import cached_property
+from glob import has_magic
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
+    EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -170,16 +172,23 @@ def load_settings(**chosen: Any) -> Settings:
 
 
 def secret(name: str) -> str | None:
-    """A credential by the name of its setting, from wherever settings are kept; None where nobody has set it.
+    """A credential by the name of its setting, from every place that settings are kept in; None if it is not set.
 
-    Any name will do: a market's YAML may say where a key of its own is.
+    Any name is allowed: a market's YAML may name a key of its own.
+
+    Raises:
+        SettingsError: the value is no text, or ~/.refresh/config.json cannot be read.
     """
-
-    class Wanted(Settings):
-        secret: SecretStr | None = Field(default=None, validation_alias=name)
-
-    found = Wanted().secret
-    return found.get_secret_value().strip() if found else None
+    config, *env_files = settings_files()
+    places = (
+        EnvSettingsSource(Settings).env_vars,
+        {key.lower(): value for key, value in _config_file(config).items()},
+        DotEnvSettingsSource(Settings, env_file=env_files).env_vars,
+    )
+    value = next((place[name.lower()] for place in places if place.get(name.lower())), None)
+    if value is not None and not isinstance(value, str):
+        raise SettingsError(f"{name}: found a value that is not shown; allowed: a text")
+    return value.strip() if value else None
 
 
 def _explained(fault: Any) -> str:
@@ -214,10 +223,18 @@ def prepare_dagster(settings: Settings) -> Path:
 
     Without DAGSTER_HOME that is `<data dir>/dagster`, with a copy of the shipped dagster.yaml, which stays the user's
     to change.
+
+    Raises:
+        SettingsError: the folder's path is a pattern to Dagster, which then overlooks its dagster.yaml.
     """
     set_dagster_variables()
     chosen = os.environ.get("DAGSTER_HOME")
     home = dagster_home(settings)
+    if has_magic(str(home)):
+        name = "DAGSTER_HOME" if chosen else "REFRESH_DATA_DIR or --data-dir"
+        raise SettingsError(
+            f"{name}: found {home}; allowed: a path without * ? [, as Dagster finds no dagster.yaml in such a folder"
+        )
     home.mkdir(parents=True, exist_ok=True)
     # Dagster itself takes an absolute path alone.
     os.environ["DAGSTER_HOME"] = str(home)

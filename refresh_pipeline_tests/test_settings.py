@@ -249,6 +249,15 @@ def test_a_home_from_here_becomes_one_from_everywhere(here: Path) -> None:
     assert os.environ["DAGSTER_HOME"] == str(here / "home" / "dagster")
 
 
+@pytest.mark.parametrize("name", ["candles [old]", "what?", "*"])
+@pytest.mark.parametrize("setting", ["DAGSTER_HOME", "REFRESH_DATA_DIR"])
+def test_a_folder_in_which_dagster_overlooks_its_settings_is_refused(here: Path, setting: str, name: str) -> None:
+    os.environ[setting] = str(here / name)
+    with pytest.raises(SettingsError, match=rf"{setting}.*: found .*; allowed: a path without"):
+        prepare_dagster(load_settings())
+    assert not (here / name).exists()
+
+
 def test_what_makes_wide_runs_cheap_is_set_unless_the_user_set_it() -> None:
     os.environ["DAGSTER_EVENT_BATCH_SIZE"] = "7"
     prepare_dagster(load_settings())
@@ -286,3 +295,23 @@ def test_a_key_of_ours_is_long_and_no_neighbour_is_given_it() -> None:
     with pytest.raises(SettingsError, match="16 or more") as caught:
         load_settings()
     assert "a key of some" not in str(caught.value)
+
+
+def test_a_credential_comes_from_the_more_important_place_and_an_empty_one_is_none() -> None:
+    Path("home/.env").write_text("KEY=at-home\n")
+    assert secret("KEY") == "at-home"
+    Path(".env").write_text("KEY=here\n")
+    assert secret("KEY") == "here"
+    Path("home/.refresh/config.json").write_text(json.dumps({"key": "in-config"}))
+    assert secret("KEY") == "in-config"
+    os.environ["KEY"] = ""
+    assert secret("KEY") == "in-config"
+    os.environ["KEY"] = "in-environment"
+    assert secret("KEY") == "in-environment"
+
+
+def test_a_credential_that_is_no_text_is_refused_without_showing_it() -> None:
+    Path("home/.refresh/config.json").write_text(json.dumps({"KEY": 424242}))
+    with pytest.raises(SettingsError, match="KEY: found a value that is not shown") as caught:
+        secret("KEY")
+    assert "4242" not in str(caught.value)

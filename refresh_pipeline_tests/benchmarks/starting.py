@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from resource import RUSAGE_CHILDREN, getrusage
 
 from dagster import DagsterEventType, DagsterRunStatus
 
@@ -17,8 +18,24 @@ from refresh_pipeline_tests.launcher_fixture import AS_SHIPPED, QUICK, WARM, Des
 
 def measure(size: Size, folder: Path) -> Findings:
     """Seconds until a new Python has imported, and until a launched run begins its first step."""
-    found = [_imports(size), _launches(size, folder)]
-    return {"process start: imports against Dagster's own, a launch against Dagster's launcher": found}
+    starts = [_wrong_request(size), _imports(size), _launches(size, folder)]
+    return {"process start: imports against Dagster's own, a launch against Dagster's launcher": starts}
+
+
+def _wrong_request(size: Size) -> Comparison:
+    request = "import sys; from refresh_pipeline.cli import main; sys.argv[1:] = ['once', '-m', '?']; main()"
+    rounds = [(_processor_seconds(request, 2), _processor_seconds("import typer, rich", 0)) for _ in range(size.rounds)]
+    ours, bare = zip(*rounds, strict=True)
+    return Comparison("a wrong request, processor time", ours, bare, "bare: import typer, rich")
+
+
+def _processor_seconds(text: str, code: int) -> float:
+    """Processor time of a new Python that ends with this exit code."""
+    before = getrusage(RUSAGE_CHILDREN)
+    answer = subprocess.run([sys.executable, "-P", "-c", text], capture_output=True, check=False)
+    assert answer.returncode == code, answer.stderr
+    after = getrusage(RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _imports(size: Size) -> Comparison:
