@@ -11,12 +11,12 @@ unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_PYTHON
 # make's own -j would let two pips loose on one environment.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help refresh up test check bench bench-scaling bench-backfill bench-minute soak constraints clean
+.PHONY: help refresh up test check docs bench bench-scaling bench-backfill bench-minute soak constraints clean
 
-help: ## Show this
+help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
-refresh: .venv/installed ## Run the main job once: candles, indicators, exports, uploads; sets everything up first
+refresh: .venv/installed ## Install if needed, then refresh once: candles, indicators, exports, uploads
 	@.venv/bin/refresh once
 	@echo "To look at it: make up, then http://127.0.0.1:3000"
 
@@ -33,12 +33,17 @@ check: .venv/installed-dev ## Format, lint, types, architecture
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(IN_VENV) -m pyright --pythonpath $(IN_VENV)
 	$(IN_VENV) -m pytest -q refresh_pipeline_tests/test_architecture.py
 
+# Not --quiet, which leaves warnings out and so passes them. The variable turns off a banner about another tool.
+docs: .venv/installed-dev ## Build the manual as a site in build/site; a broken link fails the build
+	@NO_MKDOCS_2_WARNING=1 $(IN_VENV) -m mkdocs build --strict
+	@echo "Open build/site/index.html"
+
 # Which parts: cycle, start, fetch, exports, enhanced, indicators; all of them if none is named.
 PARTS =
-bench: .venv/installed-dev ## Measure a cycle and what is in it against bare figures; a copy goes to bench-results/
+bench: .venv/installed-dev ## Measure a cycle and its parts against bare figures; keep the report in bench-results/
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks $(PARTS)
 
-bench-scaling: .venv/installed-dev ## Measure a tick of 50 to 5,000 series, and of five timeframes at once
+bench-scaling: .venv/installed-dev ## Measure ticks of 50 to 5,000 series, and of five timeframes at once
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks scaling
 
 DAYS = 30
@@ -51,10 +56,10 @@ bench-minute: .venv/installed-dev ## Measure `refresh up` for MINUTES=15: SERIES
 
 # How long, and what the random moments are drawn from.
 SEED = 1
-soak: .venv/installed-dev ## Run the daemon for MINUTES=60, kill it, its runs and the venue at random, prove nothing came of it
+soak: .venv/installed-dev ## Run the daemon for MINUTES=60, kill it, its runs and the venue at random, verify the data
 	@MINUTES=$(or $(MINUTES),60) SEED=$(SEED) $(IN_VENV) -m pytest -q -s -m soak refresh_pipeline_tests/soak
 
-constraints: ## Pin every dependency anew in constraints.txt (needs Python 3.11, the oldest that is supported)
+constraints: ## Pin all dependencies anew in constraints.txt (needs Python 3.11, the oldest supported)
 	@$${PYTHON:-python3.11} -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "constraints: wants Python 3.11")'
 	@echo "Resolving every dependency in a fresh environment ..."
 	@rm -rf build/constraints && $${PYTHON:-python3.11} -m venv build/constraints
@@ -64,7 +69,7 @@ constraints: ## Pin every dependency anew in constraints.txt (needs Python 3.11,
 	@mv build/constraints.txt constraints.txt && rm -rf build/constraints
 	@echo "constraints.txt is new: run make test check, then commit it."
 
-clean: ## Remove what make has made: .venv, caches, results; never data/
+clean: ## Delete what make has made: .venv, caches, results; never data/
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist bench-results refresh_pipeline.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

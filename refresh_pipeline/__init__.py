@@ -7,23 +7,20 @@ refreshes every due series at once.
 
 Read in this order:
 
-1. `assets` is the story, per market: raw_candles -> enhanced_candles -> indicators -> exports -> uploads.
-2. What an asset does, series by series and without Dagster: `steps` fetches and computes, `backfilling` asks for
-   missing history, `exporting` writes files and `uploading` sends them, `copies` and `keeping` serve the destinations
-   that a market's YAML adds. `materializing` tells Dagster what came of it.
-3. `definitions` is the table of contents that Dagster loads; `describing` what the web UI says of each asset;
-   `partitions` the grid; `checks` what must be true; `schedules` and `sensors` when things happen; `resources` the
-   neighbours as deployed.
-   What goes wrong is found in `troubles`, and people are told by `alerts`.
-4. `market` is what is refreshed, `analytics` what is computed: both pure. `sources` is where candles come from,
-   `warehouse` where they live, `destinations` where they go. `instance` makes Dagster itself fast and bounded.
-5. `settings` is the only module that reads the environment. `cli` is the `refresh` command: `running` does a refresh as
-   Dagster runs, `reporting` and `missing` print tables, `progress` carries how far the work is; `refresh up` turns into
-   `supervising`.
-6. Around the files: `filing`, `retention`, `status_report`, `verifying`, `duplicates`. `backing_up` copies the
-   warehouse and Dagster's files, `backups` does so daily, `maintenance` keeps things small, `universes` renews a
-   market's list of instruments.
+1. `orchestration.assets` is the story, per market: raw_candles -> enhanced_candles -> indicators -> exports -> uploads.
+   The rest of `orchestration` is what Dagster sees: checks, schedules, sensors, jobs, resources. `definitions` is what
+   Dagster loads.
+2. `pipeline` is the work of an asset, series by series and without Dagster: fetch, compute, backfill, export, upload.
+   `operations` is backup and maintenance, `monitoring` finds problems and notifies people.
+3. `warehouse` is where candles live: one DuckDB file. `destinations` is where files go, `files` how they are written
+   and read.
+4. `sources` is where candles come from, one module per venue. `analytics` is what is computed, and pure. `instance`
+   makes Dagster fast and bounded.
+5. `market` is what is refreshed: series, timeframes, calendars, the catalog of markets. It is pure. `settings` is the
+   only module that reads the environment.
+6. `cli` is the `refresh` command.
 
-Imports go one way: the modules here use everything; `sources`, `warehouse` and `destinations` use `market` and
-`analytics`; `analytics` may use `market`; `market` uses nothing of ours.
+Imports point downward only: cli, definitions > orchestration > monitoring > pipeline, operations > warehouse,
+destinations > files, sources, analytics, instance, market_files > market, settings. CONTRIBUTING.md lists where to find
+each topic and what an addition touches; docs/architecture.md tells the story of a tick.
 """
