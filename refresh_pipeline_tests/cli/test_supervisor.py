@@ -1,4 +1,4 @@
-"""Programs side by side: what ends them, and what is started anew; with real processes."""
+"""Programs side by side: what ends them, and which one is restarted; with real processes."""
 
 import json
 import os

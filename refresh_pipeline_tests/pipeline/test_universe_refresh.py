@@ -87,7 +87,7 @@ def test_an_outage_is_waited_out_and_a_missing_list_told(publisher: Publisher, h
         (["--scrip-master", "nowhere.csv"], "nowhere.csv"),
         (["--scrip-master", "wrong.csv"], "scrip master: found the columns a, b"),
         (["--market", "demo"], "found source demo, universe none"),
-        (["--market", "nse,demo"], "one market at a time"),
+        (["--market", "nse,demo"], "--market: found nse,demo, allowed: one market"),
         (["--market", "moon"], "found 'moon'"),
     ],
 )
