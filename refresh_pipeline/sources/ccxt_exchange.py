@@ -1,7 +1,6 @@
-"""Any exchange that ccxt speaks to, as an optional extra. How ccxt is asked lives here; what it knows is its own.
+"""Any exchange of ccxt, an optional extra. ccxt brings its own HTTP client and its knowledge of exchanges.
 
-ccxt brings its own HTTP client; it is slowed down by the limits that all processes share, not by its own, and its
-errors become ours.
+The limits that all processes share slow ccxt down, in place of its own; its errors become errors of `sources`.
 """
 
 import asyncio
@@ -160,7 +159,7 @@ def _elsewhere(urls: Any, base_url: str) -> Any:
 
 @dataclass(slots=True)
 class _Throttle:
-    """Everybody's limit, waited for in the order of asking."""
+    """Waits for the shared limit, first come, first served."""
 
     limit: SharedLimit
     retry_policy: RetryPolicy
@@ -172,14 +171,17 @@ class _Throttle:
             while wait := self.limit.take(weight):
                 waited += wait
                 if waited > self.retry_policy.limits:
-                    raise RateLimitTimeout(f"not to be asked for another {wait:.0f} s ({self.limit.because})")
+                    raise RateLimitTimeout(
+                        f"next request allowed in {wait:.0f} s ({self.limit.because}), which exceeds the budget of "
+                        f"{self.retry_policy.limits:.0f} s; a later run will retry"
+                    )
                 await asyncio.sleep(wait)
 
     def close(self) -> None:
         try:
             self.limit.close()
         except (SourceError, OSError) as error:
-            log.info("what was taken of the limit is not given back: %s", error)
+            log.info("the unused part of the limit is not returned: %s", error)
 
 
 @dataclass(frozen=True, slots=True)

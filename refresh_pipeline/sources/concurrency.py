@@ -1,4 +1,4 @@
-"""Many requests at once: so many connections, answers handed from the event loop to the caller."""
+"""Many requests at once over a bounded number of connections; answers pass from the event loop to the caller."""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ from typing import Any
 
 from refresh_pipeline.market.candles import Candles
 from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError
-from refresh_pipeline.sources.http_client import CHUNKS_AHEAD, CONNECTIONS, TOLD_AT_ONCE, Put, excerpt, log
+from refresh_pipeline.sources.http_client import CHUNKS_AHEAD, CONNECTIONS, RELEASED_AT_ONCE, Put, excerpt, log
 
 
 async def side_by_side(
@@ -53,8 +53,8 @@ async def _answered(request: Request, chunks: Callable[[Request], AsyncGenerator
     except OSError as caught:
         error = TransientError(f"this machine failed: {type(caught).__name__}: {excerpt(str(caught))}")
     except Exception as caught:
-        log.exception("%s: not foreseen", request.series)
-        error = PermanentError(f"not foreseen, please report it: {type(caught).__name__}: {excerpt(str(caught))}")
+        log.exception("%s: unexpected error", request.series)
+        error = PermanentError(f"unexpected error, please report it: {type(caught).__name__}: {excerpt(str(caught))}")
     if error is not None:
         await put(failed(request, error, time.monotonic() - started))
 
@@ -114,8 +114,8 @@ class _Handover:
         taken = 0
         while (item := self._queue.get()) is not None:
             taken += 1
-            if taken % TOLD_AT_ONCE == 0:
-                self._tell(self._make_room)
+            if taken % RELEASED_AT_ONCE == 0:
+                self._call_in_loop(self._make_room)
             yield item
         if self._error is not None:
             raise self._error
@@ -123,7 +123,7 @@ class _Handover:
     def stop(self) -> None:
         self._is_up.wait()
         if self._task is not None:
-            self._tell(self._task.cancel)
+            self._call_in_loop(self._task.cancel)
 
     async def _produce(self, produce: Callable[[Put], Coroutine[Any, Any, None]]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -132,14 +132,14 @@ class _Handover:
         await produce(self._put)
 
     def _make_room(self) -> None:
-        for _ in range(TOLD_AT_ONCE):
+        for _ in range(RELEASED_AT_ONCE):
             self._room.release()
 
     async def _put(self, item: Fetched) -> None:
         await self._room.acquire()
         self._queue.put(item)
 
-    def _tell(self, message: Callable[[], object]) -> None:
+    def _call_in_loop(self, message: Callable[[], object]) -> None:
         # Once the loop is closed there is nobody left to tell.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(message)

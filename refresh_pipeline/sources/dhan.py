@@ -260,7 +260,7 @@ def _unbelievable(question: _Question) -> str:
     return (
         f"nothing from {question.since.astype('datetime64[s]')} to {question.until.astype('datetime64[s]')} UTC, in "
         f"{EMPTY_ANSWERS} answers, though the exchange was open: the same comes for a security id that is not known "
-        f"({question.security_id}; refresh universe looks it up) and when Dhan has trouble; a later run asks again"
+        f"({question.security_id}; refresh universe looks it up) and during an outage at Dhan; a later run will retry"
     )
 
 

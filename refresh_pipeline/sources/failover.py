@@ -63,7 +63,7 @@ class _Wish:
         until = self.newest + np.timedelta64(1, "us") if self.is_sample else self.request.until
         return replace(self.request, since=since, until=until)
 
-    def hear(self, candles: Candles) -> None:
+    def observe(self, candles: Candles) -> None:
         if len(candles):
             self.newest = candles.open_time.max()
             self.tail = candles.open_time[-OVERLAP:]
@@ -137,7 +137,7 @@ class PreferredSources:
         if wish.is_sample:
             candles = replace(candles.where(np.isin(candles.open_time, wish.tail)), malformed=())
         else:
-            wish.hear(candles)
+            wish.observe(candles)
         if len(candles) or candles.malformed:
             yield replace(fetched, candles=candles, last=False, error=None, source=member.source.kind)
 

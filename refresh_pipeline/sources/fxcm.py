@@ -115,12 +115,12 @@ class Absent:
         self._file = file
         self._until: dict[str, float] = {}
         try:
-            said = json.loads(file.read_text(encoding="utf-8"))
-            self._until = {str(path): float(until) for path, until in said.items() if float(until) > time.time()}
+            stored = json.loads(file.read_text(encoding="utf-8"))
+            self._until = {str(path): float(until) for path, until in stored.items() if float(until) > time.time()}
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            log.warning("%s cannot be read and is begun anew: %s", file, error)
+            log.warning("%s is unreadable and starts empty: %s", file, error)
 
     def __contains__(self, path: str) -> bool:
         return path in self._until
@@ -136,7 +136,7 @@ class Absent:
             fresh.write_text(json.dumps(self._until), encoding="utf-8")
             fresh.replace(self._file)
         except OSError as error:
-            log.warning("%s cannot be written, so that missing files are asked for again: %s", self._file, error)
+            log.warning("%s cannot be written, so missing files are requested again: %s", self._file, error)
 
 
 class _Archive:

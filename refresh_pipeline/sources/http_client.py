@@ -1,6 +1,6 @@
 """One polite HTTP client for all venues, and how its answers reach a caller that knows nothing of asyncio.
 
-How much may be asked is `limits`' part; what an answer means is the venue's own, in a reader that is handed in here.
+`rate_limits` decides when a request may be sent. The reader that a source hands in decides what an answer means.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ CONNECTIONS = 32
 # Chunks that may wait for a consumer that is slower than the network; with 1,000 rows each they are 4 MB.
 CHUNKS_AHEAD = 64
 # Waking the other thread's loop takes as long as reading an answer: room is made for so many chunks at once.
-TOLD_AT_ONCE = 16
+RELEASED_AT_ONCE = 16
 EXCERPT = 200
 # A header's shorter words (a version, a unit) would only riddle messages with stars.
 SHORTEST_SECRET = 4
@@ -78,7 +78,7 @@ class Rate(BaseModel):
 
 
 class RateLimited(TransientError):
-    """The venue wants silence: for so many seconds, or for as long as we find fitting."""
+    """The venue limits requests: for a stated number of seconds, or for a time that the retry policy decides."""
 
     def __init__(self, message: str, seconds: float | None = None) -> None:
         super().__init__(message)
@@ -86,11 +86,11 @@ class RateLimited(TransientError):
 
 
 class RateLimitTimeout(TransientError):
-    """The venue wants silence for longer than a request waits: it fails now, and a later run asks again."""
+    """The pause exceeds the time that a request waits: the request fails now, and a later run retries."""
 
 
 class AccessDenied(PermanentError):
-    """The venue turns this client away, whatever it asks for: a client asks nothing more after it."""
+    """The venue refuses this client, whatever the request: the client sends no further requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,47 +180,47 @@ class Client:
         """The same for a question that is put as JSON; only for those that change nothing, as it may be put twice."""
         return await self._run(_HttpRequest("POST", path, weight, body=json.dumps(body).encode()), read)
 
-    async def _run(self, errand: _HttpRequest, read: Reader[T]) -> T:
+    async def _run(self, request: _HttpRequest, read: Reader[T]) -> T:
         try:
-            return await self._attempt(errand, read)
+            return await self._attempt(request, read)
         except SourceError as error:
             if not _worth_another_attempt(error):
                 raise
             # Only now: the machinery of retries takes a tenth of a small request's time.
-            return await attempts(self._retry_policy, self._sleep)(_after(error, self._attempt), errand, read)
+            return await attempts(self._retry_policy, self._sleep)(_after(error, self._attempt), request, read)
 
-    async def _attempt(self, errand: _HttpRequest, read: Reader[T]) -> T:
-        errand.attempts += 1
+    async def _attempt(self, request: _HttpRequest, read: Reader[T]) -> T:
+        request.attempts += 1
         try:
-            await self._wait_for_turn(errand)
-            return read(await self._answer(errand))
+            await self._wait_for_turn(request)
+            return read(await self._answer(request))
         except AccessDenied as error:
             # The same words for all series: what one of them asked for has nothing to do with it.
             self._refusal = self._refusal or f"{self._host}: {self._redacted(str(error))}"
             raise AccessDenied(self._refusal) from None
         except SourceError as error:
             if isinstance(error, RateLimited):
-                self._be_silent(error, errand)
-            error.args = (f"{errand.method} {self._host}{errand.path}: {self._redacted(str(error))}",)
+                self._pause(error, request)
+            error.args = (f"{request.method} {self._host}{request.path}: {self._redacted(str(error))}",)
             raise
 
-    async def _wait_for_turn(self, errand: _HttpRequest) -> None:
+    async def _wait_for_turn(self, request: _HttpRequest) -> None:
         async with self._turn:
-            while not self._refusal and (wait := self._limit.take(errand.weight)):
-                errand.waited += wait
-                if errand.waited > self._retry_policy.limits:
+            while not self._refusal and (wait := self._limit.take(request.weight)):
+                request.waited += wait
+                if request.waited > self._retry_policy.limits:
                     raise RateLimitTimeout(
-                        f"not to be asked for another {wait:.0f} s ({self._limit.because}), and a request waits "
-                        f"{self._retry_policy.limits:.0f} s at most; a later run asks again"
+                        f"next request allowed in {wait:.0f} s ({self._limit.because}), which exceeds the budget of "
+                        f"{self._retry_policy.limits:.0f} s; a later run will retry"
                     )
                 await self._sleep(wait)
             if self._refusal:
                 raise AccessDenied(self._refusal)
 
-    async def _answer(self, errand: _HttpRequest) -> httpx.Response:
+    async def _answer(self, request: _HttpRequest) -> httpx.Response:
         try:
             async with asyncio.timeout(self._retry_policy.answer):
-                return await self._http.send(self._request(errand))
+                return await self._http.send(self._request(request))
         except TimeoutError:
             raise TransientError(f"no answer within {self._retry_policy.answer:g} s") from None
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
@@ -228,20 +228,20 @@ class Client:
             what = str(error) or type(error).__name__
             raise TransientError(f"no answer: {what}; is the venue reachable?") from None
 
-    def _request(self, errand: _HttpRequest) -> httpx.Request:
+    def _request(self, request: _HttpRequest) -> httpx.Request:
         # By hand, as the client takes a quarter of a small request's time to merge URLs.
-        url = f"{self._base_url}{errand.path}{'?' if errand.params else ''}{urlencode(errand.params)}"
+        url = f"{self._base_url}{request.path}{'?' if request.params else ''}{urlencode(request.params)}"
         headers = self._http.headers
-        if errand.body is not None:
+        if request.body is not None:
             headers = headers.copy()
             headers.update({"Content-Type": "application/json", "Accept": "application/json"})
-        return httpx.Request(errand.method, url, headers=headers, content=errand.body, extensions=self._timeout)
+        return httpx.Request(request.method, url, headers=headers, content=request.body, extensions=self._timeout)
 
-    def _be_silent(self, error: RateLimited, errand: _HttpRequest) -> None:
+    def _pause(self, error: RateLimited, request: _HttpRequest) -> None:
         seconds = error.seconds
         if seconds is None:
-            seconds = min(self._retry_policy.first_wait * 2**errand.attempts, self._retry_policy.longest_wait)
-        log.warning("%s wants silence: nobody on this machine asks it for %.1f s", self._host, seconds)
+            seconds = min(self._retry_policy.first_wait * 2**request.attempts, self._retry_policy.longest_wait)
+        log.warning("rate limited: pausing all requests to %s for %.1f s", self._host, seconds)
         self._limit.pause(seconds, self._redacted(str(error)))
 
     def _redacted(self, text: str) -> str:
@@ -348,4 +348,4 @@ def _worth_another_attempt(error: BaseException) -> bool:
 
 def _log_retry(state: RetryCallState) -> None:
     error = state.outcome.exception() if state.outcome else None
-    log.info("attempt %d in %.1f s, after: %s", state.attempt_number + 1, state.upcoming_sleep, error)
+    log.info("attempt %d in %.1f s, after the error: %s", state.attempt_number + 1, state.upcoming_sleep, error)

@@ -1,6 +1,6 @@
-"""How much a venue may be asked: one account per venue, in a small file that all processes of the machine share.
+"""Rate limits of venues: one account per venue, in a small file that all processes of the machine share.
 
-Sleeping until there is room again, and knowing what an answer means, are the HTTP client's part (`http`).
+The HTTP client (`http_client`) sleeps until the account has room and reads the answers.
 """
 
 import logging
@@ -27,11 +27,11 @@ HELD_BACK = 20
 # A process takes this share of the limit at once, so that most requests need no look at the file.
 BLOCKS = 100
 LIMIT_IS_FRESH_FOR = 24 * 3600.0
-LOCK_PATIENCE = 10.0
+LOCK_TIMEOUT = 10.0
 
 
 class Limit(Protocol):
-    """What a client asks before it asks the venue."""
+    """The account that a client asks before each request to the venue."""
 
     # Why the last `take` had to wait, for messages.
     because: str
@@ -41,11 +41,11 @@ class Limit(Protocol):
         ...
 
     def pause(self, seconds: float, because: str) -> None:
-        """Nobody on this machine asks this venue for so many seconds."""
+        """Pause all requests of this machine to the venue for so many seconds."""
         ...
 
     def close(self) -> None:
-        """Give back what was taken and not spent."""
+        """Return the unused part of what was taken."""
         ...
 
 
@@ -65,7 +65,7 @@ class _Account(BaseModel):
 
 @dataclass(slots=True)
 class _Block:
-    """Weight that is on the account already and not spent yet; good within its step alone."""
+    """Weight on the account that this process has not spent yet; valid within its step."""
 
     step: int = 0
     weight: int = 0
@@ -84,12 +84,12 @@ class SharedLimit:
         directory.mkdir(parents=True, exist_ok=True)
         stem = re.sub(r"[^\w.-]+", "_", venue)
         self._path = directory / f"{stem}.json"
-        self._lock = FileLock(directory / f"{stem}.lock", timeout=LOCK_PATIENCE, poll_interval=0.002)
+        self._lock = FileLock(directory / f"{stem}.lock", timeout=LOCK_TIMEOUT, poll_interval=0.002)
         self._assumed = weight
         self._window = seconds
         self._clock = clock
         self._block = _Block()
-        self._heard: tuple[int, float] | None = None
+        self._observed: tuple[int, float] | None = None
         # Why the last `take` had to wait, for messages.
         self.because = ""
 
@@ -111,7 +111,7 @@ class SharedLimit:
             return wait
 
     def pause(self, seconds: float, because: str) -> None:
-        """Nobody on this machine asks this venue for so many seconds; a longer pause that runs already stays."""
+        """Pause all requests of this machine to the venue; a longer pause that runs already stays."""
         now = self._clock()
         with self._account(now) as account:
             if now + seconds > account.silent_until:
@@ -120,11 +120,11 @@ class SharedLimit:
             account.server_used, account.server_until = 0, 0.0
 
     def observe_server_usage(self, used: int, ends_in: float) -> None:
-        """What the server counts in its present window, which ends in so many seconds; others may have used it too."""
-        self._heard = (used, self._clock() + ends_in)
+        """Take over the server's count of its present window, other clients included; it ends in `ends_in` seconds."""
+        self._observed = (used, self._clock() + ends_in)
 
     def learn(self, weight: int) -> None:
-        """The limit as the venue itself states it."""
+        """Store the limit that the venue states."""
         now = self._clock()
         with self._account(now) as account:
             account.limit, account.learnt_at = weight, now
@@ -136,7 +136,7 @@ class SharedLimit:
             return account.limit > 0 and now - account.learnt_at < LIMIT_IS_FRESH_FOR
 
     def close(self) -> None:
-        """Give back what was taken and not spent."""
+        """Return the unused part of what was taken."""
         with self._account(self._clock()):
             pass
 
@@ -154,7 +154,7 @@ class SharedLimit:
         if account.silent_until > now:
             self.because = account.silent_because
             return account.silent_until - now
-        self.because = "the limit of requests is used up"
+        self.because = "the rate limit is used up"
         usable = self._usable(account)
         # What weighs more than the whole limit goes alone rather than never.
         need = min(weight, usable)
@@ -183,7 +183,8 @@ class SharedLimit:
             self._lock.acquire()
         except Timeout:
             raise TransientError(
-                f"another process has held {self._lock.lock_file} for {LOCK_PATIENCE:.0f} s; end it if it hangs"
+                f"wanted {self._lock.lock_file}, which another process has held for {LOCK_TIMEOUT:.0f} s; end the "
+                "process if it hangs"
             ) from None
         try:
             account = self._read()
@@ -194,7 +195,7 @@ class SharedLimit:
             self._lock.release()
 
     def _settle(self, account: _Account, now: float) -> None:
-        """Bring the account up to now: give back this process's block, add what it heard, drop what is too old."""
+        """Bring the account up to now: give back this process's block, add the server's count, drop what is too old."""
         step = self._step(now)
         if self._block.step in account.spent:
             account.spent[self._block.step] -= self._block.weight
@@ -206,13 +207,13 @@ class SharedLimit:
         }
         if account.server_until <= now:
             account.server_used, account.server_until = 0, 0.0
-        self._add_heard(account, now)
+        self._add_observed(account, now)
 
-    def _add_heard(self, account: _Account, now: float) -> None:
-        if self._heard is None:
+    def _add_observed(self, account: _Account, now: float) -> None:
+        if self._observed is None:
             return
-        used, until = self._heard
-        self._heard = None
+        used, until = self._observed
+        self._observed = None
         if until > account.server_until + self._window / 2:
             account.server_used, account.server_until = used, until
         elif until > max(now, account.server_until - self._window / 2):
@@ -224,7 +225,7 @@ class SharedLimit:
         except FileNotFoundError:
             return _Account()
         except ValidationError:
-            log.warning("%s cannot be read and is begun anew: what was spent in the last window is unknown", self._path)
+            log.warning("%s is unreadable and starts empty: the usage of the last window is unknown", self._path)
             return _Account()
 
     def _write(self, account: _Account) -> None:

@@ -407,7 +407,7 @@ def test_the_limit_that_the_venue_states_is_kept(tmp_path: Path) -> None:
         assert 90 <= max(venue.used.values()) <= 100 or len(venue.used) > 1
         done = [name for name in names if ends[name].error is None]
         assert done == names[: len(done)]
-        assert "limit of requests is used up" in str(ends["S59/USDT"].error)
+        assert "rate limit is used up" in str(ends["S59/USDT"].error)
 
 
 def test_weight_that_another_program_uses_is_left_to_it(tmp_path: Path) -> None:

@@ -382,7 +382,7 @@ def test_when_the_days_requests_are_used_up_the_rest_waits_for_a_later_run(
     ends = ends_of(source_at(venue, tmp_path), asking("2024-06-13T18:30", NOW, Timeframe.m5, *names))
     assert [name for name in names if ends[name].error] == ["NIFTY"]
     assert isinstance(ends["NIFTY"].error, TransientError)
-    assert "the limit of requests is used up" in str(ends["NIFTY"].error)
+    assert "the rate limit is used up" in str(ends["NIFTY"].error)
     assert len(venue.asked) == 3
 
 

@@ -179,6 +179,18 @@ def read(body: Any, folder: Path, **changes: Any) -> Fetched:
         return chunks(market, source_of(market, folder), "BTC/USD|m1", "2024-06-05T11:50")[-1]
 
 
+@pytest.mark.parametrize("key", ["k{s3cr3t}z", "ab{cd", "{symbol}", "$API_KEY}", "%7B 100%"])
+def test_a_key_with_braces_is_sent_as_it_is(key: str, tmp_path: Path) -> None:
+    with Anything([ROW]) as api:
+        market = market_of(
+            api.base_url, params={"pair": "{symbol}", "apikey": "$API_KEY"}, headers={"X-Key": "$API_KEY"}
+        )
+        source = source_of(market, tmp_path, {"API_KEY": key})
+        assert len(whole(chunks(market, source, "BTC/USD|m1", "2024-06-05T11:50"))) == 1
+    (asked,) = api.asked
+    assert (asked.query["apikey"], asked.query["pair"], asked.headers["x-key"]) == (key, "BTC/USD", key)
+
+
 MINUTE = 1717588200
 ROW = {"t": MINUTE, "o": 1, "h": 3, "l": 1, "c": 2, "v": 9}
 LISTED = {"time": 0, "open": 1, "high": 2, "low": 3, "close": 4}

@@ -226,7 +226,7 @@ def test_of_several_limits_all_are_kept(tmp_path: Path, clock: Clock) -> None:
         clock.now += 1.1
     assert taken == 19
     assert limits.take(1) > 3600
-    assert limits.because == "the limit of requests is used up"
+    assert limits.because == "the rate limit is used up"
     limits.close()
 
 
