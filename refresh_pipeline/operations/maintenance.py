@@ -10,16 +10,16 @@ from datetime import datetime
 
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.settings import Settings
-from refresh_pipeline.warehouse.compaction import Rewritten
+from refresh_pipeline.warehouse.compaction import CompactionResult
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
 # For how many seconds a night at most; what is left follows in the next.
 SECONDS_A_NIGHT = 600.0
 
 
-def compact(settings: Settings, markets: Sequence[Market], now: datetime) -> Rewritten:
+def compact(settings: Settings, markets: Sequence[Market], now: datetime) -> CompactionResult:
     """Bring every market's old rows into order, and forget what was turned away long ago; raises as `connect` does."""
-    warehouse, done = Warehouse(database=str(settings.database)), Rewritten()
+    warehouse, done = Warehouse(database=str(settings.database)), CompactionResult()
     if not warehouse.exists:
         return done
     until = time.monotonic() + SECONDS_A_NIGHT
@@ -39,7 +39,7 @@ def pending_compaction(settings: Settings, markets: Sequence[Market], now: datet
     return sum(warehouse.pending_compaction(market, now) for market in markets)
 
 
-def compaction_summary(done: Rewritten) -> str:
+def compaction_summary(done: CompactionResult) -> str:
     """What was brought into order, in a line."""
     return (
         f"brought {done.rows:,} rows into order; the warehouse was held for {done.longest:.1f} s at a time, at most"

@@ -43,8 +43,8 @@ def with_chart(done: Mapping[Series, Attempt], warehouse: Warehouse, market: Mar
     charted = {}
     for series, attempt in done.items():
         rows = warehouse.newest_rows(market, Table.enhanced_candles, series, COLUMNS, BARS)
-        more = {"chart": chart(series, rows)} if len(rows["open_time"]) else {}
-        charted[series] = replace(attempt, more={**attempt.more, **more})
+        metadata = {"chart": chart(series, rows)} if len(rows["open_time"]) else {}
+        charted[series] = replace(attempt, metadata={**attempt.metadata, **metadata})
     return charted
 
 

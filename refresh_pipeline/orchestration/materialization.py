@@ -108,7 +108,7 @@ def _basics(market: Market, done: Attempt, held: SeriesStats) -> dict[str, objec
         "rows_revised": done.rows_revised,
         "candle_count": held.candle_count,
         "seconds": round(done.seconds, 4),
-        **done.more,
+        **done.metadata,
     }
 
 

@@ -105,7 +105,7 @@ def _with_reissued(
     if not isinstance(source, Reissuing):
         return plan
     since, until = instant(span[0] or datetime.fromtimestamp(0, UTC)), instant(span[1])
-    changed = source.reissued(warehouse.bulk_files(market, list(plan), since, until))
+    changed = source.reissued(warehouse.archive_files(market, list(plan), since, until))
     again = {
         series: [Stretch(file.since, file.until, _count(market, series, file.since, file.until)) for file in files]
         for series, files in changed.items()
@@ -115,7 +115,7 @@ def _with_reissued(
 
 def _untouched(warehouse: Warehouse, market: Market, plan: Plan) -> dict[Series, Attempt]:
     held = warehouse.series_stats(market, list(plan))
-    return {s: Attempt(Outcome.unchanged if held[s].candle_count else Outcome.no_data) for s in plan}
+    return {series: Attempt.of(changed=False, has_data=held[series].candle_count > 0) for series in plan}
 
 
 def _rounds(plan: Plan) -> Iterator[list[Request]]:
@@ -131,14 +131,14 @@ def _rounds(plan: Plan) -> Iterator[list[Request]]:
 def _both(one: Attempt, other: Attempt) -> Attempt:
     """Two attempts at one series as one: failed if the later did, else the better outcome of the two."""
     outcome = one.outcome if one.outcome is Outcome.updated and other.outcome is not Outcome.failed else other.outcome
-    rejected = [int(str(each.more.get("rows_rejected", 0))) for each in (one, other)]
+    rejected = [int(str(attempt.metadata.get("rows_rejected", 0))) for attempt in (one, other)]
     return replace(
         other,
         outcome=outcome,
         rows_added=one.rows_added + other.rows_added,
         rows_revised=one.rows_revised + other.rows_revised,
         seconds=one.seconds + other.seconds,
-        more={**one.more, **other.more, "rows_rejected": sum(rejected)},
+        metadata={**one.metadata, **other.metadata, "rows_rejected": sum(rejected)},
     )
 
 

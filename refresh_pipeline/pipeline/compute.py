@@ -16,14 +16,10 @@ def compute(warehouse: Warehouse, market: Market, table: Table, batch: Sequence[
     began = time.monotonic()
     recomputed = warehouse.refresh_tail(market, table, batch)
     others = [series for series in batch if series not in recomputed]
-    held = warehouse.series_stats(market, others) if others else {}
+    stats = warehouse.series_stats(market, others) if others else {}
     share = (time.monotonic() - began) / max(len(recomputed), 1)
     advance(table, len(batch), len(batch))
-    done = {}
-    for series in batch:
-        result = recomputed.get(series)
-        if result is None:
-            done[series] = Attempt(Outcome.unchanged if held[series].candle_count else Outcome.no_data)
-        else:
-            done[series] = Attempt(Outcome.updated, rows_added=result.added, rows_revised=result.revised, seconds=share)
-    return done
+    attempts = {s: Attempt.of(changed=False, has_data=stats[s].candle_count > 0) for s in others}
+    for series, rows in recomputed.items():
+        attempts[series] = Attempt(Outcome.updated, rows_added=rows.added, rows_revised=rows.revised, seconds=share)
+    return {series: attempts[series] for series in batch}

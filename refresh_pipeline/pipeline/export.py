@@ -26,7 +26,7 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.pipeline.progress import advance
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.manifests import Exported, joined_columns
-from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
+from refresh_pipeline.warehouse.outcomes import Attempt
 from refresh_pipeline.warehouse.schema import Table, candle_columns
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
@@ -108,22 +108,22 @@ def export(
 
     A file that would hold what it holds already is left alone; one that cannot be written stops no other.
     """
-    stale = warehouse.pending_recompute(market, Table.exports, batch)
+    pending = warehouse.pending_recompute(market, Table.exports, batch)
     manifest = {each.path: each for each in warehouse.exported(market, batch)}
     held = warehouse.series_stats(market, batch)
-    changed = set(stale.series)
+    changed = set(pending.series)
     due = {series: _due(market, root, series, manifest, series in changed) for series in batch}
     due = {series: files for series, files in due.items() if files and held[series].candle_count}
     done: dict[Series, _Done] = {}
     for number, (series, result) in enumerate(_written(warehouse, market, root, due), start=1):
         done[series] = result
         advance(Table.exports, number, len(due))
-    settled = np.array([series in done and not done[series].errors for series in stale.series], dtype=bool)
+    is_exported = np.array([series in done and not done[series].errors for series in pending.series], dtype=bool)
     rows = [file for result in done.values() for file in result.files if file != manifest.get(file.path)]
-    warehouse.record_exports(market, rows, stale.take(settled), now)
+    warehouse.record_exports(market, rows, pending.take(is_exported), now)
     have = {each.series for each in manifest.values()}
-    left = {s: Attempt(Outcome.unchanged if s in have else Outcome.no_data) for s in batch if s not in done}
-    return {series: left[series] if series in left else _attempt(market, series, done[series]) for series in batch}
+    left = {s: Attempt.of(changed=False, has_data=s in have) for s in batch if s not in done}
+    return {series: left[series] if series in left else _attempt(done[series]) for series in batch}
 
 
 def _due(market: Market, root: Path, series: Series, manifest: Mapping[str, Exported], changed: bool) -> list[Wanted]:
@@ -190,16 +190,16 @@ def _write_file(writer: TableWriter, root: Path, file: Wanted, content: Rows, do
     done.files.append(Exported(file.series, *names, written.rows, written.bytes, written.sha256, first, last))
 
 
-def _attempt(market: Market, series: Series, done: _Done) -> Attempt:
-    more = {"files": done.replaced, "bytes": done.bytes}
-    if done.errors:
-        reasons = "; ".join(str(error) for error in done.errors)
-        return Attempt(Outcome.failed, reasons, seconds=done.seconds, more=more)
-    if not done.files:
-        return Attempt(Outcome.no_data)
-    outcome = Outcome.updated if done.replaced else Outcome.unchanged
-    rows = max(file.rows for file in done.files) if done.replaced else 0
-    return Attempt(outcome, rows_added=rows, seconds=done.seconds, more=more)
+def _attempt(done: _Done) -> Attempt:
+    is_written = bool(done.replaced and not done.errors)
+    return Attempt.of(
+        reasons=[str(error) for error in done.errors],
+        changed=is_written,
+        has_data=bool(done.files),
+        rows_added=max(file.rows for file in done.files) if is_written else 0,
+        seconds=done.seconds,
+        metadata={"files": done.replaced, "bytes": done.bytes},
+    )
 
 
 # ---- which rows and columns

@@ -8,7 +8,7 @@ Every step takes a batch of series and gives an `Attempt` for each; one series' 
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
@@ -23,7 +23,7 @@ from refresh_pipeline.sources.failover import order_of
 from refresh_pipeline.sources.fetching import fetch
 from refresh_pipeline.warehouse.gaps import Stretches
 from refresh_pipeline.warehouse.ingest import Stored
-from refresh_pipeline.warehouse.outcomes import Attempt, Outcome, SeriesStats
+from refresh_pipeline.warehouse.outcomes import Attempt, SeriesStats
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
@@ -144,15 +144,19 @@ class _Tally:
         self.failover_reason = chunk.failover_reason or self.failover_reason
 
     def attempt(self, series: Series, held: SeriesStats, asked: str) -> Attempt:
-        more: dict[str, object] = {"rows_rejected": self.stored.rejected}
-        more |= {"source": ", ".join(self.served_by) or asked}
-        more |= {"passed_over": self.failover_reason} if self.failover_reason else {}
-        return replace(
-            _fetch_attempt(series, self.stored, self.error, held),
+        metadata: dict[str, object] = {"rows_rejected": self.stored.rejected}
+        metadata |= {"source": ", ".join(self.served_by) or asked}
+        metadata |= {"failover_reason": self.failover_reason} if self.failover_reason else {}
+        return Attempt.of(
+            # Series with the same reason are reported in one line, so the reason must not name the series.
+            reasons=[str(self.error).removeprefix(f"{series}: ")] if self.error else [],
+            transient=self.error is not None and self.error.transient,
+            changed=bool(self.stored.added or self.stored.revised),
+            has_data=held.candle_count > 0,
             rows_added=self.stored.added,
             rows_revised=self.stored.revised,
             seconds=self.seconds,
-            more=more,
+            metadata=metadata,
         )
 
 
@@ -186,15 +190,3 @@ def _joined(chunks: Iterable[Fetched]) -> dict[Series, Candles]:
         if len(chunk.candles) or chunk.candles.malformed:
             parts.setdefault(chunk.series, []).append(chunk.candles)
     return {series: Candles.concatenated(some) for series, some in parts.items()}
-
-
-def _fetch_attempt(series: Series, result: Stored, error: SourceError | None, held: SeriesStats) -> Attempt:
-    if error is not None:
-        # The same reason for many series is told once, so it must not name them.
-        return Attempt(Outcome.failed, str(error).removeprefix(f"{series}: "), error.transient)
-    if result.added or result.revised:
-        return Attempt(Outcome.updated)
-    return Attempt(Outcome.unchanged if held.candle_count else Outcome.no_data)
-
-
-# ---- enhanced candles and indicators

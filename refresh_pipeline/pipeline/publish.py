@@ -37,4 +37,7 @@ def file_away(
 def with_warning(attempts: Mapping[Series, Attempt], warning: str) -> dict[Series, Attempt]:
     """The attempts with a warning in their metadata; the log gets it too."""
     log.warning("%s", warning)
-    return {series: replace(attempt, more={**attempt.more, "warning": warning}) for series, attempt in attempts.items()}
+    return {
+        series: replace(attempt, metadata={**attempt.metadata, "warning": warning})
+        for series, attempt in attempts.items()
+    }

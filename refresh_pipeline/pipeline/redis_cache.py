@@ -93,7 +93,11 @@ def _standing(market: Market, series: Series, times: NDArray, now: datetime) -> 
     return float(share[0]), float(data_age(calendar, timeframe, times[-1:], now)[0])
 
 
-def _attempt(kept: "Stored") -> Attempt:
-    if kept.error is not None:
-        return Attempt(Outcome.failed, str(kept.error), kept.error.transient)
-    return Attempt(Outcome.updated, more={"bytes": kept.bytes, "key": kept.key})
+def _attempt(stored: "Stored") -> Attempt:
+    return Attempt.of(
+        reasons=[str(stored.error)] if stored.error else [],
+        transient=stored.error is not None and stored.error.transient,
+        changed=True,
+        has_data=True,
+        metadata={} if stored.error else {"bytes": stored.bytes, "key": stored.key},
+    )

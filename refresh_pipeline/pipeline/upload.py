@@ -14,7 +14,7 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.pipeline.export import wanted_files
 from refresh_pipeline.pipeline.progress import advance
 from refresh_pipeline.warehouse.manifests import Exported, Published
-from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
+from refresh_pipeline.warehouse.outcomes import Attempt
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
 
@@ -59,7 +59,7 @@ def upload(
             arrived.append(row)
         advance(spec.asset, number, len(outgoing))
     warehouse.record_uploads(market, arrived, now)
-    return {series: _attempt(own) for series, own in answers.items()}
+    return {series: _attempt(uploads) for series, uploads in answers.items()}
 
 
 def _known_hash(file: Exported, known: Mapping[str, Published]) -> str:
@@ -81,15 +81,17 @@ def _published(spec: FileSpec, file: Exported, answer: Uploaded, destination: De
     )
 
 
-def _attempt(own: Sequence[Uploaded]) -> Attempt:
-    failed = [answer for answer in own if answer.error is not None]
-    sent = [answer for answer in own if answer.error is None and not answer.skipped]
-    more = {"files_sent": len(sent), "files_unchanged": len(own) - len(sent) - len(failed)}
-    more |= {"bytes": sum(answer.bytes for answer in sent)}
-    if failed:
-        reasons = "; ".join(f"{answer.file.remote}: {answer.error}" for answer in failed)
-        transient = any(answer.error.transient for answer in failed if answer.error)
-        return Attempt(Outcome.failed, reasons, transient, more=more)
-    if not own:
-        return Attempt(Outcome.no_data, more=more)
-    return Attempt(Outcome.updated if sent else Outcome.unchanged, more=more)
+def _attempt(uploads: Sequence[Uploaded]) -> Attempt:
+    failed = [upload for upload in uploads if upload.error is not None]
+    sent = [upload for upload in uploads if upload.error is None and not upload.skipped]
+    return Attempt.of(
+        reasons=[f"{upload.file.remote}: {upload.error}" for upload in failed],
+        transient=any(upload.error.transient for upload in failed if upload.error),
+        changed=bool(sent),
+        has_data=bool(uploads),
+        metadata={
+            "files_sent": len(sent),
+            "files_unchanged": len(uploads) - len(sent) - len(failed),
+            "bytes": sum(upload.bytes for upload in sent),
+        },
+    )

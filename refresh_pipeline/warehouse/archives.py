@@ -1,4 +1,4 @@
-"""Which files of venues' archives were read, and what their content was: written with the candles, or not at all."""
+"""The archive files that candles were read from, with their checksums. Downloading them is `sources`' part."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,20 +6,20 @@ from datetime import datetime
 import duckdb
 import numpy as np
 
-from refresh_pipeline.market.candles import TIME_UNIT, BulkFile, instant
+from refresh_pipeline.market.candles import TIME_UNIT, BulkFile
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.warehouse.arrays import arrays_of, numbered, registered, texts
+from refresh_pipeline.warehouse.arrays import arrays_of, numbered, registered, texts, timestamp
 from refresh_pipeline.warehouse.schema import Table, qualified
 
 
-def note(
+def record_files(
     connection: duckdb.DuckDBPyConnection, market: str, files: Sequence[tuple[Series, BulkFile]], now: datetime
 ) -> None:
-    """Write down files that were read, in place of what was known of them, inside the transaction that is open."""
+    """Record files that were read, in place of their earlier rows, inside the open transaction."""
     if not files:
         return
-    table = qualified(market, Table.bulk_files)
-    # Of one that was read twice the later is right.
+    table = qualified(market, Table.archive_files)
+    # The later of two readings of one file is right.
     latest = {(series, file.path): file for series, file in files}
     read = numbered(
         [series for series, _ in latest],
@@ -36,26 +36,26 @@ def note(
         connection.execute(
             f"insert into {table} (instrument, timeframe, path, sha256, since, until, read_at) "
             'select instrument, timeframe, path, sha256, since, "until", ? from files_read',
-            [instant(now).astype(datetime)],
+            [timestamp(now)],
         )
 
 
-def noted(
+def files_between(
     connection: duckdb.DuckDBPyConnection,
     market: str,
     batch: Sequence[Series],
     since: np.datetime64,
     until: np.datetime64,
 ) -> dict[Series, list[BulkFile]]:
-    """The files that were read for each series and whose stretch lies between two instants, oldest first."""
+    """The recorded files of each series whose range lies between two instants, oldest first."""
     with registered(connection, "wanted", numbered(batch)):
         rows = arrays_of(
             connection,
-            f"select w.series_no, f.path, f.sha256, f.since, f.until from {qualified(market, Table.bulk_files)} f "
+            f"select w.series_no, f.path, f.sha256, f.since, f.until from {qualified(market, Table.archive_files)} f "
             "join wanted w using (instrument, timeframe) where f.since >= ? and f.until <= ? order by f.since",
             [since.astype(datetime), until.astype(datetime)],
         )
-    found: dict[Series, list[BulkFile]] = {}
-    for number, *file in zip(*rows.values(), strict=True):
-        found.setdefault(batch[number], []).append(BulkFile(*file))
-    return found
+    files: dict[Series, list[BulkFile]] = {}
+    for number, *columns in zip(*rows.values(), strict=True):
+        files.setdefault(batch[number], []).append(BulkFile(*columns))
+    return files

@@ -1,48 +1,52 @@
-"""Arrays into DuckDB and out of it: registered as they are, never row by row, NULL on one side and NaN on the other."""
+"""Numpy arrays into DuckDB and back, never row by row; NULL in DuckDB is NaN, NaT or None in an array."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from typing import Any
 
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.series import Series
 
 Arrays = Mapping[str, NDArray]
+# Before every candle, and still a timestamp to DuckDB.
+BEGINNING = np.datetime64("0001-01-01", "us")
 
 
 @contextmanager
 def registered(connection: duckdb.DuckDBPyConnection, name: str, arrays: Arrays) -> Iterator[None]:
-    """The arrays as a view of that name, for as long as the block runs; NaN, NaT and None become NULL."""
-    # DuckDB 1.5 reads the numbers under a mask, so masks must not get this far.
+    """The arrays as a view of that name while the block runs; NaN, NaT and None become NULL."""
+    # DuckDB 1.5 reads the numbers under a mask.
     connection.register(name, {column: plain(values) for column, values in arrays.items()})
     try:
         yield
     finally:
-        # In a transaction that failed even this is refused, and the failure is what matters.
+        # DuckDB refuses this in a transaction that failed, and the failure is the error to report.
         with suppress(duckdb.Error):
             connection.unregister(name)
 
 
-def numbered(series: Sequence[Series], **more: NDArray) -> dict[str, NDArray]:
-    """Series by their number in a batch, to join rows to names: one row a series, and whatever else is given."""
+def numbered(series: Sequence[Series], **columns: NDArray) -> dict[str, NDArray]:
+    """One row a series: its number in the batch, its names, and the given columns; joins rows to names."""
     return {
         "series_no": np.arange(len(series), dtype=np.int32),
-        "instrument": texts(each.instrument for each in series),
-        "timeframe": texts(each.timeframe.value for each in series),
-        **more,
+        "instrument": texts(one.instrument for one in series),
+        "timeframe": texts(one.timeframe.value for one in series),
+        **columns,
     }
 
 
 def texts(values: Iterable[str | None]) -> NDArray[np.object_]:
-    """Texts as an array; half a surrogate, which a venue's JSON may hold and DuckDB chokes on, becomes a ?.
+    """Texts as an array. A lone surrogate, which a venue's JSON may hold and DuckDB rejects, becomes a ?.
 
     >>> texts(["a", None, chr(0xD800)]).tolist()
     ['a', None, '?']
     """
-    encodable = [None if each is None else each.encode("utf-8", "replace").decode("utf-8") for each in values]
+    encodable = [None if text is None else text.encode("utf-8", "replace").decode("utf-8") for text in values]
     return np.array(encodable, dtype=object)
 
 
@@ -50,6 +54,15 @@ def arrays_of(connection: duckdb.DuckDBPyConnection, statement: str, parameters:
     """A query's answer as plain arrays: NaN, NaT or None for NULL."""
     answer = connection.execute(statement, parameters).fetchnumpy()
     return {name: plain(values) for name, values in answer.items()}
+
+
+def timestamp(moment: datetime | str | np.datetime64) -> datetime:
+    """One instant as DuckDB stores it: UTC without a zone.
+
+    >>> timestamp("2024-01-01T05:30")
+    datetime.datetime(2024, 1, 1, 5, 30)
+    """
+    return instant(moment).astype(datetime)
 
 
 def plain(values: Any) -> NDArray:

@@ -1,7 +1,7 @@
-"""Checkpoints: what the recursions of a computed table had come to every so many bars, so that a tail can go on there.
+"""Checkpoints: the states of a computed table's recursive averages every BLOCK bars, to resume from.
 
-A checkpoint holds after a number of bars of its series that is a multiple of BLOCK, whatever their times; whoever
-writes a table's rows writes its checkpoints in the same transaction, so that both are of the same candles.
+A checkpoint lies after a number of bars of its series that is a multiple of BLOCK, whatever their times. Rows and
+checkpoints are written in one transaction, so that both belong to the same candles.
 """
 
 from collections.abc import Mapping
@@ -17,34 +17,35 @@ from refresh_pipeline.market.candles import Floats, Times
 from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, registered
 from refresh_pipeline.warehouse.schema import Table, qualified
 
-BEGINNING = np.datetime64("0001-01-01", "us")
-
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """Where each series of a batch goes on: after which bar, how many it had by then, and its states; NaT from none."""
+    """The checkpoint each series of a batch resumes from: its bar, the number of bars up to it, its states.
+
+    A series without checkpoint has the open time NaT.
+    """
 
     open_time: Times
     candles: NDArray[np.int64]
     states: Mapping[str, Floats]
 
     def go_on(self, bars: Bars) -> Bars:
-        """The bars after the checkpoints, as what they are: the rest of longer series."""
+        """The bars after the checkpoints, marked as the rest of longer series."""
         return replace(bars, before=self.candles, states=self.states)
 
 
 def checkpoints_before(
     connection: duckdb.DuckDBPyConnection, market: str, computation: Computation, wanted: Arrays
 ) -> Checkpoints:
-    """For each series the newest checkpoint with as many bars between it and `since` as the computation needs.
+    """The newest checkpoint of each series with as many bars between it and `since` as the computation needs.
 
-    `wanted` has the columns series_no, instrument, timeframe, since. No guess about time: checkpoints count bars, and a
-    row's block begins at a multiple of the computation's.
+    `wanted` has the columns series_no, instrument, timeframe, since. Distances are counted in bars, not in time; a
+    row's block begins at a multiple of the computation's block.
     """
     count, states = len(wanted["series_no"]), computation.states
     listed = ", ".join(f"c.state[{number}] as state_{number}" for number in range(1, len(states) + 1))
     table, block = qualified(market, Table.checkpoints), max(computation.block, BLOCK)
-    # First which, then its states: a window over rows with states would carry all of them along.
+    # The choice comes before the states: a window over rows with states would carry all of them along.
     with registered(connection, "wanted", wanted):
         rows = arrays_of(
             connection,
@@ -67,11 +68,11 @@ def checkpoints_before(
             },
         )
     times, candles = np.full(count, np.datetime64("NaT", "us")), np.zeros(count, dtype=np.int64)
-    found = rows["series_no"]
-    times[found], candles[found] = rows["open_time"], rows["candles"]
+    series_no = rows["series_no"]
+    times[series_no], candles[series_no] = rows["open_time"], rows["candles"]
     values = {name: np.full(count, np.nan) for name in states}
     for number, name in enumerate(states, start=1):
-        values[name][found] = rows[f"state_{number}"]
+        values[name][series_no] = rows[f"state_{number}"]
     return Checkpoints(times, candles, values)
 
 
@@ -80,23 +81,23 @@ def checkpoints_in(
 ) -> dict[str, NDArray]:
     """The states at every checkpoint from each series' first change on, by column, with the number of the series.
 
-    Of a series that was read from its beginning at every one: it may have lost some. A series that has no value yet in
-    one of the states that are awaited has no checkpoint there.
+    A series that was read from its beginning gets all its checkpoints: earlier ones may be lost. Bars at which a
+    required state has no value yet have none.
     """
-    rows = _noted_rows(computation, bars, states, since)
+    rows = _checkpoint_rows(computation, bars, states, since)
     series_no = np.searchsorted(bars.starts, rows, side="right") - 1
-    noted = {"series_no": series_no.astype(np.int32), "open_time": bars.open_time[rows]}
-    noted |= {"candles": bars.number[rows] + 1}
-    return noted | {f"state_{number}": states[name][rows] for number, name in enumerate(computation.states)}
+    columns = {"series_no": series_no.astype(np.int32), "open_time": bars.open_time[rows]}
+    columns |= {"candles": bars.number[rows] + 1}
+    return columns | {f"state_{number}": states[name][rows] for number, name in enumerate(computation.states)}
 
 
 def keep_checkpoints(
-    connection: duckdb.DuckDBPyConnection, market: str, computation: Computation, noted: Arrays, *, of: str
+    connection: duckdb.DuckDBPyConnection, market: str, computation: Computation, checkpoints: Arrays, *, of: str
 ) -> None:
-    """Note checkpoints in place of what was noted of the same series.
+    """Write checkpoints in place of the stored ones of the same series.
 
-    `of` is a table with series_no, instrument, timeframe and `begun`, from when on checkpoints are replaced: the series
-    to note, those not in it are left alone.
+    `of` is a table of the series to write, with series_no, instrument, timeframe and `begun`: checkpoints are replaced
+    from there on.
     """
     table = qualified(market, Table.checkpoints)
     listed = ", ".join(f"state_{number}" for number in range(len(computation.states)))
@@ -105,18 +106,20 @@ def keep_checkpoints(
         "and c.instrument = w.instrument and c.timeframe = w.timeframe and c.open_time >= w.begun",
         [computation.name],
     )
-    if not len(noted["series_no"]):
+    if not len(checkpoints["series_no"]):
         return
-    with registered(connection, "noted", noted):
+    with registered(connection, "new_checkpoints", checkpoints):
         connection.execute(
             f"insert into {table} (instrument, timeframe, asset, open_time, candles, state) "
             f"select w.instrument, w.timeframe, ?, n.open_time, n.candles, [{listed}]::double[] "
-            f"from noted n join {of} w using (series_no) order by n.open_time, n.series_no",
+            f"from new_checkpoints n join {of} w using (series_no) order by n.open_time, n.series_no",
             [computation.name],
         )
 
 
-def _noted_rows(computation: Computation, bars: Bars, states: Mapping[str, Values], since: Times) -> NDArray[np.int64]:
+def _checkpoint_rows(
+    computation: Computation, bars: Bars, states: Mapping[str, Values], since: Times
+) -> NDArray[np.int64]:
     rows = np.flatnonzero((bars.number + 1) % BLOCK == 0)
     series_no = np.searchsorted(bars.starts, rows, side="right") - 1
     rows = rows[(bars.open_time[rows] >= since[series_no]) | (bars.earlier[series_no] == 0)]

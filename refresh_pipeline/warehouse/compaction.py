@@ -1,17 +1,16 @@
-"""The order of older rows in the file: by timeframe, instrument and time, where ticks append whatever has closed.
+"""Compaction: rewrites older rows in the order of timeframe, instrument and time.
 
-Appended rows are read fastest by those who want the newest of all series, so the newest day stays as it is. Whoever
-wants a long timeframe, or the history of one series, would read every row group for it; and timeframes in turn take
-much room. So rows of the tables that are read by ticks are written anew once they are old. Of `indicators`, which ticks
-only write, the measured gain (6 % of size) is not worth the writing.
+Ticks append rows in order of time, which is the fastest order to read the newest rows of all series: the newest day
+stays as it is. Reading a long timeframe, or the history of one series, would read every row group, and mixed timeframes
+compress badly. So older rows of the tables that ticks read are written again. For `indicators`, which ticks only write,
+the measured gain (6 % of size) does not pay.
 
-A piece at a time: each is one transaction of a few seconds, between two of them others get the file, and one that was
-killed left everything as it was.
+Each piece is one transaction of a few seconds. Other processes get the file between two pieces, and a killed piece
+leaves everything as it was.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -21,41 +20,38 @@ import numpy as np
 from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.warehouse.arrays import arrays_of, numbered, registered
-from refresh_pipeline.warehouse.connection import transaction
+from refresh_pipeline.warehouse.arrays import BEGINNING, arrays_of, numbered, registered
+from refresh_pipeline.warehouse.connection import Connect, transaction
 from refresh_pipeline.warehouse.schema import Table, qualified
 
-Connect = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
-
 TABLES = (Table.raw_candles, Table.enhanced_candles)
-# What ticks read is younger, but for the rows of long timeframes.
-LEFT_ALONE = timedelta(days=1)
-# Cells (rows times columns) that are brought into order among themselves, once there are so many: two million raw
-# candles or 270,000 enhanced ones. The more, the better they lie, and the longer the file is held: 2 to 5 s.
+# Ticks read younger rows, except those of long timeframes.
+UNTOUCHED = timedelta(days=1)
+# Cells (rows times columns) that are sorted together, once there are so many: two million raw candles or 270,000
+# enhanced ones. More cells are sorted better and hold the file longer: 2 to 5 s.
 CELLS_TOGETHER = 20_000_000
-# What a day exceeds that by is still one transaction: of row groups from which one took rows, DuckDB writes the rest
-# anew at the next checkpoint, so that several small ones hold the file for longer than a large one.
+# A larger day is still one transaction: DuckDB rewrites the rest of every row group that lost rows at the next
+# checkpoint, so that several small transactions hold the file for longer than a large one.
 CELLS_AT_ONCE = 70_000_000
-# More than that is written aside.
+# The rest spills to disk.
 MEMORY = "400MB"
-BEGINNING = datetime(1, 1, 1)  # noqa: DTZ001 - in UTC without a zone, as everything in the file
 
 
 @dataclass(frozen=True, slots=True)
-class Rewritten:
-    """How many rows were written anew, in how many transactions, and for how many seconds the longest held the file."""
+class CompactionResult:
+    """How many rows were rewritten, in how many transactions, and how many seconds the longest held the file."""
 
     rows: int = 0
     pieces: int = 0
     longest: float = 0.0
 
-    def __add__(self, other: "Rewritten") -> "Rewritten":
-        return Rewritten(self.rows + other.rows, self.pieces + other.pieces, max(self.longest, other.longest))
+    def __add__(self, other: "CompactionResult") -> "CompactionResult":
+        return CompactionResult(self.rows + other.rows, self.pieces + other.pieces, max(self.longest, other.longest))
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """One table of one market, and how it is brought into order."""
+class Compaction:
+    """Compacts one table of one market."""
 
     connect: Connect
     market: str
@@ -63,23 +59,23 @@ class Layout:
     cells_together: int = CELLS_TOGETHER
     cells_at_once: int = CELLS_AT_ONCE
 
-    def rewrite(self, now: datetime, seconds: float) -> Rewritten:
-        """Bring rows into order that have grown old since the last time; begins nothing new after so many seconds."""
-        done, until = Rewritten(), time.monotonic() + seconds
+    def rewrite(self, now: datetime, seconds: float) -> CompactionResult:
+        """Compact the rows that grew old since the last time; starts no new piece after so many seconds."""
+        result, until = CompactionResult(), time.monotonic() + seconds
         for since, before, _ in self._windows(now):
             for piece in list(self._pieces(since, before)):
                 if time.monotonic() > until:
-                    return done
+                    return result
                 rows, taken = self._move(piece, since, before)
-                done += Rewritten(rows, 1, taken)
-                # As long as the file was ours, it is others'.
+                result += CompactionResult(rows, 1, taken)
+                # Other processes get the file for as long as this one held it.
                 time.sleep(taken)
             with self.connect() as connection, transaction(connection):
-                note(connection, self.market, self.table, before)
-        return done
+                record_compacted(connection, self.market, self.table, before)
+        return result
 
-    def waiting(self, now: datetime) -> int:
-        """How many rows would be brought into order now."""
+    def pending_rows(self, now: datetime) -> int:
+        """How many rows `rewrite` would rewrite now."""
         return sum(rows for _, _, rows in self._windows(now))
 
     @property
@@ -90,11 +86,11 @@ class Layout:
         return connection.execute(f"select count(*) from (describe {self._name})").fetchall()[0][0]
 
     def _windows(self, now: datetime) -> list[tuple[datetime, datetime, int]]:
-        """From when to when rows are brought into order among themselves, and how many: whole days, oldest first."""
-        cut = (instant(now) - np.timedelta64(LEFT_ALONE)).astype("datetime64[D]").astype("datetime64[us]")
+        """The ranges whose rows are sorted together, with their number of rows: whole days, oldest first."""
+        cut = (instant(now) - np.timedelta64(UNTOUCHED)).astype("datetime64[D]").astype("datetime64[us]")
         with self.connect() as connection:
             together = self.cells_together // self._columns(connection)
-            since = noted(connection, self.market, self.table)
+            since = compacted_before(connection, self.market, self.table)
             days = connection.execute(
                 f"select open_time::date::timestamp, count(*) from {self._name} "
                 "where open_time >= ? and open_time < ? group by 1 order by 1",
@@ -110,7 +106,7 @@ class Layout:
         return windows
 
     def _pieces(self, since: datetime, before: datetime) -> Iterator[list[Series]]:
-        """The series of a window in order, as many at once as make for a short transaction."""
+        """The series of a window in order, in pieces that make for short transactions."""
         with self.connect() as connection:
             columns = self._columns(connection)
             rows = connection.execute(
@@ -130,7 +126,7 @@ class Layout:
             yield piece
 
     def _move(self, piece: Sequence[Series], since: datetime, before: datetime) -> tuple[int, float]:
-        """Write the rows of some series anew, in order; gives how many, and the seconds that it held the file."""
+        """Rewrite the rows of these series in order; gives how many, and the seconds that the file was held."""
         window = "open_time >= $since and open_time < $before"
         values = {"since": since, "before": before}
         with self.connect() as connection:
@@ -138,7 +134,7 @@ class Layout:
             connection.execute(f"set memory_limit = '{MEMORY}'")
             with transaction(connection), registered(connection, "chosen", numbered(piece)):
                 connection.execute(
-                    f"create temp table moved as select t.* from {self._name} t "
+                    f"create temp table compacted as select t.* from {self._name} t "
                     f"semi join chosen using (instrument, timeframe) where {window} "
                     "order by timeframe, instrument, open_time",
                     values,
@@ -148,23 +144,23 @@ class Layout:
                     f"where t.instrument = c.instrument and t.timeframe = c.timeframe and t.{window}",
                     values,
                 )
-                connection.execute(f"insert into {self._name} by name select * from moved")
-                count = arrays_of(connection, "select count(*) as n from moved")["n"]
-                connection.execute("drop table moved")
+                connection.execute(f"insert into {self._name} by name select * from compacted")
+                count = arrays_of(connection, "select count(*) as n from compacted")["n"]
+                connection.execute("drop table compacted")
         return int(count[0]), time.monotonic() - began
 
 
-def noted(connection: duckdb.DuckDBPyConnection, market: str, table: Table) -> datetime:
-    """Before which instant the rows of a table are in order."""
+def compacted_before(connection: duckdb.DuckDBPyConnection, market: str, table: Table) -> datetime:
+    """The instant before which the rows of a table are compacted."""
     rows = connection.execute(
-        f"select max(before) from {qualified(market, Table.layout)} where asset = ?", [table.value]
+        f"select max(before) from {qualified(market, Table.compaction_state)} where asset = ?", [table.value]
     ).fetchall()
-    return rows[0][0] or BEGINNING
+    return rows[0][0] or BEGINNING.astype(datetime)
 
 
-def note(connection: duckdb.DuckDBPyConnection, market: str, table: Table, before: datetime) -> None:
-    """Note that rows before an instant are in order."""
-    connection.execute(f"delete from {qualified(market, Table.layout)} where asset = ?", [table.value])
+def record_compacted(connection: duckdb.DuckDBPyConnection, market: str, table: Table, before: datetime) -> None:
+    """Record that the rows before an instant are compacted."""
+    connection.execute(f"delete from {qualified(market, Table.compaction_state)} where asset = ?", [table.value])
     connection.execute(
-        f"insert into {qualified(market, Table.layout)} (asset, before) values (?, ?)", [table.value, before]
+        f"insert into {qualified(market, Table.compaction_state)} (asset, before) values (?, ?)", [table.value, before]
     )

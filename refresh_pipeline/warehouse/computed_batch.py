@@ -1,6 +1,7 @@
-"""What was computed of some series and is not written yet: rows, checkpoints, and of which candles they are.
+"""Computed rows and checkpoints waiting to be written, with the version of the candles they were computed from.
 
-Computed a few series at a time and written together: memory asks for the one, the cost of a transaction for the other.
+Series are computed a few at a time, which saves memory, and written together, which saves transactions. Reading and
+writing is `incremental`'s part.
 """
 
 from collections.abc import Sequence
@@ -17,21 +18,21 @@ from refresh_pipeline.warehouse.arrays import Arrays
 
 @dataclass(frozen=True, slots=True)
 class PendingRecompute:
-    """Series that have work left: the first candle that changed, and the mark of its latest change."""
+    """Series that are queued to be computed again: the first changed candle, and the version of the latest change."""
 
     series: Sequence[Series]
     since: Times
-    marks: NDArray[np.object_]
+    versions: NDArray[np.object_]
     candle_count: NDArray[np.int64]
     first_open_time: Times
     last_open_time: Times
 
     def take(self, chosen: NDArray[np.bool_]) -> "PendingRecompute":
-        """Some of them."""
+        """The series where `chosen` is true."""
         return PendingRecompute(
             [series for series, taken in zip(self.series, chosen, strict=True) if taken],
             self.since[chosen],
-            self.marks[chosen],
+            self.versions[chosen],
             self.candle_count[chosen],
             self.first_open_time[chosen],
             self.last_open_time[chosen],
@@ -39,32 +40,32 @@ class PendingRecompute:
 
     @property
     def lengths(self) -> NDArray[np.timedelta64]:
-        """The nominal length of each series' bars."""
+        """The nominal length of part series' bars."""
         return np.array([length_of(series.timeframe) for series in self.series], dtype="timedelta64[us]")
 
     @classmethod
-    def joined(cls, parts: Sequence["PendingRecompute"]) -> "PendingRecompute":
-        """All of them, one behind the other."""
+    def concat(cls, parts: Sequence["PendingRecompute"]) -> "PendingRecompute":
+        """The series of all parts, in order."""
         return cls(
-            series=[series for each in parts for series in each.series],
-            since=np.concatenate([each.since for each in parts]),
-            marks=np.concatenate([each.marks for each in parts]),
-            candle_count=np.concatenate([each.candle_count for each in parts]),
-            first_open_time=np.concatenate([each.first_open_time for each in parts]),
-            last_open_time=np.concatenate([each.last_open_time for each in parts]),
+            series=[series for part in parts for series in part.series],
+            since=np.concatenate([part.since for part in parts]),
+            versions=np.concatenate([part.versions for part in parts]),
+            candle_count=np.concatenate([part.candle_count for part in parts]),
+            first_open_time=np.concatenate([part.first_open_time for part in parts]),
+            last_open_time=np.concatenate([part.last_open_time for part in parts]),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class ComputedBatch:
-    """Computed rows of some series, to be put in place of what is stored of them.
+    """Computed rows of several series, which replace their stored rows.
 
-    `since` is the first row to replace of each series, `until` the first candle that is left for later (NaT for none);
-    `rows` and `checkpoints` are by column, with the number of the series in `series_no`; `begun` says from when on
-    checkpoints are replaced.
+    `since` is the first row to replace of part series, `until` the first candle that is left for later (NaT for none).
+    `rows` and `checkpoints` are by column, with the number of the series in `series_no`. Checkpoints are replaced from
+    `begun` on.
     """
 
-    stale: PendingRecompute
+    pending: PendingRecompute
     since: Times
     until: Times
     rows: Arrays
@@ -76,28 +77,28 @@ class ComputedBatch:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing of any series is left for later."""
+        """Whether every series is computed up to its newest candle."""
         return bool(np.isnat(self.until).all())
 
     @classmethod
-    def joined(cls, parts: Sequence["ComputedBatch"]) -> "ComputedBatch":
-        """All of them, rows in order of time, as ticks come; no series may be in two."""
-        first = np.cumsum([0, *(len(each.stale.series) for each in parts[:-1])], dtype=np.int32)
+    def concat(cls, parts: Sequence["ComputedBatch"]) -> "ComputedBatch":
+        """All parts as one, rows in order of time, as ticks append them; no series may be in two parts."""
+        first = np.cumsum([0, *(len(part.pending.series) for part in parts[:-1])], dtype=np.int32)
         return cls(
-            stale=PendingRecompute.joined([each.stale for each in parts]),
-            since=np.concatenate([each.since for each in parts]),
-            until=np.concatenate([each.until for each in parts]),
-            rows=_in_order_of_time([each.rows for each in parts], first),
-            checkpoints=_in_order_of_time([each.checkpoints for each in parts], first),
-            begun=np.concatenate([each.begun for each in parts]),
+            pending=PendingRecompute.concat([part.pending for part in parts]),
+            since=np.concatenate([part.since for part in parts]),
+            until=np.concatenate([part.until for part in parts]),
+            rows=_in_order_of_time([part.rows for part in parts], first),
+            checkpoints=_in_order_of_time([part.checkpoints for part in parts], first),
+            begun=np.concatenate([part.begun for part in parts]),
         )
 
 
 def _in_order_of_time(parts: Sequence[Arrays], first: NDArray[np.int32]) -> dict[str, NDArray]:
-    """All rows; DuckDB would carry hundreds of columns through its own sorting."""
+    """The rows of all parts; DuckDB's own sorting would carry hundreds of columns along."""
     if not parts[0]:
         return {}
-    series_no = np.concatenate([each["series_no"] + number for each, number in zip(parts, first, strict=True)])
-    order = np.lexsort((series_no, np.concatenate([each["open_time"] for each in parts])))
-    columns = {name: np.concatenate([each[name] for each in parts])[order] for name in parts[0] if name != "series_no"}
+    series_no = np.concatenate([part["series_no"] + number for part, number in zip(parts, first, strict=True)])
+    order = np.lexsort((series_no, np.concatenate([part["open_time"] for part in parts])))
+    columns = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0] if name != "series_no"}
     return {"series_no": series_no[order], **columns}

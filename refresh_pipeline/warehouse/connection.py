@@ -1,27 +1,30 @@
-"""The one place that opens a DuckDB connection: it waits for the file's lock, and it always closes."""
+"""The one place that opens a DuckDB connection. It waits for the file's lock and always closes the connection."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import duckdb
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+# How a function that opens and closes connections itself gets them.
+Connect = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
 
 # DuckDB fails at once where another process holds the file. Measured: these bounds carry 60 writes a second from eight
 # processes; a minute is far above any transaction of ours.
 SHORTEST_WAIT = 0.002
 LONGEST_WAIT = 0.2
 PATIENCE = 60.0
-# Every array of objects of ours is text: guessing that from a sample fails in DuckDB 1.5 where the sample holds nulls
-# alone. A table that is not there is an error, never the Python variable that happens to be called so. And DuckDB takes
-# a process that multiprocessing started, as Dagster's runs are, for a terminal: no bars of progress into their logs.
+# Every array of objects in this package is text: guessing the type from a sample fails in DuckDB 1.5 where the sample
+# holds nulls alone. A missing table is an error, never the Python variable of that name. DuckDB takes a process started
+# by multiprocessing, such as Dagster's runs, for a terminal: progress bars would fill their logs.
 SESSION = "set pandas_analyze_sample = 0; set python_enable_replacements = false; set enable_progress_bar = false"
-# DuckDB would take four fifths of the machine's memory; this is enough for writing whole row groups of the widest
-# table, which is no slower for it. What does not fit goes to disk, beside the file.
+# DuckDB's default is four fifths of the machine's memory. This is enough to write whole row groups of the widest table
+# at full speed; the rest spills to disk beside the file.
 MEMORY = "512MB"
-# What DuckDB says where another process has the file, and where this one has it open for the other purpose (to read or
-# to write). Whole phrases: a damaged block is no lock, nor is a folder of that name.
-HELD = ("Could not set lock on file", "with a different configuration than existing connections")
+# DuckDB's messages where another process has the file open, and where this process has it open in the other mode (read
+# or write). Whole phrases: a damaged block is no lock, nor is a folder of that name.
+LOCKED = ("Could not set lock on file", "with a different configuration than existing connections")
 
 
 class WarehouseBusy(TimeoutError):
@@ -70,7 +73,7 @@ def _opened(database: str, read_only: bool, patience: float, config: dict[str, s
     if not read_only:
         Path(database).parent.mkdir(parents=True, exist_ok=True)
     waiting = Retrying(
-        retry=retry_if_exception(_is_held),
+        retry=retry_if_exception(_is_locked),
         wait=wait_random_exponential(multiplier=SHORTEST_WAIT, max=LONGEST_WAIT),
         stop=stop_after_delay(patience),
         reraise=True,
@@ -78,10 +81,10 @@ def _opened(database: str, read_only: bool, patience: float, config: dict[str, s
     try:
         return waiting(duckdb.connect, database, read_only=read_only, config=config)
     except duckdb.Error as error:
-        if _is_held(error):
+        if _is_locked(error):
             raise WarehouseBusy(
                 f"wanted to open {database}, waited {patience:g} s, and it is still held: {_first_line(error)}. "
-                "Close the program that keeps it open (a reader must come and go as well)."
+                "Close the program that keeps the file open; readers must close it between questions, too."
             ) from error
         raise WarehouseUnreadable(
             f"wanted to open {database}, DuckDB {duckdb.__version__} says: {_first_line(error)}. "
@@ -89,8 +92,8 @@ def _opened(database: str, read_only: bool, patience: float, config: dict[str, s
         ) from error
 
 
-def _is_held(error: BaseException) -> bool:
-    return isinstance(error, duckdb.Error) and any(phrase in str(error) for phrase in HELD)
+def _is_locked(error: BaseException) -> bool:
+    return isinstance(error, duckdb.Error) and any(phrase in str(error) for phrase in LOCKED)
 
 
 def _first_line(error: BaseException) -> str:

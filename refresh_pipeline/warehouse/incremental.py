@@ -1,7 +1,7 @@
-"""Computed tables kept in step with their candles: only from the first candle that changed, with what it takes before.
+"""Brings computed tables up to date: each series from its first changed candle on, after the warm-up that it needs.
 
-Three moments: read (one query for all series), compute (no connection open), write (one transaction). What changed in
-between is not lost: a series is written, and counts as made, only where what was read is still the latest.
+Three phases: read (one query for all series), compute (no connection open), write (one transaction). A change between
+read and write is not lost: only series whose queued version is still the one that was read are written.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,39 +19,38 @@ from refresh_pipeline.market.calendars.base import Calendar, length_of
 from refresh_pipeline.market.candles import TIME_UNIT, Floats, Times
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, numbered, registered
-from refresh_pipeline.warehouse.checkpoints import BEGINNING, checkpoints_before, checkpoints_in, keep_checkpoints
+from refresh_pipeline.warehouse.arrays import BEGINNING, Arrays, arrays_of, numbered, registered
+from refresh_pipeline.warehouse.checkpoints import checkpoints_before, checkpoints_in, keep_checkpoints
 from refresh_pipeline.warehouse.computed_batch import ComputedBatch, PendingRecompute
-from refresh_pipeline.warehouse.connection import transaction
-from refresh_pipeline.warehouse.ingest import mark_stale
+from refresh_pipeline.warehouse.connection import Connect, transaction
+from refresh_pipeline.warehouse.ingest import queue_recompute
 from refresh_pipeline.warehouse.schema import Table, candle_columns, columns_of, qualified
 
-Connect = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
-
-# How many cells (rows times columns) wait to be written at most: a third of a gigabyte, and of indicators just enough
-# for one of DuckDB's row groups of 122,880 rows. A whole one is written once, at three times the speed of a quarter.
+# How many cells (rows times columns) wait to be written at most: a third of a gigabyte, enough of indicators for one of
+# DuckDB's row groups of 122,880 rows. A whole row group is written once, at three times the speed of a quarter.
 CELLS_AT_ONCE = 45_000_000
 # A ninth of that for what is read and computed at once: a tick takes no longer for it.
 SHARES = 9
-# A little more than the calendar asks for, so that a few candles that never came do not make a second query.
+# Read slightly more than the calendar asks for: a few candles that never came then need no second query.
 SLACK = 1.05
-# Of four candles that the calendar expects, at least one comes.
+# At least one of four candles that the calendar expects is assumed to be stored.
 SPARSEST = 0.25
-FOR_EVER = np.datetime64("0001-01-01", "us")
 NOT_A_TIME = np.datetime64("NaT", "us")
-# A piece of a series that is too long for memory is never shorter than this: less than that fits anywhere.
+# The shortest piece of a series that is too long for memory, in rows: so few fit anywhere.
 SHORTEST_PIECE = 1024
 LONG_WEEKEND = np.timedelta64(4 * 24 * 3600 * 1_000_000, "us")
-# The last thing that each table's rows are made from, and what is made from them.
+# The table that each table's rows are computed from, and the assets that are made from its rows.
 READS = {Table.enhanced_candles: Table.raw_candles, Table.indicators: Table.enhanced_candles}
 FEEDS = {Table.enhanced_candles: (Table.indicators, Table.exports), Table.indicators: (Table.exports,)}
+# SQL for a stored row of a series in `touched`. The bound that is a value lets DuckDB skip row groups.
+_STORED = "t.instrument = w.instrument and t.timeframe = w.timeframe and t.open_time >= $earliest"
 
 
 @dataclass(frozen=True, slots=True)
 class Recomputed:
-    """What became of one series: rows that were not there before, and rows written again.
+    """The rows of one series that were added, and those that were written again.
 
-    `repainted` says how many of those were written again because of what came after them.
+    `repainted` of the latter lie before the change: later bars altered their flags.
     """
 
     added: int
@@ -59,19 +58,19 @@ class Recomputed:
     repainted: int = 0
 
     def __add__(self, later: "Recomputed") -> "Recomputed":
-        """Two pieces of a series: what the later one repaints the earlier one has counted."""
+        """Two pieces of one series; the rows that the later piece repaints are counted by the earlier one."""
         return Recomputed(self.added + later.added, self.revised + later.revised - later.repainted, self.repainted)
 
 
-def stale_series(
+def pending_recompute(
     connection: duckdb.DuckDBPyConnection, market: str, asset: Table, batch: Sequence[Series]
 ) -> PendingRecompute:
-    """The series of the batch that this asset must make again, in the batch's order."""
+    """The series of the batch that are queued for this asset, in the batch's order."""
     with registered(connection, "wanted", numbered(batch)):
         rows = arrays_of(
             connection,
-            "select w.series_no, t.since, t.mark, s.candle_count, s.first_open_time, s.last_open_time "
-            f"from wanted w join {qualified(market, Table.stale)} t using (instrument, timeframe) "
+            "select w.series_no, t.since, t.version, s.candle_count, s.first_open_time, s.last_open_time "
+            f"from wanted w join {qualified(market, Table.recompute_queue)} t using (instrument, timeframe) "
             f"join {qualified(market, Table.series)} s using (instrument, timeframe) "
             "where t.asset = ? order by w.series_no",
             [asset.value],
@@ -82,7 +81,7 @@ def stale_series(
 
 @dataclass(frozen=True, slots=True)
 class TailRefresh:
-    """One computed table of one market, made again where it is stale.
+    """Computes one table of one market again where its candles changed.
 
     The result equals computing every series from its first candle, to 1e-9 relative in every column.
     """
@@ -92,42 +91,42 @@ class TailRefresh:
     computation: Computation
     calendar: Calendar
     two_sided: bool
-    # How long rows of a timeframe are kept, counted back from a series' newest candle; for ever where nothing is said.
+    # How long rows of a timeframe are kept, counted back from a series' newest candle; without an entry for ever.
     keep: Mapping[Timeframe, timedelta] = field(default_factory=dict)
     cells_at_once: int = CELLS_AT_ONCE
-    # What makes one connection of those in its block.
-    held: Callable[[], AbstractContextManager[None]] = nullcontext
+    # One connection for every `connect` in its block.
+    session: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @property
     def table(self) -> Table:
         """The table this writes."""
         return Table(self.computation.name)
 
-    def run(self, stale: PendingRecompute) -> dict[Series, Recomputed]:
+    def run(self, pending: PendingRecompute) -> dict[Series, Recomputed]:
         """Read, compute and write, in chunks that fit in memory; gives the series that are current now.
 
-        A series that changed in the meantime, or that somebody else made current, is not written and not given.
+        A series that changed in the meantime, or that another process made current, is neither written nor given.
         """
-        done: dict[Series, Recomputed] = {}
+        recomputed: dict[Series, Recomputed] = {}
         waiting: list[ComputedBatch] = []
-        for each in self._chunks(stale):
-            chunk = each
+        for remaining in self._chunks(pending):
+            chunk = remaining
             while len(chunk.series):
-                made = self._made(chunk)
-                waiting.append(made)
-                until = made.until
-                if made.is_whole and sum(map(len, waiting)) * self._cells_a_row < self.cells_at_once:
+                batch = self._compute(chunk)
+                waiting.append(batch)
+                until = batch.until
+                if batch.is_whole and sum(map(len, waiting)) * self._cells_a_row < self.cells_at_once:
                     break
                 written = self._write(waiting)
-                done |= {series: done[series] + each if series in done else each for series, each in written.items()}
-                # Of a series that is too long for memory a piece at a time, each stored before the next.
+                recomputed |= {s: recomputed[s] + rows if s in recomputed else rows for s, rows in written.items()}
+                # A series that is too long for memory is stored a piece at a time.
                 goes_on = np.array([series in written for series in chunk.series], dtype=bool) & ~np.isnat(until)
                 chunk = replace(chunk, since=until).take(goes_on)
-        return done | self._write(waiting)
+        return recomputed | self._write(waiting)
 
-    def _made(self, chunk: PendingRecompute) -> ComputedBatch:
-        """Read and compute, as far as memory allows."""
-        with self.held():
+    def _compute(self, chunk: PendingRecompute) -> ComputedBatch:
+        """Read and compute the chunk, as far as memory allows."""
+        with self.session():
             until = self._ends_of_pieces(chunk)
             bars = self._read(chunk, until)
         bars = replace(bars, first=self._first_rows(chunk, bars))
@@ -138,19 +137,20 @@ class TailRefresh:
             {name: values[at] for name, values in bars.columns.items()} if self.computation.carries_candles else {}
         )
         rows = {"series_no": series_no, "open_time": bars.open_time[at], **carried, **computed}
-        # Without any candle from there on, or where older rows are not kept, what is removed begins with the change.
+        # Without any candle from there on, or where older rows are not kept, rows are replaced from the change on.
         since = np.where(first < bars.starts[1:], np.fmin(_at(bars, first), chunk.since), chunk.since)
-        noted = checkpoints_in(self.computation, bars, states, since=chunk.since) if states else {}
-        return ComputedBatch(chunk, since, until, rows, noted, np.where(bars.earlier > 0, chunk.since, BEGINNING))
+        checkpoints = checkpoints_in(self.computation, bars, states, since=chunk.since) if states else {}
+        begun = np.where(bars.earlier > 0, chunk.since, BEGINNING)
+        return ComputedBatch(chunk, since, until, rows, checkpoints, begun)
 
-    def _ends_of_pieces(self, stale: PendingRecompute) -> Times:
-        """The first candle of each series that its next piece leaves for later; NaT where all that is left fits."""
+    def _ends_of_pieces(self, pending: PendingRecompute) -> Times:
+        """The first candle of each series that is left for its next piece; NaT where the rest of the series fits."""
         rows = max(self.cells_at_once // self._cells_a_row, SHORTEST_PIECE)
-        until = np.full(len(stale.series), NOT_A_TIME)
-        too_long = np.minimum(_bars_between(stale.since, stale) + 1, stale.candle_count) > rows
+        until = np.full(len(pending.series), NOT_A_TIME)
+        too_long = np.minimum(_bars_between(pending.since, pending) + 1, pending.candle_count) > rows
         if not too_long.any():
             return until
-        wanted = numbered(stale.series, since=stale.since, too_long=too_long)
+        wanted = numbered(pending.series, since=pending.since, too_long=too_long)
         with self.connect() as connection, registered(connection, "wanted", wanted):
             found = arrays_of(
                 connection,
@@ -172,64 +172,64 @@ class TailRefresh:
     def _cells_a_row(self) -> int:
         return len(self.computation.columns) + len(self.computation.states) + 6
 
-    def _first_rows(self, stale: PendingRecompute, bars: Bars) -> NDArray[np.int64]:
-        """The first row of each series to write: a little before the change, and not older than what is kept."""
-        changed = np.maximum(_rows_before(bars, stale.since) - self.computation.repaint, 0)
-        return bars.starts[:-1] + np.maximum(changed, _rows_before(bars, self._kept_since(stale)))
+    def _first_rows(self, pending: PendingRecompute, bars: Bars) -> NDArray[np.int64]:
+        """The first row of each series to write: where later bars may repaint, but not older than the rows kept."""
+        changed = np.maximum(_rows_before(bars, pending.since) - self.computation.repaint, 0)
+        return bars.starts[:-1] + np.maximum(changed, _rows_before(bars, self._kept_since(pending)))
 
-    def _kept_since(self, stale: PendingRecompute) -> Times:
-        """From when on rows are kept, to the day: old rows leave once a day, not one with every new one."""
+    def _kept_since(self, pending: PendingRecompute) -> Times:
+        """The instant from which on each series' rows are kept; whole days, so that rows expire once a day."""
         kept = [
             _days_before(last, self.keep.get(series.timeframe))
-            for series, last in zip(stale.series, stale.last_open_time, strict=True)
+            for series, last in zip(pending.series, pending.last_open_time, strict=True)
         ]
         return np.array(kept, dtype=TIME_UNIT)
 
-    def _chunks(self, stale: PendingRecompute) -> list[PendingRecompute]:
-        tail = _bars_between(stale.since, stale) + 1 + self._bars_before
-        read_rows = np.minimum(tail, stale.candle_count)
+    def _chunks(self, pending: PendingRecompute) -> list[PendingRecompute]:
+        tail = _bars_between(pending.since, pending) + 1 + self._bars_before
+        read_rows = np.minimum(tail, pending.candle_count)
         read = read_rows * (len(self.computation.states) + 6)
-        kept = np.maximum(stale.since, self._kept_since(stale))
-        written = np.minimum(_bars_between(kept, stale) + 1, stale.candle_count)
+        kept = np.maximum(pending.since, self._kept_since(pending))
+        written = np.minimum(_bars_between(kept, pending) + 1, pending.candle_count)
         cells = read + written * len(self.computation.columns)
-        # What is not computed from one block on is computed of every row that is read.
+        # Without blocks, every row that is read is computed.
         cells += read_rows * len(self.computation.columns) * (self.computation.block == 1)
         chunk_no = np.cumsum(cells) // self._share
-        return [stale.take(chunk_no == number) for number in np.unique(chunk_no)]
+        return [pending.take(chunk_no == number) for number in np.unique(chunk_no)]
 
     @property
     def _bars_before(self) -> int:
-        """How many bars before the first change are read: those written again, and those that they look back on."""
+        """How many bars before the first change are read: the repainted ones and the warm-up."""
         return self.computation.warm_up + self.computation.repaint + self.computation.block - 1
 
-    def _read(self, stale: PendingRecompute, until: Times) -> Bars:
+    def _read(self, pending: PendingRecompute, until: Times) -> Bars:
         read = self._read_from_checkpoints if self.computation.states else self._read_with_warm_up
-        return read(stale, until)
+        return read(pending, until)
 
-    def _read_from_checkpoints(self, stale: PendingRecompute, until: Times) -> Bars:
-        """Candles from the checkpoint after which there are `_bars_before` bars, or from the series' beginning on."""
+    def _read_from_checkpoints(self, pending: PendingRecompute, until: Times) -> Bars:
+        """Candles from the newest checkpoint that `_bars_before` bars follow, or from the series' beginning."""
         with self.connect() as connection:
-            wanted = numbered(stale.series, since=stale.since)
-            found = checkpoints_before(connection, self.market, self.computation, wanted)
-        after = found.open_time + np.timedelta64(1, "us")
-        read_from = np.where(found.candles > 0, after, stale.first_open_time)
-        return found.go_on(self._candles(stale, read_from, until))
+            wanted = numbered(pending.series, since=pending.since)
+            checkpoints = checkpoints_before(connection, self.market, self.computation, wanted)
+        after = checkpoints.open_time + np.timedelta64(1, "us")
+        read_from = np.where(checkpoints.candles > 0, after, pending.first_open_time)
+        return checkpoints.go_on(self._candles(pending, read_from, until))
 
-    def _read_with_warm_up(self, stale: PendingRecompute, until: Times) -> Bars:
-        """Candles from `_bars_before` bars before the first change on: bounded by time, wider where holes ate it."""
-        wanted = np.full(len(stale.series), self._bars_before * SLACK + 1)
+    def _read_with_warm_up(self, pending: PendingRecompute, until: Times) -> Bars:
+        """Candles from `_bars_before` bars before the first change; reads further back where gaps leave too few."""
+        wanted = np.full(len(pending.series), self._bars_before * SLACK + 1)
         while True:
-            read_from = _opening_times(self.calendar, stale, wanted)
-            bars = self._candles(stale, read_from, until)
-            short = (_rows_before(bars, stale.since) < self._bars_before) & (read_from > stale.first_open_time)
+            read_from = _opening_times(self.calendar, pending, wanted)
+            bars = self._candles(pending, read_from, until)
+            short = (_rows_before(bars, pending.since) < self._bars_before) & (read_from > pending.first_open_time)
             if not short.any():
                 return bars
             wanted = np.where(short, wanted * 2, wanted)
 
-    def _candles(self, stale: PendingRecompute, read_from: Times, until: Times) -> Bars:
+    def _candles(self, pending: PendingRecompute, read_from: Times, until: Times) -> Bars:
         columns = candle_columns(self.two_sided)
         listed = ", ".join(f'c."{name}"' for name in columns)
-        wanted = numbered(stale.series, read_from=read_from, until=until)
+        wanted = numbered(pending.series, read_from=read_from, until=until)
         with self.connect() as connection, registered(connection, "wanted", wanted):
             rows = arrays_of(
                 connection,
@@ -239,90 +239,100 @@ class TailRefresh:
                 "and (w.until is null or c.open_time < w.until) order by w.series_no, c.open_time",
                 {"earliest": read_from.min().astype(datetime)},
             )
-        starts = np.searchsorted(rows["series_no"], np.arange(len(stale.series) + 1))
+        starts = np.searchsorted(rows["series_no"], np.arange(len(pending.series) + 1))
         return Bars(rows["open_time"], {name: rows[name] for name in columns}, starts)
 
     def _write(self, waiting: list[ComputedBatch]) -> dict[Series, Recomputed]:
-        """Store what was computed, in one transaction; nothing waits any more."""
+        """Store the computed batches in one transaction, and empty the list."""
         if not waiting:
             return {}
-        made = ComputedBatch.joined(waiting)
-        # Once is enough of it in memory.
+        batch = ComputedBatch.concat(waiting)
+        # Their rows must not be in memory twice.
         waiting.clear()
-        stale = made.stale
         wanted = numbered(
-            stale.series,
-            since=made.since,
-            changed=stale.since,
-            mark=stale.marks,
-            until=made.until,
-            begun=made.begun,
-            kept=self._kept_since(stale),
+            batch.pending.series,
+            since=batch.since,
+            changed=batch.pending.since,
+            version=batch.pending.versions,
+            until=batch.until,
+            begun=batch.begun,
+            kept=self._kept_since(batch.pending),
         )
         with self.connect() as connection, transaction(connection), registered(connection, "wanted", wanted):
-            done = self._replace(connection, stale, made.rows, made.since.min().astype(datetime))
-            if made.checkpoints:
-                keep_checkpoints(connection, self.market, self.computation, made.checkpoints, of="touched")
-            self._let_go(connection, wanted["kept"])
-            self._settle(connection)
-        return done
+            self._choose_unchanged(connection)
+            recomputed = self._replace_rows(connection, batch)
+            if batch.checkpoints:
+                keep_checkpoints(connection, self.market, self.computation, batch.checkpoints, of="touched")
+            self._delete_expired(connection, wanted["kept"])
+            self._update_queue(connection)
+            connection.execute("drop table touched")
+        return recomputed
 
-    def _replace(
-        self, connection: duckdb.DuckDBPyConnection, stale: PendingRecompute, rows: Arrays, earliest: datetime
-    ) -> dict[Series, Recomputed]:
-        """Put the rows in place of what was there, where it was another.
+    def _choose_unchanged(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Create `touched`: the series of `wanted` that are queued in the version that was read.
 
-        Leaves behind, as `touched`, the series that were written.
+        Where the version differs, the rows that are stored may be newer than the computed ones.
         """
-        table, marks = qualified(self.market, self.table), qualified(self.market, Table.stale)
-        # Of a series whose mark is another by now, these rows may be older than those that are there.
         connection.execute(
-            f"create temp table touched as select w.* from wanted w join {marks} s "
-            f"on s.asset = ? and {same_mark('s', 'w')}",
+            f"create temp table touched as select w.* from wanted w "
+            f"join {qualified(self.market, Table.recompute_queue)} q on q.asset = ? and {same_version('q', 'w')}",
             [self.table.value],
         )
-        is_repainted, is_same = self._stored_before_the_change(connection, stale, rows, earliest)
-        staged = {name: _finite(values[~is_same] if is_same.any() else values) for name, values in rows.items()}
-        since = {"earliest": earliest}
-        theirs = "t.instrument = w.instrument and t.timeframe = w.timeframe and t.open_time >= $earliest"
+
+    def _replace_rows(self, connection: duckdb.DuckDBPyConnection, batch: ComputedBatch) -> dict[Series, Recomputed]:
+        """Put the computed rows of the series in `touched` in place of the stored ones that differ or have changed."""
+        earliest = batch.since.min().astype(datetime)
+        is_repainted, is_same = self._stored_before_the_change(connection, batch.pending, batch.rows, earliest)
+        staged = {name: _finite(values[~is_same] if is_same.any() else values) for name, values in batch.rows.items()}
         with registered(connection, "staged", staged):
             if is_repainted.any():
-                connection.execute(
-                    f"delete from {table} t using staged s join touched w using (series_no) "
-                    f"where s.open_time < w.changed and {theirs} and t.open_time = s.open_time",
-                    since,
-                )
-            gone = arrays_of(
-                connection,
-                f"select w.series_no, count(t.open_time) as n from touched w left join {table} t "
-                f"on {theirs} and t.open_time >= w.changed group by w.series_no order by w.series_no",
-                since,
-            )
+                self._delete_repainted(connection, earliest)
+            replaced = self._delete_changed(connection, earliest)
             connection.execute(
-                f"delete from {table} t using touched w where {theirs} and t.open_time >= w.changed", since
+                _insert(qualified(self.market, self.table), columns_of(self.computation, self.two_sided))
             )
-            connection.execute(_insert(table, columns_of(self.computation, self.two_sided)))
-        count = partial(np.bincount, minlength=len(stale.series))
-        written, repainted = count(staged["series_no"]), count(rows["series_no"][is_repainted])
+        count = partial(np.bincount, minlength=len(batch.pending.series))
+        written = count(staged["series_no"]).tolist()
+        repainted = count(batch.rows["series_no"][is_repainted]).tolist()
         return {
-            stale.series[number]: Recomputed(
-                int(max(written[number] - repainted[number] - before, 0)),
-                int(before + repainted[number]),
-                int(repainted[number]),
+            batch.pending.series[number]: Recomputed(
+                max(written[number] - repainted[number] - rows, 0), rows + repainted[number], repainted[number]
             )
-            for number, before in zip(gone["series_no"].tolist(), gone["n"].tolist(), strict=True)
+            for number, rows in replaced.items()
         }
 
-    def _stored_before_the_change(
-        self, connection: duckdb.DuckDBPyConnection, stale: PendingRecompute, rows: Arrays, earliest: datetime
-    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which rows of before their series' change are stored with other values, and which with the same.
+    def _delete_repainted(self, connection: duckdb.DuckDBPyConnection, earliest: datetime) -> None:
+        """Delete the stored rows of before the change that a staged row replaces."""
+        connection.execute(
+            f"delete from {qualified(self.market, self.table)} t using staged s join touched w using (series_no) "
+            f"where s.open_time < w.changed and {_STORED} and t.open_time = s.open_time",
+            {"earliest": earliest},
+        )
 
-        Only what later bars may repaint can differ there; the other columns need not be looked at.
+    def _delete_changed(self, connection: duckdb.DuckDBPyConnection, earliest: datetime) -> dict[int, int]:
+        """Delete the stored rows from the change on; gives how many, by the number of each series in `touched`."""
+        table, values = qualified(self.market, self.table), {"earliest": earliest}
+        deleted = arrays_of(
+            connection,
+            f"select w.series_no, count(t.open_time) as n from touched w left join {table} t "
+            f"on {_STORED} and t.open_time >= w.changed group by w.series_no order by w.series_no",
+            values,
+        )
+        connection.execute(
+            f"delete from {table} t using touched w where {_STORED} and t.open_time >= w.changed", values
+        )
+        return dict(zip(deleted["series_no"].tolist(), deleted["n"].tolist(), strict=True))
+
+    def _stored_before_the_change(
+        self, connection: duckdb.DuckDBPyConnection, pending: PendingRecompute, rows: Arrays, earliest: datetime
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which rows before their series' change are stored with other values, and which with the same values.
+
+        Only columns that later bars repaint can differ before the change; the other columns are not compared.
         """
         differ, same = np.zeros((2, len(rows["series_no"])), dtype=bool)
         columns = {column.name: column.sql_type for column in self.computation.columns if column.repaint}
-        early = np.flatnonzero(rows["open_time"] < stale.since[rows["series_no"]])
+        early = np.flatnonzero(rows["open_time"] < pending.since[rows["series_no"]])
         if not len(early):
             return differ, same
         values = {name: _finite(rows[name][early]) for name in ("series_no", "open_time", *columns)}
@@ -342,9 +352,9 @@ class TailRefresh:
         differ[found["number"][~is_same]] = True
         return differ, same
 
-    def _let_go(self, connection: duckdb.DuckDBPyConnection, oldest: Times) -> None:
-        """Remove the rows of the series in `touched` that are older than what is kept."""
-        if (oldest == FOR_EVER).all():
+    def _delete_expired(self, connection: duckdb.DuckDBPyConnection, oldest: Times) -> None:
+        """Delete the rows of the series in `touched` that are older than the rows kept."""
+        if (oldest == BEGINNING).all():
             return
         connection.execute(
             f"delete from {qualified(self.market, self.table)} t using touched w "
@@ -353,63 +363,63 @@ class TailRefresh:
             {"newest": oldest.max().astype(datetime)},
         )
 
-    def _settle(self, connection: duckdb.DuckDBPyConnection) -> None:
-        stale = qualified(self.market, Table.stale)
+    def _update_queue(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Take the series in `touched` off the queue, but for what is left for later, and queue what they feed."""
         connection.execute(
-            f"update {stale} s set since = d.until from touched d "
-            f"where s.asset = ? and d.until is not null and {same_mark('s', 'd')}",
+            f"update {qualified(self.market, Table.recompute_queue)} q set since = d.until from touched d "
+            f"where q.asset = ? and d.until is not null and {same_version('q', 'd')}",
             [self.table.value],
         )
-        settle(connection, self.market, self.table, made="(from touched where until is null)")
-        # What follows from these rows follows from their candles: flags that were written again change none of it.
+        clear(connection, self.market, self.table, computed="(from touched where until is null)")
+        # Later assets depend on the candles: flags that were repainted before the change alter none of them.
         connection.execute("update touched set since = changed")
-        mark_stale(connection, self.market, FEEDS[self.table])
-        connection.execute("drop table touched")
+        queue_recompute(connection, self.market, FEEDS[self.table])
 
 
-def settle(connection: duckdb.DuckDBPyConnection, market: str, asset: Table, made: str) -> None:
-    """Let the series in the table `made` count as made, where nothing changed since they were read."""
+def clear(connection: duckdb.DuckDBPyConnection, market: str, asset: Table, computed: str) -> None:
+    """Take the series in the table `computed` off the queue, where nothing changed since they were read."""
     connection.execute(
-        f"delete from {qualified(market, Table.stale)} s using {made} d where s.asset = ? and {same_mark('s', 'd')}",
+        f"delete from {qualified(market, Table.recompute_queue)} q using {computed} d "
+        f"where q.asset = ? and {same_version('q', 'd')}",
         [asset.value],
     )
 
 
-def same_mark(left: str, right: str) -> str:
-    """SQL for two rows of one series with the same mark."""
+def same_version(left: str, right: str) -> str:
+    """SQL for two rows of one series with the same version."""
     return (
         f"{left}.instrument = {right}.instrument and {left}.timeframe = {right}.timeframe "
-        f"and {left}.mark is not distinct from {right}.mark"
+        f"and {left}.version is not distinct from {right}.version"
     )
 
 
-def _bars_between(first: Times, stale: PendingRecompute) -> NDArray[np.int64]:
+def _bars_between(first: Times, pending: PendingRecompute) -> NDArray[np.int64]:
     """How many bars of nominal length lie between instants and each series' last bar."""
-    return (stale.last_open_time - first) // stale.lengths
+    return (pending.last_open_time - first) // pending.lengths
 
 
 def _days_before(last: np.datetime64, kept: timedelta | None) -> np.datetime64:
-    return FOR_EVER if kept is None else (last - np.timedelta64(kept)).astype("datetime64[D]").astype(TIME_UNIT)
+    return BEGINNING if kept is None else (last - np.timedelta64(kept)).astype("datetime64[D]").astype(TIME_UNIT)
 
 
-def _opening_times(calendar: Calendar, stale: PendingRecompute, bars: Floats) -> Times:
-    """When the bar opens that lies so many candles before each series' change, if they come as they have so far."""
-    nominal = (stale.last_open_time - stale.first_open_time) // stale.lengths + 1
-    # Where hardly any came (or one of long ago) the average says nothing of the newest; then let the query tell.
-    density = np.clip(stale.candle_count / (nominal * calendar.open_share), SPARSEST, 1)
+def _opening_times(calendar: Calendar, pending: PendingRecompute, bars: Floats) -> Times:
+    """The open time of the bar that lies `bars` candles before each series' change, estimated from its density."""
+    nominal = (pending.last_open_time - pending.first_open_time) // pending.lengths + 1
+    # Where hardly any candles are stored, or a single old one, the average says nothing about the newest.
+    density = np.clip(pending.candle_count / (nominal * calendar.open_share), SPARSEST, 1)
     counts = np.ceil(bars / density).astype(np.int64)
-    result = stale.first_open_time.copy()
-    timeframes = np.array([series.timeframe.value for series in stale.series])
-    partly = bars < stale.candle_count
-    for name, since in set(zip(timeframes[partly].tolist(), stale.since[partly], strict=True)):
-        chosen = partly & (timeframes == name) & (stale.since == since)
+    result = pending.first_open_time.copy()
+    timeframes = np.array([series.timeframe.value for series in pending.series])
+    partly = bars < pending.candle_count
+    for name, since in set(zip(timeframes[partly].tolist(), pending.since[partly], strict=True)):
+        chosen = partly & (timeframes == name) & (pending.since == since)
         result[chosen] = _counted_back(calendar, Timeframe(name), since, counts[chosen])
     return result
 
 
 def _counted_back(calendar: Calendar, timeframe: Timeframe, since: np.datetime64, counts: NDArray[np.int64]) -> Times:
     length = length_of(timeframe)
-    # Four days more than the share of open hours says: a long weekend.
+    # A long weekend more than the share of open hours says.
     start = since - length * int(np.ceil(counts.max() / calendar.open_share)) - LONG_WEEKEND
     grid = np.append(start, calendar.open_times(timeframe, start, since))
     return grid[np.maximum(len(grid) - counts, 0)]

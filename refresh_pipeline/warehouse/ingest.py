@@ -1,4 +1,7 @@
-"""Storing what a source sent: late corrections win and leave the old value on record, bad candles are set aside."""
+"""Stores fetched candles. Late corrections win and leave the old value on record; contradictory candles are set aside.
+
+What makes a candle contradictory is `market.candles`' part; which sources are preferred is the caller's.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,21 +11,20 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from refresh_pipeline.market.candles import CANDLE_COLUMNS, MALFORMED, Candles, faults, instant
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, MALFORMED, Candles, faults
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, numbered, registered, texts
+from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, numbered, registered, texts, timestamp
 from refresh_pipeline.warehouse.schema import Table, qualified
 
-# Long enough to see a source go astray, short enough to stay small.
-OPINIONS_KEPT = timedelta(days=7)
-# What was turned away is looked at for as long.
+# Long enough to notice that a source deviates, short enough to stay small.
+CROSS_CHECKS_KEPT = timedelta(days=7)
 REJECTED_KEPT = timedelta(days=90)
 NO_OPEN_TIME = "open_time is missing"
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What became of one series' arrivals."""
+    """How many fetched candles of one series were added, revised and rejected."""
 
     added: int = 0
     revised: int = 0
@@ -34,9 +36,9 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """Arrivals of many series behind one another: candles to store, each once, and what must not be stored, with why.
+    """Fetched candles of many series in one set of arrays: `good` to store, unique, and `bad` to reject.
 
-    `good` holds series_no, open_time and the candle columns; `bad` the same, a reason, and the text of malformed rows.
+    `good` holds series_no, open_time and the candle columns; `bad` also a reason, and the text of malformed rows.
     """
 
     series: Sequence[Series]
@@ -45,13 +47,13 @@ class Staged:
 
     @classmethod
     def of(cls, arrivals: Mapping[Series, Candles], columns: Sequence[str]) -> "Staged":
-        """Stack, look for faults, and keep the last of several good candles with one open_time; all series at once."""
+        """Stack all series, split off faulty candles, and keep the last of several candles with one open_time."""
         counts = np.array([len(candles) for candles in arrivals.values()], dtype=np.int64)
         series_no = np.repeat(np.arange(len(arrivals), dtype=np.int32), counts)
         stacked = Candles.concatenated([_with_columns(candles, columns) for candles in arrivals.values()])
         reason = np.where(np.isnat(stacked.open_time), NO_OPEN_TIME, faults(stacked, series_no))
         rows = {"series_no": series_no, "open_time": stacked.open_time, **stacked.columns}
-        is_bad = np.array([each is not None for each in reason], dtype=bool)
+        is_bad = np.array([fault is not None for fault in reason], dtype=bool)
         good = {name: values[~is_bad] for name, values in rows.items()}
         last = _last_of_each(good["series_no"], good["open_time"])
         return cls(
@@ -69,18 +71,18 @@ def _with_columns(candles: Candles, columns: Sequence[str]) -> Candles:
 def _last_of_each(series_no: NDArray[np.int32], open_time: NDArray[np.datetime64]) -> NDArray[np.int64]:
     order = np.lexsort((open_time, series_no))
     ordered_no, ordered_time = series_no[order], open_time[order]
-    same_as_next = (ordered_no[1:] == ordered_no[:-1]) & (ordered_time[1:] == ordered_time[:-1])
-    return order[np.append(~same_as_next, True)] if len(order) else order
+    is_followed_by_same = (ordered_no[1:] == ordered_no[:-1]) & (ordered_time[1:] == ordered_time[:-1])
+    return order[np.append(~is_followed_by_same, True)] if len(order) else order
 
 
-def _rejected(candles: Arrays, reason: NDArray[np.object_], arrivals: Mapping[Series, Candles]) -> Arrays:
-    malformed = [(number, row) for number, each in enumerate(arrivals.values()) for row in each.malformed]
+def _rejected(stacked: Arrays, reason: NDArray[np.object_], arrivals: Mapping[Series, Candles]) -> Arrays:
+    malformed = [(number, row) for number, candles in enumerate(arrivals.values()) for row in candles.malformed]
     nothing = {
         "series_no": np.array([number for number, _ in malformed], dtype=np.int32),
         "open_time": np.full(len(malformed), np.datetime64("NaT"), dtype="datetime64[us]"),
     }
     unknown = np.full(len(malformed), np.nan)
-    rows = {name: np.concatenate([values, nothing.get(name, unknown)]) for name, values in candles.items()}
+    rows = {name: np.concatenate([values, nothing.get(name, unknown)]) for name, values in stacked.items()}
     return rows | {
         "reason": texts([*reason, *(f"{MALFORMED}: {row.reason}" for _, row in malformed)]),
         "received": texts([*[None] * len(reason), *(row.text for _, row in malformed)]),
@@ -96,13 +98,13 @@ def store(
     *,
     preferred: Sequence[str] = (),
 ) -> dict[Series, Stored]:
-    """Write arrivals inside the transaction that is open, and note what became stale.
+    """Write arrivals inside the open transaction, and queue the series that changed.
 
-    A candle that is there already with the same numbers is left alone, its fetched_at too; so is one from a
-    `preferred` source, whatever its numbers.
+    A candle that is stored with the same numbers stays as it is, its fetched_at too. A candle stored from a `preferred`
+    source stays whatever the numbers.
     """
-    at = instant(now).astype(datetime)
-    values = {"now": at, "source": source, "preferred": list(preferred), "forgotten": at - OPINIONS_KEPT}
+    at = timestamp(now)
+    values = {"now": at, "source": source, "preferred": list(preferred), "forgotten": at - CROSS_CHECKS_KEPT}
     sql = _Statements(connection, market, values)
     rejected = np.bincount(staged.bad["series_no"], minlength=len(staged.series))
     added = revised = np.zeros(len(staged.series), dtype=np.int64)
@@ -113,19 +115,19 @@ def store(
         if len(staged.good["open_time"]):
             added, revised = _store_good(sql, staged)
     counts = zip(added.tolist(), revised.tolist(), rejected.tolist(), strict=True)
-    return {series: Stored(*each) for series, each in zip(staged.series, counts, strict=True)}
+    return {series: Stored(*numbers) for series, numbers in zip(staged.series, counts, strict=True)}
 
 
-def forget_rejected(connection: duckdb.DuckDBPyConnection, market: str, now: datetime) -> int:
-    """Delete candles that were turned away long ago; gives how many."""
-    table, oldest = qualified(market, Table.rejected_candles), instant(now).astype(datetime) - REJECTED_KEPT
+def delete_old_rejections(connection: duckdb.DuckDBPyConnection, market: str, now: datetime) -> int:
+    """Delete rejected candles of more than 90 days ago; gives how many."""
+    table, oldest = qualified(market, Table.rejected_candles), timestamp(now) - REJECTED_KEPT
     [(count,)] = connection.execute(f"delete from {table} where rejected_at < ?", [oldest]).fetchall()
     return count
 
 
 @dataclass(frozen=True, slots=True)
 class _Statements:
-    """What every statement needs: where it runs, whose tables it means, and the values it may name."""
+    """Runs statements on one market's tables, with values that they may name."""
 
     connection: duckdb.DuckDBPyConnection
     market: str
@@ -139,7 +141,7 @@ class _Statements:
 
 
 def _store_good(sql: _Statements, staged: Staged) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """How many candles of each series were new, and how many had another value."""
+    """Store the good candles; gives how many of each series were added and revised."""
     columns = [name for name in staged.good if name not in ("series_no", "open_time")]
     listed = ", ".join(columns)
     times = staged.good["open_time"]
@@ -152,7 +154,7 @@ def _store_good(sql: _Statements, staged: Staged) -> tuple[NDArray[np.int64], ND
             differs=" or ".join(f"g.{name} is distinct from r.{name}" for name in columns),
         )
         if sql.values["preferred"]:
-            _note_opinions(bounded)
+            _record_cross_checks(bounded)
     added, revised = _counted(sql.connection, len(staged.series))
     if revised.any():
         sql.run(_KEEP_OLD, columns=listed, old=", ".join(f"r.{name}" for name in columns))
@@ -164,16 +166,16 @@ def _store_good(sql: _Statements, staged: Staged) -> tuple[NDArray[np.int64], ND
     return added, revised
 
 
-def _note_opinions(sql: _Statements) -> None:
-    """Keep what this source says of candles that are stored from another one, in place of what it said before."""
-    sql.run(_OPINIONS)
-    sql.run(_FORGET_OPINIONS)
-    sql.run("insert into {second_opinions} by name select * from opinions")
-    sql.run("drop table opinions")
+def _record_cross_checks(sql: _Statements) -> None:
+    """Keep this source's candles beside those stored from a preferred source, in place of its earlier ones."""
+    sql.run(_CROSS_CHECKS)
+    sql.run(_DELETE_CROSS_CHECKS)
+    sql.run("insert into {cross_checks} by name select * from checked")
+    sql.run("drop table checked")
 
 
-# One look at what is stored leaves, of all candles that arrived, those that are new or have another value. Bounds given
-# as values let DuckDB skip all row groups but the newest.
+# One query leaves the fetched candles that are new or have another value. Bounds given as values let DuckDB skip all
+# but the newest row groups.
 _ARRIVING = """
 create temp table arriving as
 select w.series_no, w.instrument, w.timeframe, g.open_time, {columns}, r.open_time is null as is_new
@@ -183,8 +185,8 @@ left join (select * from {raw_candles} where open_time between $first and $last)
 where r.open_time is null or (not list_contains($preferred::varchar[], r.source) and ({differs}))
 """
 
-_OPINIONS = """
-create temp table opinions as
+_CROSS_CHECKS = """
+create temp table checked as
 select w.instrument, w.timeframe, g.open_time, g.open, g.high, g.low, g.close, g.volume, $source as source,
   $now as fetched_at
 from good g join wanted w using (series_no)
@@ -193,9 +195,9 @@ join (select * from {raw_candles} where open_time between $first and $last) r
 where list_contains($preferred::varchar[], r.source)
 """
 
-_FORGET_OPINIONS = """
-delete from {second_opinions} o where o.fetched_at < $forgotten or exists (
-  select 1 from opinions n where n.instrument = o.instrument and n.timeframe = o.timeframe
+_DELETE_CROSS_CHECKS = """
+delete from {cross_checks} o where o.fetched_at < $forgotten or exists (
+  select 1 from checked n where n.instrument = o.instrument and n.timeframe = o.timeframe
     and n.open_time = o.open_time and n.source = o.source)
 """
 
@@ -217,7 +219,7 @@ select instrument, timeframe, open_time, {columns}, $source, $now from arriving
 order by open_time, instrument, timeframe
 """
 
-# The same bad candle sent again at every refresh is one row, not many.
+# The same bad candle sent at every refresh is one row.
 _REJECT = """
 insert into {rejected_candles}
   (instrument, timeframe, open_time, {candle_list}, reason, received, source, rejected_at)
@@ -250,7 +252,7 @@ from touched t left join {series} s using (instrument, timeframe)
 def _counted(connection: duckdb.DuckDBPyConnection, series_count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     rows = arrays_of(connection, "select series_no, is_new from arriving")
     numbers = rows["series_no"], rows["series_no"][rows["is_new"]]
-    arrived, added = (np.bincount(each, minlength=series_count) for each in numbers)
+    arrived, added = (np.bincount(series_no, minlength=series_count) for series_no in numbers)
     return added, arrived - added
 
 
@@ -259,24 +261,24 @@ def _update_series(sql: _Statements) -> None:
     sql.run(_GROWN)
     sql.run("delete from {series} s using grown g where s.instrument = g.instrument and s.timeframe = g.timeframe")
     sql.run("insert into {series} by name select * from grown")
-    mark_stale(sql.connection, sql.market, [Table.enhanced_candles])
+    queue_recompute(sql.connection, sql.market, [Table.enhanced_candles])
     sql.run("drop table grown")
     sql.run("drop table touched")
 
 
-def mark_stale(connection: duckdb.DuckDBPyConnection, market: str, assets: Sequence[Table]) -> None:
-    """Note, for each series in the temporary table `touched`, from which candle on assets must be made again."""
-    stale = qualified(market, Table.stale)
+def queue_recompute(connection: duckdb.DuckDBPyConnection, market: str, assets: Sequence[Table]) -> None:
+    """Queue the series in the temporary table `touched` for these assets, from their first changed candle on."""
+    queue = qualified(market, Table.recompute_queue)
     connection.execute(
-        "create temp table marked as "
-        "select t.instrument, t.timeframe, a.asset, least(s.since, t.since) as since, uuid()::varchar as mark "
-        f"from touched t cross join (select unnest(?) as asset) a left join {stale} s on s.asset = a.asset "
+        "create temp table queued as "
+        "select t.instrument, t.timeframe, a.asset, least(s.since, t.since) as since, uuid()::varchar as version "
+        f"from touched t cross join (select unnest(?) as asset) a left join {queue} s on s.asset = a.asset "
         "and s.instrument = t.instrument and s.timeframe = t.timeframe",
         [[asset.value for asset in assets]],
     )
     connection.execute(
-        f"delete from {stale} s using marked m "
+        f"delete from {queue} s using queued m "
         "where s.asset = m.asset and s.instrument = m.instrument and s.timeframe = m.timeframe"
     )
-    connection.execute(f"insert into {stale} by name select * from marked")
-    connection.execute("drop table marked")
+    connection.execute(f"insert into {queue} by name select * from queued")
+    connection.execute("drop table queued")

@@ -15,16 +15,15 @@ from refresh_pipeline.market.export_spec import Window
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.warehouse.arrays import arrays_of, numbered, registered, texts
+from refresh_pipeline.warehouse.arrays import BEGINNING, arrays_of, numbered, registered, texts
 from refresh_pipeline.warehouse.computed_batch import PendingRecompute
-from refresh_pipeline.warehouse.incremental import Connect, same_mark, settle
-from refresh_pipeline.warehouse.ingest import mark_stale
+from refresh_pipeline.warehouse.connection import Connect
+from refresh_pipeline.warehouse.incremental import clear, same_version
+from refresh_pipeline.warehouse.ingest import queue_recompute
 from refresh_pipeline.warehouse.schema import Table, candle_columns, qualified
 
 # How many cells are read and written to files at once: a tenth of a gigabyte, while ticks go on beside it.
 EXPORTED_AT_ONCE = 12_000_000
-# Before every candle.
-BEGINNING = np.datetime64("0001-01-01", "us")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,23 +193,24 @@ def write_exports(
     connection: duckdb.DuckDBPyConnection,
     market: str,
     exported: Sequence[Exported],
-    done: PendingRecompute,
+    series_exported: PendingRecompute,
     now: datetime,
 ) -> None:
-    """Replace the manifest rows of these files, and settle the series done that have not changed since they were read.
+    """Replace the manifest rows of these files, and clear the series done that have not changed since they were read.
 
     Where they have changed, or somebody else settled them, these files may be older than what was there: such series
     are marked again.
     """
     _replace_manifest(connection, qualified(market, Table.exports), exported, {"exported_at": now})
-    with registered(connection, "done", numbered(done.series, since=done.since, mark=done.marks)):
+    read = numbered(series_exported.series, since=series_exported.since, version=series_exported.versions)
+    with registered(connection, "series_read", read):
         connection.execute(
-            f"create temp table touched as select d.* from done d anti join {qualified(market, Table.stale)} s "
-            f"on s.asset = ? and {same_mark('s', 'd')}",
+            "create temp table touched as select r.* from series_read r "
+            f"anti join {qualified(market, Table.recompute_queue)} q on q.asset = ? and {same_version('q', 'r')}",
             [Table.exports.value],
         )
-        settle(connection, market, Table.exports, made="done")
-        mark_stale(connection, market, [Table.exports])
+        clear(connection, market, Table.exports, computed="series_read")
+        queue_recompute(connection, market, [Table.exports])
         connection.execute("drop table touched")
 
 

@@ -1,14 +1,21 @@
-"""What an attempt at a series comes to, and what is stored of it."""
+"""The results of attempts at series, and the table that keeps the last one of every asset and series."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
+from typing import Self
 
+import duckdb
 import numpy as np
+
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.warehouse.arrays import Arrays, numbered, registered, texts
+from refresh_pipeline.warehouse.schema import Table, qualified
 
 
 class Outcome(StrEnum):
-    """What the last attempt at a series came to."""
+    """The result of the last attempt at a series, as tables and people read it."""
 
     updated = "updated"
     unchanged = "unchanged"
@@ -18,9 +25,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What one attempt at one series came to.
+    """The result of one attempt at one series.
 
-    `reason` says why it failed, `transient` whether asking again could help; `more` is for Dagster's metadata alone.
+    `reason` says why it failed, `transient` whether trying again could help. `seconds` is the time spent; `metadata` is
+    shown by Dagster and not stored in the warehouse.
     """
 
     outcome: Outcome
@@ -29,13 +37,98 @@ class Attempt:
     rows_added: int = 0
     rows_revised: int = 0
     seconds: float = 0.0
-    more: Mapping[str, object] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        reasons: Sequence[str] = (),
+        transient: bool = False,
+        changed: bool,
+        has_data: bool,
+        rows_added: int = 0,
+        rows_revised: int = 0,
+        seconds: float = 0.0,
+        metadata: Mapping[str, object] | None = None,
+    ) -> Self:
+        """An attempt from its results: failed where there is a reason, else updated, unchanged or without data.
+
+        Args:
+            reasons: why it failed, in order of importance.
+            transient: whether trying again could help.
+            changed: whether anything was written.
+            has_data: whether the series has anything at all.
+            rows_added: rows that were not stored before.
+            rows_revised: rows that were written again.
+            seconds: the time spent.
+            metadata: what Dagster shows beside the outcome.
+
+        >>> Attempt.of(reasons=["no answer"], changed=True, has_data=True).outcome
+        <Outcome.failed: 'failed'>
+        >>> Attempt.of(changed=False, has_data=True).outcome
+        <Outcome.unchanged: 'unchanged'>
+        """
+        idle = Outcome.unchanged if has_data else Outcome.no_data
+        return cls(
+            Outcome.failed if reasons else Outcome.updated if changed else idle,
+            reason="; ".join(reasons) or None,
+            transient=transient,
+            rows_added=rows_added,
+            rows_revised=rows_revised,
+            seconds=seconds,
+            metadata=metadata or {},
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesStats:
-    """What is stored of one series: how many candles, and the open times of the first and the last."""
+    """The stored candles of one series: their number, and the open times of the first and the last."""
 
     candle_count: int = 0
     first_open_time: np.datetime64 | None = None
     last_open_time: np.datetime64 | None = None
+
+
+def write_outcomes(
+    connection: duckdb.DuckDBPyConnection,
+    market: str,
+    asset: str,
+    attempts: Mapping[Series, Attempt],
+    *,
+    run_id: str,
+    now: datetime,
+) -> None:
+    """Replace the last result of each series; counts the failures in a row. `now` is in UTC, without a zone."""
+    outcomes = qualified(market, Table.outcomes)
+    with registered(connection, "attempts", _columns(attempts)):
+        connection.execute(
+            "create temp table attempted as select a.*, "
+            "case when a.outcome = $failed then coalesce(o.failures, 0) + 1 else 0 end as failures "
+            f"from attempts a left join {outcomes} o on o.asset = $asset "
+            "and o.instrument = a.instrument and o.timeframe = a.timeframe",
+            {"asset": asset, "failed": Outcome.failed.value},
+        )
+    connection.execute(
+        f"delete from {outcomes} o using attempted a where o.asset = ? "
+        "and o.instrument = a.instrument and o.timeframe = a.timeframe",
+        [asset],
+    )
+    connection.execute(
+        f"insert into {outcomes} by name select * exclude (series_no), $asset as asset, $run_id as run_id, "
+        "$now::timestamp as attempted_at from attempted order by series_no",
+        {"asset": asset, "run_id": run_id, "now": now},
+    )
+    connection.execute("drop table attempted")
+
+
+def _columns(attempts: Mapping[Series, Attempt]) -> Arrays:
+    results = attempts.values()
+    return numbered(
+        list(attempts),
+        outcome=texts(attempt.outcome.value for attempt in results),
+        reason=texts(attempt.reason for attempt in results),
+        transient=np.array([attempt.transient for attempt in results], dtype=bool),
+        rows_added=np.array([attempt.rows_added for attempt in results], dtype=np.int64),
+        rows_revised=np.array([attempt.rows_revised for attempt in results], dtype=np.int64),
+    )

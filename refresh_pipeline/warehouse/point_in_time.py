@@ -11,9 +11,9 @@ import numpy as np
 
 from refresh_pipeline.analytics.availability import SUFFIX, later_known
 from refresh_pipeline.analytics.bars import Computation
-from refresh_pipeline.market.candles import Candles, instant
+from refresh_pipeline.market.candles import Candles
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.warehouse.arrays import arrays_of
+from refresh_pipeline.warehouse.arrays import arrays_of, timestamp
 from refresh_pipeline.warehouse.schema import Table, candle_columns, columns_of, qualified
 
 # A candle's value holds from the refresh that stored it to the one that replaced it.
@@ -42,7 +42,7 @@ def candles_as_of(
         {
             "instrument": series.instrument,
             "timeframe": series.timeframe.value,
-            "moment": instant(moment).astype(datetime),
+            "moment": timestamp(moment),
         },
     )
     return Candles(rows["open_time"], {name: rows[name].astype(np.float64) for name in columns})

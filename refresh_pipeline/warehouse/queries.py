@@ -1,4 +1,4 @@
-"""What is there, for people and checks: read-only questions, one query each, and no verdicts."""
+"""Read-only questions of people and checks, one query each. Verdicts are `pipeline.quality`'s part."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +13,7 @@ from refresh_pipeline.market.candles import Times
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse.arrays import arrays_of, numbered, registered
+from refresh_pipeline.warehouse.outcomes import SeriesStats
 from refresh_pipeline.warehouse.schema import Table, qualified
 
 EXAMPLES = 20
@@ -22,9 +23,9 @@ COHERENT = "low > 0 and low <= open and low <= close and open <= high and close 
 
 @dataclass(frozen=True, slots=True)
 class SeriesReport:
-    """One series as it stands: what is stored, and what the last attempts at it came to.
+    """The state of one series: its stored candles and the results of its last attempts.
 
-    `outcome` and `reason` are of fetching; `failed` says of every other asset that failed at it why.
+    `outcome` and `reason` are of fetching; `failed` holds the reason of every other asset whose last attempt failed.
     """
 
     series: Series
@@ -39,7 +40,7 @@ class SeriesReport:
 
 @dataclass(frozen=True, slots=True)
 class SeriesOutcome:
-    """What one run did to one series of one asset."""
+    """The result of one run for one series of one asset."""
 
     asset: str
     series: Series
@@ -62,7 +63,7 @@ class FailedSeries:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that is not as it should be: which series, when, what."""
+    """A fault in the stored data: its series, its open time, a description."""
 
     series: Series
     open_time: np.datetime64 | None
@@ -80,6 +81,42 @@ def has_tables(connection: duckdb.DuckDBPyConnection, market: str) -> bool:
     )
 
 
+def series_stats(
+    connection: duckdb.DuckDBPyConnection, market: str, batch: Sequence[Series]
+) -> dict[Series, SeriesStats]:
+    """The stored candles of each series of the batch."""
+    with registered(connection, "wanted", numbered(batch)):
+        rows = arrays_of(
+            connection,
+            "select w.series_no, s.candle_count, s.first_open_time, s.last_open_time from wanted w "
+            f"join {qualified(market, Table.series)} s using (instrument, timeframe)",
+        )
+    stored = {
+        batch[number]: SeriesStats(int(count), first, last)
+        for number, count, first, last in zip(*rows.values(), strict=True)
+    }
+    return {series: stored.get(series, SeriesStats()) for series in batch}
+
+
+def newest_rows(
+    connection: duckdb.DuckDBPyConnection,
+    market: str,
+    table: Table,
+    series: Series,
+    *,
+    columns: Sequence[str],
+    count: int,
+) -> dict[str, NDArray]:
+    """Columns of the newest rows of one series as arrays, oldest row first."""
+    listed = ", ".join(f'"{name}"' for name in columns)
+    return arrays_of(
+        connection,
+        f"select {listed} from (select * from {qualified(market, table)} where instrument = ? "
+        "and timeframe = ? order by open_time desc limit ?) order by open_time",
+        [series.instrument, series.timeframe.value, count],
+    )
+
+
 def series_report(connection: duckdb.DuckDBPyConnection, market: str, wanted: Sequence[Series]) -> list[SeriesReport]:
     """Each wanted series, stored or not, in the order given."""
     rows = connection.execute(
@@ -90,13 +127,13 @@ def series_report(connection: duckdb.DuckDBPyConnection, market: str, wanted: Se
         "on s.instrument = o.instrument and s.timeframe = o.timeframe",
         [Table.raw_candles.value],
     ).fetchall()
-    found = {(row[0], row[1]): row[2:] for row in rows}
-    failed = _failed_later(connection, market)
-    reported = [_report(each, found.get((each.instrument, each.timeframe.value), (0, *[None] * 5))) for each in wanted]
-    return [replace(each, failed=failed.get(each.series, {})) for each in reported]
+    stored = {(row[0], row[1]): row[2:] for row in rows}
+    failed = _other_failures(connection, market)
+    reports = [_report(one, stored.get((one.instrument, one.timeframe.value), (0, *[None] * 5))) for one in wanted]
+    return [replace(report, failed=failed.get(report.series, {})) for report in reports]
 
 
-def _failed_later(connection: duckdb.DuckDBPyConnection, market: str) -> dict[Series, dict[str, str]]:
+def _other_failures(connection: duckdb.DuckDBPyConnection, market: str) -> dict[Series, dict[str, str]]:
     rows = connection.execute(
         f"select instrument, timeframe, asset, reason from {qualified(market, Table.outcomes)} "
         "where outcome = 'failed' and asset <> ? order by asset",
@@ -115,13 +152,23 @@ def _report(series: Series, row: Sequence) -> SeriesReport:
 
 
 def outcomes_of(connection: duckdb.DuckDBPyConnection, market: str, run_ids: Sequence[str]) -> list[SeriesOutcome]:
-    """What these runs did, unless a later one has been at the same series since."""
+    """The results of these runs, except where a later run has replaced them."""
     rows = connection.execute(
         "select asset, instrument, timeframe, outcome, reason, rows_added, rows_revised "
         f"from {qualified(market, Table.outcomes)} where list_contains(?, run_id)",
         [list(run_ids)],
     ).fetchall()
     return [SeriesOutcome(row[0], Series(row[1], Timeframe(row[2])), *row[3:]) for row in rows]
+
+
+def failed_series_of_run(connection: duckdb.DuckDBPyConnection, market: str, asset: Table, run_id: str) -> set[Series]:
+    """The series that failed for an asset in one run."""
+    rows = connection.execute(
+        f"select instrument, timeframe from {qualified(market, Table.outcomes)} "
+        "where asset = ? and run_id = ? and outcome = 'failed'",
+        [asset.value, run_id],
+    ).fetchall()
+    return {Series(instrument, Timeframe(timeframe)) for instrument, timeframe in rows}
 
 
 def failed_series(connection: duckdb.DuckDBPyConnection, market: str, asset: Table) -> list[FailedSeries]:
@@ -135,7 +182,7 @@ def failed_series(connection: duckdb.DuckDBPyConnection, market: str, asset: Tab
 
 
 def incoherent_prices(connection: duckdb.DuckDBPyConnection, market: str) -> list[Fault]:
-    """Stored candles whose numbers contradict themselves: none, unless somebody else wrote into the table."""
+    """Stored candles whose numbers contradict themselves; none, unless another program wrote into the table."""
     rows = connection.execute(
         f"select instrument, timeframe, open_time, open, high, low, close from {qualified(market, Table.raw_candles)} "
         f"where coalesce(not ({COHERENT}), true) order by open_time limit {EXAMPLES}"
@@ -144,7 +191,7 @@ def incoherent_prices(connection: duckdb.DuckDBPyConnection, market: str) -> lis
 
 
 def repeated_open_times(connection: duckdb.DuckDBPyConnection, market: str) -> list[Fault]:
-    """Candles that are there more than once."""
+    """Candles that are stored more than once."""
     candles, suspects = qualified(market, Table.raw_candles), _suspected_of_repeats(connection, market)
     if not suspects:
         return []
@@ -158,10 +205,10 @@ def repeated_open_times(connection: duckdb.DuckDBPyConnection, market: str) -> l
 
 
 def _suspected_of_repeats(connection: duckdb.DuckDBPyConnection, market: str) -> list[Series]:
-    """Series with more candles than different opening times, and maybe others.
+    """Every series with more candles than distinct open times, possibly with false positives.
 
-    Each opening time sets a bit. Grouping millions of candles by their keys would take seven times as long, and a
-    gigabyte at 20 millions; this takes a byte a candle.
+    Each open time sets a bit, which takes a byte a candle. Grouping 20 million candles by their keys would take seven
+    times as long and a gigabyte.
     """
     longest = connection.execute(
         f"select timeframe, 8 * coalesce(max(s.candle_count), {EXAMPLES}) "
@@ -184,11 +231,10 @@ def _suspected_of_repeats(connection: duckdb.DuckDBPyConnection, market: str) ->
 def prices_since(
     connection: duckdb.DuckDBPyConnection, market: str, batch: Sequence[Series], since: np.datetime64
 ) -> dict[str, NDArray]:
-    """The candles of some series from an instant on, series by series in order of time.
+    """The candles of the batch from an instant on, in order of series and time.
 
-    Without those whose numbers contradict themselves, of which `incoherent_prices` tells.
-
-    The arrays are series_no (in the batch), open_time, open, high, low and close.
+    Candles whose numbers contradict themselves are left out; `incoherent_prices` reports them. The arrays are series_no
+    (in the batch), open_time, open, high, low and close.
     """
     with registered(connection, "wanted", numbered(batch)):
         return arrays_of(
@@ -203,7 +249,7 @@ def prices_since(
 def distinct_open_times(
     connection: duckdb.DuckDBPyConnection, market: str, instruments: Sequence[str] | None = None
 ) -> dict[Timeframe, Times]:
-    """Every opening time that occurs, per timeframe; of all instruments, or of these."""
+    """Every stored open time, per timeframe; of all instruments, or of these."""
     of_these, values = _of(instruments)
     rows = arrays_of(
         connection,
@@ -222,7 +268,7 @@ def candles_at(
     open_times: Times,
     instruments: Sequence[str] | None = None,
 ) -> list[Fault]:
-    """Who has candles at these opening times; of all instruments, or of these."""
+    """The candles that are stored at these open times; of all instruments, or of these."""
     of_these, values = _of(instruments)
     rows = connection.execute(
         f"select instrument, timeframe, open_time from {qualified(market, Table.raw_candles)} "
@@ -233,11 +279,11 @@ def candles_at(
     return [_fault(row, "not on the calendar's grid") for row in rows]
 
 
-# A candle that was taken over from another source is as good a comparison as a second opinion on it.
+# A candle that replaced the candle of another source is compared like a cross-check.
 _COMPARED = """
 with other as (
   select instrument, timeframe, open_time, open, high, low, close, source
-  from {second_opinions} where fetched_at >= $since
+  from {cross_checks} where fetched_at >= $since
   union all
   select instrument, timeframe, open_time, open, high, low, close, source
   from {raw_candle_revisions} where replaced_at >= $since
@@ -253,7 +299,7 @@ with other as (
 def deviations(
     connection: duckdb.DuckDBPyConnection, market: str, allowed: float, since: datetime
 ) -> tuple[list[Fault], int]:
-    """Candles whose prices two sources tell differently by more than a share, and how many were compared.
+    """Candles whose prices differ between two sources by more than a share, and how many were compared.
 
     Args:
         connection: to the warehouse.
@@ -261,7 +307,7 @@ def deviations(
         allowed: 0.05 for five percent.
         since: comparisons made earlier are left out.
     """
-    names = (Table.second_opinions, Table.raw_candle_revisions, Table.raw_candles)
+    names = (Table.cross_checks, Table.raw_candle_revisions, Table.raw_candles)
     compared = _COMPARED.format(**{table.value: qualified(market, table) for table in names})
     counted = connection.execute(f"{compared} select count(*) from compared", {"since": since}).fetchall()
     rows = connection.execute(
@@ -269,10 +315,10 @@ def deviations(
         f"from compared where apart > $allowed order by apart desc limit {EXAMPLES}",
         {"since": since, "allowed": allowed},
     ).fetchall()
-    return [_fault(row, _told_apart(*row[3:])) for row in rows], counted[0][0]
+    return [_fault(row, _deviation_text(*row[3:])) for row in rows], counted[0][0]
 
 
-def _told_apart(source: str, close: float, other: str, other_close: float, apart: float) -> str:
+def _deviation_text(source: str, close: float, other: str, other_close: float, apart: float) -> str:
     return f"{apart:.1%} apart: close {close:g} by {source}, {other_close:g} by {other}"
 
 
@@ -281,7 +327,7 @@ def _of(instruments: Sequence[str] | None) -> tuple[str, list[list[str]]]:
 
 
 def series_with_candles(connection: duckdb.DuckDBPyConnection, market: str) -> set[Series]:
-    """The series of which anything is stored."""
+    """The series with at least one stored candle."""
     rows = connection.execute(
         f"select instrument, timeframe from {qualified(market, Table.series)} where candle_count > 0"
     ).fetchall()
@@ -291,33 +337,34 @@ def series_with_candles(connection: duckdb.DuckDBPyConnection, market: str) -> s
 def exports_that_differ(
     connection: duckdb.DuckDBPyConnection, market: str, root: Path, files: Mapping[str, Series]
 ) -> list[Fault]:
-    """Which of these Parquet files with whole candles hold others than the table, though none changed since."""
-    stale = _stale_exports(connection, market)
-    present = {path: series for path, series in files.items() if series not in stale and (root / path).exists()}
+    """The Parquet files that hold other candles than the table, although no candle changed since the export."""
+    queued = _queued_exports(connection, market)
+    present = {path: series for path, series in files.items() if series not in queued and (root / path).exists()}
     if not present:
         return []
-    held = _file_prints(connection, [str(root / path) for path in present])
+    exported = _file_prints(connection, [str(root / path) for path in present])
     wanted = {Series(row[0], Timeframe(row[1])): row[2] for row in _table_prints(connection, market)}
     return [
         Fault(series, None, f"{path}: other candles than in the table")
         for path, series in present.items()
-        if held.get(str(root / path)) != wanted.get(series)
+        if exported.get(str(root / path)) != wanted.get(series)
     ]
 
 
-def _stale_exports(connection: duckdb.DuckDBPyConnection, market: str) -> set[Series]:
+def _queued_exports(connection: duckdb.DuckDBPyConnection, market: str) -> set[Series]:
     rows = connection.execute(
-        f"select instrument, timeframe from {qualified(market, Table.stale)} where asset = ?", [Table.exports.value]
+        f"select instrument, timeframe from {qualified(market, Table.recompute_queue)} where asset = ?",
+        [Table.exports.value],
     ).fetchall()
     return {Series(instrument, Timeframe(timeframe)) for instrument, timeframe in rows}
 
 
-# Order does not matter to it, and a single changed bit does. A file's times have a zone, which a plain cast would mind.
+# Independent of order, sensitive to a single bit. A file's times have a zone, which a plain cast would convert.
 _PRINT = "bit_xor(hash(epoch_us(open_time), open, high, low, close, volume)) || ' ' || count(*)"
 
 
 def _file_prints(connection: duckdb.DuckDBPyConnection, paths: list[str]) -> dict[str, str]:
-    """What each file holds, by its path; nothing for a file that cannot be read."""
+    """The fingerprint of each file's candles, by its path; files that cannot be read are left out."""
     try:
         rows = connection.execute(
             f"select filename, {_PRINT} from read_parquet($paths, filename = true, union_by_name = true) "
@@ -325,7 +372,7 @@ def _file_prints(connection: duckdb.DuckDBPyConnection, paths: list[str]) -> dic
             {"paths": paths},
         ).fetchall()
     except duckdb.Error:
-        # One that is damaged spoils the question for all of them.
+        # A single damaged file fails the query for all of them.
         return {} if len(paths) == 1 else {k: v for path in paths for k, v in _file_prints(connection, [path]).items()}
     return dict(rows)
 
@@ -348,9 +395,9 @@ def _numbers(values: Sequence) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """Candles that were new, values that a correction replaced, files that arrived somewhere and their bytes.
+    """How many candles were added and revised, and how many files were uploaded, with their bytes.
 
-    A file that was sent several times counts once, as it is now.
+    A file that was uploaded several times counts once, with its current size.
     """
 
     added: int = 0
@@ -359,7 +406,7 @@ class Activity:
     bytes: int = 0
 
 
-# A corrected candle is stored anew with the time of its correction: new is only what had no value before.
+# A corrected candle is stored again with the time of its correction: only candles without an earlier value are new.
 _ACTIVITY = """
 select
   (select count(*) from {raw_candles} r where r.fetched_at > $since and r.fetched_at <= $until and not exists (
@@ -372,7 +419,7 @@ select
 
 
 def activity(connection: duckdb.DuckDBPyConnection, market: str, since: datetime, until: datetime) -> Activity:
-    """What happened after `since`, up to `until` (both in UTC, without a zone)."""
+    """The activity after `since` and up to `until` (both in UTC, without a zone)."""
     tables = (Table.raw_candles, Table.raw_candle_revisions, Table.uploads)
     query = _ACTIVITY.format(**{table.value: qualified(market, table) for table in tables})
     [row] = connection.execute(query, {"since": since, "until": until}).fetchall()

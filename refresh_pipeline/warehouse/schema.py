@@ -1,10 +1,11 @@
-"""Which tables a market has, and how an older file becomes a current one.
+"""The tables of a market, and how an older file becomes a current one.
 
-Every table of a market lies in the schema of its name. Keys everywhere: instrument, timeframe, open_time; no primary
-keys (they cost six times the space and seconds of outliers): uniqueness is the writing statements' job, and a check's.
+Every table of a market lies in the schema of the market's name. Keys everywhere: instrument, timeframe, open_time. No
+table has a primary key, which would cost six times the space and outliers of seconds: the writing statements keep rows
+unique, and a check verifies it. The columns of computed tables are defined in `analytics`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import duckdb
@@ -12,7 +13,7 @@ import duckdb
 from refresh_pipeline.analytics.bars import Computation
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, QUOTE_COLUMNS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Table(StrEnum):
@@ -21,30 +22,43 @@ class Table(StrEnum):
     raw_candles = "raw_candles"
     raw_candle_revisions = "raw_candle_revisions"
     rejected_candles = "rejected_candles"
-    # What another source says of candles that are stored from a preferred one.
-    second_opinions = "second_opinions"
+    # What other sources sent for candles that are stored from a preferred source.
+    cross_checks = "cross_checks"
     enhanced_candles = "enhanced_candles"
     indicators = "indicators"
     exports = "exports"
     uploads = "uploads"
     # Files of a venue's archive that were read, with their checksums.
-    bulk_files = "bulk_files"
-    # One row a series: how many candles, from when to when; kept in step by the transactions that write candles.
+    archive_files = "archive_files"
+    # One row a series: how many candles, from when to when; written by the transactions that write candles.
     series = "series"
-    # One row an asset and series: what its last attempt came to.
+    # One row an asset and series: the result of its last attempt.
     outcomes = "outcomes"
-    # One row an asset and series that has work left: the first candle that changed since it was last computed.
-    stale = "stale"
-    # What recursions had come to, every so many bars of an asset's series.
+    # One row an asset and series to compute again: the first candle that changed since it was last computed.
+    recompute_queue = "recompute_queue"
+    # States of recursive averages, every so many bars of an asset's series.
     checkpoints = "checkpoints"
     # Which bars the market's calendars expect, a while ahead of the clock; and from when on they are expected of whom.
     expected_candles = "expected_candles"
     expectations = "expectations"
     # Stretches that the source was asked for and has nothing for.
     confirmed_gaps = "confirmed_gaps"
-    # Before which instant the rows of a table are in the order in which they are read best.
-    layout = "layout"
-    about = "about"
+    # One row a table: the instant before which its rows are in the order that reads fastest.
+    compaction_state = "compaction_state"
+    schema_info = "schema_info"
+
+
+# Names of tables in schema version 1. A view under each name, with the columns of version 1, keeps people's queries
+# working; and an older program reads in `about` that the file is newer than itself.
+FORMER_NAMES = {
+    "second_opinions": Table.cross_checks,
+    "bulk_files": Table.archive_files,
+    "stale": Table.recompute_queue,
+    "layout": Table.compaction_state,
+    "about": Table.schema_info,
+}
+# Columns by their name in schema version 1, with their name now.
+FORMER_COLUMNS: Mapping[Table, Mapping[str, str]] = {Table.recompute_queue: {"mark": "version"}}
 
 
 KEY = {"instrument": "varchar", "timeframe": "varchar", "open_time": "timestamp"}
@@ -57,7 +71,7 @@ PROVENANCE = {"source": "varchar", "fetched_at": "timestamp"}
 FIXED_TABLES: dict[Table, dict[str, str]] = {
     Table.raw_candles: KEY | CANDLE | PROVENANCE,
     Table.raw_candle_revisions: KEY | CANDLE | PROVENANCE | {"replaced_at": "timestamp"},
-    Table.second_opinions: KEY | CANDLE | PROVENANCE,
+    Table.cross_checks: KEY | CANDLE | PROVENANCE,
     Table.rejected_candles: KEY
     | CANDLE
     | {"reason": "varchar", "received": "varchar", "source": "varchar", "rejected_at": "timestamp"},
@@ -87,7 +101,7 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
         "hash_name": "varchar",
         "uploaded_at": "timestamp",
     },
-    Table.bulk_files: SERIES_KEY
+    Table.archive_files: SERIES_KEY
     | {"path": "varchar", "sha256": "varchar", "since": "timestamp", "until": "timestamp", "read_at": "timestamp"},
     Table.series: SERIES_KEY
     | {"candle_count": "bigint", "first_open_time": "timestamp", "last_open_time": "timestamp"},
@@ -103,8 +117,8 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
         "run_id": "varchar",
         "attempted_at": "timestamp",
     },
-    # `mark` is drawn anew at each change: who made the asset from older candles sees that it is not theirs to settle.
-    Table.stale: SERIES_KEY | {"asset": "varchar", "since": "timestamp", "mark": "varchar"},
+    # A new `version` is drawn at each change: rows computed from older candles leave the queue as it is.
+    Table.recompute_queue: SERIES_KEY | {"asset": "varchar", "since": "timestamp", "version": "varchar"},
     Table.checkpoints: KEY | {"asset": "varchar", "candles": "bigint", "state": "double[]"},
     Table.expected_candles: {
         "sessions": "varchar",
@@ -123,8 +137,8 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
         "first_asked_at": "timestamp",
         "asked_at": "timestamp",
     },
-    Table.layout: {"asset": "varchar", "before": "timestamp"},
-    Table.about: {"schema_version": "integer"},
+    Table.compaction_state: {"asset": "varchar", "before": "timestamp"},
+    Table.schema_info: {"schema_version": "integer"},
 }
 WITH_CANDLES = (Table.raw_candles, Table.raw_candle_revisions)
 
@@ -149,10 +163,10 @@ def columns_of(computation: Computation, two_sided: bool) -> dict[str, str]:
 def ensure(
     connection: duckdb.DuckDBPyConnection, market: str, computations: Sequence[Computation], two_sided: bool
 ) -> None:
-    """The market's tables as this version wants them, created or brought forward; a glance where nothing is to do.
+    """Create the market's tables or bring them forward to this version; does nothing where they are current.
 
-    A computed table that gains or loses a column is computed anew from its beginning at its next refresh. What was
-    stored is never dropped: the other tables keep columns that this version does not know.
+    A computed table that gains or loses a column is computed again from its first candle at its next refresh. Stored
+    rows are never dropped: the other tables keep columns that this version does not know.
 
     Raises:
         RuntimeError: a newer version of the project wrote this file.
@@ -161,33 +175,35 @@ def ensure(
     computed = {Table(each.name): columns_of(each, two_sided) for each in computations}
     wanted = _stored_tables(two_sided) | computed
     present = _present(connection, market)
-    version = _version(connection, market) if Table.about in present else 0
-    if version > SCHEMA_VERSION:
-        raise RuntimeError(
-            f"the tables of market {market!r} have schema version {version}, this program knows {SCHEMA_VERSION}: "
-            "use the newer version of the project that wrote them"
-        )
-    outdated = [table for table in wanted if not _is_current(present.get(table, {}), wanted[table], table in computed)]
-    if version == SCHEMA_VERSION and not outdated:
+    version = _version(connection, market, present)
+    if version == SCHEMA_VERSION and not _outdated(present, wanted, computed):
         return
     _reject_database_names(connection, market)
     connection.execute(f'create schema if not exists "{market}"')
+    if version < SCHEMA_VERSION:
+        _rename_tables(connection, market, present)
+        present = _present(connection, market)
+    outdated = _outdated(present, wanted, computed)
     for table in outdated:
         _bring_forward(connection, qualified(market, table), present.get(table), wanted[table], table in computed)
     for table in computed.keys() & set(outdated):
-        mark_all_stale(connection, market, table)
-    connection.execute(f"delete from {qualified(market, Table.about)}")
-    connection.execute(f"insert into {qualified(market, Table.about)} (schema_version) values (?)", [SCHEMA_VERSION])
-
-
-def mark_all_stale(connection: duckdb.DuckDBPyConnection, market: str, asset: Table) -> None:
-    """Let every series of an asset be made anew from its first candle."""
-    stale = qualified(market, Table.stale)
-    # What is written anew comes in the order in which it is computed.
-    connection.execute(f"delete from {qualified(market, Table.layout)} where asset = ?", [asset.value])
-    connection.execute(f"delete from {stale} where asset = ?", [asset.value])
+        queue_full_recompute(connection, market, table)
+    if version < SCHEMA_VERSION:
+        _create_former_names(connection, market)
+    connection.execute(f"delete from {qualified(market, Table.schema_info)}")
     connection.execute(
-        f"insert into {stale} (instrument, timeframe, asset, since, mark) "
+        f"insert into {qualified(market, Table.schema_info)} (schema_version) values (?)", [SCHEMA_VERSION]
+    )
+
+
+def queue_full_recompute(connection: duckdb.DuckDBPyConnection, market: str, asset: Table) -> None:
+    """Queue every series of an asset to be computed again from its first candle."""
+    queue = qualified(market, Table.recompute_queue)
+    # Rows that are written anew come in the order in which they are computed.
+    connection.execute(f"delete from {qualified(market, Table.compaction_state)} where asset = ?", [asset.value])
+    connection.execute(f"delete from {queue} where asset = ?", [asset.value])
+    connection.execute(
+        f"insert into {queue} (instrument, timeframe, asset, since, version) "
         f"select instrument, timeframe, ?, first_open_time, uuid()::varchar from {qualified(market, Table.series)}",
         [asset.value],
     )
@@ -198,22 +214,65 @@ def _stored_tables(two_sided: bool) -> dict[Table, dict[str, str]]:
     return {table: columns | (quotes if table in WITH_CANDLES else {}) for table, columns in FIXED_TABLES.items()}
 
 
-def _present(connection: duckdb.DuckDBPyConnection, market: str) -> dict[Table, dict[str, str]]:
+def _present(connection: duckdb.DuckDBPyConnection, market: str) -> dict[str, dict[str, str]]:
+    """The columns and SQL types of the market's tables, by name; views are left out."""
     rows = connection.execute(
-        "select table_name, column_name, lower(data_type) from duckdb_columns() "
-        "where schema_name = ? and database_name = current_database()",
+        "select c.table_name, c.column_name, lower(c.data_type) from duckdb_columns() c "
+        "join duckdb_tables() t on t.table_oid = c.table_oid and t.schema_name = c.schema_name "
+        "and t.database_name = c.database_name "
+        "where c.schema_name = ? and c.database_name = current_database()",
         [market],
     ).fetchall()
-    present: dict[Table, dict[str, str]] = {}
+    present: dict[str, dict[str, str]] = {}
     for table, column, kind in rows:
-        if table in Table.__members__.values():
-            present.setdefault(Table(table), {})[column] = kind
+        present.setdefault(table, {})[column] = kind
     return present
 
 
-def _version(connection: duckdb.DuckDBPyConnection, market: str) -> int:
-    rows = connection.execute(f"select max(schema_version) from {qualified(market, Table.about)}").fetchall()
-    return rows[0][0] or 0
+def _version(connection: duckdb.DuckDBPyConnection, market: str, present: Mapping[str, Mapping[str, str]]) -> int:
+    """The schema version of a market's tables; 0 where none is stored.
+
+    Raises:
+        RuntimeError: the version is newer than this program.
+    """
+    # Version 1 kept it in `about`.
+    for name in (Table.schema_info.value, "about"):
+        if "schema_version" in present.get(name, {}):
+            [(version,)] = connection.execute(f'select max(schema_version) from "{market}".{name}').fetchall()
+            if (version or 0) > SCHEMA_VERSION:
+                raise RuntimeError(
+                    f"the tables of market {market!r} have schema version {version}, this program knows "
+                    f"{SCHEMA_VERSION}: use the newer version of the project that wrote them"
+                )
+            return version or 0
+    return 0
+
+
+def _rename_tables(
+    connection: duckdb.DuckDBPyConnection, market: str, present: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Give the tables of schema version 1 their current names."""
+    for former, table in FORMER_NAMES.items():
+        if former not in present or table in present:
+            continue
+        for former_column, column in FORMER_COLUMNS.get(table, {}).items():
+            connection.execute(f'alter table "{market}".{former} rename column "{former_column}" to "{column}"')
+        connection.execute(f'alter table "{market}".{former} rename to {table.value}')
+
+
+def _create_former_names(connection: duckdb.DuckDBPyConnection, market: str) -> None:
+    for former, table in FORMER_NAMES.items():
+        names = {column: former_column for former_column, column in FORMER_COLUMNS.get(table, {}).items()}
+        listed = ", ".join(f'"{column}" as "{names.get(column, column)}"' for column in FIXED_TABLES[table])
+        connection.execute(
+            f'create or replace view "{market}".{former} as select {listed} from {qualified(market, table)}'
+        )
+
+
+def _outdated(
+    present: Mapping[str, dict[str, str]], wanted: Mapping[Table, dict[str, str]], computed: Mapping[Table, object]
+) -> list[Table]:
+    return [table for table in wanted if not _is_current(present.get(table, {}), wanted[table], table in computed)]
 
 
 def _is_current(present: dict[str, str], wanted: dict[str, str], is_computed: bool) -> bool:

@@ -1,4 +1,7 @@
-"""The warehouse as the assets call it. Each call opens the file late, does one short transaction, and closes."""
+"""The warehouse as the assets call it: each call opens the file, runs one short transaction and closes the file.
+
+No SQL stands here; every method calls a function of the module that knows its tables.
+"""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
-from refresh_pipeline.market.candles import BulkFile, Candles, Times, instant
+from refresh_pipeline.market.candles import BulkFile, Candles, Times
 from refresh_pipeline.market.export_spec import Window
 from refresh_pipeline.market.gaps import Gap
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.warehouse import archives, gaps, incremental, ingest, manifests, queries, schema
-from refresh_pipeline.warehouse.arrays import arrays_of, numbered, registered, texts
-from refresh_pipeline.warehouse.compaction import TABLES as TIDIED
-from refresh_pipeline.warehouse.compaction import Layout, Rewritten
+from refresh_pipeline.warehouse.arrays import timestamp
+from refresh_pipeline.warehouse.compaction import TABLES as COMPACTED_TABLES
+from refresh_pipeline.warehouse.compaction import Compaction, CompactionResult
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.computed_batch import PendingRecompute
 from refresh_pipeline.warehouse.connection import PATIENCE, connect, transaction
@@ -34,28 +37,28 @@ from refresh_pipeline.warehouse.manifests import (
     write_exports,
     write_uploads,
 )
-from refresh_pipeline.warehouse.outcomes import Attempt, Outcome, SeriesStats
+from refresh_pipeline.warehouse.outcomes import Attempt, SeriesStats, write_outcomes
 from refresh_pipeline.warehouse.point_in_time import candles_as_of, ensure_known_view
 from refresh_pipeline.warehouse.queries import Activity, FailedSeries, SeriesReport, activity
-from refresh_pipeline.warehouse.schema import Table, qualified
+from refresh_pipeline.warehouse.schema import Table
 
 
 class Warehouse:
     """Candles and everything computed from them, in one DuckDB file.
 
-    Every method leaves the file closed and its lock free; `get_connection` and `reader` do when their block ends.
+    Every method closes the file and frees its lock; `get_connection` and `reader` do so when their block ends.
     """
 
     def __init__(self, database: str | Path, patience: float = PATIENCE) -> None:
-        """`patience` is how many seconds to wait for another process's lock on the file."""
+        """`patience` is the time in seconds to wait for another process's lock on the file."""
         self.database, self.patience = str(database), patience
         self._held: duckdb.DuckDBPyConnection | None = None
-        # Markets whose tables this object has found in order, and the file (by its number) that they were found in.
+        # Markets whose tables this object has prepared, with the inode of the file that holds them.
         self._prepared: dict[str, tuple[int, Market]] = {}
 
     @contextmanager
     def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection that may write; waits for the lock, always closes."""
+        """A connection that may write. It waits for the file's lock and is always closed."""
         if self._held is not None:
             yield self._held
             return
@@ -64,7 +67,7 @@ class Warehouse:
 
     @contextmanager
     def reader(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection that only reads, for looking at what is there beside the writers."""
+        """A read-only connection, which other readers may share."""
         if self._held is not None:
             yield self._held
             return
@@ -73,9 +76,9 @@ class Warehouse:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """One connection for every call in the block, of one thread: opening the file takes longer than most of them.
+        """One connection for every call in the block, because opening the file takes longer than most calls.
 
-        Others wait for as long as the block lasts: nothing that fetches or computes belongs in it.
+        Other processes wait until the block ends: it must neither fetch nor compute. All calls come from one thread.
         """
         with self.get_connection() as connection:
             before, self._held = self._held, connection
@@ -86,11 +89,11 @@ class Warehouse:
 
     @property
     def exists(self) -> bool:
-        """Whether anything was ever stored."""
+        """Whether the database file exists."""
         return Path(self.database).exists()
 
     def prepare(self, market: Market) -> None:
-        """Create the market's tables, or bring older ones forward; nothing where this object has done so before."""
+        """Create the market's tables and views or bring them forward, once per object and file."""
         if self.exists and self._prepared.get(market.name) == (Path(self.database).stat().st_ino, market):
             return
         with self.get_connection() as connection, transaction(connection):
@@ -100,41 +103,32 @@ class Warehouse:
         self._prepared[market.name] = (Path(self.database).stat().st_ino, market)
 
     def write_expected_bars(self, market: Market, now: datetime) -> None:
-        """Write down which candles the market's calendars expect, so that gaps can be asked for in SQL."""
+        """Write the open times that the market's calendars expect, so that gaps can be queried in SQL."""
         with self.get_connection() as connection, transaction(connection):
             gaps.write_expected_bars(connection, market, now)
 
     def record_empty_ranges(self, market: Market, asked: Stretches, now: datetime) -> None:
-        """Write down what of these stretches the source was asked for and does not have."""
+        """Record the gaps within these ranges, for which the source has no candles."""
         if asked:
             with self.get_connection() as connection, transaction(connection):
                 gaps.record_empty_ranges(connection, market, asked, now)
 
     def gaps(self, market: Market, now: datetime) -> list[Gap]:
-        """Which candles are missing; nothing before the market's first refresh."""
+        """The missing candles; none before the market's first refresh."""
         if not self.exists:
             return []
         with self.reader() as connection:
             return gaps.gaps(connection, market, now) if queries.has_tables(connection, market.name) else []
 
     def series_stats(self, market: Market, batch: Sequence[Series]) -> dict[Series, SeriesStats]:
-        """What is stored of each series of the batch."""
-        with self.get_connection() as connection, registered(connection, "wanted", numbered(batch)):
-            rows = arrays_of(
-                connection,
-                "select w.series_no, s.candle_count, s.first_open_time, s.last_open_time from wanted w "
-                f"join {qualified(market.name, Table.series)} s using (instrument, timeframe)",
-            )
-        found = {
-            batch[number]: SeriesStats(int(count), first, last)
-            for number, count, first, last in zip(*rows.values(), strict=True)
-        }
-        return {series: found.get(series, SeriesStats()) for series in batch}
+        """The stored candles of each series of the batch."""
+        with self.get_connection() as connection:
+            return queries.series_stats(connection, market.name, batch)
 
     def empty_between(
         self, market: Market, since: Mapping[Series, np.datetime64], until: np.datetime64
     ) -> dict[Series, tuple[Times, Times]]:
-        """Where nothing is stored of each series from its `since` on: the candles on either side (see `holes`)."""
+        """The empty ranges of each series from its `since` on, as `gaps.empty_between` gives them."""
         if not since:
             return {}
         with self.get_connection() as connection:
@@ -150,80 +144,72 @@ class Warehouse:
         preferred: Sequence[str] = (),
         files: Sequence[tuple[Series, BulkFile]] = (),
     ) -> dict[Series, Stored]:
-        """Keep what a source sent, all of it or nothing of it.
+        """Store the candles that a source sent, in one transaction.
 
-        What is stored from one of the `preferred` sources stays as it is; what this one says of it goes to
-        `second_opinions`. `files` are those that the candles were read from.
-
-        Late corrections win, the value they replace goes to `raw_candle_revisions`; candles whose numbers contradict
-        themselves go to `rejected_candles`. What was there already with the same numbers is left alone.
+        A late correction replaces the stored candle, whose values move to `raw_candle_revisions`. Candles whose numbers
+        contradict themselves go to `rejected_candles`. Candles stored from a `preferred` source stay, and this source's
+        candles of the same bars go to `cross_checks`. `files` are the archive files that the candles were read from.
         """
         if not arrivals and not files:
             return {}
         staged = Staged.of(arrivals, schema.candle_columns(market.two_sided))
         with self.get_connection() as connection, transaction(connection):
-            archives.note(connection, market.name, files, now)
+            archives.record_files(connection, market.name, files, now)
             return ingest.store(connection, market.name, staged, source, now, preferred=preferred)
 
-    def bulk_files(
+    def archive_files(
         self, market: Market, batch: Sequence[Series], since: np.datetime64, until: np.datetime64
     ) -> dict[Series, list[BulkFile]]:
-        """The files of a venue's archive that were read for each series, of the stretches that lie in this one."""
+        """The archive files that were read for each series and lie between two instants."""
         with self.get_connection() as connection:
-            return archives.noted(connection, market.name, batch, since, until)
+            return archives.files_between(connection, market.name, batch, since, until)
 
     def candles_as_of(self, market: Market, series: Series, moment: datetime) -> Candles:
-        """A series' raw candles exactly as they stood at an instant: without what came later, corrections undone."""
+        """A series' raw candles as they were stored at an instant: later candles left out, later corrections undone."""
         with self.reader() as connection:
             return candles_as_of(connection, market.name, series, moment, market.two_sided)
 
     def refresh_tail(self, market: Market, table: Table, batch: Sequence[Series]) -> dict[Series, Recomputed]:
-        """Compute again what changed since this table was last computed, for the series of the batch that did."""
-        stale = self.pending_recompute(market, table, batch)
+        """Bring a computed table up to date for the series of the batch whose candles changed."""
+        pending = self.pending_recompute(market, table, batch)
         computation = computations(market)[table]
         keep = market.indicators.keep if table is Table.indicators else {}
         work = TailRefresh(
-            self.get_connection, market.name, computation, market.calendar, market.two_sided, keep, held=self.session
+            self.get_connection, market.name, computation, market.calendar, market.two_sided, keep, session=self.session
         )
-        return work.run(stale)
+        return work.run(pending)
 
     def pending_recompute(self, market: Market, asset: Table, batch: Sequence[Series]) -> PendingRecompute:
-        """The series of the batch that changed since this asset was last made."""
+        """The series of the batch that changed since this asset was last computed or exported."""
         with self.get_connection() as connection:
-            return incremental.stale_series(connection, market.name, asset, batch)
+            return incremental.pending_recompute(connection, market.name, asset, batch)
 
     def newest_rows(
         self, market: Market, table: Table, series: Series, columns: Sequence[str], count: int
     ) -> dict[str, NDArray]:
-        """Some columns of the newest rows of one series as arrays, oldest row first."""
-        listed = ", ".join(f'"{name}"' for name in columns)
+        """Columns of the newest rows of one series as arrays, oldest row first."""
         with self.get_connection() as connection:
-            return arrays_of(
-                connection,
-                f"select {listed} from (select * from {qualified(market.name, table)} where instrument = ? "
-                "and timeframe = ? order by open_time desc limit ?) order by open_time",
-                [series.instrument, series.timeframe.value, count],
-            )
+            return queries.newest_rows(connection, market.name, table, series, columns=columns, count=count)
 
     def rows_to_export(
         self, market: Market, batch: Sequence[Series], columns: Sequence[str], window: Window
     ) -> Iterator[tuple[Series, dict[str, NDArray]]]:
-        """Each series' newest rows: candle, enhanced and indicator columns as arrays, oldest row first."""
+        """The newest rows of each series with these columns of all tables, as arrays, oldest row first."""
         selection = Selection(computations(market).values(), columns, window)
         yield from rows_to_export(self.get_connection, market, selection, batch)
 
     def newest_candles(
         self, market: Market, batch: Sequence[Series], back: timedelta
     ) -> Iterator[tuple[Series, dict[str, NDArray]]]:
-        """Each series' candles of so long before its newest one, as arrays, oldest row first."""
+        """The candles of each series that opened within `back` of its newest one, as arrays, oldest row first."""
         yield from manifests.newest_candles(self.get_connection, market, batch, back)
 
     def record_exports(
-        self, market: Market, exported: Sequence[Exported], done: PendingRecompute, now: datetime
+        self, market: Market, exported: Sequence[Exported], series_exported: PendingRecompute, now: datetime
     ) -> None:
-        """Note the files that were written, in place of what was noted of them before, and the series done."""
+        """Record the files that were written, in place of their earlier rows, and take the series off the queue."""
         with self.get_connection() as connection, transaction(connection):
-            write_exports(connection, market.name, exported, done, _timestamp(now))
+            write_exports(connection, market.name, exported, series_exported, timestamp(now))
 
     def exported(self, market: Market, batch: Sequence[Series]) -> list[Exported]:
         """The manifest of export files of the series of the batch."""
@@ -236,95 +222,57 @@ class Warehouse:
             return manifests.uploaded(connection, market.name, destination, batch)
 
     def record_uploads(self, market: Market, published: Sequence[Published], now: datetime) -> None:
-        """Note the files that arrived, in place of what was noted of them before."""
+        """Record the files that arrived, in place of their earlier rows."""
         with self.get_connection() as connection, transaction(connection):
-            write_uploads(connection, market.name, published, _timestamp(now))
+            write_uploads(connection, market.name, published, timestamp(now))
 
     def record(
         self, market: Market, asset: str, attempts: Mapping[Series, Attempt], run_id: str, now: datetime
     ) -> None:
-        """Note what an attempt at each series came to, in place of what was noted before."""
-        outcomes = qualified(market.name, Table.outcomes)
-        noted = numbered(
-            list(attempts),
-            outcome=texts(each.outcome.value for each in attempts.values()),
-            reason=texts(each.reason for each in attempts.values()),
-            transient=np.array([each.transient for each in attempts.values()], dtype=bool),
-            rows_added=np.array([each.rows_added for each in attempts.values()], dtype=np.int64),
-            rows_revised=np.array([each.rows_revised for each in attempts.values()], dtype=np.int64),
-        )
-        with self.get_connection() as connection, transaction(connection), registered(connection, "noted", noted):
-            connection.execute(
-                "create temp table attempted as select n.*, "
-                "case when n.outcome = $failed then coalesce(o.failures, 0) + 1 else 0 end as failures "
-                f"from noted n left join {outcomes} o on o.asset = $asset "
-                "and o.instrument = n.instrument and o.timeframe = n.timeframe",
-                {"asset": str(asset), "failed": Outcome.failed.value},
-            )
-            connection.execute(
-                f"delete from {outcomes} o using attempted n where o.asset = ? "
-                "and o.instrument = n.instrument and o.timeframe = n.timeframe",
-                [str(asset)],
-            )
-            connection.execute(
-                f"insert into {outcomes} "
-                "(instrument, timeframe, asset, outcome, reason, transient, failures, rows_added, rows_revised, "
-                "run_id, attempted_at) "
-                "select instrument, timeframe, ?, outcome, reason, transient, failures, rows_added, rows_revised, ?, ? "
-                "from attempted order by series_no",
-                [str(asset), run_id, _timestamp(now)],
-            )
-            connection.execute("drop table attempted")
+        """Replace the last result of each series."""
+        with self.get_connection() as connection, transaction(connection):
+            write_outcomes(connection, market.name, str(asset), attempts, run_id=run_id, now=timestamp(now))
 
     def failed_series_of_run(self, market: Market, asset: Table, run_id: str) -> set[Series]:
-        """The series that an asset failed at in this run."""
+        """The series that failed for an asset in one run."""
         with self.get_connection() as connection:
-            rows = connection.execute(
-                f"select instrument, timeframe from {qualified(market.name, Table.outcomes)} "
-                "where asset = ? and run_id = ? and outcome = ?",
-                [asset.value, run_id, Outcome.failed.value],
-            ).fetchall()
-        return {Series(instrument, market.timeframe(timeframe)) for instrument, timeframe in rows}
+            return queries.failed_series_of_run(connection, market.name, asset, run_id)
 
     def failed(self, market: Market) -> list[FailedSeries]:
-        """The series whose candles could not be fetched at the last attempt."""
+        """The series whose last fetch failed."""
         if not self.exists:
             return []
         with self.reader() as connection:
             if not queries.has_tables(connection, market.name):
                 return []
             failed = queries.failed_series(connection, market.name, Table.raw_candles)
-        # A series that the market's YAML names no longer cannot be asked for again.
+        # A series that left the market's YAML cannot be fetched again.
         known = set(market.series)
-        return [each for each in failed if each.series in known]
+        return [failure for failure in failed if failure.series in known]
 
-    def compact(self, market: Market, now: datetime, seconds: float) -> Rewritten:
-        """Bring rows into order that have grown old, in at most about so many seconds, and forget old rejections."""
+    def compact(self, market: Market, now: datetime, seconds: float) -> CompactionResult:
+        """Compact older rows, for about `seconds` at most, and delete old rejected candles."""
         with self.get_connection() as connection, transaction(connection):
-            ingest.forget_rejected(connection, market.name, now)
-        until, done = time.monotonic() + seconds, Rewritten()
-        for table in TIDIED:
-            done += Layout(self.get_connection, market.name, table).rewrite(now, until - time.monotonic())
-        return done
+            ingest.delete_old_rejections(connection, market.name, now)
+        until, result = time.monotonic() + seconds, CompactionResult()
+        for table in COMPACTED_TABLES:
+            result += Compaction(self.get_connection, market.name, table).rewrite(now, until - time.monotonic())
+        return result
 
     def pending_compaction(self, market: Market, now: datetime) -> int:
-        """How many rows `tidy` would bring into order."""
-        return sum(Layout(self.get_connection, market.name, table).waiting(now) for table in TIDIED)
+        """How many rows `compact` would rewrite."""
+        return sum(Compaction(self.get_connection, market.name, table).pending_rows(now) for table in COMPACTED_TABLES)
 
     def activity(self, market: Market, since: datetime, until: datetime) -> Activity:
-        """What was added, revised and uploaded in a period; the market must have been refreshed before."""
+        """The activity of a period; the market must have been refreshed before."""
         with self.reader() as connection:
-            return activity(connection, market.name, _timestamp(since), _timestamp(until))
+            return activity(connection, market.name, timestamp(since), timestamp(until))
 
     def series_status(self, market: Market) -> list[SeriesReport]:
-        """What is stored of each series, and what the last attempt came to; nothing before the first refresh."""
+        """The stored candles and the last results of each series; none before the first refresh."""
         if not self.exists:
             return []
         with self.reader() as connection:
             if not queries.has_tables(connection, market.name):
                 return []
             return queries.series_report(connection, market.name, market.series)
-
-
-def _timestamp(now: datetime) -> datetime:
-    return instant(now).astype(datetime)

@@ -11,7 +11,7 @@ from refresh_pipeline.market.export_spec import Export, Format, Layer
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.pipeline import export
 from refresh_pipeline.warehouse.connection import transaction
-from refresh_pipeline.warehouse.schema import Table, mark_all_stale
+from refresh_pipeline.warehouse.schema import Table, queue_full_recompute
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.benchmarks.cycle import fill
 from refresh_pipeline_tests.benchmarks.measuring import Findings, Size, side_by_side
@@ -59,9 +59,9 @@ def _market(size: Size) -> Market:
 def _export_anew(warehouse: Warehouse, market: Market, root: Path) -> None:
     with warehouse.get_connection() as connection, transaction(connection):
         connection.execute(f"delete from {market.name}.exports")
-        mark_all_stale(connection, market.name, Table.exports)
+        queue_full_recompute(connection, market.name, Table.exports)
     done = export.export(warehouse, market, root, market.series, NOW)
-    assert sum(int(str(each.more["files"])) for each in done.values()) == len(market.series) * len(LAYERS)
+    assert sum(int(str(each.metadata["files"])) for each in done.values()) == len(market.series) * len(LAYERS)
 
 
 def files_of(market: Market, root: Path) -> Iterator[Path]:

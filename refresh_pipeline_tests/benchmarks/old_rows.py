@@ -19,7 +19,7 @@ from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse.arrays import numbered, registered
-from refresh_pipeline.warehouse.compaction import CELLS_TOGETHER, Layout, Rewritten
+from refresh_pipeline.warehouse.compaction import CELLS_TOGETHER, Compaction, CompactionResult
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
@@ -113,12 +113,14 @@ def read(warehouse: Warehouse, market: Market, days: int) -> Reading:
         return Reading(blocks * size / 1e6, ticks, milliseconds(list(market.series[:1]), BEGIN.replace(tzinfo=None)))
 
 
-def attempted(folder: Path, series: int, days: int, cells: int = CELLS_TOGETHER) -> tuple[Reading, Reading, Rewritten]:
+def attempted(
+    folder: Path, series: int, days: int, cells: int = CELLS_TOGETHER
+) -> tuple[Reading, Reading, CompactionResult]:
     """Before and after, and what was done."""
     market = market_of(series)
     warehouse = filled(folder, market, days)
     before = read(warehouse, market, days)
-    layout = Layout(warehouse.get_connection, market.name, Table.raw_candles, cells_together=cells)
+    layout = Compaction(warehouse.get_connection, market.name, Table.raw_candles, cells_together=cells)
     done = layout.rewrite(BEGIN + timedelta(days=days), 600)
     return before, read(warehouse, market, days), done
 

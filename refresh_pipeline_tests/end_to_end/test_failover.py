@@ -68,8 +68,8 @@ def test_who_served_is_beside_each_candle_and_a_preferred_sources_candles_stay(
     assert sources(world) == [("binance", 12), ("files", 2)]
     said = metadata_of(result, "raw_candles")[KEY]
     assert (said["source"], said["rows_added"], said["rows_revised"]) == ("files", 2, 0)
-    assert "Binance does not serve this place" in said["passed_over"]
-    assert world.query("select distinct source from bazaar.second_opinions") == [("files",)]
+    assert "Binance does not serve this place" in said["failover_reason"]
+    assert world.query("select distinct source from bazaar.cross_checks") == [("files",)]
     # It is back: its own candles take the place of the others, which stay on record.
     venue.heal()
     venue.now = later
@@ -108,4 +108,4 @@ def test_what_a_source_says_differently_replaces_nothing(world: World, venue: Fa
         world.run(now=NOW + timedelta(minutes=minute))
     assert world.query("select open_time, close from bazaar.raw_candles order by 1") == before
     # What it said before is not kept beside what it says now.
-    assert world.query("select count(*), count(distinct open_time) from bazaar.second_opinions") == [(5, 5)]
+    assert world.query("select count(*), count(distinct open_time) from bazaar.cross_checks") == [(5, 5)]

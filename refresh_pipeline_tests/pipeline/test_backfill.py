@@ -214,7 +214,7 @@ def test_the_command_backfills_a_series_and_says_so(world: World) -> None:
     result = command("backfill", *arguments)
     assert result.exit_code == 0, result.output
     assert world.counts()["BTC/USD|m15"] == 192 > before
-    assert "Export files follow" in result.output
+    assert "the publishing schedule writes the export files" in result.output
     with world.dagster() as instance:
         assert instance.get_runs(limit=1)[0].job_name == "bazaar_backfill"
 

@@ -29,7 +29,7 @@ def test_each_series_becomes_a_csv_and_a_parquet_file_with_every_column(new_worl
     computed(new_world)
     done = exported(new_world)
     assert outcomes(done) == [Outcome.updated] * 3
-    assert [done[BTC].rows_added, done[BTC].more["files"]] == [96, 2]
+    assert [done[BTC].rows_added, done[BTC].metadata["files"]] == [96, 2]
     root = new_world.settings.exports_dir / "bazaar"
     assert sorted(path.name for path in root.iterdir()) == sorted(
         f"{name}-USD_m15.{ending}" for name in ("BTC", "ETH", "SOL") for ending in ("csv", "parquet")
@@ -170,10 +170,10 @@ def test_a_candle_that_changes_outside_a_window_leaves_its_file_untouched(new_wo
         "(select min(open_time) from bazaar.enhanced_candles)"
     )
     new_world.change(
-        "insert into bazaar.stale values ('BTC/USD', 'm15', 'exports', timestamp '2026-01-01', 'somebody')"
+        "insert into bazaar.recompute_queue values ('BTC/USD', 'm15', 'exports', timestamp '2026-01-01', 'somebody')"
     )
     [attempt] = exported(new_world, LATER, [BTC]).values()
-    assert (attempt.outcome, attempt.more["files"]) == (Outcome.updated, 1)
+    assert (attempt.outcome, attempt.metadata["files"]) == (Outcome.updated, 1)
     after = new_world.files("exports")
     changed = [name for name in before if before[name] != after[name]]
     assert changed == ["bazaar/full/candles/BTC-USD_m15.csv"]
@@ -284,5 +284,5 @@ def test_a_status_report_that_cannot_be_written_fails_no_series(
     report.mkdir(parents=True)
     attempts = file_away(world.warehouse, world.market, world.settings.exports_dir, [BTC], NOW)
     assert attempts[BTC].outcome is Outcome.updated
-    assert str(report) in str(attempts[BTC].more["warning"])
+    assert str(report) in str(attempts[BTC].metadata["warning"])
     assert str(report) in caplog.text

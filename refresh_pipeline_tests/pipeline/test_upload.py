@@ -11,7 +11,7 @@ from refresh_pipeline_tests.step_helpers import BTC, SOL, outcomes, published, u
 def test_every_file_arrives_and_has_its_row(new_world: World) -> None:
     published(new_world)
     done = uploaded(new_world)
-    assert [(a.outcome, a.more["files_sent"]) for a in done.values()] == [(Outcome.updated, 2)] * 3
+    assert [(a.outcome, a.metadata["files_sent"]) for a in done.values()] == [(Outcome.updated, 2)] * 3
     there = {
         path.relative_to(new_world.root / "there"): path.read_bytes()
         for path in (new_world.root / "there").rglob("*.*")
@@ -29,7 +29,7 @@ def test_what_is_there_already_is_not_sent_and_its_row_stays_as_it_is(new_world:
     uploaded(new_world)
     before = new_world.tables()["bazaar.uploads"]
     again = uploaded(new_world, LATER)
-    assert [(a.outcome, a.more["files_unchanged"]) for a in again.values()] == [(Outcome.unchanged, 2)] * 3
+    assert [(a.outcome, a.metadata["files_unchanged"]) for a in again.values()] == [(Outcome.unchanged, 2)] * 3
     assert new_world.tables()["bazaar.uploads"] == before
 
 
@@ -37,7 +37,7 @@ def test_what_vanished_there_is_sent_again(new_world: World) -> None:
     published(new_world)
     uploaded(new_world)
     shutil.rmtree(new_world.root / "there" / "bazaar")
-    assert {a.more["files_sent"] for a in uploaded(new_world, LATER).values()} == {2}
+    assert {a.metadata["files_sent"] for a in uploaded(new_world, LATER).values()} == {2}
 
 
 def test_a_file_that_does_not_arrive_fails_its_series_alone(new_world: World) -> None:

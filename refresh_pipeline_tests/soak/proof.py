@@ -14,7 +14,7 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.sources.binance import INTERVALS
 from refresh_pipeline.warehouse.computations import computations
-from refresh_pipeline.warehouse.incremental import stale_series
+from refresh_pipeline.warehouse.incremental import pending_recompute
 from refresh_pipeline_tests.fakes.binance import FakeBinance
 from refresh_pipeline_tests.warehouse.test_incremental import assert_whole, rows_of
 
@@ -97,7 +97,7 @@ def is_behind(connection: duckdb.DuckDBPyConnection, market: Market, now: dateti
     if any(key not in newest or np.datetime64(newest[key]) < last for key, last in wanted.items()):
         return True
     return any(
-        len(stale_series(connection, market.name, table, market.series).series) for table in computations(market)
+        len(pending_recompute(connection, market.name, table, market.series).series) for table in computations(market)
     )
 
 

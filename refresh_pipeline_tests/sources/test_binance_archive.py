@@ -183,7 +183,7 @@ def test_a_backfill_reads_an_archive_again_that_was_issued_again_and_keeps_what_
         assert world.query("select close from bazaar.raw_candles where open_time = '2024-11-07 12:00'") == [(1.0,)]
         assert command(*arguments).exit_code == 0
         assert len(archive.files) == 5
-        assert world.query("select count(*) from bazaar.bulk_files") == [(4,)]
+        assert world.query("select count(*) from bazaar.archive_files") == [(4,)]
 
 
 def test_which_archive_begins_where() -> None:

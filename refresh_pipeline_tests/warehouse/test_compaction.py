@@ -12,7 +12,8 @@ import pytest
 
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.warehouse.compaction import Connect, Layout, Rewritten
+from refresh_pipeline.warehouse.compaction import Compaction, CompactionResult
+from refresh_pipeline.warehouse.connection import Connect
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import (
@@ -51,11 +52,11 @@ def stored(original: Warehouse, tmp_path: Path) -> Warehouse:
     return Warehouse(database=str(target), patience=30)
 
 
-def layout(warehouse: Warehouse, table: Table = Table.raw_candles, days: float = 1.5) -> Layout:
+def layout(warehouse: Warehouse, table: Table = Table.raw_candles, days: float = 1.5) -> Compaction:
     """Rows are brought into order once there are those of so many days; any number of them at once."""
     [(columns,)] = query(warehouse, f"select count(*) from (describe fair.{table.value})")
     cells = int(days * A_DAY * 2 * columns)
-    return Layout(warehouse.get_connection, MARKET.name, table, cells_together=cells)
+    return Compaction(warehouse.get_connection, MARKET.name, table, cells_together=cells)
 
 
 def in_the_file(warehouse: Warehouse, table: str = "raw_candles") -> list[tuple]:
@@ -63,7 +64,7 @@ def in_the_file(warehouse: Warehouse, table: str = "raw_candles") -> list[tuple]
 
 
 def without_notes(tables: dict[str, list[tuple]]) -> dict[str, list[tuple]]:
-    return {name: rows for name, rows in tables.items() if name != "fair.layout"}
+    return {name: rows for name, rows in tables.items() if name != "fair.compaction_state"}
 
 
 @pytest.mark.parametrize("table", [Table.raw_candles, Table.enhanced_candles])
@@ -80,22 +81,22 @@ def test_old_rows_lie_series_by_series_and_none_is_another(stored: Warehouse, ta
 
 
 def test_what_is_in_order_is_left_alone_and_what_has_grown_old_follows(stored: Warehouse) -> None:
-    assert layout(stored).waiting(NOW) == 2 * A_DAY * 2
+    assert layout(stored).pending_rows(NOW) == 2 * A_DAY * 2
     layout(stored).rewrite(NOW, 60)
-    assert layout(stored).waiting(NOW) == 0
-    assert layout(stored).rewrite(NOW, 60) == Rewritten()
+    assert layout(stored).pending_rows(NOW) == 0
+    assert layout(stored).rewrite(NOW, 60) == CompactionResult()
     assert layout(stored).rewrite(NOW + timedelta(days=1), 60).rows == 2 * A_DAY * 2
 
 
 def test_little_is_left_for_another_night(stored: Warehouse) -> None:
-    assert layout(stored, days=3.5).rewrite(NOW, 60) == Rewritten()
+    assert layout(stored, days=3.5).rewrite(NOW, 60) == CompactionResult()
     assert layout(stored, days=3.5).rewrite(NOW + timedelta(days=1), 60).rows == 4 * A_DAY * 2
 
 
 def test_pieces_are_as_large_as_wanted_and_a_night_ends_in_time(stored: Warehouse) -> None:
     before = everything(stored)
     small = replace(layout(stored), cells_at_once=1)
-    assert small.rewrite(NOW, 0.0) == Rewritten()
+    assert small.rewrite(NOW, 0.0) == CompactionResult()
     assert small.rewrite(NOW, 60).pieces == 2
     assert without_notes(everything(stored)) == without_notes(before)
 
@@ -124,7 +125,7 @@ def test_a_night_that_is_cut_short_loses_nothing_and_the_next_one_goes_on(stored
     assert without_notes(everything(stored)) == without_notes(before)
     assert small.rewrite(NOW, 60).rows > 0
     assert without_notes(everything(stored)) == without_notes(before)
-    assert small.waiting(NOW) == 0
+    assert small.pending_rows(NOW) == 0
 
 
 def test_candles_that_are_stored_between_two_pieces_are_there_afterwards(stored: Warehouse) -> None:
@@ -144,7 +145,7 @@ def test_a_table_that_is_computed_anew_is_brought_into_order_anew(stored: Wareho
     layout(stored, Table.enhanced_candles).rewrite(NOW, 60)
     change(stored, "alter table fair.enhanced_candles drop column zone")
     stored.prepare(MARKET)
-    assert layout(stored, Table.enhanced_candles).waiting(NOW) == 2 * A_DAY * 2
+    assert layout(stored, Table.enhanced_candles).pending_rows(NOW) == 2 * A_DAY * 2
 
 
 def test_timeframes_lie_apart(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_timeframes_lie_apart(tmp_path: Path) -> None:
     slow = Series("BTC/USD", Timeframe.m15)
     for tick in range(4):
         warehouse.store_candles(market, {BTC: candles(72, 72 * tick), slow: candles(24, 72 * tick)}, "test", NOW)
-    Layout(warehouse.get_connection, "fair", Table.raw_candles, cells_together=1).rewrite(NOW, 60)
+    Compaction(warehouse.get_connection, "fair", Table.raw_candles, cells_together=1).rewrite(NOW, 60)
     order = [row[0] for row in query(warehouse, "select timeframe from fair.raw_candles order by rowid")]
     assert order == sorted(order)
     assert set(order) == {"m5", "m15"}

@@ -25,10 +25,9 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse import schema
-from refresh_pipeline.warehouse.arrays import arrays_of
-from refresh_pipeline.warehouse.checkpoints import BEGINNING
+from refresh_pipeline.warehouse.arrays import BEGINNING, arrays_of
 from refresh_pipeline.warehouse.connection import connect, transaction
-from refresh_pipeline.warehouse.incremental import CELLS_AT_ONCE, Recomputed, TailRefresh, stale_series
+from refresh_pipeline.warehouse.incremental import CELLS_AT_ONCE, Recomputed, TailRefresh, pending_recompute
 from refresh_pipeline.warehouse.ingest import Staged, store
 from refresh_pipeline.warehouse.schema import Table, candle_columns
 from refresh_pipeline.warehouse.warehouse import Warehouse
@@ -124,7 +123,7 @@ def refresh(
     keep: Mapping[Timeframe, timedelta] | None = None,
 ) -> dict[Series, Recomputed]:
     """Refresh one computed table of every series."""
-    stale = stale_series(connection, market.name, Table(computation.name), market.series)
+    stale = pending_recompute(connection, market.name, Table(computation.name), market.series)
     opened = partial(nullcontext, connection)
     return TailRefresh(
         opened, market.name, computation, market.calendar, market.two_sided, keep or {}, cells_at_once
@@ -419,7 +418,7 @@ def test_what_is_stored_of_a_long_series_stays_when_a_later_piece_fails():
         with pytest.raises(OSError, match="full"):
             refresh(connection, MARKET, replace(SMALL, compute=compute), cells_at_once=1)
         stored = query_of(connection, "select count(*) from fair.enhanced_candles")
-        [stale] = query_of(connection, "select since from fair.stale where asset = 'enhanced_candles'")
+        [stale] = query_of(connection, "select since from fair.recompute_queue where asset = 'enhanced_candles'")
         assert stored == [(2048,)]
         assert stale[0] == opens(3000)[2048].astype(datetime)
         refresh(connection, MARKET, SMALL)
@@ -558,7 +557,7 @@ def test_texts_that_are_mostly_missing_are_stored(tmp_path: Path):
 def test_what_is_made_from_a_table_becomes_stale_from_the_first_candle_that_changed(three: duckdb.DuckDBPyConnection):
     def stale(asset: str) -> list[tuple]:
         return three.execute(
-            "select instrument, since from fair.stale where asset = ? order by all", [asset]
+            "select instrument, since from fair.recompute_queue where asset = ? order by all", [asset]
         ).fetchall()
 
     assert stale("enhanced_candles") == []

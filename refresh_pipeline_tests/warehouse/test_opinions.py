@@ -18,7 +18,7 @@ def stored(warehouse: Warehouse) -> list[tuple]:
 
 
 def opinions(warehouse: Warehouse) -> list[tuple]:
-    return query(warehouse, "select source, close, count(*) from fair.second_opinions group by all order by all")
+    return query(warehouse, "select source, close, count(*) from fair.cross_checks group by all order by all")
 
 
 def test_another_source_fills_holes_and_has_opinions_on_the_rest(warehouse: Warehouse):

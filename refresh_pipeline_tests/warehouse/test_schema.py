@@ -1,6 +1,7 @@
 """A market's tables: made once, brought forward, never taken away."""
 
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -12,12 +13,13 @@ from refresh_pipeline.market.candles import CANDLE_COLUMNS, QUOTE_COLUMNS
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.warehouse import schema
 from refresh_pipeline.warehouse.connection import connect, transaction
-from refresh_pipeline.warehouse.incremental import TailRefresh, stale_series
-from refresh_pipeline.warehouse.schema import SCHEMA_VERSION, Table
+from refresh_pipeline.warehouse.incremental import TailRefresh, pending_recompute
+from refresh_pipeline.warehouse.schema import FORMER_NAMES, SCHEMA_VERSION, Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import (
     BTC,
     ETH,
+    FIRST,
     NOW,
     SHIPPED_TABLES,
     candles,
@@ -44,8 +46,8 @@ def columns(warehouse: Warehouse, table: str, market: str = "fair") -> dict[str,
 def test_every_table_is_there_and_empty_but_the_version(warehouse: Warehouse):
     tables = everything(warehouse)
     assert set(tables) == {f"fair.{table.value}" for table in Table}
-    assert {name for name, rows in tables.items() if rows} == {"fair.about"}
-    assert tables["fair.about"] == [(SCHEMA_VERSION,)]
+    assert {name for name, rows in tables.items() if rows} == {"fair.schema_info"}
+    assert tables["fair.schema_info"] == [(SCHEMA_VERSION,)]
     for computation in SHIPPED_TABLES.values():
         assert {each.name for each in computation.columns} <= set(columns(warehouse, computation.name))
 
@@ -76,7 +78,7 @@ def test_a_market_of_quotes_has_both_sides_wherever_candles_are(tmp_path: Path):
 
 
 def test_a_newer_version_of_the_project_is_not_meddled_with(warehouse: Warehouse):
-    change(warehouse, "update fair.about set schema_version = ?", SCHEMA_VERSION + 1)
+    change(warehouse, "update fair.schema_info set schema_version = ?", SCHEMA_VERSION + 1)
     change(warehouse, "alter table fair.raw_candles rename column close to closing")
     before = everything(warehouse)
     with pytest.raises(RuntimeError, match=f"schema version {SCHEMA_VERSION + 1}, this program knows"):
@@ -85,9 +87,9 @@ def test_a_newer_version_of_the_project_is_not_meddled_with(warehouse: Warehouse
 
 
 def test_an_older_version_is_noted_as_current_once_it_is(warehouse: Warehouse):
-    change(warehouse, "update fair.about set schema_version = 0")
+    change(warehouse, "update fair.schema_info set schema_version = 0")
     warehouse.prepare(MARKET)
-    assert query(warehouse, "select * from fair.about") == [(SCHEMA_VERSION,)]
+    assert query(warehouse, "select * from fair.schema_info") == [(SCHEMA_VERSION,)]
 
 
 def test_what_others_keep_in_the_file_stays(warehouse: Warehouse):
@@ -145,6 +147,85 @@ def test_half_a_change_is_no_change(warehouse: Warehouse):
     assert everything(warehouse) == before
 
 
+# ---- schema version 1
+
+# The tables that had other names then, as that version created them.
+VERSION_1 = {
+    "second_opinions": "instrument varchar, timeframe varchar, open_time timestamp, open double, high double, "
+    "low double, close double, volume double, source varchar, fetched_at timestamp",
+    "bulk_files": "instrument varchar, timeframe varchar, path varchar, sha256 varchar, since timestamp, "
+    "until timestamp, read_at timestamp",
+    "stale": "instrument varchar, timeframe varchar, asset varchar, since timestamp, mark varchar",
+    "layout": "asset varchar, before timestamp",
+    "about": "schema_version integer",
+}
+BEFORE = datetime(2025, 1, 1)  # noqa: DTZ001 - in UTC without a zone, as DuckDB stores it
+
+
+@pytest.fixture
+def of_version_1(warehouse: Warehouse) -> Warehouse:
+    """A file of version 1: candles, one row in each table that had another name."""
+    warehouse.store_candles(MARKET, {BTC: candles(40)}, "test", NOW)
+    for former, table in FORMER_NAMES.items():
+        change(warehouse, f"drop view fair.{former}")
+        change(warehouse, f"drop table fair.{table.value}")
+        change(warehouse, f"create table fair.{former} ({VERSION_1[former]})")
+    key, opinion = (BTC.instrument, BTC.timeframe.value), (BEFORE, 1, 1, 1, 1, 1, "other", BEFORE)
+    change(warehouse, "insert into fair.second_opinions values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", *key, *opinion)
+    change(warehouse, "insert into fair.bulk_files values (?, ?, 'a.zip', 'abc', ?, ?, ?)", *key, *[BEFORE] * 3)
+    change(
+        warehouse, "insert into fair.stale values (?, ?, 'enhanced_candles', ?, 'drawn')", *key, FIRST.astype(datetime)
+    )
+    change(warehouse, "insert into fair.layout values ('raw_candles', ?)", BEFORE)
+    change(warehouse, "insert into fair.about values (1)")
+    # As the next program does.
+    return Warehouse(database=warehouse.database, patience=30)
+
+
+def test_a_file_of_version_1_keeps_its_rows_under_the_new_names(of_version_1: Warehouse):
+    before = everything(of_version_1)
+    of_version_1.prepare(MARKET)
+    after = everything(of_version_1)
+    assert set(after) == {f"fair.{table.value}" for table in Table}
+    assert after.pop("fair.schema_info") == [(SCHEMA_VERSION,)]
+    renamed = {f"fair.{former}": f"fair.{table.value}" for former, table in FORMER_NAMES.items()}
+    assert {name: rows for name, rows in before.items() if name != "fair.about"} == {
+        former: after[renamed.get(former, former)] for former in before if former != "fair.about"
+    }
+
+
+def test_what_was_stale_is_computed_after_the_file_is_brought_forward(of_version_1: Warehouse):
+    of_version_1.prepare(MARKET)
+    assert of_version_1.refresh_tail(MARKET, Table.enhanced_candles, [BTC])[BTC].added == 40
+    assert query(of_version_1, "select asset from fair.stale order by all") == [("exports",), ("indicators",)]
+
+
+@pytest.mark.parametrize("former", FORMER_NAMES)
+def test_queries_under_a_former_name_go_on(of_version_1: Warehouse, former: str):
+    before = query(of_version_1, f"describe fair.{former}"), query(of_version_1, f"select * from fair.{former}")
+    change(of_version_1, f"create view fair.mine as select * from fair.{former}")
+    of_version_1.prepare(MARKET)
+    rows = [(SCHEMA_VERSION,)] if former == "about" else before[1]
+    assert (query(of_version_1, f"describe fair.{former}"), query(of_version_1, f"select * from fair.{former}")) == (
+        before[0],
+        rows,
+    )
+    assert query(of_version_1, "select * from fair.mine") == rows
+
+
+@pytest.mark.parametrize("former", FORMER_NAMES)
+def test_a_new_file_answers_under_the_former_names_too(warehouse: Warehouse, former: str):
+    names = [column.split()[0] for column in VERSION_1[former].split(", ")]
+    assert list(columns(warehouse, former)) == names
+
+
+def test_a_program_of_version_1_reads_that_the_file_is_newer(of_version_1: Warehouse):
+    of_version_1.prepare(MARKET)
+    # It looks for the columns of `about`, then for the version; a view has columns like a table.
+    assert columns(of_version_1, "about") == {"schema_version": "integer"}
+    assert query(of_version_1, "select max(schema_version) from fair.about") == [(2,)]
+
+
 # ---- computed tables
 
 
@@ -166,7 +247,7 @@ def refreshed(warehouse: Warehouse, market: Market, enhanced: Computation) -> No
     with warehouse.get_connection() as connection, transaction(connection):
         schema.ensure(connection, market.name, (enhanced, SHIPPED_TABLES[Table.indicators]), market.two_sided)
     with warehouse.get_connection() as connection:
-        stale = stale_series(connection, market.name, Table.enhanced_candles, market.series)
+        stale = pending_recompute(connection, market.name, Table.enhanced_candles, market.series)
     TailRefresh(warehouse.get_connection, market.name, enhanced, market.calendar, market.two_sided).run(stale)
 
 
