@@ -10,6 +10,7 @@ import numpy as np
 
 from refresh_pipeline.analytics.bars import Bars
 from refresh_pipeline.analytics.recursive import Average, averages
+from refresh_pipeline.analytics.rolling import ratio
 from refresh_pipeline.market.candles import Floats
 
 # Where the negative and the positive volume index begin.
@@ -36,7 +37,7 @@ def on_balance_volume(bars: Bars) -> Sequence[Floats]:
 def accumulation(bars: Bars) -> Sequence[Floats]:
     """Chaikin's accumulation/distribution line: volume by where in its range each bar closed, summed. TA-Lib AD."""
     high, low, close = bars["high"], bars["low"], bars["close"]
-    place = _ratio((close - low) - (high - close), high - low)
+    place = ratio((close - low) - (high - close), high - low, otherwise=0.0)
     return _sum(bars, "ad_so_far", place * bars["volume_or_0"], needs_volume=True)
 
 
@@ -95,7 +96,7 @@ def endless_vwap(bars: Bars) -> Sequence[Floats]:
     [_, value], [_, traded] = (
         _sum(bars, name, each) for name, each in (("vwap_value", typical * volume), ("vwap_volume", volume))
     )
-    return [_known(bars, _ratio(value, traded, otherwise=np.nan)), value, traded]
+    return [_known(bars, ratio(value, traded)), value, traded]
 
 
 def exponential_average(bars: Bars, average: Average) -> Sequence[Floats]:
@@ -141,10 +142,6 @@ def running(ufunc: np.ufunc, bars: Bars, state: str, changes: Floats, *, begins_
     for rows, begin in zip(bars.slices, begins.tolist(), strict=True):
         total[rows] = ufunc.accumulate(np.append(begin, changes[rows]))[1:]
     return total
-
-
-def _ratio(part: Floats, whole: Floats, otherwise: float = 0.0) -> Floats:
-    return np.divide(part, whole, out=np.full(len(part), otherwise), where=whole != 0)
 
 
 def _known(bars: Bars, values: Floats) -> Floats:

@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from refresh_pipeline.analytics import levels
 from refresh_pipeline.analytics.bars import Values
 from refresh_pipeline.analytics.evaluation import Rows
-from refresh_pipeline.analytics.rolling import is_true
+from refresh_pipeline.analytics.rolling import is_true, ratio
 from refresh_pipeline.analytics.talib_functions import bare
 from refresh_pipeline.market.candles import Floats
 
@@ -86,7 +86,7 @@ def same_as(name: str, rows: Rows) -> Sequence[Values]:
 def band_width_and_place(rows: Rows) -> Sequence[Values]:
     """bb_width = upper - lower, in price; bb_percent = (close - lower) / width, missing where there is no width."""
     width = rows.numbers("bb_upper") - rows.numbers("bb_lower")
-    return [width, _ratio(rows.numbers("close") - rows.numbers("bb_lower"), width)]
+    return [width, ratio(rows.numbers("close") - rows.numbers("bb_lower"), width)]
 
 
 def keltner_channel(rows: Rows) -> Sequence[Values]:
@@ -97,7 +97,7 @@ def keltner_channel(rows: Rows) -> Sequence[Values]:
 
 def volume_against_average(rows: Rows) -> Sequence[Values]:
     """Volume / volume_sma_20; missing where nothing was traded."""
-    return [_ratio(rows.numbers("volume"), rows.numbers("volume_sma_20"))]
+    return [ratio(rows.numbers("volume"), rows.numbers("volume_sma_20"))]
 
 
 def steps_of_price(rows: Rows) -> Sequence[Values]:
@@ -148,7 +148,3 @@ def _named(texts: np.ndarray, numbers: Floats) -> Values:
     named = texts[np.nan_to_num(numbers).astype(np.int64)]
     named[~np.isfinite(numbers)] = None
     return named
-
-
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)

@@ -28,6 +28,15 @@ def shifted(values: Floats, bars: int) -> Floats:
     return late
 
 
+def ratio(part: Floats, whole: Floats, otherwise: float = np.nan) -> Floats:
+    """`part / whole` at each row; `otherwise` where `whole` is 0.
+
+    >>> ratio(np.array([1.0, 1.0]), np.array([4.0, 0.0]))
+    array([0.25,  nan])
+    """
+    return np.divide(part, whole, out=np.full(len(part), otherwise), where=whole != 0)
+
+
 def windowed_sum(values: Floats, periods: int) -> Floats:
     """The sum of the last `periods` values at each row; NaN in the first `periods - 1` rows.
 

@@ -42,6 +42,15 @@ def instant(moment: datetime | str | np.datetime64) -> np.datetime64:
     return np.array([moment], dtype=TIME_UNIT)[0]
 
 
+def iso_utc(moment: datetime | np.datetime64) -> str:
+    """One instant as ISO 8601 in UTC, to the second.
+
+    >>> iso_utc(datetime.fromisoformat("2024-01-01T05:30:07.5+05:30"))
+    '2024-01-01T00:00:07Z'
+    """
+    return f"{instant(moment).astype('datetime64[s]')}Z"
+
+
 def parse_instant(text: str) -> datetime:
     """An instant from ISO 8601; without an offset it is UTC.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from refresh_pipeline.market.calendars.base import Calendar, CalendarEnds
-from refresh_pipeline.market.candles import TIME_UNIT, instant
+from refresh_pipeline.market.candles import TIME_UNIT, instant, iso_utc
 from refresh_pipeline.market.freshness import bars_behind, completeness, data_age
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.timeframe import Timeframe
@@ -88,7 +88,7 @@ def _add_measures(calendar: Calendar, timeframe: Timeframe, rows: Sequence[dict[
 
 
 def _iso(time: np.datetime64 | None) -> str | None:
-    return None if time is None else f"{time.astype('datetime64[s]')}Z"
+    return None if time is None else iso_utc(time)
 
 
 def _times(texts: Sequence[str]) -> np.ndarray:

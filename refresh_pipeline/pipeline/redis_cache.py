@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.destinations import DestinationError
-from refresh_pipeline.market.candles import instant
+from refresh_pipeline.market.candles import iso_utc
 from refresh_pipeline.market.destination_spec import RedisSpec
 from refresh_pipeline.market.freshness import completeness, data_age
 from refresh_pipeline.market.model import Market
@@ -66,7 +66,7 @@ def keep(
 def _status(done: Mapping[Series, Attempt], ages: Sequence[float], seconds: float, now: datetime) -> dict[str, object]:
     failed = sum(attempt.outcome is Outcome.failed for attempt in done.values())
     return {
-        "last_full_scan": f"{instant(now).astype('datetime64[s]')}Z",
+        "last_full_scan": iso_utc(now),
         "active_symbols": len({series.instrument for series in done}),
         "successful_updates": len(done) - failed,
         "failed_updates": failed,

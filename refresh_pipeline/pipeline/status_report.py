@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from refresh_pipeline.files.atomic import replacing, why_not_written
 from refresh_pipeline.files.writer import ExportError
+from refresh_pipeline.market.candles import iso_utc
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.warehouse.manifests import Exported
@@ -23,7 +24,7 @@ def status_report(
     """How a market's files stand: when, whether anything is wrong, what was asked for, how many and how large."""
     exports = {name: export.model_dump(mode="json") for name, export in market.exports.items()}
     return {
-        "timestamp": _iso(now),
+        "timestamp": iso_utc(now),
         "system_status": DEGRADED if failed else HEALTHY,
         "configuration": {
             "market": market.name,
@@ -66,9 +67,5 @@ def _sums(files: Iterable[Exported]) -> dict[str, Any]:
         "total_bytes": sum(file.bytes for file in listed),
         "total_rows": sum(file.rows for file in listed),
         "series": len({file.series for file in listed}),
-        "newest_candle": None if newest is None else _iso(newest.replace(tzinfo=UTC)),
+        "newest_candle": None if newest is None else iso_utc(newest),
     }
-
-
-def _iso(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
