@@ -1,7 +1,7 @@
-"""Keeping things small, on a clock: what Dagster remembers of old runs is pruned, old rows are brought into order.
+"""Compaction of every market's older rows, within the seconds of a night.
 
-What is deleted and how is `instance.pruning`'s, how rows lie `warehouse.layout`'s; how long a run of which timeframe is
-kept, and when all of it happens, is decided here, for all markets together.
+How rows are ordered is `warehouse.compaction`'s part. Pruning runs is `instance.run_pruning`'s, the schedule is
+`orchestration.maintenance_job`'s.
 """
 
 import time
@@ -13,24 +13,29 @@ from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse.compaction import CompactionResult
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
-# For how many seconds a night at most; what is left follows in the next.
+# At most so many seconds a night; the rest follows in the next night.
 SECONDS_A_NIGHT = 600.0
 
 
 def compact(settings: Settings, markets: Sequence[Market], now: datetime) -> CompactionResult:
-    """Bring every market's old rows into order, and forget what was turned away long ago; raises as `connect` does."""
-    warehouse, done = Warehouse(database=str(settings.database)), CompactionResult()
+    """Compact every market's older rows and delete old rejected candles.
+
+    Raises:
+        WarehouseBusy: another process held the file's lock for too long.
+        WarehouseUnreadable: DuckDB cannot open the file.
+    """
+    warehouse, result = Warehouse(database=str(settings.database)), CompactionResult()
     if not warehouse.exists:
-        return done
+        return result
     until = time.monotonic() + SECONDS_A_NIGHT
     for market in markets:
         warehouse.prepare(market)
-        done += warehouse.compact(market, now, until - time.monotonic())
-    return done
+        result += warehouse.compact(market, now, until - time.monotonic())
+    return result
 
 
 def pending_compaction(settings: Settings, markets: Sequence[Market], now: datetime) -> int:
-    """How many rows `tidy` would bring into order, were the night long enough."""
+    """How many rows `compact` would rewrite, given enough time."""
     warehouse = Warehouse(database=str(settings.database))
     if not warehouse.exists:
         return 0
@@ -39,10 +44,10 @@ def pending_compaction(settings: Settings, markets: Sequence[Market], now: datet
     return sum(warehouse.pending_compaction(market, now) for market in markets)
 
 
-def compaction_summary(done: CompactionResult) -> str:
-    """What was brought into order, in a line."""
+def compaction_summary(result: CompactionResult) -> str:
+    """The result of a compaction in one line."""
     return (
-        f"brought {done.rows:,} rows into order; the warehouse was held for {done.longest:.1f} s at a time, at most"
-        if done.rows
+        f"brought {result.rows:,} rows into order; the warehouse was held for {result.longest:.1f} s at a time, at most"
+        if result.rows
         else "no rows to bring into order"
     )

@@ -55,9 +55,9 @@ def checkpoints_before(
             "where c.asset = $asset and c.open_time < w.since and len(c.state) = $states), "
             "newest as ("
             "select series_no, max(candles) // $block * $block - $before as candles from earlier group by all), "
-            "found as (select e.instrument, e.timeframe, e.series_no, max(e.candles) as candles "
+            "chosen as (select e.instrument, e.timeframe, e.series_no, max(e.candles) as candles "
             "from earlier e join newest n on e.series_no = n.series_no and e.candles <= n.candles group by all) "
-            f"select f.series_no, c.open_time, c.candles, {listed} from {table} c join found f "
+            f"select f.series_no, c.open_time, c.candles, {listed} from {table} c join chosen f "
             "on c.asset = $asset and c.instrument = f.instrument and c.timeframe = f.timeframe "
             "and c.candles = f.candles",
             {

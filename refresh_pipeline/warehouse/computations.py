@@ -1,4 +1,4 @@
-"""Which computed tables a market has: enhanced candles, and the indicators that its YAML chooses."""
+"""The computed tables of a market: enhanced candles, and the indicators that its YAML chooses."""
 
 import json
 from functools import lru_cache
@@ -12,10 +12,10 @@ from refresh_pipeline.warehouse.schema import Table
 
 
 def computations(market: Market) -> dict[Table, Computation]:
-    """The computed tables of a market, in the order in which they are made.
+    """The computed tables of a market, in the order in which they are computed.
 
     Raises:
-        MarketError: the market's YAML asks for an indicator that there is not; the message names the nearest.
+        MarketError: the market's YAML names an unknown indicator; the message names the nearest.
     """
     try:
         table = _indicators(json.dumps(market.indicators.compute), market.calendar)
@@ -24,7 +24,7 @@ def computations(market: Market) -> dict[Table, Computation]:
     return {Table.enhanced_candles: ENHANCED_CANDLES, Table.indicators: table}
 
 
-# A registry of 300 columns takes 40 ms to put together, and every step of a run asks for it.
+# Building a registry of 300 columns takes 40 ms, and every step of a run needs it.
 @lru_cache(maxsize=32)
-def _indicators(wishes: str, calendar: Calendar) -> Computation:
-    return indicators(json.loads(wishes), calendar)
+def _indicators(specs: str, calendar: Calendar) -> Computation:
+    return indicators(json.loads(specs), calendar)

@@ -152,7 +152,7 @@ class TailRefresh:
             return until
         wanted = numbered(pending.series, since=pending.since, too_long=too_long)
         with self.connect() as connection, registered(connection, "wanted", wanted):
-            found = arrays_of(
+            ends = arrays_of(
                 connection,
                 "select series_no, open_time from (select w.series_no, c.open_time, "
                 "row_number() over (partition by w.series_no order by c.open_time) as number "
@@ -161,7 +161,7 @@ class TailRefresh:
                 "where w.too_long) where number = $rows + 1",
                 {"rows": rows},
             )
-        until[found["series_no"]] = found["open_time"]
+        until[ends["series_no"]] = ends["open_time"]
         return until
 
     @property
@@ -340,16 +340,16 @@ class TailRefresh:
             f't."{name}" is not distinct from {_as_stored(name, kind)}' for name, kind in columns.items()
         )
         with registered(connection, "staged", {**values, "number": early}):
-            found = arrays_of(
+            compared = arrays_of(
                 connection,
                 f"select s.number, {equal or 'true'} as is_same from staged s join touched w using (series_no) "
                 f"join {qualified(self.market, self.table)} t on t.instrument = w.instrument "
                 "and t.timeframe = w.timeframe and t.open_time = s.open_time where t.open_time >= $earliest",
                 {"earliest": earliest},
             )
-        is_same = found["is_same"].astype(bool)
-        same[found["number"][is_same]] = True
-        differ[found["number"][~is_same]] = True
+        is_same = compared["is_same"].astype(bool)
+        same[compared["number"][is_same]] = True
+        differ[compared["number"][~is_same]] = True
         return differ, same
 
     def _delete_expired(self, connection: duckdb.DuckDBPyConnection, oldest: Times) -> None:
@@ -435,9 +435,9 @@ def _at(bars: Bars, rows: NDArray[np.int64]) -> Times:
 
 
 def _insert(table: str, columns: Mapping[str, str]) -> str:
-    own = {name: kind for name, kind in columns.items() if name not in ("instrument", "timeframe")}
-    listed = ", ".join(f'"{name}"' for name in own)
-    values = ", ".join(_as_stored(name, kind) for name, kind in own.items())
+    stored = {name: kind for name, kind in columns.items() if name not in ("instrument", "timeframe")}
+    listed = ", ".join(f'"{name}"' for name in stored)
+    values = ", ".join(_as_stored(name, kind) for name, kind in stored.items())
     return (
         f"insert into {table} (instrument, timeframe, {listed}) "
         f"select w.instrument, w.timeframe, {values} from staged s join touched w using (series_no)"

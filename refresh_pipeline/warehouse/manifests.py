@@ -1,4 +1,7 @@
-"""What leaves the warehouse: the rows of an export, and the manifests of files that were written and uploaded."""
+"""The rows of an export, and the manifests of files that were exported and uploaded.
+
+Writing files is `files`' part, sending them `destinations`'.
+"""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -22,15 +25,15 @@ from refresh_pipeline.warehouse.incremental import clear, same_version
 from refresh_pipeline.warehouse.ingest import queue_recompute
 from refresh_pipeline.warehouse.schema import Table, candle_columns, qualified
 
-# How many cells are read and written to files at once: a tenth of a gigabyte, while ticks go on beside it.
+# How many cells are read and written to files at once: a tenth of a gigabyte, so that ticks can run at the same time.
 EXPORTED_AT_ONCE = 12_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """One export file of one series; `path` is relative to the folder of exports and tells the files of a market apart.
+    """One export file of one series; `path` is relative to the folder of exports and unique within a market.
 
-    `shape` says what decides the content beside the rows; files of an older version of the project have none.
+    `shape` names the layout, compression and window; files of an older version of the project have none.
     """
 
     series: Series
@@ -48,7 +51,7 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One export file as it lies at a destination; `sha256` is the export's, `content_hash` the destination's."""
+    """One export file at a destination; `sha256` is the export's hash, `content_hash` the destination's."""
 
     series: Series
     destination: str
@@ -63,7 +66,7 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which columns, of which tables, and how much of each series' newest past."""
+    """The columns of an export, the tables they come from, and the window of newest rows."""
 
     computations: Collection[Computation]
     columns: Sequence[str]
@@ -77,7 +80,7 @@ def rows_to_export(
     batch: Sequence[Series],
     cells_at_once: int = EXPORTED_AT_ONCE,
 ) -> Iterator[tuple[Series, dict[str, NDArray]]]:
-    """Series and their selected rows, one query for as many series as fit in memory."""
+    """Each series with its selected rows; one query reads as many series as fit in memory."""
     with connect() as connection:
         counts, since = _extents(connection, market.name, batch, selection.window)
     chunk_no = np.cumsum(counts * len(selection.columns)) // cells_at_once
@@ -90,7 +93,7 @@ def rows_to_export(
 def newest_candles(
     connect: Connect, market: Market, batch: Sequence[Series], back: timedelta, cells_at_once: int = EXPORTED_AT_ONCE
 ) -> Iterator[tuple[Series, dict[str, NDArray]]]:
-    """Series and their candles that opened within so long before the newest one."""
+    """Each series with its candles that opened within `back` of the newest one."""
     columns = ("open_time", *CANDLE_COLUMNS)
     most = np.array([back / timedelta(minutes=series.timeframe.minutes) for series in batch])
     chunk_no = np.cumsum(most * len(columns)) // cells_at_once
@@ -118,13 +121,13 @@ def _by_series(chunk: Sequence[Series], rows: dict[str, NDArray]) -> Iterator[tu
 def _extents(
     connection: duckdb.DuckDBPyConnection, market: str, batch: Sequence[Series], window: Window
 ) -> tuple[NDArray[np.int64], NDArray]:
-    """How many rows of each series are meant, and from when on; the beginning of time where all are."""
+    """The number of selected rows of each series, and the first open time; BEGINNING where all rows are selected."""
     question = (
         "select coalesce(s.candle_count, 0) as n, null::timestamp as since from wanted w "
         f"left join {qualified(market, Table.series)} s using (instrument, timeframe) order by w.series_no"
     )
     if window.last or window.days:
-        # Of the three key columns alone: numbering whole rows would take a second at twenty million.
+        # Only the three key columns: numbering whole rows takes a second at twenty million.
         question = (
             "with back as (select w.series_no, t.open_time, "
             "row_number() over (partition by w.series_no order by t.open_time desc) as nth, "
@@ -135,9 +138,9 @@ def _extents(
             f"or b.open_time > b.newest - to_days({window.days or 0})) group by w.series_no order by w.series_no"
         )
     with registered(connection, "wanted", numbered(batch)):
-        found = arrays_of(connection, question)
-    since = found["since"].astype(TIME_UNIT)
-    return found["n"], np.where(np.isnat(since), BEGINNING, since)
+        extents = arrays_of(connection, question)
+    since = extents["since"].astype(TIME_UNIT)
+    return extents["n"], np.where(np.isnat(since), BEGINNING, since)
 
 
 def _chunk_rows(
@@ -150,14 +153,14 @@ def _chunk_rows(
 
 def _joined_tables(market: Market, selection: Selection) -> str:
     columns, computations = selection.columns, selection.computations
-    carrier = next(each for each in computations if each.carries_candles)
+    carrier = next(table for table in computations if table.carries_candles)
     owners = {name: (carrier.name, name) for name in ("open_time", *candle_columns(market.two_sided))}
     owners |= joined_columns(computations)
     read = {carrier.name: {"open_time"}}
     for name in columns:
         table, column = owners[name]
         read.setdefault(table, {"open_time"}).add(column)
-    # Each table is narrowed by itself: the join alone would read all of the second table for every chunk.
+    # Each table is filtered first: the join alone would read the whole second table for every chunk.
     narrowed = ", ".join(
         f"{table} as (select w.series_no, {', '.join(f't.{_quoted(name)}' for name in sorted(names))} "
         f"from {qualified(market.name, Table(table))} t "
@@ -175,13 +178,13 @@ def _joined_tables(market: Market, selection: Selection) -> str:
 def joined_columns(computations: Collection[Computation]) -> dict[str, tuple[str, str]]:
     """The computed columns of a joined export, each with its table and its name there.
 
-    What two tables call the same is another thing in each (`mfi`): the later one's column takes its table's name along.
+    Two tables may use one name for different columns (`mfi`): the later column gets its table's name as a prefix.
     """
     joined: dict[str, tuple[str, str]] = {}
-    for each in computations:
-        for column in each.columns:
-            name = column.name if column.name not in joined else f"{each.name}_{column.name}"
-            joined[name] = (each.name, column.name)
+    for computation in computations:
+        for column in computation.columns:
+            name = column.name if column.name not in joined else f"{computation.name}_{column.name}"
+            joined[name] = (computation.name, column.name)
     return joined
 
 
@@ -196,10 +199,10 @@ def write_exports(
     series_exported: PendingRecompute,
     now: datetime,
 ) -> None:
-    """Replace the manifest rows of these files, and clear the series done that have not changed since they were read.
+    """Replace the manifest rows of these files, and take the exported series off the queue.
 
-    Where they have changed, or somebody else settled them, these files may be older than what was there: such series
-    are marked again.
+    A series that changed since it was read, or that another process exported, is queued again: its files may be older
+    than the files they replaced.
     """
     _replace_manifest(connection, qualified(market, Table.exports), exported, {"exported_at": now})
     read = numbered(series_exported.series, since=series_exported.since, version=series_exported.versions)
@@ -237,7 +240,7 @@ def uploaded(
 def _manifest(
     connection: duckdb.DuckDBPyConnection, table: str, kind: type[Exported | Published], batch: Sequence[Series]
 ) -> list[dict[str, Any]]:
-    names = [each.name for each in fields(kind) if each.name != "series"]
+    names = [column.name for column in fields(kind) if column.name != "series"]
     with registered(connection, "wanted", numbered(batch)):
         rows = connection.execute(
             f"select x.instrument, x.timeframe, {', '.join(f'x.{name}' for name in names)} from {table} x "
@@ -250,11 +253,11 @@ def _replace_manifest(
     connection: duckdb.DuckDBPyConnection,
     table: str,
     files: Sequence[Exported] | Sequence[Published],
-    more: dict[str, datetime],
+    written: dict[str, datetime],
 ) -> None:
     if not files:
         return
-    rows = [_manifest_row(each) | more for each in files]
+    rows = [_manifest_row(file) | written for file in files]
     columns = {name: _array([row[name] for row in rows]) for name in rows[0]}
     listed = ", ".join(columns)
     key = [name for name in ("destination", "path") if name in columns]

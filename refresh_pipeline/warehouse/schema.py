@@ -155,9 +155,9 @@ def qualified(market: str, table: Table) -> str:
 
 def columns_of(computation: Computation, two_sided: bool) -> dict[str, str]:
     """A computed table's columns and their SQL types."""
-    own = {column.name: column.sql_type for column in computation.columns}
+    calculated = {column.name: column.sql_type for column in computation.columns}
     carried = dict.fromkeys(candle_columns(two_sided), "double") if computation.carries_candles else {}
-    return KEY | carried | own
+    return KEY | carried | calculated
 
 
 def ensure(
@@ -172,7 +172,7 @@ def ensure(
         RuntimeError: a newer version of the project wrote this file.
         ValueError: DuckDB cannot tell the market's schema from a database of the same name.
     """
-    computed = {Table(each.name): columns_of(each, two_sided) for each in computations}
+    computed = {Table(table.name): columns_of(table, two_sided) for table in computations}
     wanted = _stored_tables(two_sided) | computed
     present = _present(connection, market)
     version = _version(connection, market, present)

@@ -38,11 +38,11 @@ THIRD_DAY = datetime(2024, 1, 3)  # noqa: DTZ001 - as DuckDB tells it
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     """Four days of both series, as ticks would have stored them, were there one in six hours."""
-    made = prepared(tmp_path_factory.mktemp("layout"), MARKET)
+    warehouse = prepared(tmp_path_factory.mktemp("compaction"), MARKET)
     for tick in range(4 * 4):
-        made.store_candles(MARKET, {series: candles(72, 72 * tick) for series in (BTC, ETH)}, "test", NOW)
-    made.refresh_tail(MARKET, Table.enhanced_candles, MARKET.series)
-    return made
+        warehouse.store_candles(MARKET, {series: candles(72, 72 * tick) for series in (BTC, ETH)}, "test", NOW)
+    warehouse.refresh_tail(MARKET, Table.enhanced_candles, MARKET.series)
+    return warehouse
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def stored(original: Warehouse, tmp_path: Path) -> Warehouse:
     return Warehouse(database=str(target), patience=30)
 
 
-def layout(warehouse: Warehouse, table: Table = Table.raw_candles, days: float = 1.5) -> Compaction:
-    """Rows are brought into order once there are those of so many days; any number of them at once."""
+def compaction(warehouse: Warehouse, table: Table = Table.raw_candles, days: float = 1.5) -> Compaction:
+    """A compaction that sorts rows of `days` days together, any number of them at once."""
     [(columns,)] = query(warehouse, f"select count(*) from (describe fair.{table.value})")
     cells = int(days * A_DAY * 2 * columns)
     return Compaction(warehouse.get_connection, MARKET.name, table, cells_together=cells)
@@ -70,9 +70,9 @@ def without_notes(tables: dict[str, list[tuple]]) -> dict[str, list[tuple]]:
 @pytest.mark.parametrize("table", [Table.raw_candles, Table.enhanced_candles])
 def test_old_rows_lie_series_by_series_and_none_is_another(stored: Warehouse, table: Table) -> None:
     before, all_rows = everything(stored), in_the_file(stored, table.value)
-    done = layout(stored, table).rewrite(NOW, 60)
-    assert (done.rows, done.pieces) == (2 * A_DAY * 2, 1)
-    assert done.longest > 0
+    result = compaction(stored, table).rewrite(NOW, 60)
+    assert (result.rows, result.pieces) == (2 * A_DAY * 2, 1)
+    assert result.longest > 0
     assert without_notes(everything(stored)) == without_notes(before)
     rows = in_the_file(stored, table.value)
     # Two days are there together; the third has to wait, and the newest one stays as it was.
@@ -81,21 +81,21 @@ def test_old_rows_lie_series_by_series_and_none_is_another(stored: Warehouse, ta
 
 
 def test_what_is_in_order_is_left_alone_and_what_has_grown_old_follows(stored: Warehouse) -> None:
-    assert layout(stored).pending_rows(NOW) == 2 * A_DAY * 2
-    layout(stored).rewrite(NOW, 60)
-    assert layout(stored).pending_rows(NOW) == 0
-    assert layout(stored).rewrite(NOW, 60) == CompactionResult()
-    assert layout(stored).rewrite(NOW + timedelta(days=1), 60).rows == 2 * A_DAY * 2
+    assert compaction(stored).pending_rows(NOW) == 2 * A_DAY * 2
+    compaction(stored).rewrite(NOW, 60)
+    assert compaction(stored).pending_rows(NOW) == 0
+    assert compaction(stored).rewrite(NOW, 60) == CompactionResult()
+    assert compaction(stored).rewrite(NOW + timedelta(days=1), 60).rows == 2 * A_DAY * 2
 
 
 def test_little_is_left_for_another_night(stored: Warehouse) -> None:
-    assert layout(stored, days=3.5).rewrite(NOW, 60) == CompactionResult()
-    assert layout(stored, days=3.5).rewrite(NOW + timedelta(days=1), 60).rows == 4 * A_DAY * 2
+    assert compaction(stored, days=3.5).rewrite(NOW, 60) == CompactionResult()
+    assert compaction(stored, days=3.5).rewrite(NOW + timedelta(days=1), 60).rows == 4 * A_DAY * 2
 
 
 def test_pieces_are_as_large_as_wanted_and_a_night_ends_in_time(stored: Warehouse) -> None:
     before = everything(stored)
-    small = replace(layout(stored), cells_at_once=1)
+    small = replace(compaction(stored), cells_at_once=1)
     assert small.rewrite(NOW, 0.0) == CompactionResult()
     assert small.rewrite(NOW, 60).pieces == 2
     assert without_notes(everything(stored)) == without_notes(before)
@@ -114,7 +114,7 @@ def before_each(work: Callable[[int], None], warehouse: Warehouse) -> Connect:
 
 @pytest.mark.parametrize("moment", range(2, 5))
 def test_a_night_that_is_cut_short_loses_nothing_and_the_next_one_goes_on(stored: Warehouse, moment: int) -> None:
-    before, small = everything(stored), replace(layout(stored), cells_at_once=1)
+    before, small = everything(stored), replace(compaction(stored), cells_at_once=1)
 
     def killed(number: int) -> None:
         if number == moment:
@@ -132,9 +132,9 @@ def test_candles_that_are_stored_between_two_pieces_are_there_afterwards(stored:
     def store(number: int) -> None:
         stored.store_candles(MARKET, {BTC: flat(7.0, number, 4 * A_DAY + number)}, "late", NOW)
 
-    done = replace(layout(stored), cells_at_once=1, connect=before_each(store, stored)).rewrite(NOW, 60)
+    result = replace(compaction(stored), cells_at_once=1, connect=before_each(store, stored)).rewrite(NOW, 60)
     [(late,)] = query(stored, "select count(*) from fair.raw_candle_revisions")
-    assert done.pieces == 2 < late
+    assert result.pieces == 2 < late
     assert query(stored, "select count(*), count(distinct (instrument, open_time)) from fair.raw_candles") == [
         (4 * A_DAY * 2 + late, 4 * A_DAY * 2 + late)
     ]
@@ -142,10 +142,10 @@ def test_candles_that_are_stored_between_two_pieces_are_there_afterwards(stored:
 
 
 def test_a_table_that_is_computed_anew_is_brought_into_order_anew(stored: Warehouse) -> None:
-    layout(stored, Table.enhanced_candles).rewrite(NOW, 60)
+    compaction(stored, Table.enhanced_candles).rewrite(NOW, 60)
     change(stored, "alter table fair.enhanced_candles drop column zone")
     stored.prepare(MARKET)
-    assert layout(stored, Table.enhanced_candles).pending_rows(NOW) == 2 * A_DAY * 2
+    assert compaction(stored, Table.enhanced_candles).pending_rows(NOW) == 2 * A_DAY * 2
 
 
 def test_timeframes_lie_apart(tmp_path: Path) -> None:

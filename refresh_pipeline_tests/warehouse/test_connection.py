@@ -47,11 +47,11 @@ def test_who_waits_in_vain_is_told_which_process_holds_the_file(database: str):
     with child("hold", database, "write") as holder:
         says(holder)
         for read_only in (False, True):
-            with pytest.raises(WarehouseBusy) as told, connect(database, read_only=read_only, patience=0.05):
+            with pytest.raises(WarehouseBusy) as error, connect(database, read_only=read_only, patience=0.05):
                 pass
-            assert database in str(told.value)
-            assert f"PID {holder.pid}" in str(told.value)
-            assert "waited 0.05 s" in str(told.value)
+            assert database in str(error.value)
+            assert f"PID {holder.pid}" in str(error.value)
+            assert "waited 0.05 s" in str(error.value)
 
 
 @pytest.mark.parametrize("read_only", [False, True])
@@ -160,11 +160,11 @@ def test_a_file_that_cannot_be_read_is_told_at_once(tmp_path: Path, database: st
     path = folder / "warehouse.duckdb"
     path.write_bytes(DAMAGES[damage](Path(database).read_bytes()))
     started = time.monotonic()
-    with pytest.raises(WarehouseUnreadable) as told, connect(str(path), read_only=read_only, patience=30):
+    with pytest.raises(WarehouseUnreadable) as error, connect(str(path), read_only=read_only, patience=30):
         pass
     assert time.monotonic() - started < 10
-    assert str(path) in str(told.value)
-    assert f"DuckDB {duckdb.__version__}" in str(told.value)
+    assert str(path) in str(error.value)
+    assert f"DuckDB {duckdb.__version__}" in str(error.value)
 
 
 def test_a_folder_in_the_files_place_is_told(tmp_path: Path):

@@ -123,11 +123,11 @@ def refresh(
     keep: Mapping[Timeframe, timedelta] | None = None,
 ) -> dict[Series, Recomputed]:
     """Refresh one computed table of every series."""
-    stale = pending_recompute(connection, market.name, Table(computation.name), market.series)
+    pending = pending_recompute(connection, market.name, Table(computation.name), market.series)
     opened = partial(nullcontext, connection)
     return TailRefresh(
         opened, market.name, computation, market.calendar, market.two_sided, keep or {}, cells_at_once
-    ).run(stale)
+    ).run(pending)
 
 
 def rows_of(connection: duckdb.DuckDBPyConnection, market: Market, table: str, series: Series) -> dict[str, NDArray]:
@@ -177,15 +177,15 @@ class Past:
 
     series: Series
     truth: dict[str, NDArray[np.float64]]
-    told: NDArray[np.bool_] = field(init=False)
+    sent: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.told = np.zeros(len(self.truth["close"]), dtype=bool)
+        self.sent = np.zeros(len(self.truth["close"]), dtype=bool)
 
     def tell(self, rows: NDArray[np.int64]) -> dict[Series, Candles]:
-        self.told[rows] = True
+        self.sent[rows] = True
         columns = {name: values[rows] for name, values in self.truth.items()}
-        return {self.series: Candles(opens(len(self.told))[rows], columns)}
+        return {self.series: Candles(opens(len(self.sent))[rows], columns)}
 
     def begin(self, first: int, last: int, holes: Sequence[tuple[int, int]]) -> dict[Series, Candles]:
         """Everything from one row to another, but for holes."""
@@ -195,23 +195,23 @@ class Past:
         return self.tell(rows)
 
     def newest(self, count: int) -> dict[Series, Candles]:
-        last = int(np.flatnonzero(self.told)[-1]) + 1
-        return self.tell(np.arange(last, min(last + count, len(self.told))))
+        last = int(np.flatnonzero(self.sent)[-1]) + 1
+        return self.tell(np.arange(last, min(last + count, len(self.sent))))
 
     def earlier(self, count: int) -> dict[Series, Candles]:
-        first = int(np.flatnonzero(self.told)[0])
+        first = int(np.flatnonzero(self.sent)[0])
         return self.tell(np.arange(max(first - count, 0), first))
 
     def mended(self, share: int, count: int) -> dict[Series, Candles]:
         """Some of the candles that were left out."""
-        first, last = np.flatnonzero(self.told)[[0, -1]]
-        missing = first + np.flatnonzero(~self.told[first:last])
+        first, last = np.flatnonzero(self.sent)[[0, -1]]
+        missing = first + np.flatnonzero(~self.sent[first:last])
         at = len(missing) * share // 101
         return self.tell(missing[at : at + count])
 
     def corrected(self, share: int, count: int) -> dict[Series, Candles]:
-        told = np.flatnonzero(self.told)
-        rows = told[len(told) * share // 101 :][:count]
+        sent = np.flatnonzero(self.sent)
+        rows = sent[len(sent) * share // 101 :][:count]
         for name in ("open", "high", "low", "close"):
             self.truth[name][rows] *= 1.03125
         return self.tell(rows)
@@ -246,7 +246,7 @@ def whatever_happens(
         for step in [(), *steps]:
             arrivals: dict[Series, Candles] = {}
             for past, (change, share, count) in zip(pasts, step, strict=False):
-                arrivals |= CHANGES[change](past, share, count) if past.told.any() else {}
+                arrivals |= CHANGES[change](past, share, count) if past.sent.any() else {}
             put(connection, market, arrivals)
             for computation in computations:
                 refresh(connection, market, computation)
@@ -396,8 +396,8 @@ def test_a_series_too_long_for_memory_is_computed_a_piece_at_a_time_and_equals_t
     with warehouse_of(MARKET) as connection:
         put(connection, MARKET, {BTC: candles(3000), ETH: candles(50)})
         for table in SMALL_TABLES:
-            done = refresh(connection, MARKET, table, cells_at_once=1)
-            assert {series: (each.added, each.revised) for series, each in done.items()} == {
+            recomputed = refresh(connection, MARKET, table, cells_at_once=1)
+            assert {series: (each.added, each.revised) for series, each in recomputed.items()} == {
                 BTC: (3000, 0),
                 ETH: (50, 0),
             }
@@ -418,9 +418,9 @@ def test_what_is_stored_of_a_long_series_stays_when_a_later_piece_fails():
         with pytest.raises(OSError, match="full"):
             refresh(connection, MARKET, replace(SMALL, compute=compute), cells_at_once=1)
         stored = query_of(connection, "select count(*) from fair.enhanced_candles")
-        [stale] = query_of(connection, "select since from fair.recompute_queue where asset = 'enhanced_candles'")
+        [queued] = query_of(connection, "select since from fair.recompute_queue where asset = 'enhanced_candles'")
         assert stored == [(2048,)]
-        assert stale[0] == opens(3000)[2048].astype(datetime)
+        assert queued[0] == opens(3000)[2048].astype(datetime)
         refresh(connection, MARKET, SMALL)
         assert_whole(connection, MARKET, SMALL)
 
@@ -525,8 +525,8 @@ def test_in_chunks_or_at_once_the_result_is_the_same(cells_at_once: int):
     for limit in (CELLS_AT_ONCE, cells_at_once):
         with warehouse_of(THREE) as connection:
             put(connection, THREE, {series: candles(400, seed=number) for number, series in enumerate(THREE.series)})
-            done = refresh(connection, THREE, SMALL, cells_at_once=limit)
-            assert [*done] == [*THREE.series]
+            recomputed = refresh(connection, THREE, SMALL, cells_at_once=limit)
+            assert [*recomputed] == [*THREE.series]
             tables.append(connection.execute("select * from fair.enhanced_candles order by all").fetchall())
     assert tables[0] == tables[1]
     assert len(tables[0]) == 1200
@@ -555,19 +555,19 @@ def test_texts_that_are_mostly_missing_are_stored(tmp_path: Path):
 
 
 def test_what_is_made_from_a_table_becomes_stale_from_the_first_candle_that_changed(three: duckdb.DuckDBPyConnection):
-    def stale(asset: str) -> list[tuple]:
+    def queued(asset: str) -> list[tuple]:
         return three.execute(
             "select instrument, since from fair.recompute_queue where asset = ? order by all", [asset]
         ).fetchall()
 
-    assert stale("enhanced_candles") == []
-    assert len(stale("indicators")) == 3
+    assert queued("enhanced_candles") == []
+    assert len(queued("indicators")) == 3
     refresh(three, THREE, SHIPPED_TABLES[Table.indicators])
-    assert stale("indicators") == []
+    assert queued("indicators") == []
     put(three, THREE, {BTC: flat(7.0, 300)})
     refresh(three, THREE, SMALL)
-    assert stale("indicators") == [("BTC/USD", opens(400)[300].astype(object))]
-    assert len(stale("exports")) == 3
+    assert queued("indicators") == [("BTC/USD", opens(400)[300].astype(object))]
+    assert len(queued("exports")) == 3
 
 
 def interrupted(computation: Computation, meanwhile: Callable[[], object]) -> Computation:
@@ -583,8 +583,8 @@ def interrupted(computation: Computation, meanwhile: Callable[[], object]) -> Co
 @pytest.mark.parametrize("meanwhile", [{BTC: candles(1, first=400, seed=9)}, {BTC: flat(7.0, 3)}])
 def test_a_change_between_reading_and_writing_is_not_lost(three: duckdb.DuckDBPyConnection, meanwhile):
     put(three, THREE, {BTC: flat(7.0, 200), ETH: flat(7.0, 200)})
-    done = refresh(three, THREE, interrupted(SMALL, lambda: put(three, THREE, meanwhile)))
-    assert [*done] == [ETH]
+    recomputed = refresh(three, THREE, interrupted(SMALL, lambda: put(three, THREE, meanwhile)))
+    assert [*recomputed] == [ETH]
     assert [*refresh(three, THREE, SMALL)] == [BTC]
     assert_whole(three, THREE, SMALL)
 
@@ -623,9 +623,9 @@ def test_a_failure_while_computing_leaves_the_series_stale_and_the_table_as_it_w
         raise ZeroDivisionError
 
     broken = replace(SHIPPED_TABLES[Table.enhanced_candles], compute=fail)
-    stale = warehouse.pending_recompute(MARKET, Table.enhanced_candles, MARKET.series)
+    pending = warehouse.pending_recompute(MARKET, Table.enhanced_candles, MARKET.series)
     with pytest.raises(ZeroDivisionError):
-        TailRefresh(warehouse.get_connection, "fair", broken, MARKET.calendar, two_sided=False).run(stale)
+        TailRefresh(warehouse.get_connection, "fair", broken, MARKET.calendar, two_sided=False).run(pending)
     assert everything(warehouse) == before
 
 
@@ -638,8 +638,8 @@ def test_another_process_may_have_the_file_while_this_one_computes(warehouse: Wa
             said.append(says(other))
 
     made = interrupted(SHIPPED_TABLES[Table.enhanced_candles], somebody_else)
-    stale = warehouse.pending_recompute(MARKET, Table.enhanced_candles, MARKET.series)
-    TailRefresh(warehouse.get_connection, "fair", made, MARKET.calendar, two_sided=False).run(stale)
+    pending = warehouse.pending_recompute(MARKET, Table.enhanced_candles, MARKET.series)
+    TailRefresh(warehouse.get_connection, "fair", made, MARKET.calendar, two_sided=False).run(pending)
     assert said == ["open"]
 
 

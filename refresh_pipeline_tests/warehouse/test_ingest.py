@@ -247,9 +247,9 @@ def test_only_what_changed_makes_a_series_stale_and_from_its_first_candle_on(war
     stored(warehouse, candles(50), seconds=1)
     assert len(warehouse.pending_recompute(MARKET, Table.enhanced_candles, MARKET.series).series) == 0
     stored(warehouse, flat(1.5, 40, 20, 60), seconds=2)
-    stale = warehouse.pending_recompute(MARKET, Table.enhanced_candles, MARKET.series)
-    assert stale.series == [BTC]
-    assert stale.since.tolist() == [moment(20)]
+    pending = warehouse.pending_recompute(MARKET, Table.enhanced_candles, MARKET.series)
+    assert pending.series == [BTC]
+    assert pending.since.tolist() == [moment(20)]
 
 
 @dataclass

@@ -173,17 +173,17 @@ def test_quotes_leave_too(tmp_path: Path):
 
 def test_a_manifest_says_what_was_written_in_the_order_of_the_question(warehouse: Warehouse):
     files = [file_of(series, kind) for series in (BTC, ETH) for kind in ("csv", "parquet")]
-    stale = warehouse.pending_recompute(MARKET, Table.exports, MARKET.series)
-    warehouse.record_exports(MARKET, files, stale, NOW)
+    pending = warehouse.pending_recompute(MARKET, Table.exports, MARKET.series)
+    warehouse.record_exports(MARKET, files, pending, NOW)
     assert warehouse.exported(MARKET, [ETH, BTC]) == [*files[2:], *files[:2]]
     assert warehouse.exported(MARKET, [ETH]) == files[2:]
     assert warehouse.exported(MARKET, []) == []
 
 
 def test_a_file_that_is_written_again_replaces_its_row_alone(warehouse: Warehouse):
-    stale = warehouse.pending_recompute(MARKET, Table.exports, MARKET.series)
-    warehouse.record_exports(MARKET, [file_of(BTC), file_of(BTC, "parquet"), file_of(ETH)], stale, NOW)
-    warehouse.record_exports(MARKET, [file_of(BTC, sha256="b2")], stale.take(np.array([False, False])), at(60))
+    pending = warehouse.pending_recompute(MARKET, Table.exports, MARKET.series)
+    warehouse.record_exports(MARKET, [file_of(BTC), file_of(BTC, "parquet"), file_of(ETH)], pending, NOW)
+    warehouse.record_exports(MARKET, [file_of(BTC, sha256="b2")], pending.take(np.array([False, False])), at(60))
     assert warehouse.exported(MARKET, [BTC, ETH]) == [
         file_of(BTC, sha256="b2"),
         file_of(BTC, "parquet"),
@@ -205,18 +205,18 @@ def test_uploads_are_noted_likewise(warehouse: Warehouse):
 
 def test_a_series_is_due_until_its_files_are_recorded(warehouse: Warehouse):
     assert unpublished(warehouse) == [BTC, ETH]
-    stale = warehouse.pending_recompute(MARKET, Table.exports, MARKET.series)
-    warehouse.record_exports(MARKET, [file_of(BTC)], stale.take(np.array([True, False])), NOW)
+    pending = warehouse.pending_recompute(MARKET, Table.exports, MARKET.series)
+    warehouse.record_exports(MARKET, [file_of(BTC)], pending.take(np.array([True, False])), NOW)
     assert unpublished(warehouse) == [ETH]
-    warehouse.record_exports(MARKET, [], stale.take(np.array([False, False])), NOW)
+    warehouse.record_exports(MARKET, [], pending.take(np.array([False, False])), NOW)
     assert unpublished(warehouse) == [ETH]
 
 
 def test_a_change_after_the_rows_were_read_keeps_the_series_due(warehouse: Warehouse):
-    stale = warehouse.pending_recompute(MARKET, Table.exports, MARKET.series)
+    pending = warehouse.pending_recompute(MARKET, Table.exports, MARKET.series)
     warehouse.store_candles(MARKET, {BTC: flat(7.0, 3)}, "test", at(1))
     computed(warehouse)
-    warehouse.record_exports(MARKET, [file_of(BTC), file_of(ETH)], stale, at(2))
+    warehouse.record_exports(MARKET, [file_of(BTC), file_of(ETH)], pending, at(2))
     assert unpublished(warehouse) == [BTC]
 
 
@@ -233,8 +233,8 @@ def test_files_older_than_what_somebody_else_published_meanwhile_are_due_again(w
 
 
 def test_a_file_that_was_lost_and_written_again_stays_settled(warehouse: Warehouse):
-    stale = warehouse.pending_recompute(MARKET, Table.exports, MARKET.series)
-    warehouse.record_exports(MARKET, [file_of(BTC), file_of(ETH)], stale, NOW)
+    pending = warehouse.pending_recompute(MARKET, Table.exports, MARKET.series)
+    warehouse.record_exports(MARKET, [file_of(BTC), file_of(ETH)], pending, NOW)
     nothing = warehouse.pending_recompute(MARKET, Table.exports, MARKET.series)
     warehouse.record_exports(MARKET, [file_of(BTC)], nothing, at(1))
     assert unpublished(warehouse) == []

@@ -1,4 +1,4 @@
-"""Candles of several sources: whose stay, whose take another's place, and what becomes of the others."""
+"""Candles of several sources: which are stored, which replace others, and which are kept as cross-checks."""
 
 from datetime import timedelta
 
@@ -17,23 +17,23 @@ def stored(warehouse: Warehouse) -> list[tuple]:
     return query(warehouse, "select source, close, count(*) from fair.raw_candles group by all order by all")
 
 
-def opinions(warehouse: Warehouse) -> list[tuple]:
+def cross_checks(warehouse: Warehouse) -> list[tuple]:
     return query(warehouse, "select source, close, count(*) from fair.cross_checks group by all order by all")
 
 
-def test_another_source_fills_holes_and_has_opinions_on_the_rest(warehouse: Warehouse):
+def test_another_source_fills_holes_and_is_a_cross_check_of_the_rest(warehouse: Warehouse):
     warehouse.store_candles(MARKET, {BTC: flat(10.0, 0, 1, 2)}, "first", NOW)
-    done = warehouse.store_candles(MARKET, {BTC: flat(10.5, 1, 2, 3, 4)}, "second", at(60), preferred=["first"])
-    assert done == {BTC: Stored(added=2)}
+    counts = warehouse.store_candles(MARKET, {BTC: flat(10.5, 1, 2, 3, 4)}, "second", at(60), preferred=["first"])
+    assert counts == {BTC: Stored(added=2)}
     assert stored(warehouse) == [("first", 10.0, 3), ("second", 10.5, 2)]
-    assert opinions(warehouse) == [("second", 10.5, 2)]
+    assert cross_checks(warehouse) == [("second", 10.5, 2)]
     assert query(warehouse, "select count(*) from fair.raw_candle_revisions") == [(0,)]
 
 
 def test_a_preferred_source_takes_anothers_place_which_stays_on_record(warehouse: Warehouse):
     warehouse.store_candles(MARKET, {BTC: flat(10.5, 0, 1)}, "second", NOW, preferred=["first"])
-    done = warehouse.store_candles(MARKET, {BTC: flat(10.0, 1, 2)}, "first", at(60))
-    assert done == {BTC: Stored(added=1, revised=1)}
+    counts = warehouse.store_candles(MARKET, {BTC: flat(10.0, 1, 2)}, "first", at(60))
+    assert counts == {BTC: Stored(added=1, revised=1)}
     assert stored(warehouse) == [("first", 10.0, 2), ("second", 10.5, 1)]
     assert query(warehouse, "select source, close from fair.raw_candle_revisions") == [("second", 10.5)]
 
@@ -42,20 +42,20 @@ def test_a_source_corrects_its_own_candles_wherever_it_stands(warehouse: Warehou
     warehouse.store_candles(MARKET, {BTC: flat(10.0, 0)}, "second", NOW, preferred=["first"])
     warehouse.store_candles(MARKET, {BTC: flat(11.0, 0)}, "second", at(60), preferred=["first"])
     assert stored(warehouse) == [("second", 11.0, 1)]
-    assert opinions(warehouse) == []
+    assert cross_checks(warehouse) == []
 
 
-def test_the_latest_opinion_counts_and_old_ones_are_forgotten(warehouse: Warehouse):
+def test_the_latest_cross_check_counts_and_old_ones_are_deleted(warehouse: Warehouse):
     warehouse.store_candles(MARKET, {BTC: flat(10.0, *range(4))}, "first", NOW)
     for seconds, price in ((60, 10.5), (120, 10.6)):
         warehouse.store_candles(MARKET, {BTC: flat(price, 0, 1)}, "second", at(seconds), preferred=["first"])
-    assert opinions(warehouse) == [("second", 10.6, 2)]
+    assert cross_checks(warehouse) == [("second", 10.6, 2)]
     warehouse.store_candles(MARKET, {BTC: flat(10.7, 3)}, "second", at(8 * 86400), preferred=["first"])
-    assert opinions(warehouse) == [("second", 10.7, 1)]
+    assert cross_checks(warehouse) == [("second", 10.7, 1)]
 
 
 @pytest.mark.parametrize(("allowed", "apart"), [(0.05, 1), (0.2, 0), (0.001, 3)])
-def test_deviations_are_counted_among_opinions_and_among_what_was_taken_over(
+def test_deviations_are_counted_among_cross_checks_and_among_replaced_candles(
     warehouse: Warehouse, allowed: float, apart: int
 ):
     warehouse.store_candles(MARKET, {BTC: flat(11.0, 5)}, "second", NOW, preferred=["first"])

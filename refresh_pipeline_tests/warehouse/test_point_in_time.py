@@ -54,7 +54,7 @@ def stood(log: Log, moment: datetime) -> dict[int, float]:
     return dict(sorted(held.items()))
 
 
-def found(candles: Candles) -> dict[int, float]:
+def closes_by_hour(candles: Candles) -> dict[int, float]:
     hours = (candles.open_time - np.datetime64("2026-01-01", "us")) // np.timedelta64(1, "h")
     return dict(zip(hours.tolist(), candles["close"].tolist(), strict=True))
 
@@ -71,7 +71,7 @@ def test_at_every_instant_it_is_what_a_replay_of_the_log_gives(steps: list[tuple
         warehouse = Warehouse(database=f"{folder}/refresh.duckdb")
         stored(warehouse, log)
         for moment in {at + timedelta(seconds=s) for at, _ in log for s in (-1, 0, 1)}:
-            assert found(warehouse.candles_as_of(MARKET, BTC, moment)) == stood(log, moment)
+            assert closes_by_hour(warehouse.candles_as_of(MARKET, BTC, moment)) == stood(log, moment)
 
 
 def test_other_series_stay_out_of_it(tmp_path: Path) -> None:
@@ -79,8 +79,8 @@ def test_other_series_stay_out_of_it(tmp_path: Path) -> None:
     other = Series("ETH/USD", BTC.timeframe)
     stored(warehouse, [(NOW, {1: 10.0})])
     stored(warehouse, [(NOW, {2: 11.0})], other)
-    assert found(warehouse.candles_as_of(MARKET, BTC, NOW)) == {1: 10.0}
-    assert found(warehouse.candles_as_of(MARKET, other, NOW)) == {2: 11.0}
+    assert closes_by_hour(warehouse.candles_as_of(MARKET, BTC, NOW)) == {1: 10.0}
+    assert closes_by_hour(warehouse.candles_as_of(MARKET, other, NOW)) == {2: 11.0}
 
 
 def test_the_documented_query_says_the_same(tmp_path: Path) -> None:
@@ -118,11 +118,11 @@ def test_every_flag_that_waits_says_at_which_bar_it_was_known(known: Arrays) -> 
     expected = known_at(ENHANCED_CANDLES, bars)
     assert set(expected) == {name for name in known if name.endswith("_known_at")}
     for name, times in expected.items():
-        # Theirs is a bar every quarter of an hour.
-        is_known, told = ~np.isnat(times), known[name]
-        assert np.isnat(told).tolist() == (~is_known).tolist()
+        # These bars open every quarter of an hour.
+        is_known, known_at_bar = ~np.isnat(times), known[name]
+        assert np.isnat(known_at_bar).tolist() == (~is_known).tolist()
         rows = (times[is_known] - FIRST) // QUARTER
-        np.testing.assert_array_equal(told[is_known], known["open_time"][rows])
+        np.testing.assert_array_equal(known_at_bar[is_known], known["open_time"][rows])
 
 
 def test_with_the_bars_up_to_when_a_flag_is_known_it_is_there_and_a_bar_earlier_it_is_not(known: Arrays) -> None:

@@ -58,16 +58,16 @@ def warehouse(made: Warehouse, tmp_path: Path) -> Warehouse:
 
 def export(warehouse: Warehouse, market: Market, folder: Path) -> None:
     """Each series as one Parquet file, noted in the manifest."""
-    stale = warehouse.pending_recompute(market, Table.exports, market.series)
+    pending = warehouse.pending_recompute(market, Table.exports, market.series)
     files = []
     with TableWriter() as writer:
-        for series, rows in warehouse.rows_to_export(market, stale.series, every_column(market), FULL):
+        for series, rows in warehouse.rows_to_export(market, pending.series, every_column(market), FULL):
             path = f"{series.file_stem}.parquet"
             written = writer.write(rows, folder / path)
             first, last = (rows["open_time"][row].astype(datetime) for row in (0, -1))
             shown = ("default", "joined", "parquet", path, "plain zstd full")
             files.append(Exported(series, *shown, written.rows, written.bytes, written.sha256, first, last))
-    warehouse.record_exports(market, files, stale, NOW)
+    warehouse.record_exports(market, files, pending, NOW)
 
 
 def attempts(**outcomes: Outcome) -> Mapping[Series, Attempt]:

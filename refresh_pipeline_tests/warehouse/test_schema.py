@@ -247,8 +247,8 @@ def refreshed(warehouse: Warehouse, market: Market, enhanced: Computation) -> No
     with warehouse.get_connection() as connection, transaction(connection):
         schema.ensure(connection, market.name, (enhanced, SHIPPED_TABLES[Table.indicators]), market.two_sided)
     with warehouse.get_connection() as connection:
-        stale = pending_recompute(connection, market.name, Table.enhanced_candles, market.series)
-    TailRefresh(warehouse.get_connection, market.name, enhanced, market.calendar, market.two_sided).run(stale)
+        pending = pending_recompute(connection, market.name, Table.enhanced_candles, market.series)
+    TailRefresh(warehouse.get_connection, market.name, enhanced, market.calendar, market.two_sided).run(pending)
 
 
 @pytest.mark.parametrize(
