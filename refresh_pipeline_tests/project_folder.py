@@ -152,7 +152,7 @@ class World:
         tags = range_tags(self.market, [each.instrument for each in series], [each.timeframe for each in series])
         tags = {**tags, PROCESS_TAG: this_process()}
         config = {"now": now.isoformat(), "series": list(keys), **asked}
-        run_config = {"resources": {"asked": {"config": config}}, **QUIET}
+        run_config = {"resources": {"run_options": {"config": config}}, **QUIET}
         job = self.job(name)
         with nullcontext(instance) if instance else dg.DagsterInstance.ephemeral() as own:
             return job.execute_in_process(instance=own, tags=tags, run_config=run_config, raise_on_error=False)

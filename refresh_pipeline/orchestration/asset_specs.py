@@ -1,4 +1,4 @@
-"""What the web UI tells a stranger of each asset: description, owners, kinds, columns, table, freshness."""
+"""What the web UI shows of each asset: description, owners, kinds, columns, table, freshness."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -64,11 +64,7 @@ COLUMN_NOTES = {
 PUBLISHED = (Table.exports, Table.uploads)
 MISSED_TICKS = 3
 SLACK = timedelta(minutes=1)
-# When a market with closing hours must have been refreshed, in its own zone: within the hour before each hour of its
-# week; where no candle is that short, within the day before each day's end; where none is shorter than a week, within
-# the four weeks before each month's second day.
-HOURLY = {"fx": "0 0-17 * * 1-5", "nse": "30 10-15 * * 1-5"}
-DAILY = {"fx": "0 18 * * 1-5", "nse": "0 17 * * 1-5"}
+# The deadline of markets with closing hours whose candles are all longer than a day: the second of each month.
 MONTHLY = "0 18 2 * *"
 
 
@@ -128,11 +124,11 @@ def freshness(table: Table, market: Market) -> dg.FreshnessPolicy:
 
 
 def _by_the_clock(calendar: Calendar, tick: timedelta) -> dg.FreshnessPolicy:
-    # Dagster wants the window no longer than what lies between two deadlines.
-    if tick <= timedelta(hours=1):
-        deadline, window = HOURLY[calendar.name], timedelta(hours=1)
+    # Dagster refuses a window longer than the time between two deadlines.
+    if tick <= timedelta(hours=1) and calendar.hourly_deadlines:
+        deadline, window = calendar.hourly_deadlines, timedelta(hours=1)
     elif tick <= timedelta(days=1):
-        deadline, window = DAILY[calendar.name], timedelta(days=1)
+        deadline, window = calendar.daily_deadlines, timedelta(days=1)
     else:
         deadline, window = MONTHLY, timedelta(days=28)
     return dg.FreshnessPolicy.cron(deadline_cron=deadline, lower_bound_delta=window, timezone=calendar.zone)

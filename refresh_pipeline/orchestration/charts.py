@@ -38,10 +38,10 @@ WIDE, HIGH, DOTS_PER_INCH = 11, 6, 90
 Rows = Mapping[str, NDArray]
 
 
-def with_chart(done: Mapping[Series, Attempt], warehouse: Warehouse, market: Market) -> dict[Series, Attempt]:
+def with_chart(attempts: Mapping[Series, Attempt], warehouse: Warehouse, market: Market) -> dict[Series, Attempt]:
     """The same attempts, each with a picture of the newest candles of its series where there are any."""
     charted = {}
-    for series, attempt in done.items():
+    for series, attempt in attempts.items():
         rows = warehouse.newest_rows(market, Table.enhanced_candles, series, COLUMNS, BARS)
         metadata = {"chart": chart(series, rows)} if len(rows["open_time"]) else {}
         charted[series] = replace(attempt, metadata={**attempt.metadata, **metadata})

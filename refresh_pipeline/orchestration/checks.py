@@ -1,52 +1,43 @@
-"""What must be true of each asset: sentences that are true when green, and a table of what is not when red."""
+"""The checks of each asset as Dagster shows them: a sentence that is true when green, a table of faults when red.
+
+`pipeline.quality` holds what each check examines.
+"""
 
 from collections.abc import Iterator
 
 import dagster as dg
 
 from refresh_pipeline.market.model import Market
-from refresh_pipeline.orchestration.resources import Asked, Exports, Uploads, WarehouseParam
-from refresh_pipeline.pipeline.quality import Verdict, export_verdict, raw_verdicts, upload_verdict
+from refresh_pipeline.orchestration.resources import Exports, Uploads, WarehouseParam
+from refresh_pipeline.orchestration.run_options import RunOptionsParam as Options
+from refresh_pipeline.pipeline.quality import Verdict, candle_checks, candle_verdicts, export_verdict, upload_verdict
 from refresh_pipeline.warehouse.queries import Fault
 from refresh_pipeline.warehouse.schema import Table
 
-RAW_CHECKS = {
-    "every_series_was_fetched": "The last attempt at every series got an answer.",
-    "prices_are_coherent": "No stored candle contradicts itself: high is highest, low is lowest, all are positive.",
-    "open_times_are_unique_and_on_the_grid": "Each candle is there once, and opens where the calendar says.",
-    "every_series_is_fresh": "Each series has the newest candle that the calendar says has closed.",
-    "prices_are_plausible": "No newer price jumps and comes back, is off by a factor of 100, or steps as at a split.",
-    "no_candles_are_missing": "Every candle that the calendar expects is there, but for what the source does not have.",
-}
-AGREEMENT = {
-    "sources_agree": "Where two sources have the same candle, their prices are no further apart than allowed.",
-}
 FAULTS_SHOWN = 50
-COLUMNS = dg.TableSchema([dg.TableColumn(name) for name in ("instrument", "timeframe", "open_time", "what")])
+COLUMNS = dg.TableSchema([dg.TableColumn(name) for name in ("instrument", "timeframe", "open_time", "fault")])
 
 
 def market_checks(market: Market) -> list[dg.AssetChecksDefinition]:
     """Every check of one market's assets."""
     key = dg.AssetKey([market.name, Table.raw_candles.value])
-    texts = RAW_CHECKS | (AGREEMENT if market.fallbacks else {})
-    specs = [dg.AssetCheckSpec(name, asset=key, description=text) for name, text in texts.items()]
+    specs = [dg.AssetCheckSpec(check.name, asset=key, description=check.text) for check in candle_checks(market)]
 
-    # One step for them all: each step of a run costs Dagster more than the questions cost DuckDB.
-    # After everything else of the run: who waits for the newest indicators does not wait for them.
+    # One step for all checks: a step costs Dagster more than the queries cost DuckDB.
+    # Checks run last in a run, so that nobody waits for them to see the newest indicators.
     last = {"dagster/priority": "-1"}
 
     @dg.multi_asset_check(name=f"{market.name}_raw_candles_checks", specs=specs, can_subset=True, op_tags=last)
     def raw_candles_checks(
-        context: dg.AssetCheckExecutionContext, warehouse: WarehouseParam, asked: Asked
+        context: dg.AssetCheckExecutionContext, warehouse: WarehouseParam, run_options: Options
     ) -> Iterator[dg.AssetCheckResult]:
         chosen = {check.name for check in context.selected_asset_check_keys}
-        for verdict in raw_verdicts(warehouse, market, asked.moment):
-            if verdict.name in chosen:
-                yield result(verdict, key)
+        for name, verdict in candle_verdicts(warehouse, market, run_options.now_instant, chosen).items():
+            yield result(verdict, key, name)
 
     @dg.asset_check(
         asset=[market.name, Table.exports.value],
-        description="Every export file is there unaltered and holds what the tables held when it was written.",
+        description="Every export file is unaltered and holds the rows that the tables held when it was written.",
     )
     def exports_match_the_table(warehouse: WarehouseParam, files: Exports) -> dg.AssetCheckResult:
         return result(export_verdict(warehouse, market, files.root))
@@ -61,7 +52,7 @@ def market_checks(market: Market) -> list[dg.AssetChecksDefinition]:
     return [raw_candles_checks, exports_match_the_table, uploads_match_the_exports]
 
 
-def result(verdict: Verdict, key: dg.AssetKey | None = None) -> dg.AssetCheckResult:
+def result(verdict: Verdict, key: dg.AssetKey | None = None, name: str | None = None) -> dg.AssetCheckResult:
     """A verdict as Dagster shows it."""
     metadata: dict[str, dg.MetadataValue | int] = {"examined": verdict.examined, "faults": len(verdict.faults)}
     if verdict.faults:
@@ -69,7 +60,7 @@ def result(verdict: Verdict, key: dg.AssetKey | None = None) -> dg.AssetCheckRes
         metadata["first_faults"] = dg.MetadataValue.table(rows, schema=COLUMNS)
     return dg.AssetCheckResult(
         passed=not verdict.faults,
-        check_name=verdict.name if key else None,
+        check_name=name,
         asset_key=key,
         metadata=metadata,
         description=verdict.summary,
@@ -81,11 +72,5 @@ def _row(fault: Fault) -> dict[str, str]:
         "instrument": fault.series.instrument,
         "timeframe": fault.series.timeframe.value,
         "open_time": "" if fault.open_time is None else str(fault.open_time.astype("datetime64[s]")),
-        "what": fault.what,
+        "fault": fault.what,
     }
-
-
-# ---- raw candles
-
-
-# ---- exports and uploads

@@ -11,9 +11,10 @@ from refresh_pipeline.market.destination_spec import UPLOADS, BaseSpec, FileSpec
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.orchestration.asset_specs import freshness
 from refresh_pipeline.orchestration.checks import result
-from refresh_pipeline.orchestration.materialization import materialized, series_left
+from refresh_pipeline.orchestration.materialization import materialized, remaining_series
 from refresh_pipeline.orchestration.partitions import grid
-from refresh_pipeline.orchestration.resources import Asked, Exports, Uploads, WarehouseParam
+from refresh_pipeline.orchestration.resources import Exports, Uploads, WarehouseParam
+from refresh_pipeline.orchestration.run_options import RunOptionsParam as Options
 from refresh_pipeline.pipeline import redis_cache, upload
 from refresh_pipeline.pipeline.quality import upload_verdict, window_verdict
 from refresh_pipeline.warehouse.schema import Table
@@ -43,22 +44,24 @@ def copy_checks(market: Market) -> list[dg.AssetChecksDefinition]:
 
 def _files(market: Market, spec: FileSpec) -> dg.AssetsDefinition:
     def copies(
-        context: Context, warehouse: WarehouseParam, files: Exports, destination: Uploads, asked: Asked
+        context: Context, warehouse: WarehouseParam, files: Exports, destination: Uploads, run_options: Options
     ) -> dg.MaterializeResult:
-        now, batch = asked.moment, series_left(context, asked, warehouse, market)
+        now, batch = run_options.now_instant, remaining_series(context, run_options, warehouse, market)
         opened = destination.open(spec)
-        done = upload.upload(warehouse, market, spec, batch, root=files.root, destination=opened, now=now)
-        return materialized(context, warehouse, market, done, now)
+        attempts = upload.upload(warehouse, market, spec, batch, root=files.root, destination=opened, now=now)
+        return materialized(context, warehouse, market, attempts, now)
 
     return _asset(market, spec, Table.exports)(copies)
 
 
 def _candles(market: Market, spec: RedisSpec) -> dg.AssetsDefinition:
-    def copies(context: Context, warehouse: WarehouseParam, destination: Uploads, asked: Asked) -> dg.MaterializeResult:
-        now, batch = asked.moment, series_left(context, asked, warehouse, market)
+    def copies(
+        context: Context, warehouse: WarehouseParam, destination: Uploads, run_options: Options
+    ) -> dg.MaterializeResult:
+        now, batch = run_options.now_instant, remaining_series(context, run_options, warehouse, market)
         opened = destination.open_redis(spec)
-        done = redis_cache.keep(warehouse, market, spec, batch, destination=opened, now=now)
-        return materialized(context, warehouse, market, done, now)
+        attempts = redis_cache.keep(warehouse, market, spec, batch, destination=opened, now=now)
+        return materialized(context, warehouse, market, attempts, now)
 
     return _asset(market, spec, Table.raw_candles)(copies)
 

@@ -8,6 +8,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 from refresh_pipeline.market.destination_spec import FileSpec
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.orchestration.destination_assets import described
+from refresh_pipeline.orchestration.run_options import KEY
 from refresh_pipeline.pipeline.job_names import backfill_job_name, publish_job_name, refresh_job_name
 from refresh_pipeline.warehouse.schema import Table
 
@@ -36,7 +37,7 @@ def market_jobs(market: Market) -> list[UnresolvedAssetJobDefinition]:
             description=f"Fetch what {market.name}'s calendar expects and the warehouse lacks, between `since` and "
             "`until` of its config, and compute what follows; refreshes go on beside it.",
             # What the launchpad shows at first.
-            config={"resources": {"asked": {"config": {"missing": True, "since": "", "until": ""}}}},
+            config={"resources": {KEY: {"config": {"missing_only": True, "since": "", "until": ""}}}},
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""Between a run of Dagster and the steps: which series a run means, and what it says of each of them afterwards."""
+"""Between a run of Dagster and the work: the series that a run refreshes, and the materialization of each series."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -14,95 +14,91 @@ from refresh_pipeline.market.freshness import completeness, data_age
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.orchestration.resources import Asked
+from refresh_pipeline.orchestration.run_options import RunOptions
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome, SeriesStats
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
-# How many series a message names; all of them are in the table of outcomes.
+# How many series a message names; the table of outcomes lists all.
 SERIES_NAMED = 5
 EVERY_SERIES_FAILED = "every series failed"
 
 
-def series_of(context: dg.AssetExecutionContext, asked: Asked) -> list[Series]:
-    """The series of the run's range that were asked for; the run is marked as this process's.
+def series_of(context: dg.AssetExecutionContext, options: RunOptions) -> list[Series]:
+    """The series that a run refreshes; the run is marked as this process's.
 
     Raises:
-        dagster.Failure: a series was asked for that the run's range does not hold.
+        dagster.Failure: the options name a series that the run's range does not hold.
     """
     claim(context)
-    chosen = set(asked.series) or set(context.partition_keys)
-    if astray := sorted(chosen - set(context.partition_keys)):
-        raise dg.Failure(
-            f"the run was asked for {', '.join(astray)}, which its range of partitions does not hold: choose "
-            "partitions that do, or leave out `series` in the run's config",
-            allow_retries=False,
-        )
-    return [Series.from_key(key) for key in context.partition_keys if key in chosen]
+    return options.chosen(context.partition_keys)
 
 
-def series_left(context: dg.AssetExecutionContext, asked: Asked, warehouse: Warehouse, market: Market) -> list[Series]:
-    """The series of the run, without those whose candles could not be fetched in this very run."""
+def remaining_series(
+    context: dg.AssetExecutionContext, options: RunOptions, warehouse: Warehouse, market: Market
+) -> list[Series]:
+    """The series that a run refreshes, without those whose candles could not be fetched in this run."""
     with warehouse.session():
         warehouse.prepare(market)
         failed = warehouse.failed_series_of_run(market, Table.raw_candles, context.run.run_id)
-    return [series for series in series_of(context, asked) if series not in failed]
+    return [series for series in series_of(context, options) if series not in failed]
 
 
 def materialized(
     context: dg.AssetExecutionContext,
     warehouse: Warehouse,
     market: Market,
-    done: Mapping[Series, Attempt],
+    attempts: Mapping[Series, Attempt],
     now: datetime,
 ) -> dg.MaterializeResult:
-    """Record what became of each series, and let those that did not fail count as materialized.
+    """Record the outcome of each series, and materialize the partitions of those that did not fail.
 
     Raises:
-        dagster.Failure: every single series failed.
+        dagster.Failure: every series failed.
     """
     asset = context.asset_key.path[-1]
-    failed = {series: each for series, each in done.items() if each.outcome is Outcome.failed}
-    succeeded = [series for series in done if series not in failed]
+    failed = {series: attempt for series, attempt in attempts.items() if attempt.outcome is Outcome.failed}
+    succeeded = [series for series in attempts if series not in failed]
     with warehouse.session():
-        warehouse.record(market, asset, done, context.run.run_id, now)
-        held = warehouse.series_stats(market, succeeded)
-    context.log.info("%s: %s", asset, summary(done))
+        warehouse.record(market, asset, attempts, context.run.run_id, now)
+        stats = warehouse.series_stats(market, succeeded)
+    context.log.info("%s: %s", asset, summary(attempts))
     for line in failures(failed):
         context.log.warning("%s: %s", asset, line)
-    if done and len(failed) == len(done):
+    if attempts and len(failed) == len(attempts):
         raise _failure(asset, failed)
-    describe_partitions(context, _metadata(market, done, held, now))
+    describe_partitions(context, _metadata(market, attempts, stats, now))
     materialize_only(context, [series.key for series in succeeded])
     return dg.MaterializeResult()
 
 
-def summary(done: Mapping[Series, Attempt]) -> str:
+def summary(attempts: Mapping[Series, Attempt]) -> str:
     """A step's work in one line.
 
     >>> summary({Series("A", Timeframe.m1): Attempt(Outcome.updated, rows_added=3)})
     '1 series: 1 updated; 3 rows added, 0 revised'
     """
-    outcomes = [each.outcome for each in done.values()]
-    counts = ", ".join(f"{outcomes.count(one)} {one.value}" for one in Outcome if one in outcomes)
-    added, revised = (sum(getattr(each, name) for each in done.values()) for name in ("rows_added", "rows_revised"))
-    return f"{len(done)} series: {counts or 'nothing to do'}; {added} rows added, {revised} revised"
+    outcomes = [attempt.outcome for attempt in attempts.values()]
+    counts = ", ".join(f"{outcomes.count(outcome)} {outcome.value}" for outcome in Outcome if outcome in outcomes)
+    added, revised = (sum(getattr(a, name) for a in attempts.values()) for name in ("rows_added", "rows_revised"))
+    return f"{len(attempts)} series: {counts or 'nothing to do'}; {added} rows added, {revised} revised"
 
 
 def _metadata(
-    market: Market, done: Mapping[Series, Attempt], held: Mapping[Series, SeriesStats], now: datetime
+    market: Market, attempts: Mapping[Series, Attempt], stats: Mapping[Series, SeriesStats], now: datetime
 ) -> dict[str, dict[str, object]]:
-    """What each partition's materialization says, by partition key."""
-    entries = {series: _basics(market, done[series], held[series]) for series in held}
-    for (calendar, timeframe), stored in market.by_calendar(s for s in held if held[s].candle_count).items():
-        for series, more in zip(stored, _standing(calendar, timeframe, [held[s] for s in stored], now), strict=True):
-            entries[series] |= more
+    """The metadata of each partition's materialization, by partition key."""
+    entries = {series: _basics(market, attempts[series], stats[series]) for series in stats}
+    for (calendar, timeframe), stored in market.by_calendar(s for s in stats if stats[s].candle_count).items():
+        standing = _standing(calendar, timeframe, [stats[series] for series in stored], now)
+        for series, measures in zip(stored, standing, strict=True):
+            entries[series] |= measures
     return {series.key: entry for series, entry in entries.items()}
 
 
-def _basics(market: Market, done: Attempt, held: SeriesStats) -> dict[str, object]:
+def _basics(market: Market, attempt: Attempt, stats: SeriesStats) -> dict[str, object]:
     return {
-        "outcome": done.outcome.value,
+        "outcome": attempt.outcome.value,
         "source": market.source.kind,
         "rows_added": done.rows_added,
         "rows_revised": done.rows_revised,
@@ -113,11 +109,11 @@ def _basics(market: Market, done: Attempt, held: SeriesStats) -> dict[str, objec
 
 
 def _standing(
-    calendar: Calendar, timeframe: Timeframe, held: Sequence[SeriesStats], now: datetime
+    calendar: Calendar, timeframe: Timeframe, stats: Sequence[SeriesStats], now: datetime
 ) -> list[dict[str, object]]:
-    firsts = np.array([each.first_open_time for each in held], dtype=TIME_UNIT)
-    lasts = np.array([each.last_open_time for each in held], dtype=TIME_UNIT)
-    counts = np.array([each.candle_count for each in held])
+    firsts = np.array([each.first_open_time for each in stats], dtype=TIME_UNIT)
+    lasts = np.array([each.last_open_time for each in stats], dtype=TIME_UNIT)
+    counts = np.array([each.candle_count for each in stats])
     shares = completeness(calendar, timeframe, firsts, counts, now)
     ages = data_age(calendar, timeframe, lasts, now)
     return [
@@ -136,7 +132,7 @@ def _timestamp(time: np.datetime64) -> dg.TimestampMetadataValue:
 
 
 def failures(failed: Mapping[Series, Attempt]) -> list[str]:
-    """Why series failed, each reason once with the series that it befell.
+    """The reasons of failed series, each reason once with its series.
 
     >>> failures({Series(name, Timeframe.m1): Attempt(Outcome.failed, "no answer") for name in "AB"})
     ['2 series failed (A m1, B m1): no answer']
@@ -144,7 +140,7 @@ def failures(failed: Mapping[Series, Attempt]) -> list[str]:
     by_reason: dict[str, list[Series]] = {}
     for series, attempt in failed.items():
         by_reason.setdefault(attempt.reason or "failed", []).append(series)
-    return [f"{len(some)} series failed ({_named(some)}): {reason}" for reason, some in by_reason.items()]
+    return [f"{len(series)} series failed ({_named(series)}): {reason}" for reason, series in by_reason.items()]
 
 
 def _named(series: Sequence[Series]) -> str:

@@ -16,6 +16,7 @@ from refresh_pipeline.orchestration.failed_runs import failure_reason
 from refresh_pipeline.orchestration.materialization import EVERY_SERIES_FAILED
 from refresh_pipeline.orchestration.partitions import range_tags
 from refresh_pipeline.orchestration.resources import uploads_of
+from refresh_pipeline.orchestration.run_options import KEY
 from refresh_pipeline.pipeline.job_names import backfill_job_name, publish_job_name, refresh_job_name
 from refresh_pipeline.settings import Settings, prepare_dagster
 from refresh_pipeline.warehouse import queries
@@ -54,26 +55,26 @@ def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
 
 
 def refresh_once(
-    settings: Settings, market: Market, series: Sequence[Series], asked: Mapping[str, str], verbose: int
+    settings: Settings, market: Market, series: Sequence[Series], options: Mapping[str, str], verbose: int
 ) -> Refreshed:
     """Run the market's refresh and then its publishing, for these series; raises as `run_jobs` does."""
     jobs = [refresh_job_name(market), publish_job_name(market)]
-    return run_jobs(settings, market, series, jobs, asked=asked, verbose=verbose)
+    return run_jobs(settings, market, series, jobs, options=options, verbose=verbose)
 
 
 def publish_once(
-    settings: Settings, market: Market, series: Sequence[Series], asked: Mapping[str, str], verbose: int
+    settings: Settings, market: Market, series: Sequence[Series], options: Mapping[str, str], verbose: int
 ) -> Refreshed:
     """Run the market's publishing alone, for these series; raises as `run_jobs` does."""
-    return run_jobs(settings, market, series, [publish_job_name(market)], asked=asked, verbose=verbose)
+    return run_jobs(settings, market, series, [publish_job_name(market)], options=options, verbose=verbose)
 
 
 def backfill(
-    settings: Settings, market: Market, series: Sequence[Series], asked: Mapping[str, str], verbose: int
+    settings: Settings, market: Market, series: Sequence[Series], options: Mapping[str, str], verbose: int
 ) -> Refreshed:
     """Run the market's backfill for these series, beside whatever else is going; raises as `run_jobs` does."""
     jobs = [backfill_job_name(market)]
-    return run_jobs(settings, market, series, jobs, asked={**asked, "missing": True}, verbose=verbose)
+    return run_jobs(settings, market, series, jobs, options={**options, "missing_only": True}, verbose=verbose)
 
 
 def run_jobs(
@@ -82,7 +83,7 @@ def run_jobs(
     series: Sequence[Series],
     jobs: Sequence[str],
     *,
-    asked: Mapping[str, str | bool],
+    options: Mapping[str, str | bool],
     verbose: int,
 ) -> Refreshed:
     """Run jobs of a market one after the other, for these series.
@@ -95,7 +96,7 @@ def run_jobs(
     tags = range_tags(market, [each.instrument for each in series], [each.timeframe for each in series])
     narrowing = {} if len(series) == len(market.series) else {"series": [each.key for each in series]}
     run_config = {
-        "resources": {"asked": {"config": {**asked, **narrowing}}},
+        "resources": {KEY: {"config": {**options, **narrowing}}},
         "loggers": {"console": {"config": {"log_level": LOG_LEVELS[min(verbose, 2)]}}},
     }
     results = []

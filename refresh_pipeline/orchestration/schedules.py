@@ -9,6 +9,7 @@ import numpy as np
 from dagster import DagsterRunStatus, RunsFilter
 
 from refresh_pipeline.instance.orphaned_runs import going_runs
+from refresh_pipeline.market.calendars.base import Calendar
 from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.model import PUBLISH_CRONS, Market
 from refresh_pipeline.market.polling import Pace, pace
@@ -38,7 +39,7 @@ def refresh_schedule(market: Market) -> dg.ScheduleDefinition:
     @dg.schedule(
         name=refresh_job_name(market),
         job_name=refresh_job_name(market),
-        cron_schedule=cron(min(market.timeframes)),
+        cron_schedule=cron(market.calendar, min(market.timeframes)),
         execution_timezone=market.calendar.zone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description=f"One wide run of {market.name}'s timeframes that have closed.",
@@ -122,12 +123,11 @@ def last_tick(
     return datetime.fromisoformat(runs[0].tags[TICK_TAG]) if runs and TICK_TAG in runs[0].tags else None
 
 
-def cron(shortest: Timeframe) -> str:
-    """Every time a bar of this timeframe may close; above an hour every hour, for grids hang on the market's day.
+def cron(calendar: Calendar, shortest: Timeframe) -> str:
+    """Every time at which a bar of this timeframe may close: each hour for bars of an hour and longer.
 
-    >>> cron(Timeframe.m5), cron(Timeframe.H4)
-    ('*/5 * * * *', '0 * * * *')
+    >>> from refresh_pipeline.market.calendars.registry import CALENDARS
+    >>> cron(CALENDARS["crypto"], Timeframe.m5), cron(CALENDARS["nse"], Timeframe.H4)
+    ('*/5 * * * *', '15,30 * * * *')
     """
-    if shortest >= Timeframe.H1:
-        return "0 * * * *"
-    return f"*/{shortest.minutes} * * * *" if shortest.minutes > 1 else "* * * * *"
+    return f"{calendar.close_minutes(shortest)} * * * *"

@@ -13,6 +13,7 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.orchestration.partitions import range_tags
 from refresh_pipeline.orchestration.resources import WarehouseParam
+from refresh_pipeline.orchestration.run_options import KEY
 from refresh_pipeline.pipeline.job_names import refresh_job_name
 from refresh_pipeline.warehouse.queries import FailedSeries, SeriesReport
 
@@ -69,7 +70,7 @@ def repair_request(market: Market, gaps: Sequence[Gap], now: datetime) -> dg.Run
     if plan:
         return dg.RunRequest(
             tags=dict(range_tags(market, [s.instrument for s in plan], [s.timeframe for s in plan])),
-            run_config=asking(list(plan), stretches=[f"{s.key} {a}Z {b}Z" for s, (a, b) in plan.items()]),
+            run_config=narrowed(list(plan), ranges=[f"{s.key} {a}Z {b}Z" for s, (a, b) in plan.items()]),
         )
     if not known:
         return dg.SkipReason(f"no candles of {market.name} are missing")
@@ -79,9 +80,9 @@ def repair_request(market: Market, gaps: Sequence[Gap], now: datetime) -> dg.Run
     )
 
 
-def asking(series: Sequence[Series], **more: object) -> dict[str, object]:
+def narrowed(series: Sequence[Series], **options: object) -> dict[str, object]:
     """A run's config that narrows it to these series."""
-    return {"resources": {"asked": {"config": {"series": [each.key for each in series], **more}}}}
+    return {"resources": {KEY: {"config": {"series": [each.key for each in series], **options}}}}
 
 
 def request_for(
@@ -99,7 +100,7 @@ def request_for(
         return dg.SkipReason(f"{', '.join(what)}; the next is asked for again at {soonest:%H:%M:%S} UTC")
     return dg.RunRequest(
         tags=dict(range_tags(market, [s.instrument for s in series], [s.timeframe for s in series])),
-        run_config=asking(series),
+        run_config=narrowed(series),
     )
 
 

@@ -53,9 +53,9 @@ def requests_for(
     return [Request(series, _start(market, series, held, now, since), end) for series, held in series_stats.items()]
 
 
-def requests_for_holes(series_stats: Mapping[Series, SeriesStats], holes: Stretches) -> list[Request]:
-    """One request for each series that has a stretch to fill, and for nothing else."""
-    return [Request(series, *holes[series]) for series in series_stats if series in holes]
+def requests_for_gaps(series_stats: Mapping[Series, SeriesStats], gaps: Stretches) -> list[Request]:
+    """One request for each series that has a gap to fill."""
+    return [Request(series, *gaps[series]) for series in series_stats if series in gaps]
 
 
 def _start(market: Market, series: Series, held: SeriesStats, now: datetime, since: datetime | None) -> np.datetime64:
@@ -76,13 +76,13 @@ def refresh_candles(
     batch: Sequence[Series],
     now: datetime,
     *,
-    holes: Stretches,
+    gaps: Stretches,
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> dict[Series, Attempt]:
-    """Fetch the newest candles of each series, or the stretch, or the holes, that were asked for."""
+    """Fetch the gaps where there are any, else the candles from `since` to `until`, else the newest ones."""
     held = warehouse.series_stats(market, batch)
-    requests = requests_for_holes(held, holes) or requests_for(market, held, now, since, until)
+    requests = requests_for_gaps(held, gaps) if gaps else requests_for(market, held, now, since, until)
     return fetch_candles(warehouse, market, source, requests, now)
 
 

@@ -18,7 +18,7 @@ from refresh_pipeline.warehouse.warehouse import Warehouse
 log = logging.getLogger("refresh_pipeline")
 
 
-def file_away(
+def publish_files(
     warehouse: Warehouse, market: Market, root: Path, batch: Sequence[Series], now: datetime
 ) -> dict[Series, Attempt]:
     """Write the due files, delete the older copies beyond their retention, and write the status report.

@@ -1,10 +1,10 @@
-"""What must be true of stored candles, exports and uploads: each question with its faults. No Dagster."""
+"""Checks of stored candles, exports and uploads: what each one examines and the faults it finds. No Dagster."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import duckdb
 import numpy as np
@@ -32,85 +32,164 @@ if TYPE_CHECKING:
     from refresh_pipeline.destinations.redis import RedisDestination
 
 
-# Two days of minutes; what is older was looked at when it was new.
-BARS_LOOKED_AT = 3_000
-
-
-# So many series' prices fit into a few dozen megabytes, with all that is made of them.
+# Bars of each series whose prices are examined: two days of minutes. Older ones were examined when they were new.
+BARS_EXAMINED = 3_000
+# The prices of so many series, with the arrays computed from them, fit into a few dozen megabytes.
 SERIES_AT_ONCE = 64
-
-
 AGREEMENT_LOOKS_BACK = np.timedelta64(7, "D")
+SERIES, CANDLES, FILES = "series", "candles", "files"
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a check found: nothing is a pass. Of many faults there may be more than are listed."""
+    """The result of a check: no fault is a pass. `noun` names what was examined: series, candles or files."""
 
-    name: str
     faults: Sequence[Fault]
     examined: int
+    noun: str
+    # There may be more faults than are listed.
     is_cut_short: bool = False
 
     @property
     def summary(self) -> str | None:
-        """What is wrong, in a few words."""
+        """The number of faults in words; None where there are none.
+
+        >>> from refresh_pipeline.market.series import Series
+        >>> from refresh_pipeline.market.timeframe import Timeframe
+        >>> Verdict([Fault(Series("A", Timeframe.m1), None, "gone")], 40, "series").summary
+        '1 of 40 series failed'
+        """
         at_least = "at least " if self.is_cut_short else ""
-        return f"{at_least}{len(self.faults)} of {self.examined} are not so" if self.faults else None
+        return f"{at_least}{len(self.faults)} of {self.examined} {self.noun} failed" if self.faults else None
 
 
-def raw_verdicts(warehouse: Warehouse, market: Market, now: datetime) -> list[Verdict]:
-    """The verdicts on a market's raw candles, as of `now`; on whether sources agree where there are several."""
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """The raw candles of a market as a check sees them at an instant."""
+
+    connection: duckdb.DuckDBPyConnection
+    market: Market
+    reports: Sequence[SeriesReport]
+    now: datetime
+
+    def of_series(self, faults: Sequence[Fault]) -> Verdict:
+        """The verdict on every series, given those that failed."""
+        return Verdict(faults, len(self.reports), SERIES)
+
+    def of_candles(self, *parts: Sequence[Fault]) -> Verdict:
+        """The verdict on every stored candle, given those that failed; each part may have been cut short."""
+        examined = sum(report.candle_count for report in self.reports)
+        faults = [fault for part in parts for fault in part]
+        return Verdict(faults, examined, CANDLES, any(_is_cut_short(part) for part in parts))
+
+
+class CandleCheck(NamedTuple):
+    """A sentence about raw candles that should be true: its name, its text in the web UI, and how it is examined."""
+
+    name: str
+    text: str
+    examine: Callable[[Examination], Verdict]
+    needs_fallbacks: bool = False
+
+
+def candle_checks(market: Market) -> list[CandleCheck]:
+    """The checks of a market's raw candles."""
+    return [check for check in CANDLE_CHECKS if market.fallbacks or not check.needs_fallbacks]
+
+
+def candle_verdicts(
+    warehouse: Warehouse, market: Market, now: datetime, names: Collection[str] | None = None
+) -> dict[str, Verdict]:
+    """The verdict of each check of a market's raw candles as of `now`, by name; `names` selects some of them."""
     with warehouse.session():
         warehouse.prepare(market)
         warehouse.write_expected_bars(market, now)
     with warehouse.reader() as connection:
-        stored = queries.series_report(connection, market.name, market.series)
-        faults = [
-            _not_fetched(stored),
-            queries.incoherent_prices(connection, market.name),
-            queries.repeated_open_times(connection, market.name),
-            off_grid(connection, market),
-            stale(market, stored, now),
-            missing(connection, market, now),
-            implausible(connection, market, now),
-        ]
-        agreement = [sources_agree(connection, market, now)] if market.fallbacks else []
-    candles = sum(each.candle_count for each in stored)
-    not_fetched, incoherent, repeated, off, behind, gaps, odd = faults
-    return [
-        Verdict("every_series_was_fetched", not_fetched, len(stored)),
-        Verdict("prices_are_coherent", incoherent, candles, _is_cut_short(incoherent)),
-        Verdict(
-            "open_times_are_unique_and_on_the_grid",
-            [*repeated, *off],
-            candles,
-            _is_cut_short(repeated) or _is_cut_short(off),
-        ),
-        Verdict("every_series_is_fresh", behind, len(stored)),
-        Verdict("no_candles_are_missing", gaps, len(stored)),
-        Verdict("prices_are_plausible", odd, len(stored)),
-        *agreement,
-    ]
+        reports = queries.series_report(connection, market.name, market.series)
+        examination = Examination(connection, market, reports, now)
+        chosen = [check for check in candle_checks(market) if names is None or check.name in names]
+        return {check.name: check.examine(examination) for check in chosen}
 
 
 def _is_cut_short(faults: Sequence[Fault]) -> bool:
     return len(faults) >= queries.EXAMPLES
 
 
-def _not_fetched(stored: Sequence[SeriesReport]) -> list[Fault]:
-    return [
-        Fault(each.series, each.last_open_time, each.reason or "failed")
-        for each in stored
-        if each.outcome == Outcome.failed
-    ]
+def fetched(examination: Examination) -> Verdict:
+    """Whether the last attempt at each series succeeded."""
+    return examination.of_series(
+        [
+            Fault(report.series, report.last_open_time, report.reason or "failed")
+            for report in examination.reports
+            if report.outcome == Outcome.failed
+        ]
+    )
 
 
-def sources_agree(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> Verdict:
-    """Whether the candles that two sources gave lately are about the same."""
-    since = (instant(now) - AGREEMENT_LOOKS_BACK).astype(datetime)
-    apart, examined = queries.deviations(connection, market.name, market.max_deviation_percent / 100, since)
-    return Verdict("sources_agree", apart, examined, _is_cut_short(apart))
+def coherent(examination: Examination) -> Verdict:
+    """Whether no candle contradicts itself."""
+    return examination.of_candles(queries.incoherent_prices(examination.connection, examination.market.name))
+
+
+def unique_and_on_the_grid(examination: Examination) -> Verdict:
+    """Whether each candle is stored once, at an open time of the calendar."""
+    connection, market = examination.connection, examination.market
+    return examination.of_candles(queries.repeated_open_times(connection, market.name), off_grid(connection, market))
+
+
+def fresh(examination: Examination) -> Verdict:
+    """Whether each series has the newest candle that is due."""
+    return examination.of_series(stale(examination.market, examination.reports, examination.now))
+
+
+def plausible(examination: Examination) -> Verdict:
+    """Whether the newest prices of each series are plausible."""
+    return examination.of_series(implausible(examination.connection, examination.market, examination.now))
+
+
+def complete(examination: Examination) -> Verdict:
+    """Whether no candle is missing that the source may have."""
+    return examination.of_series(missing(examination.connection, examination.market, examination.now))
+
+
+def sources_agree(examination: Examination) -> Verdict:
+    """Whether the candles that two sources gave in the last days have about the same prices."""
+    market = examination.market
+    since = (instant(examination.now) - AGREEMENT_LOOKS_BACK).astype(datetime)
+    limit = market.max_deviation_percent / 100
+    apart, examined = queries.deviations(examination.connection, market.name, limit, since)
+    return Verdict(apart, examined, CANDLES, _is_cut_short(apart))
+
+
+# One entry is a whole check: the web UI and runs read them from here.
+CANDLE_CHECKS = (
+    CandleCheck("every_series_was_fetched", "The last attempt at every series got an answer.", fetched),
+    CandleCheck(
+        "prices_are_coherent", "In every candle high is highest, low is lowest, and all prices are positive.", coherent
+    ),
+    CandleCheck(
+        "open_times_are_unique_and_on_the_grid",
+        "Each candle is stored once and opens at a time of the market's calendar.",
+        unique_and_on_the_grid,
+    ),
+    CandleCheck("every_series_is_fresh", "Each series has the newest candle that the calendar says has closed.", fresh),
+    CandleCheck(
+        "prices_are_plausible",
+        "No recent price jumps and returns, is off by a factor of 100, or steps as at a split.",
+        plausible,
+    ),
+    CandleCheck(
+        "no_candles_are_missing",
+        "Every candle that the calendar expects is stored, except those that the source does not have.",
+        complete,
+    ),
+    CandleCheck(
+        "sources_agree",
+        "Where two sources have the same candle, their prices differ by no more than the allowed percentage.",
+        sources_agree,
+        needs_fallbacks=True,
+    ),
+)
 
 
 def off_grid(connection: duckdb.DuckDBPyConnection, market: Market) -> list[Fault]:
@@ -143,7 +222,7 @@ def stale(market: Market, stored: Sequence[SeriesReport], now: datetime) -> list
 
 
 def missing(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> list[Fault]:
-    """Gaps, at the beginning, in the middle and at the end, of which the source has not said that it has nothing."""
+    """Gaps at the beginning, in the middle and at the end, except those that the source has no candles for."""
     return [
         Fault(gap.series, gap.first, f"{gap.candles} missing up to {gap.last.astype('datetime64[s]')} ({gap.place})")
         for gap in find_gaps(connection, market, now)
@@ -155,7 +234,7 @@ def implausible(connection: duckdb.DuckDBPyConnection, market: Market, now: date
     """Candles whose price cannot be right, among the newest few thousand of each series."""
     faults: list[Fault] = []
     for timeframe in market.timeframes:
-        since = instant(now) - length_of(timeframe) * int(BARS_LOOKED_AT / market.calendar.open_share)
+        since = instant(now) - length_of(timeframe) * int(BARS_EXAMINED / market.calendar.open_share)
         series = [each for each in market.series if each.timeframe is timeframe]
         for first in range(0, len(series), SERIES_AT_ONCE):
             batch = series[first : first + SERIES_AT_ONCE]
@@ -172,12 +251,12 @@ def implausible(connection: duckdb.DuckDBPyConnection, market: Market, now: date
 
 def _behind(report: SeriesReport, expected: np.datetime64) -> str:
     if report.last_open_time is None:
-        return f"no candles at all ({report.outcome or 'never asked for'})"
+        return f"no candles at all ({report.outcome or 'never attempted'})"
     return f"newest candle expected: {expected.astype('datetime64[s]')}"
 
 
 def export_verdict(warehouse: Warehouse, market: Market, root: Path) -> Verdict:
-    """Whether the files are as the manifest says, and the manifest as the tables say."""
+    """Whether every file is unaltered since it was written, and holds the rows of the tables."""
     warehouse.prepare(market)
     manifest = {each.path: each for each in warehouse.exported(market, market.series)}
     with warehouse.reader() as connection:
@@ -189,7 +268,7 @@ def export_verdict(warehouse: Warehouse, market: Market, root: Path) -> Verdict:
         Fault(each.series, None, f"{each.path}: was never exported") for each in wanted if each.path not in manifest
     ]
     altered = [fault for each in wanted if each.path in manifest and (fault := _altered(root, manifest[each.path]))]
-    return Verdict("exports_match_the_table", [*missing, *altered, *differing], len(wanted))
+    return Verdict([*missing, *altered, *differing], len(wanted), FILES)
 
 
 def _is_whole(file: Wanted) -> bool:
@@ -212,54 +291,53 @@ def upload_verdict(
 ) -> Verdict:
     """Whether a destination holds what was last exported."""
     warehouse.prepare(market)
-    name = f"{spec.asset}_match_the_exports"
     manifest = {each.path: each for each in warehouse.exported(market, market.series)}
     files = remotes(market, spec, market.series, manifest)
     uploaded = {each.path: each for each in warehouse.uploaded(market, spec.name, market.series)}
     if not files:
-        return Verdict(name, [], 0)
+        return Verdict([], 0, FILES)
     try:
         hashes = open_destination().hashes(list(files))
     except DestinationError as error:
-        return Verdict(name, [Fault(next(iter(files.values())).series, None, str(error))], len(files))
+        return Verdict([Fault(next(iter(files.values())).series, None, str(error))], len(files), FILES)
     faults = [
         fault
         for remote, file in files.items()
         if (fault := _not_there(file, uploaded.get(file.path), hashes.get(remote)))
     ]
-    return Verdict(name, faults, len(files))
+    return Verdict(faults, len(files), FILES)
 
 
 def window_verdict(
     warehouse: Warehouse, market: Market, spec: RedisSpec, open_destination: Callable[[], "RedisDestination"]
 ) -> Verdict:
-    """Whether a Redis server holds the whole window of every series, as many candles as the warehouse has of it."""
+    """Whether a Redis server holds as many candles of each series' window as the warehouse."""
     warehouse.prepare(market)
-    name, batch = f"{spec.asset}_are_whole", series_kept(spec, market.series)
+    batch = series_kept(spec, market.series)
     wanted = {s: len(r["open_time"]) for s, r in warehouse.newest_candles(market, batch, timedelta(days=spec.days))}
     wanted = {series: count for series, count in wanted.items() if count}
     try:
         held = open_destination().counts(list(wanted))
     except DestinationError as error:
-        return Verdict(name, [Fault(series, None, str(error)) for series in list(wanted)[:1]], len(wanted))
+        return Verdict([Fault(series, None, str(error)) for series in list(wanted)[:1]], len(wanted), SERIES)
     faults = [
-        Fault(series, None, f"{held.get(series, 0)} candles there, {count} wanted")
+        Fault(series, None, f"{held.get(series, 0)} candles at the destination, {count} wanted")
         for series, count in wanted.items()
         if held.get(series, 0) < count
     ]
-    return Verdict(name, faults, len(wanted))
+    return Verdict(faults, len(wanted), SERIES)
 
 
-def _not_there(file: Exported, upload: Published | None, there: str | None) -> Fault | None:
+def _not_there(file: Exported, upload: Published | None, content_hash: str | None) -> Fault | None:
     if upload is None:
         return Fault(file.series, None, f"{file.path}: was never uploaded")
-    if there is None:
+    if content_hash is None:
         return Fault(file.series, None, f"{file.path}: is gone from the destination")
-    if there != upload.content_hash:
-        return Fault(file.series, None, f"{file.path}: the destination holds something else than was uploaded")
+    if content_hash != upload.content_hash:
+        return Fault(file.series, None, f"{file.path}: the destination holds another content than was uploaded")
     if upload.sha256 != file.sha256:
         return Fault(file.series, None, f"{file.path}: exported anew since it was uploaded")
-    # Somebody changed the export between writing and uploading it.
+    # The export file was changed between writing and uploading it.
     if upload.hash_name == "sha256" and upload.content_hash != file.sha256:
-        return Fault(file.series, None, f"{file.path}: what was uploaded is not what was exported")
+        return Fault(file.series, None, f"{file.path}: the uploaded content is not the exported one")
     return None

@@ -85,7 +85,7 @@ def backfilled(base_url: str, size: Size, folder: Path) -> Backfilled:
     market, watch = _market(base_url, size), cycle.Watch(keeps=False)
     job = build(settings, [market]).resolve_job_def(backfill_job_name(market))
     with dg.DagsterInstance.get() as instance:
-        run = cycle.run_job(instance, job, market, BEGIN, watch, missing=True)
+        run = cycle.run_job(instance, job, market, BEGIN, watch, missing_only=True)
     stages = dict(watch.stages.seconds)
     checks = stages.pop(cycle.CHECKS, 0.0)
     return Backfilled(stages, run.total - sum(stages.values()) - checks, settings.database.stat().st_size / 1e6)

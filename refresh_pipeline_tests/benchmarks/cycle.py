@@ -25,10 +25,10 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.orchestration import checks
 from refresh_pipeline.orchestration.build import build
-from refresh_pipeline.orchestration.checks import RAW_CHECKS
 from refresh_pipeline.orchestration.partitions import grid, whole
 from refresh_pipeline.pipeline import backfill, compute, fetch
 from refresh_pipeline.pipeline.job_names import refresh_job_name
+from refresh_pipeline.pipeline.quality import CANDLE_CHECKS
 from refresh_pipeline.settings import load_settings, prepare_dagster
 from refresh_pipeline.sources import Fetched, Request
 from refresh_pipeline.sources.binance import BinanceSource
@@ -40,6 +40,7 @@ from refresh_pipeline_tests.benchmarks import bare
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Findings, Size, Stopwatch, replaced, seconds
 from refresh_pipeline_tests.benchmarks.venue import BEGIN, MINUTE, candles_of, market_at, venue
 
+CHECK_NAMES = [check.name for check in CANDLE_CHECKS if not check.needs_fallbacks]
 FETCH, STORE, REST, CHECKS = "fetch", "store", "between them", "checks"
 COMPUTED = (Table.enhanced_candles, Table.indicators)
 STAGES = (FETCH, STORE, *(f"{table}: {what}" for table in COMPUTED for what in ("read", "compute", "write")))
@@ -123,7 +124,7 @@ class Watch:
                 block.enter_context(watch.during(Warehouse, method, partial(_said, method)))
             for module, function in ((fetch, "refresh_candles"), (compute, "compute"), (backfill, "backfill")):
                 block.enter_context(watch.during(module, function, lambda _: REST))
-            block.enter_context(watch.during(checks, "raw_verdicts", lambda _: CHECKS))
+            block.enter_context(watch.during(checks, "candle_verdicts", lambda _: CHECKS))
             # Beside computing and writing a refresh of a tail does nothing but find out what to read, and read it.
             block.enter_context(watch.during(TailRefresh, "run", lambda work: f"{work.table}: read"))
             block.enter_context(watch.during(TailRefresh, "_write", lambda work: f"{work.table}: write"))
@@ -295,7 +296,7 @@ def run_job(
     **more: object,
 ) -> Run:
     """One wide run of a job at an instant; `more` is what it is asked for besides."""
-    asked = {"asked": {"config": {"now": now.isoformat(), **more}}} if "asked" in job.resource_defs else {}
+    asked = {"run_options": {"config": {"now": now.isoformat(), **more}}} if "run_options" in job.resource_defs else {}
     config = {"resources": asked, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     results: list[dg.ExecuteInProcessResult] = []
     with (watch or Watch()).on():
@@ -338,9 +339,9 @@ def _empty_job(market: Market) -> dg.JobDefinition:
 
         assets.append(empty)
 
-    @dg.multi_asset_check(name="empty_checks", specs=[dg.AssetCheckSpec(name, asset=assets[0]) for name in RAW_CHECKS])
+    @dg.multi_asset_check(name="empty_checks", specs=[dg.AssetCheckSpec(name, asset=assets[0]) for name in CHECK_NAMES])
     def empty_checks() -> Iterator[dg.AssetCheckResult]:
-        for name in RAW_CHECKS:
+        for name in CHECK_NAMES:
             yield dg.AssetCheckResult(passed=True, check_name=name, asset_key=assets[0].key)
 
     definitions = dg.Definitions(

@@ -190,7 +190,7 @@ def refresh(market: Market, at: datetime) -> None:
     """One wide run of everything, in this process."""
     job = build(load_settings(), [market]).resolve_job_def(refresh_job_name(market))
     config = {
-        "resources": {"asked": {"config": {"now": at.isoformat()}}},
+        "resources": {"run_options": {"config": {"now": at.isoformat()}}},
         "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
     }
     with dg.DagsterInstance.get() as instance:

@@ -15,7 +15,7 @@ import pytest
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.market.candles import instant
-from refresh_pipeline.pipeline.quality import raw_verdicts
+from refresh_pipeline.pipeline.quality import candle_verdicts
 from refresh_pipeline.sources import Request
 from refresh_pipeline.sources.registry import open_source
 from refresh_pipeline.warehouse.schema import Table
@@ -100,8 +100,8 @@ def test_a_run_of_empty_assets_has_the_steps_of_the_real_one(ticks: Findings) ->
 
 def test_the_cycle_leaves_nothing_for_a_check_to_find(ticks: Findings, folder: Path) -> None:
     market = market_at("http://127.0.0.1:1", SMALL.series, SMALL.stored)
-    verdicts = raw_verdicts(Warehouse(database=str(folder / "refresh.duckdb")), market, BEGIN + MINUTE * 2)
-    assert [each.name for each in verdicts if each.faults] == []
+    verdicts = candle_verdicts(Warehouse(database=str(folder / "refresh.duckdb")), market, BEGIN + MINUTE * 2)
+    assert [name for name, verdict in verdicts.items() if verdict.faults] == []
 
 
 def test_the_venue_serves_the_candles_that_a_history_is_filled_with(tmp_path: Path) -> None:

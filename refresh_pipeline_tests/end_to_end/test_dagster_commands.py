@@ -19,7 +19,7 @@ from refresh_pipeline_tests.project_folder import NOW, World
 
 WORKSPACE = ("-w", "workspace.yaml")
 PROJECT = ("-m", "refresh_pipeline.definitions")
-AT_NOW = ("--config-json", json.dumps({"resources": {"asked": {"config": {"now": NOW.isoformat()}}}}))
+AT_NOW = ("--config-json", json.dumps({"resources": {"run_options": {"config": {"now": NOW.isoformat()}}}}))
 
 
 @pytest.fixture

@@ -5,10 +5,13 @@ from datetime import timedelta
 import dagster as dg
 import pytest
 
+from refresh_pipeline.market.calendars.fx import FxCalendar
+from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.market_files import load_markets
 from refresh_pipeline.orchestration.assets import market_assets
+from refresh_pipeline.orchestration.schedules import refresh_schedule
 from refresh_pipeline.settings import load_settings
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
@@ -130,6 +133,25 @@ def test_a_market_with_closing_hours_is_late_by_its_own_clock_only(
     policies = [spec.freshness_policy for spec in specs(parse_market(yaml, "house.yaml"))[:3]]
     expected = dg.FreshnessPolicy.cron(deadline_cron=deadline, lower_bound_delta=window, timezone="America/New_York")
     assert policies == [expected] * 3
+
+
+class LondonCalendar(FxCalendar):
+    """A calendar of somebody's own, with closing hours and no deadlines."""
+
+    name, zone = "lse", "Europe/London"
+    hourly_deadlines = ""
+
+
+@pytest.mark.parametrize("shortest", ["m5", "D1"])
+def test_a_new_calendar_needs_no_more_than_its_entry_in_the_registry(
+    monkeypatch: pytest.MonkeyPatch, shortest: str
+) -> None:
+    monkeypatch.setitem(CALENDARS, "lse", LondonCalendar())
+    yaml = YAML.format(name="house", calendar="lse", two_sided="false").replace("[m5, H1]", f"[{shortest}]")
+    market = parse_market(yaml, "house.yaml")
+    expected = dg.FreshnessPolicy.cron("0 18 * * 1-5", lower_bound_delta=timedelta(days=1), timezone="Europe/London")
+    assert [spec.freshness_policy for spec in specs(market)[:3]] == [expected] * 3
+    assert refresh_schedule(market).execution_timezone == "Europe/London"
 
 
 @pytest.mark.parametrize("shortest", list(Timeframe))

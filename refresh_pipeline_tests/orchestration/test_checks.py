@@ -13,7 +13,7 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.orchestration.checks import FAULTS_SHOWN, market_checks, result
 from refresh_pipeline.orchestration.resources import uploads_of
-from refresh_pipeline.pipeline.quality import Verdict, export_verdict, raw_verdicts, upload_verdict
+from refresh_pipeline.pipeline.quality import Verdict, candle_verdicts, export_verdict, upload_verdict
 from refresh_pipeline.warehouse.queries import Fault
 from refresh_pipeline_tests.project_folder import BAZAAR, LATER, NOW, World, verdicts_of
 
@@ -29,7 +29,7 @@ def verdict(world: World, name: str, now: datetime = NOW, market: Market | None 
     if name == "uploads_match_the_exports":
         spec = market.uploads
         return upload_verdict(world.warehouse, market, spec, lambda: uploads_of(world.settings).open(spec))
-    return next(each for each in raw_verdicts(world.warehouse, market, now) if each.name == name)
+    return candle_verdicts(world.warehouse, market, now)[name]
 
 
 def found(world: World, name: str, now: datetime = NOW) -> dict[str, str]:
@@ -116,7 +116,7 @@ def test_a_stored_candle_that_contradicts_itself_is_found(world: World, damage: 
 def test_of_very_many_faults_some_are_shown_and_the_count_says_at_least(world: World) -> None:
     world.change("update bazaar.raw_candles set low = high + 1")
     bad = verdict(world, "prices_are_coherent")
-    assert bad.summary == f"at least {len(bad.faults)} of 480 are not so"
+    assert bad.summary == f"at least {len(bad.faults)} of 480 candles failed"
     assert len(bad.faults) < 480
 
 
@@ -289,18 +289,18 @@ def test_a_destination_that_cannot_be_asked_is_told(world: World) -> None:
 
 def test_a_failed_check_shows_a_table_and_a_count() -> None:
     faults = [Fault(BTC, None, f"fault {number}") for number in range(FAULTS_SHOWN + 10)]
-    shown = result(Verdict("prices_are_coherent", faults, 1000), dg.AssetKey(["bazaar", "raw_candles"]))
+    shown = result(Verdict(faults, 1000, "candles"), dg.AssetKey(["bazaar", "raw_candles"]), "prices_are_coherent")
     assert not shown.passed
-    assert shown.description == f"{len(faults)} of 1000 are not so"
+    assert shown.description == f"{len(faults)} of 1000 candles failed"
     assert shown.metadata["faults"].value == len(faults)
     table = shown.metadata["first_faults"]
     assert isinstance(table, dg.TableMetadataValue)
     assert len(table.records) == FAULTS_SHOWN
-    assert table.records[0].data == {"instrument": "BTC/USD", "timeframe": "m15", "open_time": "", "what": "fault 0"}
+    assert table.records[0].data == {"instrument": "BTC/USD", "timeframe": "m15", "open_time": "", "fault": "fault 0"}
 
 
 def test_a_passed_check_says_how_much_it_examined() -> None:
-    shown = result(Verdict("prices_are_coherent", [], 1000))
+    shown = result(Verdict([], 1000, "candles"))
     assert (shown.passed, shown.description) == (True, None)
     assert (shown.metadata["examined"].value, shown.metadata["faults"].value) == (1000, 0)
 

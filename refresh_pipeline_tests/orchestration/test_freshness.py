@@ -11,7 +11,7 @@ from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.model import parse_market
 from refresh_pipeline.orchestration.schedules import request_for as tick_request
 from refresh_pipeline.orchestration.sensors import overdue, request_for
-from refresh_pipeline.pipeline.quality import raw_verdicts
+from refresh_pipeline.pipeline.quality import candle_verdicts
 from refresh_pipeline.warehouse.outcomes import Outcome
 from refresh_pipeline.warehouse.queries import SeriesReport
 from refresh_pipeline_tests.project_folder import NOW, QUIET, World
@@ -63,7 +63,7 @@ def test_the_run_asks_for_the_overdue_beside_the_failed_and_a_skip_counts_both()
     late = {DAYS: MOMENT, MINUTES: MOMENT + timedelta(minutes=3)}
     request = request_for(MARKET, [], MOMENT, late)
     assert isinstance(request, dg.RunRequest)
-    assert request.run_config["resources"]["asked"]["config"]["series"] == [DAYS.key]
+    assert request.run_config["resources"]["run_options"]["config"]["series"] == [DAYS.key]
     skipped = request_for(MARKET, [], MOMENT - timedelta(minutes=1), late)
     assert isinstance(skipped, dg.SkipReason)
     assert skipped.skip_message == "2 overdue; the next is asked for again at 00:15:00 UTC"
@@ -72,19 +72,18 @@ def test_the_run_asks_for_the_overdue_beside_the_failed_and_a_skip_counts_both()
 @pytest.mark.parametrize("hours", [1, 20])
 def test_after_a_standstill_of_the_schedule_one_run_makes_everything_current(world: World, hours: int) -> None:
     later = NOW + timedelta(hours=hours)
-    assert any(each.faults for each in raw_verdicts(world.warehouse, world.market, later))
+    assert any(verdict.faults for verdict in candle_verdicts(world.warehouse, world.market, later).values())
     request = tick_request(world.market, NOW, later)
     assert isinstance(request, dg.RunRequest)
     with dg.DagsterInstance.ephemeral() as instance:
         result = world.job("refresh").execute_in_process(
             instance=instance,
             tags={**request.tags, PROCESS_TAG: this_process()},
-            run_config={"resources": {"asked": {"config": {"now": later.isoformat()}}}, **QUIET},
+            run_config={"resources": {"run_options": {"config": {"now": later.isoformat()}}}, **QUIET},
         )
     assert result.success
-    assert {
-        each.name: list(each.faults) for each in raw_verdicts(world.warehouse, world.market, later) if each.faults
-    } == {}
+    verdicts = candle_verdicts(world.warehouse, world.market, later)
+    assert [fault for verdict in verdicts.values() for fault in verdict.faults] == []
     assert overdue(world.market, world.warehouse.series_status(world.market), later) == {}
     newest = {
         np.datetime64(row[0], "us")

@@ -119,7 +119,7 @@ def test_the_check_lists_the_series_that_failed(world: World, instance: dg.Dagst
     assert isinstance(table, dg.TableMetadataValue)
     rows = [record.data for record in table.records]
     assert {f"{row['instrument']}|{row['timeframe']}" for row in rows} == BROKEN
-    assert all("csv" in str(row["what"]) for row in rows)
+    assert all("csv" in str(row["fault"]) for row in rows)
 
 
 def test_series_that_fail_are_in_the_runs_log_with_the_reason(world: World, instance: dg.DagsterInstance) -> None:
@@ -194,8 +194,7 @@ def test_a_series_beyond_the_range_is_told(world: World) -> None:
     result = world.run(keys=["BTC/USD|m15"], series=["XRP/USD|H1"])
     assert not result.success
     assert (
-        "asked for XRP/USD|H1, which its range of partitions does not hold"
-        in failures_of(result)["bazaar__raw_candles"]
+        "`series` names XRP/USD|H1, outside the run's range of partitions" in failures_of(result)["bazaar__raw_candles"]
     )
 
 

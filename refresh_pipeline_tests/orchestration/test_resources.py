@@ -1,7 +1,6 @@
-"""The neighbours as deployed: where they are, and what a run was asked for."""
+"""The resources as deployed: their folders, credentials and sources."""
 
 import os
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -10,7 +9,7 @@ import pytest
 from refresh_pipeline.destinations.folder import FolderDestination
 from refresh_pipeline.market.destination_spec import UploadsSpec
 from refresh_pipeline.market_files import load_markets
-from refresh_pipeline.orchestration.resources import Asked, Exports, Uploads, Venues, resources
+from refresh_pipeline.orchestration.resources import Exports, Uploads, Venues, resources
 from refresh_pipeline.settings import load_settings
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
@@ -28,24 +27,6 @@ def test_everything_lies_in_the_folder_of_everything(tmp_path: Path) -> None:
     assert venues.limits_dir == str(tmp_path / "limits")
     assert files.root == tmp_path / "exports"
     assert destination.open(UploadsSpec()).url == (tmp_path / "uploads").as_uri()
-
-
-def test_a_run_goes_by_the_clock_unless_another_time_was_asked_for() -> None:
-    before = datetime.now(UTC)
-    assert before <= Asked().moment <= datetime.now(UTC)
-    assert Asked(now="2026-06-01T14:00+02:00").moment == datetime(2026, 6, 1, 12, tzinfo=UTC)
-
-
-def test_a_run_may_be_asked_for_a_stretch() -> None:
-    assert (Asked().since_instant, Asked().until_instant) == (None, None)
-    asked = Asked(since="2026-06-01", until="2026-06-02T00:00Z")
-    assert asked.since_instant is not None
-    assert asked.until_instant == asked.since_instant + timedelta(days=1)
-
-
-def test_a_time_that_is_none_is_told() -> None:
-    with pytest.raises(ValueError, match="found 'yesterday', allowed: ISO 8601"):
-        _ = Asked(now="yesterday").moment
 
 
 def test_the_destination_is_where_the_environment_says_when_it_is_needed(tmp_path: Path) -> None:

@@ -9,11 +9,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import pytest
 from dagster import DagsterRunStatus
 
 from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, this_process
 from refresh_pipeline.instance.run_retention import RANGE_END, RANGE_START
+from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.orchestration.partitions import grid
@@ -128,7 +130,19 @@ def test_nothing_due_is_a_skip_that_says_since_when() -> None:
     [("m1", "* * * * *"), ("m5", "*/5 * * * *"), ("m30", "*/30 * * * *"), ("H1", "0 * * * *"), ("W1", "0 * * * *")],
 )
 def test_a_market_ticks_as_often_as_its_shortest_candles_close(timeframe: str, expected: str) -> None:
-    assert cron(Timeframe(timeframe)) == expected
+    assert cron(CRYPTO.calendar, Timeframe(timeframe)) == expected
+
+
+@pytest.mark.parametrize("timeframe", ["m5", "m15", "m30", "H1", "H2", "H4", "D1"])
+def test_shares_of_india_are_refreshed_in_the_minute_in_which_their_bars_close(timeframe: str) -> None:
+    calendar, shortest = CALENDARS["nse"], Timeframe(timeframe)
+    opens = calendar.open_times(shortest, np.datetime64("2026-06-01", "us"), np.datetime64("2026-06-06", "us"))
+    minutes = {int(minute) % 60 for minute in calendar.closes(shortest, opens).astype("datetime64[m]").astype(int)}
+    ticks = cron(calendar, shortest).split()[0]
+    listed = range(0, 60, int(ticks[2:])) if ticks.startswith("*/") else [int(minute) for minute in ticks.split(",")]
+    assert len(opens) > 0
+    # India is half an hour off the hours of UTC.
+    assert {(minute + 30) % 60 for minute in minutes} <= set(listed)
 
 
 def test_each_market_ticks_in_its_own_zone() -> None:
@@ -248,7 +262,7 @@ def test_what_a_tick_asks_for_is_what_the_job_does(world: World) -> None:
     market, now = world.market, datetime(2026, 6, 1, 12, 15, tzinfo=UTC)
     request = request_for(market, now - timedelta(minutes=15), now)
     assert isinstance(request, dg.RunRequest)
-    config = {"resources": {"asked": {"config": {"now": now.isoformat()}}}, **QUIET}
+    config = {"resources": {"run_options": {"config": {"now": now.isoformat()}}}, **QUIET}
     with dg.DagsterInstance.ephemeral() as instance:
         tags = {**request.tags, PROCESS_TAG: this_process()}
         result = world.job("refresh").execute_in_process(instance=instance, tags=tags, run_config=config)

@@ -22,7 +22,7 @@ def failed(key: str, failures: int = 1, at: datetime = NOW) -> FailedSeries:
 
 def asked_for(request: dg.RunRequest | dg.SkipReason) -> list[str]:
     assert isinstance(request, dg.RunRequest)
-    return request.run_config["resources"]["asked"]["config"]["series"]
+    return request.run_config["resources"]["run_options"]["config"]["series"]
 
 
 # ---- the decision

@@ -200,7 +200,7 @@ def test_the_launchpad_backfills_with_missing_in_the_config_of_any_job(new_world
     new_world.change("delete from bazaar.raw_candles where open_time < '2026-06-01 06:00'")
     new_world.change("update bazaar.raw_candles set close = close * 1.0001 where open_time = '2026-06-01 11:45'")
     since = (NOW - timedelta(days=1)).isoformat()
-    result = new_world.run("backfill", ["BTC/USD|m15"], since=since, missing=True)
+    result = new_world.run("backfill", ["BTC/USD|m15"], since=since, missing_only=True)
     assert result.success
     assert metadata_of(result, "raw_candles")["BTC/USD|m15"]["rows_added"] == 72
     # What was there was not asked for: the changed candle would have been put right.

@@ -16,7 +16,7 @@ from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.orchestration.sensors import repair_request, repair_sensor
 from refresh_pipeline.pipeline import compute
 from refresh_pipeline.pipeline import fetch as fetching
-from refresh_pipeline.pipeline.quality import raw_verdicts
+from refresh_pipeline.pipeline.quality import candle_verdicts
 from refresh_pipeline.sources.registry import open_source
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline_tests.project_folder import FIRST, LAST, NOW, QUIET, World, command, metadata_of
@@ -42,7 +42,7 @@ def own_gaps(world: World, now: datetime = NOW) -> list[Gap]:
 
 
 def verdict(world: World, now: datetime = NOW) -> list[str]:
-    (found,) = [v for v in raw_verdicts(world.warehouse, world.market, now) if v.name == "no_candles_are_missing"]
+    found = candle_verdicts(world.warehouse, world.market, now)["no_candles_are_missing"]
     return [f"{fault.series} {fault.open_time}: {fault.what}" for fault in found.faults]
 
 
@@ -61,7 +61,7 @@ def fetch(world: World, now: datetime = NOW, hole: tuple[str, str] | None = None
     requests = fetching.requests_for(market, held, now)
     if hole:
         since, until = (instant(time) for time in hole)
-        requests = fetching.requests_for_holes(held, {BTC: (since, until)})
+        requests = fetching.requests_for_gaps(held, {BTC: (since, until)})
     fetching.fetch_candles(warehouse, market, open_source(market, world.settings.limits_dir), requests, now)
     for table in computations(market):
         compute.compute(warehouse, market, table, [BTC])

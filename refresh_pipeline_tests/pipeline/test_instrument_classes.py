@@ -12,7 +12,7 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.monitoring.status import status_rows
 from refresh_pipeline.pipeline import fetch
-from refresh_pipeline.pipeline.quality import raw_verdicts
+from refresh_pipeline.pipeline.quality import candle_verdicts
 from refresh_pipeline.settings import load_settings
 from refresh_pipeline.sources.registry import open_source
 from refresh_pipeline.warehouse.warehouse import Warehouse
@@ -56,7 +56,7 @@ def test_an_instruments_class_chooses_its_calendar_and_an_unknown_class_the_mark
 
 
 def test_in_the_rest_of_metals_everything_is_fresh_and_on_the_grid(market: Market, warehouse: Warehouse):
-    assert {each.name: each.faults for each in raw_verdicts(warehouse, market, NOW)} == {
+    assert {name: verdict.faults for name, verdict in candle_verdicts(warehouse, market, NOW).items()} == {
         "every_series_was_fetched": [],
         "prices_are_coherent": [],
         "open_times_are_unique_and_on_the_grid": [],
@@ -74,11 +74,7 @@ def test_a_candle_of_gold_in_its_rest_is_flagged_and_one_of_a_currency_is_not(ma
                 "timestamp '2026-06-01 21:15' as open_time) from mixed.raw_candles where timeframe = 'm15' limit 1",
                 {"name": instrument},
             )
-    (faults,) = [
-        each.faults
-        for each in raw_verdicts(warehouse, market, NOW)
-        if each.name == "open_times_are_unique_and_on_the_grid"
-    ]
+    faults = candle_verdicts(warehouse, market, NOW)["open_times_are_unique_and_on_the_grid"].faults
     # The currency had that candle already.
     assert [(fault.series, fault.what) for fault in faults] == [
         (Series("EUR/USD", Timeframe.m15), "stored 2 times"),

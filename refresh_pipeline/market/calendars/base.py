@@ -48,6 +48,16 @@ class Calendar(ABC):
     classes: Mapping[str, "Calendar"] = MappingProxyType({})
     # The share of all minutes in which the market is open: to turn a number of bars into a stretch of time.
     open_share: float
+    # Deadlines of a refresh as cron lines in `zone`: the hours for candles of at most an hour (empty: the daily ones
+    # apply to them too), and the end of each trading day.
+    hourly_deadlines: str = ""
+    daily_deadlines: str = "0 23 * * 1-5"
+
+    def close_minutes(self, timeframe: Timeframe) -> str:
+        """The minutes of an hour at which bars of a timeframe may close, as a field of a cron line."""
+        if timeframe.minutes >= 60:
+            return "0"
+        return f"*/{timeframe.minutes}" if timeframe.minutes > 1 else "*"
 
     @abstractmethod
     def floor(self, timeframe: Timeframe, times: Times) -> Times:

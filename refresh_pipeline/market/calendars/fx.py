@@ -33,6 +33,8 @@ class FxCalendar(Calendar):
     name = "fx"
     zone = "America/New_York"
     open_share = 5 / 7
+    hourly_deadlines = "0 0-17 * * 1-5"
+    daily_deadlines = "0 18 * * 1-5"
     daily_break = np.timedelta64(0, "us")
     quiet_until = np.timedelta64(10, "h").astype("timedelta64[us]")
     day_begins = np.timedelta64(17, "h").astype("timedelta64[us]")

@@ -38,6 +38,15 @@ class NseCalendar(Calendar):
     zone = "Asia/Kolkata"
     # 247 days of 6.25 hours a year.
     open_share = 0.176
+    hourly_deadlines = "30 10-15 * * 1-5"
+    daily_deadlines = "0 17 * * 1-5"
+
+    def close_minutes(self, timeframe: Timeframe) -> str:
+        """See Calendar: sessions open at 9:15 and close at 15:30, and the last bar is a short one."""
+        if timeframe.minutes >= 60:
+            return "15,30"
+        return "15,30,45" if timeframe.minutes == 30 else super().close_minutes(timeframe)
+
     last_known = np.datetime64(LAST_DAY, "us") + DAY - INDIA
 
     def floor(self, timeframe: Timeframe, times: Times) -> Times:
