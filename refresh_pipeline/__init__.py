@@ -1,11 +1,11 @@
-"""Refresh Pipeline keeps market candles fresh, and everything that is made from them.
+"""Refresh Pipeline keeps market candles fresh, with the indicators and files that are computed from them.
 
 A **market** is a set of instruments from one source with one trading calendar. A **series** is one instrument on one
-timeframe: `EUR/USD|H1`. A **candle** has an `open_time` (UTC, the left edge), open, high, low, close and volume, and is
-stored only once it has closed. A **tick** is one firing of a market's schedule; it asks for one **wide run**, which
-refreshes every due series at once.
+timeframe: `EUR/USD|H1`. A **candle** has an `open_time` (UTC, the left edge), open, high, low, close and volume; it is
+stored once it has closed. A **tick** is one firing of a market's schedule. A **wide run** is the one run that a tick
+requests: it refreshes every due series at once.
 
-Read in this order:
+The rooms from the top. A room imports the rooms below it, never one above.
 
 1. `orchestration.assets` is the story, per market: raw_candles -> enhanced_candles -> indicators -> exports -> uploads.
    The rest of `orchestration` is what Dagster sees: checks, schedules, sensors, jobs, resources. `definitions` is what

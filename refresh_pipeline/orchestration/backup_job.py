@@ -1,22 +1,22 @@
-"""Backups on a clock: a job and its schedule, once a day, for all markets together."""
+"""The daily backup of all markets: a job and its schedule."""
 
 from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
 
-from refresh_pipeline.instance.orphaned_runs import going_runs
 from refresh_pipeline.operations.backup import BackupError, back_up, keep_newest
+from refresh_pipeline.orchestration.skips import still_running
 from refresh_pipeline.pipeline.job_names import BACKUP
 from refresh_pipeline.settings import load_settings
 
-# Between two publishings, when most markets are quiet.
+# Between two publishing times, when most markets are quiet.
 DAILY = "40 3 * * *"
 
 
 @dg.op(description="Copies the warehouse and Dagster's files, verifies the copies, deletes the oldest ones.")
 def back_up_everything(context: dg.OpExecutionContext) -> None:
-    """One backup, and the newest ones kept."""
+    """Make one backup and delete the oldest ones."""
     settings = load_settings()
     home = Path(context.instance.root_directory)
     try:
@@ -31,7 +31,7 @@ def back_up_everything(context: dg.OpExecutionContext) -> None:
 
 @dg.job(name=BACKUP, description="Backs up the warehouse and Dagster's files.", executor_def=dg.in_process_executor)
 def backup_job() -> None:
-    """All of it is one step."""
+    """A backup is one step."""
     back_up_everything()
 
 
@@ -41,12 +41,12 @@ def backup_job() -> None:
     cron_schedule=DAILY,
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="One backup a day; REFRESH_BACKUPS_KEPT of them are kept.",
+    description="Makes one backup a day and keeps the newest REFRESH_BACKUPS_KEPT.",
 )
 def backup_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """A backup, unless there is nothing to back up or one is being made."""
+    """Request a backup, unless there is no warehouse yet or a backup is being made."""
     if not load_settings().database.exists():
-        return dg.SkipReason("no market was refreshed yet")
-    if going := going_runs(context.instance, BACKUP):
-        return dg.SkipReason(f"the previous run is still going: {going[0].run_id}")
+        return dg.SkipReason("there is no warehouse yet: no market was refreshed")
+    if skip := still_running(context.instance, BACKUP):
+        return skip
     return dg.RunRequest()

@@ -1,4 +1,4 @@
-"""Maintenance on a clock: a job and its schedule, once an hour."""
+"""Hourly maintenance: a job that prunes runs and compacts the warehouse, and its schedule."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -9,24 +9,25 @@ if TYPE_CHECKING:
     from refresh_pipeline.instance.run_pruning import Pruned
 
 
-from refresh_pipeline.instance.orphaned_runs import claim, going_runs
+from refresh_pipeline.instance.orphaned_runs import claim
 from refresh_pipeline.instance.run_retention import retention_of
 from refresh_pipeline.market_files import load_markets
 from refresh_pipeline.operations.maintenance import compact, compaction_summary
+from refresh_pipeline.orchestration.skips import still_running
 from refresh_pipeline.pipeline.job_names import MAINTENANCE
 from refresh_pipeline.settings import load_settings
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
 
-# Between the ticks of five minutes and more, and away from publishing and backup.
+# Away from the ticks of five minutes and more, from publishing and from the backup.
 HOURLY = "37 * * * *"
 
 
-# The hour (UTC) in which the warehouse is tidied as well: before the backup, which is then the smaller.
+# The hour (UTC) in which the warehouse is compacted too: before the backup, which is smaller for it.
 NIGHT = 2
 
 
 class PruneConfig(dg.Config):
-    """What the launchpad offers."""
+    """Fields of the launchpad."""
 
     dry_run: bool = False
 
@@ -44,14 +45,14 @@ def prune_runs(context: dg.OpExecutionContext, config: PruneConfig) -> None:
 
 
 class CompactConfig(dg.Config):
-    """What the launchpad offers."""
+    """Fields of the launchpad."""
 
     wanted: bool = True
 
 
-@dg.op(description="Brings rows of the warehouse that are a day old into the order in which they are read best.")
+@dg.op(description="Rewrites rows of the warehouse that are a day old in the order in which reading them is fastest.")
 def compact_warehouse(context: dg.OpExecutionContext, config: CompactConfig) -> None:
-    """Every market's tables tidied, where it is wanted; how many rows, and how long the file was held, in metadata."""
+    """Compact every market's tables where `wanted`; rows and seconds of holding the file go into metadata."""
     if not config.wanted:
         return
     claim(context)
@@ -66,11 +67,11 @@ def compact_warehouse(context: dg.OpExecutionContext, config: CompactConfig) -> 
 
 @dg.job(
     name=MAINTENANCE,
-    description="Prunes what Dagster remembers of old runs, and brings the warehouse's old rows into order.",
+    description="Deletes superseded runs from Dagster's database and compacts old rows of the warehouse.",
     executor_def=dg.in_process_executor,
 )
 def maintenance_job() -> None:
-    """One step each; what one fails at does not keep the other from its work."""
+    """Two steps that do not depend on each other."""
     prune_runs()
     compact_warehouse()
 
@@ -81,12 +82,12 @@ def maintenance_job() -> None:
     cron_schedule=HOURLY,
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Prunes runs once an hour, and once a night brings the warehouse's old rows into order.",
+    description="Prunes runs once an hour and compacts the warehouse once a night.",
 )
 def maintenance_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """A run, unless one is at it."""
-    if going := going_runs(context.instance, MAINTENANCE):
-        return dg.SkipReason(f"the previous run is still going: {going[0].run_id}")
+    """Request maintenance, unless it is in progress."""
+    if skip := still_running(context.instance, MAINTENANCE):
+        return skip
     wanted = context.scheduled_execution_time.hour == NIGHT
     return dg.RunRequest(run_config={"ops": {compact_warehouse.name: {"config": {"wanted": wanted}}}})
 
@@ -95,7 +96,7 @@ COUNTS = ("runs", "thinned", "events", "orphans", "bytes", "given_back")
 
 
 def pruning_summary(pruned: "Pruned", *, dry_run: bool) -> str:
-    """What went, or would go, in a line.
+    """The pruned runs, events and bytes in one line.
 
     >>> from refresh_pipeline.instance.run_pruning import Pruned
     >>> pruning_summary(Pruned(runs=60, events=90_000, bytes=840_000_000), dry_run=True)

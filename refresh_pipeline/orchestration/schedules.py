@@ -1,4 +1,4 @@
-"""Each market on its own clock: one wide run of the timeframes that closed, or a reason why there is none."""
+"""The schedules of a market: refresh requests one wide run of the timeframes that closed, publish its files."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -8,7 +8,6 @@ import dagster as dg
 import numpy as np
 from dagster import DagsterRunStatus, RunsFilter
 
-from refresh_pipeline.instance.orphaned_runs import going_runs
 from refresh_pipeline.market.calendars.base import Calendar
 from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.model import PUBLISH_CRONS, Market
@@ -16,25 +15,26 @@ from refresh_pipeline.market.polling import Pace, pace
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.orchestration.partitions import range_tags, whole
 from refresh_pipeline.orchestration.resources import WarehouseParam
+from refresh_pipeline.orchestration.skips import still_running
 from refresh_pipeline.pipeline.job_names import publish_job_name, refresh_job_name
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
 from refresh_pipeline.warehouse.outcomes import Outcome
 from refresh_pipeline.warehouse.queries import SeriesReport
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
-# When a tick's run was due: once it has succeeded, the next one asks for everything that has closed since.
+# The due time of a tick's run: once it has succeeded, the next tick requests everything that has closed since.
 TICK_TAG = "refresh/tick"
 # Seconds that a tick waits for the warehouse's lock.
 PATIENCE = 5.0
 
 
 def market_schedules(market: Market) -> list[dg.ScheduleDefinition]:
-    """The market's refresh at the cadence of its shortest timeframe, and its publishing at the interval of its YAML."""
+    """The refresh at the cadence of the shortest timeframe, and the publishing at the interval of the market's YAML."""
     return [refresh_schedule(market), publish_schedule(market)]
 
 
 def refresh_schedule(market: Market) -> dg.ScheduleDefinition:
-    """Ask for one wide run of every timeframe of which a candle closed since the last tick whose run succeeded."""
+    """Request one wide run of the timeframes with a candle that closed since the last successful tick."""
 
     @dg.schedule(
         name=refresh_job_name(market),
@@ -42,12 +42,12 @@ def refresh_schedule(market: Market) -> dg.ScheduleDefinition:
         cron_schedule=cron(market.calendar, min(market.timeframes)),
         execution_timezone=market.calendar.zone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"One wide run of {market.name}'s timeframes that have closed.",
+        description=f"Refreshes the timeframes of {market.name} that have closed, in one run.",
     )
     def tick(context: dg.ScheduleEvaluationContext, warehouse: WarehouseParam) -> dg.RunRequest | dg.SkipReason:
         now = context.scheduled_execution_time
-        if going := going_runs(context.instance, refresh_job_name(market)):
-            return dg.SkipReason(f"the previous run is still going: {going[0].run_id}")
+        if skip := still_running(context.instance, refresh_job_name(market)):
+            return skip
         asked = request_for(market, previous_tick(context.instance, market), now)
         if isinstance(asked, dg.SkipReason):
             return asked
@@ -66,18 +66,18 @@ def publish_schedule(market: Market) -> dg.ScheduleDefinition:
         cron_schedule=PUBLISH_CRONS[market.publish],
         execution_timezone=market.calendar.zone,
         default_status=dg.DefaultScheduleStatus.RUNNING,
-        description=f"Files of every series of {market.name} that changed, written and uploaded.",
+        description=f"Writes and uploads the files of {market.name}'s series that changed.",
     )
     def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        if going := going_runs(context.instance, publish_job_name(market)):
-            return dg.SkipReason(f"the previous run is still going: {going[0].run_id}")
+        if skip := still_running(context.instance, publish_job_name(market)):
+            return skip
         return dg.RunRequest(tags=dict(whole(market)))
 
     return tick
 
 
 def request_for(market: Market, previous: datetime | None, now: datetime) -> dg.RunRequest | dg.SkipReason:
-    """The run that a tick asks for, given the last tick whose run succeeded."""
+    """The run that a tick requests, given the last tick whose run succeeded."""
     due = due_timeframes(market, previous, now)
     if not due:
         return dg.SkipReason(f"no candle of {market.name} has closed since {previous:%Y-%m-%d %H:%M} UTC")
@@ -86,9 +86,9 @@ def request_for(market: Market, previous: datetime | None, now: datetime) -> dg.
 
 
 def current_pace(market: Market, warehouse: Warehouse, now: datetime) -> Pace:
-    """How often to ask the venue now: less often while many of its series fail, and in quiet hours if so wished."""
+    """The pace of refreshes now: slower while many series fail, and off-peak where the YAML says so."""
     standing: list[SeriesReport] = []
-    # A tick must be answered soon: of a file that somebody holds nothing is known, and the pace is the usual one.
+    # A tick must be answered soon: while another process holds the warehouse, the usual pace applies.
     with suppress(WarehouseBusy, WarehouseUnreadable):
         standing = Warehouse(database=warehouse.database, patience=PATIENCE).series_status(market)
     outcomes = [each.outcome for each in standing if each.outcome is not None]

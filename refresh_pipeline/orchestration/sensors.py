@@ -1,4 +1,4 @@
-"""Retry asks again for series that failed or are overdue; repair for candles that are missing, so many a tick."""
+"""Two sensors: retry refreshes failed and overdue series again, repair fetches missing candles within a budget."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import numpy as np
 
-from refresh_pipeline.instance.orphaned_runs import going_runs
 from refresh_pipeline.market.freshness import latest_due
 from refresh_pipeline.market.gaps import Gap, Place, due, planned
 from refresh_pipeline.market.model import Market
@@ -14,6 +13,7 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.orchestration.partitions import range_tags
 from refresh_pipeline.orchestration.resources import WarehouseParam
 from refresh_pipeline.orchestration.run_options import KEY
+from refresh_pipeline.orchestration.skips import still_running
 from refresh_pipeline.pipeline.job_names import refresh_job_name
 from refresh_pipeline.warehouse.queries import FailedSeries, SeriesReport
 
@@ -24,18 +24,18 @@ SECONDS_BETWEEN_REPAIRS = 300
 
 
 def retry_sensor(market: Market) -> dg.SensorDefinition:
-    """One run of the series whose last attempt failed, or that are overdue, and whose wait is over."""
+    """Request a run of the failed and overdue series whose wait is over."""
 
     @dg.sensor(
         name=f"{market.name}_retry",
         job_name=refresh_job_name(market),
         minimum_interval_seconds=SECONDS_BETWEEN_LOOKS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Asks again for series of {market.name} that failed or are overdue, ever more rarely.",
+        description=f"Refreshes failed and overdue series of {market.name} again, with growing intervals.",
     )
     def retry(context: dg.SensorEvaluationContext, warehouse: WarehouseParam) -> dg.RunRequest | dg.SkipReason:
-        if going := going_runs(context.instance, refresh_job_name(market)):
-            return dg.SkipReason(f"a run is going: {going[0].run_id}")
+        if skip := still_running(context.instance, refresh_job_name(market)):
+            return skip
         now = datetime.now(UTC)
         return request_for(market, warehouse.failed(market), now, overdue(market, warehouse.series_status(market), now))
 
@@ -43,20 +43,20 @@ def retry_sensor(market: Market) -> dg.SensorDefinition:
 
 
 def repair_sensor(market: Market) -> dg.SensorDefinition:
-    """One run that asks for missing candles just where they are missing, so many a tick."""
+    """Request a run that fetches missing candles, a limited number at a time."""
 
     @dg.sensor(
         name=f"{market.name}_repair",
         job_name=refresh_job_name(market),
         minimum_interval_seconds=SECONDS_BETWEEN_REPAIRS,
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Asks for missing candles of {market.name}; ever more rarely where its source has none.",
+        description=f"Fetches missing candles of {market.name}; with growing intervals where the source has none.",
     )
     def repair(context: dg.SensorEvaluationContext, warehouse: WarehouseParam) -> dg.RunRequest | dg.SkipReason:
-        if going := going_runs(context.instance, refresh_job_name(market)):
-            return dg.SkipReason(f"a run is going: {going[0].run_id}")
+        if skip := still_running(context.instance, refresh_job_name(market)):
+            return skip
         now = datetime.now(UTC)
-        # Series that failed have a sensor of their own, which waits between its attempts.
+        # Failed series belong to the retry sensor, which waits between its attempts.
         failed = {each.series for each in warehouse.failed(market)}
         return repair_request(market, [gap for gap in warehouse.gaps(market, now) if gap.series not in failed], now)
 
@@ -64,7 +64,7 @@ def repair_sensor(market: Market) -> dg.SensorDefinition:
 
 
 def repair_request(market: Market, gaps: Sequence[Gap], now: datetime) -> dg.RunRequest | dg.SkipReason:
-    """The run that asks for missing candles, or why there is none."""
+    """The run that fetches missing candles, or the reason for none."""
     known = [gap for gap in gaps if gap.series in set(market.series) and gap.place is not Place.end]
     plan = planned(market, due(known, now))
     if plan:
@@ -81,14 +81,14 @@ def repair_request(market: Market, gaps: Sequence[Gap], now: datetime) -> dg.Run
 
 
 def narrowed(series: Sequence[Series], **options: object) -> dict[str, object]:
-    """A run's config that narrows it to these series."""
+    """The run config that narrows a run to these series."""
     return {"resources": {KEY: {"config": {"series": [each.key for each in series], **options}}}}
 
 
 def request_for(
     market: Market, failed: Sequence[FailedSeries], now: datetime, late: Mapping[Series, datetime] | None = None
 ) -> dg.RunRequest | dg.SkipReason:
-    """The run that asks again, or why there is none; `late` says of overdue series when to ask for them again."""
+    """The run that refreshes series again, or the reason for none; `late` holds the next attempt of overdue series."""
     again = {**(late or {}), **{each.series: each.at + wait_after(each.failures) for each in failed}}
     if not again:
         return dg.SkipReason(f"no series of {market.name} has failed or is overdue")

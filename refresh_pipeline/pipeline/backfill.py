@@ -13,7 +13,7 @@ from refresh_pipeline.market.candles import TIME_UNIT, Times, instant
 from refresh_pipeline.market.gaps import Stretch, at_most, closed_end, stretches
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.pipeline.fetch import fetch_candles
+from refresh_pipeline.pipeline.fetch import bar_start, fetch_candles
 from refresh_pipeline.pipeline.progress import advance
 from refresh_pipeline.sources import Fetched, Reissuing, Request, Source
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
@@ -58,7 +58,7 @@ def _closed(market: Market, series: Series, now: datetime) -> np.datetime64:
 
 def _start(market: Market, series: Series, now: datetime, since: datetime | None) -> np.datetime64:
     wanted = instant(since) if since else instant(now - market.history[series.timeframe])
-    return market.calendar_of(series.instrument).floor(series.timeframe, np.array([wanted], dtype=TIME_UNIT))[0]
+    return bar_start(market, series, wanted)
 
 
 def _lacking(

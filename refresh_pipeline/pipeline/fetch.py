@@ -14,7 +14,7 @@ from datetime import datetime
 import numpy as np
 
 from refresh_pipeline.market.calendars.base import length_of
-from refresh_pipeline.market.candles import Candles, instant
+from refresh_pipeline.market.candles import TIME_UNIT, Candles, instant
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.pipeline.progress import advance
@@ -66,7 +66,13 @@ def _start(market: Market, series: Series, held: SeriesStats, now: datetime, sin
     else:
         # A late correction comes within the newest few candles; they are read again each time.
         wanted = held.last_open_time - length_of(series.timeframe) * (market.reread - 1)
-    return market.calendar.floor(series.timeframe, np.array([wanted]))[0]
+    return bar_start(market, series, wanted)
+
+
+def bar_start(market: Market, series: Series, wanted: np.datetime64) -> np.datetime64:
+    """The open time of the bar that an instant lies in, on the calendar of the series' instrument."""
+    times = np.array([wanted], dtype=TIME_UNIT)
+    return market.calendar_of(series.instrument).floor(series.timeframe, times)[0]
 
 
 def refresh_candles(

@@ -133,4 +133,4 @@ def test_while_a_run_is_going_the_sensor_waits(world: World, instance: dg.Dagste
     run = instance.create_run_for_job(
         job_def=bazaar_refresh, tags={PROCESS_TAG: this_process()}, status=DagsterRunStatus.STARTED
     )
-    assert look(world, instance) == ([], f"a run is going: {run.run_id}")
+    assert look(world, instance) == ([], f"the previous run is still going: {run.run_id}")
