@@ -266,7 +266,7 @@ def export_anew(world: World) -> None:
     ("damage", "what"),
     [
         (lose_upload, "is gone from the destination"),
-        (change_upload, "the destination holds something else than was uploaded"),
+        (change_upload, "the destination holds another content than was uploaded"),
         (forget_upload, "was never uploaded"),
         (export_anew, "exported anew since it was uploaded"),
     ],
