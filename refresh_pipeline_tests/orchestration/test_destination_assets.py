@@ -167,7 +167,7 @@ def test_a_window_that_lost_candles_is_found(copied: World, server: str) -> None
         copied.warehouse, copied.market, spec, lambda: uploads_of(copied.settings).open_redis(spec)
     )
     assert [(fault.series, fault.what) for fault in verdict.faults] == [
-        (Series("SOL/USD", Timeframe.m15), "0 candles there, 96 wanted")
+        (Series("SOL/USD", Timeframe.m15), "0 candles at the destination, 96 wanted")
     ]
     assert verdict.examined == 2
 
