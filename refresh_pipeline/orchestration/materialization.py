@@ -100,11 +100,11 @@ def _basics(market: Market, attempt: Attempt, stats: SeriesStats) -> dict[str, o
     return {
         "outcome": attempt.outcome.value,
         "source": market.source.kind,
-        "rows_added": done.rows_added,
-        "rows_revised": done.rows_revised,
-        "candle_count": held.candle_count,
-        "seconds": round(done.seconds, 4),
-        **done.metadata,
+        "rows_added": attempt.rows_added,
+        "rows_revised": attempt.rows_revised,
+        "candle_count": stats.candle_count,
+        "seconds": round(attempt.seconds, 4),
+        **attempt.metadata,
     }
 
 
