@@ -1,7 +1,7 @@
-"""What makes Dagster itself fast and bounded, with what it offers publicly and, in few places, a little beyond.
+"""What makes Dagster itself fast and bounded, in part by private parts of Dagster, which pyproject.toml names.
 
-`launcher` forks a run from the warm process `starter` instead of starting a new one; `event_log` writes a wide run's
-events in two transactions instead of a thousand; `wide_run` says what a wide run did to each of its partitions;
-`orphans` finds runs whose process is gone; `pruning` deletes superseded runs, and `disk` knows what they keep beside
-tables. Nothing here knows of markets.
+`launcher` forks each run from the warm process `fork_server`. `event_log` writes a wide run's events in two
+transactions. `wide_run` reports the result of each partition of a wide run. `orphaned_runs` finds runs whose process is
+gone. `run_retention` says how long a run is kept, `run_pruning` deletes superseded runs, and `run_files` handles their
+files. Nothing here knows of markets.
 """

@@ -1,8 +1,6 @@
 """Dagster's SQLite event log, with batches written as batches. Named in dagster.yaml; used by whoever loads it."""
 
-import os
 import sqlite3
-import threading
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -17,6 +15,7 @@ from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._serdes import ConfigurableClassData
 from sqlalchemy.engine import Engine
 
+from refresh_pipeline.instance.run_files import write_if_absent
 from refresh_pipeline.settings import event_log_dir, set_dagster_variables
 
 BATCHED = {DagsterEventType.ASSET_MATERIALIZATION, DagsterEventType.ASSET_OBSERVATION}
@@ -81,7 +80,7 @@ class BatchingSqliteEventLogStorage(SqliteEventLogStorage):
             super()._initdb(engine, for_index_shard)
             return
         is_new = not path.exists()
-        if is_stamped(path) if not is_new else self._new_file is not None and put_new(path, self._new_file):
+        if is_stamped(path) if not is_new else self._new_file is not None and write_if_absent(path, self._new_file):
             return
         super()._initdb(engine, for_index_shard)
         # With a journal beside it the file is not all there is.
@@ -96,17 +95,3 @@ def is_stamped(path: Path) -> bool:
             return bool(connection.execute("select version_num from alembic_version").fetchall())
     except sqlite3.Error:
         return False
-
-
-def put_new(path: Path, content: bytes) -> bool:
-    """Write a file whole, unless there is one by then; says whether it was written."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        part.write_bytes(content)
-        # Unlike a renaming, a link never replaces what another process has put there.
-        os.link(part, path)
-    except OSError:
-        return False
-    finally:
-        part.unlink(missing_ok=True)
-    return True

@@ -1,8 +1,9 @@
-"""The process that runs are forked from: it has imported what a run needs, and does nothing but fork.
+"""The process that runs are forked from: it has imported the modules of a run, and only forks.
 
-Started by `launcher`, which writes a line for each run (what Dagster's own `dagster api execute_run` takes) and reads
-the id of the run's process. A fork of a process without threads, connections or open databases is safe, and costs
-milliseconds where a new process spends seconds on imports. It ends when its standard input does; the runs go on.
+`launcher` starts it, writes one line per run (the argument of `dagster api execute_run`) and reads the id of the run's
+process. Forking is safe because the process has no threads, connections or open databases, and takes milliseconds where
+a new process imports for seconds. The process ends at the end of its standard input; the runs go on. Decision 0085
+compares it with the fork server of `multiprocessing`.
 """
 
 import gc
@@ -15,30 +16,30 @@ from importlib import import_module
 from io import RawIOBase
 from typing import BinaryIO
 
-# What a run imports late, beside the project: how it is executed, where its events go, how it fetches.
+# The modules that a run imports late, besides the project: execution, event log, HTTP.
 IMPORTED = ("dagster._cli.api", "dagster._core.storage.runs", "refresh_pipeline.instance.event_log", "httpx")
 
 
 def main() -> None:
     """Import, then fork a process for every line of standard input until it ends."""
-    # An interrupt in the terminal is meant for whoever started this one, and ends this one by ending its input.
+    # An interrupt in the terminal is for the launcher's process, whose end is the end of this one's input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, lambda *_: _bury())
+    signal.signal(signal.SIGCHLD, lambda *_: _reap_children())
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    # Whatever else is printed goes where errors go.
+    # Standard output is the answers' channel: everything that is printed goes to standard error.
     os.dup2(2, 1)
     _prepare(sys.argv[1])
-    # What is there now is never collected: a collection in a fork would copy every page that it touches.
+    # Frozen objects are never collected: a collection in a fork copies every memory page that it touches.
     gc.collect()
     gc.freeze()
     _fork_for_each_line(sys.stdin.buffer, answers)
 
 
 def _prepare(module: str) -> None:
-    """Import a run's modules, and what loading the definitions imports; of what fails here the run will tell."""
-    for each in IMPORTED:
+    """Import a run's modules, and the modules that loading the definitions imports; a run reports what fails here."""
+    for name in IMPORTED:
         with suppress(Exception):
-            import_module(each)
+            import_module(name)
     with suppress(Exception):
         import_module(module).defs()
 
@@ -52,23 +53,23 @@ def _fork_for_each_line(lines: BinaryIO, answers: RawIOBase) -> None:
                 answers.close()
                 code = _run(line.decode().rstrip("\n"))
             except BaseException:
-                # Nobody above would print it.
+                # The fork ends below, so no caller prints the error.
                 traceback.print_exc()
             finally:
-                # Never back into the loop, whatever happened.
+                # A fork must never return into the loop.
                 os._exit(code)
         answers.write(b"%d\n" % pid)
 
 
 def _run(arguments: str) -> int:
-    """What `dagster api execute_run` does, in this process; gives its exit code."""
+    """Run `dagster api execute_run` in this process and return its exit code."""
     from dagster._cli.api import execute_run_command  # noqa: PLC0415 (imported long before the fork)
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    with open(os.devnull, "rb") as nothing:
-        # The lines to come are the starter's.
-        os.dup2(nothing.fileno(), 0)
+    with open(os.devnull, "rb") as empty:
+        # The next lines of standard input belong to the fork server.
+        os.dup2(empty.fileno(), 0)
     try:
         execute_run_command.main([arguments], standalone_mode=False)
     except SystemExit as end:
@@ -79,8 +80,8 @@ def _run(arguments: str) -> int:
     return 0
 
 
-def _bury() -> None:
-    """Take note of forks that have ended: without that they stay in the table of processes."""
+def _reap_children() -> None:
+    """Collect the exit codes of runs that have ended; a run stays a zombie until then."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

@@ -1,14 +1,17 @@
-"""Dagster's run launcher, with runs forked from a process that has its imports behind it. Named in dagster.yaml.
+"""Dagster's run launcher, which forks runs from a process that has imported everything. Named in dagster.yaml.
 
-What is forked is `starter`'s part. Runs that cannot be forked (another code location, another Python, a code server
-elsewhere, a system where forking is not safe) are started as Dagster starts them.
+`fork_server` is the process that forks. Runs that cannot be forked (another code location, another Python, a remote
+code server, a system where forking is not safe) start in a new process, as Dagster starts them.
 """
 
+import logging
 import os
+import select
 import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,26 +28,35 @@ from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, process_here, p
 
 PACKAGE = Path(__file__).resolve().parents[1]
 MODULE = f"{PACKAGE.name}.definitions"
-# Elsewhere a fork of a process with numpy in it is not known to be safe.
+# On other systems a fork of a process that has imported numpy is not known to be safe.
 CAN_FORK = sys.platform == "linux"
+# Seconds in which the fork server must answer: its imports take 2 to 15 s, the second figure on a busy machine.
+ANSWER_LIMIT = 60.0
+# Seconds in which runs start in new processes after a fork server that hung, so that only one launch waits for it.
+PAUSE_AFTER_HANG = 600.0
+# numpy's OpenBLAS starts a pool of threads when it is imported, and a process with threads must not fork.
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
+
+log = logging.getLogger(__name__)
 
 
 class WarmRunLauncher(DefaultRunLauncher):
-    """A fork of a warm process for each run of this project's own code, where the shipped class imports all of it anew.
+    """Forks a warm process for each run of this project's code, where the shipped class imports all code anew.
 
-    The figures are in docs/decisions/0078.
+    Figures: docs/decisions/0078 and 0085.
     """
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(inst_data)
-        self._starter: subprocess.Popen[bytes] | None = None
+        self._fork_server: subprocess.Popen[bytes] | None = None
+        self._paused_until = 0.0
         self._code: dict[str, tuple[int, int]] = {}
         self._lock = threading.Lock()
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Start the run, forked where that is possible."""
         run = context.dagster_run
-        pid = self._forked(run) if can_be_forked(run) else None
+        pid = self._fork(run) if can_be_forked(run) else None
         if pid is None:
             super().launch_run(context)
         else:
@@ -68,57 +80,75 @@ class WarmRunLauncher(DefaultRunLauncher):
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Whether the process of a run that is at work is still there."""
+        """Whether the process of a started run still exists."""
         gone = why_gone(run)
         return CheckRunHealthResult(WorkerStatus.FAILED if gone else WorkerStatus.RUNNING, gone)
 
     def dispose(self) -> None:
-        """End the process that runs are forked from; runs go on."""
+        """End the fork server; runs go on."""
         with self._lock:
-            self._end_starter()
+            self._end_fork_server()
 
-    def _forked(self, run: DagsterRun) -> int | None:
-        """The id of the process that works on the run; None where there is nothing to fork from."""
+    def _fork(self, run: DagsterRun) -> int | None:
+        """Fork a process for the run and return its id; None where the fork server does not answer."""
         assert run.job_code_origin is not None
-        wanted = ExecuteRunArgs(run.job_code_origin, run.run_id, self._instance.get_ref())
-        line = wanted.get_command_args()[-1].encode() + b"\n"
+        arguments = ExecuteRunArgs(run.job_code_origin, run.run_id, self._instance.get_ref())
+        line = arguments.get_command_args()[-1].encode() + b"\n"
         with self._lock:
-            # It may have been killed since the last run; a second one is as good.
-            answer = self._answer(line) or self._answer(line)
+            # The fork server may have been killed since the last run: a new one answers the second request.
+            answer = self._request_fork(line) or self._request_fork(line)
         return int(answer) if answer else None
 
-    def _answer(self, line: bytes) -> bytes:
-        starter = self._warm_starter()
-        assert starter.stdin is not None
-        assert starter.stdout is not None
+    def _request_fork(self, line: bytes) -> bytes:
+        if time.monotonic() < self._paused_until:
+            return b""
+        server = self._running_fork_server()
+        assert server.stdin is not None
+        assert server.stdout is not None
         try:
-            starter.stdin.write(line)
-            starter.stdin.flush()
-            answer = starter.stdout.readline()
+            server.stdin.write(line)
+            server.stdin.flush()
+            if not select.select([server.stdout], [], [], ANSWER_LIMIT)[0]:
+                self._pause(server)
+            answer = server.stdout.readline()
         except OSError:
             answer = b""
         if not answer:
-            self._end_starter()
+            self._end_fork_server()
         return answer
 
-    def _warm_starter(self) -> "subprocess.Popen[bytes]":
-        """The process to fork from; a new one where the code has changed since it was started."""
+    def _pause(self, server: "subprocess.Popen[bytes]") -> None:
+        """Kill a fork server that hangs, and start runs in new processes for a while."""
+        server.kill()
+        self._paused_until = time.monotonic() + PAUSE_AFTER_HANG
+        log.warning(
+            "The fork server did not answer within %.0f s: runs start in new processes for the next %.0f s.",
+            ANSWER_LIMIT,
+            PAUSE_AFTER_HANG,
+        )
+
+    def _running_fork_server(self) -> "subprocess.Popen[bytes]":
+        """The process to fork from; a new one where the code has changed since it started."""
         code = code_on_disk()
         if code != self._code:
-            self._end_starter()
-        if self._starter is None:
+            self._end_fork_server()
+        if self._fork_server is None:
             command = [sys.executable, "-P", "-m", f"{PACKAGE.name}.instance.fork_server", MODULE]
-            self._starter = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603
+            self._fork_server = subprocess.Popen(  # noqa: S603
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **ONE_THREAD}
+            )
             self._code = code
-        return self._starter
+        return self._fork_server
 
-    def _end_starter(self) -> None:
-        starter, self._starter = self._starter, None
-        if starter is not None:
-            for pipe in (starter.stdin, starter.stdout):
+    def _end_fork_server(self) -> None:
+        server, self._fork_server = self._fork_server, None
+        if server is not None:
+            # It holds no state, and one that hangs in an import would not notice the end of its input.
+            server.kill()
+            for pipe in (server.stdin, server.stdout):
                 with suppress(OSError):
                     pipe.close()  # pyright: ignore[reportOptionalMemberAccess]
-            starter.wait()
+            server.wait()
 
 
 def can_be_forked(run: DagsterRun) -> bool:

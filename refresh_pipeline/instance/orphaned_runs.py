@@ -1,17 +1,26 @@
-"""Runs whose process is gone. A killed process tells nobody; without this its run would count as going on for ever."""
+"""Runs whose process is gone. A killed process reports nothing, so its run would count as going for ever."""
 
 import os
 import socket
 import time
+from functools import lru_cache
 from pathlib import Path
+from uuid import uuid4
 
 import dagster as dg
 from dagster import DagsterRunStatus, RunRecord, RunsFilter
 
-# Which process works on a run, written by the run itself: host, process id and, where the system tells, its beginning.
+from refresh_pipeline.instance.run_files import write_if_absent
+
+# The process that works on a run, written by the launcher or the run: boot id, process id and, where the system tells
+# it, the process's start. A boot id outlives the machine's name, and a reboot changes it.
 PROCESS_TAG = "refresh/process"
 
-# Seconds from a run's start within which its process must have said so: its first step's first act.
+# Linux writes a new id at each boot. Other systems get one id for all boots, stored in the user's folder.
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+STORED_ID = Path.home() / ".refresh" / "instance_id"
+
+# Seconds from a run's start within which its first step must have written the tag.
 UNCLAIMED_AT_MOST = 180.0
 
 GOING = [
@@ -30,11 +39,22 @@ def this_process() -> str:
 
 def process_named(pid: int) -> str:
     """The tag's value for a process of this machine."""
-    return f"{socket.gethostname()}:{pid}:{_began(pid)}"
+    return f"{boot_id()}:{pid}:{_began(pid)}"
+
+
+@lru_cache(maxsize=1)
+def boot_id() -> str:
+    """The id of this boot of this machine; of the machine alone where the system has no boot ids."""
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        STORED_ID.parent.mkdir(parents=True, exist_ok=True)
+        write_if_absent(STORED_ID, uuid4().hex.encode())
+        return STORED_ID.read_text()
 
 
 def claim(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> None:
-    """Write down which process works on this run."""
+    """Write into the run's tags that this process works on it."""
     if context.run.tags.get(PROCESS_TAG) != this_process():
         context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: this_process()})
 
@@ -55,7 +75,7 @@ def going_runs(instance: dg.DagsterInstance, job_name: str, now: float | None = 
 
 
 def _is_going_still(instance: dg.DagsterInstance, run_id: str) -> bool:
-    """Whether a run counts as going after its process was seen to be gone: one that has just ended does not."""
+    """Whether a run still counts as going after its process was found gone; a run that has just ended does not."""
     run = instance.get_run_by_id(run_id)
     return run is not None and run.status in GOING
 
@@ -64,36 +84,42 @@ def _why_orphan(record: RunRecord, now: float) -> str | None:
     run = record.dagster_run
     if PROCESS_TAG in run.tags:
         return why_gone(run)
-    # Of one that waits or is starting, Dagster's own monitor knows when to give up.
+    # Dagster's run monitor ends runs that wait or start for too long.
     since = record.start_time if run.status is DagsterRunStatus.STARTED else None
     late = since is not None and now - since > UNCLAIMED_AT_MOST
-    return f"No process has said within {UNCLAIMED_AT_MOST:.0f} s that it works on this run." if late else None
+    return f"No worker process registered for this run within {UNCLAIMED_AT_MOST:.0f} s of its start." if late else None
 
 
 def why_gone(run: dg.DagsterRun) -> str:
-    """What there is to say of a run whose process is known and gone; nothing where it lives or may live."""
-    host, pid, began = _process_of(run)
-    # Of another machine's processes nothing is known here.
-    gone = host == socket.gethostname() and pid.isdigit() and _began(int(pid)) != began
-    return f"The process that worked on this run ({host}:{pid}:{began}) is gone." if gone else ""
+    """The reason why a run's process is gone; empty where the process lives, or the tag names none."""
+    machine, pid, began = _process_of(run)
+    if not pid.isdigit() or process_here(run) is not None:
+        return ""
+    where = "" if _is_here(machine) else " It belongs to another boot of this machine, or to another machine."
+    return f"The process that worked on this run ({machine}:{pid}:{began}) is gone.{where}"
 
 
 def process_here(run: dg.DagsterRun) -> int | None:
-    """The id of the process that works on a run; None where it is gone, not known, or another machine's."""
-    host, pid, began = _process_of(run)
-    is_here = host == socket.gethostname() and pid.isdigit() and _began(int(pid)) == began
-    return int(pid) if is_here else None
+    """The id of the process that works on a run; None where it is gone, unknown, or of another boot."""
+    machine, pid, began = _process_of(run)
+    is_alive = _is_here(machine) and pid.isdigit() and _began(int(pid)) == began
+    return int(pid) if is_alive else None
+
+
+def _is_here(machine: str) -> bool:
+    # Runs that started before boot ids were written carry the machine's name.
+    return machine in (boot_id(), socket.gethostname())
 
 
 def _process_of(run: dg.DagsterRun) -> tuple[str, str, str]:
-    host, pid, began = (*run.tags.get(PROCESS_TAG, "").split(":"), "", "")[:3]
-    return host, pid, began
+    machine, pid, began = (*run.tags.get(PROCESS_TAG, "").split(":"), "", "")[:3]
+    return machine, pid, began
 
 
 def _began(pid: int) -> str | None:
-    """When a living process began, in the system's own count, or nothing where it does not tell; None for a dead one.
+    """The start of a living process in clock ticks since boot, empty where the system hides it; None for a dead one.
 
-    After a reboot another process may well have the same id, but it did not begin at the same moment.
+    Another process may get the same id later, but not with the same start.
     """
     if not Path("/proc/self/stat").exists():
         return "" if _is_alive(pid) else None
@@ -101,7 +127,7 @@ def _began(pid: int) -> str | None:
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    # A zombie is dead; its parent has not asked yet.
+    # A zombie has ended; its parent has not collected its exit code.
     return None if state in "ZX" else fields[18]
 
 

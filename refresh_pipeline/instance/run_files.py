@@ -3,8 +3,10 @@
 Nothing here decides which runs are to go; see `pruning`. Where Dagster's tables are not SQLite's, there are logs alone.
 """
 
+import os
 import shutil
 import sqlite3
+import threading
 from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -64,6 +66,20 @@ def delete_files(paths: Collection[Path]) -> int:
     return freed
 
 
+def write_if_absent(path: Path, content: bytes) -> bool:
+    """Write a file whole unless it exists; returns whether it was written."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        part.write_bytes(content)
+        # Unlike a rename, a link never replaces the file that another process has written meanwhile.
+        os.link(part, path)
+    except OSError:
+        return False
+    finally:
+        part.unlink(missing_ok=True)
+    return True
+
+
 def size_of(paths: Collection[Path]) -> int:
     """Bytes of files, and of what is below folders."""
     return sum(_bytes(each) for path in paths for each in (path.rglob("*") if path.is_dir() else (path,)))
@@ -87,7 +103,7 @@ def used_bytes(database: Path) -> int:
     return (pages - free) * page_size
 
 
-def give_back(database: Path, *, patience: float = PATIENCE) -> int:
+def vacuum(database: Path, *, patience: float = PATIENCE) -> int:
     """Write a SQLite file anew where much of it is free; gives by how many bytes it shrank.
 
     A file that somebody holds, or a disk without room for the copy, leaves it as it is: free pages are used again.

@@ -29,7 +29,7 @@ from dagster._core.storage.event_log.schema import (
 from dagster._core.storage.runs import SqlRunStorage
 from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
 
-from refresh_pipeline.instance.run_files import RunFiles, databases, delete_files, give_back, size_of, used_bytes
+from refresh_pipeline.instance.run_files import RunFiles, databases, delete_files, size_of, used_bytes, vacuum
 
 Item = TypeVar("Item")
 # How long a finished run is kept, whatever it was.
@@ -122,12 +122,12 @@ class Pruning:
         shared = databases(self.instance)
         before = sum(map(used_bytes, shared))
         events = sum(map(len, self.superseded.values())) + sum(self._events_of_runs().values())
-        self._thin_out()
+        self._delete_superseded_events()
         freed = self._delete_in_bulk() if self.log.is_run_sharded else self._delete_publicly()
         files = RunFiles.of(self.instance)
         freed += sum(delete_files(files.of_run(run_id)) for run_id in self.orphans)
         freed += before - sum(map(used_bytes, shared))
-        given_back = sum(map(give_back, shared))
+        given_back = sum(map(vacuum, shared))
         return Pruned(len(self.runs), len(self.superseded), events, len(self.orphans), max(freed, 0), given_back)
 
     def _events_of_runs(self) -> dict[str, int]:
@@ -139,7 +139,7 @@ class Pruning:
                 found |= {row[0]: row[1] for row in connection.execute(counted.group_by(EVENTS.run_id)).fetchall()}
         return found
 
-    def _thin_out(self) -> None:
+    def _delete_superseded_events(self) -> None:
         for some in _by(EVENTS_AT_ONCE, [event for events in self.superseded.values() for event in events]):
             with self.log.index_connection() as connection:
                 connection.exec_driver_sql(QUICKLY)

@@ -1,7 +1,7 @@
-"""What a wide run says about each of its partitions: the two things Dagster 1.13 has no public way to.
+"""The result of each partition of a wide run: two things that Dagster 1.13 offers no public way to.
 
-Both reach into private parts of Dagster, and a test pins each. Where Dagster has changed underneath, both fall back to
-what is public: slower metadata, and every partition of the range materialized, as Dagster itself does it.
+Both use private parts of Dagster, and a test pins each. Where Dagster has changed, both warn once and fall back to the
+public way: slower metadata, and every partition of the range materialized.
 """
 
 from collections.abc import Collection, Mapping
@@ -9,18 +9,21 @@ from typing import Any
 
 import dagster as dg
 
-# What it looks like when a private part is gone or has become another.
-CHANGED_UNDERNEATH = (ImportError, AttributeError, TypeError)
+# The errors of a private part that is gone or has changed.
+PRIVATE_PART_CHANGED = (ImportError, AttributeError, TypeError)
+# Fall-backs that this process has warned of.
+_warned: set[str] = set()
 
 
 def describe_partitions(context: dg.AssetExecutionContext, metadata: Mapping[str, Mapping[str, Any]]) -> None:
-    """Attach metadata to partitions of the asset at hand, all at once.
+    """Attach metadata to partitions of the current step's asset, all at once.
 
     The public `add_asset_metadata(partition_key=...)` is quadratic: 1.4 s at 487 partitions, minutes at 5,000.
     """
     try:
         _describe_at_once(context, metadata)
-    except CHANGED_UNDERNEATH:
+    except PRIVATE_PART_CHANGED as error:
+        _warn_once(context, "metadata is attached one partition at a time, which takes minutes at 5,000 series", error)
         for partition_key, entries in metadata.items():
             context.add_asset_metadata(dict(entries), partition_key=partition_key)
 
@@ -41,16 +44,16 @@ def _describe_at_once(context: dg.AssetExecutionContext, metadata: Mapping[str, 
 
 
 def materialize_only(context: dg.AssetExecutionContext, partition_keys: Collection[str]) -> None:
-    """Let the step at hand count as a materialization of these partitions of its range, and of no others.
+    """Let the current step materialize these partitions of its range, and no others.
 
-    At least one: a step without any must fail instead.
+    At least one partition: a step that materializes none must fail instead.
     """
     if set(partition_keys) == set(context.partition_keys):
         return
     try:
         _narrow_outputs(context, set(partition_keys))
-    except CHANGED_UNDERNEATH:
-        context.log.warning("All partitions of the range count as materialized, also those that failed.")
+    except PRIVATE_PART_CHANGED as error:
+        _warn_once(context, "all partitions of the range count as materialized, also those that failed", error)
 
 
 def _narrow_outputs(context: dg.AssetExecutionContext, partition_keys: set[str]) -> None:
@@ -63,9 +66,18 @@ def _narrow_outputs(context: dg.AssetExecutionContext, partition_keys: set[str])
         output = original(*args, **kwargs)
         subset = getattr(output, "_asset_partitions_subset", None)
         if subset is not None:
-            # Dagster's own keys, which know their dimensions, and not our plain texts.
+            # Dagster's keys know their dimensions; the plain texts do not.
             chosen = {key for key in subset.get_partition_keys() if key in partition_keys}
             output._asset_partitions_subset = DefaultPartitionsSubset(chosen)  # noqa: SLF001
         return output
 
     step.get_output_context = narrowed
+
+
+def _warn_once(context: dg.AssetExecutionContext, consequence: str, error: Exception) -> None:
+    if consequence not in _warned:
+        _warned.add(consequence)
+        context.log.warning(
+            f"A private part of Dagster {dg.__version__} is not as in 1.13 ({type(error).__name__}: {error}): "
+            f"{consequence}. Install the Dagster version that pyproject.toml allows."
+        )

@@ -15,7 +15,8 @@ from dagster import DagsterEventType
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log import SqliteEventLogStorage
 
-from refresh_pipeline.instance.event_log import BatchingSqliteEventLogStorage, is_stamped, put_new
+from refresh_pipeline.instance.event_log import BatchingSqliteEventLogStorage, is_stamped
+from refresh_pipeline.instance.run_files import write_if_absent
 from refresh_pipeline.settings import DAGSTER_VARIABLES, shipped
 from refresh_pipeline_tests.instance.wide import (
     COMPUTED,
@@ -301,7 +302,7 @@ def test_a_file_that_another_process_has_made_meanwhile_is_left_as_it_is(tmp_pat
     with log.run_connection("first"):
         pass
     (tmp_path / "second.db").write_bytes(b"")
-    assert not put_new(tmp_path / "second.db", b"other")
+    assert not write_if_absent(tmp_path / "second.db", b"other")
     # An empty file is what SQLite itself leaves when it is only opened.
     with log.run_connection("second"):
         pass

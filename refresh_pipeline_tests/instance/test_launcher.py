@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from dagster import DagsterRun, DagsterRunStatus
 from dagster._core.launcher import WorkerStatus
+from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._core.test_utils import create_run_for_test
 
 from refresh_pipeline.instance import launcher
@@ -32,11 +33,11 @@ def warm(desk: Desk) -> WarmRunLauncher:
     return desk.instance.run_launcher
 
 
-def starter_of(desk: Desk) -> int:
-    """The process that runs are forked from."""
-    starter = warm(desk)._starter
-    assert starter is not None
-    return starter.pid
+def fork_server_of(desk: Desk) -> int:
+    """The id of the process that runs are forked from."""
+    server = warm(desk)._fork_server
+    assert server is not None
+    return server.pid
 
 
 def process_of(run: DagsterRun) -> int:
@@ -65,10 +66,10 @@ def first(desk: Desk) -> str:
 def test_a_run_is_worked_on_by_a_fork_and_known_by_its_process(desk: Desk, first: str):
     told = [record.event_log_entry.message for record in desk.instance.get_records_for_run(first).records]
     assert any(f"Started process for run (pid: {process_of(desk.run(first))})" in message for message in told)
-    before = starter_of(desk)
+    before = fork_server_of(desk)
     again = desk.launch("quick_refresh")
     assert desk.finished(again) is DagsterRunStatus.SUCCESS
-    assert starter_of(desk) == before
+    assert fork_server_of(desk) == before
     assert process_of(desk.run(again)) not in (before, process_of(desk.run(first)))
 
 
@@ -77,14 +78,14 @@ def test_what_stands_before_a_first_step_is_measured_by_the_benchmark(desk: Desk
     assert 0 < launched(desk) < time.monotonic() - began
 
 
-def test_a_starter_that_was_killed_is_replaced(desk: Desk, first: str):
-    os.kill(before := starter_of(desk), signal.SIGKILL)
+def test_a_fork_server_that_was_killed_is_replaced(desk: Desk, first: str):
+    os.kill(before := fork_server_of(desk), signal.SIGKILL)
     assert desk.finished(desk.launch("quick_refresh")) is DagsterRunStatus.SUCCESS
-    assert starter_of(desk) != before
+    assert fork_server_of(desk) != before
 
 
 def test_changed_code_is_imported_anew(desk: Desk, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    before = starter_of(desk)
+    before = fork_server_of(desk)
     (tmp_path / "module.py").write_text("")
     monkeypatch.setattr(launcher, "PACKAGE", tmp_path)
     changed = code_on_disk()
@@ -92,7 +93,7 @@ def test_changed_code_is_imported_anew(desk: Desk, first: str, tmp_path: Path, m
     monkeypatch.undo()
     monkeypatch.setattr(warm(desk), "_code", changed)
     assert desk.finished(desk.launch("quick_refresh")) is DagsterRunStatus.SUCCESS
-    assert starter_of(desk) != before
+    assert fork_server_of(desk) != before
 
 
 def test_a_run_that_waits_for_its_venue_can_be_terminated(desk: Desk, first: str):
@@ -129,6 +130,28 @@ def test_a_run_outlives_the_process_it_was_forked_from(desk: Desk, first: str):
     assert warm(desk).check_run_worker_health(desk.run(run_id)).status is WorkerStatus.RUNNING
     assert warm(desk).terminate(run_id)
     assert desk.finished(run_id) is DagsterRunStatus.CANCELED
+
+
+def test_a_fork_server_that_hangs_in_an_import_delays_one_launch_and_then_none(
+    desk: Desk, first: str, monkeypatch: pytest.MonkeyPatch
+):
+    warm(desk).dispose()
+    with monkeypatch.context() as hanging:
+        hanging.setattr(launcher, "ANSWER_LIMIT", 0.0)
+        run_id = desk.launch("quick_refresh")
+    # Started by Dagster, in a new process; the next launch asks no fork server.
+    assert GRPC_INFO_TAG in desk.run(run_id).tags
+    assert warm(desk)._fork_server is None
+    again = desk.launch("quick_refresh")
+    assert GRPC_INFO_TAG in desk.run(again).tags
+    assert {desk.finished(run_id), desk.finished(again)} == {DagsterRunStatus.SUCCESS}
+    monkeypatch.setattr(warm(desk), "_paused_until", 0.0)
+    assert GRPC_INFO_TAG not in desk.run(desk.launch("quick_refresh")).tags
+
+
+def test_the_fork_server_has_no_thread_besides_its_main_one(desk: Desk, first: str):
+    status = Path(f"/proc/{fork_server_of(desk)}/status").read_text()
+    assert "\nThreads:\t1\n" in status
 
 
 def test_code_of_others_is_not_forked(desk: Desk, first: str, monkeypatch: pytest.MonkeyPatch):

@@ -13,12 +13,14 @@ import pytest
 from dagster import DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test
 
+from refresh_pipeline.instance import orphaned_runs
 from refresh_pipeline.instance.orphaned_runs import (
     PROCESS_TAG,
     UNCLAIMED_AT_MOST,
     _is_going_still,
     claim,
     going_runs,
+    process_here,
     this_process,
     why_gone,
 )
@@ -125,10 +127,45 @@ def test_a_run_whose_process_id_somebody_else_has_by_now_is_marked_as_failed(ins
 
 def test_runs_of_which_nothing_is_known_here_are_left(instance: dg.DagsterInstance):
     unreadable = f"{socket.gethostname()}:unreadable"
-    unknown = [None, "", "elsewhere:1:2", "elsewhere:999999999:2", unreadable, ":::"]
+    unknown = [None, "", unreadable, ":::"]
     run_ids = [run_of(instance, process) for process in unknown]
     assert sorted(going(instance)) == sorted(run_ids)
     assert {status(instance, run_id) for run_id in run_ids} == {DagsterRunStatus.STARTED}
+
+
+@pytest.mark.parametrize("machine", ["an-old-name", "6b8f0a2e-0d0c-4c5e-9f5e-000000000000"])
+def test_a_run_of_an_old_name_or_of_another_boot_is_ended_when_it_is_looked_at(
+    instance: dg.DagsterInstance, machine: str
+):
+    pid, began = this_process().split(":")[1:]
+    run_id = run_of(instance, f"{machine}:{pid}:{began}")
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    assert process_here(run) is None
+    assert "another boot" in why_gone(run)
+    assert going(instance) == []
+    assert status(instance, run_id) is DagsterRunStatus.FAILURE
+
+
+def test_a_run_that_was_started_before_boot_ids_were_written_is_known_by_the_name_of_this_machine(
+    instance: dg.DagsterInstance,
+):
+    pid, began = this_process().split(":")[1:]
+    run_id = run_of(instance, f"{socket.gethostname()}:{pid}:{began}")
+    assert going(instance) == [run_id]
+
+
+def test_a_change_of_the_machines_name_does_not_change_a_process(monkeypatch: pytest.MonkeyPatch):
+    before = this_process()
+    monkeypatch.setattr(socket, "gethostname", lambda: "another-name")
+    assert this_process() == before
+
+
+def test_where_the_system_has_no_boot_id_a_stored_one_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(orphaned_runs, "BOOT_ID", tmp_path / "missing")
+    monkeypatch.setattr(orphaned_runs, "STORED_ID", tmp_path / "user" / "instance_id")
+    found = {orphaned_runs.boot_id.__wrapped__() for _ in range(2)}
+    assert found == {(tmp_path / "user" / "instance_id").read_text()}
 
 
 def test_a_run_that_began_minutes_ago_and_that_no_process_ever_claimed_is_marked_as_failed(

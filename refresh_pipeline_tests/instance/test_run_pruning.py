@@ -18,7 +18,7 @@ from dagster._core.storage.event_log import ConsolidatedSqliteEventLogStorage, S
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 from sqlalchemy.engine import Connection
 
-from refresh_pipeline.instance.run_files import RunFiles, give_back, used_bytes
+from refresh_pipeline.instance.run_files import RunFiles, used_bytes, vacuum
 from refresh_pipeline.instance.run_pruning import Pruned, prune
 from refresh_pipeline_tests.instance.wide import COMPUTED, GRID, KEYS, QUIET, RAW, instance_in, job_of, run_wide
 
@@ -268,12 +268,12 @@ def test_a_database_is_written_anew_where_most_of_it_is_free_and_nobody_holds_it
         connection.executemany("insert into t values (zeroblob(?))", [[1_000_000]] * 40)
         connection.execute("delete from t where rowid > 30")
         # A quarter is free: it will be used again.
-        assert give_back(path) == 0
+        assert vacuum(path) == 0
         connection.execute("delete from t where rowid > 5")
         assert used_bytes(path) < 6_000_000
         connection.execute("begin immediate")
-        assert give_back(path, patience=0.1) == 0
+        assert vacuum(path, patience=0.1) == 0
         connection.execute("rollback")
-        assert give_back(path) > 30_000_000
+        assert vacuum(path) > 30_000_000
         assert path.stat().st_size < 6_000_000
         assert connection.execute("select count(*), sum(length(a)) from t").fetchall() == [(5, 5_000_000)]

@@ -138,6 +138,21 @@ class PublicContext:
         self.said[partition_key] = metadata
 
 
+@pytest.fixture(autouse=True)
+def nothing_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wide_run, "_warned", set())
+
+
+def test_each_fall_back_is_logged_once_with_the_version_of_dagster(caplog: pytest.LogCaptureFixture):
+    context = cast("dg.AssetExecutionContext", PublicContext())
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            describe_partitions(context, {KEYS[0]: entries(0)})
+            materialize_only(context, KEYS[:2])
+    assert [f"Dagster {dg.__version__}" in record.message for record in caplog.records] == [True, True]
+    assert "one partition at a time" in caplog.records[0].message
+
+
 @pytest.mark.parametrize("step", [None, object(), SimpleNamespace(_metadata_accumulator=None)])
 def test_without_private_parts_metadata_takes_the_public_way(step: object):
     context = PublicContext()
