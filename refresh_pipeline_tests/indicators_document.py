@@ -54,8 +54,8 @@ def empty_rows() -> dict[str, str]:
 
 
 def _row(column: Column, entry: Indicator, shipped: DefaultColumns, empty: str) -> str:
-    how = entry.part(shipped.parameters, shipped.names).how
-    before = str(column.warm_up) if isinstance(how, BlockFormula | RowFormula) else "state"
+    formula = entry.part(shipped.parameters, shipped.names).formula
+    before = str(column.warm_up) if isinstance(formula, BlockFormula | RowFormula) else "state"
     cells = [f"`{column.name}`", f"`{entry.name}`", column.sql_type, column.unit, column.description, empty, before]
     return "| " + " | ".join(cells) + " |"
 

@@ -1,4 +1,4 @@
-"""Runs of the project's own definitions, launched by a real launcher from a real workspace, in a folder of its own."""
+"""Runs of this project's definitions, launched by a real launcher from a real workspace, in a temporary folder."""
 
 import os
 import time
@@ -30,7 +30,7 @@ PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
-class Desk:
+class LaunchedProject:
     """An instance with a launcher, and a workspace with the project's code."""
 
     instance: dg.DagsterInstance
@@ -38,8 +38,8 @@ class Desk:
     environment: Mapping[str, str]
 
     def launch(self, job: str) -> str:
-        """Create a run and let it be launched; gives its id."""
-        # Each test stands in an environment of its own; whoever launches stands in this one.
+        """Create and launch a run; returns its id."""
+        # Each test has an isolated environment; runs are launched in the project's.
         os.environ |= self.environment
         context = self.workspace.create_request_context()
         location = context.code_locations[0]
@@ -49,20 +49,20 @@ class Desk:
         return self.instance.launch_run(run.run_id, context).run_id
 
     def run(self, run_id: str) -> DagsterRun:
-        """A run as it stands."""
+        """The run's current state."""
         run = self.instance.get_run_by_id(run_id)
         assert run is not None
         return run
 
     def finished(self, run_id: str) -> DagsterRunStatus:
-        """How a run ended, once it has."""
+        """Wait for a run's end; returns its final status."""
         wait_until(lambda: self.run(run_id).is_finished)
         return self.run(run_id).status
 
 
 @contextmanager
-def desk_in(folder: Path, markets: Mapping[str, str], launcher: Mapping[str, str]) -> Iterator[Desk]:
-    """A desk for these markets' YAML, in a folder that somebody stands in."""
+def launch_project(folder: Path, markets: Mapping[str, str], launcher: Mapping[str, str]) -> Iterator[LaunchedProject]:
+    """A project with these markets' YAML, in the current folder."""
     for name in ("markets", "dagster"):
         (folder / name).mkdir()
     for name, text in markets.items():
@@ -80,12 +80,12 @@ def desk_in(folder: Path, markets: Mapping[str, str], launcher: Mapping[str, str
         ) as instance,
         WorkspaceProcessContext(instance, target, code_server_log_level="critical") as workspace,
     ):
-        yield Desk(instance, workspace, dict(os.environ))
+        yield LaunchedProject(instance, workspace, dict(os.environ))
         instance.run_launcher.dispose()
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
-    """Look again and again, in good measure."""
+    """Wait until a condition holds, a minute at most."""
     end = time.monotonic() + PATIENCE
     while not holds():
         assert time.monotonic() < end

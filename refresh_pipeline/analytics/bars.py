@@ -1,4 +1,4 @@
-"""Many series as one run of arrays, and what a computation over them must say of itself."""
+"""Candles of many series as one set of arrays, and the description of a computation over them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,9 +17,8 @@ class Bars:
 
     Series i is the slice `starts[i]:starts[i + 1]` of every array; `columns` holds CANDLE_COLUMNS as float64.
 
-    A series may go on from a checkpoint instead of beginning with its first candle: `before` counts the candles that it
-    has before these, and `states` gives what its recursions had come to by then, one value a series (any for a series
-    that begins).
+    A series may start at a checkpoint instead of its first candle: `before` counts its earlier candles, and `states`
+    holds the value of each recursion at the checkpoint, one per series; ignored for series that start here.
     """
 
     open_time: Times
@@ -27,9 +26,9 @@ class Bars:
     starts: NDArray[np.int64]
     before: NDArray[np.int64] | None = None
     states: Mapping[str, Floats] = field(default_factory=dict)
-    # Whether what the recursions come to at each row is wanted too.
+    # Whether the recursions' values at each row are wanted too.
     with_states: bool = False
-    # The row of each series from which on values are wanted; its first one where nothing is said.
+    # The first row of each series whose values are wanted; None for its first row.
     first: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
@@ -45,22 +44,22 @@ class Bars:
 
     @property
     def first_rows(self) -> NDArray[np.int64]:
-        """The first row of each series that is wanted; the row after its last where none is."""
+        """The first wanted row of each series; the row after its last where none is wanted."""
         return self.starts[:-1] if self.first is None else self.first
 
     @property
     def wanted_rows(self) -> NDArray[np.int64]:
-        """The rows that values are wanted of."""
+        """The rows whose values are wanted."""
         return np.flatnonzero(np.arange(len(self)) >= np.repeat(self.first_rows, self.lengths))
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """How many rows each series has here."""
+        """The number of rows of each series here."""
         return np.diff(self.starts)
 
     @property
     def earlier(self) -> NDArray[np.int64]:
-        """How many candles each series has before its first row here."""
+        """The number of candles of each series before its first row here."""
         return np.zeros(len(self.starts) - 1, dtype=np.int64) if self.before is None else self.before
 
     @property
@@ -75,24 +74,44 @@ class Bars:
 
     @property
     def remaining(self) -> NDArray[np.int64]:
-        """How many rows of its series come after each row."""
+        """The number of rows of its series after each row."""
         return np.repeat(self.starts[1:], self.lengths) - 1 - np.arange(len(self))
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One computed column: what it means, and which rows a new bar makes it depend on or change."""
+    """One computed column: its meaning, the bars that it depends on and the bars that a new bar may change."""
 
     name: str
     description: str
     unit: str
-    # Bars before the first one wanted from which on a value no longer shows where the history began (1e-9 relative).
+    # Bars before a row after which its value no longer depends on the start of the history (1e-9 relative).
     warm_up: int = 0
     # Bars back from the newest that the next bar may still change.
     repaint: int = 0
     sql_type: str = "double"
-    # Bars before that it looks at where its recursions go on from a checkpoint; as many as `warm_up` where it has none.
+    # Bars before a row that it reads when its recursions continue from a checkpoint; None for `warm_up` bars.
     reach: int | None = None
+
+
+def price_column(name: str, description: str, warm_up: int = 0, reach: int | None = None) -> Column:
+    """A column in the unit of the instrument's price."""
+    return Column(name, description, "price", warm_up=warm_up, reach=reach)
+
+
+def number_column(name: str, description: str, unit: str) -> Column:
+    """A column of numbers in another unit."""
+    return Column(name, description, unit)
+
+
+def flag_column(name: str, description: str, warm_up: int = 0, reach: int | None = None, repaint: int = 0) -> Column:
+    """A column of 0 and 1, signals also -1."""
+    return Column(name, description, "flag", warm_up=warm_up, reach=reach, repaint=repaint, sql_type="tinyint")
+
+
+def text_column(name: str, description: str, warm_up: int = 0, reach: int | None = None) -> Column:
+    """A column of a few words."""
+    return Column(name, description, "text", warm_up=warm_up, reach=reach, sql_type="varchar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,32 +120,32 @@ class Computation:
 
     name: str
     columns: Sequence[Column]
-    # Gives an array per column, one value for each row wanted: float64 with NaN for null, or text with None for null;
-    # and where they are asked for, one per state, with a value for every row.
+    # Returns an array per column, one value per wanted row: float64 with NaN for null, or text with None for null. With
+    # `Bars.with_states` also an array per state, one value for every row.
     compute: Callable[[Bars], Mapping[str, Values]]
-    # Whether the table repeats the candle columns beside its own.
+    # Whether the table repeats the candle columns.
     carries_candles: bool = False
-    # What has to be known of a series' past, beside its last bars, to go on from any checkpoint.
+    # The states that a checkpoint stores, which continue a series besides its last bars.
     states: Sequence[str] = ()
-    # The states without which nothing can go on; all of them where nothing is said. The others may be missing.
+    # The states without which a series cannot continue; None for all. The others may be missing.
     required_states: Sequence[str] | None = None
-    # A row may be computed from where its block of so many bars begins, counted from the series' first bar.
+    # Bars per block, counted from the series' first bar: a row is computed from the start of its block.
     block: int = 1
 
     def compute_with_states(self, bars: Bars) -> tuple[Mapping[str, Values], Mapping[str, Values]]:
-        """The columns of the table at the rows wanted, and by the side what its recursions came to at every row."""
+        """The columns of the table at the wanted rows, and the states at every row."""
         results = dict(self.compute(replace(bars, with_states=True)))
         states = {name: results.pop(name) for name in self.states}
         return results, states
 
     @property
     def warm_up(self) -> int:
-        """Bars to read before the first one to write: after a checkpoint where there are states."""
+        """Bars to read before the first one to write, counted from a checkpoint where there are states."""
         return max((_needed(column) for column in self.columns), default=0)
 
     @property
     def repaint(self) -> int:
-        """Bars to write again before the first one that changed."""
+        """Bars to rewrite before the first one that changed."""
         return max((column.repaint for column in self.columns), default=0)
 
 

@@ -1,7 +1,6 @@
-"""Sums without an end: on balance volume, accumulation and the like, gone on with from their last value. As TA-Lib has
-them; what is summed per trading session lives in sessions.py.
+"""Cumulative sums (on balance volume, accumulation and others) as in TA-Lib, resumable from their last value.
 
-A bar whose volume is unknown adds nothing, and has no value of its own.
+Sums per trading session are in sessions.py. A bar whose volume is unknown adds nothing and has no value.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,14 +12,14 @@ from refresh_pipeline.analytics.recursive import Average, averages
 from refresh_pipeline.analytics.rolling import ratio
 from refresh_pipeline.market.candles import Floats
 
-# Where the negative and the positive volume index begin.
+# The first value of the negative and the positive volume index.
 INDEX_BASE = 1000.0
-# What every sum goes on from beside itself: the last bar's close and volume.
+# The states that every sum continues from besides its value: the last bar's close and volume.
 LAST_CLOSE, LAST_VOLUME = "last_close", "last_volume"
 
 
 def last_bar(bars: Bars) -> Sequence[Floats]:
-    """The states that comparing with the bar before takes: close, and volume (0 where unknown)."""
+    """The states for comparisons with the previous bar: close, and volume (0 where unknown)."""
     return [bars["close"], bars["volume_or_0"]]
 
 
@@ -57,7 +56,7 @@ def accumulation_oscillator(bars: Bars, fast: int, slow: int) -> Sequence[Floats
 
 
 def oscillator_states(fast: int, slow: int) -> list[str]:
-    """The states of `accumulation_oscillator`, which the line's own is the first of."""
+    """The states of `accumulation_oscillator`; the first is the line's."""
     return ["ad_so_far", f"adosc_average_{fast}", f"adosc_average_{slow}"]
 
 
@@ -106,7 +105,7 @@ def exponential_average(bars: Bars, average: Average) -> Sequence[Floats]:
 
 
 def previous(bars: Bars, name: str, state: str) -> Floats:
-    """A column of the bar before; at a series' first row here what the state says, NaN where there was none."""
+    """A column of the previous bar; at a series' first row here the state's value, NaN where there is none."""
     values = bars[name]
     before = np.empty(len(values))
     before[1:] = values[:-1]
@@ -135,7 +134,7 @@ def _index(bars: Bars, state: str, compare: Callable[[Floats, Floats], np.ndarra
 
 
 def running(ufunc: np.ufunc, bars: Bars, state: str, changes: Floats, *, begins_at: float) -> Floats:
-    """A ufunc accumulated over each series, from its state or from where it begins: one operation a row, in order."""
+    """A ufunc accumulated over each series, from its state or from `begins_at`: one operation per row, in order."""
     total = np.empty(len(changes))
     states = bars.states.get(state, np.empty(len(bars.lengths)))
     begins = np.where(bars.earlier > 0, states.astype(np.float64), begins_at)

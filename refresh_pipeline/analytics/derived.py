@@ -56,8 +56,8 @@ def volatility_rank(high: Floats, low: Floats, close: Floats, periods: int, firs
     if len(close) > periods:
         ranges[WINDOW - 1 :] = _atr(high, low, close, periods)
     windows = sliding_window_view(ranges[first:], WINDOW)
-    own, known = windows[:, -1:], np.count_nonzero(~np.isnan(windows), axis=1)
-    below, equal = np.count_nonzero(windows < own, axis=1), np.count_nonzero(windows == own, axis=1)
+    current, known = windows[:, -1:], np.count_nonzero(~np.isnan(windows), axis=1)
+    below, equal = np.count_nonzero(windows < current, axis=1), np.count_nonzero(windows == current, axis=1)
     return np.divide(below + (equal + 1) / 2, known, out=np.full(len(windows), np.nan), where=equal > 0)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.alligator_mouth import RANGE_PERIODS, mouth
-from refresh_pipeline.analytics.bars import Bars, Column, Values
+from refresh_pipeline.analytics.bars import Bars, Column, Values, flag_column, price_column, text_column
 from refresh_pipeline.analytics.formulas import Formula, computation
 from refresh_pipeline.analytics.fractals import DEGREES, fractals
 from refresh_pipeline.analytics.peaks import REACH, peaks
@@ -166,21 +166,9 @@ def _line_warm_up(periods: int, shift: int) -> int:
     return periods + shift + bars_to_forget(1 / periods, LAST_BIT)
 
 
-def _price(name: str, description: str, warm_up: int, reach: int | None = None) -> Column:
-    return Column(name, description, unit="price", warm_up=warm_up, reach=reach)
-
-
-def _flag(name: str, description: str, warm_up: int, reach: int | None = None, repaint: int = 0) -> Column:
-    return Column(name, description, unit="flag", warm_up=warm_up, reach=reach, repaint=repaint, sql_type="tinyint")
-
-
-def _text(name: str, description: str, warm_up: int, reach: int | None = None) -> Column:
-    return Column(name, description, unit="text", warm_up=warm_up, reach=reach, sql_type="varchar")
-
-
 def _line_formula(name: str, periods: int, shift: int) -> Formula:
     description = f"{_whose(name)}: the {periods} bar smoothed average of the median price, {shift} bars forward."
-    column = _price(name, description, _line_warm_up(periods, shift), reach=shift)
+    column = price_column(name, description, _line_warm_up(periods, shift), reach=shift)
     return Formula([column], partial(_line, periods=periods, shift=shift), undefined=periods + shift)
 
 
@@ -192,7 +180,7 @@ def _whose(name: str) -> str:
 def _fractal_columns(degree: int) -> list[Column]:
     sides = {"up": "High above the highs", "down": "Low below the lows"}
     return [
-        _flag(
+        flag_column(
             f"fractal_{side}_{degree}",
             f"{which} of the {degree} bars before and the {degree} after; known {degree} bars later.",
             warm_up=degree,
@@ -204,7 +192,7 @@ def _fractal_columns(degree: int) -> list[Column]:
 
 def _peak(name: str, description: str, before: int) -> Column:
     description = f"{description}, see peaks.py; known {REACH} bars later."
-    return _flag(name, description, warm_up=before, repaint=REACH)
+    return flag_column(name, description, warm_up=before, repaint=REACH)
 
 
 LINES_UNDEFINED = {name: periods + shift for name, (periods, shift) in LINES.items()}
@@ -221,14 +209,14 @@ MOUTH_UNDEFINED = LINES_UNDEFINED["jaw"] + 1
 MOUTH_WARM_UP, MOUTH_REACH = LINES_WARM_UP["jaw"] + 1, max(JAW_SHIFT + 1, RANGE_PERIODS)
 
 FORMULAS: Sequence[Formula] = (
-    Formula([_price("median", "Middle of the bar: (high + low) / 2.", 0)], _median),
+    Formula([price_column("median", "Middle of the bar: (high + low) / 2.", 0)], _median),
     Formula(
-        [_price("ao", f"Awesome Oscillator: SMA{FAST} - SMA{SLOW} of the median price.", AO_UNDEFINED)],
+        [price_column("ao", f"Awesome Oscillator: SMA{FAST} - SMA{SLOW} of the median price.", AO_UNDEFINED)],
         _awesome,
         undefined=AO_UNDEFINED,
     ),
     Formula(
-        [_price("ac", f"Accelerator: ao - SMA{ACCELERATION} of ao.", AC_UNDEFINED)],
+        [price_column("ac", f"Accelerator: ao - SMA{ACCELERATION} of ao.", AC_UNDEFINED)],
         _accelerator,
         undefined=AC_UNDEFINED,
     ),
@@ -236,8 +224,10 @@ FORMULAS: Sequence[Formula] = (
     *(_line_formula(name, *line) for name, line in LINES.items()),
     Formula(
         [
-            _price("gator_upper", "Gator oscillator above zero: jaw - teeth, signed.", LINES_WARM_UP["jaw"], JAW_SHIFT),
-            _price(
+            price_column(
+                "gator_upper", "Gator oscillator above zero: jaw - teeth, signed.", LINES_WARM_UP["jaw"], JAW_SHIFT
+            ),
+            price_column(
                 "gator_lower",
                 "Gator oscillator below zero: -(teeth - lips), signed.",
                 LINES_WARM_UP["teeth"],
@@ -259,19 +249,19 @@ FORMULAS: Sequence[Formula] = (
     Formula([column for degree in DEGREES for column in _fractal_columns(degree)], fractals),
     Formula(
         [
-            _flag(
+            flag_column(
                 "divergent_buy",
                 "1 below the lips with a lower low and a close above the middle.",
                 LINES_WARM_UP["lips"],
                 LIPS_SHIFT,
             ),
-            _flag(
+            flag_column(
                 "divergent_sell",
                 "1 above the lips with a higher high and a close below the middle.",
                 LINES_WARM_UP["lips"],
                 LIPS_SHIFT,
             ),
-            _flag(
+            flag_column(
                 "divergent",
                 "1 where divergent_buy, else -1 where divergent_sell, else 0.",
                 LINES_WARM_UP["lips"],
@@ -283,49 +273,53 @@ FORMULAS: Sequence[Formula] = (
     ),
     Formula(
         [
-            _flag("ao_above_zero", "1 where ao is above 0, else 0.", AO_UNDEFINED),
-            _flag("ao_below_zero", "1 where ao is below 0, else 0.", AO_UNDEFINED),
+            flag_column("ao_above_zero", "1 where ao is above 0, else 0.", AO_UNDEFINED),
+            flag_column("ao_below_zero", "1 where ao is below 0, else 0.", AO_UNDEFINED),
         ],
         _sides_of_zero,
         undefined=AO_UNDEFINED,
     ),
     Formula(
         [
-            _flag("zero_cross", "1 where ao went from below 0 to above, -1 the other way, else 0.", AO_UNDEFINED + 1),
-            _flag("zero_cross_buy", "1 where ao went from below 0 to above, else 0.", AO_UNDEFINED + 1),
-            _flag("zero_cross_sell", "1 where ao went from above 0 to below, else 0.", AO_UNDEFINED + 1),
+            flag_column(
+                "zero_cross", "1 where ao went from below 0 to above, -1 the other way, else 0.", AO_UNDEFINED + 1
+            ),
+            flag_column("zero_cross_buy", "1 where ao went from below 0 to above, else 0.", AO_UNDEFINED + 1),
+            flag_column("zero_cross_sell", "1 where ao went from above 0 to below, else 0.", AO_UNDEFINED + 1),
         ],
         _zero_cross,
         undefined=AO_UNDEFINED + 1,
     ),
     Formula(
-        [_text("ao_color", "green where ao is above the previous bar's, else red.", AO_UNDEFINED + 1)],
+        [text_column("ao_color", "green where ao is above the previous bar's, else red.", AO_UNDEFINED + 1)],
         partial(_color, of="ao"),
         undefined=AO_UNDEFINED,
     ),
     Formula(
-        [_text("ac_color", "green where ac is above the previous bar's, else red.", AC_UNDEFINED + 1)],
+        [text_column("ac_color", "green where ac is above the previous bar's, else red.", AC_UNDEFINED + 1)],
         partial(_color, of="ac"),
         undefined=AC_UNDEFINED,
     ),
     Formula(
         [
-            _text("zone", "green or red where ao and ac are so on this bar and the previous, else gray.", ZONE_WARM_UP),
-            _flag("zone_signal", "1 in the green zone, -1 in the red one, else 0.", ZONE_WARM_UP),
-            _flag("zone_buy", "1 in the green zone, else 0.", ZONE_WARM_UP),
-            _flag("zone_sell", "1 in the red zone, else 0.", ZONE_WARM_UP),
+            text_column(
+                "zone", "green or red where ao and ac are so on this bar and the previous, else gray.", ZONE_WARM_UP
+            ),
+            flag_column("zone_signal", "1 in the green zone, -1 in the red one, else 0.", ZONE_WARM_UP),
+            flag_column("zone_buy", "1 in the green zone, else 0.", ZONE_WARM_UP),
+            flag_column("zone_sell", "1 in the red zone, else 0.", ZONE_WARM_UP),
         ],
         _zone,
         undefined=AC_UNDEFINED,
     ),
     Formula(
         [
-            _flag(
+            flag_column(
                 "ac_buy",
                 "1 where ac has risen and ao fallen for two bars, unless ac is above 0 and fell before.",
                 SIGNAL_WARM_UP,
             ),
-            _flag(
+            flag_column(
                 "ac_sell",
                 "1 where ac has fallen and ao risen for two bars, unless ac is below 0 and rose before.",
                 SIGNAL_WARM_UP,
@@ -336,8 +330,8 @@ FORMULAS: Sequence[Formula] = (
     ),
     Formula(
         [
-            _flag("saucer_buy", "1 where ao above 0 turns green after two red bars, else 0.", SAUCER_WARM_UP),
-            _flag("saucer_sell", "1 where ao below 0 turns red after two green bars, else 0.", SAUCER_WARM_UP),
+            flag_column("saucer_buy", "1 where ao above 0 turns green after two red bars, else 0.", SAUCER_WARM_UP),
+            flag_column("saucer_sell", "1 where ao below 0 turns red after two green bars, else 0.", SAUCER_WARM_UP),
         ],
         _saucer,
         undefined=AO_UNDEFINED,
@@ -360,27 +354,31 @@ FORMULAS: Sequence[Formula] = (
     ),
     Formula(
         [
-            _flag("mfi_signal", "1 squat, 2 fake, 3 fade, 4 green, 0 neither.", 1),
-            _flag("mfi_squat", "1 where volume rose and mfi fell, else 0.", 1),
-            _flag("mfi_green", "1 where volume and mfi rose, else 0.", 1),
-            _flag("mfi_fade", "1 where volume and mfi fell, else 0.", 1),
-            _flag("mfi_fake", "1 where volume fell and mfi rose, else 0.", 1),
-            _text("mfi_code", "What volume and mfi did: +- squat, -+ fake, -- fade, ++ green, 0 neither.", 1),
+            flag_column("mfi_signal", "1 squat, 2 fake, 3 fade, 4 green, 0 neither.", 1),
+            flag_column("mfi_squat", "1 where volume rose and mfi fell, else 0.", 1),
+            flag_column("mfi_green", "1 where volume and mfi rose, else 0.", 1),
+            flag_column("mfi_fade", "1 where volume and mfi fell, else 0.", 1),
+            flag_column("mfi_fake", "1 where volume fell and mfi rose, else 0.", 1),
+            text_column("mfi_code", "What volume and mfi did: +- squat, -+ fake, -- fade, ++ green, 0 neither.", 1),
         ],
         _facilitation_codes,
         undefined=1,
     ),
     Formula(
         [
-            _text(
+            text_column(
                 "mouth_direction",
                 "buy where lips, teeth, jaw are in rising order and all rise, sell, neither.",
                 MOUTH_WARM_UP,
                 MOUTH_REACH,
             ),
-            _text("mouth_phase", "What the lines do: opening, open, closing, sleeping.", MOUTH_WARM_UP, MOUTH_REACH),
-            _text("bar_position", "Where the bar is: above all lines, below them, or in.", MOUTH_WARM_UP, MOUTH_REACH),
-            _text(
+            text_column(
+                "mouth_phase", "What the lines do: opening, open, closing, sleeping.", MOUTH_WARM_UP, MOUTH_REACH
+            ),
+            text_column(
+                "bar_position", "Where the bar is: above all lines, below them, or in.", MOUTH_WARM_UP, MOUTH_REACH
+            ),
+            text_column(
                 "water_state",
                 "What the bar does there: sleeping, switching, entering, eating, throwing, poping, splashing.",
                 MOUTH_WARM_UP,

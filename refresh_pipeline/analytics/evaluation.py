@@ -1,9 +1,8 @@
-"""How the columns of indicators are computed, many series at once: three kinds of parts. Which ones: indicators.py.
+"""Three kinds of formulas and their evaluation, for many series at once. The list of indicators is in registry.py.
 
-A value must not depend on where a refresh happened to begin reading. A `RecursiveFormula` goes on from a checkpoint,
-bit for bit. A `BlockFormula` looks at one stretch of one series that begins a fixed number of bars before the block of
-the row: every refresh calls the same function on the same bars. A `RowFormula` takes values of its row and of bars
-before it.
+A value must not depend on the bar at which a refresh begins to read. A `RecursiveFormula` continues from a checkpoint,
+bit for bit. A `BlockFormula` is called on a slice of one series that begins a fixed number of bars before the row's
+block: every refresh calls the same function on the same bars. A `RowFormula` uses values of its row and earlier bars.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,65 +15,66 @@ from numpy.typing import NDArray
 from refresh_pipeline.analytics.bars import Bars, Column, Values
 from refresh_pipeline.market.candles import Floats
 
-# Bars in a block: a tail computes half of one before its first row, a whole history calls each function once a block.
-# A multiple of continued.BLOCK, so that a block can begin at a checkpoint.
-BLOCK = 512
-# Bars before a block, in steps: what begins at the same bar shares its slices.
+# Bars per block of a BlockFormula: a tail computes half a block before its first row, a whole history calls each
+# function once per block.
+# A multiple of recursive.CHECKPOINT_BARS, so that a block can begin at a checkpoint.
+BLOCK_BARS = 512
+# Warm-ups are rounded up to these numbers of bars: formulas that begin at the same bar share their slices.
 STEPS = (32, 64, 128, 256, 384, 512, 640, 768)
 
 
 @dataclass(frozen=True, slots=True)
 class RecursiveFormula:
-    """All series at once, row by row from a state: gives an array per column and then one per state, for all rows."""
+    """Computes all series at once, row by row from a state: an array per column, then one per state, for all rows."""
 
     compute: Callable[[Bars], Sequence[Values]]
     states: Sequence[str] = ()
-    # Whether it can go on only where its states are known; else a missing one says that there is nothing yet.
+    # Whether it continues only where its states are known; otherwise a missing state means that there is no value yet.
     required_states: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class BlockFormula:
-    """A function of arrays: some columns of one stretch of one series, and then fixed arguments."""
+    """A function of arrays: slices of some columns of one series, then fixed arguments."""
 
     function: Callable[..., Floats | tuple[Floats, ...]]
     takes: Sequence[str]
     arguments: Sequence[object]
     warm_up: int
-    # Rows of a series without a value, for functions that write 0 there.
+    # The first rows of a series, which have no value; for functions that write 0 there.
     undefined: int = 0
     # Bars whose volume a value needs to know; 0 where it takes none.
     needs_volume_of: int = 0
-    # Whether it gives rows' numbers, which count from the stretch's beginning.
+    # Whether it returns row numbers, which count from the start of the slice.
     counts_rows: bool = False
-    # Whether it is told, as its last argument, how many rows come before the first one wanted, and leaves them out.
+    # Whether its last argument is the number of rows before the first wanted one, and its result omits those rows.
     leaves_out: bool = False
 
     @property
     def begins_before(self) -> int:
-        """How many bars before a block its stretches begin."""
+        """The number of bars before a block at which its slices begin."""
         return next((step for step in STEPS if step >= self.warm_up), self.warm_up)
 
 
 @dataclass(frozen=True, slots=True)
 class RowFormula:
-    """Something of what is known at each wanted row; `needs` are the columns that it takes beside candles."""
+    """A function of the values known at each wanted row; `needs` names the columns that it takes besides candles."""
 
     compute: Callable[["Rows"], Sequence[Values]]
     needs: Sequence[str] = ()
-    # Bars before the row that it looks at by itself.
+    # Bars before the row that the function itself reads.
     reach: int = 1
 
 
-How_co = TypeVar("How_co", bound=RecursiveFormula | BlockFormula | RowFormula, covariant=True)
+Formula_co = TypeVar("Formula_co", bound=RecursiveFormula | BlockFormula | RowFormula, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Part(Generic[How_co]):
-    """Columns that are computed together, and how."""
+class Part(Generic[Formula_co]):
+    """Columns that are computed together, and their formula."""
 
     columns: Sequence[Column]
-    how: How_co
+    formula: Formula_co
 
     @property
     def names(self) -> list[str]:
@@ -83,13 +83,13 @@ class Part(Generic[How_co]):
 
     @property
     def states(self) -> list[str]:
-        """What it has to know at a checkpoint."""
-        return list(self.how.states) if isinstance(self.how, RecursiveFormula) else []
+        """The states that a checkpoint stores for it."""
+        return list(self.formula.states) if isinstance(self.formula, RecursiveFormula) else []
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows that are wanted, with what is known of them so far."""
+    """The wanted rows, with the columns computed so far."""
 
     bars: Bars
     at: NDArray[np.int64]
@@ -99,11 +99,11 @@ class Rows:
         return self.columns[name] if name in self.columns else self.take(self.bars[name])
 
     def take(self, values: Values) -> Values:
-        """What an array of all rows has at these."""
+        """The values of an array of all rows at the wanted rows."""
         return values if len(self.at) == len(values) else values[self.at]
 
     def numbers(self, name: str) -> Floats:
-        """A column that holds no text."""
+        """A column of numbers."""
         return self[name].astype(np.float64, copy=False)
 
     def before(self, name: str) -> Floats:
@@ -115,19 +115,20 @@ class Rows:
 def evaluate(parts: Sequence[Part], bars: Bars) -> tuple[dict[str, Values], dict[str, Floats]]:
     """All columns at the wanted rows, and the states at every row.
 
-    What a part needs comes before it. Nothing is infinite: what has no value is NaN, or None among texts.
+    A part comes after the parts whose columns it needs. No value is infinite: a missing number is
+    NaN, a missing text None.
     """
     bars = replace(bars, columns={**bars.columns, "volume_or_0": np.nan_to_num(bars["volume"])})
     rows = Rows(bars, bars.wanted_rows)
-    states = _continued(_of_kind(parts, RecursiveFormula), rows)
-    rows.columns.update(_blockwise(_of_kind(parts, BlockFormula), rows))
+    states = _evaluate_recursive(_of_kind(parts, RecursiveFormula), rows)
+    rows.columns.update(_evaluate_blocks(_of_kind(parts, BlockFormula), rows))
     for part in _of_kind(parts, RowFormula):
-        rows.columns.update(zip(part.names, part.how.compute(rows), strict=True))
+        rows.columns.update(zip(part.names, part.formula.compute(rows), strict=True))
     return {name: _finite(values) for name, values in rows.columns.items() if name not in bars.columns}, states
 
 
-def _of_kind(parts: Sequence[Part], kind: type[How_co]) -> list[Part[How_co]]:
-    return [part for part in parts if isinstance(part.how, kind)]
+def _of_kind(parts: Sequence[Part], kind: type[Formula_co]) -> list[Part[Formula_co]]:
+    return [part for part in parts if isinstance(part.formula, kind)]
 
 
 def _finite(values: Values) -> Values:
@@ -137,27 +138,32 @@ def _finite(values: Values) -> Values:
     return np.where(infinite, np.nan, values) if infinite.any() else values
 
 
-# ---- what goes on from a state
+# ---- recursive formulas
 
 
-def _continued(parts: Sequence[Part[RecursiveFormula]], rows: Rows) -> dict[str, Floats]:
+def _evaluate_recursive(parts: Sequence[Part[RecursiveFormula]], rows: Rows) -> dict[str, Floats]:
     states: dict[str, Floats] = {}
+    # Two sets of columns may have the same formula: `ad` and `ad_line` are one sum.
+    computed: dict[Callable[[Bars], Sequence[Values]], Sequence[Values]] = {}
     for part in parts:
-        results = part.how.compute(rows.bars)
+        compute = part.formula.compute
+        if compute not in computed:
+            computed[compute] = compute(rows.bars)
+        results = computed[compute]
         columns, carried = results[: len(part.columns)], results[len(part.columns) :]
         states |= {
             name: values.astype(np.float64, copy=False) for name, values in zip(part.states, carried, strict=True)
         }
-        rows.columns.update({name: rows.take(each) for name, each in zip(part.names, columns, strict=True)})
+        rows.columns.update({name: rows.take(values) for name, values in zip(part.names, columns, strict=True)})
     return states
 
 
-# ---- what is computed a stretch at a time
+# ---- block formulas
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
-    """Rows of one series within one block: those wanted, and where they go in the result."""
+class _BlockRows:
+    """The wanted rows of one series within one block, and their place in the result."""
 
     begin: int
     end: int
@@ -169,30 +175,30 @@ class _Stretch:
     into: int
 
 
-def _stretches(bars: Bars) -> Iterator[_Stretch]:
+def _blocks(bars: Bars) -> Iterator[_BlockRows]:
     into = 0
     for rows, first, earlier in zip(bars.slices, bars.first_rows.tolist(), bars.earlier.tolist(), strict=True):
         begin = first
         while begin < rows.stop:
             number = begin - rows.start + earlier
-            block = begin - number % BLOCK
-            end = min(block + BLOCK, rows.stop)
-            yield _Stretch(begin, end, block, rows.start, earlier, into)
+            block = begin - number % BLOCK_BARS
+            end = min(block + BLOCK_BARS, rows.stop)
+            yield _BlockRows(begin, end, block, rows.start, earlier, into)
             into += end - begin
             begin = end
 
 
-def _blockwise(parts: Sequence[Part[BlockFormula]], rows: Rows) -> dict[str, Values]:
+def _evaluate_blocks(parts: Sequence[Part[BlockFormula]], rows: Rows) -> dict[str, Values]:
     names = [name for part in parts for name in part.names]
     matrix = np.empty((len(names), len(rows.at)))
     groups = _grouped(parts)
-    for stretch in _stretches(rows.bars):
-        _compute_stretch(groups, rows.bars, stretch, matrix)
+    for block_rows in _blocks(rows.bars):
+        _compute_block(groups, rows.bars, block_rows, matrix)
     _null_missing(parts, rows, matrix)
     return dict(zip(names, matrix, strict=True))
 
 
-# How, and for each output the rows of the matrix that it fills. Calls with the same beginning and columns share slices.
+# A formula, and per output the rows of the matrix that it fills. Calls with the same start and columns share slices.
 _Call = tuple[BlockFormula, list[list[int]]]
 _Group = tuple[int, Sequence[str], list[_Call]]
 
@@ -201,47 +207,47 @@ def _grouped(parts: Sequence[Part[BlockFormula]]) -> list[_Group]:
     groups: dict[tuple[int, tuple[str, ...]], dict[object, _Call]] = {}
     filled = 0
     for part in parts:
-        how = part.how
-        calls = groups.setdefault((how.begins_before, tuple(how.takes)), {})
-        _, fills = calls.setdefault((how.function, tuple(how.arguments)), (how, [[] for _ in part.columns]))
-        for number, one in enumerate(fills):
-            one.append(filled + number)
+        formula = part.formula
+        calls = groups.setdefault((formula.begins_before, tuple(formula.takes)), {})
+        _, fills = calls.setdefault((formula.function, tuple(formula.arguments)), (formula, [[] for _ in part.columns]))
+        for number, matrix_rows in enumerate(fills):
+            matrix_rows.append(filled + number)
         filled += len(part.columns)
     return [(before, takes, list(calls.values())) for (before, takes), calls in groups.items()]
 
 
-def _compute_stretch(groups: Sequence[_Group], bars: Bars, stretch: _Stretch, matrix: Floats) -> None:
-    into = slice(stretch.into, stretch.into + stretch.end - stretch.begin)
+def _compute_block(groups: Sequence[_Group], bars: Bars, block_rows: _BlockRows, matrix: Floats) -> None:
+    into = slice(block_rows.into, block_rows.into + block_rows.end - block_rows.begin)
     for before, takes, calls in groups:
-        start = max(stretch.block - before, stretch.series)
-        arrays = [bars[name][start : stretch.end] for name in takes]
-        for how, fills in calls:
-            outputs = _outputs(how, arrays, stretch.begin - start)
-            if how.counts_rows:
-                outputs = [output + (start - stretch.series + stretch.earlier) for output in outputs]
+        start = max(block_rows.block - before, block_rows.series)
+        arrays = [bars[name][start : block_rows.end] for name in takes]
+        for formula, fills in calls:
+            outputs = _outputs(formula, arrays, block_rows.begin - start)
+            if formula.counts_rows:
+                outputs = [output + (start - block_rows.series + block_rows.earlier) for output in outputs]
             for numbers, output in zip(fills, outputs, strict=True):
                 for number in numbers:
                     matrix[number, into] = output
 
 
-def _outputs(how: BlockFormula, arrays: Sequence[Floats], before: int) -> Sequence[Floats]:
-    """What the function gives, without the rows that only lead up to those wanted."""
-    if how.leaves_out:
-        result = how.function(*arrays, *how.arguments, before)
+def _outputs(formula: BlockFormula, arrays: Sequence[Floats], before: int) -> Sequence[Floats]:
+    """The function's outputs without the warm-up rows before the wanted ones."""
+    if formula.leaves_out:
+        result = formula.function(*arrays, *formula.arguments, before)
         return result if isinstance(result, tuple) else (result,)
-    result = how.function(*arrays, *how.arguments)
-    return [each[before:] for each in result] if isinstance(result, tuple) else (result[before:],)
+    result = formula.function(*arrays, *formula.arguments)
+    return [output[before:] for output in result] if isinstance(result, tuple) else (result[before:],)
 
 
 def _null_missing(parts: Sequence[Part[BlockFormula]], rows: Rows, matrix: Floats) -> None:
     number, filled = rows.bars.number[rows.at], 0
     unknown = _Unknown.volumes(rows.bars)
     for part in parts:
-        own = matrix[filled : filled + len(part.columns)]
-        if part.how.undefined:
-            own[:, number < part.how.undefined] = np.nan
-        if part.how.needs_volume_of and unknown.any:
-            own[:, unknown.among(part.how.needs_volume_of)[rows.at]] = np.nan
+        outputs = matrix[filled : filled + len(part.columns)]
+        if part.formula.undefined:
+            outputs[:, number < part.formula.undefined] = np.nan
+        if part.formula.needs_volume_of and unknown.any:
+            outputs[:, unknown.among(part.formula.needs_volume_of)[rows.at]] = np.nan
         filled += len(part.columns)
 
 
@@ -259,6 +265,6 @@ class _Unknown:
         return cls(bool(unknown.any()), bars.position, np.append(0, np.cumsum(unknown)))
 
     def among(self, bars: int) -> NDArray[np.bool_]:
-        """Whether one of the last so many bars of the series, the row's own included, has none."""
+        """Whether one of the last so many bars of the series, up to and including the row, has no volume."""
         row = np.arange(len(self.position))
         return self.so_far[row + 1] > self.so_far[row + 1 - np.minimum(bars, self.position + 1)]

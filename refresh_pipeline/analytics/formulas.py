@@ -1,6 +1,6 @@
-"""Formulas: columns with what computes them, and how a list of formulas becomes a computation.
+"""Formulas: columns with their functions, and the computation that evaluates a list of formulas.
 
-Which formulas there are is said in enhanced_candles.py and indicators.py.
+The formulas themselves are in enhanced_candles.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,16 +17,16 @@ class Formula:
     """One or several columns that are computed together."""
 
     columns: Sequence[Column]
-    # Gives one array per column and then per state. The bars hold the numbers that earlier formulas gave.
+    # Returns one array per column, then one per state. The bars hold the numeric columns of earlier formulas.
     compute: Callable[[Bars], Sequence[Values]]
-    # Rows at the beginning of each series that have no value yet.
+    # The first rows of each series, which have no value yet.
     undefined: int = 0
-    # Names of recursions that columns build on without being columns: known at checkpoints, where a tail goes on.
+    # Names of recursions that columns use without being columns; checkpoints store their values.
     states: Sequence[str] = ()
 
     @property
     def names(self) -> list[str]:
-        """What it gives, in order."""
+        """The names of its results, in order."""
         return [*(column.name for column in self.columns), *self.states]
 
 

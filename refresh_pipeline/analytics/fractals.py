@@ -34,10 +34,10 @@ def _above_both_sides(values: Floats) -> dict[int, NDArray[np.bool_]]:
 
 
 def _stands_out(values: Floats, highest: Floats, degree: int) -> NDArray[np.bool_]:
-    found = np.zeros(len(values), dtype=bool)
+    flags = np.zeros(len(values), dtype=bool)
     middle = values[degree : len(values) - degree]
     if len(middle):
-        found[degree : len(values) - degree] = (middle > highest[degree - 1 : -degree - 1]) & (
+        flags[degree : len(values) - degree] = (middle > highest[degree - 1 : -degree - 1]) & (
             middle > highest[2 * degree :]
         )
-    return found
+    return flags

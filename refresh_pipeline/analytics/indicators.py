@@ -1,4 +1,4 @@
-"""The table of a market's indicators: everything there is, or what its YAML wishes for. The entries: registry.py."""
+"""The table of a market's indicators: all of registry.py, or the selection in the market's YAML."""
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from refresh_pipeline.analytics.bars import Bars, Computation, Values
-from refresh_pipeline.analytics.evaluation import BLOCK, Part, RecursiveFormula, RowFormula, evaluate
+from refresh_pipeline.analytics.evaluation import BLOCK_BARS, Part, RecursiveFormula, RowFormula, evaluate
 from refresh_pipeline.analytics.registry import (
     CLASSIC,
     LAST_BAR,
@@ -19,12 +19,12 @@ from refresh_pipeline.analytics.registry import (
 from refresh_pipeline.analytics.talib_functions import Number, lookback
 from refresh_pipeline.market.calendars.base import Calendar
 
-# What a market's YAML names: a group, an indicator, a column, or one indicator with parameter sets of its own.
+# An entry of a market's YAML: a group, an indicator, a column, or one indicator with parameter sets.
 IndicatorSpec = str | Mapping[str, object]
 
 
 class UnknownIndicator(ValueError):
-    """A market asks for an indicator, or for a parameter, that there is not."""
+    """A market names an indicator or a parameter that does not exist."""
 
 
 def groups(calendar: Calendar) -> list[str]:
@@ -33,9 +33,9 @@ def groups(calendar: Calendar) -> list[str]:
 
 
 def indicators(specs: Sequence[IndicatorSpec] | None, calendar: Calendar) -> Computation:
-    """The table of a market's indicators: everything, or what it wishes for.
+    """The table of a market's indicators: all of them, or those of `specs`.
 
-    A wish is the name of a group, an indicator or a column, or an indicator with parameters: `{"ema": [8, 21]}`,
+    A spec is the name of a group, an indicator or a column, or an indicator with parameters: `{"ema": [8, 21]}`,
     `{"macd": {"fastperiod": 8, "slowperiod": 21, "signalperiod": 5}}`.
 
     Raises:
@@ -44,7 +44,7 @@ def indicators(specs: Sequence[IndicatorSpec] | None, calendar: Calendar) -> Com
     entries = registry(calendar)
     parts: list[Part] = []
     chosen: dict[str, None] = {}
-    for part, columns in _wished(entries, [CLASSIC, TALIB] if specs is None else specs):
+    for part, columns in _selected(entries, [CLASSIC, TALIB] if specs is None else specs):
         parts.append(part)
         chosen |= dict.fromkeys(columns)
     complete = _with_needs(parts, _Makers.of(entries))
@@ -53,12 +53,14 @@ def indicators(specs: Sequence[IndicatorSpec] | None, calendar: Calendar) -> Com
     required_states = [
         state
         for part in complete
-        if isinstance(part.how, RecursiveFormula) and part.how.required_states
+        if isinstance(part.formula, RecursiveFormula) and part.formula.required_states
         for state in part.states
     ]
     compute = partial(_compute, complete, tuple(chosen), tuple(states))
-    own = [columns[name] for name in chosen]
-    return Computation("indicators", own, compute, states=states, required_states=required_states, block=BLOCK)
+    selected = [columns[name] for name in chosen]
+    return Computation(
+        "indicators", selected, compute, states=states, required_states=required_states, block=BLOCK_BARS
+    )
 
 
 def _compute(parts: Sequence[Part], chosen: Sequence[str], states: Sequence[str], bars: Bars) -> Mapping[str, Values]:
@@ -67,28 +69,28 @@ def _compute(parts: Sequence[Part], chosen: Sequence[str], states: Sequence[str]
     return columns | {name: known[name] for name in states} if bars.with_states else columns
 
 
-def _wished(entries: Mapping[str, Indicator], wishes: Sequence[IndicatorSpec]) -> Iterator[tuple[Part, Sequence[str]]]:
-    """Parts, and which of their columns are wished for."""
-    for wish in wishes:
-        if isinstance(wish, Mapping):
-            for name, given in wish.items():
+def _selected(entries: Mapping[str, Indicator], specs: Sequence[IndicatorSpec]) -> Iterator[tuple[Part, Sequence[str]]]:
+    """Parts, and the selected columns of each."""
+    for spec in specs:
+        if isinstance(spec, Mapping):
+            for name, given in spec.items():
                 yield from _with_parameters(entries, str(name), given)
         else:
-            yield from _by_name(entries, wish)
+            yield from _by_name(entries, spec)
 
 
-def _by_name(entries: Mapping[str, Indicator], wish: str) -> Iterator[tuple[Part, Sequence[str]]]:
-    found = [
-        (entry, shipped, [name for name in shipped.names if everything or name == wish])
+def _by_name(entries: Mapping[str, Indicator], spec: str) -> Iterator[tuple[Part, Sequence[str]]]:
+    matches = [
+        (entry, shipped, [name for name in shipped.names if everything or name == spec])
         for entry in entries.values()
         for shipped in entry.shipped
-        for everything in [wish in (shipped.of, entry.group, entry.name)]
-        if everything or wish in shipped.names
+        for everything in [spec in (shipped.of, entry.group, entry.name)]
+        if everything or spec in shipped.names
     ]
-    if not found:
+    if not matches:
         known = [*entries, *(entry.group for entry in entries.values()), CLASSIC, TALIB]
-        raise UnknownIndicator(f"found {wish!r}{_nearest(wish, known)}; allowed: a group, an indicator or a column")
-    for entry, shipped, names in found:
+        raise UnknownIndicator(f"found {spec!r}{_nearest(spec, known)}; allowed: a group, an indicator or a column")
+    for entry, shipped, names in matches:
         yield entry.part(shipped.parameters, shipped.names), names
 
 
@@ -99,13 +101,13 @@ def _with_parameters(
     if entry is None or not entry.parameters:
         choices = [each.name for each in entries.values() if each.parameters]
         raise UnknownIndicator(f"found {name!r}{_nearest(name, choices)}; allowed: an indicator that takes parameters")
-    for one in given if isinstance(given, list | tuple) else [given]:
-        parameters = _parameters(entry, one)
-        names = entry.names_for({key: parameters[key] for key in _named(entry, one)})
+    for values in given if isinstance(given, list | tuple) else [given]:
+        parameters = _parameters(entry, values)
+        names = entry.names_for({key: parameters[key] for key in _given_names(entry, values)})
         yield entry.part(parameters, names), names
 
 
-def _named(entry: Indicator, given: object) -> list[str]:
+def _given_names(entry: Indicator, given: object) -> list[str]:
     return [key for key in entry.parameters if isinstance(given, Mapping) and key in given] or [
         next(iter(entry.parameters))
     ]
@@ -136,14 +138,14 @@ def _try_out(entry: Indicator, parameters: Parameters, allowed: str) -> None:
         raise UnknownIndicator(f"found {entry.name} with {given}, which TA-Lib refuses; {allowed}")
 
 
-def _nearest(wish: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(wish.lower(), list(dict.fromkeys(known)), n=1, cutoff=0.5)
+def _nearest(spec: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(spec.lower(), list(dict.fromkeys(known)), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 @dataclass(frozen=True, slots=True)
 class _Makers:
-    """Gives the part that makes a column others need."""
+    """Finds the part that computes a column which other parts need."""
 
     entries: Mapping[str, Indicator]
     hidden: Mapping[str, Part]
@@ -159,12 +161,14 @@ class _Makers:
 
 
 def _with_needs(parts: Sequence[Part], makers: _Makers) -> list[Part]:
-    """The parts, each once, after what they need."""
+    """The parts, each once, after the parts that they need."""
     complete: dict[tuple[str, ...], Part] = {(): LAST_BAR}
 
     def add(part: Part) -> Part:
         if (key := tuple(part.names)) not in complete:
-            needs = [add(makers.part(name)) for name in part.how.needs] if isinstance(part.how, RowFormula) else []
+            needs = (
+                [add(makers.part(name)) for name in part.formula.needs] if isinstance(part.formula, RowFormula) else []
+            )
             complete[key] = _warmed_up(part, needs)
         return complete[key]
 
@@ -174,8 +178,8 @@ def _with_needs(parts: Sequence[Part], makers: _Makers) -> list[Part]:
 
 
 def _warmed_up(part: Part, needs: Sequence[Part]) -> Part:
-    """What follows from other columns needs as many bars before as they do."""
-    if not isinstance(part.how, RowFormula):
+    """A part that uses other columns needs as many earlier bars as they do."""
+    if not isinstance(part.formula, RowFormula):
         return part
-    bars = max([part.how.reach, *(column.warm_up for each in needs for column in each.columns)])
+    bars = max([part.formula.reach, *(column.warm_up for each in needs for column in each.columns)])
     return replace(part, columns=[replace(column, warm_up=bars) for column in part.columns])

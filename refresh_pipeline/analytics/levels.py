@@ -81,8 +81,8 @@ def _levels(swings: _Swings, price: Floats, bars: Bars, at: NDArray[np.int64]) -
         _strongest(swings.rows, price, sets[start : start + WINDOWS_AT_ONCE])
         for start in range(0, len(sets), WINDOWS_AT_ONCE)
     ]
-    found = np.concatenate([np.empty((0, 2 * LEVELS)), *parts])[np.cumsum(changed) - 1]
-    return list(found.T)
+    strongest = np.concatenate([np.empty((0, 2 * LEVELS)), *parts])[np.cumsum(changed) - 1]
+    return list(strongest.T)
 
 
 def _strongest(rows: NDArray[np.int64], price: Floats, sets: NDArray[np.int64]) -> Floats:

@@ -1,8 +1,8 @@
-"""Averages that remember for ever and can be gone on with: for all series at once, from a state or from the beginning.
+"""Recursive averages (EMA, SMMA) for many series at once, resumable from a checkpoint.
 
-An average of this kind needs one number to go on from any bar. Going on gives the same bits as computing everything,
-provided that the tail begins on a multiple of BLOCK: blocks are what the computation is made of. Where the numbers are
-kept is the warehouse's matter.
+A checkpoint is one number per average. Resuming gives the same bits as computing everything, provided that the tail
+begins on a multiple of CHECKPOINT_BARS, because the computation works block by block. The warehouse stores the
+checkpoints.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from refresh_pipeline.analytics.bars import Bars
 from refresh_pipeline.market.candles import Floats
 
-# Bars in a block. Checkpoints lie after every so many bars of a series: long enough that they take a thousandth of the
-# space of what they belong to, short enough that a refresh reads few bars more than it looks back anyway.
-BLOCK = 128
+# Bars between two checkpoints of a series. At 128 they take a thousandth of the space of the table that they belong to,
+# and a refresh reads few bars more than its formulas look back.
+CHECKPOINT_BARS = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Average:
-    """s[i] = s[i-1] + weight * (x[i] - s[i-1]), begun at row `begins` with the mean of the first `periods` values."""
+    """s[i] = s[i-1] + weight * (x[i] - s[i-1]); row `begins` holds the mean of the first `periods` values."""
 
     state: str
     periods: int
@@ -54,7 +54,7 @@ def averages(bars: Bars, values: Floats, wanted: Sequence[Average]) -> list[Floa
 
 @dataclass(frozen=True, slots=True)
 class _Blocks:
-    """Where the rows of each series lie when every series fills whole blocks."""
+    """The places of each series' rows when every series is padded to whole blocks."""
 
     counts: NDArray[np.int64]
     firsts: NDArray[np.int64]
@@ -62,27 +62,27 @@ class _Blocks:
 
     @classmethod
     def of(cls, bars: Bars) -> "_Blocks":
-        counts = -(-bars.lengths // BLOCK)
+        counts = -(-bars.lengths // CHECKPOINT_BARS)
         firsts = np.cumsum(counts) - counts
-        return cls(counts, firsts, np.repeat(firsts * BLOCK, bars.lengths) + bars.position)
+        return cls(counts, firsts, np.repeat(firsts * CHECKPOINT_BARS, bars.lengths) + bars.position)
 
     def padded(self, values: Floats) -> Floats:
-        cells = np.zeros(int(self.counts.sum()) * BLOCK)
+        cells = np.zeros(int(self.counts.sum()) * CHECKPOINT_BARS)
         cells[self.cells] = values
         return cells
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """One average, block by block: as it would be if each block began at its own first value, and what adds to that.
+    """One average, block by block: its value if each block started at its first value, plus the predecessor's rest.
 
-    Distances from a block's first value, because a market that stands still then has an average equal to its price.
+    Values are distances from a block's first value, so that the average of constant prices equals the price exactly.
     """
 
     base: Floats
     alone: Floats
     fall: Floats
-    # The state before each series, and of each block the distance that its predecessor leaves it.
+    # The state before each series, and per block the distance that its predecessor hands over.
     state: Floats
     left_over: Floats
 
@@ -95,9 +95,9 @@ class _Part:
 
 def _part(bars: Bars, blocks: _Blocks, padded: Floats, average: Average) -> _Part:
     cells, state = _begun(bars, blocks, padded, average)
-    rows = cells.reshape(-1, BLOCK)
+    rows = cells.reshape(-1, CHECKPOINT_BARS)
     base = rows[:, 0].copy()
-    fall = np.power(1 - average.weight, np.arange(1, BLOCK + 1), dtype=np.float64)
+    fall = np.power(1 - average.weight, np.arange(1, CHECKPOINT_BARS + 1), dtype=np.float64)
     alone = np.subtract(rows, base[:, None], out=rows)
     # s[i] = fall[i] * sum of weight * x[j] / fall[j]: one running sum, in the same order wherever a block is computed.
     alone /= fall
@@ -107,11 +107,11 @@ def _part(bars: Bars, blocks: _Blocks, padded: Floats, average: Average) -> _Par
 
 
 def _begun(bars: Bars, blocks: _Blocks, padded: Floats, average: Average) -> tuple[Floats, Floats]:
-    """The cells and states to start from: a series that begins stands at its seed up to the row where it counts."""
+    """The cells and states to start from: a new series holds its seed up to row `begins`."""
     cells = padded.copy()
     state = bars.states.get(average.state, np.empty(len(bars.lengths))).astype(np.float64)
     begins = np.flatnonzero((bars.earlier == 0) & (bars.lengths > average.begins))
-    starts = blocks.firsts[begins] * BLOCK
+    starts = blocks.firsts[begins] * CHECKPOINT_BARS
     first = padded[starts]
     window = padded[starts[:, None] + np.arange(average.periods)]
     state[begins] = first + (window - first[:, None]).sum(axis=1) / average.periods
@@ -120,7 +120,7 @@ def _begun(bars: Bars, blocks: _Blocks, padded: Floats, average: Average) -> tup
 
 
 def _carry(blocks: _Blocks, parts: Sequence[_Part]) -> None:
-    """Hand each block's last value to the next: block after block, for all averages and series at once."""
+    """Hand each block's last value to the next block, for all averages and series at once."""
     order = np.argsort(-blocks.counts, kind="stable")
     firsts, counts = blocks.firsts[order], blocks.counts[order]
     base = np.stack([part.base for part in parts])
@@ -130,9 +130,9 @@ def _carry(blocks: _Blocks, parts: Sequence[_Part]) -> None:
     left_over = np.empty_like(base)
     for step in range(int(counts.max(initial=0))):
         block = firsts[: np.searchsorted(-counts, -step)] + step
-        own = base[:, block]
-        distance = state[:, : len(block)] - own
+        first_values = base[:, block]
+        distance = state[:, : len(block)] - first_values
         left_over[:, block] = distance
-        state[:, : len(block)] = distance * fall + ends[:, block] + own
+        state[:, : len(block)] = distance * fall + ends[:, block] + first_values
     for part, distances in zip(parts, left_over, strict=True):
         part.left_over[:] = distances

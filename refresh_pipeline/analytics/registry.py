@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 from refresh_pipeline.analytics import cumulative, derived, hilbert, levels, sessions
-from refresh_pipeline.analytics.bars import Bars, Column, Values
+from refresh_pipeline.analytics.bars import Bars, Column, Values, flag_column, number_column, price_column, text_column
 from refresh_pipeline.analytics.evaluation import BlockFormula, Part, RecursiveFormula, RowFormula
 from refresh_pipeline.analytics.recursive import Average
 from refresh_pipeline.analytics.talib_functions import (
@@ -151,9 +151,9 @@ def _talib_indicators() -> Iterator[Indicator]:
 def _talib_part(name: str, function: TalibFunction, parameters: Parameters, names: Sequence[str]) -> Part:
     if name in _CYCLE:
         return _cycle_part()
-    how = _continued(name, parameters) or _blockwise(name, function, parameters)
-    warm_up = how.begins_before if isinstance(how, BlockFormula) else 0
-    return Part(_columns(name, function, parameters, names, warm_up), how)
+    formula = _recursive_formula(name, parameters) or _block_formula(name, function, parameters)
+    warm_up = formula.begins_before if isinstance(formula, BlockFormula) else 0
+    return Part(_columns(name, function, parameters, names, warm_up), formula)
 
 
 @lru_cache(maxsize=1)
@@ -167,7 +167,7 @@ def _cycle_part() -> Part:
     return Part(columns, BlockFormula(hilbert.cycle, ["close"], [], FUNCTIONS["HT_DCPHASE"].warm_up, leaves_out=True))
 
 
-def _continued(name: str, parameters: Parameters) -> RecursiveFormula | None:
+def _recursive_formula(name: str, parameters: Parameters) -> RecursiveFormula | None:
     """How a function goes on from a state, if it does."""
     if name in _ENDLESS:
         return RecursiveFormula(*_ENDLESS[name])
@@ -184,7 +184,7 @@ def _continued(name: str, parameters: Parameters) -> RecursiveFormula | None:
     return None
 
 
-def _blockwise(name: str, function: TalibFunction, parameters: Parameters) -> BlockFormula:
+def _block_formula(name: str, function: TalibFunction, parameters: Parameters) -> BlockFormula:
     first = lookback(name, parameters)
     stretched = max(
         [
@@ -215,13 +215,13 @@ def _blockwise(name: str, function: TalibFunction, parameters: Parameters) -> Bl
 def _columns(
     name: str, function: TalibFunction, parameters: Parameters, names: Sequence[str], warm_up: int
 ) -> list[Column]:
-    said = ", ".join(f"{key} {value:g}" for key, value in parameters.items())
+    settings = ", ".join(f"{key} {value:g}" for key, value in parameters.items())
     which = function.outputs.split() or [""]
     kinds = ["integer" if name in _COUNTS_ROWS else "smallint" if whole else "double" for whole in whole_outputs(name)]
     return [
         Column(
             column,
-            f"{function.title}{f': {output}' if output else ''}{f' ({said})' if said else ''}.",
+            f"{function.title}{f': {output}' if output else ''}{f' ({settings})' if settings else ''}.",
             function.unit,
             warm_up=warm_up,
             sql_type=kind,
@@ -234,12 +234,12 @@ def _columns(
 
 
 def _own(
-    name: str, group: str, source: str, how: RecursiveFormula | BlockFormula | RowFormula, columns: Sequence[Column]
+    name: str, group: str, source: str, formula: RecursiveFormula | BlockFormula | RowFormula, columns: Sequence[Column]
 ) -> Indicator:
     """An indicator without a choice of parameters."""
     names = [column.name for column in columns]
-    if isinstance(how, BlockFormula):
-        columns = [replace(column, warm_up=how.begins_before) for column in columns]
+    if isinstance(formula, BlockFormula):
+        columns = [replace(column, warm_up=formula.begins_before) for column in columns]
     return Indicator(
         name=name,
         group=group,
@@ -247,25 +247,9 @@ def _own(
         parameters={},
         outputs=names,
         shipped=[DefaultColumns(CLASSIC, {}, names)],
-        cumulative=isinstance(how, RecursiveFormula),
-        part=lambda _, __: Part(columns, how),
+        cumulative=isinstance(formula, RecursiveFormula),
+        part=lambda _, __: Part(columns, formula),
     )
-
-
-def _price(name: str, description: str) -> Column:
-    return Column(name, description, "price")
-
-
-def _number(name: str, description: str, unit: str) -> Column:
-    return Column(name, description, unit)
-
-
-def _flag(name: str, description: str) -> Column:
-    return Column(name, description, "flag", sql_type="tinyint")
-
-
-def _text(name: str, description: str) -> Column:
-    return Column(name, description, "text", sql_type="varchar")
 
 
 def _bands() -> Iterator[Indicator]:
@@ -275,8 +259,8 @@ def _bands() -> Iterator[Indicator]:
         "Bollinger.",
         RowFormula(derived.band_width_and_place, ["bb_upper", "bb_lower"]),
         [
-            _price("bb_width", "bb_upper - bb_lower."),
-            _number("bb_percent", "(close - bb_lower) / bb_width; null where the bands have no width.", "ratio"),
+            price_column("bb_width", "bb_upper - bb_lower."),
+            number_column("bb_percent", "(close - bb_lower) / bb_width; null where the bands have no width.", "ratio"),
         ],
     )
     yield _own(
@@ -285,28 +269,28 @@ def _bands() -> Iterator[Indicator]:
         "Keltner's channel in Raschke's form: EMA 20 and 2 ATR 20 on both sides.",
         RowFormula(derived.keltner_channel, ["ema_20", "atr_20"]),
         [
-            _price("keltner_middle", "ema_20."),
-            _price("keltner_upper", "ema_20 + 2 ATR 20."),
-            _price("keltner_lower", "ema_20 - 2 ATR 20."),
+            price_column("keltner_middle", "ema_20."),
+            price_column("keltner_upper", "ema_20 + 2 ATR 20."),
+            price_column("keltner_lower", "ema_20 - 2 ATR 20."),
         ],
     )
 
 
 def _volumes() -> Iterator[Indicator]:
-    how = BlockFormula(bare("SMA"), ["volume_or_0"], [20], 20 + SURPLUS, needs_volume_of=20)
+    formula = BlockFormula(bare("SMA"), ["volume_or_0"], [20], 20 + SURPLUS, needs_volume_of=20)
     yield _own(
         "volume_sma",
         "volume",
         "Arithmetic mean; TA-Lib SMA.",
-        how,
-        [_number("volume_sma_20", "Mean volume of the last 20 bars.", "volume")],
+        formula,
+        [number_column("volume_sma_20", "Mean volume of the last 20 bars.", "volume")],
     )
     yield _own(
         "volume_ratio",
         "volume",
         "The NSE predecessor's.",
         RowFormula(derived.volume_against_average, ["volume_sma_20"]),
-        [_number("volume_ratio", "volume / volume_sma_20.", "ratio")],
+        [number_column("volume_ratio", "volume / volume_sma_20.", "ratio")],
     )
 
 
@@ -318,7 +302,9 @@ def _fibonacci() -> Iterator[Indicator]:
         "Retracements of the highest high and lowest low of the last 50 bars.",
         BlockFormula(derived.fibonacci, ["high", "low"], [], derived.WINDOW + SURPLUS, leaves_out=True),
         [
-            _price(f"fib_{percent}", f"hi - (hi - lo) * {percent.replace('_', '.')} % of the last 50 bars' range.")
+            price_column(
+                f"fib_{percent}", f"hi - (hi - lo) * {percent.replace('_', '.')} % of the last 50 bars' range."
+            )
             for percent in percents
         ],
     )
@@ -331,7 +317,7 @@ def _levels() -> Iterator[Indicator]:
         for side, which in (("support", "lows"), ("resistance", "highs"))
         for n in range(1, levels.LEVELS + 1)
         for column in (
-            _price(
+            price_column(
                 f"{side}_level_{n}",
                 f"Price at which {which} turned, strongest number {n}: swings of the last {levels.LEVEL_BARS} bars "
                 "within 1 %, as far as they were confirmed by then.",
@@ -365,7 +351,7 @@ def _zone_columns() -> list[Column]:
         "strength": ("Change of the close, in percent, of", "percent"),
     }
     return [
-        _number(
+        number_column(
             f"{side}_zone_{value}",
             f"{said} the latest bar that {moved} by more than 2 % on a volume above the 80th percentile of 50 bars.",
             unit,
@@ -376,9 +362,9 @@ def _zone_columns() -> list[Column]:
 
 
 def _sessions(calendar: Calendar) -> Iterator[Indicator]:
-    points = [_price("pivot_point", "(H + L + C) / 3 of the trading session before.")]
+    points = [price_column("pivot_point", "(H + L + C) / 3 of the trading session before.")]
     points += [
-        _price(f"pivot_{each}", f"{each.upper()} of the trading session before.")
+        price_column(f"pivot_{each}", f"{each.upper()} of the trading session before.")
         for each in ("r1", "r2", "r3", "s1", "s2", "s3")
     ]
     yield _own(
@@ -387,9 +373,9 @@ def _sessions(calendar: Calendar) -> Iterator[Indicator]:
         "VWAP, opening range and floor traders' pivots of the market's trading sessions.",
         RecursiveFormula(partial(sessions.session_columns, calendar=calendar), sessions.STATES),
         [
-            _price("vwap", "Volume weighted mean of typical prices since the session began."),
-            _price("opening_range_high", "High of the session's first 30 minutes; so far, while they last."),
-            _price("opening_range_low", "Low of the session's first 30 minutes; so far, while they last."),
+            price_column("vwap", "Volume weighted mean of typical prices since the session began."),
+            price_column("opening_range_high", "High of the session's first 30 minutes; so far, while they last."),
+            price_column("opening_range_low", "Low of the session's first 30 minutes; so far, while they last."),
             *points,
         ],
     )
@@ -402,10 +388,10 @@ def _structure() -> Iterator[Indicator]:
         "Against the bar before.",
         RowFormula(derived.steps_of_price),
         [
-            _flag("higher_high", "High above the one before."),
-            _flag("higher_low", "Low above the one before."),
-            _flag("lower_high", "High below the one before."),
-            _flag("lower_low", "Low below the one before."),
+            flag_column("higher_high", "High above the one before."),
+            flag_column("higher_low", "Low above the one before."),
+            flag_column("lower_high", "High below the one before."),
+            flag_column("lower_low", "Low below the one before."),
         ],
     )
     yield _own(
@@ -414,11 +400,11 @@ def _structure() -> Iterator[Indicator]:
         "Nison, Japanese Candlestick Charting Techniques, 1991.",
         RowFormula(derived.candle_shapes),
         [
-            _flag("doji", "Body at most a tenth of the range."),
-            _flag("hammer", "Lower shadow at least twice the body, upper at most the body."),
-            _flag("shooting_star", "Upper shadow at least twice the body, lower at most the body."),
-            _flag("engulfing_bullish", "A rising body beyond both ends of the falling one before."),
-            _flag("engulfing_bearish", "A falling body beyond both ends of the rising one before."),
+            flag_column("doji", "Body at most a tenth of the range."),
+            flag_column("hammer", "Lower shadow at least twice the body, upper at most the body."),
+            flag_column("shooting_star", "Upper shadow at least twice the body, lower at most the body."),
+            flag_column("engulfing_bullish", "A rising body beyond both ends of the falling one before."),
+            flag_column("engulfing_bearish", "A falling body beyond both ends of the rising one before."),
         ],
     )
 
@@ -429,14 +415,14 @@ def _regimes() -> Iterator[Indicator]:
         "regimes",
         "TA-Lib ADX.",
         RowFormula(partial(derived.same_as, "adx_14"), ["adx_14"]),
-        [_number("trend_strength", "adx_14.", "0 to 100")],
+        [number_column("trend_strength", "adx_14.", "0 to 100")],
     )
     yield _own(
         "trend_direction",
         "regimes",
         "The NSE predecessor's.",
         RowFormula(derived.trend, ["ema_20", "ema_50"]),
-        [_text("trend_direction", "bullish where ema_20 is above ema_50, bearish below, sideways where equal.")],
+        [text_column("trend_direction", "bullish where ema_20 is above ema_50, bearish below, sideways where equal.")],
     )
     yield _own(
         "volatility_regime",
@@ -444,7 +430,7 @@ def _regimes() -> Iterator[Indicator]:
         "The NSE predecessor's.",
         RowFormula(derived.volatility_regime, ["volatility_rank"]),
         [
-            _text(
+            text_column(
                 "volatility_regime",
                 "high, medium or low: whether atr_14 ranks above 0.7 or below 0.3 among the last 50 bars'.",
             )
@@ -455,7 +441,7 @@ def _regimes() -> Iterator[Indicator]:
         "regimes",
         "The NSE predecessor's.",
         RowFormula(derived.volume_regime, ["volume_ratio"]),
-        [_text("volume_regime", "high, medium or low: volume_ratio above 1.5 or below 0.7.")],
+        [text_column("volume_regime", "high, medium or low: volume_ratio above 1.5 or below 0.7.")],
     )
 
 
@@ -466,7 +452,7 @@ def _quality() -> Iterator[Indicator]:
         "How complete the bar is.",
         RowFormula(derived.data_quality, [name for name in derived.QUALITY if name != "volume"]),
         [
-            _number(
+            number_column(
                 "data_quality_score", "How much of volume, sma_20, rsi_14, atr_14 and macd_line the bar has.", "percent"
             )
         ],
@@ -477,11 +463,11 @@ def hidden_dependencies() -> Iterator[Part]:
     """What others are made of and nobody asked for."""
     atr = FUNCTIONS["ATR"]
     yield _talib_part("ATR", atr, {"timeperiod": 20}, ["atr_20"])
-    how = BlockFormula(
+    formula = BlockFormula(
         derived.volatility_rank, ["high", "low", "close"], [14], atr.warm_up + derived.WINDOW, leaves_out=True
     )
-    rank = Column("volatility_rank", "Rank of atr_14 among the last 50 bars'.", "0 to 1", warm_up=how.begins_before)
-    yield Part([rank], how)
+    rank = Column("volatility_rank", "Rank of atr_14 among the last 50 bars'.", "0 to 1", warm_up=formula.begins_before)
+    yield Part([rank], formula)
 
 
 LAST_BAR = Part([], RecursiveFormula(cumulative.last_bar, (cumulative.LAST_CLOSE, cumulative.LAST_VOLUME)))
@@ -490,7 +476,7 @@ LAST_BAR = Part([], RecursiveFormula(cumulative.last_bar, (cumulative.LAST_CLOSE
 @lru_cache(maxsize=8)
 def registry(calendar: Calendar) -> Mapping[str, Indicator]:
     """Every indicator by name, in the order of the table's columns; sessions are those of the calendar."""
-    own = [
+    indicators = [
         *_bands(),
         *_volumes(),
         *_sessions(calendar),
@@ -500,4 +486,4 @@ def registry(calendar: Calendar) -> Mapping[str, Indicator]:
         *_regimes(),
         *_quality(),
     ]
-    return {each.name: each for each in [*own, *_talib_indicators()]}
+    return {indicator.name: indicator for indicator in [*indicators, *_talib_indicators()]}

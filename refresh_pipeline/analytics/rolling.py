@@ -1,8 +1,8 @@
-"""Finite windows over plain arrays: sums, means, deviations, shifts. What remembers for ever lives in continued.py.
+"""Finite windows over plain arrays: sums, means, deviations, shifts. Recursive averages are in recursive.py.
 
-Every function takes one series, or several stacked behind one another: there the first rows of each series mix with
-the one before, and whoever stacks them nulls those (formulas.py does). A value depends on its window alone, to the last
-bit, whatever history lies before it: sums are added in a fixed order, never carried along.
+Every function takes one series, or several stacked behind one another. In a stack the first rows of each series mix
+with the series before, and the caller nulls them (formulas.py does). A value depends on its window alone, to the last
+bit: sums are added in a fixed order, never carried along.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ import numpy as np
 
 from refresh_pipeline.market.candles import Floats
 
-# Rows worked on at a time where one result needs many passes: few enough for the cache of one core.
-BLOCK = 8192
-# Below this part of the price a difference is what rounding left; the smallest real ones are a tick's share, 1e-10.
+# Rows per pass where one result needs many passes: few enough for the cache of one core.
+ROWS_AT_ONCE = 8192
+# A difference below this part of the price is rounding; the smallest real difference, one tick, is 1e-10 of it.
 RESIDUE = 1e-13
 
 
@@ -80,8 +80,8 @@ def standard_deviation(values: Floats, periods: int) -> Floats:
     array([nan, nan, nan, nan, nan, nan, nan,  2.])
     """
     result = np.full(len(values), np.nan)
-    for start in range(periods - 1, len(values), BLOCK):
-        stop = min(start + BLOCK, len(values))
+    for start in range(periods - 1, len(values), ROWS_AT_ONCE):
+        stop = min(start + ROWS_AT_ONCE, len(values))
         result[start:stop] = _deviation_of_block(values[start - periods + 1 : stop], periods)
     return result
 
@@ -114,10 +114,10 @@ def rising(values: Floats) -> np.ndarray:
 
 
 def without_residue(differences: Floats, scale: Floats) -> Floats:
-    """Differences of prices, and 0 where all that is left of one is rounding; `scale` is the price at each row.
+    """Differences of prices, 0 where a difference is only rounding; `scale` is the price at each row.
 
-    On a flat market two averages meet. What remains between them shows where the history began, not what the market
-    did, and would set colours and crosses off.
+    On a flat market two averages meet. The rest between them depends on the start of the history, not on the market,
+    and would change colours and crosses.
 
     >>> without_residue(np.array([1e-3, 2e-16, np.nan]), scale=np.array([1.0, 1.0, 1.0]))
     array([0.001, 0.   ,   nan])

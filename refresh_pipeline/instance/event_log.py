@@ -1,4 +1,4 @@
-"""Dagster's SQLite event log, with batches written as batches. Named in dagster.yaml; used by whoever loads it."""
+"""Dagster's SQLite event log, which writes a batch of events in two transactions. Named in dagster.yaml."""
 
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -26,14 +26,14 @@ class BatchingSqliteEventLogStorage(SqliteEventLogStorage):
     """
 
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
-        # Whoever opens this log (web server, daemon, run, CLI) gets the variables that batching needs.
+        # Every process that opens this log (web server, daemon, run, CLI) gets the variables that batching needs.
         set_dagster_variables()
         self._new_file: bytes | None = None
         super().__init__(base_dir=base_dir, inst_data=inst_data)
 
     @classmethod
     def config_type(cls) -> dict[str, Any]:
-        """`base_dir` may be left out: then it lies where Dagster would put it, in DAGSTER_HOME."""
+        """`base_dir` is optional: without it the log is in DAGSTER_HOME, where Dagster would put it."""
         return {"base_dir": Field(StringSource, is_required=False)}
 
     # The shipped method returns the base class, whatever class it is called on.
@@ -41,7 +41,7 @@ class BatchingSqliteEventLogStorage(SqliteEventLogStorage):
     def from_config_value(
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> "BatchingSqliteEventLogStorage":
-        """Called by Dagster with what dagster.yaml says."""
+        """Called by Dagster with the settings of dagster.yaml."""
         return cls(base_dir=config_value.get("base_dir") or str(event_log_dir()), inst_data=inst_data)
 
     def store_event_batch(self, events: Sequence[EventLogEntry]) -> None:
@@ -55,23 +55,23 @@ class BatchingSqliteEventLogStorage(SqliteEventLogStorage):
             run.execute(SqlEventLogStorageTable.insert(), rows)
         with self.index_transaction() as index:
             index.execute(SqlEventLogStorageTable.insert(), rows)
-            # From the insertion on nobody else can write: the newest ids are these events'.
+            # No other process can write after the insertion: the newest ids are those of these events.
             newest = index.exec_driver_sql("select id from event_logs order by id desc limit ?", (len(rows),))
             ids = [row[0] for row in newest.fetchall()][::-1]
             self._store_asset_event_tags(index, events, ids)
-            # Only the newest of each asset is kept in the table of assets, as each event alone would leave it.
+            # The table of assets keeps the newest event of each asset, as single events would leave it.
             newest_of = {
                 event.get_dagster_event().asset_key: (event, id_) for event, id_ in zip(events, ids, strict=True)
             }
             for event, id_ in newest_of.values():
                 self._store_asset_event(index, event, id_)
 
-    # Where Dagster calls it otherwise one day, its own does the work, as slowly as before.
+    # If Dagster calls it differently one day, its own method does the work, more slowly.
     def _initdb(self, engine: Engine, for_index_shard: bool = False) -> None:
-        """Let the file of a run be there, with its tables.
+        """Create the file of a run, with its tables.
 
-        Dagster reads ninety migration scripts to see whether a file needs any: 60 ms for a new one, 25 ms in every
-        other process that opens it. A file that is stamped needs none, and a new one is like the last new one.
+        Dagster reads ninety migration scripts to see whether a file needs any: 60 ms for a new file, 25 ms in every
+        other process that opens it. A stamped file needs none, and a new file is a copy of the last new one.
         """
         path = Path(engine.url.database or "")
         if for_index_shard or not path.name:
@@ -81,13 +81,13 @@ class BatchingSqliteEventLogStorage(SqliteEventLogStorage):
         if is_stamped(path) if not is_new else self._new_file is not None and write_if_absent(path, self._new_file):
             return
         super()._initdb(engine, for_index_shard)
-        # With a journal beside it the file is not all there is.
+        # With a journal beside it the file is incomplete.
         if is_new and not path.with_name(f"{path.name}-wal").exists():
             self._new_file = path.read_bytes()
 
 
 def is_stamped(path: Path) -> bool:
-    """Whether a SQLite file of Dagster's says which migrations it has had."""
+    """Whether a SQLite file of Dagster's names the migrations that it has had."""
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
             return bool(connection.execute("select version_num from alembic_version").fetchall())

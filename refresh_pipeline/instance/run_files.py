@@ -1,6 +1,6 @@
-"""What Dagster keeps on this disk beside its tables: a run's own files, files of runs that are no more, free pages.
+"""Dagster's files on this disk: event files and logs of runs, files of deleted runs, free pages of databases.
 
-Nothing here decides which runs are to go; see `pruning`. Where Dagster's tables are not SQLite's, there are logs alone.
+`run_pruning` decides which runs are deleted. Where Dagster's tables are not in SQLite, runs have only logs here.
 """
 
 import os
@@ -18,19 +18,19 @@ import dagster as dg
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.runs import SqlRunStorage
 
-# A database is written anew where at least half of it is free, if what is left is small enough: meanwhile nobody else
-# writes to it. Measured: 3 to 5 s for 750 MB; Dagster waits for 30 s until an event can be written.
+# A database is rewritten where at least half of it is free and the rest is small, because nothing else can write to it
+# meanwhile. Measured: 3 to 5 s for 750 MB; Dagster waits up to 30 s to write an event.
 LARGEST_REWRITTEN = 1024**3
 LEAST_FREE = 16 * 1024**2
 PATIENCE = 5.0
-# Files of a run that is unknown are left alone for so long: it may just be beginning.
+# Files of an unknown run are left alone until they are this old: the run may just be starting.
 YOUNGEST_ORPHAN = timedelta(days=1)
 BESIDE = ("", "-wal", "-shm")
 
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """Where runs keep files of their own on this disk: SQLite files of events, folders of logs."""
+    """The places of runs' files on this disk: SQLite files of events, folders of logs."""
 
     events: Path | None
     logs: Path
@@ -43,20 +43,20 @@ class RunFiles:
         return cls(events, Path(instance.storage_directory()))
 
     def of_run(self, run_id: str) -> list[Path]:
-        """A run's files and folders that are there."""
+        """A run's existing files and folders."""
         shards = [self.events / f"{run_id}.db{suffix}" for suffix in BESIDE] if self.events else []
         return [path for path in (*shards, self.logs / run_id) if path.exists()]
 
     def orphans(self, known: Collection[str], now: datetime) -> set[str]:
-        """Runs of which there are old files and nothing else."""
+        """Unknown runs with old files."""
         oldest = (now - YOUNGEST_ORPHAN).timestamp()
         paths = [*(self.events.glob("*.db") if self.events else ()), *self.logs.glob("*/compute_logs")]
-        found = {path.parent.name if path.name == "compute_logs" else path.stem for path in _older(paths, oldest)}
-        return {run_id for run_id in found - set(known) if _is_run_id(run_id)}
+        run_ids = {path.parent.name if path.name == "compute_logs" else path.stem for path in _older(paths, oldest)}
+        return {run_id for run_id in run_ids - set(known) if _is_run_id(run_id)}
 
 
 def delete_files(paths: Collection[Path]) -> int:
-    """Delete files and folders; gives how many bytes they took."""
+    """Delete files and folders; returns the bytes that they took."""
     freed = size_of(paths)
     for path in paths:
         if path.is_dir():
@@ -88,25 +88,25 @@ def size_of(paths: Collection[Path]) -> int:
 def databases(instance: dg.DagsterInstance) -> list[Path]:
     """The SQLite files that all runs share: the index of events, and the runs themselves."""
     log, runs = instance.event_log_storage, instance.run_storage
-    found = [Path(log.path_for_shard("index"))] if isinstance(log, SqliteEventLogStorage) else []
+    paths = [Path(log.path_for_shard("index"))] if isinstance(log, SqliteEventLogStorage) else []
     if isinstance(runs, SqlRunStorage):
         with runs.connect() as connection:
             if connection.dialect.name == "sqlite" and connection.engine.url.database:
-                found.append(Path(connection.engine.url.database))
-    return [path for path in found if path.is_file()]
+                paths.append(Path(connection.engine.url.database))
+    return [path for path in paths if path.is_file()]
 
 
 def used_bytes(database: Path) -> int:
-    """Bytes of a SQLite file that hold something; the rest is free for what comes next."""
+    """Bytes of a SQLite file in use; the rest is free for later rows."""
     with closing(sqlite3.connect(database, timeout=PATIENCE)) as connection:
         page_size, pages, free = _pages(connection)
     return (pages - free) * page_size
 
 
 def vacuum(database: Path, *, patience: float = PATIENCE) -> int:
-    """Write a SQLite file anew where much of it is free; gives by how many bytes it shrank.
+    """Rewrite a SQLite file where much of it is free; returns by how many bytes it shrank.
 
-    A file that somebody holds, or a disk without room for the copy, leaves it as it is: free pages are used again.
+    A locked file, or one whose disk has no room for the copy, stays as it is: its free pages are used again.
     """
     with closing(sqlite3.connect(database, timeout=patience, isolation_level=None)) as connection:
         page_size, pages, free = _pages(connection)
@@ -120,7 +120,7 @@ def vacuum(database: Path, *, patience: float = PATIENCE) -> int:
 
 @contextmanager
 def _copying_in(folder: Path, connection: sqlite3.Connection) -> Iterator[None]:
-    """Let SQLite make its copies in this folder: the usual one may lie in memory."""
+    """Let SQLite make its copies in this folder: the default folder may be in memory."""
     connection.execute(f"pragma temp_store_directory = '{str(folder).replace(chr(39), chr(39) * 2)}'")
     try:
         yield
@@ -136,7 +136,7 @@ def _pages(connection: sqlite3.Connection) -> tuple[int, int, int]:
 
 def _older(paths: Collection[Path], than: float) -> Iterator[Path]:
     for path in paths:
-        # What is deleted in the meantime is none.
+        # A file may be deleted meanwhile.
         with suppress(FileNotFoundError):
             if path.stat().st_mtime < than:
                 yield path

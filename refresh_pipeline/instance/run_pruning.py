@@ -1,11 +1,11 @@
-"""Pruning: runs that newer ones have superseded leave Dagster's databases with their events, files and logs.
+"""Pruning: deletes superseded runs from Dagster's databases, with their events, files and logs.
 
-How long a run is kept is the caller's to say. Never pruned: a run that is going; the newest run of each job, status and
-schedule; one that holds the newest materialization or observation of a partition, the newest evaluation of a check, or
-an attempt at a partition that has not been made since. Of such a run only those events go that newer ones supersede.
+The caller says how long a run is kept. Never pruned are: a run that is going; the newest run of each job, status and
+schedule; a run that holds the newest materialization or observation of a partition, the newest evaluation of a check,
+or an attempt at a partition that was not materialized since. Such a run loses only its superseded events.
 
-On SQLite, Dagster's public way to delete a run takes transactions of its own for each and leaves its file behind; here
-events go by the thousand, files as files. Anywhere else runs are deleted the public way.
+On SQLite, Dagster's public way takes several transactions per run and leaves the run's file behind. Here events are
+deleted by the thousand, and files as files. On other databases runs are deleted the public way.
 """
 
 import time
@@ -38,14 +38,14 @@ KeptFor = Callable[[dg.DagsterRun], timedelta]
 MADE = DagsterEventType.ASSET_MATERIALIZATION.value
 OBSERVED = DagsterEventType.ASSET_OBSERVATION.value
 PLANNED = DagsterEventType.ASSET_MATERIALIZATION_PLANNED.value
-# Runs are read by so many; events deleted by so many at once, so that others wait for less than a second, and between
-# two transactions they get their turn (SQLite lets those who wait look every tenth of a second).
+# Runs per question, and events per transaction: other writers wait for less than a second, and get their turn in the
+# pause between two transactions (a waiting SQLite connection tries again every tenth of a second).
 RUNS_AT_ONCE = 1000
 EVENTS_AT_ONCE = 10_000
 PAUSE = 0.1
-# Many builds of SQLite write zeros over whatever is deleted: twice the time, and nothing here is a secret.
+# Many builds of SQLite overwrite deleted rows with zeros, which takes twice the time; no event is a secret.
 QUICKLY = "pragma secure_delete = off"
-# How many values a statement may name, well below what SQLite allows.
+# Values per statement, well below SQLite's limit.
 VALUES_AT_ONCE = 10_000
 WHO_ASKED = ("dagster/schedule_name", "dagster/sensor_name")
 EVENTS, TAGS, CHECKS = SqlEventLogStorageTable.c, AssetEventTagsTable.c, AssetCheckExecutionsTable.c
@@ -53,7 +53,7 @@ EVENTS, TAGS, CHECKS = SqlEventLogStorageTable.c, AssetEventTagsTable.c, AssetCh
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What went, or would go.
+    """What was deleted, or would be.
 
     `runs` went as a whole, `thinned` stay for something newest and lost what else they held; `events` are those of all
     runs together, `orphans` runs of which there were files alone. `bytes` are those of files and of pages that are free
@@ -80,18 +80,18 @@ def prune(instance: dg.DagsterInstance, kept_for: KeptFor, now: datetime, *, dry
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
-    """What is to go: whole runs (oldest first), events of others, files without a run."""
+    """What is to be deleted: whole runs (oldest first), superseded events of other runs, files without a run."""
 
     instance: dg.DagsterInstance
     log: SqlEventLogStorage
     runs: Sequence[str]
-    # Of runs that stay, the events that go.
+    # The superseded events of runs that stay.
     superseded: dict[str, list[int]]
     orphans: Sequence[str]
 
     @classmethod
     def of(cls, instance: dg.DagsterInstance, now: datetime, kept_for: KeptFor) -> "Pruning":
-        """Look what is to go."""
+        """Find what is to be deleted."""
         log = instance.event_log_storage
         if not isinstance(log, SqlEventLogStorage) or not isinstance(instance.run_storage, SqlRunStorage):
             raise TypeError(
@@ -103,19 +103,19 @@ class Pruning:
             holding = _runs_of_events(connection, newest) | _runs_of_newest_checks(connection)
             # Where events of a run lie in one place only, what is deleted there would be missing on its page.
             thinned = [run_id for run_id in due if run_id in holding] if log.is_run_sharded else []
-            superseded = {run_id: found for run_id in thinned if (found := _superseded(connection, run_id, newest))}
+            superseded = {run_id: events for run_id in thinned if (events := _superseded(connection, run_id, newest))}
         orphans = sorted(RunFiles.of(instance).orphans(known, now))
         return cls(instance, log, [run_id for run_id in due if run_id not in holding], superseded, orphans)
 
     def expected(self) -> Pruned:
-        """What would go, and about how many bytes."""
+        """What would be deleted, with an estimate of bytes."""
         events = sum(self._events_of_runs().values()) + sum(map(len, self.superseded.values()))
         with self.log.index_connection() as connection:
             [(total,)] = connection.execute(db.select(db.func.count()).select_from(SqlEventLogStorageTable)).fetchall()
         shared = sum(used_bytes(path) for path in databases(self.instance)) * events // max(total, 1)
         files = RunFiles.of(self.instance)
-        own = sum(size_of(files.of_run(run_id)) for run_id in (*self.runs, *self.orphans))
-        return Pruned(len(self.runs), len(self.superseded), events, len(self.orphans), own + shared)
+        file_bytes = sum(size_of(files.of_run(run_id)) for run_id in (*self.runs, *self.orphans))
+        return Pruned(len(self.runs), len(self.superseded), events, len(self.orphans), file_bytes + shared)
 
     def done(self) -> Pruned:
         """Delete it."""
@@ -131,34 +131,34 @@ class Pruning:
         return Pruned(len(self.runs), len(self.superseded), events, len(self.orphans), max(freed, 0), given_back)
 
     def _events_of_runs(self) -> dict[str, int]:
-        """How many events of each run that goes lie in the tables that all runs share."""
-        found = dict.fromkeys(self.runs, 0)
+        """The number of events of each deleted run in the tables that all runs share."""
+        counts = dict.fromkeys(self.runs, 0)
         with self.log.index_connection() as connection:
-            for some in _by(VALUES_AT_ONCE, self.runs):
-                counted = db.select(EVENTS.run_id, db.func.count()).where(EVENTS.run_id.in_(some))
-                found |= {row[0]: row[1] for row in connection.execute(counted.group_by(EVENTS.run_id)).fetchall()}
-        return found
+            for run_ids in _by(VALUES_AT_ONCE, self.runs):
+                question = db.select(EVENTS.run_id, db.func.count()).where(EVENTS.run_id.in_(run_ids))
+                counts |= {row[0]: row[1] for row in connection.execute(question.group_by(EVENTS.run_id)).fetchall()}
+        return counts
 
     def _delete_superseded_events(self) -> None:
-        for some in _by(EVENTS_AT_ONCE, [event for events in self.superseded.values() for event in events]):
+        for event_ids in _by(EVENTS_AT_ONCE, [event for events in self.superseded.values() for event in events]):
             with self.log.index_connection() as connection:
                 connection.exec_driver_sql(QUICKLY)
-                connection.execute(AssetEventTagsTable.delete().where(TAGS.event_id.in_(some)))
-                connection.execute(SqlEventLogStorageTable.delete().where(EVENTS.id.in_(some)))
+                connection.execute(AssetEventTagsTable.delete().where(TAGS.event_id.in_(event_ids)))
+                connection.execute(SqlEventLogStorageTable.delete().where(EVENTS.id.in_(event_ids)))
             time.sleep(PAUSE)
 
     def _delete_in_bulk(self) -> int:
         files, freed = RunFiles.of(self.instance), 0
-        for some in self._batches():
+        for run_ids in self._batches():
             with self.log.index_connection() as connection:
                 connection.exec_driver_sql(QUICKLY)
-                theirs = db.select(EVENTS.id).where(EVENTS.run_id.in_(some))
-                connection.execute(AssetEventTagsTable.delete().where(TAGS.event_id.in_(theirs)))
-                connection.execute(SqlEventLogStorageTable.delete().where(EVENTS.run_id.in_(some)))
-                connection.execute(AssetCheckExecutionsTable.delete().where(CHECKS.run_id.in_(some)))
-            freed += sum(delete_files(files.of_run(run_id)) for run_id in some)
-            # Last, so that a run of which anything is left is found again.
-            _delete_runs(self.instance.run_storage, some)
+                event_ids = db.select(EVENTS.id).where(EVENTS.run_id.in_(run_ids))
+                connection.execute(AssetEventTagsTable.delete().where(TAGS.event_id.in_(event_ids)))
+                connection.execute(SqlEventLogStorageTable.delete().where(EVENTS.run_id.in_(run_ids)))
+                connection.execute(AssetCheckExecutionsTable.delete().where(CHECKS.run_id.in_(run_ids)))
+            freed += sum(delete_files(files.of_run(run_id)) for run_id in run_ids)
+            # Last, so that a run is found again while anything is left of it.
+            _delete_runs(self.instance.run_storage, run_ids)
             time.sleep(PAUSE)
         return freed
 
@@ -171,24 +171,24 @@ class Pruning:
         return freed
 
     def _batches(self) -> Iterator[list[str]]:
-        """Runs by as many as make for a short transaction."""
-        some: list[str] = []
+        """Batches of runs, each small enough for a short transaction."""
+        batch: list[str] = []
         size = 0
         for run_id, events in self._events_of_runs().items():
-            if some and size + events > EVENTS_AT_ONCE:
-                yield some
-                some, size = [], 0
-            some.append(run_id)
+            if batch and size + events > EVENTS_AT_ONCE:
+                yield batch
+                batch, size = [], 0
+            batch.append(run_id)
             size += events
-        if some:
-            yield some
+        if batch:
+            yield batch
 
 
 # ---- which runs are due
 
 
 def _looked_through(instance: dg.DagsterInstance, kept_for: KeptFor, now: datetime) -> tuple[set[str], list[str]]:
-    """Every run there is, and those that have been kept for long enough, oldest first."""
+    """All runs, and those that have been kept for long enough, oldest first."""
     known, due, met = set[str](), list[str](), set[tuple[object, ...]]()
     going = _going_backfills(instance)
     for record in _records(instance):
@@ -204,9 +204,9 @@ def _looked_through(instance: dg.DagsterInstance, kept_for: KeptFor, now: dateti
 def _records(instance: dg.DagsterInstance) -> Iterator[dg.RunRecord]:
     """Every run, newest first."""
     cursor = None
-    while found := instance.get_run_records(RunsFilter(), limit=RUNS_AT_ONCE, cursor=cursor):
-        yield from found
-        cursor = found[-1].dagster_run.run_id
+    while records := instance.get_run_records(RunsFilter(), limit=RUNS_AT_ONCE, cursor=cursor):
+        yield from records
+        cursor = records[-1].dagster_run.run_id
 
 
 def _is_over(record: dg.RunRecord, kept_for: KeptFor, now: datetime) -> bool:
@@ -217,15 +217,15 @@ def _is_over(record: dg.RunRecord, kept_for: KeptFor, now: datetime) -> bool:
 
 def _going_backfills(instance: dg.DagsterInstance) -> set[str | None]:
     """Backfills of the web UI that still count their runs."""
-    statuses = [each for each in BulkActionStatus if each not in BULK_ACTION_TERMINAL_STATUSES]
-    return {each.backfill_id for each in instance.get_backfills(filters=BulkActionsFilter(statuses=statuses))}
+    statuses = [status for status in BulkActionStatus if status not in BULK_ACTION_TERMINAL_STATUSES]
+    return {backfill.backfill_id for backfill in instance.get_backfills(filters=BulkActionsFilter(statuses=statuses))}
 
 
 # ---- what is newest
 
 
 def _newest_events(connection: db.engine.Connection) -> set[int]:
-    """The events that tell the state of partitions: what was made or observed last, or attempted since."""
+    """The events that hold the state of partitions: the last materialization or observation, or an attempt since."""
     # An index of Dagster's holds these very columns, so that no event is read.
     newest = db.select(EVENTS.asset_key, EVENTS.partition, EVENTS.dagster_event_type, db.func.max(EVENTS.id))
     newest = newest.where(EVENTS.dagster_event_type.in_([MADE, OBSERVED, PLANNED]), EVENTS.asset_key.is_not(None))
@@ -236,8 +236,10 @@ def _newest_events(connection: db.engine.Connection) -> set[int]:
 
 def _runs_of_events(connection: db.engine.Connection, events: set[int]) -> set[str]:
     runs: set[str] = set()
-    for some in _by(VALUES_AT_ONCE, sorted(events)):
-        runs |= {row[0] for row in connection.execute(db.select(EVENTS.run_id).where(EVENTS.id.in_(some))).fetchall()}
+    for event_ids in _by(VALUES_AT_ONCE, sorted(events)):
+        runs |= {
+            row[0] for row in connection.execute(db.select(EVENTS.run_id).where(EVENTS.id.in_(event_ids))).fetchall()
+        }
     return runs
 
 
@@ -266,6 +268,6 @@ def _delete_runs(storage: Any, run_ids: Sequence[str]) -> None:
 
 
 def _by(count: int, items: Sequence[Item]) -> Iterator[list[Item]]:
-    rest = iter(items)
-    while some := list(islice(rest, count)):
-        yield some
+    remaining = iter(items)
+    while batch := list(islice(remaining, count)):
+        yield batch

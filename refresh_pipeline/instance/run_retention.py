@@ -1,4 +1,4 @@
-"""How long a finished run is kept once newer runs have superseded it."""
+"""How long a finished run is kept after newer runs have superseded it."""
 
 from datetime import timedelta
 
@@ -8,22 +8,14 @@ from dagster import DagsterRunStatus
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 
-# A run is kept for so many bars of the shortest timeframe that it was to refresh. A wide run of 487 series leaves 14
-# MB, two hours of them 1.7 GB; a longer timeframe has no more runs than that.
+# Bars of a run's shortest timeframe for which it is kept. A wide run of 487 series takes 14 MB, two hours of them 1.7
+# GB; a longer timeframe has no more runs than that.
 BARS_KEPT = 120
-
-
 LONGEST_KEPT = timedelta(days=30)
-
-
-# Backups, maintenance, and whatever else is no refresh.
+# Backups, maintenance and all other runs that refresh nothing.
 OTHERS_KEPT = timedelta(days=7)
-
-
-# Why something failed is asked for later, after a weekend for instance.
+# The reason of a failure is needed later, after a weekend for instance.
 FAILED_KEPT = timedelta(days=3)
-
-
 PARTITION = "dagster/partition"
 
 

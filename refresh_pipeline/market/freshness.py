@@ -25,9 +25,9 @@ def latest_due(market: Market, now: datetime) -> dict[Series, np.datetime64]:
     """The newest candle that should be stored of each series at `now`."""
     return {
         series: newest
-        for (calendar, timeframe), own in market.by_calendar(market.series).items()
+        for (calendar, timeframe), members in market.by_calendar(market.series).items()
         for newest in [calendar.last_closed(timeframe, instant(now - allowed_delay(market.timeframes)))]
-        for series in own
+        for series in members
     }
 
 

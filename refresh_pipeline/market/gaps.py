@@ -1,4 +1,4 @@
-"""Stretches of candles that should be there and are not: what one is, and when a source is asked for it again."""
+"""Gaps: ranges of expected candles that are missing, and the time at which a source is asked for them again."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -153,13 +153,13 @@ def stretches(calendar: Calendar, timeframe: Timeframe, since: Times, until: Tim
     return [Stretch(since[number], until[number], int(expected[number])) for number in kept]
 
 
-def at_most(some: Sequence[Stretch], most: int = MOST_STRETCHES) -> list[Stretch]:
+def at_most(ranges: Sequence[Stretch], most: int = MOST_STRETCHES) -> list[Stretch]:
     """The same stretches, in order, those that lie nearest to one another joined where there are too many."""
-    if len(some) <= most:
-        return list(some)
-    between = np.array([later.since - earlier.until for earlier, later in pairwise(some)])
+    if len(ranges) <= most:
+        return list(ranges)
+    between = np.array([later.since - earlier.until for earlier, later in pairwise(ranges)])
     cuts = np.sort(np.argsort(between)[len(between) - (most - 1) :]) + 1
-    return [_joined(group) for group in _split(some, cuts)]
+    return [_joined(group) for group in _split(ranges, cuts)]
 
 
 def closed_end(calendar: Calendar, timeframe: Timeframe, now: np.datetime64) -> np.datetime64:
@@ -168,10 +168,10 @@ def closed_end(calendar: Calendar, timeframe: Timeframe, now: np.datetime64) -> 
     return calendar.closes(timeframe, np.array([newest], dtype=TIME_UNIT))[0]
 
 
-def _split(some: Sequence[Stretch], cuts: NDArray[np.int64]) -> list[Sequence[Stretch]]:
-    edges = [0, *cuts.tolist(), len(some)]
-    return [some[first:last] for first, last in pairwise(edges)]
+def _split(ranges: Sequence[Stretch], cuts: NDArray[np.int64]) -> list[Sequence[Stretch]]:
+    edges = [0, *cuts.tolist(), len(ranges)]
+    return [ranges[first:last] for first, last in pairwise(edges)]
 
 
-def _joined(some: Sequence[Stretch]) -> Stretch:
-    return Stretch(some[0].since, some[-1].until, sum(each.expected for each in some))
+def _joined(ranges: Sequence[Stretch]) -> Stretch:
+    return Stretch(ranges[0].since, ranges[-1].until, sum(each.expected for each in ranges))

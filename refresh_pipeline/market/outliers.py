@@ -67,13 +67,13 @@ def price_faults(prices: Mapping[str, Floats], starts: NDArray[np.int64]) -> Pri
     jumps = (np.abs(moves) > threshold) & ~is_way_back
     hundredfold = (np.abs(np.abs(moves) - HUNDREDFOLD) < NEAR_HUNDRED) & ~is_way_back
     width = logs["high"] - logs["low"]
-    found = {
+    faults = {
         Kind.unit: (hundredfold, moves),
         Kind.spike: (jumps & taken_back, moves),
         Kind.step: (jumps & ~taken_back, moves),
         Kind.inside: (width > np.maximum(threshold, LEAST_JUMP), width),
     }
-    return _first_of_each(found, len(moves))
+    return _first_of_each(faults, len(moves))
 
 
 def _moves(log_close: Floats, starts: NDArray[np.int64]) -> Floats:
@@ -96,10 +96,10 @@ def _median_of_moved(sizes: Floats) -> float:
     return float(np.median(moved)) if len(moved) >= 5 else 0.0
 
 
-def _first_of_each(found: Mapping[Kind, tuple[NDArray[np.bool_], Floats]], count: int) -> PriceFaults:
+def _first_of_each(faults: Mapping[Kind, tuple[NDArray[np.bool_], Floats]], count: int) -> PriceFaults:
     kinds, ratios = np.full(count, None, dtype=object), np.zeros(count)
-    for kind, (holds, logs) in reversed(list(found.items())):
+    for kind, (holds, logs) in reversed(list(faults.items())):
         kinds[holds] = kind
         ratios[holds] = np.exp(logs[holds])
-    rows = np.flatnonzero(np.any([holds for holds, _ in found.values()], axis=0))
+    rows = np.flatnonzero(np.any([holds for holds, _ in faults.values()], axis=0))
     return PriceFaults(rows, kinds[rows], ratios[rows])

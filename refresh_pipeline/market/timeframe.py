@@ -67,10 +67,10 @@ class Timeframe(StrEnum):
             raise UnknownTimeframe(
                 "timeframe 'M1' is ambiguous: write 'm1' (or '1min') for one minute, 'MN1' (or '1mo') for one month"
             )
-        found = _aliases().get(name) or _aliases().get(name.lower())
-        if found is None:
+        timeframe = _aliases().get(name) or _aliases().get(name.lower())
+        if timeframe is None:
             raise UnknownTimeframe(_unknown(str(text).strip()))
-        return found
+        return timeframe
 
     # Text comparison would put "D1" before "m1"; everything here sorts from short to long.
     def __lt__(self, other: object) -> bool:

@@ -1,6 +1,6 @@
-"""Checkpoints: the states of a computed table's recursive averages every BLOCK bars, to resume from.
+"""Checkpoints: the states of a computed table's recursive averages every CHECKPOINT_BARS bars, to resume from.
 
-A checkpoint lies after a number of bars of its series that is a multiple of BLOCK, whatever their times. Rows and
+A checkpoint lies after a number of bars of its series that is a multiple of CHECKPOINT_BARS, whatever their times. Rows and
 checkpoints are written in one transaction, so that both belong to the same candles.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Bars, Computation, Values
-from refresh_pipeline.analytics.recursive import BLOCK
+from refresh_pipeline.analytics.recursive import CHECKPOINT_BARS
 from refresh_pipeline.market.candles import Floats, Times
 from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, registered
 from refresh_pipeline.warehouse.schema import Table, qualified
@@ -44,7 +44,7 @@ def checkpoints_before(
     """
     count, states = len(wanted["series_no"]), computation.states
     listed = ", ".join(f"c.state[{number}] as state_{number}" for number in range(1, len(states) + 1))
-    table, block = qualified(market, Table.checkpoints), max(computation.block, BLOCK)
+    table, block = qualified(market, Table.checkpoints), max(computation.block, CHECKPOINT_BARS)
     # The choice comes before the states: a window over rows with states would carry all of them along.
     with registered(connection, "wanted", wanted):
         rows = arrays_of(
@@ -120,7 +120,7 @@ def keep_checkpoints(
 def _checkpoint_rows(
     computation: Computation, bars: Bars, states: Mapping[str, Values], since: Times
 ) -> NDArray[np.int64]:
-    rows = np.flatnonzero((bars.number + 1) % BLOCK == 0)
+    rows = np.flatnonzero((bars.number + 1) % CHECKPOINT_BARS == 0)
     series_no = np.searchsorted(bars.starts, rows, side="right") - 1
     rows = rows[(bars.open_time[rows] >= since[series_no]) | (bars.earlier[series_no] == 0)]
     required_states = computation.states if computation.required_states is None else computation.required_states

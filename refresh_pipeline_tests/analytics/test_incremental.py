@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
-from refresh_pipeline.analytics.evaluation import BLOCK as STRETCH
-from refresh_pipeline.analytics.recursive import BLOCK
+from refresh_pipeline.analytics.evaluation import BLOCK_BARS
+from refresh_pipeline.analytics.recursive import CHECKPOINT_BARS
 from refresh_pipeline_tests.analytics.sample_bars import INDICATORS, Market, differing, history, rows_of, stacked, tails
 
 TABLES = {table.name: table for table in (ENHANCED_CANDLES, INDICATORS)}
@@ -70,9 +70,9 @@ def test_series_computed_together_equal_each_alone_to_the_last_bit(name, several
 
 def checkpoint_for(table, first):
     """After how many bars a refresh goes on that has row number `first` to write; 0 for from the beginning."""
-    block = max(table.block, BLOCK)
-    known = first // BLOCK * BLOCK
-    cut = (known // block * block - table.warm_up - table.repaint) // BLOCK * BLOCK
+    block = max(table.block, CHECKPOINT_BARS)
+    known = first // CHECKPOINT_BARS * CHECKPOINT_BARS
+    cut = (known // block * block - table.warm_up - table.repaint) // CHECKPOINT_BARS * CHECKPOINT_BARS
     # A series goes on only where each of its recursions has begun.
     return cut if cut > 377 else 0
 
@@ -96,7 +96,7 @@ def test_going_on_from_a_checkpoint_equals_computing_everything_to_the_last_bit(
 
 
 def test_a_stretch_begins_where_a_checkpoint_can():
-    assert STRETCH % BLOCK == 0
+    assert BLOCK_BARS % CHECKPOINT_BARS == 0
 
 
 @BOTH

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from refresh_pipeline.analytics.bars import Bars
-from refresh_pipeline.analytics.recursive import BLOCK, Average, averages, smoothed
+from refresh_pipeline.analytics.recursive import CHECKPOINT_BARS, Average, averages, smoothed
 from refresh_pipeline_tests.analytics.sample_bars import Market, flat, history, rows_of, stacked
 
 PERIODS = (5, 8, 13, 34, 55, 89, 144, 233, 377)
@@ -47,7 +47,7 @@ def test_a_market_that_stands_still_has_averages_equal_to_its_price(price):
 def test_a_series_goes_on_from_a_state_as_if_it_had_been_computed_whole():
     whole = stacked([history(Market(bars=1000))])
     known = averages(whole, whole["close"], [smoothed(377)])[0]
-    rest = stacked([rows_of(history(Market(bars=1000)), slice(3 * BLOCK, None))])
-    states = {"smma_377": known[[3 * BLOCK - 1]]}
-    tail = Bars(rest.open_time, rest.columns, rest.starts, before=np.array([3 * BLOCK]), states=states)
-    np.testing.assert_array_equal(averages(tail, tail["close"], [smoothed(377)])[0], known[3 * BLOCK :])
+    rest = stacked([rows_of(history(Market(bars=1000)), slice(3 * CHECKPOINT_BARS, None))])
+    states = {"smma_377": known[[3 * CHECKPOINT_BARS - 1]]}
+    tail = Bars(rest.open_time, rest.columns, rest.starts, before=np.array([3 * CHECKPOINT_BARS]), states=states)
+    np.testing.assert_array_equal(averages(tail, tail["close"], [smoothed(377)])[0], known[3 * CHECKPOINT_BARS :])

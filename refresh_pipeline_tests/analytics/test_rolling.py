@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from refresh_pipeline.analytics.rolling import (
-    BLOCK,
+    ROWS_AT_ONCE,
     rising,
     shifted,
     simple_moving_average,
@@ -31,9 +31,9 @@ def test_a_series_shorter_than_the_window_has_no_value(function, length):
 
 @pytest.mark.parametrize("function", [simple_moving_average, standard_deviation])
 def test_a_value_is_the_same_to_the_last_bit_whatever_lies_before_its_window(function):
-    values = 1e6 * RANDOM.random(2 * BLOCK + 100)
+    values = 1e6 * RANDOM.random(2 * ROWS_AT_ONCE + 100)
     whole = function(values, 20)
-    for start in (1, 77, BLOCK, 2 * BLOCK + 3):
+    for start in (1, 77, ROWS_AT_ONCE, 2 * ROWS_AT_ONCE + 3):
         np.testing.assert_array_equal(function(values[start:], 20)[19:], whole[start + 19 :])
 
 

@@ -13,7 +13,7 @@ from dagster import DagsterEventType, DagsterRunStatus
 
 from refresh_pipeline.instance.launcher import MODULE
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Findings, Size, side_by_side
-from refresh_pipeline_tests.launcher_fixture import AS_SHIPPED, QUICK, WARM, Desk, desk_in
+from refresh_pipeline_tests.launcher_fixture import AS_SHIPPED, QUICK, WARM, LaunchedProject, launch_project
 
 
 def measure(size: Size, folder: Path) -> Findings:
@@ -57,21 +57,21 @@ def _launches(size: Size, folder: Path) -> Comparison:
     for name in ("warm", "shipped"):
         (folder / name).mkdir()
     with (
-        desk_in(folder / "shipped", {"quick": QUICK}, AS_SHIPPED) as shipped,
-        desk_in(folder / "warm", {"quick": QUICK}, WARM) as warm,
+        launch_project(folder / "shipped", {"quick": QUICK}, AS_SHIPPED) as shipped,
+        launch_project(folder / "warm", {"quick": QUICK}, WARM) as warm,
     ):
         # The first run of each finds nothing prepared.
-        for desk in (shipped, warm):
-            launched(desk)
+        for project in (shipped, warm):
+            launched(project)
         rounds = [(launched(warm), launched(shipped)) for _ in range(size.rounds)]
     ours, bare = zip(*rounds, strict=True)
     return Comparison("a run, from its launch to its first step", ours, bare, "bare: a new process for each run")
 
 
-def launched(desk: Desk) -> float:
+def launched(project: LaunchedProject) -> float:
     """Seconds from the launch of a run to its first step's beginning."""
     began = time.time()
-    run_id = desk.launch("quick_refresh")
-    assert desk.finished(run_id) is DagsterRunStatus.SUCCESS
-    steps = desk.instance.get_records_for_run(run_id, of_type=DagsterEventType.STEP_START).records
+    run_id = project.launch("quick_refresh")
+    assert project.finished(run_id) is DagsterRunStatus.SUCCESS
+    steps = project.instance.get_records_for_run(run_id, of_type=DagsterEventType.STEP_START).records
     return min(each.event_log_entry.timestamp for each in steps) - began

@@ -20,7 +20,7 @@ from refresh_pipeline.instance.launcher import WarmRunLauncher, can_be_forked, c
 from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, process_named
 from refresh_pipeline_tests.benchmarks.starting import launched
 from refresh_pipeline_tests.isolated_env import inside
-from refresh_pipeline_tests.launcher_fixture import QUICK, WARM, Desk, desk_in, wait_until
+from refresh_pipeline_tests.launcher_fixture import QUICK, WARM, LaunchedProject, launch_project, wait_until
 
 pytestmark = pytest.mark.skipif(not launcher.CAN_FORK, reason="runs are forked on Linux alone")
 
@@ -28,14 +28,14 @@ SILENT = """{name: silent, source: {kind: binance, base_url: "http://127.0.0.1:%
              instruments: [BTC/USD], timeframes: [H1], history: 2d}"""
 
 
-def warm(desk: Desk) -> WarmRunLauncher:
-    assert isinstance(desk.instance.run_launcher, WarmRunLauncher)
-    return desk.instance.run_launcher
+def warm(project: LaunchedProject) -> WarmRunLauncher:
+    assert isinstance(project.instance.run_launcher, WarmRunLauncher)
+    return project.instance.run_launcher
 
 
-def fork_server_of(desk: Desk) -> int:
+def fork_server_of(project: LaunchedProject) -> int:
     """The id of the process that runs are forked from."""
-    server = warm(desk)._fork_server
+    server = warm(project)._fork_server
     assert server is not None
     return server.pid
 
@@ -45,117 +45,119 @@ def process_of(run: DagsterRun) -> int:
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedProject]:
     folder = tmp_path_factory.mktemp("launcher")
     # Somebody who takes calls and never answers.
     with inside(folder), socket.create_server(("127.0.0.1", 0)) as silence:
         (folder / "home").mkdir()
         markets = {"quick": QUICK, "silent": SILENT % silence.getsockname()[1]}
-        with desk_in(folder, markets, WARM) as made:
+        with launch_project(folder, markets, WARM) as made:
             yield made
 
 
 @pytest.fixture(scope="module")
-def first(desk: Desk) -> str:
+def first(project: LaunchedProject) -> str:
     """The id of a run that is done."""
-    run_id = desk.launch("quick_refresh")
-    assert desk.finished(run_id) is DagsterRunStatus.SUCCESS
+    run_id = project.launch("quick_refresh")
+    assert project.finished(run_id) is DagsterRunStatus.SUCCESS
     return run_id
 
 
-def test_a_run_is_worked_on_by_a_fork_and_known_by_its_process(desk: Desk, first: str):
-    told = [record.event_log_entry.message for record in desk.instance.get_records_for_run(first).records]
-    assert any(f"Started process for run (pid: {process_of(desk.run(first))})" in message for message in told)
-    before = fork_server_of(desk)
-    again = desk.launch("quick_refresh")
-    assert desk.finished(again) is DagsterRunStatus.SUCCESS
-    assert fork_server_of(desk) == before
-    assert process_of(desk.run(again)) not in (before, process_of(desk.run(first)))
+def test_a_run_is_worked_on_by_a_fork_and_known_by_its_process(project: LaunchedProject, first: str):
+    told = [record.event_log_entry.message for record in project.instance.get_records_for_run(first).records]
+    assert any(f"Started process for run (pid: {process_of(project.run(first))})" in message for message in told)
+    before = fork_server_of(project)
+    again = project.launch("quick_refresh")
+    assert project.finished(again) is DagsterRunStatus.SUCCESS
+    assert fork_server_of(project) == before
+    assert process_of(project.run(again)) not in (before, process_of(project.run(first)))
 
 
-def test_what_stands_before_a_first_step_is_measured_by_the_benchmark(desk: Desk, first: str):
+def test_what_stands_before_a_first_step_is_measured_by_the_benchmark(project: LaunchedProject, first: str):
     began = time.monotonic()
-    assert 0 < launched(desk) < time.monotonic() - began
+    assert 0 < launched(project) < time.monotonic() - began
 
 
-def test_a_fork_server_that_was_killed_is_replaced(desk: Desk, first: str):
-    os.kill(before := fork_server_of(desk), signal.SIGKILL)
-    assert desk.finished(desk.launch("quick_refresh")) is DagsterRunStatus.SUCCESS
-    assert fork_server_of(desk) != before
+def test_a_fork_server_that_was_killed_is_replaced(project: LaunchedProject, first: str):
+    os.kill(before := fork_server_of(project), signal.SIGKILL)
+    assert project.finished(project.launch("quick_refresh")) is DagsterRunStatus.SUCCESS
+    assert fork_server_of(project) != before
 
 
-def test_changed_code_is_imported_anew(desk: Desk, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    before = fork_server_of(desk)
+def test_changed_code_is_imported_anew(
+    project: LaunchedProject, first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    before = fork_server_of(project)
     (tmp_path / "module.py").write_text("")
     monkeypatch.setattr(launcher, "PACKAGE", tmp_path)
     changed = code_on_disk()
     assert changed.keys() == {str(tmp_path / "module.py")}
     monkeypatch.undo()
-    monkeypatch.setattr(warm(desk), "_code", changed)
-    assert desk.finished(desk.launch("quick_refresh")) is DagsterRunStatus.SUCCESS
-    assert fork_server_of(desk) != before
+    monkeypatch.setattr(warm(project), "_code", changed)
+    assert project.finished(project.launch("quick_refresh")) is DagsterRunStatus.SUCCESS
+    assert fork_server_of(project) != before
 
 
-def test_a_run_that_waits_for_its_venue_can_be_terminated(desk: Desk, first: str):
-    run_id = desk.launch("silent_refresh")
-    wait_until(lambda: desk.run(run_id).status is DagsterRunStatus.STARTED)
-    assert warm(desk).check_run_worker_health(desk.run(run_id)).status is WorkerStatus.RUNNING
-    assert warm(desk).terminate(run_id)
-    assert desk.finished(run_id) is DagsterRunStatus.CANCELED
+def test_a_run_that_waits_for_its_venue_can_be_terminated(project: LaunchedProject, first: str):
+    run_id = project.launch("silent_refresh")
+    wait_until(lambda: project.run(run_id).status is DagsterRunStatus.STARTED)
+    assert warm(project).check_run_worker_health(project.run(run_id)).status is WorkerStatus.RUNNING
+    assert warm(project).terminate(run_id)
+    assert project.finished(run_id) is DagsterRunStatus.CANCELED
 
 
-def test_a_process_of_another_machine_is_not_killed_by_its_number(desk: Desk, first: str):
+def test_a_process_of_another_machine_is_not_killed_by_its_number(project: LaunchedProject, first: str):
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as bystander:
         _, pid, began = process_named(bystander.pid).split(":")
         for tag in (f"elsewhere:{pid}:{began}", f"{socket.gethostname()}:{pid}:1"):
-            run = create_run_for_test(desk.instance, status=DagsterRunStatus.STARTED, tags={PROCESS_TAG: tag})
-            assert not warm(desk).terminate(run.run_id)
+            run = create_run_for_test(project.instance, status=DagsterRunStatus.STARTED, tags={PROCESS_TAG: tag})
+            assert not warm(project).terminate(run.run_id)
         assert bystander.poll() is None
         bystander.communicate(b"\n")
         assert bystander.returncode == 0
 
 
-def test_of_a_run_whose_process_was_killed_the_monitor_hears(desk: Desk, first: str):
-    run_id = desk.launch("silent_refresh")
-    wait_until(lambda: desk.run(run_id).status is DagsterRunStatus.STARTED)
-    os.kill(process_of(desk.run(run_id)), signal.SIGKILL)
-    wait_until(lambda: warm(desk).check_run_worker_health(desk.run(run_id)).status is WorkerStatus.FAILED)
-    desk.instance.report_run_failed(desk.run(run_id))
+def test_of_a_run_whose_process_was_killed_the_monitor_hears(project: LaunchedProject, first: str):
+    run_id = project.launch("silent_refresh")
+    wait_until(lambda: project.run(run_id).status is DagsterRunStatus.STARTED)
+    os.kill(process_of(project.run(run_id)), signal.SIGKILL)
+    wait_until(lambda: warm(project).check_run_worker_health(project.run(run_id)).status is WorkerStatus.FAILED)
+    project.instance.report_run_failed(project.run(run_id))
 
 
-def test_a_run_outlives_the_process_it_was_forked_from(desk: Desk, first: str):
-    run_id = desk.launch("silent_refresh")
-    wait_until(lambda: desk.run(run_id).status is DagsterRunStatus.STARTED)
-    warm(desk).dispose()
-    assert warm(desk).check_run_worker_health(desk.run(run_id)).status is WorkerStatus.RUNNING
-    assert warm(desk).terminate(run_id)
-    assert desk.finished(run_id) is DagsterRunStatus.CANCELED
+def test_a_run_outlives_the_process_it_was_forked_from(project: LaunchedProject, first: str):
+    run_id = project.launch("silent_refresh")
+    wait_until(lambda: project.run(run_id).status is DagsterRunStatus.STARTED)
+    warm(project).dispose()
+    assert warm(project).check_run_worker_health(project.run(run_id)).status is WorkerStatus.RUNNING
+    assert warm(project).terminate(run_id)
+    assert project.finished(run_id) is DagsterRunStatus.CANCELED
 
 
 def test_a_fork_server_that_hangs_in_an_import_delays_one_launch_and_then_none(
-    desk: Desk, first: str, monkeypatch: pytest.MonkeyPatch
+    project: LaunchedProject, first: str, monkeypatch: pytest.MonkeyPatch
 ):
-    warm(desk).dispose()
+    warm(project).dispose()
     with monkeypatch.context() as hanging:
         hanging.setattr(launcher, "ANSWER_LIMIT", 0.0)
-        run_id = desk.launch("quick_refresh")
+        run_id = project.launch("quick_refresh")
     # Started by Dagster, in a new process; the next launch asks no fork server.
-    assert GRPC_INFO_TAG in desk.run(run_id).tags
-    assert warm(desk)._fork_server is None
-    again = desk.launch("quick_refresh")
-    assert GRPC_INFO_TAG in desk.run(again).tags
-    assert {desk.finished(run_id), desk.finished(again)} == {DagsterRunStatus.SUCCESS}
-    monkeypatch.setattr(warm(desk), "_paused_until", 0.0)
-    assert GRPC_INFO_TAG not in desk.run(desk.launch("quick_refresh")).tags
+    assert GRPC_INFO_TAG in project.run(run_id).tags
+    assert warm(project)._fork_server is None
+    again = project.launch("quick_refresh")
+    assert GRPC_INFO_TAG in project.run(again).tags
+    assert {project.finished(run_id), project.finished(again)} == {DagsterRunStatus.SUCCESS}
+    monkeypatch.setattr(warm(project), "_paused_until", 0.0)
+    assert GRPC_INFO_TAG not in project.run(project.launch("quick_refresh")).tags
 
 
-def test_the_fork_server_has_no_thread_besides_its_main_one(desk: Desk, first: str):
-    status = Path(f"/proc/{fork_server_of(desk)}/status").read_text()
+def test_the_fork_server_has_no_thread_besides_its_main_one(project: LaunchedProject, first: str):
+    status = Path(f"/proc/{fork_server_of(project)}/status").read_text()
     assert "\nThreads:\t1\n" in status
 
 
-def test_code_of_others_is_not_forked(desk: Desk, first: str, monkeypatch: pytest.MonkeyPatch):
-    run = desk.run(first)
+def test_code_of_others_is_not_forked(project: LaunchedProject, first: str, monkeypatch: pytest.MonkeyPatch):
+    run = project.run(first)
     assert can_be_forked(run)
     monkeypatch.setattr(launcher, "MODULE", "somebody.elses")
     assert not can_be_forked(run)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from refresh_pipeline.analytics.recursive import BLOCK
+from refresh_pipeline.analytics.recursive import CHECKPOINT_BARS
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
@@ -70,7 +70,7 @@ CHANGES = {
     "a new candle": [slice(BARS - 1, None)],
     "two hundred new candles": [slice(BARS - 200, None)],
     "a hole filled in the middle": [slice(900, 950)],
-    "a hole filled on a checkpoint": [slice(7 * BLOCK - 1, 7 * BLOCK)],
+    "a hole filled on a checkpoint": [slice(7 * CHECKPOINT_BARS - 1, 7 * CHECKPOINT_BARS)],
     "earlier history": [slice(0, 300)],
     "a hole and new candles": [slice(1200, 1201), slice(BARS - 3, None)],
     "candles one by one": [slice(row, row + 1) for row in range(BARS - 4, BARS)],
@@ -112,7 +112,7 @@ def test_checkpoints_count_bars_and_lie_on_every_block_once_the_slowest_average_
     refreshed(warehouse, {A: candles(1)})
     with warehouse.reader() as connection:
         kept = arrays_of(connection, "select candles, len(state) as states from test.checkpoints order by open_time")
-    assert kept["candles"].tolist() == list(range(3 * BLOCK, BARS, BLOCK))
+    assert kept["candles"].tolist() == list(range(3 * CHECKPOINT_BARS, BARS, CHECKPOINT_BARS))
     assert set(kept["states"].tolist()) == {9}
 
 
@@ -123,4 +123,4 @@ def test_lost_checkpoints_come_back_with_the_next_refresh(warehouse):
     refreshed(warehouse, {A: candles(1, slice(BARS - 1, None))})
     assert_equals_computing_everything(warehouse, A)
     with warehouse.reader() as connection:
-        assert len(connection.execute("select 1 from test.checkpoints").fetchall()) == BARS // BLOCK - 2
+        assert len(connection.execute("select 1 from test.checkpoints").fetchall()) == BARS // CHECKPOINT_BARS - 2

@@ -22,9 +22,9 @@ from refresh_pipeline.market.timeframe import Timeframe
 class FxCalendar(Calendar):
     """Open from Sunday to Friday 17:00 New York; days begin at 17:00 New York, weeks on Sunday.
 
-    Bars longer than an hour hang on 17:00 in New York's wall clock, so they move against UTC twice a year; both
-    changes fall into a weekend. The trading days dated 25 December and 1 January are closed. Metals and index CFDs rest
-    in the first hour of each day. Source: OANDA's daily alignment, held against its H1 candles of 2007 to 2018.
+    Bars longer than an hour are aligned to 17:00 New York, so they move against UTC twice a year; both changes fall
+    into a weekend. The trading days dated 25 December and 1 January are closed. Metals and index CFDs pause in the
+    first hour of each day. Source: OANDA's daily alignment, held against its H1 candles of 2007 to 2018.
 
     >>> FxCalendar().last_closed(Timeframe.H4, np.datetime64("2024-06-14T20:45"))
     np.datetime64('2024-06-14T13:00:00.000000')

@@ -1,8 +1,8 @@
 """The calendar of the National Stock Exchange of India: every session from a table with a first and a last day.
 
-Bars up to a day hang on the day's first opening and end with the session, so that the last one may be short; days open
-at midnight in India, weeks on Monday, months on the 1st, as Dhan stamps them. Before the table's first day nothing is
-expected; after its last one every question is refused.
+Intraday bars are aligned to the first session's opening and end with the session, so that the last one may be short.
+Days begin at midnight in India, weeks on Monday, months on the 1st, as Dhan stamps them. No bars are expected before
+the table's first day; after its last day the calendar refuses every question.
 """
 
 from functools import lru_cache
@@ -156,7 +156,7 @@ class NseCalendar(Calendar):
     def _ended(self, time: np.datetime64) -> CalendarEnds:
         return CalendarEnds(
             f"the nse calendar is known up to {LAST_DAY}, and was asked about {time.astype('datetime64[s]')} UTC: take "
-            "a newer version of the project, or add the exchange's holidays to market/nse_sessions.py"
+            "a newer version of the project, or add the exchange's holidays to market/calendars/nse_sessions.py"
         )
 
 
