@@ -258,6 +258,11 @@ def set_dagster_variables() -> None:
         os.environ.setdefault(name, value)
 
 
+def environment_with(**variables: str) -> dict[str, str]:
+    """This process's environment with these variables set, for a child process."""
+    return os.environ | variables
+
+
 def event_log_dir() -> Path:
     """Where Dagster keeps its event log unless dagster.yaml says otherwise: the same folder as the shipped class.
 

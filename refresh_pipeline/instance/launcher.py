@@ -25,6 +25,7 @@ from dagster._serdes import ConfigurableClassData
 
 from refresh_pipeline.instance.file_states import file_states
 from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, process_here, process_named, why_gone
+from refresh_pipeline.settings import environment_with
 
 PACKAGE = Path(__file__).resolve().parents[1]
 MODULE = f"{PACKAGE.name}.definitions"
@@ -135,7 +136,7 @@ class WarmRunLauncher(DefaultRunLauncher):
         if self._fork_server is None:
             command = [sys.executable, "-P", "-m", f"{PACKAGE.name}.instance.fork_server", MODULE]
             self._fork_server = subprocess.Popen(  # noqa: S603
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **ONE_THREAD}
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment_with(**ONE_THREAD)
             )
             self._code = code
         return self._fork_server
