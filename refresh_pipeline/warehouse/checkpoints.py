@@ -1,7 +1,7 @@
 """Checkpoints: the states of a computed table's recursive averages every CHECKPOINT_BARS bars, to resume from.
 
-A checkpoint lies after a number of bars of its series that is a multiple of CHECKPOINT_BARS, whatever their times. Rows and
-checkpoints are written in one transaction, so that both belong to the same candles.
+A checkpoint lies after a number of bars of its series that is a multiple of CHECKPOINT_BARS, whatever their times. Rows
+and checkpoints are written in one transaction, so that both belong to the same candles.
 """
 
 from collections.abc import Mapping
