@@ -228,9 +228,12 @@ def test_a_run_whose_process_is_gone_holds_nobody_up(instance: dg.DagsterInstanc
     assert run.status is DagsterRunStatus.FAILURE
 
 
-def test_of_a_run_on_another_machine_nothing_is_presumed(instance: dg.DagsterInstance) -> None:
-    past_run(instance, {PROCESS_TAG: f"another-{os.getpid()}:1"}, DagsterRunStatus.STARTED)
-    assert tick(instance, NOON)[0] == []
+def test_a_run_of_an_old_name_of_this_machine_blocks_no_tick(instance: dg.DagsterInstance) -> None:
+    run_id = past_run(instance, {PROCESS_TAG: f"old-name:{os.getpid()}:1"}, DagsterRunStatus.STARTED)
+    assert len(tick(instance, NOON)[0]) == 1
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    assert run.status is DagsterRunStatus.FAILURE
 
 
 def test_at_a_weekend_a_tick_is_skipped_with_the_reason(instance: dg.DagsterInstance) -> None:
