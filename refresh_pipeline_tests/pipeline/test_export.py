@@ -15,7 +15,7 @@ from refresh_pipeline.market.candles import CANDLE_COLUMNS
 from refresh_pipeline.market.export_spec import Layer
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.pipeline import export
-from refresh_pipeline.pipeline.publish import file_away
+from refresh_pipeline.pipeline.publish import publish_files
 from refresh_pipeline.pipeline.status_report import write_status_report
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.manifests import joined_columns
@@ -282,7 +282,7 @@ def test_a_status_report_that_cannot_be_written_fails_no_series(
     computed(world)
     report = world.settings.exports_dir / "bazaar" / "status_report.json"
     report.mkdir(parents=True)
-    attempts = file_away(world.warehouse, world.market, world.settings.exports_dir, [BTC], NOW)
+    attempts = publish_files(world.warehouse, world.market, world.settings.exports_dir, [BTC], NOW)
     assert attempts[BTC].outcome is Outcome.updated
     assert str(report) in str(attempts[BTC].metadata["warning"])
     assert str(report) in caplog.text
