@@ -91,7 +91,7 @@ def test_a_wrong_destination_is_told_and_named_no_place(world: World) -> None:
     os.environ["REFRESH_UPLOAD_URL"] = "ftp://somewhere/else"
     done = refreshed_in(world, AT_LATER, ["BTC/USD|H1"])
     assert not done.succeeded
-    assert "found the scheme 'ftp', allowed: file:///a/folder" in done.errors[0]
+    assert "found the scheme 'ftp'; set REFRESH_UPLOAD_URL to file:///a/folder" in done.errors[0]
     assert "uploads" not in done.places
     assert outcomes(done, "exports") == {"BTC/USD|H1": "updated"}
 
