@@ -5,6 +5,7 @@ Priority: command line (the caller's part), environment, ~/.refresh/config.json,
 
 import json
 import os
+import re
 from functools import cached_property
 from glob import has_magic
 from pathlib import Path
@@ -29,6 +30,8 @@ DAGSTER_VARIABLES = {"DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS": "1", "DA
 
 PREFIX = "REFRESH_"
 SHORTEST_KEY = 16
+# "sqlite:x", "md:x", "http://x": DuckDB loads an extension for such a name. One letter is a drive of Windows.
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+._-]+:")
 # Keys that open a door of ours; no neighbour is ever given one.
 OWN_KEYS = ("REFRESH_API_KEY",)
 
@@ -86,6 +89,13 @@ class Settings(BaseSettings):
                 raise ValueError(f"a key of {len(key.strip())} characters; allowed: {SHORTEST_KEY} or more")
         return keys
 
+    @field_validator("data_dir", "database_path", "backup_dir", mode="before")
+    @classmethod
+    def _is_a_path(cls, path: object) -> object:
+        if scheme_of(str(path)):
+            raise ValueError("allowed: a path without a scheme")
+        return path
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -133,6 +143,16 @@ class Settings(BaseSettings):
     def market_names(self) -> list[str]:
         """The markets that are loaded."""
         return [name.strip() for name in self.enabled_markets.split(",") if name.strip()]
+
+
+def scheme_of(path: str) -> str:
+    """The scheme that a path starts with, its colon included; empty for a path of this machine.
+
+    >>> scheme_of("sqlite:x"), scheme_of("http://x/y"), scheme_of("data/x.duckdb"), scheme_of("C:/x")
+    ('sqlite:', 'http:', '', '')
+    """
+    found = SCHEME.match(path.strip())
+    return found[0] if found else ""
 
 
 def settings_files() -> list[Path]:

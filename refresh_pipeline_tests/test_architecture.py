@@ -1,6 +1,7 @@
 """Which way imports go, who reads the environment, and how long a function may be: read from the source, not run."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ FLOORS = (
     {"pipeline", "operations"},
     {"warehouse", "destinations"},
     {"files", "sources", "analytics", "instance", "market_files"},
+    {"duckdb_connection"},
     {"market", "settings"},
 )
 # Only these may import Dagster, also through others.
@@ -139,6 +141,16 @@ def test_only_settings_reads_the_environment() -> None:
         if names & ENVIRONMENT or "pydantic_settings" in {name.split(".")[0] for name in imports_of(module)}:
             readers.add(named(module))
     assert readers == {"refresh_pipeline/settings.py"}
+
+
+def test_duckdb_is_opened_in_one_place() -> None:
+    openers = set()
+    for module in modules(PACKAGE):
+        source = module.read_text(encoding="utf-8")
+        if re.search(r"duckdb\.(connect|sql|query|execute|default_connection)\b", source):
+            openers.add(named(module))
+        openers |= {named(module) for name in imports_of(module) if name in {"duckdb.connect", "duckdb.sql"}}
+    assert openers == {"refresh_pipeline/duckdb_connection.py"}
 
 
 def test_a_run_needs_no_pandas() -> None:

@@ -9,6 +9,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from refresh_pipeline.duckdb_connection import open_duckdb
 from refresh_pipeline.files.atomic import one_line, plain_errors
 from refresh_pipeline.files.writer import ExportError, kind_of, quoted
 from refresh_pipeline.market.export_spec import Format
@@ -25,9 +26,8 @@ class TableReader:
     """Reads many export files over one DuckDB in memory."""
 
     def __init__(self) -> None:
-        self._connection = duckdb.connect(":memory:", config={"threads": 1})
         # Times with a zone come back as UTC.
-        self._connection.execute("set timezone = 'UTC'")
+        self._connection = open_duckdb(config={"threads": 1}, session={"TimeZone": "UTC"})
 
     def __enter__(self) -> "TableReader":
         return self

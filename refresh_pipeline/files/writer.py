@@ -12,6 +12,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from refresh_pipeline.duckdb_connection import open_duckdb
 from refresh_pipeline.files.atomic import one_line, plain_errors, replacing, sha256_of, why_not_written
 from refresh_pipeline.market.export_spec import ENDINGS, PACKS, Compression, Format
 
@@ -64,7 +65,7 @@ class TableWriter:
 
     def __init__(self) -> None:
         # Files are written side by side, each by one thread.
-        self._connection = duckdb.connect(":memory:", config={"threads": 1})
+        self._connection = open_duckdb(config={"threads": 1})
 
     def __enter__(self) -> "TableWriter":
         return self

@@ -19,6 +19,7 @@ import duckdb
 import numpy as np
 from pydantic import BaseModel, ConfigDict, field_validator
 
+from refresh_pipeline.duckdb_connection import open_duckdb
 from refresh_pipeline.market.candles import (
     CANDLE_COLUMNS,
     PRICE_COLUMNS,
@@ -112,8 +113,7 @@ class FilesSource:
             requests: for any timeframes.
             now: bars that end later are left out.
         """
-        with duckdb.connect() as connection:
-            connection.execute(f"set TimeZone = '{self._timezone}'")
+        with open_duckdb(session={"TimeZone": self._timezone}) as connection:
             for request in requests:
                 yield self._fetched(connection, request, instant(now))
 

@@ -33,8 +33,8 @@ CELLS_TOGETHER = 20_000_000
 # A larger day is still one transaction: DuckDB rewrites the rest of every row group that lost rows at the next
 # checkpoint, so that several small transactions hold the file for longer than a large one.
 CELLS_AT_ONCE = 70_000_000
-# The rest spills to disk.
-MEMORY = "400MB"
+# The limit of its connections; the rest spills to disk.
+COMPACTION_MEMORY = "400MB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,6 @@ class Compaction:
         values = {"since": since, "before": before}
         with self.connect() as connection:
             began = time.monotonic()
-            connection.execute(f"set memory_limit = '{MEMORY}'")
             with transaction(connection), registered(connection, "chosen", numbered(piece)):
                 connection.execute(
                     f"create temp table compacted as select t.* from {self._name} t "

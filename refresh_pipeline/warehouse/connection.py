@@ -1,11 +1,13 @@
 """The one place that opens a DuckDB connection. It waits for the file's lock and always closes the connection."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import duckdb
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from refresh_pipeline.duckdb_connection import open_duckdb, require_path
 
 # How a function that opens and closes connections itself gets them.
 Connect = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
@@ -18,7 +20,8 @@ PATIENCE = 60.0
 # Every array of objects in this package is text: guessing the type from a sample fails in DuckDB 1.5 where the sample
 # holds nulls alone. A missing table is an error, never the Python variable of that name. DuckDB takes a process started
 # by multiprocessing, such as Dagster's runs, for a terminal: progress bars would fill their logs.
-SESSION = "set pandas_analyze_sample = 0; set python_enable_replacements = false; set enable_progress_bar = false"
+CONFIG = {"pandas_analyze_sample": 0, "python_enable_replacements": "false"}
+SESSION = {"enable_progress_bar": False}
 # DuckDB's default is four fifths of the machine's memory. This is enough to write whole row groups of the widest table
 # at full speed; the rest spills to disk beside the file.
 MEMORY = "512MB"
@@ -37,19 +40,26 @@ class WarehouseUnreadable(RuntimeError):
 
 @contextmanager
 def connect(
-    database: str, *, read_only: bool = False, patience: float = PATIENCE, config: dict[str, str] | None = None
+    database: str,
+    *,
+    read_only: bool = False,
+    patience: float = PATIENCE,
+    memory_limit: str = MEMORY,
+    time_zone: str | None = None,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection to the database file, closed when the block ends, however it ends.
+
+    Its configuration is locked: `memory_limit` (the rest spills to disk) and `time_zone` (default: the machine's) are
+    chosen here or not at all.
 
     Raises:
         WarehouseBusy: another process held the file's lock for `patience` seconds.
         WarehouseUnreadable: the file is damaged, of a newer DuckDB, missing (to read), or not to be opened.
+        ValueError: the database's path has a scheme.
     """
-    connection = _opened(database, read_only, patience, config or {})
+    session = SESSION if time_zone is None else {**SESSION, "TimeZone": time_zone}
+    connection = _opened(database, read_only, patience, {**CONFIG, "memory_limit": memory_limit}, session)
     try:
-        connection.execute(SESSION)
-        if "memory_limit" not in (config or {}):
-            connection.execute(f"set memory_limit = '{MEMORY}'")
         yield connection
     finally:
         connection.close()
@@ -69,7 +79,14 @@ def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDB
     connection.execute("commit")
 
 
-def _opened(database: str, read_only: bool, patience: float, config: dict[str, str]) -> duckdb.DuckDBPyConnection:
+def _opened(
+    database: str,
+    read_only: bool,
+    patience: float,
+    config: Mapping[str, str | int],
+    session: Mapping[str, str | bool],
+) -> duckdb.DuckDBPyConnection:
+    require_path(database)
     if not read_only:
         Path(database).parent.mkdir(parents=True, exist_ok=True)
     waiting = Retrying(
@@ -79,7 +96,7 @@ def _opened(database: str, read_only: bool, patience: float, config: dict[str, s
         reraise=True,
     )
     try:
-        return waiting(duckdb.connect, database, read_only=read_only, config=config)
+        return waiting(open_duckdb, database, read_only=read_only, config=config, session=session)
     except duckdb.Error as error:
         if _is_locked(error):
             raise WarehouseBusy(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -21,11 +22,11 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.warehouse import archives, gaps, incremental, ingest, manifests, queries, schema
 from refresh_pipeline.warehouse.arrays import timestamp
+from refresh_pipeline.warehouse.compaction import COMPACTION_MEMORY, Compaction, CompactionResult
 from refresh_pipeline.warehouse.compaction import TABLES as COMPACTED_TABLES
-from refresh_pipeline.warehouse.compaction import Compaction, CompactionResult
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.computed_batch import PendingRecompute
-from refresh_pipeline.warehouse.connection import PATIENCE, connect, transaction
+from refresh_pipeline.warehouse.connection import MEMORY, PATIENCE, connect, transaction
 from refresh_pipeline.warehouse.gaps import Stretches, ensure_gap_views
 from refresh_pipeline.warehouse.incremental import Recomputed, TailRefresh
 from refresh_pipeline.warehouse.ingest import Staged, Stored
@@ -57,12 +58,15 @@ class Warehouse:
         self._prepared: dict[str, tuple[int, Market]] = {}
 
     @contextmanager
-    def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection that may write. It waits for the file's lock and is always closed."""
+    def get_connection(self, *, memory_limit: str = MEMORY) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection that may write. It waits for the file's lock and is always closed.
+
+        Within a session it is the session's, with that one's limit.
+        """
         if self._held is not None:
             yield self._held
             return
-        with connect(self.database, patience=self.patience) as connection:
+        with connect(self.database, patience=self.patience, memory_limit=memory_limit) as connection:
             yield connection
 
     @contextmanager
@@ -255,8 +259,9 @@ class Warehouse:
         with self.get_connection() as connection, transaction(connection):
             ingest.delete_old_rejections(connection, market.name, now)
         until, result = time.monotonic() + seconds, CompactionResult()
+        small = partial(self.get_connection, memory_limit=COMPACTION_MEMORY)
         for table in COMPACTED_TABLES:
-            result += Compaction(self.get_connection, market.name, table).rewrite(now, until - time.monotonic())
+            result += Compaction(small, market.name, table).rewrite(now, until - time.monotonic())
         return result
 
     def pending_compaction(self, market: Market, now: datetime) -> int:

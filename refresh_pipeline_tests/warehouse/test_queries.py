@@ -13,6 +13,7 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse import queries
+from refresh_pipeline.warehouse.connection import connect
 from refresh_pipeline.warehouse.manifests import Exported
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
 from refresh_pipeline.warehouse.queries import Fault, SeriesOutcome, SeriesReport
@@ -247,8 +248,7 @@ def test_series_that_could_be_exported_are_those_with_candles(warehouse: Warehou
 
 
 def differing(warehouse: Warehouse, zone: str = "UTC") -> list[Fault]:
-    with warehouse.reader() as connection:
-        connection.execute(f"set timezone = '{zone}'")
+    with connect(warehouse.database, read_only=True, time_zone=zone) as connection:
         files = {f"{series.file_stem}.parquet": series for series in (BTC, ETH)}
         return queries.exports_that_differ(connection, "fair", Path(warehouse.database).parent, files)
 

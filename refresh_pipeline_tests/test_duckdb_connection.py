@@ -1,0 +1,84 @@
+"""Connections to DuckDB: no extension is loaded, and nobody changes the configuration afterwards."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from refresh_pipeline.duckdb_connection import open_duckdb
+from refresh_pipeline.files.reader import TableReader
+from refresh_pipeline.files.writer import TableWriter
+from refresh_pipeline.settings import SettingsError, load_settings
+from refresh_pipeline.warehouse.connection import WarehouseUnreadable, connect
+
+REFUSED = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "allow_unsigned_extensions": "false",
+    "lock_configuration": "true",
+}
+SCHEMES = ("sqlite:x", "md:x", "ducklake:x.db", "http://127.0.0.1:1/x", "s3://bucket/x", "postgres:host=x password=y")
+
+
+def options(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    names = ", ".join(f"'{name}'" for name in REFUSED)
+    return dict(
+        connection.execute(f"select name, lower(value) from duckdb_settings() where name in ({names})").fetchall()
+    )
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_the_warehouse_loads_no_extension_and_locks_its_configuration(tmp_path: Path, read_only: bool) -> None:
+    database = str(tmp_path / "refresh.duckdb")
+    with connect(database):
+        pass
+    with connect(database, read_only=read_only) as connection:
+        assert options(connection) == REFUSED
+        for statement in ("set threads = 1", "set allow_unsigned_extensions = true", "reset memory_limit"):
+            with pytest.raises(duckdb.Error, match=r"configuration has been locked|while database is running"):
+                connection.execute(statement)
+
+
+def test_export_files_are_read_and_written_with_the_same_configuration() -> None:
+    with TableReader() as reader, TableWriter() as writer:
+        assert options(reader._connection) == REFUSED
+        assert options(writer._connection) == REFUSED
+        assert reader._connection.execute("select current_setting('TimeZone')").fetchall() == [("UTC",)]
+
+
+def test_two_connections_of_a_process_share_the_warehouse(tmp_path: Path) -> None:
+    database = str(tmp_path / "refresh.duckdb")
+    with connect(database) as first, connect(database) as second:
+        first.execute("create table t as select 1 as n")
+        assert second.execute("select n from t").fetchall() == [(1,)]
+        assert options(second) == REFUSED
+
+
+def test_a_file_of_another_kind_loads_no_extension(tmp_path: Path) -> None:
+    database = tmp_path / "refresh.duckdb"
+    with closing(sqlite3.connect(database)) as other, other:
+        other.execute("create table t (n integer)")
+    with pytest.raises(WarehouseUnreadable), connect(str(database)):
+        pass
+
+
+@pytest.mark.parametrize("database", SCHEMES)
+def test_a_database_is_a_path_of_this_machine(database: str) -> None:
+    for refused in (lambda: open_duckdb(database), lambda: connect(database).__enter__()):
+        with pytest.raises(ValueError, match="allowed: a path without a scheme") as caught:
+            refused()
+        assert "password" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["database_path", "data_dir", "backup_dir"])
+@pytest.mark.parametrize("path", SCHEMES)
+def test_settings_refuse_a_path_with_a_scheme(name: str, path: str) -> None:
+    with pytest.raises(SettingsError, match="allowed: a path without a scheme"):
+        load_settings(**{name: path})
+
+
+def test_a_drive_letter_is_no_scheme() -> None:
+    assert load_settings(database_path="C:/candles/refresh.duckdb").database.name == "refresh.duckdb"
