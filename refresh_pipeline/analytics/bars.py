@@ -1,11 +1,12 @@
 """Candles of many series as one set of arrays, and the description of a computation over them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from refresh_pipeline.analytics.fingerprints import Fingerprint
 from refresh_pipeline.market.candles import Floats, Times
 
 Values = NDArray[np.float64] | NDArray[np.object_]
@@ -131,6 +132,14 @@ class Computation:
     required_states: Sequence[str] | None = None
     # Bars per block, counted from the series' first bar: a row is computed from the start of its block.
     block: int = 1
+    # What each column and each state is computed with, by name; one without a fingerprint never changes.
+    fingerprints: Mapping[str, Fingerprint] = field(default_factory=dict)
+    # Returns the computation of some of the columns and states alone; without it, every column is computed for some.
+    narrow: Callable[[Collection[str]], "Computation"] | None = None
+
+    def narrowed(self, names: Collection[str]) -> "Computation":
+        """The computation of these columns and states alone, with the states that these columns continue from."""
+        return self.narrow(names) if self.narrow else self
 
     def compute_with_states(self, bars: Bars) -> tuple[Mapping[str, Values], Mapping[str, Values]]:
         """The columns of the table at the wanted rows, and the states at every row."""

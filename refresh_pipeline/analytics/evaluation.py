@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Bars, Column, Values
+from refresh_pipeline.analytics.fingerprints import Fingerprint, fingerprint
 from refresh_pipeline.market.candles import Floats
 
 # Bars per block of a BlockFormula: a tail computes half a block before its first row, a whole history calls each
 # function once per block.
 # A multiple of recursive.CHECKPOINT_BARS, so that a block can begin at a checkpoint.
 BLOCK_BARS = 512
+# Raised when this module's evaluation of blocks changes values.
+BLOCKS_VERSION = 1
 # Warm-ups are rounded up to these numbers of bars: formulas that begin at the same bar share their slices.
 STEPS = (32, 64, 128, 256, 384, 512, 640, 768)
 
@@ -31,6 +34,8 @@ class RecursiveFormula:
     states: Sequence[str] = ()
     # Whether it continues only where its states are known; otherwise a missing state means that there is no value yet.
     required_states: bool = False
+    # Raised with every change of the formula's code that changes a value: stored values are computed anew.
+    version: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,7 @@ class BlockFormula:
     counts_rows: bool = False
     # Whether its last argument is the number of rows before the first wanted one, and its result omits those rows.
     leaves_out: bool = False
+    version: int = 1
 
     @property
     def begins_before(self) -> int:
@@ -64,6 +70,7 @@ class RowFormula:
     needs: Sequence[str] = ()
     # Bars before the row that the function itself reads.
     reach: int = 1
+    version: int = 1
 
 
 Formula_co = TypeVar("Formula_co", bound=RecursiveFormula | BlockFormula | RowFormula, covariant=True)
@@ -110,6 +117,36 @@ class Rows:
         """A candle column of the bar before each row; NaN at a series' first bar."""
         values = np.append(self.bars[name], np.nan)[self.at - 1]
         return np.where(self.bars.number[self.at] > 0, values, np.nan)
+
+
+def fingerprints(parts: Sequence[Part]) -> dict[str, Fingerprint]:
+    """The fingerprints of all columns and states; a part comes after the parts whose columns it needs.
+
+    A state that several parts share has the same values from each of them, and one fingerprint whatever their order.
+    """
+    columns: dict[str, Fingerprint] = {}
+    states: dict[str, Fingerprint] = {}
+    for part in parts:
+        needed = part.formula.needs if isinstance(part.formula, RowFormula) else ()
+        needs = {name: columns[name] for name in needed}
+        machinery = (BLOCK_BARS, BLOCKS_VERSION) if isinstance(part.formula, BlockFormula) else ()
+        whole = fingerprint(part.formula.version, _ingredients(part.formula), machinery, needs=needs)
+        for number, column in enumerate(part.columns):
+            columns[column.name] = fingerprint(whole.version, whole.text, number, column.sql_type)
+        for state in part.states:
+            shared = fingerprint(whole.version, whole.text, state)
+            states[state] = min(shared, states.get(state, shared), key=lambda each: each.text)
+    return columns | states
+
+
+def _ingredients(formula: RecursiveFormula | BlockFormula | RowFormula) -> object:
+    """What a formula's values depend on: of a block formula's warm-up, the number of bars it comes to."""
+    if not isinstance(formula, BlockFormula):
+        return formula
+    return (
+        *(formula.function, formula.takes, formula.arguments, formula.begins_before),
+        *(formula.undefined, formula.needs_volume_of, formula.counts_rows, formula.leaves_out),
+    )
 
 
 def evaluate(parts: Sequence[Part], bars: Bars) -> tuple[dict[str, Values], dict[str, Floats]]:

@@ -3,13 +3,15 @@
 The formulas themselves are in enhanced_candles.py.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from refresh_pipeline.analytics.bars import Bars, Column, Computation, Values
+from refresh_pipeline.analytics.fingerprints import Fingerprint, fingerprint
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,8 @@ class Formula:
     undefined: int = 0
     # Names of recursions that columns use without being columns; checkpoints store their values.
     states: Sequence[str] = ()
+    # Raised with every change of its code that changes a value: stored values are computed anew.
+    version: int = 1
 
     @property
     def names(self) -> list[str]:
@@ -32,15 +36,88 @@ class Formula:
 
 def computation(name: str, formulas: Sequence[Formula], *, carries_candles: bool) -> Computation:
     """A computation of all columns of some formulas, evaluated in their order."""
-    columns = [column for formula in formulas for column in formula.columns]
+    needs = _needs(formulas)
+    return _computation(
+        name, formulas, needs, [result for formula in formulas for result in formula.names], carries_candles
+    )
+
+
+def _computation(
+    name: str,
+    formulas: Sequence[Formula],
+    needs: Mapping[str, Collection[str]],
+    wanted: Collection[str],
+    carries_candles: bool,
+) -> Computation:
+    """A computation of the wanted columns, and of all states of the formulas."""
+    columns = [column for formula in formulas for column in formula.columns if column.name in wanted]
     states = [state for formula in formulas for state in formula.states]
-    compute = partial(_compute, tuple(formulas), tuple(states))
-    return Computation(name, columns, compute, carries_candles, states)
+    compute = partial(_compute, tuple(formulas), [column.name for column in columns], tuple(states))
+    return Computation(
+        name,
+        columns,
+        compute,
+        carries_candles,
+        states,
+        fingerprints=_fingerprints(formulas, needs),
+        narrow=lambda names: _computation(name, _behind(names, formulas, needs), needs, names, carries_candles),
+    )
 
 
-def _compute(formulas: Sequence[Formula], states: Sequence[str], bars: Bars) -> Mapping[str, Values]:
+def _behind(names: Collection[str], formulas: Sequence[Formula], needs: Mapping[str, Collection[str]]) -> list[Formula]:
+    """The formulas of some columns and states, and those that they need, in their order."""
+    wanted, chosen = set(names), []
+    for formula in reversed(formulas):
+        if wanted & {*formula.names}:
+            chosen.append(formula)
+            wanted |= {need for name in formula.names for need in needs[name]}
+    return chosen[::-1]
+
+
+def _fingerprints(formulas: Sequence[Formula], needs: Mapping[str, Collection[str]]) -> dict[str, Fingerprint]:
+    known: dict[str, Fingerprint] = {}
+    for formula in formulas:
+        needed = {name: known[name] for result in formula.names for name in needs[result]}
+        whole = fingerprint(formula.version, formula.compute, formula.undefined, formula.states, needs=needed)
+        for number, name in enumerate(formula.names):
+            known[name] = fingerprint(whole.version, whole.text, number)
+    return known
+
+
+class _Recorder(dict[str, Floats]):
+    """Columns that record which of them are read."""
+
+    def __init__(self, columns: Mapping[str, Floats]) -> None:
+        super().__init__(columns)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Floats:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+
+def _needs(formulas: Sequence[Formula]) -> dict[str, set[str]]:
+    """The results of earlier formulas that each result is computed from, by what each formula reads of two bars."""
+    bars = Bars(
+        np.array(["2024-01-01", "2024-01-02"], dtype="datetime64[us]"),
+        dict.fromkeys(CANDLE_COLUMNS, np.array([1.0, 2.0])),
+        np.array([0, 2]),
+    )
+    needs: dict[str, set[str]] = {}
+    for formula in formulas:
+        recorder = _Recorder(bars.columns)
+        results = formula.compute(replace(bars, columns=recorder))
+        needs |= dict.fromkeys(formula.names, recorder.read & needs.keys())
+        numbers = {name: values for name, values in zip(formula.names, results, strict=True) if values.dtype != object}
+        bars = replace(bars, columns={**bars.columns, **numbers})
+    return needs
+
+
+def _compute(
+    formulas: Sequence[Formula], names: Sequence[str], states: Sequence[str], bars: Bars
+) -> Mapping[str, Values]:
     computed, wanted = _evaluate(formulas, bars), bars.wanted_rows
-    columns = {name: values[wanted] for name, values in computed.items() if name not in states}
+    columns = {name: computed[name][wanted] for name in names}
     return columns | {name: computed[name] for name in states} if bars.with_states else columns
 
 

@@ -1,12 +1,13 @@
 """The table of a market's indicators: all of registry.py, or the selection in the market's YAML."""
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from refresh_pipeline.analytics.bars import Bars, Computation, Values
-from refresh_pipeline.analytics.evaluation import BLOCK_BARS, Part, RecursiveFormula, RowFormula, evaluate
+from refresh_pipeline.analytics.evaluation import BLOCK_BARS, Part, RecursiveFormula, RowFormula, evaluate, fingerprints
+from refresh_pipeline.analytics.fingerprints import fingerprint
 from refresh_pipeline.analytics.registry import (
     CLASSIC,
     LAST_BAR,
@@ -39,15 +40,18 @@ def indicators(specs: Sequence[IndicatorSpec] | None, calendar: Calendar) -> Com
     `{"macd": {"fastperiod": 8, "slowperiod": 21, "signalperiod": 5}}`.
 
     Raises:
-        UnknownIndicator: there is no such group, indicator, column or parameter; the message names the nearest.
+        UnknownIndicator: there is no such group, indicator, column or parameter; the message names the nearest. Or two
+            specs with different parameters come to the same column; the message names both.
     """
     entries = registry(calendar)
-    parts: list[Part] = []
-    chosen: dict[str, None] = {}
-    for part, columns in _selected(entries, [CLASSIC, TALIB] if specs is None else specs):
-        parts.append(part)
-        chosen |= dict.fromkeys(columns)
-    complete = _with_needs(parts, _Makers.of(entries))
+    selected = list(_selected(entries, [CLASSIC, TALIB] if specs is None else specs))
+    _refuse_one_name_for_two(selected)
+    chosen = dict.fromkeys(name for _, columns, _ in selected for name in columns)
+    return _computation(_with_needs([part for part, _, _ in selected], _Makers.of(entries)), list(chosen))
+
+
+def _computation(complete: Sequence[Part], chosen: Sequence[str]) -> Computation:
+    """The computation of the chosen columns of some parts, each of which comes after the parts that it needs."""
     columns = {column.name: column for part in complete for column in part.columns}
     states = list(dict.fromkeys(state for part in complete for state in part.states))
     required_states = [
@@ -57,10 +61,42 @@ def indicators(specs: Sequence[IndicatorSpec] | None, calendar: Calendar) -> Com
         for state in part.states
     ]
     compute = partial(_compute, complete, tuple(chosen), tuple(states))
-    selected = [columns[name] for name in chosen]
+    known = fingerprints(complete)
     return Computation(
-        "indicators", selected, compute, states=states, required_states=required_states, block=BLOCK_BARS
+        "indicators",
+        [columns[name] for name in chosen],
+        compute,
+        states=states,
+        required_states=required_states,
+        block=BLOCK_BARS,
+        fingerprints={name: known[name] for name in [*chosen, *states]},
+        narrow=partial(_narrowed, complete, chosen),
     )
+
+
+def _narrowed(complete: Sequence[Part], chosen: Sequence[str], names: Collection[str]) -> Computation:
+    """The computation of some columns and states alone: their parts, and the parts that these need."""
+    wanted, parts = set(names), []
+    for part in reversed(complete):
+        if wanted & {*part.names, *part.states}:
+            parts.append(part)
+            wanted |= set(part.formula.needs) if isinstance(part.formula, RowFormula) else set()
+    return _computation(
+        [LAST_BAR, *(part for part in reversed(parts) if part != LAST_BAR)], [name for name in chosen if name in names]
+    )
+
+
+def _refuse_one_name_for_two(selected: Sequence[tuple[Part, Sequence[str], str]]) -> None:
+    """Refuse specs whose columns have one name and different formulas or parameters."""
+    firsts: dict[str, tuple[Part, str]] = {}
+    for part, columns, spec in selected:
+        for name in columns:
+            first, first_spec = firsts.setdefault(name, (part, spec))
+            if first is not part and fingerprint(1, first.formula) != fingerprint(1, part.formula):
+                raise UnknownIndicator(
+                    f"found {first_spec} and {spec}, whose columns are both called {name!r}; "
+                    "allowed: one of them, or parameters that give another name"
+                )
 
 
 def _compute(parts: Sequence[Part], chosen: Sequence[str], states: Sequence[str], bars: Bars) -> Mapping[str, Values]:
@@ -69,14 +105,16 @@ def _compute(parts: Sequence[Part], chosen: Sequence[str], states: Sequence[str]
     return columns | {name: known[name] for name in states} if bars.with_states else columns
 
 
-def _selected(entries: Mapping[str, Indicator], specs: Sequence[IndicatorSpec]) -> Iterator[tuple[Part, Sequence[str]]]:
-    """Parts, and the selected columns of each."""
+def _selected(
+    entries: Mapping[str, Indicator], specs: Sequence[IndicatorSpec]
+) -> Iterator[tuple[Part, Sequence[str], str]]:
+    """Parts, the selected columns of each, and the spec that selects them."""
     for spec in specs:
         if isinstance(spec, Mapping):
             for name, given in spec.items():
                 yield from _with_parameters(entries, str(name), given)
         else:
-            yield from _by_name(entries, spec)
+            yield from ((part, columns, repr(spec)) for part, columns in _by_name(entries, spec))
 
 
 def _by_name(entries: Mapping[str, Indicator], spec: str) -> Iterator[tuple[Part, Sequence[str]]]:
@@ -96,7 +134,7 @@ def _by_name(entries: Mapping[str, Indicator], spec: str) -> Iterator[tuple[Part
 
 def _with_parameters(
     entries: Mapping[str, Indicator], name: str, given: object
-) -> Iterator[tuple[Part, Sequence[str]]]:
+) -> Iterator[tuple[Part, Sequence[str], str]]:
     entry = entries.get(name)
     if entry is None or not entry.parameters:
         choices = [each.name for each in entries.values() if each.parameters]
@@ -104,7 +142,7 @@ def _with_parameters(
     for values in given if isinstance(given, list | tuple) else [given]:
         parameters = _parameters(entry, values)
         names = entry.names_for({key: parameters[key] for key in _given_names(entry, values)})
-        yield entry.part(parameters, names), names
+        yield entry.part(parameters, names), names, repr({name: values})
 
 
 def _given_names(entry: Indicator, given: object) -> list[str]:

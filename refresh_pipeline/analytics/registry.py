@@ -57,13 +57,23 @@ class Indicator:
     part: Callable[[Parameters, Sequence[str]], Part]
 
     def names_for(self, parameters: Parameters) -> list[str]:
-        """The columns of a market's own parameters: the indicator, its output, and what differs from nothing."""
-        suffix = "_".join(_shown(value) for value in parameters.values())
+        """The columns of a market's own parameters: the indicator, its output, and the parameters that were given.
+
+        Numbers alone are those of the first parameters, in order; otherwise each has its parameter's name before it.
+
+        >>> from refresh_pipeline.market.calendars.crypto import CryptoCalendar
+        >>> entry = registry(CryptoCalendar())["stoch"]
+        >>> entry.names_for({"fastk_period": 14}), entry.names_for({"slowk_period": 14})
+        (['stoch_slowk_14', 'stoch_slowd_14'], ['stoch_slowk_slowk_period_14', 'stoch_slowd_slowk_period_14'])
+        """
+        are_first = list(parameters) == list(self.parameters)[: len(parameters)]
+        shown = [_shown(value) if are_first else f"{key}_{_shown(value)}" for key, value in parameters.items()]
+        suffix = "_".join(shown)
         return [f"{self.name}{f'_{output}' if output else ''}_{suffix}" for output in self.outputs]
 
 
 def _shown(value: Number) -> str:
-    return f"{value:g}".replace(".", "_").replace("-", "minus_")
+    return repr(value).removesuffix(".0").replace(".", "_").replace("-", "minus_")
 
 
 # ---- functions of TA-Lib
@@ -234,7 +244,11 @@ def _columns(
 
 
 def _own(
-    name: str, group: str, source: str, formula: RecursiveFormula | BlockFormula | RowFormula, columns: Sequence[Column]
+    name: str,
+    group: str,
+    source: str,
+    formula: RecursiveFormula | BlockFormula | RowFormula,
+    columns: Sequence[Column],
 ) -> Indicator:
     """An indicator without a choice of parameters."""
     names = [column.name for column in columns]

@@ -42,6 +42,8 @@ class Calendar(ABC):
 
     name: str
     zone: str
+    # Raised with every change of its days, sessions or grid: what was computed with it is computed anew.
+    version: int = 1
     # From here on nothing is known, and every question is refused; None where rules go on for ever.
     last_known: np.datetime64 | None = None
     # Calendars of instruments whose class has other sessions on the same grid; by the class's name.
@@ -52,6 +54,11 @@ class Calendar(ABC):
     # apply to them too), and the end of each trading day.
     hourly_deadlines: str = ""
     daily_deadlines: str = "0 23 * * 1-5"
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that differs from that of every calendar with other days, sessions or grid."""
+        return f"{type(self).__name__} {self.name} {self.version}"
 
     def close_minutes(self, timeframe: Timeframe) -> str:
         """The minutes of an hour at which bars of a timeframe may close, as a field of a cron line."""
