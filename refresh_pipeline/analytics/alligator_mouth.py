@@ -7,10 +7,9 @@ from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Bars, Values
 from refresh_pipeline.analytics.rolling import shifted, simple_moving_average
+from refresh_pipeline.analytics.ties import above, averages_tie, prices_tie
 from refresh_pipeline.market.candles import Floats
 
-# A mouth narrower than this, in price, is shut: the original's threshold.
-SHUT = 1e-8
 # Lines this many mean bar ranges apart and moving count as certain.
 RANGE_PERIODS, CERTAIN = 13, 5
 
@@ -24,39 +23,46 @@ ASLEEP, SWITCHING, ENTERING, EATING, THROWING, POPING, SPLASHING = range(len(WAT
 
 def mouth(bars: Bars) -> Sequence[Values]:
     """Direction, phase, the bar's position, the water's state, and confidence, of each row with a row before it."""
-    direction, phase, position = _direction(bars), _phase(bars), _position(bars)
+    tie = averages_tie(_price(bars))
+    direction, phase, position = _direction(bars, tie), _phase(bars, tie), _position(bars, tie)
     water = _water(bars, direction, phase, position)
     texts = [DIRECTIONS[direction + 1], PHASES[phase], POSITIONS[position + 1], WATERS[water]]
     return [*texts, _confidence(bars, direction)]
 
 
-def _direction(bars: Bars) -> NDArray[np.int8]:
+def _price(bars: Bars) -> Floats:
+    return (bars["high"] + bars["low"]) / 2
+
+
+def _direction(bars: Bars, tie: Floats) -> NDArray[np.int8]:
     """1 where the lines stand and move upwards in order, -1 where downwards, else 0."""
     jaw, teeth, lips = bars["jaw"], bars["teeth"], bars["lips"]
     before = [shifted(line, 1) for line in (jaw, teeth, lips)]
-    up, down = (lips > teeth) & (teeth > jaw), (lips < teeth) & (teeth < jaw)
+    up, down = above(lips, teeth, tie) & above(teeth, jaw, tie), above(teeth, lips, tie) & above(jaw, teeth, tie)
     for line, earlier in zip((jaw, teeth, lips), before, strict=True):
-        up &= line > earlier
-        down &= line < earlier
+        up &= above(line, earlier, tie)
+        down &= above(earlier, line, tie)
     return up.astype(np.int8) - down.astype(np.int8)
 
 
-def _phase(bars: Bars) -> NDArray[np.int8]:
+def _phase(bars: Bars, tie: Floats) -> NDArray[np.int8]:
     width = (np.abs(bars["jaw"] - bars["teeth"]) + np.abs(bars["teeth"] - bars["lips"])) / 2
     before = shifted(width, 1)
-    rises, falls = width > before, width < before
-    phase = np.where(width > SHUT, OPEN, SLEEPING)
-    phase[rises] = np.where(before[rises] < SHUT, OPENING, OPEN)
-    phase[falls] = np.where(width[falls] < SHUT, SLEEPING, CLOSING)
+    # A mouth is shut where its lines are a tie as prices: the original's threshold is 1e-8, whatever the price is.
+    shut = prices_tie(_price(bars))
+    rises, falls, is_open = above(width, before, tie), above(before, width, tie), width > shut
+    phase = np.where(is_open, OPEN, SLEEPING)
+    phase[rises] = np.where(before[rises] <= shut[rises], OPENING, OPEN)
+    phase[falls] = np.where(is_open[falls], CLOSING, SLEEPING)
     return phase.astype(np.int8)
 
 
-def _position(bars: Bars) -> NDArray[np.int8]:
+def _position(bars: Bars, tie: Floats) -> NDArray[np.int8]:
     """1 where the bar is above all lines, -1 where below, else 0."""
     jaw, teeth, lips = bars["jaw"], bars["teeth"], bars["lips"]
-    above = bars["low"] > np.maximum(np.maximum(jaw, teeth), lips)
-    below = bars["high"] < np.minimum(np.minimum(jaw, teeth), lips)
-    return above.astype(np.int8) - below.astype(np.int8)
+    over = above(bars["low"], np.maximum(np.maximum(jaw, teeth), lips), tie)
+    under = above(np.minimum(np.minimum(jaw, teeth), lips), bars["high"], tie)
+    return over.astype(np.int8) - under.astype(np.int8)
 
 
 def _confidence(bars: Bars, direction: NDArray[np.int8]) -> Floats:
@@ -88,14 +94,15 @@ def _in_mouth(
     """What a selling mouth makes of its bars; the prices are the bar's edge towards the mouth, the jaw and the lips."""
     edge, jaw, lips = (values[rows] for values in prices)
     edge_before, lips_before = prices[0][rows - 1], prices[2][rows - 1]
-    outside = (edge < lips) & (position[rows] == -1)
-    inside = (edge > lips) & (position[rows] == 0)
+    tie = averages_tie(np.abs(edge))
+    outside = above(lips, edge, tie) & (position[rows] == -1)
+    inside = above(edge, lips, tie) & (position[rows] == 0)
     cases = {
         SWITCHING: outside & (phase[rows] == OPENING),
-        POPING: outside & (edge_before > lips_before),
+        POPING: outside & above(edge_before, lips_before, tie),
         SPLASHING: outside,
-        THROWING: inside & (edge < jaw),
-        ENTERING: inside & (edge_before < lips_before),
+        THROWING: inside & above(jaw, edge, tie),
+        ENTERING: inside & above(lips_before, edge_before, tie),
         EATING: inside,
     }
     return np.select(list(cases.values()), list(cases), water[rows])

@@ -10,6 +10,7 @@ import numpy as np
 from refresh_pipeline.analytics.bars import Bars
 from refresh_pipeline.analytics.recursive import Average, averages
 from refresh_pipeline.analytics.rolling import ratio
+from refresh_pipeline.analytics.ties import prices_tie, side
 from refresh_pipeline.market.candles import Floats
 
 # The first value of the negative and the positive volume index.
@@ -29,7 +30,7 @@ def on_balance_volume(bars: Bars) -> Sequence[Floats]:
     Source: Granville, New Key to Stock Market Profits, 1963; TA-Lib OBV.
     """
     close, before = bars["close"], previous(bars, "close", LAST_CLOSE)
-    change = np.where(np.isnan(before), 1.0, np.sign(close - before)) * bars["volume_or_0"]
+    change = np.where(np.isnan(before), 1.0, side(close, before, prices_tie(close))) * bars["volume_or_0"]
     return _sum(bars, "obv_so_far", change, needs_volume=True)
 
 
@@ -70,7 +71,8 @@ def williams_accumulation(bars: Bars) -> Sequence[Floats]:
     close, before = bars["close"], previous(bars, "close", LAST_CLOSE)
     rise = close - np.minimum(bars["low"], before)
     fall = close - np.maximum(bars["high"], before)
-    return _sum(bars, "wad_so_far", np.where(close > before, rise, np.where(close < before, fall, 0.0)))
+    turned = side(close, before, prices_tie(close))
+    return _sum(bars, "wad_so_far", np.where(turned > 0, rise, np.where(turned < 0, fall, 0.0)))
 
 
 def sum_of_closes(bars: Bars) -> Sequence[Floats]:

@@ -14,6 +14,7 @@ from refresh_pipeline.analytics.bars import Values
 from refresh_pipeline.analytics.evaluation import Rows
 from refresh_pipeline.analytics.rolling import is_true, ratio
 from refresh_pipeline.analytics.talib_functions import bare
+from refresh_pipeline.analytics.ties import PRICES, above, at_least, averages_tie, prices_tie, side
 from refresh_pipeline.market.candles import Floats
 
 _maximum, _minimum, _atr, _period, _mavp = (bare(name) for name in ("MAX", "MIN", "ATR", "HT_DCPERIOD", "MAVP"))
@@ -102,8 +103,15 @@ def volume_against_average(rows: Rows) -> Sequence[Values]:
 
 def steps_of_price(rows: Rows) -> Sequence[Values]:
     """Flags against the bar before: higher high, higher low, lower high, lower low; missing at the first bar."""
-    high, low, high_before, low_before = rows["high"], rows["low"], rows.before("high"), rows.before("low")
-    flags = [high > high_before, low > low_before, high < high_before, low < low_before]
+    high, low = rows.numbers("high"), rows.numbers("low")
+    high_before, low_before = rows.before("high"), rows.before("low")
+    tie = prices_tie(rows.numbers("close"))
+    flags = [
+        above(high, high_before, tie),
+        above(low, low_before, tie),
+        above(high_before, high, tie),
+        above(low_before, low, tie),
+    ]
     return [np.where(np.isnan(high_before), np.nan, flag) for flag in flags]
 
 
@@ -113,25 +121,34 @@ def candle_shapes(rows: Rows) -> Sequence[Values]:
     Doji: the body is at most a tenth of the range. Hammer: the lower shadow is at least twice the body and the upper at
     most the body; a shooting star is its mirror image. Engulfing: against a body of the other colour, beyond both ends.
     """
-    opened, high, low, close = (rows[name] for name in ("open", "high", "low", "close"))
+    opened, high, low, close = (rows.numbers(name) for name in ("open", "high", "low", "close"))
     body, upper, lower = np.abs(close - opened), high - np.maximum(opened, close), np.minimum(opened, close) - low
     before, close_before = rows.before("open"), rows.before("close")
-    bullish = (close > opened) & (close_before < before) & (opened < close_before) & (close > before)
-    bearish = (close < opened) & (close_before > before) & (opened > close_before) & (close < before)
+    tie = prices_tie(close)
+    bullish = above(close, opened, tie) & above(before, close_before, tie)
+    bullish &= above(close_before, opened, tie) & above(close, before, tie)
+    bearish = above(opened, close, tie) & above(close_before, before, tie)
+    bearish &= above(opened, close_before, tie) & above(before, close, tie)
     engulfing = [np.where(np.isnan(before), np.nan, flag) for flag in (bullish, bearish)]
-    shapes = [body <= 0.1 * (high - low), (lower >= 2 * body) & (upper <= body), (upper >= 2 * body) & (lower <= body)]
+    shapes = [
+        at_least(0.1 * (high - low), body, tie),
+        at_least(lower, 2 * body, tie) & at_least(body, upper, tie),
+        at_least(upper, 2 * body, tie) & at_least(body, lower, tie),
+    ]
     return [*map(is_true, shapes), *engulfing]
 
 
 def trend(rows: Rows) -> Sequence[Values]:
     """Bullish where EMA 20 is above EMA 50, bearish where below, sideways where equal."""
-    return [_named(TRENDS, np.sign(rows["ema_20"] - rows["ema_50"]) + 1)]
+    tie = averages_tie(rows.numbers("close"))
+    return [_named(TRENDS, side(rows.numbers("ema_20"), rows.numbers("ema_50"), tie) + 1)]
 
 
 def regime(name: str, low: float, high: float, rows: Rows) -> Sequence[Values]:
-    """low, medium or high, by where a column lies."""
-    values = rows[name]
-    return [_named(REGIMES, np.where(np.isnan(values), np.nan, 1.0 + (values > high) - (values < low)))]
+    """low, medium or high, by where a column lies; on a bound, but for rounding, medium."""
+    values = rows.numbers(name)
+    above_low, below_high = values >= low * (1 - PRICES), values <= high * (1 + PRICES)
+    return [_named(REGIMES, np.where(np.isnan(values), np.nan, 1.0 - below_high + above_low))]
 
 
 volatility_regime = partial(regime, "volatility_rank", 0.3, 0.7)

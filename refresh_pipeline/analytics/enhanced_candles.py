@@ -22,8 +22,8 @@ from refresh_pipeline.analytics.rolling import (
     shifted,
     simple_moving_average,
     windowed_maximum,
-    without_residue,
 )
+from refresh_pipeline.analytics.ties import PRICES, above, averages_tie, prices_tie, snapped, without_ties
 from refresh_pipeline.analytics.warm_up import LAST_BIT, bars_to_forget
 
 FAST, SLOW, ACCELERATION = 5, 34, 5
@@ -53,12 +53,13 @@ def _median(bars: Bars) -> Sequence[Values]:
 
 def _awesome(bars: Bars) -> Sequence[Values]:
     median = bars["median"]
-    return [without_residue(simple_moving_average(median, FAST) - simple_moving_average(median, SLOW), median)]
+    difference = simple_moving_average(median, FAST) - simple_moving_average(median, SLOW)
+    return [without_ties(difference, averages_tie(median))]
 
 
 def _accelerator(bars: Bars) -> Sequence[Values]:
     ao = bars["ao"]
-    return [without_residue(ao - simple_moving_average(ao, ACCELERATION), bars["median"])]
+    return [without_ties(ao - simple_moving_average(ao, ACCELERATION), averages_tie(bars["median"]))]
 
 
 def _averages(bars: Bars) -> Sequence[Values]:
@@ -71,7 +72,8 @@ def _line(bars: Bars, periods: int, shift: int) -> Sequence[Values]:
 
 def _gator(bars: Bars) -> Sequence[Values]:
     upper, lower = bars["jaw"] - bars["teeth"], bars["lips"] - bars["teeth"]
-    return [without_residue(upper, bars["median"]), without_residue(lower, bars["median"])]
+    tie = averages_tie(bars["median"])
+    return [without_ties(upper, tie), without_ties(lower, tie)]
 
 
 def _facilitation(bars: Bars) -> Sequence[Values]:
@@ -81,8 +83,9 @@ def _facilitation(bars: Bars) -> Sequence[Values]:
 
 def _divergent(bars: Bars) -> Sequence[Values]:
     high, low, close, median, lips = (bars[name] for name in ("high", "low", "close", "median", "lips"))
-    buy = (lips > high) & (low < shifted(low, 1)) & (close > median)
-    sell = (lips < low) & (high > shifted(high, 1)) & (close < median)
+    tie, line_tie = prices_tie(median), averages_tie(median)
+    buy = above(lips, high, line_tie) & above(shifted(low, 1), low, tie) & above(close, median, tie)
+    sell = above(low, lips, line_tie) & above(high, shifted(high, 1), tie) & above(median, close, tie)
     return [is_true(buy), is_true(sell), np.where(buy, 1.0, -is_true(sell))]
 
 
@@ -96,12 +99,16 @@ def _zero_cross(bars: Bars) -> Sequence[Values]:
     return [up - down, up, down]
 
 
+def _rises(bars: Bars, name: str) -> NDArray[np.bool_]:
+    return rising(bars[name], averages_tie(bars["median"]))
+
+
 def _color(bars: Bars, of: str) -> Sequence[Values]:
-    return [COLORS[rising(bars[of]).astype(np.int8)]]
+    return [COLORS[_rises(bars, of).astype(np.int8)]]
 
 
 def _zone(bars: Bars) -> Sequence[Values]:
-    ao_rises, ac_rises = rising(bars["ao"]), rising(bars["ac"])
+    ao_rises, ac_rises = _rises(bars, "ao"), _rises(bars, "ac")
     green = _now_and_before(ao_rises & ac_rises)
     red = _now_and_before(~ao_rises & ~ac_rises)
     signal = green.astype(np.float64) - red
@@ -118,7 +125,7 @@ def _before(holds: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _accelerator_signals(bars: Bars) -> Sequence[Values]:
-    ac, ao_green, ac_green = bars["ac"], rising(bars["ao"]), rising(bars["ac"])
+    ac, ao_green, ac_green = bars["ac"], _rises(bars, "ao"), _rises(bars, "ac")
     ac_green_two_ago = _before(_before(ac_green))
     buy = _now_and_before(ac_green & ~ao_green) & ~((ac > 0) & ~ac_green_two_ago)
     sell = _now_and_before(~ac_green & ao_green) & ~((ac < 0) & ac_green_two_ago)
@@ -126,7 +133,7 @@ def _accelerator_signals(bars: Bars) -> Sequence[Values]:
 
 
 def _saucer(bars: Bars) -> Sequence[Values]:
-    ao, green = bars["ao"], rising(bars["ao"])
+    ao, green = bars["ao"], _rises(bars, "ao")
     before = _before(green)
     buy = (ao > 0) & green & ~before & ~_before(before)
     sell = (ao < 0) & ~green & before & _before(before)
@@ -134,14 +141,17 @@ def _saucer(bars: Bars) -> Sequence[Values]:
 
 
 def _price_peaks(bars: Bars) -> Sequence[Values]:
-    return [is_true(peaks(bars, bars["close"])), is_true(peaks(bars, -bars["close"]))]
+    close = snapped(bars["close"], bars["median"])
+    return [is_true(peaks(bars, close)), is_true(peaks(bars, -close))]
 
 
 def _ao_peaks(bars: Bars) -> Sequence[Values]:
+    # So many times the ao is a whole number of half ticks, which has digits to go by.
+    ao = snapped(bars["ao"] * (2 * FAST * SLOW), bars["median"])
     flags = []
-    for side in (bars["ao"], -bars["ao"]):
+    for side in (ao, -ao):
         above_zero = np.maximum(side, 0)
-        at_least = windowed_maximum(above_zero, HEIGHT_PERIODS) * HEIGHT_SHARE
+        at_least = windowed_maximum(above_zero, HEIGHT_PERIODS) * (HEIGHT_SHARE * (1 - PRICES))
         flags.append(is_true(peaks(bars, above_zero, at_least)))
     return flags
 
@@ -151,11 +161,15 @@ def _facilitation_codes(bars: Bars) -> Sequence[Values]:
     # A bar that moved without volume had it as easy as can be: the next one with volume has it harder.
     mfi = np.where((volume == 0) & (bars["high"] > bars["low"]), np.inf, bars["mfi"])
     mfi_before = shifted(mfi, 1)
+    tie = MFI_SCALE * np.divide(averages_tie(bars["median"]), volume, out=np.zeros(len(bars)), where=volume > 0)
+    # Two bars without volume have nothing to compare.
+    with np.errstate(invalid="ignore"):
+        rises, falls = above(mfi, mfi_before, tie), above(mfi_before, mfi, tie)
     cases = {
-        SQUAT: (volume > before) & (mfi < mfi_before),
-        FAKE: (volume < before) & (mfi > mfi_before),
-        FADE: (volume < before) & (mfi < mfi_before),
-        GREEN: (volume > before) & (mfi > mfi_before),
+        SQUAT: (volume > before) & falls,
+        FAKE: (volume < before) & rises,
+        FADE: (volume < before) & falls,
+        GREEN: (volume > before) & rises,
     }
     code = np.select([holds & (volume > 0) for holds in cases.values()], list(cases), 0)
     return [code.astype(np.float64), *(is_true(code == one) for one in (SQUAT, GREEN, FADE, FAKE)), MFI_CODES[code]]

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Bars, Values
 from refresh_pipeline.analytics.rolling import is_true, windowed_maxima
+from refresh_pipeline.analytics.ties import above, prices_tie
 from refresh_pipeline.market.candles import Floats
 
 # How many bars on either side; each is at most twice the one before, which makes a window of one out of two others.
@@ -28,16 +29,17 @@ def fractals(bars: Bars) -> Sequence[Values]:
 
 
 def _above_both_sides(values: Floats) -> dict[int, NDArray[np.bool_]]:
+    tie = prices_tie(np.abs(values))
     return {
-        degree: _stands_out(values, highest, degree) for degree, highest in windowed_maxima(values, DEGREES).items()
+        degree: _stands_out(values, highest, tie, degree)
+        for degree, highest in windowed_maxima(values, DEGREES).items()
     }
 
 
-def _stands_out(values: Floats, highest: Floats, degree: int) -> NDArray[np.bool_]:
+def _stands_out(values: Floats, highest: Floats, tie: Floats, degree: int) -> NDArray[np.bool_]:
     flags = np.zeros(len(values), dtype=bool)
     middle = values[degree : len(values) - degree]
     if len(middle):
-        flags[degree : len(values) - degree] = (middle > highest[degree - 1 : -degree - 1]) & (
-            middle > highest[2 * degree :]
-        )
+        highest_beside = np.maximum(highest[degree - 1 : -degree - 1], highest[2 * degree :])
+        flags[degree : len(values) - degree] = above(middle, highest_beside, tie[degree : len(values) - degree])
     return flags

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from refresh_pipeline.analytics.bars import Bars, Values
 from refresh_pipeline.analytics.cumulative import LAST_CLOSE, previous
 from refresh_pipeline.analytics.rolling import shifted, windowed_maximum
+from refresh_pipeline.analytics.ties import PRICES, above, at_least, prices_tie
 from refresh_pipeline.market.candles import Floats
 
 # A swing is a high above those of so many bars before it and not below one of as many after, known at the close of the
@@ -53,7 +54,8 @@ def swing_rows(bars: Bars, values: Floats) -> NDArray[np.int64]:
     highest = windowed_maximum(values, SWING)
     later = np.append(highest[SWING:], np.full(min(SWING, len(values)), np.nan))
     inside = (bars.position >= SWING) & (bars.remaining >= SWING)
-    return np.flatnonzero(inside & (values > shifted(highest, 1)) & (values >= later))
+    tie = prices_tie(np.abs(values))
+    return np.flatnonzero(inside & above(values, shifted(highest, 1), tie) & at_least(values, later, tie))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def _groups(prices: Floats) -> NDArray[np.int64]:
     group = np.zeros(prices.shape, dtype=np.int64)
     lowest = prices[:, 0].copy()
     for column in range(1, prices.shape[1]):
-        opens = prices[:, column] > lowest * (1 + SAME_LEVEL)
+        opens = prices[:, column] > lowest * (1 + SAME_LEVEL + PRICES)
         lowest = np.where(opens, prices[:, column], lowest)
         group[:, column] = group[:, column - 1] + opens
     return group
@@ -126,7 +128,7 @@ def zones(bars: Bars) -> Sequence[Values]:
     """
     before = previous(bars, "close", LAST_CLOSE)
     change = (bars["close"] - before) / before
-    moved = np.abs(np.nan_to_num(change)) > ZONE_MOVE
+    moved = np.abs(np.nan_to_num(change)) > ZONE_MOVE + PRICES
     moved[moved] = _is_busy(bars, np.flatnonzero(moved))
     values = [bars["high"], bars["low"], bars["volume"], np.abs(change) * 100]
     columns: list[Values] = []

@@ -5,12 +5,14 @@ plateau), high enough, not within 12 bars of a higher one that is a peak (of equ
 wide at half its prominence, which is measured among the REACH bars on both sides. Two bounds more make the answer
 depend on no more than that: a plateau is at most LONGEST_PLATEAU bars, and who gives way to whom is decided in ROUNDS
 rounds, highest first; what is undecided then is no peak. A peak is said REACH bars later and never taken back.
+Equal values have to be equal to the last bit: ties.snapped makes them so.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Bars
+from refresh_pipeline.analytics.ties import PRICES
 from refresh_pipeline.market.candles import Floats
 
 DISTANCE, WIDTH = 13, 8
@@ -40,9 +42,9 @@ def peaks(bars: Bars, values: Floats, at_least: Floats | None = None) -> NDArray
     rows = rows[_far_from_higher(rows, series_no, values[rows])]
     surrounded = (bars.position[rows] >= REACH) & (bars.remaining[rows] >= REACH)
     rows = rows[surrounded]
-    found = np.zeros(len(values), dtype=bool)
-    found[rows[_widths(values, rows) >= WIDTH]] = True
-    return found
+    flags = np.zeros(len(values), dtype=bool)
+    flags[rows[_widths(values, rows) >= WIDTH * (1 - PRICES)]] = True
+    return flags
 
 
 def local_maxima(bars: Bars, values: Floats) -> NDArray[np.int64]:
@@ -96,8 +98,9 @@ def _widths_of(values: Floats, rows: NDArray[np.int64]) -> Floats:
     distances = np.arange(REACH + 1)
     sides = [values[rows[:, None] + distances * direction] for direction in (-1, 1)]
     floor = np.maximum(*(_lowest_before_higher(side, height) for side in sides))
-    line = height - (height - floor) / 2
-    return _reach_above(sides[0], line) + _reach_above(sides[1], line)
+    prominence = height - floor
+    line, tie = height - prominence / 2, PRICES * prominence
+    return _reach_above(sides[0], line, tie) + _reach_above(sides[1], line, tie)
 
 
 def _lowest_before_higher(side: NDArray[np.float64], height: Floats) -> Floats:
@@ -106,9 +109,9 @@ def _lowest_before_higher(side: NDArray[np.float64], height: Floats) -> Floats:
     return np.where(below, side, np.inf).min(axis=1)
 
 
-def _reach_above(side: NDArray[np.float64], line: Floats) -> Floats:
+def _reach_above(side: NDArray[np.float64], line: Floats, tie: Floats) -> Floats:
     """How many bars from each peak the values cross its line, between bars by proportion."""
     row = np.arange(len(side))
-    bars = np.argmax(side <= line[:, None], axis=1)
+    bars = np.argmax(side <= (line + tie)[:, None], axis=1)
     outside, inside = side[row, bars], side[row, bars - 1]
     return bars - (line - outside) / (inside - outside)

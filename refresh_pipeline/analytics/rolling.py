@@ -8,7 +8,9 @@ bit: sums are added in a fixed order, never carried along.
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from refresh_pipeline.analytics.ties import above
 from refresh_pipeline.market.candles import Floats
 
 # Rows per pass where one result needs many passes: few enough for the cache of one core.
@@ -104,25 +106,13 @@ def _deviation_of_block(values: Floats, periods: int) -> Floats:
     return np.sqrt(squares / periods)
 
 
-def rising(values: Floats) -> np.ndarray:
-    """Whether each value is above the one before; False where equal or where one of the two is missing.
+def rising(values: Floats, tie: Floats) -> NDArray[np.bool_]:
+    """Whether each value is above the one before by more than a tie; False where one of the two is missing.
 
-    >>> rising(np.array([np.nan, 1.0, 2.0, 2.0]))
+    >>> rising(np.array([np.nan, 1.0, 2.0, 2.0]), tie=np.full(4, 1e-13))
     array([False, False,  True, False])
     """
-    return values > shifted(values, 1)
-
-
-def without_residue(differences: Floats, scale: Floats) -> Floats:
-    """Differences of prices, 0 where a difference is only rounding; `scale` is the price at each row.
-
-    On a flat market two averages meet. The rest between them depends on the start of the history, not on the market,
-    and would change colours and crosses.
-
-    >>> without_residue(np.array([1e-3, 2e-16, np.nan]), scale=np.array([1.0, 1.0, 1.0]))
-    array([0.001, 0.   ,   nan])
-    """
-    return np.where(np.abs(differences) < RESIDUE * scale, 0.0, differences)
+    return above(values, shifted(values, 1), tie)
 
 
 def windowed_maxima(values: Floats, widths: Sequence[int]) -> dict[int, Floats]:

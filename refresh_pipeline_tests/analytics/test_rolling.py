@@ -8,7 +8,6 @@ from refresh_pipeline.analytics.rolling import (
     simple_moving_average,
     standard_deviation,
     windowed_sum,
-    without_residue,
 )
 
 RANDOM = np.random.default_rng(7)
@@ -60,10 +59,4 @@ def test_a_shift_beyond_the_series_leaves_nothing():
 
 
 def test_nothing_rises_from_or_into_a_missing_value():
-    assert list(rising(np.array([1.0, np.nan, 2.0, 3.0]))) == [False, False, False, True]
-
-
-def test_a_tick_of_the_dearest_market_is_no_residue():
-    price = np.array([1e5])
-    tick_in_the_longest_window = np.array([0.01 / 170])
-    assert without_residue(tick_in_the_longest_window, price) == tick_in_the_longest_window
+    assert list(rising(np.array([1.0, np.nan, 2.0, 3.0]), np.full(4, 1e-13))) == [False, False, False, True]
