@@ -173,6 +173,12 @@ class World:
         with duckdb.connect(self._database) as connection:
             connection.execute(statement, values)
 
+    def lose_candles(self, condition: str, *values: object) -> None:
+        """Let stored candles never have been there; what is derived from them is derived again."""
+        name = self.market.name
+        self.change(f"delete from {name}.raw_candles where {condition}", *values)
+        self.change(f"delete from {name}.stored_ranges")
+
     def tables(self) -> dict[str, list[tuple]]:
         """Every row of every table, in a fixed order."""
         names = self.query("select schema_name, table_name from duckdb_tables() order by all")

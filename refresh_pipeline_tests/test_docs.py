@@ -84,7 +84,7 @@ def database(market: Market, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, now = tmp_path_factory.mktemp("documented"), datetime.now(UTC)
     warehouse = Warehouse(database=str(folder / "refresh.duckdb"))
     warehouse.prepare(market)
-    warehouse.write_expected_bars(market, now)
+    warehouse.write_gaps(market, now)
     requests = fetch.requests_for(market, warehouse.series_stats(market, market.series), now)
     done = fetch.fetch_candles(warehouse, market, open_source(market, folder), requests, now)
     warehouse.record(market, Table.raw_candles, done, "run", now)

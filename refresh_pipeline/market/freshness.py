@@ -2,18 +2,21 @@
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.market.calendars.base import Calendar
-from refresh_pipeline.market.candles import Floats, Times, instant
+from refresh_pipeline.market.candles import TIME_UNIT, Floats, Times, instant
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 
 # A refresh is due at each close of the shortest timeframe and takes its time: one tick late is not stale yet.
 TICKS_OF_GRACE = 2
+# For so long a source is believed that has no candles of a series while it has those of others.
+QUIET_AT_MOST = np.timedelta64(1, "h")
 
 
 def allowed_delay(timeframes: Iterable[Timeframe]) -> timedelta:
@@ -29,6 +32,59 @@ def latest_due(market: Market, now: datetime) -> dict[Series, np.datetime64]:
         for newest in [calendar.last_closed(timeframe, instant(now - allowed_delay(market.timeframes)))]
         for series in members
     }
+
+
+class Standing(Protocol):
+    """What is known of a series: its newest candle, and when its source last answered; None where there is neither."""
+
+    @property
+    def series(self) -> Series:
+        """The series."""
+        ...
+
+    @property
+    def last_open_time(self) -> np.datetime64 | None:
+        """Opening time of its newest candle."""
+        ...
+
+    @property
+    def answered_at(self) -> np.datetime64 | None:
+        """When its source was last asked for it and answered."""
+        ...
+
+
+AnyStanding = TypeVar("AnyStanding", bound=Standing)
+
+
+def behind(market: Market, reports: Iterable[AnyStanding], now: datetime) -> list[AnyStanding]:
+    """The series that lack the newest candle that is due at `now`.
+
+    An instrument that trades rarely has no candle in quiet minutes. A series is not behind for an hour after the first
+    candle it lacks closed, where its source was asked since the newest one closed and gave that candle to another
+    series of the same timeframe. A source that has nothing for any series is behind at once.
+
+    Raises:
+        CalendarEnds: the market's calendar does not reach to `now`.
+    """
+    due = latest_due(market, now)
+    reports = [report for report in reports if report.series in due]
+    late = [each for each in reports if each.last_open_time is None or each.last_open_time < due[each.series]]
+    current = {each.series for each in reports} - {each.series for each in late}
+    alive = {series.timeframe for series in current}
+    return [
+        each
+        for each in late
+        if each.series.timeframe not in alive or not _is_quiet(market, each, due[each.series], instant(now))
+    ]
+
+
+def _is_quiet(market: Market, report: Standing, due: np.datetime64, now: np.datetime64) -> bool:
+    """Whether the source was asked for the candle that is due, and the first one that lacks closed lately."""
+    if report.last_open_time is None or report.answered_at is None:
+        return False
+    calendar, timeframe = market.calendar_of(report.series.instrument), report.series.timeframe
+    last, closed = calendar.closes(timeframe, np.array([report.last_open_time, due], dtype=TIME_UNIT))
+    return report.answered_at >= closed and now - calendar.next_close(timeframe, last) < QUIET_AT_MOST
 
 
 def completeness(

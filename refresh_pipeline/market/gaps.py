@@ -1,7 +1,12 @@
-"""Gaps: ranges of expected candles that are missing, and the time at which a source is asked for them again."""
+"""Gaps: expected candles that are not stored. How they are derived, and when a source is asked for them again.
+
+Of each series the stored ranges are known: stretches in which every bar that the calendar expects is stored. A gap is
+what lies between two of them. Bars are counted by the calendar and not listed, so the cost goes by the number of
+ranges and not by the number of candles.
+"""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from itertools import pairwise
@@ -9,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from refresh_pipeline.market.calendars.base import Calendar
+from refresh_pipeline.market.calendars.base import CLOSED_AT_MOST, Calendar, length_of
 from refresh_pipeline.market.candles import TIME_UNIT, Times
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
@@ -18,6 +23,7 @@ from refresh_pipeline.market.timeframe import Timeframe
 # A source that has nothing may just have had a bad moment: only the second answer, this much later, is believed.
 FIRST_WAIT = timedelta(hours=1)
 LONGEST_WAIT = timedelta(days=7)
+MICROSECOND = np.timedelta64(1, "us")
 
 
 class Place(StrEnum):
@@ -84,6 +90,167 @@ class Coverage:
         return self.stored / self.expected if self.expected else 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class StoredRanges:
+    """Stretches of many series in which every expected candle is stored; series by series, in order of time.
+
+    `first` and `last` are opening times of bars on the calendar's grid; `series_no` counts series in a batch.
+    """
+
+    series_no: NDArray[np.int32]
+    first: Times
+    last: Times
+
+    @classmethod
+    def none(cls) -> "StoredRanges":
+        """No ranges."""
+        nothing = np.array([], dtype=TIME_UNIT)
+        return cls(np.array([], dtype=np.int32), nothing, nothing)
+
+    @classmethod
+    def concatenated(cls, parts: Iterable["StoredRanges"]) -> "StoredRanges":
+        """The ranges of all parts behind one another."""
+        every = [cls.none(), *parts]
+        return cls(*(np.concatenate([getattr(part, name) for part in every]) for name in cls.__slots__))
+
+    def where(self, chosen: NDArray[np.bool_]) -> "StoredRanges":
+        """The chosen ranges."""
+        return StoredRanges(self.series_no[chosen], self.first[chosen], self.last[chosen])
+
+    def __len__(self) -> int:
+        return len(self.series_no)
+
+
+@dataclass(frozen=True, slots=True)
+class MissingRanges:
+    """The gaps of many series as arrays; with them, per series, how many candles are expected and stored."""
+
+    series_no: NDArray[np.int32]
+    first: Times
+    last: Times
+    candles: NDArray[np.int64]
+    expected: NDArray[np.int64]
+    stored: NDArray[np.int64]
+
+    def renumbered(self, numbers: NDArray[np.int32]) -> "MissingRanges":
+        """The same gaps with the numbers that their series have in another batch."""
+        return replace(self, series_no=numbers[self.series_no])
+
+
+def on_grid(calendar: Calendar, timeframe: Timeframe, open_times: Times) -> NDArray[np.bool_]:
+    """Whether the calendar expects a bar at each time; False where the calendar has ended."""
+    expected = np.ones(len(open_times), dtype=bool)
+    if calendar.last_known is not None:
+        expected = open_times < calendar.last_known
+    expected[expected] = calendar.has_bar(timeframe, open_times[expected])
+    return expected
+
+
+def merged(calendar: Calendar, timeframe: Timeframe, ranges: StoredRanges) -> StoredRanges:
+    """The same ranges in order, joined where they overlap or no bar is expected between them.
+
+    >>> from refresh_pipeline.market.calendars.fx import FxCalendar
+    >>> friday, sunday = np.datetime64("2024-06-07T20", "us"), np.datetime64("2024-06-09T21", "us")
+    >>> times = np.array([sunday, friday])
+    >>> found = merged(FxCalendar(), Timeframe.H1, StoredRanges(np.array([0, 0], dtype=np.int32), times, times))
+    >>> [(str(a)[5:13], str(b)[5:13]) for a, b in zip(found.first, found.last)]
+    [('06-07T20', '06-09T21')]
+    """
+    if not len(ranges):
+        return ranges
+    order = np.lexsort((ranges.first, ranges.series_no))
+    series_no, first, last = ranges.series_no[order], ranges.first[order], ranges.last[order]
+    begin, end = calendar.bar_index(timeframe, first), calendar.bar_index(timeframe, last)
+    # Each series gets numbers of its own, so that one running maximum serves all of them.
+    shift = series_no.astype(np.int64) * (end.max() - begin.min() + 3)
+    reach = np.maximum.accumulate(end + shift)
+    starts = np.flatnonzero(np.append(True, (begin + shift)[1:] > reach[:-1] + 1))
+    return StoredRanges(series_no[starts], first[starts], np.maximum.reduceat(last, starts))
+
+
+def missing_ranges(
+    calendar: Calendar, timeframe: Timeframe, ranges: StoredRanges, since: Times, end: np.datetime64
+) -> MissingRanges:
+    """What is missing of many series of one timeframe among the bars from each one's `since` to `end` (excluded).
+
+    Args:
+        calendar: of all the series.
+        timeframe: of all the series.
+        ranges: what is stored, merged.
+        since: per series, from when on candles are expected.
+        end: before which instant they open.
+
+    Raises:
+        CalendarEnds: the calendar does not reach as far.
+    """
+    low, high = calendar.bar_index(timeframe, since), int(calendar.bar_index(timeframe, np.array([end]))[0]) - 1
+    begins = np.maximum(calendar.bar_index(timeframe, ranges.first), low[ranges.series_no])
+    ends = np.minimum(calendar.bar_index(timeframe, ranges.last), high)
+    within = begins <= ends
+    kept, begins, ends = ranges.where(within), begins[within], ends[within]
+    # Two edges beyond the ranges of each series: what is expected opens after the one and before the other.
+    outer, never = np.arange(len(since), dtype=np.int32), np.full(len(since), np.datetime64("NaT"), dtype=TIME_UNIT)
+    numbers = np.concatenate([kept.series_no, outer])
+    after, before = np.concatenate([ends, low - 1]), np.concatenate([begins, np.full(len(since), high + 1)])
+    left, right = np.lexsort((after, numbers)), np.lexsort((before, numbers))
+    opens, closes = after[left] + 1, before[right] - 1
+    lacking = opens <= closes
+    left, right, opens, closes = left[lacking], right[lacking], opens[lacking], closes[lacking]
+    bars = _Bars(calendar, timeframe, since[numbers[left]], end)
+    return MissingRanges(
+        numbers[left],
+        bars.after(np.concatenate([kept.last, never])[left], opens),
+        bars.before(np.concatenate([kept.first, never])[right], closes),
+        closes - opens + 1,
+        np.maximum(high - low + 1, 0),
+        np.bincount(kept.series_no, weights=ends - begins + 1, minlength=len(since)).astype(np.int64),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Bars:
+    """Opening times of bars whose indices are known, within a span for each."""
+
+    calendar: Calendar
+    timeframe: Timeframe
+    since: Times
+    end: np.datetime64
+
+    def after(self, stored: Times, index: NDArray[np.int64]) -> Times:
+        """The bars that follow the stored ones; where there is none (NaT) the first ones of the span."""
+        first = np.isnat(stored)
+        guess = np.where(first, self.since, self.calendar.closes(self.timeframe, np.where(first, self.since, stored)))
+        for row in self._misses(guess, index):
+            reach = self._reach()
+            while not len(bars := self._between(guess[row], min(guess[row] + reach, self.end))):
+                reach *= 4
+            guess[row] = bars[0]
+        return guess
+
+    def before(self, stored: Times, index: NDArray[np.int64]) -> Times:
+        """The bars that precede the stored ones; where there is none (NaT) the last ones of the span."""
+        end = np.where(np.isnat(stored), self.end, stored)
+        guess = self.calendar.floor(self.timeframe, end - MICROSECOND)
+        for row in self._misses(guess, index):
+            reach = self._reach()
+            while not len(bars := self._between(max(end[row] - reach, self.since[row]), end[row])):
+                reach *= 4
+            guess[row] = bars[-1]
+        return guess
+
+    def _misses(self, guess: Times, index: NDArray[np.int64]) -> list[int]:
+        """The guesses that are not the bar with that index: those next to hours in which the market is closed."""
+        hits = self.calendar.has_bar(self.timeframe, guess)
+        hits &= self.calendar.bar_index(self.timeframe, guess) == index
+        return np.flatnonzero(~hits).tolist()
+
+    def _between(self, since: np.datetime64, end: np.datetime64) -> Times:
+        return self.calendar.open_times(self.timeframe, since, end)
+
+    def _reach(self) -> np.timedelta64:
+        return length_of(self.timeframe) * 3 + CLOSED_AT_MOST
+
+
 # How many candles one tick of the repair asks for, and how far one request may reach to take in several gaps.
 CANDLES_A_TICK = 50_000
 CANDLES_A_REQUEST = 5_000
@@ -133,24 +300,6 @@ class Stretch:
     since: np.datetime64
     until: np.datetime64
     expected: int
-
-
-def stretches(calendar: Calendar, timeframe: Timeframe, since: Times, until: Times) -> list[Stretch]:
-    """Of the stretches from `since[i]` to `until[i]` (excluded), in order, those in which the calendar expects candles.
-
-    >>> from refresh_pipeline.market.calendars.fx import FxCalendar
-    >>> since = np.array(["2024-06-07T21", "2024-06-10T09"], dtype=TIME_UNIT)
-    >>> until = np.array(["2024-06-09T21", "2024-06-10T12"], dtype=TIME_UNIT)
-    >>> [(str(each.since), each.expected) for each in stretches(FxCalendar(), Timeframe.H1, since, until)]
-    [('2024-06-10T09:00:00.000000', 3)]
-    """
-    if not len(since):
-        return []
-    # Counting from both ends to one instant beyond, as a calendar counts from many instants to a single one.
-    beyond = until.max()
-    expected = calendar.count(timeframe, since, beyond) - calendar.count(timeframe, until, beyond)
-    kept = np.flatnonzero(expected > 0)
-    return [Stretch(since[number], until[number], int(expected[number])) for number in kept]
 
 
 def at_most(ranges: Sequence[Stretch], most: int = MOST_STRETCHES) -> list[Stretch]:

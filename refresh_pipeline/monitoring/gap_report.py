@@ -1,7 +1,7 @@
 """What `refresh gaps` shows: of each series how many candles are expected and stored, and every missing stretch."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -12,33 +12,41 @@ from refresh_pipeline.market.gaps import Coverage, Gap
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.settings import Settings
-from refresh_pipeline.warehouse import gaps, schema
-from refresh_pipeline.warehouse.computations import computations
-from refresh_pipeline.warehouse.connection import connect, transaction
+from refresh_pipeline.warehouse import gaps
+from refresh_pipeline.warehouse.connection import connect
 
 
 def gap_rows(settings: Settings, markets: Sequence[Market], now: datetime) -> list[dict[str, Any]]:
-    """Every series of the markets in the order of importance; a market whose calendar has ended is left out."""
+    """Every series of the markets in the order of importance. Writes nothing.
+
+    Where a market's calendar has ended, the counts are None and `error` says so.
+    """
     rows: list[dict[str, Any]] = []
-    for market in markets:
-        with suppress(CalendarEnds), _looking(settings, market, now) as connection:
-            found = gaps.gaps(connection, market, now)
-            rows += _rows(market, gaps.coverage(connection, market, now), found)
+    with _looking(settings) as connection:
+        for market in markets:
+            try:
+                found, coverage = gaps.gaps_and_coverage(connection, market, now)
+                rows += _rows(market, coverage, found)
+            except CalendarEnds as error:
+                rows += [_unknown(market, series, str(error)) for series in market.series]
     return rows
 
 
 @contextmanager
-def _looking(settings: Settings, market: Market, now: datetime) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The warehouse, with what is expected brought up to `now`; an empty one in memory where there is none yet."""
-    database = str(settings.database) if settings.database.exists() else ":memory:"
-    with connect(database) as connection:
-        with transaction(connection):
-            schema.ensure(connection, market.name, tuple(computations(market).values()), market.two_sided)
-            gaps.write_expected_bars(connection, market, now)
-        yield connection
+def _looking(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The warehouse as it is; an empty one in memory before the first refresh."""
+    if settings.database.exists():
+        with connect(str(settings.database), read_only=True) as connection:
+            yield connection
+    else:
+        with duckdb.connect(":memory:") as connection:
+            yield connection
 
 
 def _rows(market: Market, coverage: Mapping[Series, Coverage], found: Sequence[Gap]) -> Iterator[dict[str, Any]]:
+    by_series: dict[Series, list[dict[str, Any]]] = {}
+    for gap in found:
+        by_series.setdefault(gap.series, []).append(_gap(gap))
     for series in market.series:
         counts = coverage.get(series, Coverage(series, 0, 0))
         yield {
@@ -48,8 +56,21 @@ def _rows(market: Market, coverage: Mapping[Series, Coverage], found: Sequence[G
             "expected_count": counts.expected,
             "stored_count": counts.stored,
             "completeness": round(counts.completeness, 6),
-            "gaps": [_gap(gap) for gap in found if gap.series == series],
+            "gaps": by_series.get(series, []),
         }
+
+
+def _unknown(market: Market, series: Series, error: str) -> dict[str, Any]:
+    return {
+        "market": market.name,
+        "instrument": series.instrument,
+        "timeframe": series.timeframe.value,
+        "expected_count": None,
+        "stored_count": None,
+        "completeness": None,
+        "gaps": [],
+        "error": error,
+    }
 
 
 def _gap(gap: Gap) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from refresh_pipeline.market.calendars.base import CalendarEnds
 from refresh_pipeline.market.candles import instant
-from refresh_pipeline.market.freshness import latest_due
+from refresh_pipeline.market.freshness import behind
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.polling import base_interval
 from refresh_pipeline.monitoring.notification_policy import MACHINE, Period, Problem, shortened
@@ -109,7 +109,7 @@ def series_problems(market: Market, reports: Sequence[SeriesReport], now: dateti
 def stale(market: Market, attempted: Sequence[SeriesReport], now: datetime) -> list[Problem]:
     """The series whose newest candle has been overdue for longer than a refresh takes; the market if all are."""
     slack = LATENESS + base_interval(market) * max(market.off_peak - 1, 0)
-    late = _behind(market, attempted, now - slack)
+    late = behind(market, attempted, now - slack)
     if late and len(late) == len(attempted) > 1:
         newest = max((report.last_open_time for report in late if report.last_open_time is not None), default=None)
         text = f"none of its {len(attempted)} series is current; the newest candle is {_minute(newest)}"
@@ -123,11 +123,6 @@ def stale(market: Market, attempted: Sequence[SeriesReport], now: datetime) -> l
         )
         for report in late
     ]
-
-
-def _behind(market: Market, reports: Sequence[SeriesReport], now: datetime) -> list[SeriesReport]:
-    expected = latest_due(market, now)
-    return [r for r in reports if r.last_open_time is None or r.last_open_time < expected[r.series]]
 
 
 def _minute(time: object) -> str:
@@ -185,7 +180,7 @@ def _market_report(market: Market, warehouse: Warehouse, since: datetime, now: d
     errors = sum(_failure(report) is not None for report in reports)
     yield f"{market.name}:"
     try:
-        current = str(len(market.series) - len(_behind(market, reports, now))) if reports else "0"
+        current = str(len(market.series) - len(behind(market, reports, now))) if reports else "0"
         gaps = warehouse.gaps(market, now)
         missing = f"{len(gaps)} ({sum(gap.candles for gap in gaps):,} candles)"
     except CalendarEnds:

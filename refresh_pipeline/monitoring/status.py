@@ -9,11 +9,13 @@ import numpy as np
 
 from refresh_pipeline.market.calendars.base import Calendar, CalendarEnds
 from refresh_pipeline.market.candles import TIME_UNIT, instant, iso_utc
-from refresh_pipeline.market.freshness import bars_behind, completeness, data_age
+from refresh_pipeline.market.freshness import bars_behind, data_age
+from refresh_pipeline.market.gaps import Coverage
 from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.settings import Settings
-from refresh_pipeline.warehouse import queries
+from refresh_pipeline.warehouse import gaps, queries
 from refresh_pipeline.warehouse.connection import connect
 from refresh_pipeline.warehouse.queries import SeriesReport
 
@@ -22,8 +24,9 @@ def status_rows(settings: Settings, markets: Sequence[Market], now: datetime) ->
     """Every series of the markets as it stands at `now`, in the order of importance; times as ISO 8601 in UTC."""
     rows: list[dict[str, Any]] = []
     for market in markets:
-        for report in _reports(settings, market):
-            rows.append(_status_row(market, report))
+        reports, coverage = _reports(settings, market, now)
+        for report in reports:
+            rows.append(_status_row(market, report, coverage.get(report.series)))
         _add_standing(market, rows[-len(market.series) :], now)
     return rows
 
@@ -34,15 +37,19 @@ def calendar_warnings(markets: Sequence[Market], now: datetime) -> list[str]:
     return [f"{name}: {warning}" for name, warning in warnings.items() if warning]
 
 
-def _reports(settings: Settings, market: Market) -> list[SeriesReport]:
+def _reports(settings: Settings, market: Market, now: datetime) -> tuple[list[SeriesReport], dict[Series, Coverage]]:
     if settings.database.exists():
         with connect(str(settings.database), read_only=True) as connection:
             if queries.has_tables(connection, market.name):
-                return queries.series_report(connection, market.name, market.series)
-    return [SeriesReport(series, 0, None, None, None, None, None) for series in market.series]
+                reports = queries.series_report(connection, market.name, market.series)
+                # Of a calendar that has ended the reader is told by a line of its own.
+                with suppress(CalendarEnds):
+                    return reports, gaps.coverage(connection, market, now)
+                return reports, {}
+    return [SeriesReport(series, 0, None, None, None, None, None) for series in market.series], {}
 
 
-def _status_row(market: Market, report: SeriesReport) -> dict[str, Any]:
+def _status_row(market: Market, report: SeriesReport, coverage: Coverage | None) -> dict[str, Any]:
     return {
         "market": market.name,
         "instrument": report.series.instrument,
@@ -53,7 +60,7 @@ def _status_row(market: Market, report: SeriesReport) -> dict[str, Any]:
         "age_seconds": None,
         "first_candle": _iso(report.first_open_time),
         "candle_count": report.candle_count,
-        "completeness": None,
+        "completeness": None if coverage is None else round(coverage.completeness, 6),
         "outcome": report.outcome,
         "reason": report.reason,
         "attempted_at": _iso(report.attempted_at),
@@ -76,10 +83,8 @@ def _add_standing(market: Market, rows: Sequence[dict[str, Any]], now: datetime)
 
 
 def _add_measures(calendar: Calendar, timeframe: Timeframe, rows: Sequence[dict[str, Any]], now: datetime) -> None:
-    firsts, lasts = (_times([row[name] for row in rows]) for name in ("first_candle", "newest_candle"))
-    counts = np.array([row["candle_count"] for row in rows])
+    lasts = _times([row["newest_candle"] for row in rows])
     measures = {
-        "completeness": completeness(calendar, timeframe, firsts, counts, now).round(6),
         "age_seconds": data_age(calendar, timeframe, lasts, now),
         "bars_behind": bars_behind(calendar, timeframe, lasts, now),
     }

@@ -28,9 +28,7 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
     @asset(Table.raw_candles, market)
     def raw_candles(context: Context, warehouse: WarehouseParam, venues: Venues, run_options: Options) -> Result:
         now, batch, source = run_options.now_instant, series_of(context, run_options), venues.open(market)
-        with warehouse.session():
-            warehouse.prepare(market)
-            warehouse.write_expected_bars(market, now)
+        warehouse.prepare(market)
         work = backfill.backfill if run_options.missing_only else partial(fetch.refresh_candles, gaps=run_options.gaps)
         since, until = run_options.since_instant, run_options.until_instant
         attempts = work(warehouse, market, source, batch, now, since=since, until=until)

@@ -10,7 +10,8 @@ from refresh_pipeline.instance.orphaned_runs import claim
 from refresh_pipeline.instance.wide_run import describe_partitions, materialize_only
 from refresh_pipeline.market.calendars.base import Calendar
 from refresh_pipeline.market.candles import TIME_UNIT
-from refresh_pipeline.market.freshness import completeness, data_age
+from refresh_pipeline.market.freshness import data_age
+from refresh_pipeline.market.gaps import Coverage
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
@@ -62,12 +63,13 @@ def materialized(
     with warehouse.session():
         warehouse.record(market, asset, attempts, context.run.run_id, now)
         stats = warehouse.series_stats(market, succeeded)
+        coverage = warehouse.coverage(market, succeeded, now)
     context.log.info("%s: %s", asset, summary(attempts))
     for line in failures(failed):
         context.log.warning("%s: %s", asset, line)
     if attempts and len(failed) == len(attempts):
         raise _failure(asset, failed)
-    describe_partitions(context, _metadata(market, attempts, stats, now))
+    describe_partitions(context, _metadata(market, attempts, stats, coverage, now))
     materialize_only(context, [series.key for series in succeeded])
     return dg.MaterializeResult()
 
@@ -85,7 +87,11 @@ def summary(attempts: Mapping[Series, Attempt]) -> str:
 
 
 def _metadata(
-    market: Market, attempts: Mapping[Series, Attempt], stats: Mapping[Series, SeriesStats], now: datetime
+    market: Market,
+    attempts: Mapping[Series, Attempt],
+    stats: Mapping[Series, SeriesStats],
+    coverage: Mapping[Series, Coverage],
+    now: datetime,
 ) -> dict[str, dict[str, object]]:
     """The metadata of each partition's materialization, by partition key."""
     entries = {series: _basics(market, attempts[series], stats[series]) for series in stats}
@@ -93,6 +99,8 @@ def _metadata(
         standing = _standing(calendar, timeframe, [stats[series] for series in stored], now)
         for series, measures in zip(stored, standing, strict=True):
             entries[series] |= measures
+    for series in coverage.keys() & entries.keys():
+        entries[series]["completeness"] = round(coverage[series].completeness, 6)
     return {series.key: entry for series, entry in entries.items()}
 
 
@@ -113,17 +121,14 @@ def _standing(
 ) -> list[dict[str, object]]:
     firsts = np.array([each.first_open_time for each in stats], dtype=TIME_UNIT)
     lasts = np.array([each.last_open_time for each in stats], dtype=TIME_UNIT)
-    counts = np.array([each.candle_count for each in stats])
-    shares = completeness(calendar, timeframe, firsts, counts, now)
     ages = data_age(calendar, timeframe, lasts, now)
     return [
         {
             "first_open_time": _timestamp(first),
             "last_open_time": _timestamp(last),
-            "completeness": round(share, 6),
             "data_age_seconds": round(age, 3),
         }
-        for first, last, share, age in zip(firsts, lasts, shares.tolist(), ages.tolist(), strict=True)
+        for first, last, age in zip(firsts, lasts, ages.tolist(), strict=True)
     ]
 
 

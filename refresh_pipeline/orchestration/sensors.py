@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import numpy as np
 
-from refresh_pipeline.market.freshness import latest_due
+from refresh_pipeline.market.freshness import behind
 from refresh_pipeline.market.gaps import Gap, Place, due, planned
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
@@ -110,13 +110,8 @@ def overdue(market: Market, standing: Sequence[SeriesReport], now: datetime) -> 
     The longer its next candle has been due, the longer the wait: a venue that is late is asked soon, and a series that
     ended long ago once an hour.
     """
-    expected = latest_due(market, now)
-    return {
-        each.series: _again(market, each)
-        for each in standing
-        if each.attempted_at is not None
-        and (each.last_open_time is None or each.last_open_time < expected[each.series])
-    }
+    late = behind(market, standing, now)
+    return {each.series: _again(market, each) for each in late if each.attempted_at is not None}
 
 
 def _again(market: Market, report: SeriesReport) -> datetime:

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from refresh_pipeline.market.candles import TIME_UNIT, Times, instant
-from refresh_pipeline.market.gaps import Stretch, at_most, closed_end, stretches
+from refresh_pipeline.market.candles import TIME_UNIT, instant
+from refresh_pipeline.market.gaps import Stretch, at_most
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.pipeline.fetch import bar_start, fetch_candles
@@ -45,29 +45,13 @@ def missing(
     """
     end = min(instant(until), instant(now)) if until else instant(now)
     starts = {series: _start(market, series, now, since) for series in batch}
-    found = warehouse.empty_between(market, starts, end)
-    return {
-        series: _lacking(market, series, (starts[series], min(end, _closed(market, series, now))), *found[series])
-        for series in batch
-    }
-
-
-def _closed(market: Market, series: Series, now: datetime) -> np.datetime64:
-    return closed_end(market.calendar_of(series.instrument), series.timeframe, instant(now))
+    gaps = warehouse.missing_between(market, starts, end, now)
+    return {series: at_most(stretches) for series, stretches in gaps.items()}
 
 
 def _start(market: Market, series: Series, now: datetime, since: datetime | None) -> np.datetime64:
     wanted = instant(since) if since else instant(now - market.history[series.timeframe])
     return bar_start(market, series, wanted)
-
-
-def _lacking(
-    market: Market, series: Series, span: tuple[np.datetime64, np.datetime64], after: Times, before: Times
-) -> list[Stretch]:
-    timeframe, calendar, (since, end) = series.timeframe, market.calendar_of(series.instrument), span
-    starts = np.where(np.isnat(after), since, calendar.closes(timeframe, np.where(np.isnat(after), since, after)))
-    ends = np.minimum(np.where(np.isnat(before), end, before), end)
-    return at_most(stretches(calendar, timeframe, np.minimum(starts, ends), ends))
 
 
 def backfill(

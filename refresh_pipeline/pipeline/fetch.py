@@ -125,6 +125,7 @@ def fetch_candles(
     answered = [each for each in requests if tallies[each.series].error is None and each.since < each.until]
     with warehouse.session():
         warehouse.record_empty_ranges(market, {each.series: (each.since, each.until) for each in answered}, now)
+        warehouse.write_gaps(market, now)
         held = warehouse.series_stats(market, list(tallies))
     return {series: tally.attempt(series, held[series], source.kind) for series, tally in tallies.items()}
 

@@ -15,7 +15,7 @@ from refresh_pipeline.market.calendars.base import Calendar, length_of
 from refresh_pipeline.market.candles import PRICE_COLUMNS, TIME_UNIT, instant
 from refresh_pipeline.market.destination_spec import FileSpec, RedisSpec
 from refresh_pipeline.market.export_spec import Format, Layer, Layout
-from refresh_pipeline.market.freshness import latest_due
+from refresh_pipeline.market.freshness import behind, latest_due
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.outliers import price_faults
 from refresh_pipeline.pipeline.export import Wanted, wanted_files
@@ -101,9 +101,7 @@ def candle_verdicts(
     warehouse: Warehouse, market: Market, now: datetime, names: Collection[str] | None = None
 ) -> dict[str, Verdict]:
     """The verdict of each check of a market's raw candles as of `now`, by name; `names` selects some of them."""
-    with warehouse.session():
-        warehouse.prepare(market)
-        warehouse.write_expected_bars(market, now)
+    warehouse.prepare(market)
     with warehouse.reader() as connection:
         reports = queries.series_report(connection, market.name, market.series)
         examination = Examination(connection, market, reports, now)
@@ -216,8 +214,7 @@ def stale(market: Market, stored: Sequence[SeriesReport], now: datetime) -> list
     expected = latest_due(market, now)
     return [
         Fault(each.series, each.last_open_time, _behind(each, expected[each.series]))
-        for each in stored
-        if each.last_open_time is None or each.last_open_time < expected[each.series]
+        for each in behind(market, stored, now)
     ]
 
 

@@ -8,12 +8,13 @@ served already, another one each time: a second opinion.
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import numpy as np
 
 from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.candles import TIME_UNIT, BulkFile, Candles, Times, instant
+from refresh_pipeline.market.freshness import allowed_delay
 from refresh_pipeline.market.model import Market, MarketError
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
@@ -22,8 +23,6 @@ from refresh_pipeline.sources.fetching import base_timeframe, fetch
 
 log = logging.getLogger(__name__)
 
-# A venue is behind when it lacks a candle that closed more than two ticks ago, a tick being the shortest timeframe.
-TICKS_OF_GRACE = 2
 # So many candles that the source before has given are asked for again, to be compared.
 OVERLAP = 5
 
@@ -159,8 +158,7 @@ class PreferredSources:
     def _behind(self, wish: _Wish, now: datetime) -> str:
         series = wish.request.series
         calendar = self._market.calendar_of(series.instrument)
-        grace = timedelta(minutes=min(self._market.timeframes).minutes) * TICKS_OF_GRACE
-        end = min(wish.request.until, instant(now - grace))
+        end = min(wish.request.until, instant(now - allowed_delay(self._market.timeframes)))
         expected = calendar.last_closed(series.timeframe, end)
         if expected < wish.request.since or (wish.newest is not None and wish.newest >= expected):
             return ""

@@ -1,388 +1,290 @@
-"""Which candles are missing: what the calendars expect, written down, against what is stored. One question for all.
+"""Which candles are missing and how complete each series is: the stored ranges held against the calendars.
 
-The calendars live in Python, the candles in DuckDB; so that both can be asked in one place, every refresh writes down
-which bars are expected, a while ahead of the clock. The views `gaps` and `completeness` are the same text as the
-questions here, with the clock's instant.
+The tables `gaps` and `completeness` say so as of the last refresh. Commands, checks and sensors ask the functions here,
+as of their instant and without writing.
 """
 
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import duckdb
 import numpy as np
+from numpy.typing import NDArray
 
-from refresh_pipeline.market.calendars.base import Calendar, length_of
 from refresh_pipeline.market.candles import TIME_UNIT, Times, instant
 from refresh_pipeline.market.freshness import allowed_delay
-from refresh_pipeline.market.gaps import Coverage, Gap, Place
+from refresh_pipeline.market.gaps import (
+    MICROSECOND,
+    Coverage,
+    Gap,
+    MissingRanges,
+    Place,
+    Stretch,
+    closed_end,
+    missing_ranges,
+)
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.warehouse.arrays import arrays_of, numbered, registered, texts
+from refresh_pipeline.warehouse.arrays import arrays_of, numbered, registered
 from refresh_pipeline.warehouse.schema import Table, qualified
-
-# How far ahead of the clock bars are written down: so long the views stay right while nothing refreshes.
-AHEAD = np.timedelta64(35 * 24 * 3600 * 1_000_000, "us")
-MICROSECOND = np.timedelta64(1, "us")
-# UTC whatever the session's zone.
-CLOCK = "make_timestamp(epoch_us(now()))"
+from refresh_pipeline.warehouse.stored_ranges import (
+    ALL_TABLES,
+    SeriesBounds,
+    bounds_of,
+    groups,
+    present_tables,
+    read,
+    within,
+)
 
 Stretches = Mapping[Series, tuple[np.datetime64, np.datetime64]]
 
 
-# ---- what is expected
-
-
 @dataclass(frozen=True, slots=True)
-class _Span:
-    """From when to when the bars of a timeframe are wanted."""
+class _Missing:
+    """What is missing of a batch of series: a row a gap, and three numbers a series."""
 
-    timeframe: Timeframe
-    first: np.datetime64
-    end: np.datetime64
+    batch: Sequence[Series]
+    rows: dict[str, NDArray]
+    expected: NDArray[np.int64]
+    stored: NDArray[np.int64]
+    since: Times
+    # Whether the file says what the source does not have.
+    has_answers: bool
 
-    def unwritten(self, calendar: Calendar, written: Times | None) -> Times:
-        """The opening times that are wanted beyond those that are written, given the first and the last of these."""
-        if written is None:
-            return calendar.open_times(self.timeframe, self.first, self.end)
-        parts = [calendar.open_times(self.timeframe, self.first, written[0])]
-        # Not each time a little, or the file would grow by a row group a refresh.
-        if written[1] < self.end - AHEAD // 2:
-            parts.append(calendar.open_times(self.timeframe, written[1] + MICROSECOND, self.end))
-        return np.concatenate(parts)
-
-
-def write_expected_bars(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> None:
-    """Bring forward which bars are expected, and from when on of each series; a glance where nothing is to do.
-
-    An instant before what is stored already changes nothing: somebody looks back.
-    """
-    newest = connection.execute(f"select max(last_open_time) from {qualified(market.name, Table.series)}").fetchall()
-    if newest[0][0] is not None and instant(newest[0][0]) > instant(now):
-        return
-    since = _since(connection, market, now)
-    table = qualified(market.name, Table.expected_candles)
-    for (calendar, timeframe), series in market.by_calendar(market.series).items():
-        end = instant(now) + AHEAD
-        end = end if calendar.last_known is None else min(end, calendar.last_known)
-        span = _Span(timeframe, min(since[each] for each in series), end)
-        _write_down(connection, table, market.session_key(series[0].instrument), calendar, span)
-    _note_since(connection, market, since)
-
-
-def _since(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> dict[Series, np.datetime64]:
-    """From when on candles are expected: as far back as a first refresh would go, or as the oldest one stored."""
-    begins = {
-        timeframe: market.calendar.floor(timeframe, np.array([instant(now - market.history[timeframe])]))[0]
-        for timeframe in market.timeframes
-    }
-    rows = connection.execute(
-        f"select instrument, timeframe, first_open_time from {qualified(market.name, Table.series)} "
-        "where candle_count > 0"
-    ).fetchall()
-    stored = {(instrument, timeframe): np.datetime64(first, "us") for instrument, timeframe, first in rows}
-    return {
-        series: min(begins[series.timeframe], stored.get((series.instrument, series.timeframe.value), instant(now)))
-        for series in market.series
-    }
-
-
-def _write_down(
-    connection: duckdb.DuckDBPyConnection, table: str, sessions: str, calendar: Calendar, span: _Span
-) -> None:
-    group = [sessions, span.timeframe.value]
-    ((count, oldest, newest),) = connection.execute(
-        f"select count(*), min(open_time), max(open_time) from {table} where sessions = ? and timeframe = ?", group
-    ).fetchall()
-    bounds = np.array([oldest, newest], dtype=TIME_UNIT)
-    if count and int(calendar.count(span.timeframe, bounds[:1], bounds[1])[0]) != count:
-        # The calendar knows better since.
-        connection.execute(f"delete from {table} where sessions = ? and timeframe = ?", group)
-        count = 0
-    opens = span.unwritten(calendar, bounds if count else None)
-    if len(opens) == 0:
-        return
-    closes, number = calendar.closes(span.timeframe, opens), calendar.bar_index(span.timeframe, opens)
-    with registered(connection, "opening", {"open_time": opens, "closes_at": closes, "number": number}):
-        connection.execute(
-            f"insert into {table} select ?, ?, open_time, closes_at, number from opening order by open_time", group
-        )
-
-
-def _note_since(connection: duckdb.DuckDBPyConnection, market: Market, since: Mapping[Series, np.datetime64]) -> None:
-    table = qualified(market.name, Table.expectations)
-    wanted = {
-        (series.instrument, series.timeframe.value, market.session_key(series.instrument), first.astype(datetime))
-        for series, first in since.items()
-    }
-    if wanted == set(connection.execute(f"select * from {table}").fetchall()):
-        return
-    noted = numbered(
-        list(since),
-        sessions=texts(market.session_key(series.instrument) for series in since),
-        since=np.array(list(since.values()), dtype=TIME_UNIT),
-    )
-    connection.execute(f"delete from {table}")
-    with registered(connection, "noted", noted):
-        connection.execute(f"insert into {table} by name select * exclude (series_no) from noted order by series_no")
-
-
-# ---- what is missing
-
-# From `bounds` (whose bars, from when on, before when), in the words of one market: how many bars lie within, how many
-# of those are stored, and which stretches are not. Counting all series takes one pass; of what falls short the stored
-# bars are listed and not the missing ones, of which there may be twenty years.
-_MISSING = """
-numbers as (
-  select b.*, x.number as first_number, coalesce(y.number, x.number - 1) as last_number
-  from bounds b
-  asof join {expected_candles} x on x.sessions = b.sessions and x.timeframe = b.timeframe and b.since <= x.open_time
-  asof left join {expected_candles} y on y.sessions = b.sessions and y.timeframe = b.timeframe and b.until > y.open_time
-),
-held as ({held}),
-counted as (
-  select n.*, greatest(last_number - first_number + 1, 0) as expected, coalesce(h.stored, 0) as stored
-  from numbers n left join held h using (instrument, timeframe, sessions)
-),
-edges as (
-  select c.instrument, c.timeframe, c.sessions, x.number
-  from (select * from counted where stored < expected) c
-  join {raw_candles} r on r.instrument = c.instrument and r.timeframe = c.timeframe and {within}
-  join {expected_candles} x on x.sessions = c.sessions and x.timeframe = c.timeframe and x.open_time = r.open_time
-    and x.number between c.first_number and c.last_number
-  union all
-  select instrument, timeframe, sessions, unnest([first_number - 1, last_number + 1])
-  from counted where stored < expected
-),
-holes as (
-  select instrument, timeframe, sessions, lag(number) over series + 1 as first_number, number - 1 as last_number
-  from edges window series as (partition by instrument, timeframe order by number)
-),
-runs as (
-  select h.instrument, h.timeframe, a.open_time as first_open_time, z.open_time as last_open_time,
-    h.last_number - h.first_number + 1 as candles, h.first_number, h.last_number
-  from holes h
-  join {expected_candles} a on a.sessions = h.sessions and a.timeframe = h.timeframe and a.number = h.first_number
-  join {expected_candles} z on z.sessions = h.sessions and z.timeframe = h.timeframe and z.number = h.last_number
-  where h.first_number <= h.last_number
-)
-"""
-
-# The expected candles of each series that are stored. What is stored never lies before what is expected of a series, so
-# that of all series the bars' own times are enough: half the time that bounds of their own take.
-_HELD_OF_ALL = """
-  select r.instrument, r.timeframe, x.sessions, count(*) as stored
-  from {raw_candles} r join {expected_candles} x on x.timeframe = r.timeframe and x.open_time = r.open_time
-  where x.closes_at <= {now} - interval {grace} second
-  group by all
-"""
-_HELD_WITHIN = """
-  select b.instrument, b.timeframe, b.sessions, count(*) as stored
-  from {raw_candles} r join bounds b using (instrument, timeframe)
-  join {expected_candles} x on x.sessions = b.sessions and x.timeframe = b.timeframe and x.open_time = r.open_time
-  where r.open_time >= b.since and r.open_time < b.until and {within}
-  group by all
-"""
-
-# Every series, up to the newest bar that has closed.
-_BOUNDS = """
-bounds as (
-  select e.instrument, e.timeframe, e.sessions, e.since, u.until
-  from {expectations} e join (
-    select sessions, timeframe, max(open_time) + interval 1 microsecond as until from {expected_candles}
-    where closes_at <= {now} - interval {grace} second group by all
-  ) u using (sessions, timeframe)
-)
-"""
-
-_GAPS = """
-select g.instrument, g.timeframe, g.first_open_time, g.last_open_time, g.candles,
-  case when coalesce(s.candle_count, 0) = 0 then 'whole'
-    when g.last_open_time < s.first_open_time then 'beginning'
-    when g.first_open_time > s.last_open_time then 'end' else 'middle' end as place,
-  c.first_asked_at, c.asked_at
-from runs g
-left join {series} s on s.instrument = g.instrument and s.timeframe = g.timeframe
-left join {confirmed_gaps} c on c.instrument = g.instrument and c.timeframe = g.timeframe
-  and c.first_open_time = g.first_open_time and c.last_open_time = g.last_open_time
-order by g.instrument, g.timeframe, g.first_open_time
-"""
-
-_COMPLETENESS = """
-select instrument, timeframe, expected, stored, stored / expected as completeness
-from counted where expected > 0 order by instrument, timeframe
-"""
+    def where(self, chosen: NDArray[np.bool_]) -> dict[str, NDArray]:
+        return {name: values[chosen] for name, values in self.rows.items()}
 
 
 def gaps(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> list[Gap]:
-    """Every stretch that is missing at `now`, series by series, oldest first."""
-    rows = connection.execute(_question(market, _GAPS, "$now"), {"now": instant(now).astype(datetime)}).fetchall()
+    """Every gap at `now`, series by series in the market's order, oldest first.
+
+    Raises:
+        CalendarEnds: the market's calendar does not reach to `now`.
+    """
+    return gaps_and_coverage(connection, market, now)[0]
+
+
+def coverage(
+    connection: duckdb.DuckDBPyConnection, market: Market, now: datetime, batch: Sequence[Series] | None = None
+) -> dict[Series, Coverage]:
+    """How many candles are expected and stored of each series at `now`; nothing of a series of which none is due yet.
+
+    Raises:
+        CalendarEnds: the market's calendar does not reach to `now`.
+    """
+    tables = present_tables(connection, market.name)
+    return _as_coverage(_missing(connection, market, market.series if batch is None else batch, now, tables))
+
+
+def gaps_and_coverage(
+    connection: duckdb.DuckDBPyConnection, market: Market, now: datetime
+) -> tuple[list[Gap], dict[Series, Coverage]]:
+    """`gaps` and `coverage` of all series from one look.
+
+    Raises:
+        CalendarEnds: the market's calendar does not reach to `now`.
+    """
+    missing = _missing(connection, market, market.series, now, present_tables(connection, market.name))
+    return _as_gaps(missing.batch, _with_answers(connection, market, missing)), _as_coverage(missing)
+
+
+def missing_between(
+    connection: duckdb.DuckDBPyConnection,
+    market: Market,
+    since: Mapping[Series, np.datetime64],
+    until: np.datetime64,
+    now: datetime,
+) -> dict[Series, list[Stretch]]:
+    """The gaps of each series among the bars that open from `since` to `until` (excluded) and have closed at `now`.
+
+    Raises:
+        CalendarEnds: the market's calendar does not reach as far.
+    """
+    batch, begins = list(since), np.array(list(since.values()), dtype=TIME_UNIT)
+    ranges = read(connection, market, batch, bounds_of(connection, market, batch))
+    gaps: dict[Series, list[Stretch]] = {series: [] for series in batch}
+    for group in groups(market, batch):
+        end = min(until, closed_end(group.calendar, group.timeframe, instant(now)))
+        own, firsts = within(group, ranges, len(batch)), np.minimum(begins[group.numbers], end)
+        missing = missing_ranges(group.calendar, group.timeframe, own, firsts, end)
+        ends = np.minimum(group.calendar.closes(group.timeframe, missing.last), end)
+        for number, *stretch in zip(
+            group.numbers[missing.series_no], missing.first, ends, missing.candles.tolist(), strict=True
+        ):
+            gaps[batch[number]].append(Stretch(*stretch))
+    return gaps
+
+
+def write_gaps(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> None:
+    """Write the tables `gaps` and `completeness` as of `now`; rows that stay as they are are not touched.
+
+    Raises:
+        CalendarEnds: the market's calendar does not reach to `now`.
+    """
+    missing = _missing(connection, market, market.series, now, ALL_TABLES)
+    names = numbered(market.series)
+    rows = _with_answers(connection, market, missing)
+    numbers = rows.pop("series_no")
+    keys = {name: names[name][numbers] for name in ("instrument", "timeframe")}
+    _put(connection, qualified(market.name, Table.gaps), {**keys, **rows})
+    due = missing.expected > 0
+    counts = {
+        **{name: names[name] for name in ("instrument", "timeframe")},
+        "expected": missing.expected,
+        "stored": missing.stored,
+        "completeness": missing.stored / np.maximum(missing.expected, 1),
+        "expected_since": missing.since,
+        "as_of": np.full(len(due), instant(now)),
+    }
+    _put(connection, qualified(market.name, Table.completeness), {k: values[due] for k, values in counts.items()})
+
+
+def _put(connection: duckdb.DuckDBPyConnection, table: str, rows: Mapping[str, NDArray]) -> None:
+    """Let a table hold just these rows."""
+    columns = ", ".join(rows)
+    with registered(connection, "fresh", rows):
+        differing = connection.execute(
+            f"(select {columns} from fresh except select {columns} from {table}) "
+            f"union all (select {columns} from {table} except select {columns} from fresh) limit 1"
+        ).fetchall()
+        if differing:
+            connection.execute(f"delete from {table}")
+            connection.execute(f"insert into {table} by name select * from fresh")
+
+
+def _missing(
+    connection: duckdb.DuckDBPyConnection,
+    market: Market,
+    batch: Sequence[Series],
+    now: datetime,
+    tables: frozenset[str],
+) -> _Missing:
+    bounds = bounds_of(connection, market, batch, tables)
+    ranges = read(connection, market, batch, bounds, tables)
+    closed = instant(now - allowed_delay(market.timeframes))
+    expected, stored = (np.zeros(len(batch), dtype=np.int64) for _ in range(2))
+    since = np.full(len(batch), np.datetime64("NaT"), dtype=TIME_UNIT)
+    parts: list[MissingRanges] = []
+    for group in groups(market, batch):
+        begin = market.calendar.floor(group.timeframe, np.array([instant(now - market.history[group.timeframe])]))
+        # As far back as a first refresh would go, or as the oldest candle that is stored.
+        since[group.numbers] = np.fmin(begin, bounds.first[group.numbers])
+        end = group.calendar.last_closed(group.timeframe, closed) + MICROSECOND
+        own = within(group, ranges, len(batch))
+        part = missing_ranges(group.calendar, group.timeframe, own, since[group.numbers], end)
+        expected[group.numbers], stored[group.numbers] = part.expected, part.stored
+        parts.append(part.renumbered(group.numbers))
+    return _Missing(batch, _rows(parts, bounds), expected, stored, since, Table.confirmed_gaps.value in tables)
+
+
+def _rows(parts: Sequence[MissingRanges], bounds: SeriesBounds) -> dict[str, NDArray]:
+    columns = {"series_no": "series_no", "first_open_time": "first", "last_open_time": "last", "candles": "candles"}
+    every = {name: np.concatenate([getattr(part, of) for part in parts]) for name, of in columns.items()}
+    order = np.lexsort((every["first_open_time"], every["series_no"]))
+    rows = {name: values[order] for name, values in every.items()}
+    numbers = rows["series_no"]
+    places = [bounds.counts[numbers] == 0, rows["last_open_time"] < bounds.first[numbers],
+              rows["first_open_time"] > bounds.last[numbers]]  # fmt: skip
+    names = [place.value for place in (Place.whole, Place.beginning, Place.end)]
+    return {**rows, "place": np.select(places, names, default=Place.middle.value).astype(object)}
+
+
+def _with_answers(connection: duckdb.DuckDBPyConnection, market: Market, missing: _Missing) -> dict[str, NDArray]:
+    """The gaps, and when the source was asked for a range that holds the whole of each and had nothing."""
+    rows, count = missing.rows, len(missing.rows["series_no"])
+    asked = {name: np.full(count, np.datetime64("NaT"), dtype=TIME_UNIT) for name in ("first_asked_at", "asked_at")}
+    if count and missing.has_answers:
+        lacking = {**rows, "row": np.arange(count)}
+        with (
+            registered(connection, "wanted", numbered(missing.batch)),
+            registered(connection, "lacking", lacking),
+        ):
+            answers = arrays_of(connection, _ANSWERS.format(confirmed_gaps=_confirmed(market)))
+        for name, values in asked.items():
+            values[answers["row"]] = answers[name]
+    return {**rows, **asked}
+
+
+_ANSWERS = """
+select l.row, min(c.first_asked_at) as first_asked_at, max(c.asked_at) as asked_at
+from lacking l join wanted w using (series_no)
+join {confirmed_gaps} c on c.instrument = w.instrument and c.timeframe = w.timeframe
+  and c.first_open_time <= l.first_open_time and c.last_open_time >= l.last_open_time
+group by l.row
+"""
+
+
+def _as_gaps(batch: Sequence[Series], rows: Mapping[str, NDArray]) -> list[Gap]:
+    fields = ("first_open_time", "last_open_time", "candles", "place", "first_asked_at", "asked_at")
+    first, last, candles, place, first_asked_at, asked_at = (rows[name] for name in fields)
+    values = zip(
+        rows["series_no"].tolist(), first, last, candles.tolist(), place.tolist(), first_asked_at, asked_at, strict=True
+    )
     return [
-        Gap(
-            Series(row[0], Timeframe(row[1])),
-            np.datetime64(row[2], "us"),
-            np.datetime64(row[3], "us"),
-            row[4],
-            Place(row[5]),
-            *(None if time is None else time.replace(tzinfo=UTC) for time in row[6:]),
-        )
-        for row in rows
+        Gap(batch[number], since, until, count, Place(where), _utc(began), _utc(ended))
+        for number, since, until, count, where, began, ended in values
     ]
 
 
-def coverage(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> dict[Series, Coverage]:
-    """How many candles are expected and stored of each series at `now`; nothing of one of which none is due yet."""
-    rows = connection.execute(
-        _question(market, _COMPLETENESS, "$now"), {"now": instant(now).astype(datetime)}
-    ).fetchall()
-    series = [Series(row[0], Timeframe(row[1])) for row in rows]
-    return {each: Coverage(each, row[2], row[3]) for each, row in zip(series, rows, strict=True)}
+def _utc(time: np.datetime64) -> datetime | None:
+    return None if np.isnat(time) else time.astype(datetime).replace(tzinfo=UTC)
 
 
-def ensure_gap_views(connection: duckdb.DuckDBPyConnection, market: Market) -> None:
-    """Create the views, or bring them forward; a glance where nothing is to do."""
-    for name, answer in {"gaps": _GAPS, "completeness": _COMPLETENESS}.items():
-        text = _question(market, answer, CLOCK)
-        mark = f"as of {zlib.crc32(text.encode()):08x}"
-        found = connection.execute(
-            "select comment from duckdb_views() where schema_name = ? and view_name = ? "
-            "and database_name = current_database()",
-            [market.name, name],
-        ).fetchall()
-        if found != [(mark,)]:
-            connection.execute(f'create or replace view "{market.name}".{name} as {text}')
-            connection.execute(f"comment on view \"{market.name}\".{name} is '{mark}'")
-
-
-def _question(market: Market, answer: str, now: str) -> str:
-    tables = {table.value: qualified(market.name, table) for table in Table}
-    seconds = int(allowed_delay(market.timeframes) / timedelta(seconds=1))
-    text = f"with {_BOUNDS}, {_MISSING} {answer}".replace("{held}", _HELD_OF_ALL)
-    return text.format(**tables, now=now, grace=seconds, within="true")
+def _as_coverage(missing: _Missing) -> dict[Series, Coverage]:
+    counts = zip(missing.batch, missing.expected.tolist(), missing.stored.tolist(), strict=True)
+    return {series: Coverage(series, expected, stored) for series, expected, stored in counts if expected}
 
 
 # ---- what the source does not have
 
 
 def record_empty_ranges(connection: duckdb.DuckDBPyConnection, market: Market, asked: Stretches, now: datetime) -> None:
-    """Write down which gaps lie within what the source was asked for, all the way: it has nothing for them.
+    """Record the gaps that lie wholly within what the source was asked for: it has nothing for them.
 
-    Where such a gap was known, it keeps the instant at which it was first asked for; what was filled is known no more.
+    A range that was empty before keeps the instant at which it was first asked for; what was filled is forgotten.
+
+    Raises:
+        CalendarEnds: the market's calendar does not reach to `now`.
     """
-    stretches = numbered(
-        list(asked),
-        since=np.array([since for since, _ in asked.values()], dtype=TIME_UNIT),
-        until=np.array([until for _, until in asked.values()], dtype=TIME_UNIT),
-    )
-    values = {
-        "now": instant(now).astype(datetime),
-        "first": stretches["since"].min().astype(datetime),
-        "last": stretches["until"].max().astype(datetime),
-    }
-    with registered(connection, "asked", stretches):
-        for statement in (_FOUND, _FORGET, _CONFIRM, "drop table found"):
-            _run(connection, market, statement, values)
+    batch = [series for series in asked if series in set(market.series)]
+    missing = _missing(connection, market, batch, now, ALL_TABLES)
+    since, until = (np.array([asked[series][side] for series in batch], dtype=TIME_UNIT) for side in (0, 1))
+    numbers = missing.rows["series_no"]
+    inside = missing.rows["first_open_time"] >= since[numbers]
+    inside &= missing.rows["last_open_time"] < until[numbers]
+    values = {"now": instant(now).astype(datetime)}
+    with (
+        registered(connection, "wanted", numbered(batch, since=since, until=until)),
+        registered(connection, "lacking", missing.where(inside)),
+    ):
+        for statement in (_EMPTY, _FORGET, _CONFIRM, "drop table empty_ranges"):
+            text = statement.format(confirmed_gaps=_confirmed(market))
+            connection.execute(text, values if "$now" in text else None)
 
 
-def _run(connection: duckdb.DuckDBPyConnection, market: Market, statement: str, values: Mapping[str, datetime]) -> None:
-    tables = {table.value: qualified(market.name, table) for table in Table}
-    seconds = int(allowed_delay(market.timeframes) / timedelta(seconds=1))
-    text = statement.replace("{missing}", _MISSING).replace("{held}", _HELD_WITHIN)
-    within = "r.open_time >= $first - interval 45 day and r.open_time < $last + interval 45 day"
-    text = text.format(**tables, grace=seconds, within=within)
-    connection.execute(text, {name: value for name, value in values.items() if f"${name}" in text})
+def _confirmed(market: Market) -> str:
+    return qualified(market.name, Table.confirmed_gaps)
 
 
-# A stretch is looked at with one bar more on either side: a gap that reaches beyond was not asked for as a whole. What
-# closed a moment ago may still come.
-_FOUND = """
-create temp table found as with
-bounds as (
-  select a.instrument, a.timeframe, e.sessions,
-    greatest(coalesce(x.open_time, a.since), e.since) as since,
-    least(coalesce(y.open_time + interval 1 microsecond, a.until), u.until) as until
-  from asked a join {expectations} e using (instrument, timeframe)
-  join (
-    select sessions, timeframe, max(open_time) + interval 1 microsecond as until from {expected_candles}
-    where closes_at <= $now - interval {grace} second group by all
-  ) u using (sessions, timeframe)
-  asof left join {expected_candles} x on x.sessions = e.sessions and x.timeframe = e.timeframe and a.since > x.open_time
-  asof left join {expected_candles} y on y.sessions = e.sessions and y.timeframe = e.timeframe
-    and a.until <= y.open_time
-),
-{missing}
-select g.instrument, g.timeframe, g.first_open_time, g.last_open_time, g.candles
-from runs g join asked a using (instrument, timeframe) join {expectations} e using (instrument, timeframe)
-where g.first_open_time >= a.since and g.last_open_time < a.until
+# A gap at the beginning gets shorter as the history moves on: what the source did not have holds for its parts.
+_EMPTY = """
+create temp table empty_ranges as
+select w.instrument, w.timeframe, l.first_open_time, l.last_open_time, any_value(l.candles) as candles,
+  coalesce(max(c.asks), 0) + 1 as asks, coalesce(min(c.first_asked_at), $now) as first_asked_at, $now as asked_at
+from lacking l join wanted w using (series_no)
+left join {confirmed_gaps} c on c.instrument = w.instrument and c.timeframe = w.timeframe
+  and c.first_open_time <= l.first_open_time and c.last_open_time >= l.last_open_time
+group by w.instrument, w.timeframe, l.first_open_time, l.last_open_time
 """
 
 _FORGET = """
-delete from {confirmed_gaps} c using asked a
-where c.instrument = a.instrument and c.timeframe = a.timeframe
-  and c.first_open_time >= a.since and c.last_open_time < a.until
-  and not exists (
-    select 1 from found f where f.instrument = c.instrument and f.timeframe = c.timeframe
-      and f.first_open_time = c.first_open_time and f.last_open_time = c.last_open_time)
+delete from {confirmed_gaps} c using wanted w
+where c.instrument = w.instrument and c.timeframe = w.timeframe
+  and (c.first_open_time >= w.since and c.last_open_time < w.until or exists (
+    select 1 from empty_ranges e where e.instrument = c.instrument and e.timeframe = c.timeframe
+      and c.first_open_time <= e.first_open_time and c.last_open_time >= e.last_open_time))
 """
 
-_CONFIRM = """
-merge into {confirmed_gaps} c using found f on c.instrument = f.instrument and c.timeframe = f.timeframe
-  and c.first_open_time = f.first_open_time and c.last_open_time = f.last_open_time
-when matched then update set asks = c.asks + 1, asked_at = $now
-when not matched then insert (instrument, timeframe, first_open_time, last_open_time, candles, asks, first_asked_at,
-  asked_at) values (f.instrument, f.timeframe, f.first_open_time, f.last_open_time, f.candles, 1, $now, $now)
-"""
-
-
-# The last row of a series stands for what comes after it, the first one for what comes before.
-_EMPTY = """
-with held as (
-  select w.series_no, w.length, r.open_time,
-    lag(r.open_time) over (partition by w.series_no order by r.open_time) as previous
-  from wanted w join {raw_candles} r using (instrument, timeframe)
-  where r.open_time >= w.since and r.open_time < $until and r.open_time >= $first
-)
-select series_no, previous as after, open_time as before from held
-where previous is null or epoch_us(open_time) - epoch_us(previous) > length
-union all
-select series_no, max(open_time), null from held group by series_no
-order by series_no, after nulls first
-"""
-
-
-def empty_between(
-    connection: duckdb.DuckDBPyConnection, market: str, since: dict[Series, np.datetime64], until: np.datetime64
-) -> dict[Series, tuple[Times, Times]]:
-    """For each series, the candles after which and before which nothing is stored for longer than a bar lasts.
-
-    Args:
-        connection: to the warehouse.
-        market: whose tables are meant.
-        since: per series, from when on.
-        until: up to when, excluded.
-
-    Returns:
-        Opening times of the candles on either side of each empty stretch, in order; NaT where the stretch begins at
-        `since` or ends at `until`. A series without any candle has a single stretch with NaT on both sides.
-    """
-    batch = list(since)
-    rows = _rows(connection, market, batch, np.array(list(since.values()), dtype=TIME_UNIT), until)
-    found: dict[Series, tuple[Times, Times]] = {}
-    nothing = np.array(["NaT"], dtype=TIME_UNIT)
-    for number, series in enumerate(batch):
-        own = rows["series_no"] == number
-        found[series] = (rows["after"][own], rows["before"][own]) if own.any() else (nothing, nothing)
-    return found
-
-
-def _rows(
-    connection: duckdb.DuckDBPyConnection, market: str, batch: Sequence[Series], since: Times, until: np.datetime64
-) -> dict[str, np.ndarray]:
-    lengths = np.array([length_of(each.timeframe).astype(np.int64) for each in batch], dtype=np.int64)
-    # The bound that is a value lets DuckDB skip row groups; the one of each series would not.
-    values: dict[str, datetime] = {"first": since.min().astype(datetime), "until": until.astype(datetime)}
-    with registered(connection, "wanted", numbered(batch, since=since, length=lengths)):
-        rows = arrays_of(connection, _EMPTY.format(raw_candles=qualified(market, Table.raw_candles)), values)
-    return rows | {name: rows[name].astype(TIME_UNIT) for name in ("after", "before")}
+_CONFIRM = "insert into {confirmed_gaps} by name select * from empty_ranges"

@@ -13,7 +13,7 @@ from refresh_pipeline.market.candles import Times
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse.arrays import arrays_of, numbered, registered
-from refresh_pipeline.warehouse.outcomes import SeriesStats
+from refresh_pipeline.warehouse.outcomes import Outcome, SeriesStats
 from refresh_pipeline.warehouse.schema import Table, qualified
 
 EXAMPLES = 20
@@ -36,6 +36,11 @@ class SeriesReport:
     reason: str | None
     attempted_at: np.datetime64 | None
     failed: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def answered_at(self) -> np.datetime64 | None:
+        """When the source was last asked for the series, if it answered."""
+        return None if self.outcome == Outcome.failed else self.attempted_at
 
 
 @dataclass(frozen=True, slots=True)

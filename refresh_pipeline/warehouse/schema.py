@@ -13,7 +13,7 @@ import duckdb
 from refresh_pipeline.analytics.bars import Computation
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, QUOTE_COLUMNS
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Table(StrEnum):
@@ -38,9 +38,11 @@ class Table(StrEnum):
     recompute_queue = "recompute_queue"
     # States of recursive averages, every so many bars of an asset's series.
     checkpoints = "checkpoints"
-    # Which bars the market's calendars expect, a while ahead of the clock; and from when on they are expected of whom.
-    expected_candles = "expected_candles"
-    expectations = "expectations"
+    # Stretches in which every expected bar is stored; kept in step by the transactions that write candles.
+    stored_ranges = "stored_ranges"
+    # Which candles are missing and how complete each series is, as of the last refresh.
+    gaps = "gaps"
+    completeness = "completeness"
     # Stretches that the source was asked for and has nothing for.
     confirmed_gaps = "confirmed_gaps"
     # One row a table: the instant before which its rows are in the order that reads fastest.
@@ -120,14 +122,25 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
     # A new `version` is drawn at each change: rows computed from older candles leave the queue as it is.
     Table.recompute_queue: SERIES_KEY | {"asset": "varchar", "since": "timestamp", "version": "varchar"},
     Table.checkpoints: KEY | {"asset": "varchar", "candles": "bigint", "state": "double[]"},
-    Table.expected_candles: {
-        "sessions": "varchar",
-        "timeframe": "varchar",
-        "open_time": "timestamp",
-        "closes_at": "timestamp",
-        "number": "bigint",
+    Table.stored_ranges: SERIES_KEY
+    | {"calendar": "bigint", "first_open_time": "timestamp", "last_open_time": "timestamp"},
+    Table.gaps: SERIES_KEY
+    | {
+        "first_open_time": "timestamp",
+        "last_open_time": "timestamp",
+        "candles": "bigint",
+        "place": "varchar",
+        "first_asked_at": "timestamp",
+        "asked_at": "timestamp",
     },
-    Table.expectations: SERIES_KEY | {"sessions": "varchar", "since": "timestamp"},
+    Table.completeness: SERIES_KEY
+    | {
+        "expected": "bigint",
+        "stored": "bigint",
+        "completeness": "double",
+        "expected_since": "timestamp",
+        "as_of": "timestamp",
+    },
     Table.confirmed_gaps: SERIES_KEY
     | {
         "first_open_time": "timestamp",
@@ -176,11 +189,14 @@ def ensure(
     wanted = _stored_tables(two_sided) | computed
     present = _present(connection, market)
     version = _version(connection, market, present)
+    if 0 < version < 3:
+        _drop_expected_candles(connection, market)
+        present = _present(connection, market)
     if version == SCHEMA_VERSION and not _outdated(present, wanted, computed):
         return
     _reject_database_names(connection, market)
     connection.execute(f'create schema if not exists "{market}"')
-    if version < SCHEMA_VERSION:
+    if version < 2:
         _rename_tables(connection, market, present)
         present = _present(connection, market)
     outdated = _outdated(present, wanted, computed)
@@ -188,7 +204,7 @@ def ensure(
         _bring_forward(connection, qualified(market, table), present.get(table), wanted[table], table in computed)
     for table in computed.keys() & set(outdated):
         queue_full_recompute(connection, market, table)
-    if version < SCHEMA_VERSION:
+    if version < 2:
         _create_former_names(connection, market)
     connection.execute(f"delete from {qualified(market, Table.schema_info)}")
     connection.execute(
@@ -273,6 +289,14 @@ def _outdated(
     present: Mapping[str, dict[str, str]], wanted: Mapping[Table, dict[str, str]], computed: Mapping[Table, object]
 ) -> list[Table]:
     return [table for table in wanted if not _is_current(present.get(table, {}), wanted[table], table in computed)]
+
+
+def _drop_expected_candles(connection: duckdb.DuckDBPyConnection, market: str) -> None:
+    """Version 1 wrote expected bars down as rows, and `gaps` and `completeness` were views of them."""
+    for view in ("gaps", "completeness"):
+        connection.execute(f'drop view if exists "{market}".{view}')
+    for table in ("expected_candles", "expectations"):
+        connection.execute(f'drop table if exists "{market}".{table}')
 
 
 def _is_current(present: dict[str, str], wanted: dict[str, str], is_computed: bool) -> bool:

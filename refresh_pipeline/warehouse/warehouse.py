@@ -5,7 +5,7 @@ No SQL stands here; every method calls a function of the module that knows its t
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -15,19 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
-from refresh_pipeline.market.candles import BulkFile, Candles, Times
+from refresh_pipeline.market.calendars.base import CalendarEnds
+from refresh_pipeline.market.candles import BulkFile, Candles
 from refresh_pipeline.market.export_spec import Window
-from refresh_pipeline.market.gaps import Gap
+from refresh_pipeline.market.gaps import Coverage, Gap, Stretch
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.warehouse import archives, gaps, incremental, ingest, manifests, queries, schema
+from refresh_pipeline.warehouse import archives, gaps, incremental, ingest, manifests, queries, schema, stored_ranges
 from refresh_pipeline.warehouse.arrays import timestamp
 from refresh_pipeline.warehouse.compaction import COMPACTION_MEMORY, Compaction, CompactionResult
 from refresh_pipeline.warehouse.compaction import TABLES as COMPACTED_TABLES
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.computed_batch import PendingRecompute
 from refresh_pipeline.warehouse.connection import MEMORY, PATIENCE, connect, transaction
-from refresh_pipeline.warehouse.gaps import Stretches, ensure_gap_views
+from refresh_pipeline.warehouse.gaps import Stretches
 from refresh_pipeline.warehouse.incremental import Recomputed, TailRefresh
 from refresh_pipeline.warehouse.ingest import Staged, Stored
 from refresh_pipeline.warehouse.manifests import (
@@ -103,18 +104,18 @@ class Warehouse:
         with self.get_connection() as connection, transaction(connection):
             schema.ensure(connection, market.name, tuple(computations(market).values()), market.two_sided)
             ensure_known_view(connection, market.name, ENHANCED_CANDLES, market.two_sided)
-            ensure_gap_views(connection, market)
+            stored_ranges.bring_forward(connection, market)
         self._prepared[market.name] = (Path(self.database).stat().st_ino, market)
 
-    def write_expected_bars(self, market: Market, now: datetime) -> None:
-        """Write the open times that the market's calendars expect, so that gaps can be queried in SQL."""
-        with self.get_connection() as connection, transaction(connection):
-            gaps.write_expected_bars(connection, market, now)
+    def write_gaps(self, market: Market, now: datetime) -> None:
+        """Write down what is missing at `now` for whoever asks in SQL; where the calendar has ended, nothing."""
+        with self.get_connection() as connection, transaction(connection), suppress(CalendarEnds):
+            gaps.write_gaps(connection, market, now)
 
     def record_empty_ranges(self, market: Market, asked: Stretches, now: datetime) -> None:
-        """Record the gaps within these ranges, for which the source has no candles."""
+        """Record what the source was asked for and does not have; nothing where the calendar has ended."""
         if asked:
-            with self.get_connection() as connection, transaction(connection):
+            with self.get_connection() as connection, transaction(connection), suppress(CalendarEnds):
                 gaps.record_empty_ranges(connection, market, asked, now)
 
     def gaps(self, market: Market, now: datetime) -> list[Gap]:
@@ -129,14 +130,19 @@ class Warehouse:
         with self.get_connection() as connection:
             return queries.series_stats(connection, market.name, batch)
 
-    def empty_between(
-        self, market: Market, since: Mapping[Series, np.datetime64], until: np.datetime64
-    ) -> dict[Series, tuple[Times, Times]]:
-        """The empty ranges of each series from its `since` on, as `gaps.empty_between` gives them."""
+    def coverage(self, market: Market, batch: Sequence[Series], now: datetime) -> dict[Series, Coverage]:
+        """How many candles are expected and stored of each series; nothing of a series of which none is due yet."""
+        with self.get_connection() as connection:
+            return gaps.coverage(connection, market, now, batch)
+
+    def missing_between(
+        self, market: Market, since: Mapping[Series, np.datetime64], until: np.datetime64, now: datetime
+    ) -> dict[Series, list[Stretch]]:
+        """The gaps of each series among the closed bars that open from its `since` to `until` (excluded)."""
         if not since:
             return {}
         with self.get_connection() as connection:
-            return gaps.empty_between(connection, market.name, dict(since), until)
+            return gaps.missing_between(connection, market, since, until, now)
 
     def store_candles(
         self,
@@ -159,7 +165,12 @@ class Warehouse:
         staged = Staged.of(arrivals, schema.candle_columns(market.two_sided))
         with self.get_connection() as connection, transaction(connection):
             archives.record_files(connection, market.name, files, now)
-            return ingest.store(connection, market.name, staged, source, now, preferred=preferred)
+            stored = ingest.store(connection, market.name, staged, source, now, preferred=preferred)
+            added = np.array([each.added for each in stored.values()], dtype=np.int64)
+            if added.any():
+                arrived = staged.good["series_no"], staged.good["open_time"]
+                stored_ranges.extend(connection, market, staged.series, arrived, added)
+            return stored
 
     def archive_files(
         self, market: Market, batch: Sequence[Series], since: np.datetime64, until: np.datetime64

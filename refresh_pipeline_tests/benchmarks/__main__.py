@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from refresh_pipeline_tests.benchmarks import analytics, backfill, cycle, exporting, fetching, scaling, starting
+from refresh_pipeline_tests.benchmarks import analytics, backfill, cycle, exporting, fetching, gaps, scaling, starting
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Findings, Size
 from refresh_pipeline_tests.benchmarks.report import Report
 from refresh_pipeline_tests.isolated_env import inside
@@ -16,6 +16,7 @@ PARTS: Mapping[str, Part] = {
     "start": starting.measure,
     "fetch": fetching.measure,
     "exports": exporting.measure,
+    "gaps": gaps.measure,
     "enhanced": analytics.measure_enhanced,
     "indicators": analytics.measure_indicators,
 }

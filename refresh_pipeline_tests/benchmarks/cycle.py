@@ -49,8 +49,8 @@ OPENING = "open and close"
 REMEMBERING = (
     OPENING,
     "prepare",
-    "write_expected_bars",
     "record_empty_ranges",
+    "write_gaps",
     "series_stats",
     "failed_series_of_run",
     "pending_recompute",
@@ -63,8 +63,8 @@ NOTES = {
     STORE: "bare: delete and insert of the same candles",
     OPENING: "of the file, for several of these at once",
     "prepare": "are tables and views as they should be?",
-    "write_expected_bars": "which candles the calendar expects",
     "record_empty_ranges": "what the source does not have",
+    "write_gaps": "which candles are missing",
     "series_stats": "what is stored of each series",
     "failed_series_of_run": "which series are left out",
     "pending_recompute": "which series changed since when",
@@ -199,7 +199,6 @@ def _said(stage: str, _: object) -> str:
 def fill(store: Warehouse, market: Market, stored: int, now: datetime = BEGIN) -> None:
     """Store so many candles of each series, as of an instant, and compute what follows from them."""
     store.prepare(market)
-    store.write_expected_bars(market, now)
     for batch in _batches(market.series):
         arrivals = {series: candles_of(series, now, stored) for series in batch}
         store.store_candles(market, arrivals, market.source.kind, now)

@@ -29,6 +29,9 @@ class Size:
     # What a backfill fetches.
     symbols: int = 50
     days: int = 30
+    # Instruments, on five timeframes each, and days of which is asked what is missing.
+    gap_instruments: int = 48
+    gap_days: int = 90
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.analytics.sample_bars import INDICATORS, stacked
 from refresh_pipeline_tests.benchmarks import __main__ as bench
-from refresh_pipeline_tests.benchmarks import backfill, bare, cycle, exporting, scaling
+from refresh_pipeline_tests.benchmarks import backfill, bare, cycle, exporting, gaps, scaling
 from refresh_pipeline_tests.benchmarks.analytics import traded
 from refresh_pipeline_tests.benchmarks.children import in_child
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Findings, Size, Stopwatch
@@ -31,7 +31,7 @@ from refresh_pipeline_tests.benchmarks.venue import BEGIN, MINUTE, candles_of, m
 from refresh_pipeline_tests.isolated_env import inside
 
 # Without other libraries: those are fetched from the package index.
-SMALL = Size(series=3, stored=300, rounds=1, exported=2, long=2000, short=())
+SMALL = Size(series=3, stored=300, rounds=1, exported=2, long=2000, short=(), gap_instruments=2, gap_days=3)
 
 
 @pytest.fixture(scope="module")
@@ -225,3 +225,12 @@ def test_an_unknown_part_is_refused_by_name(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         bench.main(["fetching"])
     assert "found fetching, allowed: cycle, start, fetch" in capsys.readouterr().err
+
+
+def test_a_look_at_what_is_missing_is_held_against_a_count_of_the_candles(tmp_path: Path) -> None:
+    found = named(gaps.measure(SMALL, tmp_path))
+    look = found["gaps and completeness, file open"]
+    assert len(look.ours) == len(look.bare) == SMALL.rounds
+    market = gaps.market_of(SMALL.gap_instruments, SMALL.gap_days)
+    coverage = Warehouse(tmp_path / "gaps.duckdb").coverage(market, market.series, gaps.NOW)
+    assert {each.expected - each.stored > 0 for each in coverage.values() if each.series.timeframe == "m1"} == {True}

@@ -1,5 +1,6 @@
 """How complete, how old, how far behind: against calendars with nights, weekends and changes of the clocks."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 from refresh_pipeline.market.calendars.crypto import CryptoCalendar
 from refresh_pipeline.market.calendars.fx import FxCalendar
 from refresh_pipeline.market.candles import TIME_UNIT, Times
-from refresh_pipeline.market.freshness import bars_behind, completeness, data_age
+from refresh_pipeline.market.freshness import bars_behind, behind, completeness, data_age
+from refresh_pipeline.market.model import parse_market
+from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 
 CRYPTO, FX = CryptoCalendar(), FxCalendar()
@@ -95,3 +98,51 @@ def test_an_hour_that_clocks_repeat_is_expected_twice() -> None:
     autumn = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)
     first = times("2026-11-01T22:00")
     assert completeness(FX, Timeframe.H1, first, np.array([14]), autumn).tolist() == [1.0]
+
+
+# ---- which series are behind
+
+PAIR = parse_market(
+    "{name: pair, source: {kind: demo}, calendar: crypto, instruments: [A, B], timeframes: [m1], history: 1d}", "m"
+)
+A, B = PAIR.series
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is known of a series."""
+
+    series: Series
+    last_open_time: np.datetime64 | None
+    answered_at: np.datetime64 | None
+
+
+def late(newest: str | None, answered: str | None, of_the_other: str = "2026-06-01T11:57") -> list[str]:
+    """The series behind at 12:00:30: one with this newest candle and last answer, and another."""
+    newest_time, answered_at = (
+        None if each is None else np.datetime64(f"2026-06-01T{each}") for each in (newest, answered)
+    )
+    reports = [Report(A, newest_time, answered_at), Report(B, np.datetime64(of_the_other), answered_at)]
+    return [each.series.instrument for each in behind(PAIR, reports, MONDAY)]
+
+
+def test_two_ticks_late_is_not_behind() -> None:
+    assert late("11:57", "11:58") == []
+
+
+@pytest.mark.parametrize(("newest", "answered", "expected"), [
+    ("11:45", "12:00:05", []),           # asked for it and had nothing, while it had the other's
+    ("11:45", "11:57:30", ["A"]),        # not asked since the candle closed
+    ("11:45", None, ["A"]),              # never asked, or the source failed
+    ("10:59", "12:00:05", []),           # the first candle that lacks closed at 11:01
+    ("10:58", "12:00:05", ["A"]),        # nothing for an hour
+    (None, "12:00:05", ["A"]),           # nothing ever
+])  # fmt: skip
+def test_a_quiet_instrument_is_not_behind_for_an_hour_where_its_source_answered(
+    newest: str | None, answered: str | None, expected: list[str]
+) -> None:
+    assert late(newest, answered) == expected
+
+
+def test_a_source_that_has_nothing_for_anybody_is_behind_at_once() -> None:
+    assert late("11:45", "12:00:05", of_the_other="2026-06-01T11:56") == ["A", "B"]

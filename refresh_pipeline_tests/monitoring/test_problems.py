@@ -53,6 +53,12 @@ def test_a_series_that_is_left_behind_is_stale_by_itself(world: World, instance:
     assert found(world, instance, LATER) == {"bazaar: stale: ETH/USD m15": "newest candle: 2026-06-01 12:00 (updated)"}
 
 
+def test_a_quiet_instrument_is_not_stale_where_its_source_answered(world: World, instance: dg.DagsterInstance) -> None:
+    world.write_candles("ETH/USD|m15", last=LATER - timedelta(hours=1))
+    world.run("refresh", now=LATER)
+    assert found(world, instance, LATER) == {}
+
+
 def test_an_error_rate_above_five_percent_is_said_with_a_reason(world: World, instance: dg.DagsterInstance) -> None:
     world.candle_file("ETH/USD|m15").write_text("nonsense\n")
     world.run("refresh", now=NOW)

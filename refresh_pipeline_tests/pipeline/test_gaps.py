@@ -19,7 +19,7 @@ from refresh_pipeline.pipeline import fetch as fetching
 from refresh_pipeline.pipeline.quality import candle_verdicts
 from refresh_pipeline.sources.registry import open_source
 from refresh_pipeline.warehouse.computations import computations
-from refresh_pipeline_tests.project_folder import FIRST, LAST, NOW, QUIET, World, command, metadata_of
+from refresh_pipeline_tests.project_folder import BAZAAR, NOW, QUIET, World, command, metadata_of
 
 BTC = Series("BTC/USD", Timeframe.m15)
 KEY = BTC.key
@@ -56,7 +56,6 @@ def fetch(world: World, now: datetime = NOW, hole: tuple[str, str] | None = None
     """What the first asset does for the series, without Dagster; just for a hole where one is given."""
     market, warehouse = world.market, world.warehouse
     warehouse.prepare(market)
-    warehouse.write_expected_bars(market, now)
     held = warehouse.series_stats(market, [BTC])
     requests = fetching.requests_for(market, held, now)
     if hole:
@@ -111,8 +110,8 @@ def test_every_answer_agrees_with_a_plain_loop(world: World) -> None:
             "select open_time from bazaar.raw_candles where instrument = ? and timeframe = ? order by 1",
             series.instrument, series.timeframe.value)]  # fmt: skip
         lost = random.choice(stored[1:-1], size=len(stored) // 3, replace=False).tolist()
-        world.change("delete from bazaar.raw_candles where instrument = ? and timeframe = ? "
-                     "and list_contains(?, open_time)", series.instrument, series.timeframe.value, lost)  # fmt: skip
+        world.lose_candles("instrument = ? and timeframe = ? and list_contains(?, open_time)",
+                           series.instrument, series.timeframe.value, lost)  # fmt: skip
     expected = []
     for series in world.market.series:
         end = np.datetime64(NOW.replace(tzinfo=None) - timedelta(minutes=30), "us")
@@ -144,28 +143,18 @@ def test_a_candle_off_the_grid_does_not_make_up_for_one_that_is_missing(new_worl
 
 
 def test_sql_says_the_same(world: World) -> None:
-    world.change("delete from bazaar.raw_candles where open_time between '2026-06-01 03:00' and '2026-06-01 03:30'")
+    world.lose_candles("open_time between '2026-06-01 03:00' and '2026-06-01 03:30'")
+    world.warehouse.write_gaps(world.market, NOW)
     rows = world.query("select instrument, timeframe, candles, place from bazaar.gaps where place = 'middle'")
     lengths = {"m15": 3, "H1": 1}
     expected = [(s.instrument, s.timeframe.value, lengths[s.timeframe.value], "middle") for s in world.market.series]
     assert sorted(rows) == sorted(expected)
     counts = world.query("select instrument, timeframe, stored from bazaar.completeness order by all")
-    assert [row[2] for row in counts] == [23, 93] * 4
-
-
-def test_the_view_goes_by_utc_in_whatever_zone_it_is_asked(world: World) -> None:
-    answers = []
-    for zone in ("UTC", "Asia/Kolkata", "America/New_York"):
-        import duckdb  # noqa: PLC0415
-
-        with duckdb.connect(str(world.settings.database), read_only=True) as connection:
-            connection.execute(f"set timezone = '{zone}'")
-            answers.append(connection.execute("select * exclude (completeness) from bazaar.completeness").fetchall())
-    assert answers[0] == answers[1] == answers[2]
+    assert [row[2] for row in counts] == [22, 91] * 4
 
 
 def test_the_command_lists_counts_and_stretches(world: World) -> None:
-    world.change("delete from bazaar.raw_candles where timeframe = 'm15' and open_time = '2026-06-01 03:00'")
+    world.lose_candles("timeframe = 'm15' and open_time = '2026-06-01 03:00'")
     result = command("gaps", "--json", "--now", NOW.isoformat())
     assert result.exit_code == 0
     rows = json.loads(result.stdout)
@@ -316,6 +305,8 @@ def look(world: World, instance: dg.DagsterInstance) -> tuple[list[dg.RunRequest
 
 @pytest.mark.parametrize("found", [False, True])
 def test_the_sensor_repairs_a_hole_and_nothing_else(new_world: World, found: bool) -> None:
+    only = BAZAAR.replace("[BTC/USD, ETH/USD, SOL/USD, XRP/USD]", "[BTC/USD]").replace("[m15, H1]", "[m15]")
+    (new_world.root / "markets" / "bazaar.yaml").write_text(only)
     now = datetime.now(UTC)
     first = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=20)
     hole = [(first + timedelta(hours=5, minutes=15 * n)).strftime("%Y-%m-%dT%H:%M:%S") for n in range(3)]
@@ -323,7 +314,6 @@ def test_the_sensor_repairs_a_hole_and_nothing_else(new_world: World, found: boo
     assert new_world.run(keys=[KEY], now=now).success
     new_world.change("update bazaar.confirmed_gaps set first_asked_at = first_asked_at - interval 61 minute, "
                      "asked_at = asked_at - interval 61 minute")  # fmt: skip
-    new_world.change("delete from bazaar.expectations where not (instrument = 'BTC/USD' and timeframe = 'm15')")
     if found:
         new_world.write_candles(KEY, first=first, last=now)
     with dg.DagsterInstance.ephemeral() as instance:
@@ -345,9 +335,44 @@ def test_before_any_refresh_there_is_nothing_to_repair(new_world: World) -> None
     assert not (new_world.root / "data").exists()
 
 
-def test_a_calendar_that_knows_better_has_its_bars_written_anew(world: World) -> None:
-    before = world.query("select count(*) from bazaar.expected_candles")
-    world.change("delete from bazaar.expected_candles where open_time = '2026-06-01 03:00'")
-    world.warehouse.write_expected_bars(world.market, NOW)
-    assert world.query("select count(*) from bazaar.expected_candles") == before
-    assert FIRST < NOW < LAST
+# ---- what is kept so that no look reads candles
+
+
+def test_ranges_that_are_lost_or_of_another_calendar_are_derived_again(world: World) -> None:
+    before = world.query("select * from bazaar.stored_ranges order by all")
+    for harm in ("delete from bazaar.stored_ranges", "update bazaar.stored_ranges set calendar = 1, "
+                 "first_open_time = last_open_time"):  # fmt: skip
+        world.change(harm)
+        assert places(world) == []
+        world.warehouse.prepare(world.market)
+        assert world.query("select * from bazaar.stored_ranges where calendar <> 1 order by all") == before
+
+
+def test_a_look_writes_nothing(world: World) -> None:
+    before = world.fingerprints()
+    world.change("delete from bazaar.stored_ranges")
+    rows = json.loads(command("gaps", "--json", "--now", "2046-01-01T00:00:00Z").stdout)
+    assert rows[0]["expected_count"] > 600_000
+    assert {**world.fingerprints(), "bazaar.stored_ranges": before["bazaar.stored_ranges"]} == before
+
+
+def test_tables_of_the_version_that_wrote_expected_bars_down_are_brought_forward(world: World) -> None:
+    before = (places(world), world.query("select * from bazaar.raw_candles order by all"))
+    for statement in (
+        "drop table bazaar.gaps", "drop table bazaar.completeness", "drop table bazaar.stored_ranges",
+        "create table bazaar.expected_candles (sessions varchar, timeframe varchar, open_time timestamp, "
+        "closes_at timestamp, number bigint)",
+        "create table bazaar.expectations (instrument varchar, timeframe varchar, sessions varchar, since timestamp)",
+        "create view bazaar.gaps as select instrument, timeframe, since as first_open_time from bazaar.expectations",
+        "create view bazaar.completeness as select * from bazaar.expectations",
+        "update bazaar.about set schema_version = 1",
+    ):  # fmt: skip
+        world.change(statement)
+    assert places(world) == before[0]
+    assert world.run(now=NOW).success
+    assert (places(world), world.query("select * from bazaar.raw_candles order by all")) == before
+    names = {row[0] for row in world.query("select table_name from duckdb_tables()")}
+    assert not names & {"expected_candles", "expectations"}
+    assert world.query("select count(*), min(stored), max(as_of) from bazaar.completeness") == [
+        (8, 23, NOW.replace(tzinfo=None))
+    ]

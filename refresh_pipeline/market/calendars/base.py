@@ -5,6 +5,7 @@ All instants are numpy datetime64[us] in UTC. A calendar answers for any timefra
 open (`is_open`), and which candle is the newest that has closed (`last_closed`).
 """
 
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -156,6 +157,18 @@ class Calendar(ABC):
     def _has_session(self, timeframe: Timeframe, grid: Times) -> NDArray[np.bool_]:
         """Which bars of the grid have trading in them."""
         return self.is_open(grid) if timeframe <= Timeframe.D1 else np.ones(len(grid), dtype=bool)
+
+
+@lru_cache(maxsize=32)
+def fingerprint(calendar: Calendar) -> int:
+    """A number that differs where a calendar's sessions or the grid of its bars differ on any day up to 2040."""
+    days = np.arange("1990-01-01", "2040-01-01", dtype="datetime64[D]").astype(TIME_UNIT)
+    if calendar.last_known is not None:
+        days = days[days < calendar.last_known]
+    answers = [days[-1:].view(np.int64)]
+    for timeframe in (Timeframe.m15, Timeframe.H1, Timeframe.H4, Timeframe.D1, Timeframe.W1):
+        answers += [calendar.bar_index(timeframe, days), calendar.floor(timeframe, days).view(np.int64)]
+    return zlib.crc32(np.concatenate(answers).tobytes())
 
 
 def steps_begun(since: NDArray[np.timedelta64], length: np.timedelta64) -> NDArray[np.int64]:
