@@ -88,7 +88,7 @@ def test_once_is_narrowed_by_whatever_names_are_usual(
 
 
 def test_once_fills_a_stretch_that_it_is_asked_for(world: World) -> None:
-    world.change("delete from bazaar.raw_candles where open_time between '2026-05-31 14:00' and '2026-05-31 18:00'")
+    world.lose_candles("open_time between '2026-05-31 14:00' and '2026-05-31 18:00'")
     stretch = ("--since", "2026-05-31T15:00Z", "--until", "2026-05-31T17:00+01:00")
     assert command("once", "-i", "BTC/USD", "-t", "m15", *stretch, "--now", NOW.isoformat()).exit_code == 0
     assert world.query("select count(*) from bazaar.raw_candles where open_time between '2026-05-31 14:00' and "

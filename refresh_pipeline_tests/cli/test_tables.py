@@ -192,8 +192,8 @@ def test_the_table_shows_what_the_rows_say(world: World) -> None:
     console = Console(file=out, width=160)
     print_status(console, world.settings, status_rows(world.settings, [world.market], LATER))
     lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
-    assert "bazaar BTC/USD m15 2026-06-01 11:45:00 2:00:30 8 96 92.31% updated" in lines
-    assert "bazaar ETH/USD m15 2026-06-01 11:45:00 2:00:30 8 96 92.31% unchanged" in lines
+    assert "bazaar BTC/USD m15 2026-06-01 11:45:00 2:00:30 8 96 94.12% updated" in lines
+    assert "bazaar ETH/USD m15 2026-06-01 11:45:00 2:00:30 8 96 94.12% unchanged" in lines
     assert f"warehouse {world.root}/data/refresh.duckdb" in lines
 
 

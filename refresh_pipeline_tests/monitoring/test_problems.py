@@ -168,7 +168,7 @@ def test_a_correction_is_a_revision_and_no_new_candle(world: World, instance: dg
 
 
 def test_the_report_tells_of_gaps_failures_and_what_is_late(world: World, instance: dg.DagsterInstance) -> None:
-    world.change("delete from bazaar.raw_candles where instrument = 'BTC/USD' and open_time = '2026-06-01 03:00'")
+    world.lose_candles("instrument = 'BTC/USD' and open_time = '2026-06-01 03:00'")
     for key in ALL:
         world.candle_file(key).write_text("nonsense\n")
     world.run("refresh", instance=instance, now=LATER)

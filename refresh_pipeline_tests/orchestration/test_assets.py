@@ -187,7 +187,7 @@ def test_until_before_what_is_stored_changes_nothing(world: World) -> None:
 
 
 def test_a_stretch_may_be_asked_for(world: World) -> None:
-    world.change("delete from bazaar.raw_candles where open_time between '2026-05-31 14:00' and '2026-05-31 18:00'")
+    world.lose_candles("open_time between '2026-05-31 14:00' and '2026-05-31 18:00'")
     world.run(now=NOW, since="2026-05-31T15:00Z", until="2026-05-31T16:00Z")
     found = world.query("select count(*) from bazaar.raw_candles where open_time between '2026-05-31 14:00' "
                         "and '2026-05-31 18:00' and timeframe = 'm15' and instrument = 'BTC/USD'")  # fmt: skip

@@ -117,7 +117,7 @@ def test_what_is_complete_is_not_asked_for_at_all(new_world: World) -> None:
 def test_a_single_missing_candle_is_asked_for_alone(new_world: World) -> None:
     venue = Venue()
     backfilled(new_world, venue)
-    new_world.change("delete from bazaar.raw_candles where open_time = '2026-05-31 07:15'")
+    new_world.lose_candles("open_time = '2026-05-31 07:15'")
     venue.asked.clear()
     backfilled(new_world, venue)
     assert venue.spans == [("BTC", "31T07:15", "31T07:30")]
@@ -197,7 +197,7 @@ def test_a_weekend_is_no_gap(new_world: World) -> None:
 
 def test_the_launchpad_backfills_with_missing_in_the_config_of_any_job(new_world: World) -> None:
     new_world.run("refresh", ["BTC/USD|m15"])
-    new_world.change("delete from bazaar.raw_candles where open_time < '2026-06-01 06:00'")
+    new_world.lose_candles("open_time < '2026-06-01 06:00'")
     new_world.change("update bazaar.raw_candles set close = close * 1.0001 where open_time = '2026-06-01 11:45'")
     since = (NOW - timedelta(days=1)).isoformat()
     result = new_world.run("backfill", ["BTC/USD|m15"], since=since, missing_only=True)
