@@ -63,7 +63,7 @@ def materialized(
     with warehouse.session():
         warehouse.record(market, asset, attempts, context.run.run_id, now)
         stats = warehouse.series_stats(market, succeeded)
-        coverage = warehouse.coverage(market, succeeded, now)
+        coverage = warehouse.coverage(market, [series for series in succeeded if stats[series].candle_count], now)
     context.log.info("%s: %s", asset, summary(attempts))
     for line in failures(failed):
         context.log.warning("%s: %s", asset, line)

@@ -292,9 +292,10 @@ def _outdated(
 
 
 def _drop_expected_candles(connection: duckdb.DuckDBPyConnection, market: str) -> None:
-    """Version 1 wrote expected bars down as rows, and `gaps` and `completeness` were views of them."""
-    for view in ("gaps", "completeness"):
-        connection.execute(f'drop view if exists "{market}".{view}')
+    """Versions before 3 wrote expected bars down as rows; `gaps` and `completeness` were views of them."""
+    views = "select view_name from duckdb_views() where schema_name = ? and view_name in ('gaps', 'completeness')"
+    for (view,) in connection.execute(views, [market]).fetchall():
+        connection.execute(f'drop view "{market}".{view}')
     for table in ("expected_candles", "expectations"):
         connection.execute(f'drop table if exists "{market}".{table}')
 

@@ -132,6 +132,8 @@ class Warehouse:
 
     def coverage(self, market: Market, batch: Sequence[Series], now: datetime) -> dict[Series, Coverage]:
         """How many candles are expected and stored of each series; nothing of a series of which none is due yet."""
+        if not batch:
+            return {}
         with self.get_connection() as connection:
             return gaps.coverage(connection, market, now, batch)
 

@@ -365,7 +365,7 @@ def test_tables_of_the_version_that_wrote_expected_bars_down_are_brought_forward
         "create table bazaar.expectations (instrument varchar, timeframe varchar, sessions varchar, since timestamp)",
         "create view bazaar.gaps as select instrument, timeframe, since as first_open_time from bazaar.expectations",
         "create view bazaar.completeness as select * from bazaar.expectations",
-        "update bazaar.about set schema_version = 1",
+        "update bazaar.schema_info set schema_version = 2",
     ):  # fmt: skip
         world.change(statement)
     assert places(world) == before[0]
