@@ -7,6 +7,7 @@ from typing import Any
 
 import duckdb
 
+from refresh_pipeline.duckdb_connection import open_duckdb
 from refresh_pipeline.market.calendars.base import CalendarEnds
 from refresh_pipeline.market.gaps import Coverage, Gap
 from refresh_pipeline.market.model import Market
@@ -39,7 +40,7 @@ def _looking(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
         with connect(str(settings.database), read_only=True) as connection:
             yield connection
     else:
-        with duckdb.connect(":memory:") as connection:
+        with open_duckdb() as connection:
             yield connection
 
 
