@@ -130,6 +130,18 @@ def parsed_instants(texts: dict[str, str | None]) -> dict[str, str]:
     return instants
 
 
+def require_bounds(wanted: Request) -> None:
+    """Refuse instants that a run of one of the markets cannot have; raises ValueError that names the option."""
+    from refresh_pipeline.market.candles import parse_instant
+    from refresh_pipeline.market.time_bounds import require_limit, require_now
+
+    for market in wanted.markets:
+        require_now(market, wanted.now, datetime.now(UTC), name="--now")
+    for name in ("since", "until"):
+        if name in wanted.instants:
+            require_limit(f"--{name}", parse_instant(wanted.instants[name]), wanted.now)
+
+
 def _instant(option: str, text: str) -> str:
     from refresh_pipeline.market.candles import parse_instant
 

@@ -20,6 +20,7 @@ from refresh_pipeline.cli.options import (
     chosen_series,
     open_sources,
     request,
+    require_bounds,
 )
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def publish(
 def _prepared(wanted: Request, instrument: str | None, timeframe: str | None) -> "list[tuple[Market, list[Series]]]":
     from refresh_pipeline.settings import prepare_dagster
 
+    require_bounds(wanted)
     series = chosen_series(wanted.markets, instrument, timeframe)
     open_sources(wanted.settings, wanted.markets)
     prepare_dagster(wanted.settings)

@@ -59,9 +59,10 @@ def parse_instant(text: str) -> datetime:
     """
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError as error:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    # An offset may lead out of the years 1 to 9999.
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"found {text!r}, allowed: ISO 8601, for instance 2026-01-31T12:00Z") from error
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,10 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.orchestration.asset_specs import asset
 from refresh_pipeline.orchestration.charts import with_chart
 from refresh_pipeline.orchestration.materialization import materialized, remaining_series, series_of
-from refresh_pipeline.orchestration.resources import Exports, Uploads, Venues, WarehouseParam
+from refresh_pipeline.orchestration.resources import ExportsParam as Exports
+from refresh_pipeline.orchestration.resources import UploadsParam as Uploads
+from refresh_pipeline.orchestration.resources import VenuesParam as Venues
+from refresh_pipeline.orchestration.resources import WarehouseParam
 from refresh_pipeline.orchestration.run_options import RunOptionsParam as Options
 from refresh_pipeline.pipeline import backfill, compute, fetch, upload
 from refresh_pipeline.pipeline.publish import publish_files
@@ -27,7 +30,7 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
 
     @asset(Table.raw_candles, market)
     def raw_candles(context: Context, warehouse: WarehouseParam, venues: Venues, run_options: Options) -> Result:
-        now, batch, source = run_options.now_instant, series_of(context, run_options), venues.open(market)
+        now, batch, source = run_options.now_instant(market), series_of(context, run_options), venues.open(market)
         warehouse.prepare(market)
         work = backfill.backfill if run_options.missing_only else partial(fetch.refresh_candles, gaps=run_options.gaps)
         since, until = run_options.since_instant, run_options.until_instant
@@ -40,17 +43,17 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
         attempts = compute.compute(warehouse, market, Table.enhanced_candles, batch)
         if len(context.partition_keys) == 1:
             attempts = with_chart(attempts, warehouse, market)
-        return materialized(context, warehouse, market, attempts, run_options.now_instant)
+        return materialized(context, warehouse, market, attempts, run_options.now_instant(market))
 
     @asset(Table.indicators, market, after=enhanced_candles)
     def indicators(context: Context, warehouse: WarehouseParam, run_options: Options) -> Result:
         batch = remaining_series(context, run_options, warehouse, market)
         attempts = compute.compute(warehouse, market, Table.indicators, batch)
-        return materialized(context, warehouse, market, attempts, run_options.now_instant)
+        return materialized(context, warehouse, market, attempts, run_options.now_instant(market))
 
     @asset(Table.exports, market, after=indicators)
     def exports(context: Context, warehouse: WarehouseParam, files: Exports, run_options: Options) -> Result:
-        now, batch = run_options.now_instant, remaining_series(context, run_options, warehouse, market)
+        now, batch = run_options.now_instant(market), remaining_series(context, run_options, warehouse, market)
         attempts = publish_files(warehouse, market, files.root, batch, now)
         return materialized(context, warehouse, market, attempts, now)
 
@@ -58,7 +61,7 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
     def uploads(
         context: Context, warehouse: WarehouseParam, files: Exports, destination: Uploads, run_options: Options
     ) -> Result:
-        now, batch = run_options.now_instant, remaining_series(context, run_options, warehouse, market)
+        now, batch = run_options.now_instant(market), remaining_series(context, run_options, warehouse, market)
         spec, target = market.uploads, destination.open(market.uploads)
         attempts = upload.upload(warehouse, market, spec, batch, root=files.root, destination=target, now=now)
         return materialized(context, warehouse, market, attempts, now)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from refresh_pipeline.market.model import Market
-from refresh_pipeline.orchestration.resources import Exports, Uploads, WarehouseParam
+from refresh_pipeline.orchestration.resources import ExportsParam, UploadsParam, WarehouseParam
 from refresh_pipeline.orchestration.run_options import RunOptionsParam as Options
 from refresh_pipeline.pipeline.quality import Verdict, candle_checks, candle_verdicts, export_verdict, upload_verdict
 from refresh_pipeline.warehouse.queries import Fault
@@ -32,21 +32,21 @@ def market_checks(market: Market) -> list[dg.AssetChecksDefinition]:
         context: dg.AssetCheckExecutionContext, warehouse: WarehouseParam, run_options: Options
     ) -> Iterator[dg.AssetCheckResult]:
         chosen = {check.name for check in context.selected_asset_check_keys}
-        for name, verdict in candle_verdicts(warehouse, market, run_options.now_instant, chosen).items():
+        for name, verdict in candle_verdicts(warehouse, market, run_options.now_instant(market), chosen).items():
             yield result(verdict, key, name)
 
     @dg.asset_check(
         asset=[market.name, Table.exports.value],
         description="Every export file is unaltered and holds the rows that the tables held when it was written.",
     )
-    def exports_match_the_table(warehouse: WarehouseParam, files: Exports) -> dg.AssetCheckResult:
+    def exports_match_the_table(warehouse: WarehouseParam, files: ExportsParam) -> dg.AssetCheckResult:
         return result(export_verdict(warehouse, market, files.root))
 
     @dg.asset_check(
         asset=[market.name, Table.uploads.value],
         description="The destination holds every export file as it was last exported.",
     )
-    def uploads_match_the_exports(warehouse: WarehouseParam, destination: Uploads) -> dg.AssetCheckResult:
+    def uploads_match_the_exports(warehouse: WarehouseParam, destination: UploadsParam) -> dg.AssetCheckResult:
         return result(upload_verdict(warehouse, market, market.uploads, lambda: destination.open(market.uploads)))
 
     return [raw_candles_checks, exports_match_the_table, uploads_match_the_exports]

@@ -13,7 +13,7 @@ from refresh_pipeline.orchestration.asset_specs import freshness
 from refresh_pipeline.orchestration.checks import result
 from refresh_pipeline.orchestration.materialization import materialized, remaining_series
 from refresh_pipeline.orchestration.partitions import grid
-from refresh_pipeline.orchestration.resources import Exports, Uploads, WarehouseParam
+from refresh_pipeline.orchestration.resources import ExportsParam, UploadsParam, WarehouseParam
 from refresh_pipeline.orchestration.run_options import RunOptionsParam as Options
 from refresh_pipeline.pipeline import redis_cache, upload
 from refresh_pipeline.pipeline.quality import upload_verdict, window_verdict
@@ -44,9 +44,13 @@ def copy_checks(market: Market) -> list[dg.AssetChecksDefinition]:
 
 def _files(market: Market, spec: FileSpec) -> dg.AssetsDefinition:
     def copies(
-        context: Context, warehouse: WarehouseParam, files: Exports, destination: Uploads, run_options: Options
+        context: Context,
+        warehouse: WarehouseParam,
+        files: ExportsParam,
+        destination: UploadsParam,
+        run_options: Options,
     ) -> dg.MaterializeResult:
-        now, batch = run_options.now_instant, remaining_series(context, run_options, warehouse, market)
+        now, batch = run_options.now_instant(market), remaining_series(context, run_options, warehouse, market)
         opened = destination.open(spec)
         attempts = upload.upload(warehouse, market, spec, batch, root=files.root, destination=opened, now=now)
         return materialized(context, warehouse, market, attempts, now)
@@ -56,9 +60,9 @@ def _files(market: Market, spec: FileSpec) -> dg.AssetsDefinition:
 
 def _candles(market: Market, spec: RedisSpec) -> dg.AssetsDefinition:
     def copies(
-        context: Context, warehouse: WarehouseParam, destination: Uploads, run_options: Options
+        context: Context, warehouse: WarehouseParam, destination: UploadsParam, run_options: Options
     ) -> dg.MaterializeResult:
-        now, batch = run_options.now_instant, remaining_series(context, run_options, warehouse, market)
+        now, batch = run_options.now_instant(market), remaining_series(context, run_options, warehouse, market)
         opened = destination.open_redis(spec)
         attempts = redis_cache.keep(warehouse, market, spec, batch, destination=opened, now=now)
         return materialized(context, warehouse, market, attempts, now)
@@ -88,7 +92,7 @@ def _files_check(market: Market, spec: FileSpec) -> dg.AssetChecksDefinition:
         name=f"{spec.asset}_match_the_exports",
         description="The destination holds every export file as it was last exported.",
     )
-    def copies_match(warehouse: WarehouseParam, destination: Uploads) -> dg.AssetCheckResult:
+    def copies_match(warehouse: WarehouseParam, destination: UploadsParam) -> dg.AssetCheckResult:
         return result(upload_verdict(warehouse, market, spec, lambda: destination.open(spec)))
 
     return copies_match
@@ -100,7 +104,7 @@ def _candles_check(market: Market, spec: RedisSpec) -> dg.AssetChecksDefinition:
         name=f"{spec.asset}_are_whole",
         description="The destination holds the whole window of every series.",
     )
-    def copies_are_whole(warehouse: WarehouseParam, destination: Uploads) -> dg.AssetCheckResult:
+    def copies_are_whole(warehouse: WarehouseParam, destination: UploadsParam) -> dg.AssetCheckResult:
         return result(window_verdict(warehouse, market, spec, lambda: destination.open_redis(spec)))
 
     return copies_are_whole

@@ -3,6 +3,8 @@
 How each resource works is in its own package; which one is used, and where it is, is decided here.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,40 +24,29 @@ if TYPE_CHECKING:
     from refresh_pipeline.destinations.redis import RedisDestination
 
 
-# The type of the parameter `warehouse` of assets, checks and sensors. It has no field that a run config could change.
-WarehouseParam = dg.ResourceParam[Warehouse]
-
-
-def warehouse_resource(settings: Settings) -> dg.ResourceDefinition:
-    """The warehouse of these settings, a new object for each run: sensors in several threads must not share one."""
-    return dg.ResourceDefinition(lambda _: Warehouse(settings.database))
-
-
-class Venues(dg.ConfigurableResource):
+@dataclass(frozen=True)
+class Venues:
     """Opens the source of a market's candles."""
 
-    limits_dir: str
+    limits_dir: Path
 
     def open(self, market: Market) -> Source:
         """The market's source; credentials stay in the environment until a run needs them."""
-        return open_source(market, Path(self.limits_dir), secret)
+        return open_source(market, self.limits_dir, secret)
 
 
-class Exports(dg.ConfigurableResource):
+@dataclass(frozen=True)
+class Exports:
     """The folder of export files."""
 
-    directory: str
-
-    @property
-    def root(self) -> Path:
-        """The folder as a path."""
-        return Path(self.directory)
+    root: Path
 
 
-class Uploads(dg.ConfigurableResource):
+@dataclass(frozen=True)
+class Uploads:
     """Opens destinations of export files and candles; credentials stay in the environment until a run needs them."""
 
-    default_folder: str
+    default_folder: Path
 
     def open(self, spec: FileSpec) -> Destination:
         """The destination for files that a market's YAML describes; the settings say where `uploads` go.
@@ -68,7 +59,7 @@ class Uploads(dg.ConfigurableResource):
             spec,
             credentials(settings),
             upload_url=settings.upload_url,
-            default_folder=Path(self.default_folder),
+            default_folder=self.default_folder,
         )
 
     def open_redis(self, spec: RedisSpec) -> "RedisDestination":
@@ -80,17 +71,34 @@ class Uploads(dg.ConfigurableResource):
         return open_redis(spec, credentials(load_settings()))
 
 
-def resources(settings: Settings) -> dict[str, object]:
-    """Every resource by its key."""
+# The types of the parameters of assets, checks and sensors. A run config cannot change these resources.
+WarehouseParam = dg.ResourceParam[Warehouse]
+VenuesParam = dg.ResourceParam[Venues]
+ExportsParam = dg.ResourceParam[Exports]
+UploadsParam = dg.ResourceParam[Uploads]
+
+
+def resources(settings: Settings) -> dict[str, dg.ResourceDefinition]:
+    """Every resource by its key; a run config can only set the run's options."""
     return {
         "warehouse": warehouse_resource(settings),
-        "venues": Venues(limits_dir=str(settings.limits_dir)),
-        "files": Exports(directory=str(settings.exports_dir)),
-        "destination": uploads_of(settings),
+        "venues": _without_config(lambda: Venues(settings.limits_dir)),
+        "files": _without_config(lambda: Exports(settings.exports_dir)),
+        "destination": _without_config(lambda: uploads_of(settings)),
         **run_options_resources(),
     }
 
 
+def warehouse_resource(settings: Settings) -> dg.ResourceDefinition:
+    """The warehouse of these settings, a new object for each run: sensors in several threads must not share one."""
+    return _without_config(lambda: Warehouse(settings.database))
+
+
 def uploads_of(settings: Settings) -> Uploads:
     """The resource that opens destinations, with its default folder."""
-    return Uploads(default_folder=str(settings.data / "uploads"))
+    return Uploads(settings.data / "uploads")
+
+
+def _without_config(make: Callable[[], object]) -> dg.ResourceDefinition:
+    # An empty schema refuses every key of a run config; without a schema Dagster takes any and ignores it.
+    return dg.ResourceDefinition(lambda _: make(), config_schema={})

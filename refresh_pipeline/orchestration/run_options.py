@@ -11,7 +11,9 @@ import numpy as np
 from pydantic import Field
 
 from refresh_pipeline.market.candles import instant, parse_instant
+from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.time_bounds import require_limit, require_now
 
 KEY, OLD_KEY = "run_options", "asked"
 # Fields of the old key, and their names now.
@@ -43,10 +45,25 @@ class RunOptions(dg.Config):
         default=False, description="Fetch only candles that the calendar expects and the warehouse lacks."
     )
 
-    @property
-    def now_instant(self) -> datetime:
-        """The instant the run takes for now: the clock's where `now` is empty."""
-        return parse_instant(self.now) if self.now else datetime.now(UTC)
+    def now_instant(self, market: Market) -> datetime:
+        """The instant the run takes for now: the clock's where `now` is empty.
+
+        Raises:
+            dagster.Failure: `now`, `since`, `until` or `ranges` are malformed or outside the bounds of `time_bounds`.
+        """
+        clock = datetime.now(UTC)
+        try:
+            now = parse_instant(self.now) if self.now else clock
+            require_now(market, now, clock)
+            for name, limit in {"since": self.since_instant, "until": self.until_instant}.items():
+                if limit is not None:
+                    require_limit(name, limit, now)
+        except ValueError as error:
+            raise _failure(str(error)) from error
+        for start, end in self.gaps.values():
+            for limit in (start, end):
+                _require_limit_of_range(limit, now)
+        return now
 
     @property
     def gaps(self) -> dict[Series, tuple[np.datetime64, np.datetime64]]:
@@ -96,6 +113,13 @@ def _range(line: str) -> tuple[Series, tuple[np.datetime64, np.datetime64]]:
     if not start < end:
         raise _malformed(line)
     return series, (start, end)
+
+
+def _require_limit_of_range(limit: np.datetime64, now: datetime) -> None:
+    try:
+        require_limit("ranges", limit.astype(datetime).replace(tzinfo=UTC), now)
+    except ValueError as error:
+        raise _failure(str(error)) from error
 
 
 def _malformed(line: str) -> dg.Failure:

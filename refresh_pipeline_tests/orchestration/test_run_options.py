@@ -2,21 +2,25 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 import pytest
 
+from refresh_pipeline.market_files import load_markets
 from refresh_pipeline.orchestration.run_options import RunOptions
+from refresh_pipeline.settings import load_settings
 from refresh_pipeline_tests.project_folder import LATER, NOW, QUIET, World, failures_of
 
 KEY = "BTC/USD|m15"
+(DEMO,) = load_markets(load_settings(enabled_markets="demo"))
 FROM_TEN = "2026-06-01T10:00Z"
 
 
 def test_a_run_goes_by_the_clock_unless_another_time_is_given() -> None:
     before = datetime.now(UTC)
-    assert before <= RunOptions().now_instant <= datetime.now(UTC)
-    assert RunOptions(now="2026-06-01T14:00+02:00").now_instant == datetime(2026, 6, 1, 12, tzinfo=UTC)
+    assert before <= RunOptions().now_instant(DEMO) <= datetime.now(UTC)
+    assert RunOptions(now="2026-06-01T14:00+02:00").now_instant(DEMO) == datetime(2026, 6, 1, 12, tzinfo=UTC)
 
 
 def test_a_run_may_be_narrowed_to_a_time() -> None:
@@ -27,8 +31,44 @@ def test_a_run_may_be_narrowed_to_a_time() -> None:
 
 
 def test_a_text_that_is_no_time_is_named() -> None:
-    with pytest.raises(ValueError, match="found 'yesterday', allowed: ISO 8601"):
-        _ = RunOptions(now="yesterday").now_instant
+    with pytest.raises(dg.Failure, match="found 'yesterday', allowed: ISO 8601"):
+        RunOptions(now="yesterday").now_instant(DEMO)
+
+
+def ahead(**span: int) -> str:
+    return (datetime.now(UTC) + timedelta(**span)).isoformat()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"now": "9999-12-31"},
+        {"now": "9999-12-31T23:59-05:00"},
+        {"now": "1969-12-31"},
+        {"now": ahead(days=400)},
+        {"since": "1601-01-01"},
+        {"since": ahead(days=2)},
+        {"until": ahead(days=2)},
+        {"until": "0001-01-01"},
+        {"now": "2026-06-01", "until": "2026-06-03"},
+        {"ranges": [f"{KEY} 1960-01-01 1960-01-02"]},
+        {"ranges": [f"{KEY} 2026-06-01 {ahead(days=2)}"]},
+    ],
+)
+def test_instants_have_bounds(options: dict[str, Any]) -> None:
+    with pytest.raises(dg.Failure, match="allowed"):
+        RunOptions(**options).now_instant(DEMO)
+
+
+@pytest.mark.parametrize("options", [{"now": ahead(days=300)}, {"until": ahead(hours=20)}, {"since": "1970-01-01"}])
+def test_instants_within_the_bounds_are_taken(options: dict[str, Any]) -> None:
+    RunOptions(**options).now_instant(DEMO)
+
+
+def test_only_a_simulated_market_runs_ahead_of_the_clock() -> None:
+    (crypto,) = load_markets(load_settings(enabled_markets="crypto"))
+    with pytest.raises(dg.Failure, match="allowed for market crypto: 1970 up to the clock's"):
+        RunOptions(now=ahead(hours=1)).now_instant(crypto)
 
 
 @pytest.mark.parametrize(
