@@ -19,6 +19,8 @@ from refresh_pipeline.market.candles import Floats
 
 _maximum, _minimum, _atr, _period, _mavp = (bare(name) for name in ("MAX", "MIN", "ATR", "HT_DCPERIOD", "MAVP"))
 
+# Part of the price below which Bollinger bands have no width: TA-Lib's sums leave no digit of a variance below 1e-14.
+NO_WIDTH = 4e-7
 RATIOS = (0.236, 0.382, 0.5, 0.618, 0.786)
 WINDOW = 50
 REGIMES = np.array(["low", "medium", "high"], dtype=object)
@@ -87,7 +89,8 @@ def same_as(name: str, rows: Rows) -> Sequence[Values]:
 def band_width_and_place(rows: Rows) -> Sequence[Values]:
     """bb_width = upper - lower, in price; bb_percent = (close - lower) / width, missing where there is no width."""
     width = rows.numbers("bb_upper") - rows.numbers("bb_lower")
-    return [width, ratio(rows.numbers("close") - rows.numbers("bb_lower"), width)]
+    has_width = width > NO_WIDTH * rows.numbers("bb_middle")
+    return [width, ratio(rows.numbers("close") - rows.numbers("bb_lower"), np.where(has_width, width, 0.0))]
 
 
 def keltner_channel(rows: Rows) -> Sequence[Values]:

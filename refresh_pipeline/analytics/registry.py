@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
-from refresh_pipeline.analytics import cumulative, derived, hilbert, levels, sessions
+from refresh_pipeline.analytics import cumulative, denominators, derived, hilbert, levels, sessions
 from refresh_pipeline.analytics.bars import Bars, Column, Values, flag_column, number_column, price_column, text_column
 from refresh_pipeline.analytics.evaluation import BlockFormula, Part, RecursiveFormula, RowFormula
 from refresh_pipeline.analytics.recursive import Average
@@ -124,6 +124,8 @@ _ENDLESS: Mapping[str, tuple[Callable[[Bars], Sequence[Values]], Sequence[str]]]
 # `vwap` is the predecessor's, per session; TA-Lib's never begins anew.
 _RENAMED = {"VWAP": ["vwap_endless"]}
 _CYCLE = ("HT_DCPHASE", "HT_SINE", "HT_TRENDMODE")
+# Outputs in another unit than the function's others.
+_UNITS = {("SUPERTREND", "trend"): "1 or -1"}
 _COUNTS_ROWS = {"MAXINDEX", "MININDEX", "MINMAXINDEX"}
 # Parameters that stretch an indicator's memory as they grow.
 _PERIODS = ("period", "periods")
@@ -211,7 +213,7 @@ def _block_formula(name: str, function: TalibFunction, parameters: Parameters) -
     if name == "MAVP":
         takes, warm_up = ["close"], warm_up + FUNCTIONS["HT_DCPERIOD"].warm_up
     return BlockFormula(
-        derived.cycle_average if name == "MAVP" else bare(name),
+        derived.cycle_average if name == "MAVP" else denominators.defined(name),
         takes,
         list(parameters.values()),
         warm_up,
@@ -231,8 +233,9 @@ def _columns(
     return [
         Column(
             column,
-            f"{function.title}{f': {output}' if output else ''}{f' ({settings})' if settings else ''}.",
-            function.unit,
+            f"{function.title}{f': {output}' if output else ''}{f' ({settings})' if settings else ''}."
+            f"{denominators.note(name)}",
+            _UNITS.get((name, output), function.unit),
             warm_up=warm_up,
             sql_type=kind,
         )
@@ -271,10 +274,14 @@ def _bands() -> Iterator[Indicator]:
         "band_width",
         "volatility",
         "Bollinger.",
-        RowFormula(derived.band_width_and_place, ["bb_upper", "bb_lower"]),
+        RowFormula(derived.band_width_and_place, ["bb_upper", "bb_middle", "bb_lower"]),
         [
             price_column("bb_width", "bb_upper - bb_lower."),
-            number_column("bb_percent", "(close - bb_lower) / bb_width; null where the bands have no width.", "ratio"),
+            number_column(
+                "bb_percent",
+                "(close - bb_lower) / bb_width; null where the bands have no width (4e-7 of the price).",
+                "ratio",
+            ),
         ],
     )
     yield _own(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from refresh_pipeline.analytics.bars import Bars
+from refresh_pipeline.analytics.denominators import KEPT, UNDEFINED, note
 from refresh_pipeline.analytics.indicators import UnknownIndicator, groups, indicators
 from refresh_pipeline.analytics.lazy_talib import load_talib
 from refresh_pipeline.analytics.registry import CLASSIC, TALIB, registry
@@ -135,7 +136,8 @@ def whole_by_talib(name, market):
     for output in outputs if isinstance(outputs, list) else [outputs]:
         values = output.astype(np.float64)
         values[:first] = np.nan
-        yield np.where(np.isfinite(values), values, np.nan)
+        known = np.isfinite(values) & (market["volume"] > 0 if name == "MARKETFI" else True)
+        yield np.where(known, values, np.nan)
 
 
 def mavp_periods(market):
@@ -194,6 +196,64 @@ def columns_of(name):
 
 # ---- odd markets
 
+# Columns that divide by how far prices went.
+RATIOS_OF_MOVES = [
+    *("rsi", "rsi_14", "cmo", "cmou", "adx_14", "adxr", "dx", "plus_di", "di_minus", "trend_strength", "williams_r"),
+    *("stoch_k", "stoch_d", "stochf_fastk", "stochf_fastd", "stochrsi_fastk", "stochrsi_fastd", "kdj_k", "kdj_d"),
+    *("kdj_j", "er", "vhf", "imi", "bop", "cci", "mfi_14", "ultosc", "vortex_plusvi", "vortex_minusvi", "smi_smi"),
+    *("smi_smisignal", "tsi", "rvi", "massi", "cvi", "correl", "beta", "bb_percent"),
+]
+# Of them those that look at a window: as soon as it is flat they are null, and as soon as it is not they have a value.
+OF_A_WINDOW = {"williams_r": 14, "stochf_fastk": 5, "stoch_k": 16, "er": 11, "cci": 14, "bop": 1, "imi": 14, "cmou": 15}
+OF_A_WINDOW |= {"vhf": 29, "vortex_plusvi": 15, "ultosc": 8, "correl": 30, "stochf_fastd": 7, "beta": 6}
+
+
+def moved_then_halted(halt=200):
+    """A market that trades at one price for a while, and then moves again."""
+    market, still = traded(bars=700, tick=0.01), np.arange(700)
+    still = (still >= 300) & (still < 300 + halt)
+    return market | {
+        name: np.where(still, market["close"][299], market[name]) for name in ("open", "high", "low", "close")
+    }
+
+
+@pytest.mark.parametrize("name", OF_A_WINDOW)
+def test_a_ratio_is_null_exactly_where_its_window_is_flat(name, halted):
+    values = halted[name]
+    first = 300 + OF_A_WINDOW[name] - 1
+    # A window that begins with the last bar before the halt is flat too, where that bar closed at its high and low.
+    assert np.isnan(values[first:500]).all()
+    assert np.isfinite(values[first - 3 : first - 2]).all() or name in {"bop", "stoch_k", "stochf_fastd", "cci"}
+    assert np.isfinite(values[520 if name in {"stoch_k", "stochf_fastd", "correl"} else 501 :][20:]).all()
+    assert np.isfinite(values[60:290]).mean() > 0.95
+
+
+@pytest.fixture(scope="module")
+def halted():
+    return computed_alone(INDICATORS, moved_then_halted())
+
+
+def test_no_number_comes_of_rounding_where_a_market_halts_for_long():
+    market = moved_then_halted(halt=400)
+    computed = computed_alone(INDICATORS, market)
+    # The averages need some 400 bars until they are below 1e-13 of the price; a ratio of them keeps its value so long.
+    assert np.isfinite(computed["rsi_14"][300:400]).all()
+    assert np.ptp(computed["rsi_14"][330:500]) < 1e-3
+    assert np.isnan(computed["rsi_14"][690:]).all()
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1.0, 1e6])
+def test_the_money_flow_of_a_small_market_is_that_of_a_large_one(factor):
+    market, whole = traded(bars=300), traded(bars=300)
+    computed = computed_alone(INDICATORS, market | {"volume": market["volume"] * factor})["mfi_14"]
+    np.testing.assert_allclose(computed, computed_alone(INDICATORS, whole)["mfi_14"], rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", [*UNDEFINED, *KEPT])
+def test_a_description_says_what_a_column_is_where_it_divides_nothing_by_nothing(name):
+    columns = {column.name: column.description for column in INDICATORS.columns}
+    assert all(columns[column].endswith(note(name)) for column in columns_of(name))
+
 
 def test_an_unknown_volume_leaves_its_own_row_and_windows_empty_and_nothing_else():
     market = traded(bars=900)
@@ -223,8 +283,8 @@ def test_where_nothing_is_traded_ratios_of_volume_are_missing_and_sums_stand_sti
     computed = computed_alone(INDICATORS, {**history(Market(bars=300)), "volume": np.zeros(300)})
     assert np.isnan(computed["volume_ratio"]).all()
     assert np.isnan(computed["vwap"]).all()
-    # TA-Lib's own word for a range that no volume stands against.
-    assert set(computed["marketfi"]) == {0.0}
+    for name in ("marketfi", "mfi", "mfi_14", "cmf", "cmf_20", "vwma", "rvol", "pvo"):
+        assert np.isnan(computed[name]).all(), name
     assert set(computed["obv"]) == {0.0}
     assert set(computed["nvi"]) == {1000.0}
 
@@ -233,8 +293,11 @@ def test_on_a_market_that_stands_still_the_bands_have_no_width_and_the_price_no_
     computed = computed_alone(INDICATORS, flat(0.1, 900))
     assert set(computed["bb_width"][19:]) == {0.0}
     assert np.isnan(computed["bb_percent"]).all()
-    for name in ("atr_14", "atr_21", "rsi_14"):
+    for name in ("atr_14", "atr_21"):
         assert set(computed[name][21:]) == {0.0}
+    for name in RATIOS_OF_MOVES:
+        assert np.isnan(computed[name]).all(), name
+    assert set(computed["aroon_up"][14:]) == {100.0}
     for name in ("macd_line", "macd_signal", "macd_histogram"):
         np.testing.assert_allclose(computed[name][33:], 0.0, atol=1e-15)
     assert set(computed["doji"]) == {1.0}
