@@ -1,6 +1,8 @@
 """The commands for operating: `backup`, `restore`, `maintain`, `up` and `universe`."""
 
 import json
+import os
+import socket
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,11 +64,20 @@ def restore(
     data_dir: DataDirOption = None,
 ) -> None:
     """Replace the warehouse and Dagster's files by a backup; stop everything else first."""
+    from refresh_pipeline.instance.data_lock import lock_data_folder
     from refresh_pipeline.settings import dagster_home, load_settings
 
     with wrong_requests():
         settings = load_settings(data_dir=data_dir)
         home = dagster_home(settings)
+        lock = lock_data_folder(settings.data, "refresh restore")
+    try:
+        _restore(settings, home, which, yes=yes)
+    finally:
+        os.close(lock)
+
+
+def _restore(settings: "Settings", home: Path, which: str | None, *, yes: bool) -> None:
     from refresh_pipeline.operations import backup as backups
 
     with in_words((backups.BackupError,), WRONG_REQUEST):
@@ -114,9 +125,13 @@ def up(
 ) -> None:
     """Run the web UI and the daemon on localhost until interrupted."""
     with request(market, data_dir) as wanted:
+        from refresh_pipeline.instance.data_lock import lock_data_folder
         from refresh_pipeline.settings import child_environment, prepare_dagster
 
         open_sources(wanted.settings, wanted.markets)
+        # Held until the supervising process ends, which takes this process's place.
+        lock_data_folder(wanted.settings.data, "refresh up", port)
+        refuse_used_port(port)
         prepare_dagster(wanted.settings)
     from tempfile import mkdtemp
 
@@ -132,6 +147,20 @@ def up(
     exec_supervisor(plan, child_environment(wanted.settings))
 
 
+def refuse_used_port(port: int) -> None:
+    """Raise ValueError where another program listens on this port of localhost."""
+    with socket.socket() as server:
+        # As web servers do: connections of a server that has ended do not count.
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            server.bind((LOCALHOST, port))
+        except OSError as error:
+            raise ValueError(
+                f"--port: found {port}, which cannot be used ({error.strerror}); stop the program that uses it, or "
+                f"choose another port"
+            ) from error
+
+
 def supervisor_plan(settings: "Settings", port: int, folder: Path) -> "Plan":
     """The web UI, the daemon, and one code server for both, which they reach through a socket in `folder`.
 
@@ -140,11 +169,20 @@ def supervisor_plan(settings: "Settings", port: int, folder: Path) -> "Plan":
     from refresh_pipeline.cli.supervisor import Plan
     from refresh_pipeline.settings import PACKAGE, settings_files
 
-    dagster, socket, workspace = [sys.executable, "-P", "-m"], folder / "code.sock", folder / "workspace.yaml"
-    code_location = {"grpc_server": {"socket": str(socket), "location_name": PACKAGE.name}}
+    dagster, code_socket, workspace = [sys.executable, "-P", "-m"], folder / "code.sock", folder / "workspace.yaml"
+    code_location = {"grpc_server": {"socket": str(code_socket), "location_name": PACKAGE.name}}
     workspace.write_text(json.dumps({"load_from": [code_location]}), encoding="utf-8")
     # The web UI shows errors in the definitions, until the file at fault is edited.
-    code = ["dagster", "api", "grpc", "--lazy-load-user-code", "--socket", str(socket), "--location-name", PACKAGE.name]
+    code = [
+        "dagster",
+        "api",
+        "grpc",
+        "--lazy-load-user-code",
+        "--socket",
+        str(code_socket),
+        "--location-name",
+        PACKAGE.name,
+    ]
     markets_dirs = [settings.markets_dir] if settings.markets_dir else []
     return Plan(
         programs={
@@ -153,7 +191,7 @@ def supervisor_plan(settings: "Settings", port: int, folder: Path) -> "Plan":
             "daemon": [*dagster, "dagster._daemon", "run", "-w", str(workspace)],
         },
         renewed="code server",
-        ready=str(socket),
+        ready=str(code_socket),
         watched=[str(path.expanduser().absolute()) for path in [PACKAGE, *markets_dirs, *settings_files()]],
         temporary=str(folder),
         host=LOCALHOST,

@@ -1,13 +1,16 @@
 """A wrong request to the `refresh` command is answered before anything heavy is imported; with real processes."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 
 import pytest
 
-from refresh_pipeline_tests.project_folder import World
+from refresh_pipeline.instance.data_lock import lock_data_folder
+from refresh_pipeline_tests.project_folder import World, command
 
 # Runs requests one after the other; of each it prints the exit code and which heavy packages are imported by then.
 SCRIPT = """
@@ -74,3 +77,23 @@ def test_commands_that_only_read_the_warehouse_need_no_dagster(new_world: World)
 def test_the_version_is_the_distributions(new_world: World) -> None:
     command = [sys.executable, "-P", "-c", "from refresh_pipeline.cli import main; main()", "--version"]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "refresh-pipeline 0.1.0\n"
+
+
+def test_a_second_service_and_a_restore_beside_one_are_refused(new_world: World) -> None:
+    lock = lock_data_folder(new_world.settings.data, "refresh up", 3210)
+    try:
+        for arguments in (["up", "--port", "3211"], ["restore", "--yes"]):
+            result = command(*arguments)
+            assert result.exit_code == 2
+            assert f"is in use by refresh up (process {os.getpid()}, port 3210)" in " ".join(result.stderr.split())
+    finally:
+        os.close(lock)
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(new_world: World) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        result = command("up", "--port", str(port))
+    assert result.exit_code == 2
+    assert f"--port: found {port}, which cannot be used (Address already in use)" in " ".join(result.stderr.split())
+    assert not (new_world.root / "data" / "dagster").exists()
