@@ -22,8 +22,8 @@ from pydantic import (
     model_validator,
 )
 
+from refresh_pipeline.market.calendar_spec import CalendarSpec, parse_calendar
 from refresh_pipeline.market.calendars.base import Calendar
-from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline.market.destination_spec import (
     MODELS,
     UPLOADS,
@@ -109,6 +109,10 @@ def parse_duration(value: object) -> timedelta:
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 
 
+# The classes of instruments: some calendars have sessions of their own for one, and Dhan asks for an index differently.
+ASSET_CLASSES = ("crypto", "currency", "equity", "index", "metal")
+
+
 class Instrument(BaseModel):
     """What may be said of one instrument beyond its name."""
 
@@ -117,6 +121,13 @@ class Instrument(BaseModel):
     symbol: str | None = None
     asset_class: str | None = Field(default=None, alias="class")
     ids: Mapping[str, str | int] = Field(default_factory=dict)
+
+    @field_validator("asset_class")
+    @classmethod
+    def _class_exists(cls, name: str | None) -> str | None:
+        if name is not None and name not in ASSET_CLASSES:
+            raise ValueError(f"no such class{_nearest(name, list(ASSET_CLASSES))}")
+        return name
 
 
 class SourceSettings(BaseModel):
@@ -175,7 +186,7 @@ class Market(BaseModel):
 
     name: str
     source: SourceSettings
-    calendar_name: str = Field(alias="calendar")
+    calendar_spec: Annotated[CalendarSpec, BeforeValidator(parse_calendar)] = Field(alias="calendar")
     instruments: Mapping[str, Instrument]
     # The CSV file that they come from, where they are not in the YAML itself.
     universe: str | None = None
@@ -216,13 +227,6 @@ class Market(BaseModel):
     def _name_is_a_schema(cls, name: str) -> str:
         if not MARKET_NAME.fullmatch(name):
             raise ValueError("allowed: lower-case letters, digits and _, at most 40, beginning with a letter")
-        return name
-
-    @field_validator("calendar_name")
-    @classmethod
-    def _calendar_exists(cls, name: str) -> str:
-        if name not in CALENDARS:
-            raise ValueError(f"allowed: {', '.join(CALENDARS)}")
         return name
 
     @field_validator("instruments", mode="before")
@@ -303,7 +307,7 @@ class Market(BaseModel):
     @cached_property
     def calendar(self) -> Calendar:
         """The market's trading calendar."""
-        return CALENDARS[self.calendar_name]
+        return self.calendar_spec.calendar
 
     def calendar_of(self, instrument: str) -> Calendar:
         """The trading calendar of one instrument, whose class may have sessions of its own.
@@ -316,7 +320,8 @@ class Market(BaseModel):
     def session_key(self, instrument: str) -> str:
         """The name of an instrument's calendar: the market's, and its class where that has sessions of its own."""
         asset_class = self.instruments[instrument].asset_class
-        return f"{self.calendar_name}/{asset_class}" if asset_class in self.calendar.classes else self.calendar_name
+        name = self.calendar_spec.name
+        return f"{name}/{asset_class}" if asset_class in self.calendar.classes else name
 
     def by_calendar(self, series: Iterable[Series]) -> dict[tuple[Calendar, Timeframe], list[Series]]:
         """Series together with those of which the same bars are expected."""
@@ -496,6 +501,7 @@ def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
         if path[0] == "destinations":
             return MODELS[path[2]] if len(path) > 2 else BaseSpec
         sections: dict[str, type[BaseModel]] = {"source": SourceSettings, "indicators": IndicatorSettings}
+        sections["calendar"] = CalendarSpec
         return sections.get(path[0], Instrument)
     for part in path:
         kind = model.model_fields[part].annotation if part in model.model_fields else None

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import numpy as np
 
-from refresh_pipeline.market.calendars.base import DAY, CalendarEnds
+from refresh_pipeline.market.calendars.base import DAY, Calendar
 from refresh_pipeline.market.calendars.nse import INDIA
 from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles, Floats, instant
@@ -40,8 +40,8 @@ from refresh_pipeline.sources.rows import json_body, malformed, number, unexpect
 
 # In minutes; 25 is there as well, and is none of ours.
 INTERVALS = {Timeframe.m1: "1", Timeframe.m5: "5", Timeframe.m15: "15", Timeframe.H1: "60"}
-# The exchange's sessions, whatever calendar the market has.
-GRID = CALENDARS["nse"]
+# The exchange's sessions where the market has another calendar.
+NSE = CALENDARS["nse"]
 MORNING = np.timedelta64(9 * 60 + 15, "m").astype("timedelta64[us]")
 
 # 90 days a question are allowed; nobody says whether both ends count.
@@ -142,11 +142,11 @@ class DhanSource(HttpSource[DhanOptions]):
                 "security_id in its universe (refresh universe makes one)"
             )
         is_index = details.asset_class == "index"
-        try:
-            is_due = _is_due(request.series.timeframe, since, until, now)
-        except CalendarEnds as error:
-            raise PermanentError(str(error)) from error
-        return _Question(self._options, request.series.timeframe, security_id, is_index, since, until, now, is_due)
+        grid = self._market.calendar if self._market.calendar.name == NSE.name else NSE
+        is_due = _is_due(grid, request.series.timeframe, since, until, now)
+        return _Question(
+            self._options, grid, request.series.timeframe, security_id, is_index, since, until, now, is_due
+        )
 
     async def _answer(self, client: Client, question: "_Question") -> Candles:
         path = "/charts/historical" if question.timeframe is Timeframe.D1 else "/charts/intraday"
@@ -164,6 +164,7 @@ class _Question:
     """One request to the venue: what is asked, and how its answer is to be read."""
 
     options: DhanOptions
+    grid: Calendar
     timeframe: Timeframe
     security_id: str
     is_index: bool
@@ -212,17 +213,18 @@ class _Question:
     def closed(self, candles: Candles) -> Candles:
         """Those that were asked for, have ended and belong to a session."""
         wanted = candles.between(self.since, self.until)
-        wanted = wanted.where(GRID.closes(self.timeframe, wanted.open_time) <= self.now).sorted()
-        return wanted if self.timeframe is Timeframe.D1 else within_sessions(wanted)
+        wanted = wanted.where(self.grid.closes(self.timeframe, wanted.open_time) <= self.now).sorted()
+        return wanted if self.timeframe is Timeframe.D1 else within_sessions(wanted, self.grid)
 
 
-def within_sessions(candles: Candles) -> Candles:
+def within_sessions(candles: Candles, grid: Calendar) -> Candles:
     """Without the prints before the opening and after the close, which are no candles of the session.
 
-    On a day that the calendar knows nothing of, everything stays, and the grid's check tells of it.
+    On a day of which the calendar has no session everything stays, and past the day up to which it is known.
     """
-    mornings = GRID.floor(Timeframe.D1, candles.open_time) + MORNING
-    return candles.where(GRID.is_open(candles.open_time) | ~GRID.is_open(mornings))
+    opens = candles.open_time
+    mornings = grid.floor(Timeframe.D1, opens) + MORNING
+    return candles.where(grid.is_open(opens) | ~grid.is_open(mornings) | ~grid.is_known(opens))
 
 
 def read_candles(columns: Mapping[str, Sequence[Any]]) -> Candles:
@@ -249,11 +251,13 @@ def _floats(values: Sequence[Any]) -> Floats:
         return np.array([number(value) for value in values], dtype=np.float64)
 
 
-def _is_due(timeframe: Timeframe, since: np.datetime64, until: np.datetime64, now: np.datetime64) -> bool:
+def _is_due(
+    grid: Calendar, timeframe: Timeframe, since: np.datetime64, until: np.datetime64, now: np.datetime64
+) -> bool:
     """Whether candles that open from one instant to another must have come by now; a day's takes until the next."""
     latest = now - (DAY if timeframe is Timeframe.D1 else LATENCY)
-    opens = GRID.open_times(timeframe, since, until)
-    return bool((GRID.closes(timeframe, opens) <= latest).any())
+    opens = grid.open_times(timeframe, since, grid.known_end(until))
+    return bool((grid.closes(timeframe, opens) <= latest).any())
 
 
 def _unbelievable(question: _Question) -> str:

@@ -3,10 +3,13 @@
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from refresh_pipeline.market import model
+from refresh_pipeline.market.calendars.registry import CALENDARS
+from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.model import (
     Market,
     MarketError,
@@ -87,6 +90,16 @@ MISTAKES: list[tuple[dict[str, str | None], list[str]]] = [
     ({"calendar": "cripto"}, ["calendar: found 'cripto'", "allowed: crypto, fx"]),
     ({"calendar": "24"}, ["calendar: found 24", "allowed: text"]),
     ({"calendar": None}, ["calendar: missing"]),
+    ({"calendar": "{name: cripto}"}, ["calendar.name: found 'cripto'", "allowed: crypto, fx, nse"]),
+    ({"calendar": "{name: nse, holidays: [2027-01-26]}"}, ["calendar.holidays", "unknown key", "closed"]),
+    ({"calendar": "{name: nse, closed: 2027-01-26}"}, ["calendar.closed", "allowed: a list of dates"]),
+    ({"calendar": "{name: nse, closed: [26.1.2027]}"}, ["calendar.closed", "found '26.1.2027'", "allowed: a date"]),
+    ({"calendar": "{name: nse, sessions: {2027-11-08: 18h}}"}, ["calendar.sessions", "'18:00-19:00'"]),
+    ({"calendar": "{name: nse, sessions: {2027-11-08: '19:00-18:00'}}"}, ["2027-11-08", "each ending later"]),
+    ({"calendar": "{name: nse, early_closes: {2027-11-08: noon}}"}, ["calendar.early_closes", "a time of day"]),
+    ({"calendar": "{name: nse, known_until: soon}"}, ["calendar.known_until", "found 'soon'", "allowed: a date"]),
+    ({"calendar": "{name: nse, closed: [2027-01-26, 2027-01-26]}"}, ["2027-01-26 is named more than once"]),
+    ({"instruments": "{A: {class: metals}}"}, ["class: found 'metals'", "did you mean 'metal'?"]),
     ({"instruments": "[]"}, ["instruments: found []", "allowed: at least one"]),
     ({"instruments": "{}"}, ["instruments: found {}", "allowed: at least one"]),
     ({"instruments": ""}, ["instruments: found None", "allowed: a list of names, or a mapping"]),
@@ -283,3 +296,27 @@ def test_a_mistake_in_a_sources_options_is_told(source: str, message: str):
 @pytest.mark.parametrize(("text", "days"), [("1d", 1), ("2w", 14), ("48h", 2), ("1440m", 1), ("1y", 365), (" 3 d ", 3)])
 def test_a_length_of_time_is_read_as_people_write_it(text: str, days: int):
     assert parse_duration(text) == timedelta(days=days)
+
+
+def test_a_calendar_with_days_of_its_own():
+    added = market(
+        calendar="{name: nse, closed: [2027-01-26], sessions: {2027-11-08: '18:00-19:00'}, early_closes: "
+        "{2027-02-01: 13:00}, known_until: 2027-12-31}"
+    )
+    calendar = added.calendar
+    assert calendar is added.calendar_of("BTC/USDT")
+    assert calendar is not CALENDARS["nse"]
+    assert calendar.name == "nse"
+    assert str(calendar.last_known) == "2027-12-31T18:30:00.000000"
+    days = calendar.open_times(Timeframe.D1, instant("2027-01-24T18:30"), instant("2027-01-28"))
+    assert [str(day + np.timedelta64(330, "m"))[:10] for day in days] == ["2027-01-25", "2027-01-27", "2027-01-28"]
+    opens = calendar.is_open(np.array(["2027-02-01T07:29", "2027-02-01T07:31", "2027-11-08T12:45"], "datetime64[us]"))
+    assert opens.tolist() == [True, False, True]
+
+
+def test_days_of_a_markets_calendar_hold_for_its_classes():
+    fx = market(calendar="{name: fx, closed: [2026-06-10]}", instruments="{EUR/USD: {}, XAU/USD: {class: metal}}")
+    noon = np.array(["2026-06-10T15:00"], dtype="datetime64[us]")
+    for name in fx.instruments:
+        assert not fx.calendar_of(name).is_open(noon)[0]
+    assert fx.session_key("XAU/USD") == "fx/metal"

@@ -8,14 +8,17 @@ open (`is_open`), and which candle is the newest that has closed (`last_closed`)
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from types import MappingProxyType
+from typing import Self
 from zoneinfo import ZoneInfo
 
 import numpy as np
 from numpy.typing import NDArray
 
+from refresh_pipeline.market.calendars.overlay import NO_OVERLAY, Overlay
 from refresh_pipeline.market.candles import TIME_UNIT, Times, instant
 from refresh_pipeline.market.timeframe import Timeframe
 
@@ -45,7 +48,7 @@ class Calendar(ABC):
     zone: str
     # Raised with every change of its days, sessions or grid: what was computed with it is computed anew.
     version: int = 1
-    # From here on nothing is known, and every question is refused; None where rules go on for ever.
+    # From here on no bar is expected, though the grid goes on by the regular rules; None where rules go on for ever.
     last_known: np.datetime64 | None = None
     # Calendars of instruments whose class has other sessions on the same grid; by the class's name.
     classes: Mapping[str, "Calendar"] = MappingProxyType({})
@@ -53,13 +56,42 @@ class Calendar(ABC):
     open_share: float
     # Deadlines of a refresh as cron lines in `zone`: the hours for candles of at most an hour (empty: the daily ones
     # apply to them too), and the end of each trading day.
+    # How long after midnight in `zone` a trading day ends.
+    day_ends: np.timedelta64 = DAY
     hourly_deadlines: str = ""
     daily_deadlines: str = "0 23 * * 1-5"
+
+    def __init__(self, overlay: Overlay = NO_OVERLAY) -> None:
+        self.overlay = overlay
+        if overlay.known_until is not None:
+            ends = np.datetime64(overlay.known_until).astype(TIME_UNIT) + self.day_ends
+            self.last_known = ends - zone_offsets(self.zone, np.array([ends]))[0]
+        if overlay != NO_OVERLAY:
+            self.classes = MappingProxyType({name: each.with_overlay(overlay) for name, each in self.classes.items()})
 
     @property
     def fingerprint(self) -> str:
         """A text that differs from that of every calendar with other days, sessions or grid."""
-        return f"{type(self).__name__} {self.name} {self.version}"
+        days = replace(self.overlay, known_until=None)
+        added = "" if days == NO_OVERLAY else f" {days}"
+        return f"{type(self).__name__} {self.name} {self.version}{added}"
+
+    def with_overlay(self, overlay: Overlay) -> Self:
+        """The same calendar with the days that a market's YAML adds to it."""
+        return type(self)(overlay)
+
+    def is_known(self, times: Times) -> NDArray[np.bool_]:
+        """Whether the calendar's sessions are known at each instant; where they are not, nothing is expected."""
+        times = np.asarray(times, dtype=TIME_UNIT)
+        return np.ones(times.shape, dtype=bool) if self.last_known is None else times < self.last_known
+
+    def known_end(self, until: np.datetime64) -> np.datetime64:
+        """The end of a stretch up to `until` in which bars are expected."""
+        return until if self.last_known is None else min(until, self.last_known)
+
+    def allows(self, timeframe: Timeframe, times: Times) -> NDArray[np.bool_]:
+        """Whether a bar may open at each instant: an expected one, and any past the day up to which all is known."""
+        return self.has_bar(timeframe, times) | ~self.is_known(times)
 
     def close_minutes(self, timeframe: Timeframe) -> str:
         """The minutes of an hour at which bars of a timeframe may close, as a field of a cron line."""
@@ -112,13 +144,22 @@ class Calendar(ABC):
         return grid[self._has_session(timeframe, grid)]
 
     def _within_hours(self, timeframe: Timeframe, start: np.datetime64, end: np.datetime64) -> Times:
-        # Sessions begin and end at whole hours: asking by the hour takes a tenth of the time of asking by the minute.
+        # Asking by the hour takes a tenth of the time of asking by the minute.
         hour = length_of(Timeframe.H1)
         first = self.floor(Timeframe.H1, np.array([start], dtype=TIME_UNIT))[0]
         hours = np.arange(first, end, hour, dtype=TIME_UNIT)
         steps = np.arange(0, hour, length_of(timeframe))
-        grid = np.add(hours[self.is_open(hours)][:, None], steps).ravel()
+        hours = hours[self._has_session(Timeframe.H1, hours)]
+        grid = np.add(hours[:, None], steps).ravel()
+        uneven = np.repeat(self._is_uneven(hours), len(steps))
+        if uneven.any():
+            uneven[uneven] = ~self._has_session(timeframe, grid[uneven])
+            grid = grid[~uneven]
         return grid[np.searchsorted(grid, start) : np.searchsorted(grid, end)]
+
+    def _is_uneven(self, hours: Times) -> NDArray[np.bool_]:
+        """Whether the market may be open for a part of each hour only."""
+        return np.zeros(np.shape(hours), dtype=bool)
 
     def count(self, timeframe: Timeframe, first: Times, last: np.datetime64) -> NDArray[np.int64]:
         """How many bars to expect that open from each instant of `first` to `last`, both included."""
@@ -126,17 +167,34 @@ class Calendar(ABC):
         return np.maximum(self.bar_index(timeframe, end) - self.bar_index(timeframe, first), 0)
 
     def last_closed(self, timeframe: Timeframe, now: np.datetime64) -> np.datetime64:
-        """The opening time of the newest bar that has ended at `now`."""
-        reach = length_of(timeframe) * 3 + CLOSED_AT_MOST
-        grid = self.open_times(timeframe, instant(now) - reach, instant(now))
-        return grid[self.closes(timeframe, grid) <= now][-1]
+        """The opening time of the newest bar that has ended at `now`.
+
+        Raises:
+            LookupError: no bar has ended yet: the calendar begins later.
+        """
+        for reach in self._reaches(timeframe):
+            grid = self.open_times(timeframe, instant(now) - reach, instant(now))
+            if len(ended := grid[self.closes(timeframe, grid) <= now]):
+                return ended[-1]
+        raise LookupError(f"the calendar {self.name} has no {timeframe} bar before {now}")
 
     def next_close(self, timeframe: Timeframe, now: np.datetime64) -> np.datetime64:
-        """The next instant after `now` at which a bar ends."""
-        reach = length_of(timeframe) * 3 + CLOSED_AT_MOST
+        """The next instant after `now` at which a bar ends.
+
+        Raises:
+            LookupError: no bar ends in the years after `now`.
+        """
         start = self.floor(timeframe, np.array([now], dtype=TIME_UNIT))[0]
-        ends = self.closes(timeframe, self.open_times(timeframe, start, start + reach))
-        return ends[ends > now][0]
+        for reach in self._reaches(timeframe):
+            ends = self.closes(timeframe, self.open_times(timeframe, start, start + reach))
+            if len(later := ends[ends > now]):
+                return later[0]
+        raise LookupError(f"the calendar {self.name} has no {timeframe} bar after {now}")
+
+    def _reaches(self, timeframe: Timeframe) -> list[np.timedelta64]:
+        """How far to look for a bar: over a long weekend, then over a closure that a market's YAML adds."""
+        usual = length_of(timeframe) * 3 + CLOSED_AT_MOST
+        return [usual, usual * 10, usual * 100]
 
     def warning(self, now: np.datetime64) -> str | None:
         """What to say of a calendar that ends within 60 days of `now`, or has ended."""
@@ -146,8 +204,9 @@ class Calendar(ABC):
         left = int((self.last_known - now) // DAY)
         when = f"ends in {left} days" if now < self.last_known else "has ended"
         return (
-            f"the calendar {self.name} {when}: nothing is known of sessions after {day}, and from then on its markets "
-            "are not refreshed; take a newer version of the project"
+            f"the calendar {self.name} {when}: no sessions are known after {day}. Candles are fetched and computed "
+            "beyond it, but no gaps and no late candles are reported. Add the holidays and `known_until` to the "
+            "market's `calendar`, or install a newer version"
         )
 
     def has_bar(self, timeframe: Timeframe, times: Times) -> NDArray[np.bool_]:

@@ -1,9 +1,12 @@
 """The calendar of crypto markets: always open, in UTC."""
 
+from functools import cached_property, lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.market.calendars.base import DAY, FIRST_MONDAY, Calendar, length_of, months_begun, steps_begun
+from refresh_pipeline.market.calendars.overlay import Runs, SpecialDays
 from refresh_pipeline.market.candles import TIME_UNIT, Times
 from refresh_pipeline.market.timeframe import Timeframe
 
@@ -28,8 +31,10 @@ class CryptoCalendar(Calendar):
         return times - (times - since) % length_of(timeframe)
 
     def is_open(self, times: Times) -> NDArray[np.bool_]:
-        """See Calendar."""
-        return np.ones(np.shape(times), dtype=bool)
+        """See Calendar; a market's YAML may close days or parts of them."""
+        times = np.asarray(times, dtype=TIME_UNIT)
+        trading = self._special.trades_between(times, times + np.timedelta64(1, "us"))
+        return ~self._special.among(times) | trading
 
     def is_off_peak(self, times: Times) -> NDArray[np.bool_]:
         """Saturday and Sunday, in UTC."""
@@ -39,4 +44,29 @@ class CryptoCalendar(Calendar):
         """See Calendar."""
         if timeframe is Timeframe.MN1:
             return months_begun(times)
-        return steps_begun(times - FIRST_MONDAY, length_of(timeframe))
+        times, length = np.asarray(times, dtype=TIME_UNIT), length_of(timeframe)
+        regular = steps_begun(times - FIRST_MONDAY, length)
+        if timeframe is Timeframe.W1 or not len(self._special.days):
+            return regular
+        return regular - self._whole_days(length).begun_before(times) + self._runs(length).begun_before(times)
+
+    def _has_session(self, timeframe: Timeframe, grid: Times) -> NDArray[np.bool_]:
+        if timeframe > Timeframe.D1:
+            return super()._has_session(timeframe, grid)
+        return ~self._special.among(grid) | self._special.trades_between(grid, grid + length_of(timeframe))
+
+    def _is_uneven(self, hours: Times) -> NDArray[np.bool_]:
+        return self._special.among(hours)
+
+    @cached_property
+    def _special(self) -> SpecialDays:
+        days = {day: ((0, minute),) for day, minute in self.overlay.early_closes}
+        return SpecialDays.of(days | dict(self.overlay.sessions) | dict.fromkeys(self.overlay.closed, ()))
+
+    @lru_cache(maxsize=len(Timeframe))  # noqa: B019 - calendars live as long as the process
+    def _runs(self, length: np.timedelta64) -> Runs:
+        return self._special.runs(length)
+
+    def _whole_days(self, length: np.timedelta64) -> Runs:
+        days = self._special.days
+        return Runs.of(days, days, days + DAY, length)

@@ -1,6 +1,7 @@
 """When markets are open and when bars begin: by hand, by brute force, and against real candles."""
 
-from datetime import UTC, datetime, timedelta
+import warnings
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refresh_pipeline.market.calendars.base import Calendar, length_of, zone_offsets
+from refresh_pipeline.market.calendars.overlay import Overlay
 from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline.market.candles import Times, instant
 from refresh_pipeline.market.timeframe import Timeframe
@@ -22,7 +24,12 @@ NEW_YORK = ZoneInfo("America/New_York")
 MINUTE = np.timedelta64(1, "m")
 
 timeframes = st.sampled_from(list(Timeframe))
-calendars = st.sampled_from([CRYPTO, FX, METALS])
+OVERLAY = Overlay(
+    closed=(date(2024, 3, 12), date(2024, 11, 4)),
+    sessions=((date(2024, 3, 13), ((17 * 60 + 40, 18 * 60 + 5), (18 * 60 + 20, 19 * 60 + 1))),),
+    early_closes=((date(2024, 3, 14), 12 * 60 + 17), (date(2024, 11, 5), 13 * 60)),
+)
+calendars = st.sampled_from([CRYPTO, FX, METALS, *(each.with_overlay(OVERLAY) for each in (CRYPTO, FX, METALS))])
 # Any minute from 1971 to 2059, and more often than by chance one within days of a change of New York's clocks:
 # 2024-03-10 07:00, 2024-11-03 06:00, 1974-01-06 07:00 UTC.
 minutes = st.one_of(
@@ -166,10 +173,11 @@ def test_the_trading_days_of_christmas_and_new_year_are_closed():
         "12-23 22:00", "12-25 22:00", "12-26 22:00", "12-27 22:00", "12-30 22:00", "01-01 22:00", "01-02 22:00",
         "01-03 22:00",
     ]  # fmt: skip
-    edges = ["2018-12-24T21:59", "2018-12-24T22:00", "2018-12-25T21:59", "2018-12-25T22:00"]
+    # After the holiday the market opens at 19:00 New York.
+    edges = ["2018-12-24T21:59", "2018-12-24T22:00", "2018-12-25T23:59", "2018-12-26T00:00"]
     assert FX.is_open(np.array(edges, dtype="datetime64[us]")).tolist() == [True, False, False, True]
     assert FX.last_closed(Timeframe.H1, at("2018-12-25T12:00")) == at("2018-12-24T21:00")
-    assert FX.next_close(Timeframe.H1, at("2018-12-25T12:00")) == at("2018-12-25T23:00")
+    assert FX.next_close(Timeframe.H1, at("2018-12-25T12:00")) == at("2018-12-26T01:00")
     assert CRYPTO.is_open(np.array(edges, dtype="datetime64[us]")).all()
 
 
@@ -185,7 +193,8 @@ def test_metals_and_index_cfds_rest_from_17_00_to_18_00_new_york():
 
 @pytest.mark.parametrize("timeframe", [t for t in Timeframe if t > Timeframe.H1])
 def test_what_is_longer_than_the_rest_is_expected_of_metals_as_of_currencies(timeframe: Timeframe):
-    assert opens(METALS, timeframe, "2024-03-04", "2024-05-09") == opens(FX, timeframe, "2024-03-04", "2024-05-09")
+    # Between Good Friday and Memorial Day.
+    assert opens(METALS, timeframe, "2024-03-31", "2024-05-09") == opens(FX, timeframe, "2024-03-31", "2024-05-09")
 
 
 @settings(max_examples=150, deadline=None)
@@ -201,7 +210,7 @@ def test_an_everlasting_calendar_warns_of_nothing_and_one_of_a_table_in_time():
     nse = CALENDARS["nse"]
     assert CRYPTO.warning(at("2099-01-01")) is None
     assert nse.warning(at("2026-11-01T12:00")) is None
-    assert "the calendar nse ends in 59 days: nothing is known of sessions after 2026-12-31" in str(
+    assert "the calendar nse ends in 59 days: no sessions are known after 2026-12-31" in str(
         nse.warning(at("2026-11-02T12:00"))
     )
     assert "the calendar nse has ended" in str(nse.warning(at("2027-01-01")))
@@ -297,11 +306,9 @@ def test_from_2010_no_real_candle_of_euro_dollar_lies_outside_the_sessions():
     assert outside.max() < at("2010-01-01")
 
 
-def test_real_gold_lies_inside_its_sessions_but_for_the_first_quarter_of_its_rest():
+def test_real_gold_of_2014_lies_inside_its_sessions_with_their_shorter_break():
     times = real_times("oanda_XAUUSD_1m_201405")
-    outside = in_new_york(times[~METALS.is_open(times)])
-    # In 2014 the rest began at 17:15.
-    assert {(time.hour, time.minute < 15) for time in outside} == {(17, True)}
+    assert METALS.is_open(times).all()
     assert len(np.setdiff1d(METALS.open_times(Timeframe.m1, times[0], times[-1]), times)) / len(times) < 0.01
 
 
@@ -324,7 +331,8 @@ def test_real_euro_dollar_lacks_hardly_more_than_the_days_around_holidays():
                 {(12, 24), (12, 25), (12, 26), (12, 31), (1, 1), (1, 2)}]  # fmt: skip
     hole = (missing >= at("2016-12-09")) & (missing < at("2016-12-17"))
     assert len(missing) / len(expected) < 0.005
-    assert len(holidays) < 130
+    # The hours beside the closed days are no longer expected; what is left are holes of 2012 and 2018.
+    assert len(holidays) < 60
     assert len(missing) - len(holidays) - hole.sum() < 110
 
 
@@ -336,6 +344,35 @@ def test_real_gold_rests_before_18_00_new_york_every_day():
     resting = [time for time in missing if time.hour == 17 and time.minute >= 15]
     assert len(resting) == 45 * 11
     assert (len(missing) - len(resting)) / len(expected) < 0.01
+
+
+def test_metals_and_indices_keep_the_holidays_of_the_futures_exchange():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import exchange_calendars  # noqa: PLC0415
+
+        futures = exchange_calendars.get_calendar("CMES", start="2007-01-01", end="2027-12-31")
+        shut, early = ([np.datetime64(day.date()) for day in days] for days in (futures.sessions, futures.early_closes))
+    days = np.arange("2007-01-04", "2027-12-31", dtype="datetime64[D]")
+    days = days[np.is_busday(days)]
+    noon, afternoon = (days.astype("datetime64[us]") + np.timedelta64(hour, "h") for hour in (16, 19))
+    # On two days of mourning shares did not trade, gold did.
+    mourning = {date(2018, 12, 5), date(2025, 1, 9)}
+    assert set(days[~METALS.is_open(noon)].tolist()) == set(days[~np.isin(days, shut)].tolist()) - mourning
+    # Juneteenth came later than the library's rules.
+    ours = set(days[METALS.is_open(noon) & ~METALS.is_open(afternoon)].tolist())
+    juneteenth = {date(2022, 6, 20), *(date(year, 6, 19) for year in range(2023, 2027)), date(2027, 6, 18)}
+    assert ours == set(days[np.isin(days, early)].tolist()) | juneteenth
+
+
+@pytest.mark.parametrize("text", ["2026-04-03T15:00", "2026-11-26T20:00", "2026-12-24T19:00", "2026-06-19T18:00"])
+def test_on_us_holidays_no_bar_of_gold_is_expected_and_one_that_comes_is_allowed(text: str):
+    hours = np.array([at(text)])
+    for timeframe in (Timeframe.m1, Timeframe.H1):
+        assert not METALS.has_bar(timeframe, hours)[0]
+        assert METALS.allows(timeframe, hours)[0]
+        assert FX.has_bar(timeframe, hours)[0]
+    assert not METALS.allows(Timeframe.m1, np.array([at("2026-12-25T15:00"), at("2026-06-20T15:00")])).any()
 
 
 def test_an_instant_may_come_as_a_text_or_a_moment_of_any_zone():

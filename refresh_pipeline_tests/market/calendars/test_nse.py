@@ -1,14 +1,16 @@
 """The calendar of India's National Stock Exchange: by hand, against the library it was made from, and real candles."""
 
 import warnings
+from datetime import date
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pytest
 
-from refresh_pipeline.market.calendars.base import CalendarEnds, length_of
+from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.calendars.nse_sessions import CORRECTIONS, FIRST_DAY, LAST_DAY
+from refresh_pipeline.market.calendars.overlay import Overlay
 from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline.market.candles import Candles, Times
 from refresh_pipeline.market.resampling import resample
@@ -194,29 +196,37 @@ def test_hours_resampled_from_minutes_make_the_same_day():
 
 
 @pytest.mark.parametrize("timeframe", Timeframe)
-def test_past_its_last_day_every_question_is_refused_and_the_error_says_what_to_do(timeframe: Timeframe):
-    after = ist("2027-01-26T10:00")
-    with pytest.raises(CalendarEnds, match=r"known up to 2026-12-31, and was asked about 2027-01-26.*nse_sessions\.py"):
-        NSE.is_open(after)
-    for question in (
-        lambda: NSE.last_closed(timeframe, after[0]),
-        lambda: NSE.next_close(timeframe, after[0]),
-        lambda: NSE.open_times(timeframe, ist("2026-12-01")[0], after[0]),
-        lambda: NSE.count(timeframe, ist("2026-12-01"), after[0]),
-        lambda: NSE.has_bar(timeframe, after),
-    ):
-        with pytest.raises(CalendarEnds):
-            question()
+def test_past_its_last_day_the_grid_goes_on_and_nothing_is_known(timeframe: Timeframe):
+    # A Tuesday, which is a holiday that the table does not know.
+    begin, now, later = ist("2026-12-21", "2027-01-26T10:00", "2027-02-08")
+    assert not NSE.is_known(np.array([now]))[0]
+    assert NSE.known_end(now) == ist("2027-01-01")[0]
+    opened = NSE.last_closed(timeframe, now)
+    assert NSE.closes(timeframe, np.array([opened]))[0] <= now < NSE.next_close(timeframe, now)
+    grid = NSE.open_times(timeframe, begin, later)
+    assert len(grid) == NSE.count(timeframe, np.array([begin]), later - np.timedelta64(1, "us"))[0]
+    assert NSE.has_bar(timeframe, grid).all()
+    assert NSE.allows(timeframe, ist("2027-01-23T10:07")).all()
+    assert not NSE.allows(timeframe, ist("2026-12-25T10:07")).any()
 
 
-def test_up_to_its_last_minute_it_answers():
+def test_past_its_last_day_sessions_have_regular_hours_on_weekdays():
+    days = NSE.open_times(Timeframe.D1, *ist("2026-12-30", "2027-01-06"))
+    assert shown(days) == ["2026-12-30 00:00", "2026-12-31 00:00", "2027-01-01 00:00", "2027-01-04 00:00",
+                           "2027-01-05 00:00"]  # fmt: skip
+    assert shown(NSE.open_times(Timeframe.H4, *ist("2027-01-04", "2027-01-05"))) == [
+        "2027-01-04 09:15",
+        "2027-01-04 13:15",
+    ]
+
+
+def test_up_to_its_last_minute_it_knows():
     end = ist("2027-01-01")[0]
     assert shown(np.array([NSE.last_closed(Timeframe.m1, end)])) == ["2026-12-31 15:29"]
     assert shown(NSE.closes(Timeframe.MN1, NSE.open_times(Timeframe.MN1, ist("2026-12-01")[0], end))) == [
         "2027-01-01 00:00"
     ]
-    with pytest.raises(CalendarEnds):
-        NSE.next_close(Timeframe.m1, ist("2026-12-31T15:30")[0])
+    assert NSE.is_known(ist("2026-12-31T23:59", "2027-01-01")).tolist() == [True, False]
 
 
 def test_before_its_first_day_nothing_is_expected():
@@ -224,6 +234,32 @@ def test_before_its_first_day_nothing_is_expected():
     assert not NSE.has_bar(Timeframe.D1, ist("1999-06-01")).any()
     assert NSE.count(Timeframe.D1, ist("1990-01-01"), ist("2000-01-09")[0])[0] == 5
     assert shown(NSE.floor(Timeframe.H1, ist("1999-06-01T11:00"))) == ["1999-06-01 10:55"]
+
+
+# ---- what a market's YAML adds
+
+
+def test_a_year_is_added_by_a_markets_yaml():
+    overlay = Overlay(
+        closed=(date(2027, 1, 26),),
+        sessions=((date(2027, 11, 7), ((18 * 60, 19 * 60),)),),
+        early_closes=((date(2027, 2, 1), 12 * 60),),
+        known_until=date(2027, 12, 31),
+    )
+    nse = NSE.with_overlay(overlay)
+    assert nse.warning(ist("2027-06-01")[0]) is None
+    assert "ends in 31 days: no sessions are known after 2027-12-31" in str(nse.warning(ist("2027-12-01")[0]))
+    assert nse.is_known(ist("2027-12-31T23:00", "2028-01-01")).tolist() == [True, False]
+    assert nse.is_open(ist("2027-01-26T10:00", "2027-01-27T10:00")).tolist() == [False, True]
+    sunday = nse.open_times(Timeframe.m15, *ist("2027-11-07", "2027-11-08"))
+    assert shown(sunday) == ["2027-11-07 18:00", "2027-11-07 18:15", "2027-11-07 18:30", "2027-11-07 18:45"]
+    short = nse.open_times(Timeframe.H1, *ist("2027-02-01", "2027-02-02"))
+    assert shown(nse.closes(Timeframe.H1, short)) == ["2027-02-01 10:15", "2027-02-01 11:15", "2027-02-01 12:00"]
+    # The table before is as it was.
+    np.testing.assert_array_equal(
+        nse.open_times(Timeframe.m30, *ist("2020-01-01", "2027-01-01")),
+        NSE.open_times(Timeframe.m30, *ist("2020-01-01", "2027-01-01")),
+    )
 
 
 # ---- the library that the table was made from
@@ -247,10 +283,9 @@ def test_the_library_knows_no_session_on_a_weekend_and_so_needs_our_corrections(
     assert not set(weekends) & library_sessions("2019-01-01", LAST_DAY).keys()
 
 
-def test_past_its_curated_years_the_library_takes_republic_day_for_a_session_and_ours_refuses():
+def test_past_its_curated_years_the_library_takes_republic_day_for_a_session_and_ours_knows_nothing():
     assert "2027-01-26" in library_sessions("2027-01-01", "2027-02-01")
-    with pytest.raises(CalendarEnds):
-        NSE.is_open(ist("2027-01-26T10:00"))
+    assert not NSE.is_known(ist("2027-01-26T10:00")).any()
 
 
 def test_the_other_library_has_no_muhurat_session():
