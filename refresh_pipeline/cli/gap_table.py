@@ -27,9 +27,6 @@ def print_gaps(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
         grid.add_column(name, justify="right" if name in ("expected", "stored", "complete", "missing") else "left")
     for row in rows:
         head = [row["market"], row["instrument"], row["timeframe"]]
-        if "error" in row:
-            grid.add_row(*head, "", "", "", "", "", "", Text(row["error"], style="red"))
-            continue
         head += [str(row["expected_count"]), str(row["stored_count"])]
         share = Text(f"{row['completeness']:.2%}", style="yellow" if row["gaps"] else "green")
         for number, gap in enumerate(row["gaps"] or [None]):

@@ -18,6 +18,7 @@ from refresh_pipeline.cli.options import (
     Request,
     request,
     warehouse_errors,
+    warn_of_calendars,
 )
 
 Rows = Sequence[Mapping[str, Any]]
@@ -91,10 +92,7 @@ def alerts(
 
 
 def _print_rows(wanted: Request, rows: Rows, as_json: bool, print_table: Callable[[], None]) -> None:
-    from refresh_pipeline.monitoring.status import calendar_warnings
-
-    for line in calendar_warnings(wanted.markets, wanted.now):
-        print_warning(line)
+    warn_of_calendars(wanted)
     if as_json:
         out.print_json(json.dumps(rows), highlight=False)
     else:

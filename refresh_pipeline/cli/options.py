@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from refresh_pipeline.cli.console import print_error
+from refresh_pipeline.cli.console import print_error, print_warning
 
 if TYPE_CHECKING:
     from refresh_pipeline.market.model import Market
@@ -147,6 +147,14 @@ def _instant(option: str, text: str) -> str:
 
     with naming(f"--{option}"):
         return parse_instant(text).isoformat()
+
+
+def warn_of_calendars(wanted: Request) -> None:
+    """Print a line for each market whose calendar ends soon or has ended."""
+    from refresh_pipeline.monitoring.status import calendar_warnings
+
+    for line in calendar_warnings(wanted.markets, wanted.now):
+        print_warning(line)
 
 
 def comma_list(text: str | None) -> list[str]:

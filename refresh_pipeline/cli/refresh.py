@@ -21,6 +21,7 @@ from refresh_pipeline.cli.options import (
     open_sources,
     request,
     require_bounds,
+    warn_of_calendars,
 )
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def _prepared(wanted: Request, instrument: str | None, timeframe: str | None) ->
 
     require_bounds(wanted)
     series = chosen_series(wanted.markets, instrument, timeframe)
+    warn_of_calendars(wanted)
     open_sources(wanted.settings, wanted.markets)
     prepare_dagster(wanted.settings)
     return series

@@ -25,10 +25,11 @@ def allowed_delay(timeframes: Iterable[Timeframe]) -> timedelta:
 
 
 def latest_due(market: Market, now: datetime) -> dict[Series, np.datetime64]:
-    """The newest candle that should be stored of each series at `now`."""
+    """The newest candle that should be stored of each series at `now`; none past the known end of its calendar."""
     return {
         series: newest
         for (calendar, timeframe), members in market.by_calendar(market.series).items()
+        if calendar.known_end(instant(now)) == instant(now)
         for newest in [calendar.last_closed(timeframe, instant(now - allowed_delay(market.timeframes)))]
         for series in members
     }
@@ -62,9 +63,6 @@ def behind(market: Market, reports: Iterable[AnyStanding], now: datetime) -> lis
     An instrument that trades rarely has no candle in quiet minutes. A series is not behind for an hour after the first
     candle it lacks closed, where its source was asked since the newest one closed and gave that candle to another
     series of the same timeframe. A source that has nothing for any series is behind at once.
-
-    Raises:
-        CalendarEnds: the market's calendar does not reach to `now`.
     """
     due = latest_due(market, now)
     reports = [report for report in reports if report.series in due]
@@ -92,12 +90,15 @@ def completeness(
 ) -> Floats:
     """The share of the candles to expect that is there, from each series' first one to the last closed at `now`.
 
+    No candle is expected past the known end of the calendar.
+
     >>> from refresh_pipeline.market.calendars.crypto import CryptoCalendar
     >>> completeness(CryptoCalendar(), Timeframe.H1, np.array(["2024-01-01T00"], dtype="datetime64[us]"),
     ...              np.array([3]), datetime(2024, 1, 1, 4, 30))
     array([0.75])
     """
-    expected = calendar.count(timeframe, first_open_times, calendar.last_closed(timeframe, instant(now)))
+    last = calendar.last_closed(timeframe, calendar.known_end(instant(now)))
+    expected = calendar.count(timeframe, first_open_times, last)
     # Candles outside the expected sessions must not make up for missing ones beyond the whole.
     return np.minimum(counts / np.maximum(expected, 1), 1.0)
 

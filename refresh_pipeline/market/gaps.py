@@ -138,12 +138,8 @@ class MissingRanges:
 
 
 def on_grid(calendar: Calendar, timeframe: Timeframe, open_times: Times) -> NDArray[np.bool_]:
-    """Whether the calendar expects a bar at each time; False where the calendar has ended."""
-    expected = np.ones(len(open_times), dtype=bool)
-    if calendar.last_known is not None:
-        expected = open_times < calendar.last_known
-    expected[expected] = calendar.has_bar(timeframe, open_times[expected])
-    return expected
+    """Whether the calendar expects a bar at each time; False past the day up to which it is known."""
+    return calendar.is_known(open_times) & calendar.has_bar(timeframe, open_times)
 
 
 def merged(calendar: Calendar, timeframe: Timeframe, ranges: StoredRanges) -> StoredRanges:
@@ -179,9 +175,6 @@ def missing_ranges(
         ranges: what is stored, merged.
         since: per series, from when on candles are expected.
         end: before which instant they open.
-
-    Raises:
-        CalendarEnds: the calendar does not reach as far.
     """
     low, high = calendar.bar_index(timeframe, since), int(calendar.bar_index(timeframe, np.array([end]))[0]) - 1
     begins = np.maximum(calendar.bar_index(timeframe, ranges.first), low[ranges.series_no])
@@ -312,8 +305,8 @@ def at_most(ranges: Sequence[Stretch], most: int = MOST_STRETCHES) -> list[Stret
 
 
 def closed_end(calendar: Calendar, timeframe: Timeframe, now: np.datetime64) -> np.datetime64:
-    """Where the newest bar ends that has closed at `now`."""
-    newest = calendar.last_closed(timeframe, now)
+    """Where the newest expected bar ends that has closed at `now`."""
+    newest = calendar.last_closed(timeframe, calendar.known_end(now))
     return calendar.closes(timeframe, np.array([newest], dtype=TIME_UNIT))[0]
 
 

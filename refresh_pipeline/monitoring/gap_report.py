@@ -8,7 +8,6 @@ from typing import Any
 import duckdb
 
 from refresh_pipeline.duckdb_connection import open_duckdb
-from refresh_pipeline.market.calendars.base import CalendarEnds
 from refresh_pipeline.market.gaps import Coverage, Gap
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
@@ -18,18 +17,12 @@ from refresh_pipeline.warehouse.connection import connect
 
 
 def gap_rows(settings: Settings, markets: Sequence[Market], now: datetime) -> list[dict[str, Any]]:
-    """Every series of the markets in the order of importance. Writes nothing.
-
-    Where a market's calendar has ended, the counts are None and `error` says so.
-    """
+    """Every series of the markets in the order of importance. Writes nothing."""
     rows: list[dict[str, Any]] = []
     with _looking(settings) as connection:
         for market in markets:
-            try:
-                found, coverage = gaps.gaps_and_coverage(connection, market, now)
-                rows += _rows(market, coverage, found)
-            except CalendarEnds as error:
-                rows += [_unknown(market, series, str(error)) for series in market.series]
+            found, coverage = gaps.gaps_and_coverage(connection, market, now)
+            rows += _rows(market, coverage, found)
     return rows
 
 
@@ -59,19 +52,6 @@ def _rows(market: Market, coverage: Mapping[Series, Coverage], found: Sequence[G
             "completeness": round(counts.completeness, 6),
             "gaps": by_series.get(series, []),
         }
-
-
-def _unknown(market: Market, series: Series, error: str) -> dict[str, Any]:
-    return {
-        "market": market.name,
-        "instrument": series.instrument,
-        "timeframe": series.timeframe.value,
-        "expected_count": None,
-        "stored_count": None,
-        "completeness": None,
-        "gaps": [],
-        "error": error,
-    }
 
 
 def _gap(gap: Gap) -> dict[str, Any]:

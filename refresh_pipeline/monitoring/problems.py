@@ -6,12 +6,10 @@ Failed runs are handed in by `orchestration.failed_runs`: this room knows no Dag
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from refresh_pipeline.market.calendars.base import CalendarEnds
 from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.freshness import behind
 from refresh_pipeline.market.model import Market
@@ -99,11 +97,7 @@ def ending_calendars(markets: Sequence[Market], now: datetime) -> Iterator[Probl
 def series_problems(market: Market, reports: Sequence[SeriesReport], now: datetime) -> list[Problem]:
     """The problems of a market's series; a series that was never attempted has none."""
     attempted = [report for report in reports if report.attempted_at is not None]
-    problems = [*error_rate(market, attempted), *failed_uploads(market, attempted)]
-    # A calendar that has ended is a problem of its own; past its end nothing is known to be stale.
-    with suppress(CalendarEnds):
-        problems += stale(market, attempted, now)
-    return problems
+    return [*error_rate(market, attempted), *failed_uploads(market, attempted), *stale(market, attempted, now)]
 
 
 def stale(market: Market, attempted: Sequence[SeriesReport], now: datetime) -> list[Problem]:
@@ -179,15 +173,16 @@ def _market_report(market: Market, warehouse: Warehouse, since: datetime, now: d
     activity = warehouse.activity(market, since, now) if reports else Activity()
     errors = sum(_failure(report) is not None for report in reports)
     yield f"{market.name}:"
-    try:
-        current = str(len(market.series) - len(behind(market, reports, now))) if reports else "0"
-        gaps = warehouse.gaps(market, now)
-        missing = f"{len(gaps)} ({sum(gap.candles for gap in gaps):,} candles)"
-    except CalendarEnds:
-        current = missing = "unknown, the calendar has ended"
-    yield f"  series current: {current} of {len(market.series)}"
+    gaps = warehouse.gaps(market, now)
+    yield f"  series current: {_current(market, reports, now)}"
     yield f"  candles added: {activity.added:,}"
     yield f"  revisions: {activity.revised:,}"
-    yield f"  gaps: {missing}"
+    yield f"  gaps: {len(gaps)} ({sum(gap.candles for gap in gaps):,} candles)"
     yield f"  errors: {errors} series failed at their last attempt"
     yield f"  uploads: {activity.uploads:,} files, {activity.bytes:,} bytes"
+
+
+def _current(market: Market, reports: Sequence[SeriesReport], now: datetime) -> str:
+    if not market.calendar.is_known(instant(now)):
+        return "unknown, the calendar has ended"
+    return f"{len(market.series) - len(behind(market, reports, now)) if reports else 0} of {len(market.series)}"

@@ -1,13 +1,12 @@
 """Where every series stands: newest candle, age, completeness, outcomes, as rows."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 
-from refresh_pipeline.market.calendars.base import Calendar, CalendarEnds
+from refresh_pipeline.market.calendars.base import Calendar
 from refresh_pipeline.market.candles import TIME_UNIT, instant, iso_utc
 from refresh_pipeline.market.freshness import bars_behind, data_age
 from refresh_pipeline.market.gaps import Coverage
@@ -42,10 +41,7 @@ def _reports(settings: Settings, market: Market, now: datetime) -> tuple[list[Se
         with connect(str(settings.database), read_only=True) as connection:
             if queries.has_tables(connection, market.name):
                 reports = queries.series_report(connection, market.name, market.series)
-                # Of a calendar that has ended the reader is told by a line of its own.
-                with suppress(CalendarEnds):
-                    return reports, gaps.coverage(connection, market, now)
-                return reports, {}
+                return reports, gaps.coverage(connection, market, now)
     return [SeriesReport(series, 0, None, None, None, None, None) for series in market.series], {}
 
 
@@ -72,14 +68,17 @@ def _add_standing(market: Market, rows: Sequence[dict[str, Any]], now: datetime)
     by_series = dict(zip(market.series, rows, strict=True))
     for (calendar, timeframe), series in market.by_calendar(market.series).items():
         own = [by_series[each] for each in series]
-        # Of a calendar that has ended the reader is told by a line of its own.
-        with suppress(CalendarEnds):
+        is_known = calendar.is_known(instant(now)).item()
+        if is_known:
             expected = _iso(calendar.last_closed(timeframe, instant(now)))
             for row in own:
                 row["expected_candle"] = expected
-            stored = [row for row in own if row["newest_candle"]]
-            if stored:
-                _add_measures(calendar, timeframe, stored, now)
+        if stored := [row for row in own if row["newest_candle"]]:
+            _add_measures(calendar, timeframe, stored, now)
+        if not is_known:
+            # No candle is expected, so no series is behind; a line of its own warns of the calendar.
+            for row in stored:
+                row["bars_behind"] = None
 
 
 def _add_measures(calendar: Calendar, timeframe: Timeframe, rows: Sequence[dict[str, Any]], now: datetime) -> None:

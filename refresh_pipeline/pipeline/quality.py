@@ -89,12 +89,12 @@ class CandleCheck(NamedTuple):
     name: str
     text: str
     examine: Callable[[Examination], Verdict]
-    needs_fallbacks: bool = False
+    applies: Callable[[Market], bool] = lambda _: True
 
 
 def candle_checks(market: Market) -> list[CandleCheck]:
     """The checks of a market's raw candles."""
-    return [check for check in CANDLE_CHECKS if market.fallbacks or not check.needs_fallbacks]
+    return [check for check in CANDLE_CHECKS if check.applies(market)]
 
 
 def candle_verdicts(
@@ -140,6 +140,13 @@ def fresh(examination: Examination) -> Verdict:
     return examination.of_series(stale(examination.market, examination.reports, examination.now))
 
 
+def calendar_known(examination: Examination) -> Verdict:
+    """Whether the calendar knows the sessions of the next 60 days; past its end no candle is expected."""
+    market = examination.market
+    warning = market.calendar.warning(instant(examination.now))
+    return Verdict([Fault(market.series[0], None, warning)] if warning else [], 1, "calendars")
+
+
 def plausible(examination: Examination) -> Verdict:
     """Whether the newest prices of each series are plausible."""
     return examination.of_series(implausible(examination.connection, examination.market, examination.now))
@@ -172,6 +179,12 @@ CANDLE_CHECKS = (
     ),
     CandleCheck("every_series_is_fresh", "Each series has the newest candle that the calendar says has closed.", fresh),
     CandleCheck(
+        "calendar_is_known",
+        "The calendar knows the market's sessions for the next 60 days.",
+        calendar_known,
+        applies=lambda market: market.calendar.last_known is not None,
+    ),
+    CandleCheck(
         "prices_are_plausible",
         "No recent price jumps and returns, is off by a factor of 100, or steps as at a split.",
         plausible,
@@ -185,7 +198,7 @@ CANDLE_CHECKS = (
         "sources_agree",
         "Where two sources have the same candle, their prices differ by no more than the allowed percentage.",
         sources_agree,
-        needs_fallbacks=True,
+        applies=lambda market: bool(market.fallbacks),
     ),
 )
 
@@ -195,7 +208,7 @@ def off_grid(connection: duckdb.DuckDBPyConnection, market: Market) -> list[Faul
     faults: list[Fault] = []
     for calendar, instruments in _calendars(market).items():
         for timeframe, open_times in queries.distinct_open_times(connection, market.name, instruments).items():
-            on_grid = calendar.has_bar(timeframe, open_times)
+            on_grid = calendar.allows(timeframe, open_times)
             if not on_grid.all():
                 faults += queries.candles_at(connection, market.name, timeframe, open_times[~on_grid], instruments)
     return faults

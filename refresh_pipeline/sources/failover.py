@@ -159,6 +159,8 @@ class PreferredSources:
         series = wish.request.series
         calendar = self._market.calendar_of(series.instrument)
         end = min(wish.request.until, instant(now - allowed_delay(self._market.timeframes)))
+        if not calendar.is_known(end):
+            return ""
         expected = calendar.last_closed(series.timeframe, end)
         if expected < wish.request.since or (wish.newest is not None and wish.newest >= expected):
             return ""

@@ -58,22 +58,14 @@ class _Missing:
 
 
 def gaps(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> list[Gap]:
-    """Every gap at `now`, series by series in the market's order, oldest first.
-
-    Raises:
-        CalendarEnds: the market's calendar does not reach to `now`.
-    """
+    """Every gap at `now`, series by series in the market's order, oldest first."""
     return gaps_and_coverage(connection, market, now)[0]
 
 
 def coverage(
     connection: duckdb.DuckDBPyConnection, market: Market, now: datetime, batch: Sequence[Series] | None = None
 ) -> dict[Series, Coverage]:
-    """How many candles are expected and stored of each series at `now`; nothing of a series of which none is due yet.
-
-    Raises:
-        CalendarEnds: the market's calendar does not reach to `now`.
-    """
+    """How many candles are expected and stored of each series at `now`; nothing where none is due yet."""
     tables = present_tables(connection, market.name)
     return _as_coverage(_missing(connection, market, market.series if batch is None else batch, now, tables))
 
@@ -81,11 +73,7 @@ def coverage(
 def gaps_and_coverage(
     connection: duckdb.DuckDBPyConnection, market: Market, now: datetime
 ) -> tuple[list[Gap], dict[Series, Coverage]]:
-    """`gaps` and `coverage` of all series from one look.
-
-    Raises:
-        CalendarEnds: the market's calendar does not reach to `now`.
-    """
+    """`gaps` and `coverage` of all series from one look."""
     missing = _missing(connection, market, market.series, now, present_tables(connection, market.name))
     return _as_gaps(missing.batch, _with_answers(connection, market, missing)), _as_coverage(missing)
 
@@ -97,11 +85,7 @@ def missing_between(
     until: np.datetime64,
     now: datetime,
 ) -> dict[Series, list[Stretch]]:
-    """The gaps of each series among the bars that open from `since` to `until` (excluded) and have closed at `now`.
-
-    Raises:
-        CalendarEnds: the market's calendar does not reach as far.
-    """
+    """The gaps of each series among the bars that open from `since` to `until` (excluded) and have closed at `now`."""
     batch, begins = list(since), np.array(list(since.values()), dtype=TIME_UNIT)
     ranges = read(connection, market, batch, bounds_of(connection, market, batch))
     gaps: dict[Series, list[Stretch]] = {series: [] for series in batch}
@@ -118,11 +102,7 @@ def missing_between(
 
 
 def write_gaps(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> None:
-    """Write the tables `gaps` and `completeness` as of `now`; rows that stay as they are are not touched.
-
-    Raises:
-        CalendarEnds: the market's calendar does not reach to `now`.
-    """
+    """Write the tables `gaps` and `completeness` as of `now`; rows that stay as they are are not touched."""
     missing = _missing(connection, market, market.series, now, ALL_TABLES)
     names = numbered(market.series)
     rows = _with_answers(connection, market, missing)
@@ -171,7 +151,7 @@ def _missing(
         begin = market.calendar.floor(group.timeframe, np.array([instant(now - market.history[group.timeframe])]))
         # As far back as a first refresh would go, or as the oldest candle that is stored.
         since[group.numbers] = np.fmin(begin, bounds.first[group.numbers])
-        end = group.calendar.last_closed(group.timeframe, closed) + MICROSECOND
+        end = group.calendar.last_closed(group.timeframe, group.calendar.known_end(closed)) + MICROSECOND
         own = within(group, ranges, len(batch))
         part = missing_ranges(group.calendar, group.timeframe, own, since[group.numbers], end)
         expected[group.numbers], stored[group.numbers] = part.expected, part.stored
@@ -244,9 +224,6 @@ def record_empty_ranges(connection: duckdb.DuckDBPyConnection, market: Market, a
     """Record the gaps that lie wholly within what the source was asked for: it has nothing for them.
 
     A range that was empty before keeps the instant at which it was first asked for; what was filled is forgotten.
-
-    Raises:
-        CalendarEnds: the market's calendar does not reach to `now`.
     """
     batch = [series for series in asked if series in set(market.series)]
     missing = _missing(connection, market, batch, now, ALL_TABLES)

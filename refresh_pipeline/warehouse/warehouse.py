@@ -5,7 +5,7 @@ No SQL stands here; every method calls a function of the module that knows its t
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
-from refresh_pipeline.market.calendars.base import CalendarEnds
 from refresh_pipeline.market.candles import BulkFile, Candles
 from refresh_pipeline.market.export_spec import Window
 from refresh_pipeline.market.gaps import Coverage, Gap, Stretch
@@ -108,14 +107,14 @@ class Warehouse:
         self._prepared[market.name] = (Path(self.database).stat().st_ino, market)
 
     def write_gaps(self, market: Market, now: datetime) -> None:
-        """Write down what is missing at `now` for whoever asks in SQL; where the calendar has ended, nothing."""
-        with self.get_connection() as connection, transaction(connection), suppress(CalendarEnds):
+        """Write down what is missing at `now` for whoever asks in SQL."""
+        with self.get_connection() as connection, transaction(connection):
             gaps.write_gaps(connection, market, now)
 
     def record_empty_ranges(self, market: Market, asked: Stretches, now: datetime) -> None:
-        """Record what the source was asked for and does not have; nothing where the calendar has ended."""
+        """Record what the source was asked for and does not have."""
         if asked:
-            with self.get_connection() as connection, transaction(connection), suppress(CalendarEnds):
+            with self.get_connection() as connection, transaction(connection):
                 gaps.record_empty_ranges(connection, market, asked, now)
 
     def gaps(self, market: Market, now: datetime) -> list[Gap]:

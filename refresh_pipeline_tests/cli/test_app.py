@@ -2,11 +2,17 @@
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
+from refresh_pipeline.market_files import load_markets
+from refresh_pipeline.pipeline.quality import candle_verdicts
+from refresh_pipeline.settings import load_settings
+from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.project_folder import LATER, NOW, World, command
 
 AT_LATER = ("--now", LATER.isoformat())
@@ -244,8 +250,32 @@ def test_status_warns_of_a_calendar_that_ends_and_goes_on_when_it_has(new_world:
     early = command("status", "-m", "shares,bazaar", "--now", "2026-10-31")
     assert (early.exit_code, early.stderr) == (0, "")
     late = command("status", "-m", "shares,bazaar", "--now", "2026-11-27")
-    assert words(late.stderr).startswith("shares: the calendar nse ends in 34 days: nothing is known of sessions after")
+    assert words(late.stderr).startswith("shares: the calendar nse ends in 34 days: no sessions are known after")
     over = command("status", "-m", "shares,bazaar", "--json", "--now", "2027-01-02")
     assert "shares: the calendar nse has ended" in words(over.stderr)
     rows = json.loads(over.stdout)
     assert {row["market"] for row in rows if row["expected_candle"]} == {"bazaar"}
+
+
+def test_a_market_goes_on_past_the_end_of_its_calendar(new_world: World) -> None:
+    (new_world.root / "markets" / "shares.yaml").write_text(
+        "{name: shares, source: {kind: demo}, calendar: nse, instruments: [TCS], timeframes: [H1, D1], history: 10d,"
+        " indicators: {compute: [sma]}}"
+    )
+    result = command("once", "-m", "shares", "--now", "2027-01-06T12:00")
+    assert result.exit_code == 0, result.output
+    assert "shares: the calendar nse has ended" in words(result.stderr)
+    [hours, days] = status("-m", "shares", "--now", "2027-01-08T12:00")
+    assert days["newest_candle"] == "2027-01-05T18:30:00Z"
+    assert hours["newest_candle"] == "2027-01-06T09:45:00Z"
+    assert (days["bars_behind"], days["expected_candle"], days["completeness"]) == (None, None, 1.0)
+    gaps = command("gaps", "-m", "shares", "--json", "--now", "2027-01-08T12:00")
+    assert [row["gaps"] for row in json.loads(gaps.stdout)] == [[], []]
+    settings = load_settings()
+    market = load_markets(load_settings(enabled_markets="shares"))[0]
+    late = datetime(2027, 1, 8, 12, tzinfo=UTC)
+    verdicts = candle_verdicts(Warehouse(database=str(settings.database)), market, late)
+    assert [name for name, verdict in verdicts.items() if verdict.faults] == ["calendar_is_known"]
+    with duckdb.connect(settings.database, read_only=True) as connection:
+        newest = connection.execute("select max(open_time) from shares.indicators where timeframe = 'H1'").fetchall()
+    assert f"{newest[0][0]}" == "2027-01-06 09:45:00"

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -115,7 +116,11 @@ def test_a_calendar_that_ends_is_said_sixty_days_before() -> None:
 def test_past_the_end_of_a_calendar_only_that_is_said(world: World) -> None:
     market = load_markets(load_settings(enabled_markets="nse"))[0]
     ended = datetime(2027, 6, 1, tzinfo=UTC)
-    assert problems.series_problems(market, world.warehouse.series_status(world.market), ended) == []
+    behind = [replace(report, series=market.series[0]) for report in world.warehouse.series_status(world.market)]
+    assert behind
+    assert problems.series_problems(market, behind, ended) == []
+    known = problems.series_problems(market, behind, datetime(2026, 7, 1, tzinfo=UTC))
+    assert [problem.kind for problem in known] == ["stale market"]
 
 
 def test_a_warehouse_that_cannot_be_read_is_said_and_nothing_of_its_series(

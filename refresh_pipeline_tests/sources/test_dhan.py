@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, Candles, faults, instant
 from refresh_pipeline.market.model import Market, MarketError, parse_market
 from refresh_pipeline.market.series import Series
@@ -140,7 +141,10 @@ def test_what_trades_on_a_day_that_the_calendar_does_not_know_stays() -> None:
     # A Saturday without a session; a Friday with one.
     times = [india("2024-06-15T18:20"), india("2024-06-14T09:07"), india("2024-06-14T09:15")]
     candles = Candles.of(times, open=[1, 1, 1], high=[1, 1, 1], low=[1, 1, 1], close=[1, 1, 1])
-    assert list(within_sessions(candles).open_time) == [times[0], times[2]]
+    assert list(within_sessions(candles, CALENDARS["nse"]).open_time) == [times[0], times[2]]
+    # A Friday after the known end: its session in the evening is one that the calendar does not know.
+    late = Candles.of([india("2031-06-20T18:20")], open=[1], high=[1], low=[1], close=[1])
+    assert len(within_sessions(late, CALENDARS["nse"])) == 1
 
 
 def test_a_day_opens_at_midnight_in_india_and_todays_comes_in_the_evening(venue: FakeDhan, tmp_path: Path) -> None:
@@ -269,11 +273,11 @@ def test_what_has_only_just_closed_may_come_later(venue: FakeDhan, tmp_path: Pat
     assert len(one(source_at(venue, tmp_path), "2024-06-14T05:25", NOW)) == 0
 
 
-def test_past_the_end_of_the_calendar_nothing_is_guessed(venue: FakeDhan, tmp_path: Path) -> None:
+def test_past_the_end_of_the_calendar_an_empty_answer_is_believed(venue: FakeDhan, tmp_path: Path) -> None:
     later = datetime(2031, 6, 20, tzinfo=UTC)
     (end,) = source_at(venue, tmp_path).fetch(asking("2031-06-19T00:00", later), later)
-    assert isinstance(end.error, PermanentError)
-    assert "calendar is known up to" in str(end.error)
+    assert end.error is None
+    assert len(end.candles) == 0
 
 
 def test_stamps_that_count_from_1980_are_refused_loudly(venue: FakeDhan, tmp_path: Path) -> None:

@@ -37,10 +37,6 @@ def length_of(timeframe: Timeframe) -> np.timedelta64:
     return np.timedelta64(timeframe.minutes * 60_000_000, "us")
 
 
-class CalendarEnds(ValueError):
-    """A question about a time of which the calendar does not know when the market is open."""
-
-
 class Calendar(ABC):
     """One market's sessions and grid of bars."""
 
