@@ -223,7 +223,7 @@ class _Bars:
     def before(self, stored: Times, index: NDArray[np.int64]) -> Times:
         """The bars that precede the stored ones; where there is none (NaT) the last ones of the span."""
         end = np.where(np.isnat(stored), self.end, stored)
-        guess = self.calendar.floor(self.timeframe, end - MICROSECOND)
+        guess = self.calendar.floor(self.timeframe, (end - MICROSECOND).astype(TIME_UNIT))
         for row in self._misses(guess, index):
             reach = self._reach()
             while not len(bars := self._between(max(end[row] - reach, self.since[row]), end[row])):

@@ -155,12 +155,23 @@ class AppriseUrl:
         return AlertError(f"{received}: refused; check the account and its token in ALERT_URLS", transient=False)
 
 
+class _Kept(logging.Handler):
+    """Keeps records and prints none."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging.Handler."""
+        self.records.append(record)
+
+
 @contextmanager
 def _log_of_apprise() -> Iterator[list[logging.LogRecord]]:
     """What apprise logs, kept from every other log: it quotes addresses and answers."""
-    records: list[logging.LogRecord] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = records.append
+    handler = _Kept(logging.WARNING)
+    records = handler.records
     ours, http = logging.getLogger("apprise"), logging.getLogger("urllib3")
     before = ours.propagate, ours.level, http.level
     ours.propagate = False

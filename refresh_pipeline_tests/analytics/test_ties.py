@@ -72,7 +72,7 @@ def real_ticks(name):
     path, per_unit = CANDLES / f"{name}.parquet", REAL[name]
     if not path.is_file():
         pytest.skip("the folder beside the checkout is not there")
-    rows = duckdb.sql(f"select open, high, low, close, volume from '{path}' limit {LONGEST}").fetchnumpy()
+    rows = duckdb.execute(f"select open, high, low, close, volume from '{path}' limit {LONGEST}").fetchnumpy()
     prices = {key: np.ma.filled(rows[key].astype(np.float64), 0.0) for key in rows}
     ticks = {key: np.rint(prices[key] * per_unit).astype(np.int64) for key in ("open", "high", "low", "close")}
     return ticks | {"volume": prices["volume"]}

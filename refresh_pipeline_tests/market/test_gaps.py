@@ -18,29 +18,8 @@ from refresh_pipeline.market.gaps import (
     merged,
     missing_ranges,
     on_grid,
-    stretches,
 )
 from refresh_pipeline.market.timeframe import Timeframe
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    st.sampled_from(sorted(CALENDARS)),
-    st.sampled_from([Timeframe.m15, Timeframe.H1, Timeframe.H4, Timeframe.D1, Timeframe.W1]),
-    st.lists(st.integers(0, 60 * 96), min_size=2, max_size=20, unique=True),
-)
-def test_a_stretch_counts_the_candles_that_the_calendar_lists(
-    name: str, timeframe: Timeframe, quarters: list[int]
-) -> None:
-    # Around a change of the clocks in New York; some of it weekend.
-    edges = np.datetime64("2024-02-20", "us") + np.sort(quarters) * np.timedelta64(15, "m")
-    edges = edges.astype(TIME_UNIT)[: len(edges) // 2 * 2]
-    found = stretches(CALENDARS[name], timeframe, edges[::2], edges[1::2])
-    listed = [
-        Stretch(since, until, len(CALENDARS[name].open_times(timeframe, since, until)))
-        for since, until in zip(edges[::2], edges[1::2], strict=True)
-    ]
-    assert found == [each for each in listed if each.expected]
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 5, 9])
