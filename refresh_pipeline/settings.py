@@ -34,6 +34,16 @@ SHORTEST_KEY = 16
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+._-]+:")
 # Keys that open a door of ours; no neighbour is ever given one.
 OWN_KEYS = ("REFRESH_API_KEY",)
+# Credentials that are names: a short one is an ordinary word, and no secret.
+NAMES_OF_ACCOUNTS = ("REDIS_USERNAME", "SMTP_USERNAME", "AZURE_STORAGE_ACCOUNT_NAME", "GOOGLE_APPLICATION_CREDENTIALS")
+SHORTEST_NAME = 8
+# Lists of secrets, and addresses whose parts are secrets.
+PARTS = re.compile(r"[\s,]+")
+SHORTEST_PART = 8
+
+# The secrets that this process has read: of the settings, and by name for markets.
+_of_settings: list[str] = []
+_by_name: dict[str, str] = {}
 
 
 class SettingsError(ValueError):
@@ -186,9 +196,13 @@ def load_settings(**chosen: Any) -> Settings:
     fields = Settings.model_fields
     given = {str(fields[name].validation_alias): value for name, value in chosen.items() if value is not None}
     try:
-        return Settings(**given)
+        settings = Settings(**given)
     except ValidationError as error:
         raise SettingsError("\n".join(_explained(fault) for fault in error.errors())) from None
+    _of_settings[:] = _secrets_of(settings)
+    for name in list(_by_name):
+        secret(name)
+    return settings
 
 
 def secret(name: str) -> str | None:
@@ -208,7 +222,30 @@ def secret(name: str) -> str | None:
     value = next((place[name.lower()] for place in places if place.get(name.lower())), None)
     if value is not None and not isinstance(value, str):
         raise SettingsError(f"{name}: found a value that is not shown; allowed: a text")
+    _by_name.pop(name, None)
+    if value and value.strip():
+        _by_name[name] = value.strip()
     return value.strip() if value else None
+
+
+def known_secrets() -> list[str]:
+    """The secrets that this process has read last, lists and addresses also by their parts."""
+    return [*_of_settings, *_by_name.values()]
+
+
+def _secrets_of(settings: Settings) -> list[str]:
+    values: set[str] = set()
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        text = value.get_secret_value().strip() if isinstance(value, SecretStr) else ""
+        if field.validation_alias in NAMES_OF_ACCOUNTS and len(text) < SHORTEST_NAME:
+            continue
+        values |= {text, *PARTS.split(text)}
+        if "://" in text:
+            values |= {
+                part for part in re.split(r"[/?&=@:,\s]+", text) if len(part) >= SHORTEST_PART and "." not in part
+            }
+    return sorted(filter(None, values))
 
 
 def _explained(fault: Any) -> str:

@@ -25,7 +25,7 @@ FLOORS = (
     {"pipeline", "operations"},
     {"warehouse", "destinations"},
     {"files", "sources", "analytics", "instance", "market_files"},
-    {"duckdb_connection"},
+    {"duckdb_connection", "redaction"},
     {"market", "settings"},
 )
 # Only these may import Dagster, also through others.

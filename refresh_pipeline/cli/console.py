@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
+from refresh_pipeline.redaction import clean, redact_log
+
 # Into a file or a pipe a table keeps its shape; on a terminal it keeps to the window.
 out = Console(width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True)
@@ -15,17 +17,17 @@ err = Console(stderr=True)
 
 def print_line(text: str) -> None:
     """Print a result as it is: no markup, no colours, no line breaks."""
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
+    out.print(clean(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_error(text: str) -> None:
     """Print an error as it is, in red."""
-    err.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    err.print(clean(text), style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_warning(text: str) -> None:
     """Print a warning as it is, in yellow."""
-    err.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    err.print(clean(text), style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -46,6 +48,7 @@ def log_on(console: Console, verbose: int) -> Iterator[None]:
     """Show the package's log while the block runs: warnings; with -v also information, with -vv everything."""
     from rich.logging import RichHandler
 
+    redact_log()
     logger = logging.getLogger("refresh_pipeline")
     logger.setLevel((logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)])
     handler = RichHandler(console=console, show_path=False, omit_repeated_times=False)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from refresh_pipeline.redaction import clean
+
 
 class DestinationError(Exception):
     """A file did not arrive; the message names what was wanted, what was received and what to do."""
@@ -18,6 +20,9 @@ class DestinationError(Exception):
     ends_all: bool = False
     # Whether no answer came; several of these in a row are an outage.
     is_silence: bool = False
+
+    def __str__(self) -> str:
+        return clean(super().__str__())
 
 
 class PermanentUploadError(DestinationError):

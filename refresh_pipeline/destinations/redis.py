@@ -26,6 +26,7 @@ from refresh_pipeline.market.candles import CANDLE_COLUMNS
 from refresh_pipeline.market.destination_spec import RedisSpec
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.redaction import one_line
 
 KLINE_EXPIRY = timedelta(hours=24)
 TIMESTAMP_EXPIRY = STATUS_EXPIRY = timedelta(hours=2)
@@ -74,6 +75,7 @@ class RedisDestination:
 
     def __init__(self, url: str, username: str = "", password: str = "", timeout: float = 10.0) -> None:
         self.url = url
+        self._secrets = (username, password)
         self._client = redis.Redis.from_url(
             url,
             username=username or None,
@@ -82,6 +84,8 @@ class RedisDestination:
             socket_connect_timeout=timeout,
             retry=Retry(ExponentialWithJitterBackoff(base=0.1, cap=2.0), RETRIES),
             decode_responses=True,
+            # RESP3 begins with HELLO, which older, hardened and proxying servers do not know.
+            protocol=2,
         )
 
     @classmethod
@@ -105,7 +109,7 @@ class RedisDestination:
                     value = value_of(window, now)
                     self._set(window.series, value, now)
                 except RedisError as error:
-                    refusal = _refusal(error, f"{self.url}: {key}")
+                    refusal = _refusal(error, f"{self.url}: {key}", self._secrets)
                     breaker.failed(refusal)
                     yield Stored(window.series, key, error=refusal)
                 else:
@@ -122,7 +126,7 @@ class RedisDestination:
             try:
                 self._client.set(STATUS_KEY, json.dumps(dict(status)), ex=STATUS_EXPIRY)
             except RedisError as error:
-                raise _refusal(error, f"{self.url}: {STATUS_KEY}") from None
+                raise _refusal(error, f"{self.url}: {STATUS_KEY}", self._secrets) from None
 
     def counts(self, batch: Sequence[Series]) -> dict[Series, int]:
         """The number of stored candles by series; series without any are left out.
@@ -143,7 +147,7 @@ class RedisDestination:
                         f"{self.url}: {key}: holds something else than candles: {error}; delete that key"
                     ) from error
                 except RedisError as error:
-                    raise _refusal(error, f"{self.url}: {key}") from None
+                    raise _refusal(error, f"{self.url}: {key}", self._secrets) from None
         return counts
 
     def _set(self, series: Series, value: str, now: datetime) -> None:
@@ -210,8 +214,8 @@ def _iso(time: datetime) -> str:
     return time.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _refusal(error: RedisError, what: str) -> DestinationError:
-    received = " ".join(str(error).split())
+def _refusal(error: RedisError, what: str, secrets: Sequence[str]) -> DestinationError:
+    received = one_line(str(error), secrets)
     if isinstance(error, AuthenticationError | NoPermissionError):
         return AccessRefused(f"{what}: access refused: set REDIS_USERNAME and REDIS_PASSWORD as the server knows them")
     if isinstance(error, OutOfMemoryError):

@@ -22,6 +22,7 @@ from refresh_pipeline.destinations import (
 )
 from refresh_pipeline.destinations.parallel import CircuitBreaker, map_in_threads
 from refresh_pipeline.destinations.paths import under_root, url_under
+from refresh_pipeline.redaction import one_line
 
 BACK_OFF = wait_random_exponential(multiplier=0.5, max=8)
 # A run that is asked to wait longer gives up: its next tick is a better time than a blocked market.
@@ -127,9 +128,7 @@ class UploadingDestination(ABC, Generic[Client]):
 
     def _clean(self, text: object) -> str:
         """A received text on one line, without secrets, at most 300 characters."""
-        cleaned = " ".join(str(text).split())
-        for secret in filter(None, self._secrets):
-            cleaned = cleaned.replace(secret, "***")
+        cleaned = one_line(str(text), self._secrets)
         return cleaned if len(cleaned) <= LONGEST_EXCERPT else f"{cleaned[: LONGEST_EXCERPT - 3]}..."
 
     def upload(self, files: Sequence[Outgoing]) -> Iterator[Uploaded]:

@@ -18,6 +18,8 @@ from http import HTTPStatus
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
+from refresh_pipeline.redaction import clean
+
 if TYPE_CHECKING:
     import httpx
 
@@ -37,7 +39,7 @@ class AlertError(Exception):
     """
 
     def __init__(self, message: str, *, transient: bool, wait: float = 0.0, partly: bool = False) -> None:
-        super().__init__(message)
+        super().__init__(clean(message))
         self.transient = transient
         self.wait = wait
         self.partly = partly
@@ -94,9 +96,10 @@ class Slack:
 
     def _refusal(self, answer: "httpx.Response") -> AlertError:
         received = f"Slack: HTTP {answer.status_code}"
-        # Its own words are one, like no_service; a page would be somebody else's.
-        if answer.text.strip().replace("_", "").isalnum():
-            received += f" {answer.text.strip()[:60]}"
+        # Slack's own words are one, like no_service; a page, or a part of the address, would be somebody else's.
+        word = clean(answer.text.strip(), (self.url, *self.url.split("/")))
+        if word.replace("_", "").isalnum():
+            received += f" {word[:60]}"
         if answer.status_code == HTTPStatus.TOO_MANY_REQUESTS:
             wait = answer.headers.get("Retry-After", "")
             return AlertError(

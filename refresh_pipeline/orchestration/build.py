@@ -17,6 +17,7 @@ from refresh_pipeline.orchestration.resources import resources
 from refresh_pipeline.orchestration.schedules import market_schedules
 from refresh_pipeline.orchestration.sensors import repair_sensor, retry_sensor
 from refresh_pipeline.pipeline.export import check_exports
+from refresh_pipeline.redaction import redact_log
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.sources.registry import open_source
 from refresh_pipeline.warehouse.computations import computations
@@ -29,6 +30,7 @@ def build(settings: Settings, markets: Sequence[Market]) -> dg.Definitions:
         MarketError: a market's source does not know what its YAML says of it, there is no such indicator, or this
             installation lacks what its exports need.
     """
+    redact_log()
     for market in markets:
         open_source(market, settings.limits_dir)
         computations(market)

@@ -14,6 +14,7 @@ import numpy as np
 from refresh_pipeline.market.candles import BulkFile, Candles
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.redaction import clean
 
 # A credential by the name of its setting, None where nobody has set it.
 Secrets = Callable[[str], str | None]
@@ -29,6 +30,9 @@ class SourceError(Exception):
 
     # Whether asking again could help; decided here, once, at the edge.
     transient: bool = False
+
+    def __str__(self) -> str:
+        return clean(super().__str__())
 
 
 class PermanentError(SourceError):

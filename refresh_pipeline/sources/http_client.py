@@ -31,6 +31,7 @@ from tenacity import (
     wait_random,
 )
 
+from refresh_pipeline.redaction import clean, one_line, request_secrets
 from refresh_pipeline.sources import Fetched, PermanentError, SourceError, TransientError
 from refresh_pipeline.sources.rate_limits import Limit
 
@@ -48,8 +49,6 @@ CHUNKS_AHEAD = 64
 # Waking the other thread's loop takes as long as reading an answer: room is made for so many chunks at once.
 RELEASED_AT_ONCE = 16
 EXCERPT = 200
-# A header's shorter words (a version, a unit) would only riddle messages with stars.
-SHORTEST_SECRET = 4
 # Nobody means more than a week by Retry-After, and a number may be of any length.
 LONGEST_SILENCE = 7 * 24 * 3600.0
 SECONDS = re.compile(r"\d{1,12}(\.\d+)?")
@@ -144,8 +143,8 @@ class Client:
         self._limit = limit
         self._retry_policy = retry_policy
         self._sleep = sleep
-        words = [word for value in [*(headers or {}).values(), *secrets] for word in value.split()]
-        self._secrets = [word for word in words if len(word) >= SHORTEST_SECRET]
+        values = [*(headers or {}).values(), *secrets]
+        self._secrets = [*values, *(word for value in values for word in value.split())]
         self._host = httpx.URL(base_url).netloc.decode().rpartition("@")[2]
         self._base_url = base_url.rstrip("/")
         self._timeout = {"timeout": httpx.Timeout(retry_policy.answer).as_dict()}
@@ -191,6 +190,10 @@ class Client:
 
     async def _attempt(self, request: _HttpRequest, read: Reader[T]) -> T:
         request.attempts += 1
+        with request_secrets(self._secrets):
+            return await self._answered(request, read)
+
+    async def _answered(self, request: _HttpRequest, read: Reader[T]) -> T:
         try:
             await self._wait_for_turn(request)
             return read(await self._answer(request))
@@ -245,9 +248,7 @@ class Client:
         self._limit.pause(seconds, self._redacted(str(error)))
 
     def _redacted(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return QUERY.sub("?***", text)
+        return QUERY.sub("?***", clean(text))
 
 
 def attempts(retry_policy: RetryPolicy, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> AsyncRetrying:
@@ -325,12 +326,12 @@ def seconds_into_minute(response: httpx.Response) -> float:
 def excerpt(text: str) -> str:
     """The beginning of somebody else's text, on one line and fit for a message.
 
-    No word is cut, as half a secret would not be known for one.
+    Secrets go before the text is cut; no word is cut either.
 
     >>> excerpt("<b>too many  requests</b>")
     '<b>too many requests</b>'
     """
-    line = " ".join(text.split()) or "nothing"
+    line = one_line(text) or "nothing"
     return line if len(line) <= EXCERPT else f"{LAST_WORD.sub('', line[:EXCERPT])}..."
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import httpx
 
 from refresh_pipeline.market.candles import Malformed
+from refresh_pipeline.redaction import clean
 from refresh_pipeline.sources import PermanentError, SourceError, TransientError
 from refresh_pipeline.sources.http_client import excerpt
 
@@ -34,7 +35,7 @@ def number(value: object) -> float:
 
 def malformed(row: object, reason: str) -> Malformed:
     """A row that is set aside, as the beginning of its JSON."""
-    return Malformed(json.dumps(row)[:ROW_TEXT], reason)
+    return Malformed(clean(json.dumps(row))[:ROW_TEXT], clean(reason))
 
 
 def parse_rows(
@@ -58,7 +59,7 @@ def parse_rows(
     except UNREADABLE:
         faults = [fault(row) for row in rows]
         candles = [repair(row) for row, reason in zip(rows, faults, strict=True) if reason is None]
-        kept = [(text(row)[:ROW_TEXT], reason) for row, reason in zip(rows, faults, strict=True) if reason]
+        kept = [(clean(text(row))[:ROW_TEXT], reason) for row, reason in zip(rows, faults, strict=True) if reason]
         return parse(candles, [Malformed(*row) for row in kept])
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, MALFORMED, Candles, faults
 from refresh_pipeline.market.series import Series
+from refresh_pipeline.redaction import clean
 from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, numbered, registered, texts, timestamp
 from refresh_pipeline.warehouse.schema import Table, qualified
 
@@ -84,8 +85,8 @@ def _rejected(stacked: Arrays, reason: NDArray[np.object_], arrivals: Mapping[Se
     unknown = np.full(len(malformed), np.nan)
     rows = {name: np.concatenate([values, nothing.get(name, unknown)]) for name, values in stacked.items()}
     return rows | {
-        "reason": texts([*reason, *(f"{MALFORMED}: {row.reason}" for _, row in malformed)]),
-        "received": texts([*[None] * len(reason), *(row.text for _, row in malformed)]),
+        "reason": texts([*reason, *(f"{MALFORMED}: {clean(row.reason)}" for _, row in malformed)]),
+        "received": texts([*[None] * len(reason), *(clean(row.text) for _, row in malformed)]),
     }
 
 

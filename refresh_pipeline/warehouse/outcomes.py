@@ -10,6 +10,7 @@ import duckdb
 import numpy as np
 
 from refresh_pipeline.market.series import Series
+from refresh_pipeline.redaction import clean
 from refresh_pipeline.warehouse.arrays import Arrays, numbered, registered, texts
 from refresh_pipeline.warehouse.schema import Table, qualified
 
@@ -38,6 +39,11 @@ class Attempt:
     rows_revised: int = 0
     seconds: float = 0.0
     metadata: Mapping[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # It is stored, printed and sent, whatever it quotes.
+        if self.reason is not None:
+            object.__setattr__(self, "reason", clean(self.reason))
 
     @classmethod
     def of(

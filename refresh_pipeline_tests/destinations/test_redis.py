@@ -2,6 +2,8 @@
 
 import io
 import json
+import socketserver
+import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,7 +13,7 @@ import pandas as pd
 import pytest
 import redis
 
-from refresh_pipeline.destinations import PermanentUploadError, TransientUploadError
+from refresh_pipeline.destinations import DestinationError, PermanentUploadError, TransientUploadError
 from refresh_pipeline.destinations.redis import (
     NAMES,
     STATUS_KEY,
@@ -161,3 +163,32 @@ def test_something_else_under_a_key_is_told(server: str, client: redis.Redis) ->
     client.set(kline_key(BTC), "no json")
     with pytest.raises(PermanentUploadError, match="something else than candles"):
         RedisDestination(server).counts([BTC])
+
+
+class _Old(socketserver.StreamRequestHandler):
+    """A server that knows no HELLO, and one that quotes what it was told."""
+
+    def handle(self) -> None:
+        while line := self.rfile.readline():
+            words = []
+            for _ in range(int(line[1:])):
+                size = int(self.rfile.readline()[1:])
+                words.append(self.rfile.read(size + 2)[:-2].decode())
+            if words[0] in ("HELLO", "SET", "GET"):
+                quoted = " ".join(f"'{word[:60]}'" for word in [*words[1:], "CANARY_user", "CANARY_pass", "\x1b[2J"])
+                self.wfile.write(f"-ERR unknown command '{words[0]}', with args beginning with: {quoted}\r\n".encode())
+            else:
+                self.wfile.write(b"+OK\r\n")
+
+
+def test_a_server_without_hello_is_spoken_to_and_no_error_shows_a_secret() -> None:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), _Old) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"redis://127.0.0.1:{server.server_address[1]}/0"
+        destination = RedisDestination(url, "CANARY_user", "CANARY_pass", timeout=2.0)
+        with pytest.raises(DestinationError, match="unknown command 'SET'") as caught:
+            destination.write_status({"a": 1})
+        server.shutdown()
+    assert "CANARY" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
