@@ -58,7 +58,9 @@ def test_the_engine_equals_a_plain_enumeration_of_the_expected_bars(
     due = calendar.last_closed(timeframe, START + np.timedelta64(days, "D"))
     since = np.array([START + np.timedelta64(day, "D") for day, _, _ in histories], dtype=TIME_UNIT)
     stored = [_history(calendar, timeframe, at, share, seed) for at, (_, share, seed) in zip(since, histories)]  # noqa: B905
-    found = missing_ranges(calendar, timeframe, _derived(calendar, timeframe, stored), since, due)
+    found = missing_ranges(
+        calendar, timeframe, _derived(calendar, timeframe, stored), since, due + np.timedelta64(1, "us")
+    )
     assert _listed(found) == [
         _enumerated(calendar, timeframe, times, at, due) for times, at in zip(stored, since, strict=True)
     ]
