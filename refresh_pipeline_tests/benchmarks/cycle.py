@@ -28,7 +28,7 @@ from refresh_pipeline.orchestration.build import build
 from refresh_pipeline.orchestration.partitions import grid, whole
 from refresh_pipeline.pipeline import backfill, compute, fetch
 from refresh_pipeline.pipeline.job_names import refresh_job_name
-from refresh_pipeline.pipeline.quality import CANDLE_CHECKS
+from refresh_pipeline.pipeline.quality import candle_checks
 from refresh_pipeline.settings import load_settings, prepare_dagster
 from refresh_pipeline.sources import Fetched, Request
 from refresh_pipeline.sources.binance import BinanceSource
@@ -40,7 +40,6 @@ from refresh_pipeline_tests.benchmarks import bare
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Findings, Size, Stopwatch, replaced, seconds
 from refresh_pipeline_tests.benchmarks.venue import BEGIN, MINUTE, candles_of, market_at, venue
 
-CHECK_NAMES = [check.name for check in CANDLE_CHECKS if not check.needs_fallbacks]
 FETCH, STORE, REST, CHECKS = "fetch", "store", "between them", "checks"
 COMPUTED = (Table.enhanced_candles, Table.indicators)
 STAGES = (FETCH, STORE, *(f"{table}: {what}" for table in COMPUTED for what in ("read", "compute", "write")))
@@ -338,9 +337,11 @@ def _empty_job(market: Market) -> dg.JobDefinition:
 
         assets.append(empty)
 
-    @dg.multi_asset_check(name="empty_checks", specs=[dg.AssetCheckSpec(name, asset=assets[0]) for name in CHECK_NAMES])
+    names = [check.name for check in candle_checks(market)]
+
+    @dg.multi_asset_check(name="empty_checks", specs=[dg.AssetCheckSpec(name, asset=assets[0]) for name in names])
     def empty_checks() -> Iterator[dg.AssetCheckResult]:
-        for name in CHECK_NAMES:
+        for name in names:
             yield dg.AssetCheckResult(passed=True, check_name=name, asset_key=assets[0].key)
 
     definitions = dg.Definitions(
