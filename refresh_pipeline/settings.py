@@ -61,6 +61,8 @@ class Settings(BaseSettings):
     markets_dir: Path | None = Field(default=None, validation_alias="REFRESH_MARKETS_DIR")
     backup_dir: Path | None = Field(default=None, validation_alias="REFRESH_BACKUP_DIR")
     backups_kept: int = Field(default=3, ge=1, validation_alias="REFRESH_BACKUPS_KEPT")
+    backups_kept_weekly: int = Field(default=4, ge=0, validation_alias="REFRESH_BACKUPS_KEPT_WEEKLY")
+    backups_kept_monthly: int = Field(default=3, ge=0, validation_alias="REFRESH_BACKUPS_KEPT_MONTHLY")
     upload_url: str | None = Field(default=None, validation_alias="REFRESH_UPLOAD_URL")
     dropbox_refresh_token: SecretStr | None = Field(default=None, validation_alias="DROPBOX_REFRESH_TOKEN")
     dropbox_app_key: SecretStr | None = Field(default=None, validation_alias="DROPBOX_APP_KEY")

@@ -19,6 +19,7 @@ from refresh_pipeline.cli.options import (
     request,
     warehouse_errors,
     warn_of_calendars,
+    warn_of_unfinished_restore,
 )
 
 Rows = Sequence[Mapping[str, Any]]
@@ -37,6 +38,7 @@ def status(
     from refresh_pipeline.cli.tables import print_status
     from refresh_pipeline.monitoring.status import status_rows
 
+    warn_of_unfinished_restore(wanted.settings)
     with warehouse_errors():
         rows = status_rows(wanted.settings, wanted.markets, moment)
     _print_rows(wanted, rows, as_json, lambda: print_status(out, wanted.settings, rows))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refresh_pipeline.cli.console import err, out, print_line
+from refresh_pipeline.cli.console import err, out, print_error, print_line, print_warning
 from refresh_pipeline.cli.options import (
     SOME_FAILED,
     WRONG_REQUEST,
@@ -19,6 +19,7 @@ from refresh_pipeline.cli.options import (
     MarketOption,
     in_words,
     open_sources,
+    refuse_unfinished_restore,
     request,
     warehouse_errors,
     wrong_requests,
@@ -44,15 +45,21 @@ def backup(
     with wrong_requests():
         settings = load_settings(data_dir=data_dir, backup_dir=to)
         home = dagster_home(settings)
-    from refresh_pipeline.operations import backup as backups
+    from refresh_pipeline.operations.backup import BackupError
+    from refresh_pipeline.operations.backup_retention import make_backup
 
-    with warehouse_errors(), in_words((backups.BackupError,), SOME_FAILED):
-        made = backups.back_up(settings.backups, settings.database, home, datetime.now(UTC))
-        deleted = backups.keep_newest(settings.backups, settings.backups_kept)
-    rows = f"{sum(made.rows.values()):,} rows of {len(made.rows)} tables"
-    print_line(f"{made.folder}: {made.bytes:,} bytes, {rows}")
-    for folder in deleted:
+    refuse_unfinished_restore(settings)
+    with warehouse_errors(), in_words((BackupError,), SOME_FAILED):
+        made = make_backup(settings, home, datetime.now(UTC))
+    rows = f"{sum(made.backup.rows.values()):,} rows of {len(made.backup.rows)} tables, every block read"
+    print_line(f"{made.backup.folder}: {made.backup.bytes:,} bytes, {rows}")
+    for folder in made.deleted:
         print_line(f"deleted {folder}")
+    for sentence in (*made.backup.faults, *made.warnings):
+        print_warning(sentence)
+    if made.backup.faults:
+        print_error("The warehouse is in the backup; these files of Dagster are not. No older backup is deleted.")
+        raise typer.Exit(SOME_FAILED)
 
 
 def restore(
@@ -61,6 +68,9 @@ def restore(
         str | None, typer.Argument(help="The backup's folder or name; the newest backup if not given.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Overwrite existing files without asking.")] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Put back what the last restore replaced, or what a killed one left.")
+    ] = False,
     data_dir: DataDirOption = None,
 ) -> None:
     """Replace the warehouse and Dagster's files by a backup; stop everything else first."""
@@ -70,27 +80,49 @@ def restore(
     with wrong_requests():
         settings = load_settings(data_dir=data_dir)
         home = dagster_home(settings)
+        if undo and which:
+            raise ValueError(f"--undo takes no backup; found {which}")
         lock = lock_data_folder(settings.data, "refresh restore")
     try:
-        _restore(settings, home, which, yes=yes)
+        if undo:
+            _undo_restore(settings, home, yes)
+        else:
+            _restore(settings, home, which, yes=yes)
     finally:
         os.close(lock)
 
 
 def _restore(settings: "Settings", home: Path, which: str | None, *, yes: bool) -> None:
     from refresh_pipeline.operations import backup as backups
+    from refresh_pipeline.operations import restore as restoring
 
     with in_words((backups.BackupError,), WRONG_REQUEST):
-        chosen_backup = backups.read_backup(backups.find(settings.backups, which))
-    in_the_way = backups.in_the_way(settings.database, home)
+        chosen_backup = backups.read_backup(backups.find(settings.backups, which, datetime.now(UTC)))
+    in_the_way = restoring.in_the_way(settings.database, home)
     for path in in_the_way:
         err.print(f"would be overwritten: {path}", markup=False, highlight=False, soft_wrap=True)
+    for fault in chosen_backup.faults:
+        print_warning(fault)
     if in_the_way and not yes and not _confirmed("Overwrite these files?"):
         err.print("Nothing restored; use --yes to skip the question.")
         raise typer.Exit(WRONG_REQUEST)
     with warehouse_errors(), in_words((backups.BackupError,), SOME_FAILED):
-        backups.restore(chosen_backup, settings.database, home)
+        kept = restoring.restore(chosen_backup, settings.database, home)
     print_line(f"{chosen_backup.folder} is restored: {settings.database}, {home}")
+    for path in kept:
+        print_line(f"kept until the next restore: {path}")
+
+
+def _undo_restore(settings: "Settings", home: Path, yes: bool) -> None:
+    from refresh_pipeline.operations.backup import BackupError
+    from refresh_pipeline.operations.restore import undo
+
+    if not yes and not _confirmed("Put back what the last restore replaced, and lose what came since?"):
+        err.print("Nothing changed; use --yes to skip the question.")
+        raise typer.Exit(WRONG_REQUEST)
+    with warehouse_errors(), in_words((BackupError,), SOME_FAILED):
+        for path in undo(settings.database, home):
+            print_line(f"put back: {path}")
 
 
 def maintain(*, dry_run: DryRunOption = False, market: MarketOption = None, data_dir: DataDirOption = None) -> None:
@@ -128,6 +160,7 @@ def up(
         from refresh_pipeline.instance.data_lock import lock_data_folder
         from refresh_pipeline.settings import child_environment, prepare_dagster
 
+        refuse_unfinished_restore(wanted.settings)
         open_sources(wanted.settings, wanted.markets)
         # Held until the supervising process ends, which takes this process's place.
         lock_data_folder(wanted.settings.data, "refresh up", port)

@@ -175,6 +175,26 @@ def naming(option: str) -> Iterator[None]:
         raise ValueError(f"{option}: {error}") from error
 
 
+def refuse_unfinished_restore(settings: "Settings") -> None:
+    """End with exit code 1 and a sentence where a restore was killed halfway; warn of what a killed one left."""
+    if warn_of_unfinished_restore(settings):
+        raise typer.Exit(SOME_FAILED)
+
+
+def warn_of_unfinished_restore(settings: "Settings") -> bool:
+    """Warn of what a killed restore left; whether it was killed halfway."""
+    from refresh_pipeline.operations.restore import leftovers, unfinished_restore
+    from refresh_pipeline.settings import dagster_home
+
+    home = dagster_home(settings)
+    if sentence := unfinished_restore(settings.database, home):
+        print_error(sentence)
+        return True
+    for path in leftovers(settings.database, home):
+        print_warning(f"{path}: a restore was killed before it replaced anything; the next one deletes this copy")
+    return False
+
+
 def wrong_requests() -> Any:
     """End with exit code 2 and the message alone where the request itself is wrong."""
     return in_words((ValueError, OSError), WRONG_REQUEST)

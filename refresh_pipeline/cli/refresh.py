@@ -19,6 +19,7 @@ from refresh_pipeline.cli.options import (
     VerboseOption,
     chosen_series,
     open_sources,
+    refuse_unfinished_restore,
     request,
     require_bounds,
     warn_of_calendars,
@@ -91,6 +92,7 @@ def _prepared(wanted: Request, instrument: str | None, timeframe: str | None) ->
     require_bounds(wanted)
     series = chosen_series(wanted.markets, instrument, timeframe)
     warn_of_calendars(wanted)
+    refuse_unfinished_restore(wanted.settings)
     open_sources(wanted.settings, wanted.markets)
     prepare_dagster(wanted.settings)
     return series

@@ -15,6 +15,7 @@ from refresh_pipeline.market.freshness import behind
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.polling import base_interval
 from refresh_pipeline.monitoring.notification_policy import MACHINE, Period, Problem, shortened
+from refresh_pipeline.operations.backup_retention import backup_faults
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
 from refresh_pipeline.warehouse.outcomes import Outcome
@@ -56,7 +57,7 @@ class Snapshot:
 def snapshot(settings: Settings, markets: Sequence[Market], runs: RunHistory, now: datetime) -> Snapshot:
     """The problems of runs, disks, calendars and series as of `now`."""
     warehouse = Warehouse(database=str(settings.database), patience=PATIENCE)
-    problems = [*runs.problems, *full_disks(settings), *ending_calendars(markets, now)]
+    problems = [*runs.problems, *full_disks(settings), *faulty_backups(settings, now), *ending_calendars(markets, now)]
     try:
         for market in markets:
             problems += series_problems(market, warehouse.series_status(market), now)
@@ -64,6 +65,12 @@ def snapshot(settings: Settings, markets: Sequence[Market], runs: RunHistory, no
         unreadable = Problem(scope=MACHINE, kind="the warehouse cannot be read", text=str(error))
         return Snapshot([*problems, unreadable], frozenset(market.name for market in markets))
     return Snapshot(problems)
+
+
+def faulty_backups(settings: Settings, now: datetime) -> Iterator[Problem]:
+    """What is wrong with the backups: the last attempt failed, the newest copy is damaged or older than a day."""
+    for item, sentence in backup_faults(settings, now):
+        yield Problem(scope=MACHINE, kind="backup", item=item, text=shortened(sentence))
 
 
 def full_disks(settings: Settings) -> Iterator[Problem]:

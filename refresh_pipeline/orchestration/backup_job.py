@@ -5,10 +5,12 @@ from pathlib import Path
 
 import dagster as dg
 
-from refresh_pipeline.operations.backup import BackupError, back_up, keep_newest
+from refresh_pipeline.operations.backup import BackupError
+from refresh_pipeline.operations.backup_retention import make_backup
 from refresh_pipeline.orchestration.skips import still_running
 from refresh_pipeline.pipeline.job_names import BACKUP
 from refresh_pipeline.settings import load_settings
+from refresh_pipeline.warehouse.connection import WarehouseBusy
 
 # Between two publishing times, when most markets are quiet.
 DAILY = "40 3 * * *"
@@ -20,13 +22,17 @@ def back_up_everything(context: dg.OpExecutionContext) -> None:
     settings = load_settings()
     home = Path(context.instance.root_directory)
     try:
-        backup = back_up(settings.backups, settings.database, home, datetime.now(UTC))
-    except BackupError as error:
+        made = make_backup(settings, home, datetime.now(UTC))
+    except (BackupError, WarehouseBusy) as error:
         raise dg.Failure(str(error), allow_retries=False) from error
-    gone = keep_newest(settings.backups, settings.backups_kept)
+    backup = made.backup
     context.log.info(
-        "%s: %s bytes, %s files; deleted %s older", backup.folder, backup.bytes, len(backup.files), len(gone)
+        "%s: %s bytes, %s files; deleted %s older", backup.folder, backup.bytes, len(backup.files), len(made.deleted)
     )
+    for warning in made.warnings:
+        context.log.warning(warning)
+    if backup.faults:
+        raise dg.Failure(f"{backup.folder} lacks files of Dagster: {'; '.join(backup.faults)}", allow_retries=False)
 
 
 @dg.job(name=BACKUP, description="Backs up the warehouse and Dagster's files.", executor_def=dg.in_process_executor)

@@ -29,6 +29,9 @@ MEMORY = "512MB"
 # or write). Whole phrases: a damaged block is no lock, nor is a folder of that name.
 LOCKED = ("Could not set lock on file", "with a different configuration than existing connections")
 
+# DuckDB's messages where a block that a statement needs is not what was written.
+DAMAGED = ("Corrupt database file", "Could not read enough bytes from file", "database has been invalidated")
+
 
 class WarehouseBusy(TimeoutError):
     """Another process kept the database file locked for longer than we wait."""
@@ -36,6 +39,10 @@ class WarehouseBusy(TimeoutError):
 
 class WarehouseUnreadable(RuntimeError):
     """DuckDB cannot open the database file, and waiting does not help."""
+
+
+class WarehouseDamaged(WarehouseUnreadable):
+    """The database file opens, and one of its blocks does not read."""
 
 
 @contextmanager
@@ -56,11 +63,18 @@ def connect(
         WarehouseBusy: another process held the file's lock for `patience` seconds.
         WarehouseUnreadable: the file is damaged, of a newer DuckDB, missing (to read), or not to be opened.
         ValueError: the database's path has a scheme.
+        WarehouseDamaged: a statement of the block met a damaged part of the file.
     """
     session = SESSION if time_zone is None else {**SESSION, "TimeZone": time_zone}
     connection = _opened(database, read_only, patience, {**CONFIG, "memory_limit": memory_limit}, session)
     try:
         yield connection
+    except duckdb.Error as error:
+        if any(phrase in str(error) for phrase in DAMAGED):
+            raise WarehouseDamaged(
+                f"{database} is damaged: {_first_line(error)}. Stop refresh up, and restore a backup: refresh restore."
+            ) from error
+        raise
     finally:
         connection.close()
 
@@ -105,7 +119,8 @@ def _opened(
             ) from error
         raise WarehouseUnreadable(
             f"wanted to open {database}, DuckDB {duckdb.__version__} says: {_first_line(error)}. "
-            "If the file was written by a newer DuckDB, install that one; if it is damaged, restore a backup."
+            "If the file was written by a newer DuckDB, install that one; if it is damaged, restore a backup: refresh "
+            "restore."
         ) from error
 
 

@@ -1,5 +1,6 @@
 """Backups and the way back: of a real warehouse and a real Dagster instance, while others write to them."""
 
+import json
 import os
 import shutil
 import sqlite3
@@ -7,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -22,24 +23,31 @@ from refresh_pipeline.operations.backup import (
     Backup,
     BackupError,
     back_up,
-    backups_in,
-    keep_newest,
+    find,
+    list_backups,
     read_backup,
-    restore,
     verify_backup,
 )
+from refresh_pipeline.operations.backup_retention import backup_faults, keep_newest, make_backup
+from refresh_pipeline.operations.restore import restore
 from refresh_pipeline.orchestration.build import build
 from refresh_pipeline.settings import dagster_home
 from refresh_pipeline_tests.destinations.limits import largest_file
 from refresh_pipeline_tests.project_folder import LATER, NOW, World, command
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+# Later than the machine's clock, by which commands and jobs date their backups.
+FAR = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 def backed_up(world: World, minutes: int = 0) -> Backup:
     settings = world.settings
     now = NOW + timedelta(minutes=minutes)
     return back_up(settings.backups, settings.database, dagster_home(settings), now)
+
+
+def backups_in(folder: Path) -> list[Path]:
+    return [backup.folder for backup in list_backups(folder, FAR)]
 
 
 def runs(world: World) -> list[tuple[str, str]]:
@@ -180,6 +188,134 @@ def test_the_newest_are_kept_and_what_was_never_finished_goes(world: World) -> N
     assert sorted(gone) == sorted([*made[:2], unfinished])
     assert backups_in(world.settings.backups) == made[:1:-1]
     assert keep_newest(world.settings.backups, 0) == made[2:3]
+
+
+def damage(database: Path) -> None:
+    """Flip one bit in a block that `count(*)` does not read, so that the file looks whole."""
+    content = bytearray(database.read_bytes())
+    for place in range(12_288 + 5_000, len(content), 262_144):
+        content[place] ^= 4
+        database.write_bytes(content)
+        try:
+            with duckdb.connect(str(database), read_only=True) as connection:
+                connection.execute("select count(*) from main.numbers")
+                return
+        except duckdb.Error:
+            content[place] ^= 4
+    raise AssertionError("every block is read on opening")
+
+
+def grow(world: World) -> None:
+    """A table of several blocks, so that there is something to damage."""
+    world.change("create table main.numbers as select range as n, random() as x, uuid() as t from range(200_000)")
+    world.change("checkpoint")
+
+
+def test_a_damaged_warehouse_is_no_backup_and_pushes_none_out(world: World) -> None:
+    os.environ["REFRESH_BACKUPS_KEPT"] = "1"
+    grow(world)
+    assert command("backup").exit_code == 0
+    good = backups_in(world.settings.backups)
+    damage(world.settings.database)
+    for _ in range(3):
+        failed = command("backup")
+        assert failed.exit_code == 1
+        assert "is damaged" in failed.output
+        assert "refresh restore" in failed.output
+    assert backups_in(world.settings.backups) == good
+    [(item, sentence)] = backup_faults(world.settings, datetime.now(UTC))
+    assert item == "last backup"
+    assert "is damaged" in sentence
+    assert command("restore", "--yes").exit_code == 0
+    assert world.query("select count(*) from main.numbers") == [(200_000,)]
+    assert command("backup").exit_code == 0
+    assert list(backup_faults(world.settings, datetime.now(UTC))) == []
+
+
+def test_a_backup_that_rots_on_its_disk_is_not_restored(world: World) -> None:
+    grow(world)
+    backup = backed_up(world)
+    damage(backup.folder / "refresh.duckdb")
+    tables = world.fingerprints()
+    with pytest.raises(BackupError, match="another size or hash"):
+        restore(backup, world.settings.database, dagster_home(world.settings))
+    assert world.fingerprints() == tables
+
+
+def test_damaged_files_of_dagster_do_not_keep_the_warehouse_from_its_backup(world: World) -> None:
+    older = backed_up(world).folder
+    index = next(dagster_home(world.settings).rglob("runs.db"))
+    index.write_bytes(b"scrambled" * 2000)
+    os.environ |= dict.fromkeys(("REFRESH_BACKUPS_KEPT", "REFRESH_BACKUPS_KEPT_MONTHLY"), "1")
+    failed = command("backup")
+    assert failed.exit_code == 1
+    assert f"{index}: not in the backup: " in failed.output
+    newest = list_backups(world.settings.backups, FAR)[0]
+    assert older in backups_in(world.settings.backups)
+    verify_backup(newest)
+    assert "dagster/runs.db" not in newest.files
+    assert [item for item, _ in backup_faults(world.settings, datetime.now(UTC))] == ["last backup"]
+
+
+# ---- days, weeks, months
+
+
+def recorded(folder: Path, made_at: str, rows: int = 100, **content: object) -> Path:
+    """A backup of which only the list of contents is there."""
+    name = datetime.fromisoformat(made_at).strftime("%Y%m%dT%H%M%SZ")
+    made = {"made_at": made_at, "duckdb": "", "files": {}, "rows": {"demo.raw_candles": rows}, "verified": True}
+    (folder / name).mkdir(parents=True)
+    (folder / name / CONTENTS).write_text(json.dumps(made | content))
+    return folder / name
+
+
+def test_daily_weekly_and_monthly_backups_are_kept(tmp_path: Path) -> None:
+    first = datetime(2026, 7, 1, 3, 40, tzinfo=UTC)
+    for day in range(153):
+        recorded(tmp_path, (first + timedelta(days=day)).isoformat())
+        keep_newest(tmp_path, 3, 4, 3, now=FAR)
+    assert [path.name[:8] for path in backups_in(tmp_path)] == [
+        *("20261130", "20261129", "20261128"),
+        *("20261122", "20261115"),
+        "20261031",
+        "20260930",
+    ]
+
+
+def test_history_that_was_lost_stays_in_the_backup_that_has_it(tmp_path: Path) -> None:
+    rich = recorded(tmp_path, "2026-01-01T03:40:00+00:00", rows=100_000)
+    for day in range(1, 9):
+        recorded(tmp_path, f"2026-11-0{day}T03:40:00+00:00", rows=90 * day)
+        keep_newest(tmp_path, 2, 0, 0, now=FAR)
+    assert rich in backups_in(tmp_path)
+    assert len(backups_in(tmp_path)) == 3
+
+
+def test_the_newest_whole_backup_stays(tmp_path: Path) -> None:
+    whole = recorded(tmp_path, "2026-01-01T03:40:00+00:00")
+    recorded(tmp_path, "2026-11-01T03:40:00+00:00", faults=["runs.db"])
+    recorded(tmp_path, "2026-11-02T03:40:00+00:00", verified=False)
+    keep_newest(tmp_path, 1, 0, 0, now=FAR)
+    assert [path.name[:8] for path in backups_in(tmp_path)] == ["20261102", whole.name[:8]]
+
+
+def test_a_backup_of_the_future_is_not_the_newest_and_stays(world: World) -> None:
+    future = back_up(world.settings.backups, world.settings.database, dagster_home(world.settings), FAR).folder
+    made = make_backup(world.settings, dagster_home(world.settings), NOW)
+    assert [future.name in sentence for sentence in made.warnings] == [True]
+    assert find(world.settings.backups, None, NOW) == made.backup.folder
+    assert keep_newest(world.settings.backups, 1, now=NOW) == []
+    shutil.rmtree(made.backup.folder)
+    with pytest.raises(BackupError, match=f"refresh restore {future.name}"):
+        find(world.settings.backups, None, NOW)
+
+
+def test_a_backup_older_than_a_day_or_cut_short_is_a_problem(world: World) -> None:
+    backup = backed_up(world)
+    assert list(backup_faults(world.settings, NOW + timedelta(hours=25))) == []
+    assert [item for item, _ in backup_faults(world.settings, NOW + timedelta(hours=27))] == ["age"]
+    os.truncate(backup.folder / "refresh.duckdb", 1000)
+    assert [item for item, _ in backup_faults(world.settings, NOW)] == ["copy"]
 
 
 # ---- by command
