@@ -37,8 +37,11 @@ def status(
         moment = wanted.now
     from refresh_pipeline.cli.tables import print_status
     from refresh_pipeline.monitoring.status import status_rows
+    from refresh_pipeline.operations.missing_warehouse import why_missing
 
     warn_of_unfinished_restore(wanted.settings)
+    if reason := why_missing(wanted.settings):
+        print_warning(reason)
     with warehouse_errors():
         rows = status_rows(wanted.settings, wanted.markets, moment)
     _print_rows(wanted, rows, as_json, lambda: print_status(out, wanted.settings, rows))

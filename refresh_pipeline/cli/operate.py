@@ -17,10 +17,12 @@ from refresh_pipeline.cli.options import (
     DataDirOption,
     DryRunOption,
     MarketOption,
+    NewOption,
     in_words,
     open_sources,
     refuse_unfinished_restore,
     request,
+    require_warehouse,
     warehouse_errors,
     wrong_requests,
 )
@@ -153,6 +155,7 @@ def up(
     *,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Serve the web UI on this port of localhost.")] = 3000,
     market: MarketOption = None,
+    new: NewOption = False,
     data_dir: DataDirOption = None,
 ) -> None:
     """Run the web UI and the daemon on localhost until interrupted."""
@@ -160,7 +163,7 @@ def up(
         from refresh_pipeline.instance.data_lock import lock_data_folder
         from refresh_pipeline.settings import child_environment, prepare_dagster
 
-        refuse_unfinished_restore(wanted.settings)
+        require_warehouse(wanted.settings, new=new)
         open_sources(wanted.settings, wanted.markets)
         # Held until the supervising process ends, which takes this process's place.
         lock_data_folder(wanted.settings.data, "refresh up", port)

@@ -37,6 +37,9 @@ VerboseOption = Annotated[
 ]
 DataDirOption = Annotated[str | None, typer.Option("--data-dir", help="Use this folder instead of REFRESH_DATA_DIR.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+NewOption = Annotated[
+    bool, typer.Option("--new", help="Begin a new warehouse although there are backups or a history of an older one.")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print what would change, and change nothing.")]
 
 
@@ -179,6 +182,21 @@ def refuse_unfinished_restore(settings: "Settings") -> None:
     """End with exit code 1 and a sentence where a restore was killed halfway; warn of what a killed one left."""
     if warn_of_unfinished_restore(settings):
         raise typer.Exit(SOME_FAILED)
+
+
+def require_warehouse(settings: "Settings", *, new: bool) -> None:
+    """End with exit code 1 where the warehouse is missing although there was one; with `new`, begin another."""
+    from refresh_pipeline.operations.missing_warehouse import begin_warehouse, why_missing
+
+    refuse_unfinished_restore(settings)
+    if not (reason := why_missing(settings)):
+        return
+    if not new:
+        print_error(reason)
+        raise typer.Exit(SOME_FAILED)
+    with warehouse_errors():
+        begin_warehouse(settings)
+    print_warning(f"{settings.database}: a new warehouse is begun")
 
 
 def warn_of_unfinished_restore(settings: "Settings") -> bool:

@@ -11,6 +11,7 @@ from refresh_pipeline.cli.options import (
     DataDirOption,
     InstrumentOption,
     MarketOption,
+    NewOption,
     NowOption,
     Request,
     SinceOption,
@@ -19,9 +20,9 @@ from refresh_pipeline.cli.options import (
     VerboseOption,
     chosen_series,
     open_sources,
-    refuse_unfinished_restore,
     request,
     require_bounds,
+    require_warehouse,
     warn_of_calendars,
 )
 
@@ -42,6 +43,7 @@ def once(
     until: UntilOption = None,
     now: NowOption = None,
     verbose: VerboseOption = 0,
+    new: NewOption = False,
     data_dir: DataDirOption = None,
 ) -> None:
     """Refresh candles, computed tables, exports and uploads once."""
@@ -50,7 +52,7 @@ def once(
             raise ValueError(
                 "--all refreshes every series of every loaded market; leave out --market, --instrument, --timeframe"
             )
-        series = _prepared(wanted, instrument, timeframe)
+        series = _prepared(wanted, instrument, timeframe, new=new)
     _run("refresh", wanted, series, verbose)
 
 
@@ -63,11 +65,12 @@ def backfill(
     until: UntilOption = None,
     now: NowOption = None,
     verbose: VerboseOption = 0,
+    new: NewOption = False,
     data_dir: DataDirOption = None,
 ) -> None:
     """Fetch missing history in chunks; after an interruption, run it again and it continues."""
     with request(market, data_dir, since=since, until=until, now=now) as wanted:
-        series = _prepared(wanted, instrument, timeframe)
+        series = _prepared(wanted, instrument, timeframe, new=new)
     _run("backfill", wanted, series, verbose)
 
 
@@ -78,21 +81,24 @@ def publish(
     timeframe: TimeframeOption = None,
     now: NowOption = None,
     verbose: VerboseOption = 0,
+    new: NewOption = False,
     data_dir: DataDirOption = None,
 ) -> None:
     """Write and upload the files of changed series, without fetching candles."""
     with request(market, data_dir, now=now) as wanted:
-        series = _prepared(wanted, instrument, timeframe)
+        series = _prepared(wanted, instrument, timeframe, new=new)
     _run("publish", wanted, series, verbose)
 
 
-def _prepared(wanted: Request, instrument: str | None, timeframe: str | None) -> "list[tuple[Market, list[Series]]]":
+def _prepared(
+    wanted: Request, instrument: str | None, timeframe: str | None, *, new: bool
+) -> "list[tuple[Market, list[Series]]]":
     from refresh_pipeline.settings import prepare_dagster
 
     require_bounds(wanted)
     series = chosen_series(wanted.markets, instrument, timeframe)
     warn_of_calendars(wanted)
-    refuse_unfinished_restore(wanted.settings)
+    require_warehouse(wanted.settings, new=new)
     open_sources(wanted.settings, wanted.markets)
     prepare_dagster(wanted.settings)
     return series

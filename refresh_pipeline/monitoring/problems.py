@@ -16,6 +16,7 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.polling import base_interval
 from refresh_pipeline.monitoring.notification_policy import MACHINE, Period, Problem, shortened
 from refresh_pipeline.operations.backup_retention import backup_faults
+from refresh_pipeline.operations.missing_warehouse import why_missing
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
 from refresh_pipeline.warehouse.outcomes import Outcome
@@ -57,7 +58,13 @@ class Snapshot:
 def snapshot(settings: Settings, markets: Sequence[Market], runs: RunHistory, now: datetime) -> Snapshot:
     """The problems of runs, disks, calendars and series as of `now`."""
     warehouse = Warehouse(database=str(settings.database), patience=PATIENCE)
-    problems = [*runs.problems, *full_disks(settings), *faulty_backups(settings, now), *ending_calendars(markets, now)]
+    problems = [
+        *runs.problems,
+        *full_disks(settings),
+        *missing_warehouse(settings),
+        *faulty_backups(settings, now),
+        *ending_calendars(markets, now),
+    ]
     try:
         for market in markets:
             problems += series_problems(market, warehouse.series_status(market), now)
@@ -71,6 +78,12 @@ def faulty_backups(settings: Settings, now: datetime) -> Iterator[Problem]:
     """What is wrong with the backups: the last attempt failed, the newest copy is damaged or older than a day."""
     for item, sentence in backup_faults(settings, now):
         yield Problem(scope=MACHINE, kind="backup", item=item, text=shortened(sentence))
+
+
+def missing_warehouse(settings: Settings) -> Iterator[Problem]:
+    """A warehouse that was there and is not: unmounted, deleted, or another path."""
+    if sentence := why_missing(settings):
+        yield Problem(scope=MACHINE, kind="the warehouse is missing", text=shortened(sentence))
 
 
 def full_disks(settings: Settings) -> Iterator[Problem]:

@@ -18,6 +18,7 @@ from refresh_pipeline.operations.backup import (
     back_up,
     list_backups,
 )
+from refresh_pipeline.operations.missing_warehouse import why_missing
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse.connection import WarehouseBusy
 
@@ -49,6 +50,7 @@ def make_backup(settings: Settings, dagster_home: Path, now: datetime) -> Made:
         WarehouseBusy: another process held the warehouse's lock for longer than we wait.
     """
     try:
+        _require_warehouse(settings)
         backup = back_up(settings.backups, settings.database, dagster_home, now)
     except (BackupError, WarehouseBusy) as error:
         _record(settings.backups, now, str(error))
@@ -57,6 +59,11 @@ def make_backup(settings: Settings, dagster_home: Path, now: datetime) -> Made:
     kept = (settings.backups_kept, settings.backups_kept_weekly, settings.backups_kept_monthly)
     deleted = [] if backup.faults else keep_newest(settings.backups, *kept, now=now)
     return Made(backup, deleted, _future_ones(settings.backups, now))
+
+
+def _require_warehouse(settings: Settings) -> None:
+    if reason := why_missing(settings):
+        raise BackupError(f"no backup is made, and older backups are kept: {reason}")
 
 
 def keep_newest(

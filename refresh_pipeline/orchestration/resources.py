@@ -5,6 +5,7 @@ How each resource works is in its own package; which one is used, and where it i
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from refresh_pipeline.destinations import Destination
 from refresh_pipeline.destinations.registry import open_destination, open_redis
 from refresh_pipeline.market.destination_spec import FileSpec, RedisSpec
 from refresh_pipeline.market.model import Market
+from refresh_pipeline.operations.missing_warehouse import why_missing
 from refresh_pipeline.orchestration.run_options import run_options_resources
 from refresh_pipeline.settings import Settings, credentials, load_settings, secret
 from refresh_pipeline.sources import Source
@@ -91,7 +93,7 @@ def resources(settings: Settings) -> dict[str, dg.ResourceDefinition]:
 
 def warehouse_resource(settings: Settings) -> dg.ResourceDefinition:
     """The warehouse of these settings, a new object for each run: sensors in several threads must not share one."""
-    return _without_config(lambda: Warehouse(settings.database))
+    return _without_config(lambda: Warehouse(settings.database, why_missing=partial(why_missing, settings)))
 
 
 def uploads_of(settings: Settings) -> Uploads:

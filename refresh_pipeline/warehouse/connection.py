@@ -41,6 +41,10 @@ class WarehouseUnreadable(RuntimeError):
     """DuckDB cannot open the database file, and waiting does not help."""
 
 
+class WarehouseMissing(WarehouseUnreadable):
+    """There is no database file although there was one; a new one is begun on request alone."""
+
+
 class WarehouseDamaged(WarehouseUnreadable):
     """The database file opens, and one of its blocks does not read."""
 

@@ -4,7 +4,7 @@ No SQL stands here; every method calls a function of the module that knows its t
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -26,7 +26,7 @@ from refresh_pipeline.warehouse.compaction import COMPACTION_MEMORY, Compaction,
 from refresh_pipeline.warehouse.compaction import TABLES as COMPACTED_TABLES
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.computed_batch import PendingRecompute
-from refresh_pipeline.warehouse.connection import MEMORY, PATIENCE, connect, transaction
+from refresh_pipeline.warehouse.connection import MEMORY, PATIENCE, WarehouseMissing, connect, transaction
 from refresh_pipeline.warehouse.gaps import Stretches
 from refresh_pipeline.warehouse.incremental import Recomputed, TailRefresh
 from refresh_pipeline.warehouse.ingest import Staged, Stored
@@ -50,9 +50,14 @@ class Warehouse:
     Every method closes the file and frees its lock; `get_connection` and `reader` do so when their block ends.
     """
 
-    def __init__(self, database: str | Path, patience: float = PATIENCE) -> None:
-        """`patience` is the time in seconds to wait for another process's lock on the file."""
-        self.database, self.patience = str(database), patience
+    def __init__(
+        self, database: str | Path, patience: float = PATIENCE, why_missing: Callable[[], str] = lambda: ""
+    ) -> None:
+        """`patience` is the time in seconds to wait for another process's lock on the file.
+
+        `why_missing` is asked before a file is created: a sentence where there was one already, empty otherwise.
+        """
+        self.database, self.patience, self._why_missing = str(database), patience, why_missing
         self._held: duckdb.DuckDBPyConnection | None = None
         # Markets whose tables this object has prepared, with the inode of the file that holds them.
         self._prepared: dict[str, tuple[int, Market]] = {}
@@ -62,10 +67,15 @@ class Warehouse:
         """A connection that may write. It waits for the file's lock and is always closed.
 
         Within a session it is the session's, with that one's limit.
+
+        Raises:
+            WarehouseMissing: the file was there before; others as `connect` raises.
         """
         if self._held is not None:
             yield self._held
             return
+        if not self.exists and (reason := self._why_missing()):
+            raise WarehouseMissing(reason)
         with connect(self.database, patience=self.patience, memory_limit=memory_limit) as connection:
             yield connection
 
