@@ -81,6 +81,7 @@ class TableWriter:
         compression: Compression | None = None,
         time_format: str = "",
         older: Path | None = None,
+        types: Mapping[str, str] | None = None,
     ) -> Written:
         """One file from equally long arrays; a reader sees the old file or the new one, never half of it.
 
@@ -96,6 +97,7 @@ class TableWriter:
             compression: of the format; where none is given, its first in PACKS, or as the ending says.
             time_format: of times in CSV and JSON, in place of ISO 8601, as DuckDB's strftime takes it.
             older: where the file that is replaced is kept; by default it is gone.
+            types: SQL types of columns whose arrays do not show it: whole numbers that are float64 for their nulls.
 
         Raises:
             ValueError: no columns, columns of different lengths or of one name, a dtype or an ending unknown here.
@@ -104,7 +106,7 @@ class TableWriter:
         kind, packed = kind_of(path)
         plain = {name: _plain(values) for name, values in columns.items()}
         rows = _checked_length(plain)
-        query = _select(columns, kind, time_format)
+        query = _select(columns, kind, time_format, types or {})
         with _explained(path, sum(values.nbytes for values in plain.values())), replacing(path, older) as part:
             self._connection.register("exported", dict(plain))
             try:
@@ -201,8 +203,11 @@ def _checked_length(columns: Table) -> int:
     return next(iter(lengths.values()))
 
 
-def _select(columns: Table, kind: Format, time_format: str) -> str:
-    parts = [f"{_expression(name, values, kind, time_format)} as {quoted(name)}" for name, values in columns.items()]
+def _select(columns: Table, kind: Format, time_format: str, types: Mapping[str, str]) -> str:
+    parts = [
+        f"{_expression(name, values, kind, time_format)}{f'::{types[name]}' if name in types else ''} as {quoted(name)}"
+        for name, values in columns.items()
+    ]
     return f"select {', '.join(parts)} from exported"
 
 

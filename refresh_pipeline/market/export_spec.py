@@ -187,9 +187,10 @@ class Export(BaseModel):
         """The settings that decide a file's content beside its rows; a file of another shape is written anew.
 
         >>> Export(window={"last": 330}).shape(Format.parquet)
-        'plain zstd last 330'
+        'plain zstd last 330 typed'
         """
-        return f"{self.layout} {self.compression_of(kind)} {self.window}"
+        # Files without `typed` hold flags as floats.
+        return f"{self.layout} {self.compression_of(kind)} {self.window} typed"
 
 
 def _percent_encoded(name: str) -> str:

@@ -165,7 +165,7 @@ def _write_series(writer: TableWriter, market: Market, root: Path, files: Sequen
     done, began = _Done(), time.monotonic()
     for file in files if len(rows["open_time"]) else ():
         try:
-            _write_file(writer, root, file, content_of(market, file, rows), done)
+            _write_file(writer, market, root, file, rows, done=done)
         except ExportError as error:
             log.info("%s %s: %s", market.name, file.series, error)
             done.errors.append(error)
@@ -173,13 +173,15 @@ def _write_series(writer: TableWriter, market: Market, root: Path, files: Sequen
     return done
 
 
-def _write_file(writer: TableWriter, root: Path, file: Wanted, content: Rows, done: _Done) -> None:
+def _write_file(writer: TableWriter, market: Market, root: Path, file: Wanted, rows: Rows, *, done: _Done) -> None:
+    content = content_of(market, file, rows)
     written = writer.write(
         content,
         root / file.path,
         compression=file.export.compression_of(file.kind),
         time_format=fx_refresh.TIME_FORMAT if file.export.layout is Layout.fx_refresh else "",
         older=older_name(root, file.path) if file.export.keep.newest > 1 else None,
+        types=types_of(market, file),
     )
     # The opening times are the first column of every layer, whatever a layout calls them.
     times = next(iter(content.values()))
@@ -242,6 +244,15 @@ def content_of(market: Market, file: Wanted, rows: Rows) -> dict[str, NDArray]:
     """What belongs into a file, out of at least that much of its series."""
     first = _first_row(rows["open_time"], file.export.window)
     return {theirs: rows[ours][first:] for ours, theirs in names_of(market, file.layer, file.export.layout)}
+
+
+def types_of(market: Market, file: Wanted) -> dict[str, str]:
+    """The tables' SQL types of the computed columns of a file, by its names; arrays of rows hold numbers as float64."""
+    tables = computations(market).values()
+    types = {(table.name, column.name): column.sql_type for table in tables for column in table.columns}
+    joined = {name: types[place] for name, place in joined_columns(tables).items()}
+    names = names_of(market, file.layer, file.export.layout)
+    return {theirs: joined[ours] for ours, theirs in names if ours in joined}
 
 
 def _first_row(open_times: NDArray, window: Window) -> int:

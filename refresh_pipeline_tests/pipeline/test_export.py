@@ -1,5 +1,6 @@
 """Which files of a market are due, and what is in them: over real files and a real warehouse."""
 
+import csv
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -7,6 +8,7 @@ from datetime import datetime, timedelta
 import duckdb
 import numpy as np
 import pytest
+from arro3.io import read_ipc
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.files import fx_refresh
@@ -133,7 +135,7 @@ def test_layers_formats_and_compressions_are_files_of_their_own(new_world: World
         new_world, "bazaar/all/BTC-USD_m15.csv.gz", "indicators_mfi"
     )
     manifest = new_world.query("select export, layer, format, shape, rows from bazaar.exports order by path limit 1")
-    assert manifest == [("all", "joined", "csv", "plain gzip full", 96)]
+    assert manifest == [("all", "joined", "csv", "plain gzip full typed", 96)]
 
 
 def test_feather_holds_the_same_rows(new_world: World) -> None:
@@ -209,6 +211,44 @@ def test_any_engine_reads_a_hive_dataset_as_one_table(new_world: World) -> None:
             [f"{folder}/**/*.parquet"],
         ).fetchall()
     assert counted == [("BTC/USD", "m15", 96), ("ETH/USD", "m15", 96), ("SOL/USD", "m15", 96)]
+
+
+# ---- types
+
+
+FLAGS = ("zone_signal", "divergent", "fractal_up_2")
+
+
+def test_whole_numbers_of_a_table_are_whole_in_every_format_and_nulls_are_null(new_world: World) -> None:
+    """`zone_signal` is null in its first rows, so that an array holds it as float64."""
+    made(new_world, "{typed: {formats: [csv, parquet, json, feather], layers: [joined]}, old: {layout: fx_refresh}}")
+    stored = f"select {', '.join(FLAGS)} from bazaar.enhanced_candles where instrument = 'BTC/USD' order by open_time"
+    expected = new_world.query(stored)
+    assert {row[0] for row in expected} >= {None, -1, 0}
+    folder = "bazaar/typed/BTC-USD_m15"
+    for ending in ("parquet", "csv", "json"):
+        assert rows(new_world, f"{folder}.{ending}", *FLAGS) == expected, ending
+    assert {type(value) for row in rows(new_world, f"{folder}.json", *FLAGS) for value in row} == {int, type(None)}
+    theirs = rows(new_world, "bazaar/old/cds/BTC-USD_m15.csv", "zone_sig", "fdb", "fh")
+    assert theirs == expected
+    for name in (f"{folder}.csv", "bazaar/old/cds/BTC-USD_m15.csv"):
+        header, *lines = csv.reader(new_world.files("exports")[name][0].decode().splitlines())
+        signal = header.index("zone_signal" if "zone_signal" in header else "zone_sig")
+        assert {line[signal] for line in lines} <= {"", "-1", "0", "1"}, name
+
+
+def test_the_types_of_parquet_and_feather_are_those_of_the_tables(new_world: World) -> None:
+    made(new_world, "{typed: {formats: [parquet, feather], layers: [enhanced]}}")
+    tables = {row[0]: row[1] for row in new_world.query("describe bazaar.enhanced_candles")}
+    path = new_world.settings.exports_dir / "bazaar" / "typed" / "enhanced" / "BTC-USD_m15.parquet"
+    with duckdb.connect() as connection:
+        parquet = connection.sql(f"select * from '{path}'")
+        feather = connection.from_arrow(read_ipc(path.with_suffix(".feather")))
+        for relation in (parquet, feather):
+            types = dict(zip(relation.columns, map(str, relation.types), strict=True))
+            assert types.pop("open_time") == "TIMESTAMP WITH TIME ZONE"
+            assert types == {name: tables[name] for name in types}
+            assert types["zone_signal"] == "TINYINT"
 
 
 # ---- the broker service's layout
