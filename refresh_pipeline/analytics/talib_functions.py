@@ -19,9 +19,6 @@ _abstract = import_module("talib.abstract")
 Number = int | float
 # Outputs that are counted or flagged: whole numbers, without a value for "not yet".
 WHOLE = {"integer", "minidx", "maxidx", "swinghigh", "swinglow", "trend"}
-# Rows that a function without a memory begins before its first full window: what running sums leave behind is then the
-# same wherever a history is cut.
-SURPLUS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +40,11 @@ class TalibFunction:
     def takes(self) -> Sequence[str]:
         """The candle columns, in order."""
         return self.inputs.split()
+
+
+# Rows that a function without a memory begins before its first full window: what running sums leave behind is then the
+# same wherever a history is cut.
+SURPLUS = 8
 
 
 def lookback(name: str, parameters: Mapping[str, Number]) -> int:

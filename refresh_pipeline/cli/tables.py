@@ -21,7 +21,7 @@ from rich.progress import (
 from rich.table import Table as Grid
 from rich.text import Text
 
-from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.series import Series, listing
 from refresh_pipeline.market.universe import Universe
 from refresh_pipeline.pipeline.progress import Watcher
 from refresh_pipeline.settings import Settings
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     # It imports Dagster, which `refresh status` does not need.
     from refresh_pipeline.orchestration.run_jobs import Refreshed
 
-# How many series a message names.
-SERIES_NAMED = 5
 LEFT = ("market", "instrument", "timeframe", "newest candle", "outcome")
 STATUS_COLOURS = {"failed": "red", "no data": "yellow", "updated": "green", "unchanged": "green"}
 
@@ -146,7 +144,7 @@ def _outcome_text(outcomes: Sequence[str], failed: int) -> Text:
 def _print_failures(console: Console, refreshed: "Refreshed") -> None:
     failed = [each for each in refreshed.outcomes if each.outcome == "failed"]
     for (asset, reason), series in _by_reason(failed).items():
-        console.print(Text(f"failed: {asset} of {_named(series)}: {reason}", style="red"), soft_wrap=True)
+        console.print(Text(f"failed: {asset} of {listing(series)}: {reason}", style="red"), soft_wrap=True)
     for message in refreshed.errors:
         console.print(Text(message, style="red"), soft_wrap=True)
     for name, faults in refreshed.failed_checks.items():
@@ -182,7 +180,7 @@ def print_status(console: Console, settings: Settings, rows: Sequence[Mapping[st
         grid.add_row(*_status_cells(row))
     console.print(grid)
     for (market, asset, reason), series in _failed_later(rows).items():
-        console.print(Text(f"failed: {market}/{asset} of {_named(series)}: {reason}", style="red"), soft_wrap=True)
+        console.print(Text(f"failed: {market}/{asset} of {listing(series)}: {reason}", style="red"), soft_wrap=True)
     console.print(f"warehouse {settings.database}", soft_wrap=True, highlight=False, markup=False)
 
 
@@ -193,11 +191,6 @@ def _failed_later(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str
         for asset, reason in row["failed"].items():
             groups.setdefault((row["market"], asset, reason), []).append(f"{row['instrument']} {row['timeframe']}")
     return groups
-
-
-def _named(series: Sequence[object]) -> str:
-    more = f" and {len(series) - SERIES_NAMED} more" if len(series) > SERIES_NAMED else ""
-    return ", ".join(str(each) for each in series[:SERIES_NAMED]) + more
 
 
 def _status_cells(row: Mapping[str, Any]) -> list[Text | str]:

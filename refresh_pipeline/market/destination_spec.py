@@ -34,6 +34,8 @@ class BaseSpec(BaseModel, frozen=True):
 
     # Shown in the web UI beside the asset.
     description: ClassVar[str] = ""
+    # The end of the asset's name: what happens there.
+    suffix: ClassVar[str] = "upload"
     # The package's extra that this kind needs.
     extra: ClassVar[str] = ""
 
@@ -43,6 +45,11 @@ class BaseSpec(BaseModel, frozen=True):
     @property
     def asset(self) -> str:
         """The name of the asset that stands for the contents of this destination."""
+        return UPLOADS if self.name == UPLOADS else f"{self.name}_{self.suffix}"
+
+    @property
+    def former_asset(self) -> str:
+        """The asset's name in files before schema version 5."""
         return UPLOADS if self.name == UPLOADS else f"{self.name}_copies"
 
 
@@ -156,6 +163,7 @@ class RedisSpec(BaseSpec, frozen=True):
     """The newest candles of every series in a Redis server."""
 
     description: ClassVar[str] = "The newest candles of every series in Redis, the window always whole."
+    suffix: ClassVar[str] = "redis"
     extra: ClassVar[str] = "redis"
 
     kind: Literal["redis"]

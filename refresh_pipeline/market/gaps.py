@@ -8,7 +8,7 @@ ranges and not by the number of candles.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
+from enum import StrEnum, auto
 from itertools import pairwise
 
 import numpy as np
@@ -29,11 +29,11 @@ MICROSECOND = np.timedelta64(1, "us")
 class Place(StrEnum):
     """Where in its series a gap lies."""
 
-    beginning = "beginning"
-    middle = "middle"
-    end = "end"
+    beginning = auto()
+    middle = auto()
+    end = auto()
     # There is no candle at all.
-    whole = "whole"
+    whole = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,10 @@ class StoredRanges:
     def where(self, chosen: NDArray[np.bool_]) -> "StoredRanges":
         """The chosen ranges."""
         return StoredRanges(self.series_no[chosen], self.first[chosen], self.last[chosen])
+
+    def renumbered(self, numbers: NDArray[np.integer]) -> "StoredRanges":
+        """The same ranges with the numbers that their series have in another batch."""
+        return replace(self, series_no=numbers[self.series_no].astype(np.int32))
 
     def __len__(self) -> int:
         return len(self.series_no)

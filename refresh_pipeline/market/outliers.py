@@ -26,15 +26,6 @@ NEAR_HUNDRED = 0.2
 LEFT_OVER = 0.25
 
 
-class Kind(StrEnum):
-    """What a fault looks like."""
-
-    unit = "a factor of 100"
-    spike = "a jump that the next candle takes back"
-    step = "a step, as a split makes it"
-    inside = "a price far from the candle's others"
-
-
 @dataclass(frozen=True, slots=True)
 class PriceFaults:
     """Rows of candles with a fault: which, what it looks like, and the ratio that gives it away."""
@@ -42,6 +33,15 @@ class PriceFaults:
     rows: NDArray[np.int64]
     kinds: NDArray[np.object_]
     ratios: Floats
+
+
+class Kind(StrEnum):
+    """What a fault looks like."""
+
+    unit = "a factor of 100"
+    spike = "a jump that the next candle takes back"
+    step = "a step, as a split makes it"
+    inside = "a price far from the candle's others"
 
 
 def price_faults(prices: Mapping[str, Floats], starts: NDArray[np.int64]) -> PriceFaults:

@@ -1,10 +1,13 @@
 """Series: one instrument on one timeframe, the unit of everything. Parsed at the edge, passed around whole."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from refresh_pipeline.market.timeframe import Timeframe
 
 KEY_SEPARATOR = "|"
+# How many series a message names.
+SERIES_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +47,13 @@ class Series:
 
     def __str__(self) -> str:
         return f"{self.instrument} {self.timeframe.value}"
+
+
+def listing(series: Sequence[object]) -> str:
+    """The first series of a list in words, and how many more there are.
+
+    >>> listing([Series(name, Timeframe.m1) for name in "ABCDEFG"])
+    'A m1, B m1, C m1, D m1, E m1 and 2 more'
+    """
+    rest = f" and {len(series) - SERIES_NAMED} more" if len(series) > SERIES_NAMED else ""
+    return ", ".join(map(str, series[:SERIES_NAMED])) + rest

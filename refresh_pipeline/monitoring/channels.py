@@ -190,20 +190,6 @@ def _log_of_apprise() -> Iterator[list[logging.LogRecord]]:
         http.setLevel(before[2])
 
 
-def apprise_channels(urls: str) -> list[AppriseUrl]:
-    """A channel per URL of a list that commas or spaces part; a URL may hold commas itself.
-
-    >>> [channel.name for channel in apprise_channels("ntfy://host/a, ntfy://host/b tgram://token/chat,other")]
-    ['ntfy', 'ntfy 2', 'tgram']
-    """
-    channels: list[AppriseUrl] = []
-    for url in re.split(r"[\s,]+(?=[a-zA-Z][\w+.-]*://)", urls.strip()) if urls.strip() else ():
-        scheme = url.partition("://")[0].lower() if "://" in url else "ALERT_URLS"
-        number = sum(channel.name.partition(" ")[0] == scheme for channel in channels) + 1
-        channels.append(AppriseUrl(url.strip(", "), scheme if number == 1 else f"{scheme} {number}"))
-    return channels
-
-
 @dataclass(frozen=True, slots=True)
 class Mail:
     """E-mail to some people, over a mail server that takes it for us. Certificates are checked."""
@@ -289,3 +275,17 @@ class Mail:
         if isinstance(error, ValueError):
             return AlertError(f"{at}: SMTP_FROM or ALERT_EMAIL_RECIPIENTS is no address", transient=False)
         return AlertError(f"{at}: no answer ({type(error).__name__}); check SMTP_HOST and the network", transient=True)
+
+
+def apprise_channels(urls: str) -> list[AppriseUrl]:
+    """A channel per URL of a list that commas or spaces part; a URL may hold commas itself.
+
+    >>> [channel.name for channel in apprise_channels("ntfy://host/a, ntfy://host/b tgram://token/chat,other")]
+    ['ntfy', 'ntfy 2', 'tgram']
+    """
+    channels: list[AppriseUrl] = []
+    for url in re.split(r"[\s,]+(?=[a-zA-Z][\w+.-]*://)", urls.strip()) if urls.strip() else ():
+        scheme = url.partition("://")[0].lower() if "://" in url else "ALERT_URLS"
+        number = sum(channel.name.partition(" ")[0] == scheme for channel in channels) + 1
+        channels.append(AppriseUrl(url.strip(", "), scheme if number == 1 else f"{scheme} {number}"))
+    return channels

@@ -7,7 +7,7 @@ import dagster as dg
 
 from refresh_pipeline.operations.backup import BackupError
 from refresh_pipeline.operations.backup_retention import make_backup
-from refresh_pipeline.orchestration.skips import still_running
+from refresh_pipeline.orchestration.schedules import utc_schedule
 from refresh_pipeline.pipeline.job_names import BACKUP
 from refresh_pipeline.settings import load_settings
 from refresh_pipeline.warehouse.connection import WarehouseBusy
@@ -41,18 +41,12 @@ def backup_job() -> None:
     back_up_everything()
 
 
-@dg.schedule(
-    name=BACKUP,
-    job=backup_job,
-    cron_schedule=DAILY,
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Makes one backup a day and keeps the newest REFRESH_BACKUPS_KEPT.",
+def _request(_now: datetime) -> dg.RunRequest | dg.SkipReason:
+    if load_settings().database.exists():
+        return dg.RunRequest()
+    return dg.SkipReason("there is no warehouse yet: no market was refreshed")
+
+
+backup_schedule = utc_schedule(
+    backup_job, DAILY, "Makes one backup a day and keeps the newest REFRESH_BACKUPS_KEPT.", _request
 )
-def backup_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Request a backup, unless there is no warehouse yet or a backup is being made."""
-    if not load_settings().database.exists():
-        return dg.SkipReason("there is no warehouse yet: no market was refreshed")
-    if skip := still_running(context.instance, BACKUP):
-        return skip
-    return dg.RunRequest()

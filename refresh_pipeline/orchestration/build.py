@@ -10,7 +10,7 @@ from refresh_pipeline.orchestration.alert_sensor import alerts_sensor
 from refresh_pipeline.orchestration.assets import market_assets
 from refresh_pipeline.orchestration.backup_job import backup_job, backup_schedule
 from refresh_pipeline.orchestration.checks import market_checks
-from refresh_pipeline.orchestration.destination_assets import copy_assets, copy_checks
+from refresh_pipeline.orchestration.destination_assets import destination_assets, destination_checks
 from refresh_pipeline.orchestration.jobs import market_jobs
 from refresh_pipeline.orchestration.maintenance_job import maintenance_job, maintenance_schedule
 from refresh_pipeline.orchestration.resources import resources
@@ -43,8 +43,8 @@ def build(settings: Settings, markets: Sequence[Market]) -> dg.Definitions:
 
 def _collected(settings: Settings, markets: Sequence[Market]) -> dg.Definitions:
     return dg.Definitions(
-        assets=[asset for market in markets for asset in [*market_assets(market), *copy_assets(market)]],
-        asset_checks=[check for market in markets for check in [*market_checks(market), *copy_checks(market)]],
+        assets=[asset for market in markets for asset in [*market_assets(market), *destination_assets(market)]],
+        asset_checks=[check for market in markets for check in [*market_checks(market), *destination_checks(market)]],
         jobs=[*(job for market in markets for job in market_jobs(market)), backup_job, maintenance_job],
         schedules=[
             *(schedule for market in markets for schedule in market_schedules(market)),

@@ -1,6 +1,6 @@
-"""An asset for each destination that a market's YAML describes, downstream of what goes spec, and its check.
+"""An asset and a check for each destination in a market's YAML, downstream of the files or candles that go there.
 
-What REFRESH_UPLOAD_URL names is the asset `uploads`, in `assets`.
+The destination of REFRESH_UPLOAD_URL is the asset `uploads`, in `assets`.
 """
 
 from collections.abc import Callable
@@ -20,30 +20,30 @@ from refresh_pipeline.pipeline.quality import upload_verdict, window_verdict
 from refresh_pipeline.warehouse.schema import Table
 
 Context = dg.AssetExecutionContext
+FILES_CHECK = "matches_the_exports", "The destination holds every export file as it was last exported."
+CANDLES_CHECK = "is_whole", "The destination holds the whole window of every series."
 
 
-def described(market: Market) -> list[FileSpec | RedisSpec]:
-    """The destinations that the market's YAML describes."""
+def further_destinations(market: Market) -> list[FileSpec | RedisSpec]:
+    """The destinations that the market's YAML adds to `uploads`."""
     return [spec for spec in market.destinations.values() if spec.name != UPLOADS]
 
 
-def copy_assets(market: Market) -> list[dg.AssetsDefinition]:
-    """One asset a destination, of the market's own partitions."""
+def destination_assets(market: Market) -> list[dg.AssetsDefinition]:
+    """One asset per destination, with the market's partitions."""
     return [
-        _files(market, spec) if isinstance(spec, FileSpec) else _candles(market, spec) for spec in described(market)
+        _files(market, spec) if isinstance(spec, FileSpec) else _candles(market, spec)
+        for spec in further_destinations(market)
     ]
 
 
-def copy_checks(market: Market) -> list[dg.AssetChecksDefinition]:
-    """One check a destination: whether it holds what it should."""
-    return [
-        _files_check(market, spec) if isinstance(spec, FileSpec) else _candles_check(market, spec)
-        for spec in described(market)
-    ]
+def destination_checks(market: Market) -> list[dg.AssetChecksDefinition]:
+    """One check per destination: whether it holds all that belongs there."""
+    return [_check(market, spec) for spec in further_destinations(market)]
 
 
 def _files(market: Market, spec: FileSpec) -> dg.AssetsDefinition:
-    def copies(
+    def uploaded_files(
         context: Context,
         warehouse: WarehouseParam,
         files: ExportsParam,
@@ -55,11 +55,11 @@ def _files(market: Market, spec: FileSpec) -> dg.AssetsDefinition:
         attempts = upload.upload(warehouse, market, spec, batch, root=files.root, destination=opened, now=now)
         return materialized(context, warehouse, market, attempts, now)
 
-    return _asset(market, spec, Table.exports)(copies)
+    return _asset(market, spec, Table.exports)(uploaded_files)
 
 
 def _candles(market: Market, spec: RedisSpec) -> dg.AssetsDefinition:
-    def copies(
+    def pushed_candles(
         context: Context, warehouse: WarehouseParam, destination: UploadsParam, run_options: Options
     ) -> dg.MaterializeResult:
         now, batch = run_options.now_instant(market), remaining_series(context, run_options, warehouse, market)
@@ -67,7 +67,7 @@ def _candles(market: Market, spec: RedisSpec) -> dg.AssetsDefinition:
         attempts = redis_cache.keep(warehouse, market, spec, batch, destination=opened, now=now)
         return materialized(context, warehouse, market, attempts, now)
 
-    return _asset(market, spec, Table.raw_candles)(copies)
+    return _asset(market, spec, Table.raw_candles)(pushed_candles)
 
 
 def _asset(
@@ -86,25 +86,13 @@ def _asset(
     )
 
 
-def _files_check(market: Market, spec: FileSpec) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=[market.name, spec.asset],
-        name=f"{spec.asset}_match_the_exports",
-        description="The destination holds every export file as it was last exported.",
-    )
-    def copies_match(warehouse: WarehouseParam, destination: UploadsParam) -> dg.AssetCheckResult:
-        return result(upload_verdict(warehouse, market, spec, lambda: destination.open(spec)))
+def _check(market: Market, spec: FileSpec | RedisSpec) -> dg.AssetChecksDefinition:
+    statement, description = FILES_CHECK if isinstance(spec, FileSpec) else CANDLES_CHECK
 
-    return copies_match
-
-
-def _candles_check(market: Market, spec: RedisSpec) -> dg.AssetChecksDefinition:
-    @dg.asset_check(
-        asset=[market.name, spec.asset],
-        name=f"{spec.asset}_are_whole",
-        description="The destination holds the whole window of every series.",
-    )
-    def copies_are_whole(warehouse: WarehouseParam, destination: UploadsParam) -> dg.AssetCheckResult:
+    @dg.asset_check(asset=[market.name, spec.asset], name=f"{spec.asset}_{statement}", description=description)
+    def destination_check(warehouse: WarehouseParam, destination: UploadsParam) -> dg.AssetCheckResult:
+        if isinstance(spec, FileSpec):
+            return result(upload_verdict(warehouse, market, spec, lambda: destination.open(spec)))
         return result(window_verdict(warehouse, market, spec, lambda: destination.open_redis(spec)))
 
-    return copies_are_whole
+    return destination_check

@@ -7,7 +7,7 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from refresh_pipeline.market.destination_spec import FileSpec
 from refresh_pipeline.market.model import Market
-from refresh_pipeline.orchestration.destination_assets import described
+from refresh_pipeline.orchestration.destination_assets import further_destinations
 from refresh_pipeline.orchestration.run_options import KEY
 from refresh_pipeline.pipeline.job_names import backfill_job_name, publish_job_name, refresh_job_name
 from refresh_pipeline.warehouse.schema import Table
@@ -23,12 +23,12 @@ def market_jobs(market: Market) -> list[UnresolvedAssetJobDefinition]:
     return [
         dg.define_asset_job(
             refresh_job_name(market),
-            selection=_selection(market, [*REFRESHED, *_copies(market, of_files=False)]),
+            selection=_selection(market, [*REFRESHED, *_destination_names(market, of_files=False)]),
             description=f"Fetch {market.name}'s candles and compute what follows from them.",
         ),
         dg.define_asset_job(
             publish_job_name(market),
-            selection=_selection(market, [*PUBLISHED, *_copies(market, of_files=True)]),
+            selection=_selection(market, [*PUBLISHED, *_destination_names(market, of_files=True)]),
             description=f"Write {market.name}'s export files and upload them.",
         ),
         dg.define_asset_job(
@@ -42,9 +42,9 @@ def market_jobs(market: Market) -> list[UnresolvedAssetJobDefinition]:
     ]
 
 
-def _copies(market: Market, of_files: bool) -> list[str]:
-    """Candles are copied as they are refreshed, files as they are published."""
-    return [spec.asset for spec in described(market) if isinstance(spec, FileSpec) is of_files]
+def _destination_names(market: Market, of_files: bool) -> list[str]:
+    """Assets of destinations: candles are sent when they are refreshed, files when they are published."""
+    return [spec.asset for spec in further_destinations(market) if isinstance(spec, FileSpec) is of_files]
 
 
 def _selection(market: Market, names: Sequence[str]) -> dg.AssetSelection:

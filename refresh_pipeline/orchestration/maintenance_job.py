@@ -13,7 +13,7 @@ from refresh_pipeline.instance.orphaned_runs import claim
 from refresh_pipeline.instance.run_retention import retention_of
 from refresh_pipeline.market_files import load_markets
 from refresh_pipeline.operations.maintenance import compact, compaction_summary
-from refresh_pipeline.orchestration.skips import still_running
+from refresh_pipeline.orchestration.schedules import utc_schedule
 from refresh_pipeline.pipeline.job_names import MAINTENANCE
 from refresh_pipeline.settings import load_settings
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
@@ -58,11 +58,13 @@ def compact_warehouse(context: dg.OpExecutionContext, config: CompactConfig) -> 
     claim(context)
     settings = load_settings()
     try:
-        done = compact(settings, load_markets(settings), datetime.now(UTC))
+        result = compact(settings, load_markets(settings), datetime.now(UTC))
     except (WarehouseBusy, WarehouseUnreadable) as error:
         raise dg.Failure(str(error), allow_retries=False) from error
-    context.log.info(compaction_summary(done))
-    context.add_output_metadata({"rows": done.rows, "pieces": done.pieces, "longest_seconds": round(done.longest, 3)})
+    context.log.info(compaction_summary(result))
+    context.add_output_metadata(
+        {"rows": result.rows, "pieces": result.pieces, "longest_seconds": round(result.longest, 3)}
+    )
 
 
 @dg.job(
@@ -76,21 +78,13 @@ def maintenance_job() -> None:
     compact_warehouse()
 
 
-@dg.schedule(
-    name=MAINTENANCE,
-    job=maintenance_job,
-    cron_schedule=HOURLY,
-    execution_timezone="UTC",
-    default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Prunes runs once an hour and compacts the warehouse once a night.",
-)
-def maintenance_schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Request maintenance, unless it is in progress."""
-    if skip := still_running(context.instance, MAINTENANCE):
-        return skip
-    wanted = context.scheduled_execution_time.hour == NIGHT
-    return dg.RunRequest(run_config={"ops": {compact_warehouse.name: {"config": {"wanted": wanted}}}})
+def _request(now: datetime) -> dg.RunRequest:
+    return dg.RunRequest(run_config={"ops": {compact_warehouse.name: {"config": {"wanted": now.hour == NIGHT}}}})
 
+
+maintenance_schedule = utc_schedule(
+    maintenance_job, HOURLY, "Prunes runs once an hour and compacts the warehouse once a night.", _request
+)
 
 COUNTS = ("runs", "thinned", "events", "orphans", "bytes", "given_back")
 

@@ -13,15 +13,13 @@ from refresh_pipeline.market.candles import TIME_UNIT
 from refresh_pipeline.market.freshness import data_age
 from refresh_pipeline.market.gaps import Coverage
 from refresh_pipeline.market.model import Market
-from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.series import Series, listing
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.orchestration.run_options import RunOptions
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome, SeriesStats
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
-# How many series a message names; the table of outcomes lists all.
-SERIES_NAMED = 5
 EVERY_SERIES_FAILED = "every series failed"
 
 
@@ -145,12 +143,7 @@ def failures(failed: Mapping[Series, Attempt]) -> list[str]:
     by_reason: dict[str, list[Series]] = {}
     for series, attempt in failed.items():
         by_reason.setdefault(attempt.reason or "failed", []).append(series)
-    return [f"{len(series)} series failed ({_named(series)}): {reason}" for reason, series in by_reason.items()]
-
-
-def _named(series: Sequence[Series]) -> str:
-    more = f" and {len(series) - SERIES_NAMED} more" if len(series) > SERIES_NAMED else ""
-    return ", ".join(str(each) for each in series[:SERIES_NAMED]) + more
+    return [f"{len(series)} series failed ({listing(series)}): {reason}" for reason, series in by_reason.items()]
 
 
 def _failure(asset: str, failed: Mapping[Series, Attempt]) -> dg.Failure:

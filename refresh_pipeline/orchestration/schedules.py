@@ -1,6 +1,6 @@
 """The schedules of a market: refresh requests one wide run of the timeframes that closed, publish its files."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -15,7 +15,7 @@ from refresh_pipeline.market.polling import Pace, pace
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.orchestration.partitions import range_tags, whole
 from refresh_pipeline.orchestration.resources import WarehouseParam
-from refresh_pipeline.orchestration.skips import still_running
+from refresh_pipeline.orchestration.skips import Answer, still_running
 from refresh_pipeline.pipeline.job_names import publish_job_name, refresh_job_name
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
 from refresh_pipeline.warehouse.outcomes import Outcome
@@ -48,11 +48,11 @@ def refresh_schedule(market: Market) -> dg.ScheduleDefinition:
         now = context.scheduled_execution_time
         if skip := still_running(context.instance, refresh_job_name(market)):
             return skip
-        asked = request_for(market, previous_tick(context.instance, market), now)
-        if isinstance(asked, dg.SkipReason):
-            return asked
+        request = tick_request(market, previous_tick(context.instance, market), now)
+        if isinstance(request, dg.SkipReason):
+            return request
         waiting = current_pace(market, warehouse, now).wait(last_tick(context.instance, market), now)
-        return dg.SkipReason(f"{market.name} is refreshed {waiting}") if waiting else asked
+        return dg.SkipReason(f"{market.name} is refreshed {waiting}") if waiting else request
 
     return tick
 
@@ -76,7 +76,26 @@ def publish_schedule(market: Market) -> dg.ScheduleDefinition:
     return tick
 
 
-def request_for(market: Market, previous: datetime | None, now: datetime) -> dg.RunRequest | dg.SkipReason:
+def utc_schedule(
+    job: dg.JobDefinition, cron_schedule: str, description: str, evaluate: Callable[[datetime], Answer]
+) -> dg.ScheduleDefinition:
+    """A schedule named as its job, that starts no run while another is in progress; `evaluate` gets the tick's time."""
+
+    @dg.schedule(
+        name=job.name,
+        job=job,
+        cron_schedule=cron_schedule,
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+        description=description,
+    )
+    def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        return still_running(context.instance, job.name) or evaluate(context.scheduled_execution_time)
+
+    return tick
+
+
+def tick_request(market: Market, previous: datetime | None, now: datetime) -> dg.RunRequest | dg.SkipReason:
     """The run that a tick requests, given the last tick whose run succeeded."""
     due = due_timeframes(market, previous, now)
     if not due:
@@ -87,11 +106,11 @@ def request_for(market: Market, previous: datetime | None, now: datetime) -> dg.
 
 def current_pace(market: Market, warehouse: Warehouse, now: datetime) -> Pace:
     """The pace of refreshes now: slower while many series fail, and off-peak where the YAML says so."""
-    standing: list[SeriesReport] = []
+    reports: list[SeriesReport] = []
     # A tick must be answered soon: while another process holds the warehouse, the usual pace applies.
     with suppress(WarehouseBusy, WarehouseUnreadable):
-        standing = Warehouse(database=warehouse.database, patience=PATIENCE).series_status(market)
-    outcomes = [each.outcome for each in standing if each.outcome is not None]
+        reports = Warehouse(database=warehouse.database, patience=PATIENCE).series_status(market)
+    outcomes = [report.outcome for report in reports if report.outcome is not None]
     return pace(market, outcomes.count(Outcome.failed), len(outcomes), now)
 
 

@@ -1,6 +1,6 @@
 """Two sensors: retry refreshes failed and overdue series again, repair fetches missing candles within a budget."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -13,9 +13,10 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.orchestration.partitions import range_tags
 from refresh_pipeline.orchestration.resources import WarehouseParam
 from refresh_pipeline.orchestration.run_options import KEY
-from refresh_pipeline.orchestration.skips import still_running
+from refresh_pipeline.orchestration.skips import Answer, still_running
 from refresh_pipeline.pipeline.job_names import refresh_job_name
 from refresh_pipeline.warehouse.queries import FailedSeries, SeriesReport
+from refresh_pipeline.warehouse.warehouse import Warehouse
 
 FIRST_WAIT = timedelta(minutes=1)
 LONGEST_WAIT = timedelta(hours=1)
@@ -26,41 +27,43 @@ SECONDS_BETWEEN_REPAIRS = 300
 def retry_sensor(market: Market) -> dg.SensorDefinition:
     """Request a run of the failed and overdue series whose wait is over."""
 
-    @dg.sensor(
-        name=f"{market.name}_retry",
-        job_name=refresh_job_name(market),
-        minimum_interval_seconds=SECONDS_BETWEEN_LOOKS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Refreshes failed and overdue series of {market.name} again, with growing intervals.",
-    )
-    def retry(context: dg.SensorEvaluationContext, warehouse: WarehouseParam) -> dg.RunRequest | dg.SkipReason:
-        if skip := still_running(context.instance, refresh_job_name(market)):
-            return skip
-        now = datetime.now(UTC)
-        return request_for(market, warehouse.failed(market), now, overdue(market, warehouse.series_status(market), now))
+    def evaluate(warehouse: Warehouse, now: datetime) -> Answer:
+        return retry_request(
+            market, warehouse.failed(market), now, overdue(market, warehouse.series_status(market), now)
+        )
 
-    return retry
+    description = f"Refreshes failed and overdue series of {market.name} again, with growing intervals."
+    return _sensor(market, "retry", SECONDS_BETWEEN_LOOKS, description, evaluate)
 
 
 def repair_sensor(market: Market) -> dg.SensorDefinition:
     """Request a run that fetches missing candles, a limited number at a time."""
 
-    @dg.sensor(
-        name=f"{market.name}_repair",
-        job_name=refresh_job_name(market),
-        minimum_interval_seconds=SECONDS_BETWEEN_REPAIRS,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Fetches missing candles of {market.name}; with growing intervals where the source has none.",
-    )
-    def repair(context: dg.SensorEvaluationContext, warehouse: WarehouseParam) -> dg.RunRequest | dg.SkipReason:
-        if skip := still_running(context.instance, refresh_job_name(market)):
-            return skip
-        now = datetime.now(UTC)
+    def evaluate(warehouse: Warehouse, now: datetime) -> Answer:
         # Failed series belong to the retry sensor, which waits between its attempts.
-        failed = {each.series for each in warehouse.failed(market)}
+        failed = {failure.series for failure in warehouse.failed(market)}
         return repair_request(market, [gap for gap in warehouse.gaps(market, now) if gap.series not in failed], now)
 
-    return repair
+    description = f"Fetches missing candles of {market.name}; with growing intervals where the source has none."
+    return _sensor(market, "repair", SECONDS_BETWEEN_REPAIRS, description, evaluate)
+
+
+def _sensor(
+    market: Market, name: str, seconds: int, description: str, evaluate: Callable[[Warehouse, datetime], Answer]
+) -> dg.SensorDefinition:
+    """A sensor that starts refreshes of the market, none while another is in progress."""
+
+    @dg.sensor(
+        name=f"{market.name}_{name}",
+        job_name=refresh_job_name(market),
+        minimum_interval_seconds=seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=description,
+    )
+    def sensor(context: dg.SensorEvaluationContext, warehouse: WarehouseParam) -> dg.RunRequest | dg.SkipReason:
+        return still_running(context.instance, refresh_job_name(market)) or evaluate(warehouse, datetime.now(UTC))
+
+    return sensor
 
 
 def repair_request(market: Market, gaps: Sequence[Gap], now: datetime) -> dg.RunRequest | dg.SkipReason:
@@ -76,42 +79,42 @@ def repair_request(market: Market, gaps: Sequence[Gap], now: datetime) -> dg.Run
         return dg.SkipReason(f"no candles of {market.name} are missing")
     soonest = min(gap.due_at for gap in known if gap.due_at)
     return dg.SkipReason(
-        f"{len(known)} gaps that the source has nothing for; asked again at {soonest:%Y-%m-%d %H:%M} UTC"
+        f"gaps without candles at the source: {len(known)}; the next attempt is at {soonest:%Y-%m-%d %H:%M} UTC"
     )
 
 
 def narrowed(series: Sequence[Series], **options: object) -> dict[str, object]:
     """The run config that narrows a run to these series."""
-    return {"resources": {KEY: {"config": {"series": [each.key for each in series], **options}}}}
+    return {"resources": {KEY: {"config": {"series": [member.key for member in series], **options}}}}
 
 
-def request_for(
+def retry_request(
     market: Market, failed: Sequence[FailedSeries], now: datetime, late: Mapping[Series, datetime] | None = None
 ) -> dg.RunRequest | dg.SkipReason:
     """The run that refreshes series again, or the reason for none; `late` holds the next attempt of overdue series."""
-    again = {**(late or {}), **{each.series: each.at + wait_after(each.failures) for each in failed}}
+    again = {**(late or {}), **{failure.series: failure.at + wait_after(failure.failures) for failure in failed}}
     if not again:
         return dg.SkipReason(f"no series of {market.name} has failed or is overdue")
-    series = [each for each, at in again.items() if at <= now]
+    series = [member for member, at in again.items() if at <= now]
     if not series:
-        what = [f"{len(failed)} series failed"] if failed else []
-        what += [f"{len(again) - len(failed)} overdue"] if len(again) > len(failed) else []
+        causes = [f"{len(failed)} series failed"] if failed else []
+        causes += [f"{len(again) - len(failed)} overdue"] if len(again) > len(failed) else []
         soonest = min(again.values())
-        return dg.SkipReason(f"{', '.join(what)}; the next is asked for again at {soonest:%H:%M:%S} UTC")
+        return dg.SkipReason(f"{', '.join(causes)}; the next attempt is at {soonest:%H:%M:%S} UTC")
     return dg.RunRequest(
         tags=dict(range_tags(market, [s.instrument for s in series], [s.timeframe for s in series])),
         run_config=narrowed(series),
     )
 
 
-def overdue(market: Market, standing: Sequence[SeriesReport], now: datetime) -> dict[Series, datetime]:
+def overdue(market: Market, reports: Sequence[SeriesReport], now: datetime) -> dict[Series, datetime]:
     """The series whose newest candle is older than it should be, and when to ask for each again.
 
     The longer its next candle has been due, the longer the wait: a venue that is late is asked soon, and a series that
     ended long ago once an hour.
     """
-    late = behind(market, standing, now)
-    return {each.series: _again(market, each) for each in late if each.attempted_at is not None}
+    late = behind(market, reports, now)
+    return {report.series: _again(market, report) for report in late if report.attempted_at is not None}
 
 
 def _again(market: Market, report: SeriesReport) -> datetime:

@@ -1,6 +1,6 @@
-"""What becomes of a market's newest candles in Redis, series by series. Without Dagster.
+"""Push a market's newest candles to Redis, series by series.
 
-Which keys and values those are, and what is done when something goes wrong, is `destinations.redis`' part.
+Keys, values and the handling of errors are in `destinations.redis`.
 """
 
 import time
@@ -40,55 +40,58 @@ def keep(
     destination: "RedisDestination",
     now: datetime,
 ) -> dict[Series, Attempt]:
-    """Put the whole window of every series of the batch there, in place of what was."""
+    """Replace the window of every series of the batch in Redis."""
     began = time.monotonic()
     chosen = series_kept(spec, batch)
-    done: dict[Series, Attempt] = dict.fromkeys(chosen, Attempt(Outcome.no_data))
+    attempts: dict[Series, Attempt] = dict.fromkeys(chosen, Attempt(Outcome.no_data))
     ages: list[float] = []
 
     def windows() -> Iterator["CandleWindow"]:
-        for window in _windows(market, warehouse.newest_candles(market, chosen, back), now):
+        for window in candle_windows(market, warehouse.newest_candles(market, chosen, back), now):
             ages.append(window.age_seconds)
             yield window
 
     back = timedelta(days=spec.days)
-    for number, kept in enumerate(destination.store(windows(), now), start=1):
-        done[kept.series] = _attempt(kept)
+    for number, result in enumerate(destination.store(windows(), now), start=1):
+        attempts[result.series] = _attempt(result)
         advance(spec.asset, number, len(chosen))
-    if any(attempt.outcome is not Outcome.failed for attempt in done.values()):
+    if any(attempt.outcome is not Outcome.failed for attempt in attempts.values()):
         try:
-            destination.write_status(_status(done, ages, time.monotonic() - began, now))
+            destination.write_status(_status(attempts, ages, time.monotonic() - began, now))
         except DestinationError as error:
-            return with_warning(done, str(error))
-    return done
+            return with_warning(attempts, str(error))
+    return attempts
 
 
-def _status(done: Mapping[Series, Attempt], ages: Sequence[float], seconds: float, now: datetime) -> dict[str, object]:
-    failed = sum(attempt.outcome is Outcome.failed for attempt in done.values())
+def _status(
+    attempts: Mapping[Series, Attempt], ages: Sequence[float], seconds: float, now: datetime
+) -> dict[str, object]:
+    failed = sum(attempt.outcome is Outcome.failed for attempt in attempts.values())
     return {
         "last_full_scan": iso_utc(now),
-        "active_symbols": len({series.instrument for series in done}),
-        "successful_updates": len(done) - failed,
+        "active_symbols": len({series.instrument for series in attempts}),
+        "successful_updates": len(attempts) - failed,
         "failed_updates": failed,
         "update_duration_seconds": round(seconds, 3),
         "data_freshness_avg": round(sum(ages) / len(ages), 3) if ages else 0.0,
     }
 
 
-def _windows(
+def candle_windows(
     market: Market, candles: Iterable[tuple[Series, Mapping[str, NDArray]]], now: datetime
 ) -> Iterator["CandleWindow"]:
+    """Each series' candles with their completeness and age at `now`; none for a series without candles."""
     from refresh_pipeline.destinations.redis import CandleWindow  # noqa: PLC0415 (an extra, which whoever calls this has)
 
     for series, rows in candles:
         times = rows["open_time"]
         if len(times):
-            yield CandleWindow(series, times, rows, *_standing(market, series, times, now))
+            yield CandleWindow(series, times, rows, *_measures(market, series, times, now))
 
 
-def _standing(market: Market, series: Series, times: NDArray, now: datetime) -> tuple[float, float]:
-    """The share of the candles to expect that are there, and the age of the newest in seconds."""
-    calendar, timeframe = market.calendar, series.timeframe
+def _measures(market: Market, series: Series, times: NDArray, now: datetime) -> tuple[float, float]:
+    """The completeness from the first candle on, 0 to 1, and the age of the newest candle in seconds."""
+    calendar, timeframe = market.calendar_of(series.instrument), series.timeframe
     share = completeness(calendar, timeframe, times[:1], np.array([len(times)]), now)
     return float(share[0]), float(data_age(calendar, timeframe, times[-1:], now)[0])
 

@@ -14,7 +14,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -26,7 +25,7 @@ from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles, 
 from refresh_pipeline.market.model import Market, MarketError
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe, UnknownTimeframe
-from refresh_pipeline.sources import Fetched, PermanentError, Request, Secrets, SourceError, TransientError, no_secrets
+from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError
 from refresh_pipeline.sources.concurrency import in_background, put_failures, side_by_side
 from refresh_pipeline.sources.http_client import (
     QUERY,
@@ -69,21 +68,14 @@ class CcxtSource(HttpSource[CcxtOptions]):
 
     options_model = CcxtOptions
 
-    def __init__(
-        self,
-        market: Market,
-        limits_dir: Path,
-        secrets: Secrets = no_secrets,
-        retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
-    ) -> None:
+    def _prepare(self) -> None:
         """See HttpSource; the exchange gives the name and the timeframes.
 
         Raises:
-            MarketError: ccxt is not installed or does not know the exchange, or an option is wrong.
+            MarketError: ccxt is not installed or does not know the exchange.
         """
-        super().__init__(market, limits_dir, secrets, retry_policy)
-        self._ccxt = _ccxt(market)
-        self._exchange_class = _exchange_class(self._ccxt, market, self._options.exchange)
+        self._ccxt = _ccxt(self._market)
+        self._exchange_class = _exchange_class(self._ccxt, self._market, self._options.exchange)
         self.kind = f"ccxt:{self._options.exchange}"
         self._timeframe_names = _native(self._exchange_class().timeframes or {})
         self.native_timeframes = tuple(sorted(self._timeframe_names))

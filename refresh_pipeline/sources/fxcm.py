@@ -25,15 +25,7 @@ from refresh_pipeline.market.resampling import resample
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import Fetched, PermanentError, Request, TransientError
 from refresh_pipeline.sources.concurrency import in_background, side_by_side
-from refresh_pipeline.sources.http_client import (
-    BaseUrl,
-    Client,
-    Put,
-    RateLimited,
-    by_status,
-    excerpt,
-    retry_after,
-)
+from refresh_pipeline.sources.http_client import BaseUrl, Client, Put, RateLimited, by_status, excerpt, retry_after
 from refresh_pipeline.sources.http_source import HttpSource, SourceOptions, venue_at
 from refresh_pipeline.sources.rows import number, parse_rows
 

@@ -44,6 +44,10 @@ class HttpSource(Generic[Options]):
         self._secrets = secrets
         self._retry_policy = retry_policy
         self._options = source_options(market, self.options_model)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Set what depends on the options; for a subclass that needs it."""
 
     def _limit(self, venue: str, weight: int, seconds: float) -> SharedLimit:
         return SharedLimit(self._limits_dir, venue, weight, seconds)

@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -26,7 +25,7 @@ from refresh_pipeline.market.candles import CANDLE_COLUMNS, PRICE_COLUMNS, TIME_
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.sources import Fetched, PermanentError, Request, Secrets, no_secrets
+from refresh_pipeline.sources import Fetched, PermanentError, Request
 from refresh_pipeline.sources.concurrency import in_background, put_failures, side_by_side
 from refresh_pipeline.sources.http_client import (
     AccessDenied,
@@ -35,7 +34,6 @@ from refresh_pipeline.sources.http_client import (
     Put,
     Rate,
     RateLimited,
-    RetryPolicy,
     by_status,
     excerpt,
     served_at,
@@ -143,15 +141,8 @@ class JsonApiSource(HttpSource[HttpOptions]):
 
     options_model = HttpOptions
 
-    def __init__(
-        self,
-        market: Market,
-        limits_dir: Path,
-        secrets: Secrets = no_secrets,
-        retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 (frozen)
-    ) -> None:
+    def _prepare(self) -> None:
         """See HttpSource; the YAML gives the name and the timeframes."""
-        super().__init__(market, limits_dir, secrets, retry_policy)
         self.kind = self._options.name
         self.native_timeframes = tuple(self._options.timeframes)
 

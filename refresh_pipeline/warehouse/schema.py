@@ -13,7 +13,7 @@ import duckdb
 from refresh_pipeline.analytics.bars import Computation
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, QUOTE_COLUMNS
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 5
 
 
 class Table(StrEnum):
@@ -210,6 +210,18 @@ def ensure(
     connection.execute(
         f"insert into {qualified(market, Table.schema_info)} (schema_version) values (?)", [SCHEMA_VERSION]
     )
+
+
+def rename_assets(connection: duckdb.DuckDBPyConnection, market: str, names: Mapping[str, str]) -> None:
+    """Bring the outcomes of renamed assets under their names now, given by former name; call it before `ensure`.
+
+    Assets of destinations were named `<name>_copies` before version 5.
+    """
+    present = _present(connection, market)
+    if Table.outcomes.value not in present or _version(connection, market, present) >= 5:
+        return
+    for former, name in names.items():
+        connection.execute(f"update {qualified(market, Table.outcomes)} set asset = ? where asset = ?", [name, former])
 
 
 def queue_full_recompute(connection: duckdb.DuckDBPyConnection, market: str, asset: Table) -> None:

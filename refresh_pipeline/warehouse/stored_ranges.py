@@ -172,8 +172,8 @@ def _on_grid(market: Market, batch: Sequence[Series], ranges: StoredRanges) -> S
 def _merged(market: Market, batch: Sequence[Series], ranges: StoredRanges) -> StoredRanges:
     parts = []
     for group in groups(market, batch):
-        own = merged(group.calendar, group.timeframe, within(group, ranges, len(batch)))
-        parts.append(StoredRanges(group.numbers[own.series_no], own.first, own.last))
+        stored = merged(group.calendar, group.timeframe, within(group, ranges, len(batch)))
+        parts.append(stored.renumbered(group.numbers))
     return StoredRanges.concatenated(parts)
 
 
@@ -198,8 +198,7 @@ def _derived(
             )
         times = rows["open_time"].astype(TIME_UNIT)
         stored = _on_grid(market, series, StoredRanges(rows["series_no"], times, times))
-        ranges = _merged(market, series, stored)
-        parts.append(StoredRanges(numbers[ranges.series_no].astype(np.int32), ranges.first, ranges.last))
+        parts.append(_merged(market, series, stored).renumbered(numbers))
     return StoredRanges.concatenated(parts)
 
 

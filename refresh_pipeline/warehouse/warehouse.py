@@ -89,6 +89,15 @@ class Warehouse:
             yield connection
 
     @contextmanager
+    def market_reader(self, market: Market) -> Iterator[duckdb.DuckDBPyConnection | None]:
+        """A read-only connection; None before the market's first refresh."""
+        if not self.exists:
+            yield None
+            return
+        with self.reader() as connection:
+            yield connection if queries.has_tables(connection, market.name) else None
+
+    @contextmanager
     def session(self) -> Iterator[None]:
         """One connection for every call in the block, because opening the file takes longer than most calls.
 
@@ -110,7 +119,9 @@ class Warehouse:
         """Create the market's tables and views or bring them forward, once per object and file."""
         if self.exists and self._prepared.get(market.name) == (Path(self.database).stat().st_ino, market):
             return
+        renamed = {spec.former_asset: spec.asset for spec in market.destinations.values()}
         with self.get_connection() as connection, transaction(connection):
+            schema.rename_assets(connection, market.name, renamed)
             schema.ensure(connection, market.name, tuple(computations(market).values()), market.two_sided)
             ensure_known_view(connection, market.name, ENHANCED_CANDLES, market.two_sided)
             stored_ranges.bring_forward(connection, market)
@@ -129,10 +140,8 @@ class Warehouse:
 
     def gaps(self, market: Market, now: datetime) -> list[Gap]:
         """The missing candles; none before the market's first refresh."""
-        if not self.exists:
-            return []
-        with self.reader() as connection:
-            return gaps.gaps(connection, market, now) if queries.has_tables(connection, market.name) else []
+        with self.market_reader(market) as connection:
+            return gaps.gaps(connection, market, now) if connection else []
 
     def series_stats(self, market: Market, batch: Sequence[Series]) -> dict[Series, SeriesStats]:
         """The stored candles of each series of the batch."""
@@ -266,10 +275,8 @@ class Warehouse:
 
     def failed(self, market: Market) -> list[FailedSeries]:
         """The series whose last fetch failed."""
-        if not self.exists:
-            return []
-        with self.reader() as connection:
-            if not queries.has_tables(connection, market.name):
+        with self.market_reader(market) as connection:
+            if connection is None:
                 return []
             failed = queries.failed_series(connection, market.name, Table.raw_candles)
         # A series that left the market's YAML cannot be fetched again.
@@ -297,9 +304,5 @@ class Warehouse:
 
     def series_status(self, market: Market) -> list[SeriesReport]:
         """The stored candles and the last results of each series; none before the first refresh."""
-        if not self.exists:
-            return []
-        with self.reader() as connection:
-            if not queries.has_tables(connection, market.name):
-                return []
-            return queries.series_report(connection, market.name, market.series)
+        with self.market_reader(market) as connection:
+            return queries.series_report(connection, market.name, market.series) if connection else []

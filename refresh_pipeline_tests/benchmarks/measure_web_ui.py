@@ -27,7 +27,7 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market_files import load_markets
 from refresh_pipeline.orchestration.build import build
 from refresh_pipeline.orchestration.partitions import whole
-from refresh_pipeline.orchestration.schedules import request_for
+from refresh_pipeline.orchestration.schedules import tick_request
 from refresh_pipeline.pipeline.job_names import refresh_job_name
 from refresh_pipeline.settings import load_settings, prepare_dagster, shipped
 from refresh_pipeline_tests.benchmarks.measuring import seconds
@@ -210,7 +210,7 @@ def main(instruments: int, folder: Path, program: str) -> None:
         prepare_dagster(settings)
         print(f"market read: {seconds(partial(load_markets, settings)):.2f} s")
         print(f"definitions built: {seconds(partial(build, settings, [market])):.2f} s")
-        print(f"a tick's request: {seconds(partial(request_for, market, None, NOW)) * 1000:.1f} ms")
+        print(f"a tick's request: {seconds(partial(tick_request, market, None, NOW)) * 1000:.1f} ms")
         for number in range(RUNS if is_new else 0):
             taken = seconds(partial(refresh, market, NOW + timedelta(minutes=number)))
             print(f"run {number + 1} of {len(market.series)} series: {taken:.1f} s", flush=True)

@@ -68,20 +68,20 @@ def copied(founded: World, tmp_path, storage: FakeS3, server: str) -> Iterator[W
 def test_each_destination_is_an_asset_downstream_of_what_goes_there(copied: World) -> None:
     graph = build(copied.settings, [copied.market]).resolve_asset_graph()
     parents = {
-        name: [key.path[-1] for key in graph.get(dg.AssetKey(["bazaar", f"{name}_copies"])).parent_keys]
-        for name in ("lake", "share", "cache")
+        name: [key.path[-1] for key in graph.get(dg.AssetKey(["bazaar", name])).parent_keys]
+        for name in ("lake_upload", "share_upload", "cache_redis")
     }
-    assert parents == {"lake": ["exports"], "share": ["exports"], "cache": ["raw_candles"]}
+    assert parents == {"lake_upload": ["exports"], "share_upload": ["exports"], "cache_redis": ["raw_candles"]}
     checks = {f"{key.asset_key.path[-1]} {key.name}" for key in graph.asset_check_keys}
     assert checks >= {
-        "lake_copies lake_copies_match_the_exports",
-        "share_copies share_copies_match_the_exports",
-        "cache_copies cache_copies_are_whole",
+        "lake_upload lake_upload_matches_the_exports",
+        "share_upload share_upload_matches_the_exports",
+        "cache_redis cache_redis_is_whole",
     }
     jobs = {what: copied.job(what).asset_layer.selected_asset_keys for what in ("refresh", "publish")}
     names = {what: {key.path[-1] for key in keys} for what, keys in jobs.items()}
-    assert "cache_copies" in names["refresh"]
-    assert names["publish"] == {"exports", "uploads", "lake_copies", "share_copies"}
+    assert "cache_redis" in names["refresh"]
+    assert names["publish"] == {"exports", "uploads", "lake_upload", "share_upload"}
 
 
 def test_files_and_candles_go_where_the_yaml_says(copied: World, storage: FakeS3, server: str) -> None:
@@ -100,10 +100,10 @@ def test_files_and_candles_go_where_the_yaml_says(copied: World, storage: FakeS3
         status = json.loads(str(client.get("tet:system:status")))
     assert (value["candle_count"], value["data_completeness"], value["data_age_seconds"]) == (96, 1.0, 30.0)
     assert (status["active_symbols"], status["successful_updates"], status["failed_updates"]) == (4, 4, 0)
-    assert verdicts_of(refreshed)["cache_copies_are_whole"]
-    assert verdicts_of(published)["lake_copies_match_the_exports"]
-    assert len(metadata_of(published, "lake_copies")) == 8
-    assert set(metadata_of(refreshed, "cache_copies")) == {f"{name}/USD|m15" for name in ("BTC", "ETH", "SOL", "XRP")}
+    assert verdicts_of(refreshed)["cache_redis_is_whole"]
+    assert verdicts_of(published)["lake_upload_matches_the_exports"]
+    assert len(metadata_of(published, "lake_upload")) == 8
+    assert set(metadata_of(refreshed, "cache_redis")) == {f"{name}/USD|m15" for name in ("BTC", "ETH", "SOL", "XRP")}
     rows = copied.query("select destination, count(*) from bazaar.uploads group by all order by all")
     assert rows == [("lake", 24), ("share", 16), ("uploads", 8)]
 
@@ -128,7 +128,7 @@ def test_a_destination_that_refuses_stops_no_other_and_is_tried_again(copied: Wo
     storage.fail(refused(403, "AccessDenied"), times=1000)
     published = copied.run("publish", keys=["BTC/USD|H1"])
     assert not published.success
-    assert set(failures_of(published)) == {"bazaar__lake_copies"}
+    assert set(failures_of(published)) == {"bazaar__lake_upload"}
     assert (copied.root / "share").exists()
     assert len(copied.files("uploads")) == 1
     storage.heal()
@@ -139,9 +139,9 @@ def test_a_destination_that_refuses_stops_no_other_and_is_tried_again(copied: Wo
 def test_a_redis_server_that_is_gone_stops_no_refresh(copied: World, storage: FakeS3) -> None:
     describes(copied, storage.base_url, f"redis://127.0.0.1:{free_port()}/1")
     refreshed = copied.run("refresh", keys=["BTC/USD|m15"])
-    assert set(failures_of(refreshed)) == {"bazaar__cache_copies"}
+    assert set(failures_of(refreshed)) == {"bazaar__cache_redis"}
     assert copied.counts("indicators") == {"BTC/USD|m15": 96}
-    assert verdicts_of(refreshed).get("cache_copies_are_whole") in (None, False)
+    assert verdicts_of(refreshed).get("cache_redis_is_whole") in (None, False)
 
 
 def test_a_status_that_redis_refuses_fails_no_refresh(copied: World, server: str) -> None:
@@ -151,7 +151,7 @@ def test_a_status_that_redis_refuses_fails_no_refresh(copied: World, server: str
         client.execute_command("acl", "setuser", "default", "allkeys")
         assert refreshed.success
         assert client.exists("tet:kline:15m:BTC/USD") == 1
-    assert "tet:system:status" in str(metadata_of(refreshed, "cache_copies")["BTC/USD|m15"]["warning"])
+    assert "tet:system:status" in str(metadata_of(refreshed, "cache_redis")["BTC/USD|m15"]["warning"])
 
 
 def test_a_window_that_lost_candles_is_found(copied: World, server: str) -> None:
@@ -176,5 +176,5 @@ def test_what_is_missing_for_a_destination_is_told_by_its_step_alone(copied: Wor
     del os.environ["AWS_SECRET_ACCESS_KEY"]
     copied.run("refresh", keys=["BTC/USD|H1"], now=NOW)
     published = copied.run("publish", keys=["BTC/USD|H1"])
-    assert [event.step_key for event in published.all_events if event.is_step_failure] == ["bazaar__lake_copies"]
+    assert [event.step_key for event in published.all_events if event.is_step_failure] == ["bazaar__lake_upload"]
     assert len(copied.files("uploads")) == 1

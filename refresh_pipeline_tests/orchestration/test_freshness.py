@@ -9,8 +9,8 @@ import pytest
 from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, this_process
 from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.model import parse_market
-from refresh_pipeline.orchestration.schedules import request_for as tick_request
-from refresh_pipeline.orchestration.sensors import overdue, request_for
+from refresh_pipeline.orchestration.schedules import tick_request
+from refresh_pipeline.orchestration.sensors import overdue, retry_request
 from refresh_pipeline.pipeline.quality import candle_verdicts
 from refresh_pipeline.warehouse.outcomes import Outcome
 from refresh_pipeline.warehouse.queries import SeriesReport
@@ -61,12 +61,12 @@ def test_while_the_market_is_closed_nothing_is_overdue() -> None:
 
 def test_the_run_asks_for_the_overdue_beside_the_failed_and_a_skip_counts_both() -> None:
     late = {DAYS: MOMENT, MINUTES: MOMENT + timedelta(minutes=3)}
-    request = request_for(MARKET, [], MOMENT, late)
+    request = retry_request(MARKET, [], MOMENT, late)
     assert isinstance(request, dg.RunRequest)
     assert request.run_config["resources"]["run_options"]["config"]["series"] == [DAYS.key]
-    skipped = request_for(MARKET, [], MOMENT - timedelta(minutes=1), late)
+    skipped = retry_request(MARKET, [], MOMENT - timedelta(minutes=1), late)
     assert isinstance(skipped, dg.SkipReason)
-    assert skipped.skip_message == "2 overdue; the next is asked for again at 00:15:00 UTC"
+    assert skipped.skip_message == "2 overdue; the next attempt is at 00:15:00 UTC"
 
 
 @pytest.mark.parametrize("hours", [1, 20])

@@ -26,7 +26,7 @@ from refresh_pipeline.orchestration.schedules import (
     previous_tick,
     publish_schedule,
     refresh_schedule,
-    request_for,
+    tick_request,
 )
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.project_folder import QUIET, World, metadata_of
@@ -109,7 +109,7 @@ def test_the_first_tick_asks_for_everything() -> None:
 
 
 def test_the_run_holds_every_instrument_on_the_due_timeframes() -> None:
-    request = request_for(CRYPTO, NOON - TICK, NOON)
+    request = tick_request(CRYPTO, NOON - TICK, NOON)
     assert isinstance(request, dg.RunRequest)
     wanted = {f"{name}|{timeframe}" for name in CRYPTO.instruments for timeframe in ("m5", "H1", "H4")}
     assert partitions(CRYPTO, dict(request.tags)) == wanted
@@ -117,7 +117,7 @@ def test_the_run_holds_every_instrument_on_the_due_timeframes() -> None:
 
 
 def test_nothing_due_is_a_skip_that_says_since_when() -> None:
-    skipped = request_for(FX, at("2026-06-05T21:00"), at("2026-06-06T12:00"))
+    skipped = tick_request(FX, at("2026-06-05T21:00"), at("2026-06-06T12:00"))
     assert isinstance(skipped, dg.SkipReason)
     assert skipped.skip_message == "no candle of fx has closed since 2026-06-05 21:00 UTC"
 
@@ -263,7 +263,7 @@ def test_publishing_asks_for_everything_unless_it_is_going(instance: dg.DagsterI
 
 def test_what_a_tick_asks_for_is_what_the_job_does(world: World) -> None:
     market, now = world.market, datetime(2026, 6, 1, 12, 15, tzinfo=UTC)
-    request = request_for(market, now - timedelta(minutes=15), now)
+    request = tick_request(market, now - timedelta(minutes=15), now)
     assert isinstance(request, dg.RunRequest)
     config = {"resources": {"run_options": {"config": {"now": now.isoformat()}}}, **QUIET}
     with dg.DagsterInstance.ephemeral() as instance:

@@ -9,7 +9,7 @@ from dagster import DagsterRunStatus
 
 from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, this_process
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.orchestration.sensors import request_for, retry_sensor, wait_after
+from refresh_pipeline.orchestration.sensors import retry_request, retry_sensor, wait_after
 from refresh_pipeline.warehouse.queries import FailedSeries
 from refresh_pipeline_tests.project_folder import NOW, QUIET, World, metadata_of
 
@@ -29,19 +29,19 @@ def asked_for(request: dg.RunRequest | dg.SkipReason) -> list[str]:
 
 
 def test_nothing_failed_is_nothing_to_ask_for(new_world: World) -> None:
-    skipped = request_for(new_world.market, [], NOW)
+    skipped = retry_request(new_world.market, [], NOW)
     assert isinstance(skipped, dg.SkipReason)
     assert skipped.skip_message == "no series of bazaar has failed or is overdue"
 
 
 def test_a_series_that_just_failed_is_left_alone_for_a_while(new_world: World) -> None:
-    skipped = request_for(new_world.market, [failed(BROKEN[0])], NOW + timedelta(seconds=59))
+    skipped = retry_request(new_world.market, [failed(BROKEN[0])], NOW + timedelta(seconds=59))
     assert isinstance(skipped, dg.SkipReason)
-    assert skipped.skip_message == "1 series failed; the next is asked for again at 12:01:30 UTC"
+    assert skipped.skip_message == "1 series failed; the next attempt is at 12:01:30 UTC"
 
 
 def test_after_the_wait_it_is_asked_for_again(new_world: World) -> None:
-    assert asked_for(request_for(new_world.market, [failed(BROKEN[0])], NOW + timedelta(seconds=60))) == BROKEN[:1]
+    assert asked_for(retry_request(new_world.market, [failed(BROKEN[0])], NOW + timedelta(seconds=60))) == BROKEN[:1]
 
 
 def test_only_those_are_asked_for_whose_wait_is_over(new_world: World) -> None:
@@ -50,12 +50,12 @@ def test_only_those_are_asked_for_whose_wait_is_over(new_world: World) -> None:
         failed("SOL/USD|H1", failures=5),
         failed("XRP/USD|m15", at=NOW - timedelta(hours=1)),
     ]
-    request = request_for(new_world.market, series, NOW + timedelta(minutes=2))
+    request = retry_request(new_world.market, series, NOW + timedelta(minutes=2))
     assert asked_for(request) == ["BTC/USD|m15", "XRP/USD|m15"]
 
 
 def test_the_range_holds_every_series_that_is_asked_for(new_world: World) -> None:
-    request = request_for(new_world.market, [failed(key) for key in BROKEN], NOW + timedelta(minutes=2))
+    request = retry_request(new_world.market, [failed(key) for key in BROKEN], NOW + timedelta(minutes=2))
     assert isinstance(request, dg.RunRequest)
     assert request.tags == {
         "dagster/asset_partition_range_start": "ETH/USD|m15",
@@ -97,7 +97,7 @@ def test_what_failed_is_fetched_again_just_that_and_then_left_alone(world: World
     world.run(now=datetime.now(UTC))
     requests, skipped = look(world, instance)
     assert requests == []
-    assert str(skipped).startswith("2 series failed, 6 overdue; the next is asked for again at ")
+    assert str(skipped).startswith("2 series failed, 6 overdue; the next attempt is at ")
     world.change("update bazaar.outcomes set attempted_at = attempted_at - interval 2 minute")
     requests, _ = look(world, instance)
     assert [asked_for(request) for request in requests] == [BROKEN]

@@ -291,7 +291,7 @@ def test_nothing_missing_is_nothing_to_ask_for() -> None:
 def test_what_the_source_lacks_is_left_alone_for_a_while() -> None:
     skipped = repair_request(MARKET, [gap(series=A, asked=0, since=0)], NOW)
     assert isinstance(skipped, dg.SkipReason)
-    assert skipped.skip_message == "1 gaps that the source has nothing for; asked again at 2026-06-01 13:00 UTC"
+    assert skipped.skip_message == "gaps without candles at the source: 1; the next attempt is at 2026-06-01 13:00 UTC"
 
 
 # ---- the sensor on an instance

@@ -10,10 +10,12 @@ import pytest
 
 from refresh_pipeline.analytics.bars import Bars, Column, Computation
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, QUOTE_COLUMNS
+from refresh_pipeline.market.destination_spec import FolderSpec, RedisSpec
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.warehouse import schema
 from refresh_pipeline.warehouse.connection import connect, transaction
 from refresh_pipeline.warehouse.incremental import TailRefresh, pending_recompute
+from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
 from refresh_pipeline.warehouse.schema import FORMER_NAMES, SCHEMA_VERSION, Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import (
@@ -224,6 +226,39 @@ def test_a_program_of_version_1_reads_that_the_file_is_newer(of_version_1: Wareh
     # It looks for the columns of `about`, then for the version; a view has columns like a table.
     assert columns(of_version_1, "about") == {"schema_version": "integer"}
     assert query(of_version_1, "select max(schema_version) from fair.about") == [(SCHEMA_VERSION,)]
+
+
+# ---- schema version 5
+
+
+@pytest.fixture
+def copied() -> Market:
+    """A market with a destination for files and one for candles."""
+    folder, cache = FolderSpec(name="share", kind="folder", directory="share"), RedisSpec(name="cache", kind="redis")
+    return MARKET.model_copy(update={"destinations": {"share": folder, "cache": cache}})
+
+
+def outcomes_under_former_names(warehouse: Warehouse, version: int) -> None:
+    for asset in ("share_copies", "cache_copies", "raw_candles"):
+        warehouse.record(MARKET, asset, {BTC: Attempt(Outcome.updated)}, run_id="run", now=NOW)
+    change(warehouse, "update fair.schema_info set schema_version = ?", version)
+
+
+def test_outcomes_of_renamed_assets_move_to_the_new_names_once(warehouse: Warehouse, copied: Market):
+    outcomes_under_former_names(warehouse, version=3)
+    Warehouse(database=warehouse.database).prepare(copied)
+    assert query(warehouse, "select asset from fair.outcomes order by all") == [
+        ("cache_redis",),
+        ("raw_candles",),
+        ("share_upload",),
+    ]
+    assert query(warehouse, "select * from fair.schema_info") == [(SCHEMA_VERSION,)]
+
+
+def test_a_current_file_is_not_searched_for_former_names(warehouse: Warehouse, copied: Market):
+    outcomes_under_former_names(warehouse, version=SCHEMA_VERSION)
+    Warehouse(database=warehouse.database).prepare(copied)
+    assert ("share_copies",) in query(warehouse, "select asset from fair.outcomes")
 
 
 # ---- computed tables
