@@ -11,7 +11,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "refresh_pipeline").rglob("*.py"))
 # Private attributes that are Python's.
-NOT_DAGSTERS = {"_exit"}
+NOT_DAGSTERS = {"_exit", "_asdict"}
 
 
 def named_in_pyproject() -> dict[str, set[str]]:

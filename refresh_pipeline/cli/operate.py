@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -172,11 +173,13 @@ def up(
     from tempfile import mkdtemp
 
     from refresh_pipeline.cli.supervisor import exec_supervisor
+    from refresh_pipeline.instance.clock import put_back
     from refresh_pipeline.orchestration.run_jobs import dagster_instance
 
-    with dagster_instance(wanted.settings):
-        # Create its databases before the programs open them.
-        pass
+    with dagster_instance(wanted.settings) as instance:
+        # This also creates its databases before the programs open them.
+        for line in put_back(instance, time.time()):
+            print_warning(line)
     names = ", ".join(each.name for each in wanted.markets)
     err.print(f"Markets: {names}. Starting the web UI on port {port}. Ctrl-C stops it.", highlight=False)
     plan = supervisor_plan(wanted.settings, port, Path(mkdtemp(prefix="refresh-")))
@@ -230,6 +233,8 @@ def supervisor_plan(settings: "Settings", port: int, folder: Path) -> "Plan":
         ready=str(code_socket),
         watched=[str(path.expanduser().absolute()) for path in [PACKAGE, *markets_dirs, *settings_files()]],
         temporary=str(folder),
+        clock=[*dagster, f"{PACKAGE.name}.instance.clock"],
+        timed="daemon",
         host=LOCALHOST,
         port=port,
     )

@@ -24,6 +24,8 @@ SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_WAIT = 60.0
 # Looks at the programs between two looks at the watched files.
 LOOKS_AT_FILES = 10
+# Seconds by which the clock must be set back at once to count as wrong before.
+SET_BACK = 30.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class Plan:
     # Where the web UI answers once it is ready.
     host: str = "127.0.0.1"
     port: int = 0
+    # The command to run when the clock is set back, and the program to restart after it, which waits by that clock.
+    clock: Sequence[str] = ()
+    timed: str = ""
 
 
 def exec_supervisor(plan: Plan, environment: Mapping[str, str]) -> NoReturn:
@@ -86,18 +91,29 @@ def _watch(
 ) -> list[str]:
     """Restart the renewed program at every change, until an interrupt or until programs end: their names."""
     ended: list[str] = []
-    looks, ready = 0, not plan.port
+    looks, ready, lead = 0, not plan.port, _lead()
     while not ended and not stopped.wait(timeout=SECONDS_BETWEEN_LOOKS):
         ended = [name for name, process in running.items() if process.poll() is not None]
         looks += 1
         if not ready and (ready := _answers(plan.host, plan.port)):
             _say(f"Ready: http://{plan.host}:{plan.port}")
+        before, lead = lead, _lead()
+        if not ended and plan.timed and before - lead > SET_BACK:
+            _say(f"The clock was set back by {before - lead:.0f} s: restarting the {plan.timed}.")
+            _end(running[plan.timed])
+            subprocess.run(plan.clock, check=False)  # noqa: S603 (our own program)
+            running[plan.timed] = _started(plan.programs[plan.timed])
         if not ended and looks % LOOKS_AT_FILES == 0 and (now := file_states(plan.watched)) != states:
             states = now
             _say(f"Files have changed: restarting the {plan.renewed}.")
             _end(running[plan.renewed])
             running[plan.renewed] = _started(plan.programs[plan.renewed])
     return ended
+
+
+def _lead() -> float:
+    """The lead of the machine's clock over the one that nobody sets."""
+    return time.time() - time.monotonic()
 
 
 def _answers(host: str, port: int) -> bool:

@@ -283,7 +283,13 @@ def _stretch(calendar: Calendar, gaps: Sequence[Gap]) -> tuple[tuple[np.datetime
 
 def due(gaps: Iterable[Gap], now: datetime) -> list[Gap]:
     """The gaps to ask for now. What is missing at the end is no repair: each refresh goes on from what is stored."""
-    return [gap for gap in gaps if gap.place is not Place.end and (gap.due_at is None or gap.due_at <= now)]
+    due_gaps = [gap for gap in gaps if gap.due_at is None or gap.due_at <= now or _is_of_the_future(gap, now)]
+    return [gap for gap in due_gaps if gap.place is not Place.end]
+
+
+def _is_of_the_future(gap: Gap, now: datetime) -> bool:
+    """Whether it was asked for by a clock that was ahead."""
+    return gap.asked_at is not None and gap.asked_at > now
 
 
 # An instrument that hardly trades has holes everywhere: beyond so many stretches the nearest ones are asked for as one.

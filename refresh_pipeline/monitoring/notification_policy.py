@@ -96,6 +96,18 @@ class Notification(BaseModel, frozen=True):
         return not (self.new or self.ongoing or self.resolved)
 
 
+def believed(state: ChannelState, now: datetime, longest_pause: timedelta) -> ChannelState:
+    """The state without instants of the future, which a clock that was ahead has left behind."""
+    alerts = {
+        subject: alert.model_copy(update={"sent_at": min(alert.sent_at, now), "since": min(alert.since, now)})
+        for subject, alert in state.alerts.items()
+    }
+    days = _report_days(now)
+    reports = {period: min(day, days[period]) for period, day in state.reports.items()}
+    paused = state.paused_until and min(state.paused_until, now + longest_pause)
+    return state.model_copy(update={"alerts": alerts, "reports": reports, "paused_until": paused})
+
+
 def notification(
     problems: Sequence[Problem], state: ChannelState, now: datetime, unchecked: Collection[str] = ()
 ) -> Notification:

@@ -18,6 +18,7 @@ from refresh_pipeline.monitoring.notification_policy import (
     ChannelState,
     Period,
     Problem,
+    believed,
     body,
     due_reports,
     notification,
@@ -124,6 +125,7 @@ def notify(
     channel: Channel, state: ChannelState, snapshot: Snapshot, report: Callable[[Period], str], now: datetime
 ) -> tuple[ChannelState, str]:
     """Send one channel the alerts and reports that are due on it; its new state, and a note."""
+    state = believed(state, now, LONGEST_WAIT)
     if state.paused_until and now < state.paused_until:
         return state, f"{channel.name}: paused until {state.paused_until:%H:%M:%S} UTC after a failure"
     message = notification(snapshot.problems, state, now, snapshot.unchecked)

@@ -26,6 +26,8 @@ from refresh_pipeline.warehouse.warehouse import Warehouse
 TICK_TAG = "refresh/tick"
 # Seconds that a tick waits for the warehouse's lock.
 PATIENCE = 5.0
+# Among so many of the newest runs one is looked for whose tick does not lie in the future.
+RUNS_LOOKED_AT = 20
 
 
 def market_schedules(market: Market) -> list[dg.ScheduleDefinition]:
@@ -48,10 +50,10 @@ def refresh_schedule(market: Market) -> dg.ScheduleDefinition:
         now = context.scheduled_execution_time
         if skip := still_running(context.instance, refresh_job_name(market)):
             return skip
-        request = tick_request(market, previous_tick(context.instance, market), now)
+        request = tick_request(market, previous_tick(context.instance, market, now), now)
         if isinstance(request, dg.SkipReason):
             return request
-        waiting = current_pace(market, warehouse, now).wait(last_tick(context.instance, market), now)
+        waiting = current_pace(market, warehouse, now).wait(last_tick(context.instance, market, now=now), now)
         return dg.SkipReason(f"{market.name} is refreshed {waiting}") if waiting else request
 
     return tick
@@ -126,20 +128,27 @@ def _newest_close(market: Market, timeframe: Timeframe, now: datetime) -> np.dat
     return market.calendar.closes(timeframe, np.array([newest]))[0]
 
 
-def previous_tick(instance: dg.DagsterInstance, market: Market) -> datetime | None:
+def previous_tick(instance: dg.DagsterInstance, market: Market, now: datetime | None = None) -> datetime | None:
     """When the newest run was due that a tick asked for and that succeeded; missed ticks so need no catching up."""
     # What a run that failed was asked for is asked for again, or a day's candles would wait for the next day.
-    return last_tick(instance, market, [DagsterRunStatus.SUCCESS])
+    return last_tick(instance, market, [DagsterRunStatus.SUCCESS], now)
 
 
 def last_tick(
-    instance: dg.DagsterInstance, market: Market, statuses: Sequence[DagsterRunStatus] = ()
+    instance: dg.DagsterInstance,
+    market: Market,
+    statuses: Sequence[DagsterRunStatus] = (),
+    now: datetime | None = None,
 ) -> datetime | None:
-    """When the newest run was due that a tick asked for, whatever became of it, or one of these statuses."""
+    """When the newest run was due that a tick asked for, whatever became of it, or one of these statuses.
+
+    A tick later than `now` is from a clock that was ahead, and does not count.
+    """
     name = refresh_job_name(market)
     filters = RunsFilter(job_name=name, tags={"dagster/schedule_name": name}, statuses=statuses)
-    runs = instance.get_runs(filters, limit=1)
-    return datetime.fromisoformat(runs[0].tags[TICK_TAG]) if runs and TICK_TAG in runs[0].tags else None
+    runs = instance.get_runs(filters, limit=RUNS_LOOKED_AT)
+    ticks = [datetime.fromisoformat(run.tags[TICK_TAG]) for run in runs if TICK_TAG in run.tags]
+    return next((tick for tick in ticks if now is None or tick <= now), None)
 
 
 def cron(calendar: Calendar, shortest: Timeframe) -> str:

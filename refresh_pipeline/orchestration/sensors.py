@@ -92,7 +92,9 @@ def retry_request(
     market: Market, failed: Sequence[FailedSeries], now: datetime, late: Mapping[Series, datetime] | None = None
 ) -> dg.RunRequest | dg.SkipReason:
     """The run that refreshes series again, or the reason for none; `late` holds the next attempt of overdue series."""
-    again = {**(late or {}), **{failure.series: failure.at + wait_after(failure.failures) for failure in failed}}
+    # An attempt of the future is from a clock that was ahead.
+    waiting = {failure.series: failure.at + wait_after(failure.failures) for failure in failed if failure.at <= now}
+    again = {**(late or {}), **{failure.series: waiting.get(failure.series, now) for failure in failed}}
     if not again:
         return dg.SkipReason(f"no series of {market.name} has failed or is overdue")
     series = [member for member, at in again.items() if at <= now]
@@ -114,7 +116,9 @@ def overdue(market: Market, reports: Sequence[SeriesReport], now: datetime) -> d
     ended long ago once an hour.
     """
     late = behind(market, reports, now)
-    return {report.series: _again(market, report) for report in late if report.attempted_at is not None}
+    again = {report.series: _again(market, report) for report in late if report.attempted_at is not None}
+    # An instant later than the longest wait is from a clock that was ahead.
+    return {series: at if at <= now + LONGEST_WAIT else now for series, at in again.items()}
 
 
 def _again(market: Market, report: SeriesReport) -> datetime:

@@ -28,6 +28,8 @@ HELD_BACK = 20
 BLOCKS = 100
 LIMIT_IS_FRESH_FOR = 24 * 3600.0
 LOCK_TIMEOUT = 10.0
+# Seconds that clocks of processes and steps of a correction may differ.
+CLOCK_SLACK = 1.0
 
 
 class Limit(Protocol):
@@ -60,6 +62,8 @@ class _Account(BaseModel):
     server_used: int = 0
     server_until: float = 0.0
     silent_until: float = 0.0
+    # How long that pause was when it began; a day where an earlier release wrote the account.
+    silent_for: float = 24 * 3600.0
     silent_because: str = ""
 
 
@@ -115,7 +119,7 @@ class SharedLimit:
         now = self._clock()
         with self._account(now) as account:
             if now + seconds > account.silent_until:
-                account.silent_until, account.silent_because = now + seconds, because
+                account.silent_until, account.silent_for, account.silent_because = now + seconds, seconds, because
             # The venue has said when to come again; its count of the window adds nothing to that.
             account.server_used, account.server_until = 0, 0.0
 
@@ -133,7 +137,7 @@ class SharedLimit:
         """Whether the venue has stated its limit within the last day, to any process of this machine."""
         now = self._clock()
         with self._account(now) as account:
-            return account.limit > 0 and now - account.learnt_at < LIMIT_IS_FRESH_FOR
+            return account.limit > 0 and 0 <= now - account.learnt_at < LIMIT_IS_FRESH_FOR
 
     def close(self) -> None:
         """Return the unused part of what was taken."""
@@ -205,14 +209,25 @@ class SharedLimit:
         account.spent = {
             s: weight for s, weight in account.spent.items() if weight > 0 and s <= step + 1 and self._expiry(s) > now
         }
+        self._believe_no_future(account, now)
         if account.server_until <= now:
             account.server_used, account.server_until = 0, 0.0
         self._add_observed(account, now)
+
+    def _believe_no_future(self, account: _Account, now: float) -> None:
+        """Shorten what was noted while the clock was ahead: no window and no pause lasts longer than it did then."""
+        if account.silent_until > now + account.silent_for + CLOCK_SLACK:
+            log.warning("%s: the clock was set back; the pause lasts %.0f s at most", self._path, account.silent_for)
+            account.silent_until = now + account.silent_for
+        if account.server_until > now + self._window + CLOCK_SLACK:
+            log.warning("%s: the clock was set back; the venue's count of the future is dropped", self._path)
+            account.server_used, account.server_until = 0, 0.0
 
     def _add_observed(self, account: _Account, now: float) -> None:
         if self._observed is None:
             return
         used, until = self._observed
+        until = min(until, now + self._window)
         self._observed = None
         if until > account.server_until + self._window / 2:
             account.server_used, account.server_until = used, until

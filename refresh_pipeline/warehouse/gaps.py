@@ -249,7 +249,8 @@ def _confirmed(market: Market) -> str:
 _EMPTY = """
 create temp table empty_ranges as
 select w.instrument, w.timeframe, l.first_open_time, l.last_open_time, any_value(l.candles) as candles,
-  coalesce(max(c.asks), 0) + 1 as asks, coalesce(min(c.first_asked_at), $now) as first_asked_at, $now as asked_at
+  coalesce(max(c.asks), 0) + 1 as asks,
+  least(coalesce(min(c.first_asked_at), $now), $now) as first_asked_at, $now as asked_at
 from lacking l join wanted w using (series_no)
 left join {confirmed_gaps} c on c.instrument = w.instrument and c.timeframe = w.timeframe
   and c.first_open_time <= l.first_open_time and c.last_open_time >= l.last_open_time

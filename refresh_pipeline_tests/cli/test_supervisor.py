@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -35,9 +37,9 @@ def plan_of(folder: Path, **programs: str) -> Plan:
 
 
 @contextmanager
-def supervised(plan: Plan) -> Iterator["subprocess.Popen[str]"]:
+def supervised(plan: Plan, **environment: str) -> Iterator["subprocess.Popen[str]"]:
     command = [sys.executable, "-m", "refresh_pipeline.cli.supervisor", json.dumps(asdict(plan))]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}) as process:
         try:
             yield process
         finally:
@@ -103,6 +105,34 @@ def test_a_change_on_disk_renews_one_program_and_leaves_the_others(tmp_path: Pat
         assert is_alive(other)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc to compile a library that shifts the clock")
+def test_a_clock_that_is_set_back_is_said_and_restarts_what_waits_by_it(tmp_path: Path):
+    plan = plan_of(tmp_path, code=STAYS, other=STAYS)
+    looked = tmp_path / "looked"
+    plan = replace(plan, clock=[sys.executable, "-c", f"open({str(looked)!r}, 'w')"], timed="other")
+    shift = shifted_clock(tmp_path, 3 * 3600)
+    with supervised(plan, LD_PRELOAD=str(tmp_path / "clock_shift.so"), SHIM_FILE=str(shift)) as process:
+        wait_until(lambda: bool(shown(tmp_path / "code") and shown(tmp_path / "other")))
+        time.sleep(1.0)
+        shift.write_bytes(bytes(8))
+        wait_until(lambda: len(shown(tmp_path / "other")) == 2)
+        assert looked.exists()
+        assert len(shown(tmp_path / "code")) == 1
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=PATIENCE)
+    assert said == "The clock was set back by 10800 s: restarting the other.\n"
+
+
+def shifted_clock(folder: Path, seconds: int) -> Path:
+    """A file that says by how much the clock is ahead, for processes that load `clock_shift.so` of the folder."""
+    source = Path(__file__).parents[1] / "fakes" / "clock_shift.c"
+    library = folder / "clock_shift.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
+    offset = folder / "offset"
+    offset.write_bytes(struct.pack("q", seconds))
+    return offset
 
 
 def test_the_address_is_printed_once_it_answers(tmp_path: Path):

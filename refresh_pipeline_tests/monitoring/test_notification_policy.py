@@ -9,6 +9,7 @@ from refresh_pipeline.monitoring.notification_policy import (
     Notification,
     Period,
     Problem,
+    believed,
     body,
     due_reports,
     notification,
@@ -137,3 +138,14 @@ def test_one_report_that_was_sent_is_not_sent_again_for_the_other() -> None:
 @pytest.mark.parametrize("period", list(Period))
 def test_a_report_looks_back_to_the_one_before(period: Period) -> None:
     assert period.length == {Period.daily: DAY, Period.weekly: 7 * DAY}[period]
+
+
+def test_alerts_of_a_clock_that_was_ahead_are_repeated_as_if_sent_now() -> None:
+    ahead = told(26 * 60, [STALE], ChannelState()).state
+    ahead = with_reports(ahead, list(Period), NOON + 26 * 60 * MINUTE)
+    ahead = ahead.model_copy(update={"paused_until": NOON + 27 * 60 * MINUTE})
+    state = believed(ahead, NOON, timedelta(hours=1))
+    assert state.paused_until == NOON + 60 * MINUTE
+    assert told(14, [STALE], state).is_empty
+    assert not told(15, [STALE], state).is_empty
+    assert Period.daily in due_reports(state, NOON + DAY)

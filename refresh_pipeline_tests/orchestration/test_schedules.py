@@ -203,6 +203,14 @@ def test_what_a_failed_run_was_asked_for_is_asked_for_again(instance: dg.Dagster
     assert partitions(CRYPTO, dict(requests[0].tags)) == wanted
 
 
+def test_a_tick_of_a_clock_that_was_ahead_does_not_count(instance: dg.DagsterInstance) -> None:
+    past_run(instance, of_tick(NOON - TICK))
+    past_run(instance, of_tick(NOON + timedelta(hours=26)))
+    assert previous_tick(instance, CRYPTO, NOON) == NOON - TICK
+    requests, skipped = tick(instance, NOON)
+    assert (len(requests), skipped) == (1, None)
+
+
 def test_runs_that_no_tick_asked_for_do_not_count(instance: dg.DagsterInstance) -> None:
     past_run(instance, {})
     assert previous_tick(instance, CRYPTO) is None

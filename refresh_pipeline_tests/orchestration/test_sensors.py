@@ -44,6 +44,11 @@ def test_after_the_wait_it_is_asked_for_again(new_world: World) -> None:
     assert asked_for(retry_request(new_world.market, [failed(BROKEN[0])], NOW + timedelta(seconds=60))) == BROKEN[:1]
 
 
+def test_a_failure_of_a_clock_that_was_ahead_is_asked_for_at_once(new_world: World) -> None:
+    ahead = failed(BROKEN[0], failures=3, at=NOW + timedelta(hours=26))
+    assert asked_for(retry_request(new_world.market, [ahead], NOW)) == BROKEN[:1]
+
+
 def test_only_those_are_asked_for_whose_wait_is_over(new_world: World) -> None:
     series = [
         failed("BTC/USD|m15"),

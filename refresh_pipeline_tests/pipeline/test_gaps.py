@@ -247,6 +247,14 @@ def gap(first: str = "2026-06-01T03:00", candles: int = 1, series: Series = BTC,
     return Gap(series, start, last, candles, place, *moments)
 
 
+def test_a_gap_that_a_clock_which_was_ahead_asked_for_is_due_at_once() -> None:
+    asked = datetime(2026, 6, 2, 12, tzinfo=UTC)
+    start = np.datetime64("2026-06-01T06:00", "us")
+    ahead = Gap(Series("A", Timeframe.m1), start, start, 1, Place.middle, asked, asked)
+    assert due([ahead], asked - timedelta(hours=26)) == [ahead]
+    assert due([ahead], asked + timedelta(minutes=5)) == []
+
+
 def test_a_gap_is_due_at_once_and_then_ever_more_rarely() -> None:
     assert due([gap()], NOW) == [gap()]
     assert due([gap(asked=0.9, since=0.9)], NOW) == []

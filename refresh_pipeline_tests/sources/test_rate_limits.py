@@ -245,3 +245,26 @@ def drained_by(limits: Limits) -> int:
     while limits.take(1) == 0.0:
         taken += 1
     return taken
+
+
+@pytest.mark.parametrize("hours", [3, 26])
+def test_what_was_noted_while_the_clock_was_ahead_is_not_believed(tmp_path: Path, clock: Clock, hours: int) -> None:
+    clock.now += hours * 3600
+    limit = account(tmp_path, clock)
+    limit.take(2)
+    limit.observe_server_usage(5700, 40.0)
+    limit.close()
+    account(tmp_path, clock, venue="other").pause(60, "HTTP 429")
+    account(tmp_path, clock, venue="third").learn(100)
+    clock.now -= hours * 3600
+    assert account(tmp_path, clock).take(200) == 0.0
+    assert account(tmp_path, clock, venue="other").take(1) == 60.0
+    assert not account(tmp_path, clock, venue="third").is_learnt()
+
+
+def test_a_clock_set_back_within_a_process_makes_no_long_window(tmp_path: Path, clock: Clock) -> None:
+    clock.now += 26 * 3600
+    limit = account(tmp_path, clock)
+    limit.observe_server_usage(6000, 40.0)
+    clock.now -= 26 * 3600
+    assert limit.take(1) <= MINUTE
