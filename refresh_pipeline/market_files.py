@@ -1,4 +1,4 @@
-"""The YAML files of markets: where they lie, which are loaded."""
+"""The YAML files of markets: where they are, and which are loaded."""
 
 from collections.abc import Mapping
 from pathlib import Path

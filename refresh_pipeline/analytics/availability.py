@@ -1,4 +1,4 @@
-"""When a value became known: which bar had to close before a flag that looks ahead could be said.
+"""When a value became known: the bar that must close before a flag with a repaint is set.
 
 Every other column is known when its own bar closes. That the same is told in SQL is the warehouse's matter.
 """

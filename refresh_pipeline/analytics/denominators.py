@@ -1,4 +1,4 @@
-"""Where a ratio of TA-Lib has nothing to divide by: 0/0 is null. Windows of our own formulas look to that themselves.
+"""Ratios of TA-Lib whose denominator is 0: 0/0 is null. The windows of our own formulas handle this themselves.
 
 TA-Lib writes a number of its own there (0, 1, 50 or what rounding left), which reads as oversold, trending or neutral.
 A denominator counts as 0 where it is a tie: all prices of its window within 1e-9, an average that remembers for ever

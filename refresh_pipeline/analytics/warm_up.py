@@ -1,4 +1,4 @@
-"""How soon averages that remember for ever forget how they began. What is computed with one lives elsewhere."""
+"""Warm-up of recursive averages: the bars until the start of the history no longer shows."""
 
 from math import ceil, log1p
 

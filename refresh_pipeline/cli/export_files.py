@@ -43,11 +43,11 @@ def verify(
     warehouse, exports_dir = Warehouse(database=str(wanted.settings.database)), wanted.settings.exports_dir
     messages: list[str] = []
     with warehouse_errors(), progress_bars(err) as watcher, watched(watcher):
-        for each in wanted.markets:
-            series = narrowed(each, instrument, timeframe)
-            count, faults = export_verification.verify(warehouse, each, exports_dir, series)
-            messages += [f"{each.name} {fault.series}: {fault.what}" for fault in faults]
-            print_line(f"{each.name}: {count} files read, {len(faults)} faults")
+        for selected in wanted.markets:
+            series = narrowed(selected, instrument, timeframe)
+            count, faults = export_verification.verify(warehouse, selected, exports_dir, series)
+            messages += [f"{selected.name} {fault.series}: {fault.what}" for fault in faults]
+            print_line(f"{selected.name}: {count} files read, {len(faults)} faults")
     for message in messages:
         out.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(SOME_FAILED if messages else DONE)
@@ -62,12 +62,12 @@ def prune(*, market: MarketOption = None, dry_run: DryRunOption = False, data_di
 
     warehouse, verb = Warehouse(database=str(wanted.settings.database)), "would be deleted" if dry_run else "deleted"
     with warehouse_errors():
-        for each in wanted.markets:
-            warehouse.prepare(each)
-            deletions = export_retention.prune(warehouse, each, exports_dir, datetime.now(UTC), dry_run=dry_run)
+        for selected in wanted.markets:
+            warehouse.prepare(selected)
+            deletions = export_retention.prune(warehouse, selected, exports_dir, datetime.now(UTC), dry_run=dry_run)
             for deletion in deletions:
                 print_line(f"{deletion.file.path} ({deletion.reason})")
-            print_line(f"{each.name}: {len(deletions)} files {verb}")
+            print_line(f"{selected.name}: {len(deletions)} files {verb}")
 
 
 def duplicates(
@@ -86,7 +86,7 @@ def duplicates(
     from refresh_pipeline.pipeline import export, export_duplicates
 
     exports_dir = wanted.settings.exports_dir
-    needed = {exports_dir / path for each in wanted.markets for path in export.wanted_paths(each)}
+    needed = {exports_dir / path for selected in wanted.markets for path in export.wanted_paths(selected)}
     groups = export_duplicates.find_duplicates(exports_dir, export.older_folder(exports_dir))
     with in_words((OSError,), SOME_FAILED):
         for group in groups:

@@ -180,7 +180,7 @@ def up(
         # This also creates its databases before the programs open them.
         for line in put_back(instance, time.time()):
             print_warning(line)
-    names = ", ".join(each.name for each in wanted.markets)
+    names = ", ".join(selected.name for selected in wanted.markets)
     err.print(f"Markets: {names}. Starting the web UI on port {port}. Ctrl-C stops it.", highlight=False)
     plan = supervisor_plan(wanted.settings, port, Path(mkdtemp(prefix="refresh-")))
     exec_supervisor(plan, child_environment(wanted.settings))

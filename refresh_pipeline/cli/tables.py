@@ -62,10 +62,10 @@ def progress_bars(console: Console) -> Iterator[Watcher]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         tasks: dict[str, Any] = {}
 
-        def watch(what: str, done: int, total: int) -> None:
+        def watch(what: str, completed: int, total: int) -> None:
             if what not in tasks:
                 tasks[what] = progress.add_task(what.replace("_", " "), total=total)
-            progress.update(tasks[what], completed=done, total=total)
+            progress.update(tasks[what], completed=completed, total=total)
 
         yield watch
 
@@ -105,8 +105,8 @@ def _result_grid(action: str, refreshed: "Refreshed", by_series: bool) -> Grid:
 
 def _groups(refreshed: "Refreshed", by_series: bool) -> Iterator[list[Text | str]]:
     by_key: dict[Any, list[SeriesOutcome]] = {}
-    for each in refreshed.outcomes:
-        by_key.setdefault(each.series if by_series else each.series.timeframe, []).append(each)
+    for outcome in refreshed.outcomes:
+        by_key.setdefault(outcome.series if by_series else outcome.series.timeframe, []).append(outcome)
     order = refreshed.market.series if by_series else refreshed.market.timeframes
     for key in order:
         if key in by_key:
@@ -115,22 +115,26 @@ def _groups(refreshed: "Refreshed", by_series: bool) -> Iterator[list[Text | str
 
 def _group_row(key: Any, outcomes: Sequence[SeriesOutcome], by_series: bool) -> list[Text | str]:
     def rows(asset: Table, what: str) -> str:
-        return str(sum(getattr(each, what) for each in outcomes if each.asset == asset))
+        return str(sum(getattr(outcome, what) for outcome in outcomes if outcome.asset == asset))
 
     def updated(asset: Table) -> str:
-        return str(sum(each.outcome == "updated" for each in outcomes if each.asset == asset))
+        return str(sum(outcome.outcome == "updated" for outcome in outcomes if outcome.asset == asset))
 
-    counted = [each.outcome for each in outcomes if each.asset == Table.raw_candles]
-    failed = {each.series for each in outcomes if each.outcome == "failed"}
+    counted = [outcome.outcome for outcome in outcomes if outcome.asset == Table.raw_candles]
+    failed = {outcome.series for outcome in outcomes if outcome.outcome == "failed"}
     head = [key.instrument, key.timeframe.value] if by_series else [key.value, str(len({e.series for e in outcomes}))]
     return [
         *head,
         rows(Table.raw_candles, "rows_added"),
         rows(Table.raw_candles, "rows_revised"),
-        str(sum(each.rows_added + each.rows_revised for each in outcomes if each.asset == Table.indicators)),
+        str(
+            sum(outcome.rows_added + outcome.rows_revised for outcome in outcomes if outcome.asset == Table.indicators)
+        ),
         updated(Table.exports),
         updated(Table.uploads),
-        _outcome_text(counted or [each.outcome for each in outcomes if each.asset == Table.exports], len(failed)),
+        _outcome_text(
+            counted or [outcome.outcome for outcome in outcomes if outcome.asset == Table.exports], len(failed)
+        ),
     ]
 
 
@@ -142,7 +146,7 @@ def _outcome_text(outcomes: Sequence[str], failed: int) -> Text:
 
 
 def _print_failures(console: Console, refreshed: "Refreshed") -> None:
-    failed = [each for each in refreshed.outcomes if each.outcome == "failed"]
+    failed = [outcome for outcome in refreshed.outcomes if outcome.outcome == "failed"]
     for (asset, reason), series in _by_reason(failed).items():
         console.print(Text(f"failed: {asset} of {listing(series)}: {reason}", style="red"), soft_wrap=True)
     for message in refreshed.errors:
@@ -153,8 +157,8 @@ def _print_failures(console: Console, refreshed: "Refreshed") -> None:
 
 def _by_reason(failed: Sequence[SeriesOutcome]) -> dict[tuple[str, str], list[Series]]:
     groups: dict[tuple[str, str], list[Series]] = {}
-    for each in failed:
-        groups.setdefault((each.asset, each.reason or "failed"), []).append(each.series)
+    for outcome in failed:
+        groups.setdefault((outcome.asset, outcome.reason or "failed"), []).append(outcome.series)
     return groups
 
 

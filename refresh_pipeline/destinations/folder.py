@@ -51,9 +51,9 @@ class FolderDestination:
         return map_in_threads(self._answer, files, WORKERS)
 
     def hashes(self, remotes: Sequence[str]) -> dict[str, str]:
-        """The SHA-256 of each of the files that is there, read anew; see Destination."""
-        there = ((remote, self._hash_of(self.root / under_root(remote))) for remote in remotes)
-        return {remote: content_hash for remote, content_hash in there if content_hash is not None}
+        """The SHA-256 of each file that is stored, read anew; see Destination."""
+        hashes = ((remote, self._hash_of(self.root / under_root(remote))) for remote in remotes)
+        return {remote: content_hash for remote, content_hash in hashes if content_hash is not None}
 
     def _hash_of(self, target: Path) -> str | None:
         try:

@@ -1,1 +1,1 @@
-"""Export files as such: written, read, compared. Where they go is `destinations`' part."""
+"""Export files: writing, reading, comparing. Sending them is `destinations`' part."""

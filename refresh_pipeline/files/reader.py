@@ -62,7 +62,9 @@ class TableReader:
             ExportError: the file is missing or is not what its name says, or a cell is not of its column's kind.
         """
         kind, _ = kind_of(path)
-        cast = ", ".join(f"{quoted(name)}::{READ_AS[each]} as {quoted(name)}" for name, each in kinds.items())
+        cast = ", ".join(
+            f"{quoted(name)}::{READ_AS[column_kind]} as {quoted(name)}" for name, column_kind in kinds.items()
+        )
         try:
             answer = self._relation(path, kind, kinds).project(cast).fetchnumpy()
         except (OSError, ValueError, duckdb.Error) as error:

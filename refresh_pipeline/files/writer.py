@@ -147,7 +147,8 @@ def kind_of(path: Path) -> tuple[Format, Compression]:
     if ending.removeprefix(".") not in set(Format) or (packed and Format(ending[1:]) not in TEXTS):
         raise ValueError(
             f"{path}: found the ending {ending_of(path)!r}, allowed: "
-            f"{', '.join(f'.{each}' for each in Format)}, and .csv and .json with {' or '.join(ENDINGS.values())}"
+            f"{', '.join(f'.{file_format}' for file_format in Format)}, "
+            f"and .csv and .json with {' or '.join(ENDINGS.values())}"
         )
     kind = Format(ending[1:])
     return kind, packed or PACKS[kind][0]

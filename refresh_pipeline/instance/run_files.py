@@ -82,7 +82,7 @@ def write_if_absent(path: Path, content: bytes) -> bool:
 
 def size_of(paths: Collection[Path]) -> int:
     """Bytes of files, and of what is below folders."""
-    return sum(_bytes(each) for path in paths for each in (path.rglob("*") if path.is_dir() else (path,)))
+    return sum(_bytes(file) for path in paths for file in (path.rglob("*") if path.is_dir() else (path,)))
 
 
 def databases(instance: dg.DagsterInstance) -> list[Path]:

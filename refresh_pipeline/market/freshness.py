@@ -1,4 +1,4 @@
-"""How series stand against their calendar at an instant: how complete, how old, how far behind; all at once."""
+"""Freshness of series at an instant, by their calendar: completeness, age, bars behind."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta

@@ -1,4 +1,4 @@
-"""Prices that cannot be right though each candle agrees with itself: flagged by a check, never altered.
+"""Implausible prices in coherent candles: a check flags them and changes nothing.
 
 A jump that the next candle takes back, a factor of a hundred (pence and pounds), a step as a split makes it that is not
 in the prices before, and a single price of a candle far from its others. What counts as far is a matter of the series:

@@ -1,4 +1,4 @@
-"""How often a market is asked for: its base interval, times what its venue and the hour suggest, within bounds.
+"""How often a market is polled: its base interval, scaled by failures and by the hour, within bounds.
 
 Always worked out anew from the base, so that nothing builds up, and a venue that recovers is at its old pace at once.
 """

@@ -1,1 +1,1 @@
-"""Who watches and who is told: problems, alerts, status, gap reports. No Dagster."""
+"""Monitoring: problems, alerts, status, gap reports. No Dagster."""

@@ -83,9 +83,9 @@ class Slack:
         # Late: every process loads this module, and hardly any says something.
         import httpx  # noqa: PLC0415
 
-        said = {"text": f"*{_escaped(title)}*\n{_escaped(text)}"[:LONGEST]}
+        content = {"text": f"*{_escaped(title)}*\n{_escaped(text)}"[:LONGEST]}
         try:
-            answer = httpx.post(self.url, json=said, timeout=self.seconds)
+            answer = httpx.post(self.url, json=content, timeout=self.seconds)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError):
             raise AlertError("Slack: SLACK_WEBHOOK_URL is no address: copy it anew", transient=False) from None
         # Without the originals, which may quote the address.
@@ -147,7 +147,9 @@ class AppriseUrl:
 
     def _failure(self, records: Sequence[logging.LogRecord]) -> AlertError:
         """Apprise returns true or false; the HTTP status is in its log, beside texts that may hold secrets."""
-        statuses = [int(found[1]) for record in records if (found := re.search(r"error=(\d{3})", record.getMessage()))]
+        statuses = [
+            int(status[1]) for record in records if (status := re.search(r"error=(\d{3})", record.getMessage()))
+        ]
         if not statuses:
             return AlertError(f"{self.name}: no answer; check ALERT_URLS and the network", transient=True)
         received = f"{self.name}: HTTP {statuses[-1]}"
@@ -217,8 +219,8 @@ class Mail:
             # Without the original, which may quote what was sent.
             raise self._failure(error) from None
         if refused:
-            told = f"e-mail: {self._at} refused {', '.join(sorted(refused))}; correct ALERT_EMAIL_RECIPIENTS"
-            raise AlertError(told, transient=False, partly=True)
+            refusal = f"e-mail: {self._at} refused {', '.join(sorted(refused))}; correct ALERT_EMAIL_RECIPIENTS"
+            raise AlertError(refusal, transient=False, partly=True)
 
     @property
     def _at(self) -> str:
@@ -260,8 +262,8 @@ class Mail:
             )
         if isinstance(error, smtplib.SMTPRecipientsRefused):
             codes = [code for code, _ in error.recipients.values()]
-            told = ", ".join(f"{who} (SMTP {code})" for who, (code, _) in error.recipients.items())
-            return AlertError(f"{at} refused ALERT_EMAIL_RECIPIENTS: {told}", transient=min(codes) < 500)
+            recipients = ", ".join(f"{who} (SMTP {code})" for who, (code, _) in error.recipients.items())
+            return AlertError(f"{at} refused ALERT_EMAIL_RECIPIENTS: {recipients}", transient=min(codes) < 500)
         if isinstance(error, smtplib.SMTPResponseException):
             return AlertError(f"{at} answered SMTP {error.smtp_code}", transient=error.smtp_code < 500)
         if isinstance(error, smtplib.SMTPNotSupportedError):

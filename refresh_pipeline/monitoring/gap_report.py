@@ -1,4 +1,4 @@
-"""What `refresh gaps` shows: of each series how many candles are expected and stored, and every missing stretch."""
+"""The rows of `refresh gaps`: expected and stored candles of each series, and every gap."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,8 +21,8 @@ def gap_rows(settings: Settings, markets: Sequence[Market], now: datetime) -> li
     rows: list[dict[str, Any]] = []
     with _looking(settings) as connection:
         for market in markets:
-            found, coverage = gaps.gaps_and_coverage(connection, market, now)
-            rows += _rows(market, coverage, found)
+            missing, coverage = gaps.gaps_and_coverage(connection, market, now)
+            rows += _rows(market, coverage, missing)
     return rows
 
 
@@ -37,9 +37,9 @@ def _looking(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
             yield connection
 
 
-def _rows(market: Market, coverage: Mapping[Series, Coverage], found: Sequence[Gap]) -> Iterator[dict[str, Any]]:
+def _rows(market: Market, coverage: Mapping[Series, Coverage], missing: Sequence[Gap]) -> Iterator[dict[str, Any]]:
     by_series: dict[Series, list[dict[str, Any]]] = {}
-    for gap in found:
+    for gap in missing:
         by_series.setdefault(gap.series, []).append(_gap(gap))
     for series in market.series:
         counts = coverage.get(series, Coverage(series, 0, 0))

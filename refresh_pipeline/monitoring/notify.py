@@ -1,4 +1,4 @@
-"""Alerts and reports sent to every configured channel, a failing channel apart from the others.
+"""Sends alerts and reports to every configured channel; a failing channel does not delay the others.
 
 Only the alert sensor speaks to channels, so that a failing one never delays a refresh. What each channel has received
 is in the sensor's cursor.
@@ -58,9 +58,10 @@ def channels_of(settings: Settings) -> tuple[list[Channel], list[str]]:
 
 def _mail(settings: Settings) -> Mail | str:
     username, password = (
-        each.get_secret_value().strip() if each else "" for each in (settings.smtp_username, settings.smtp_password)
+        secret.get_secret_value().strip() if secret else ""
+        for secret in (settings.smtp_username, settings.smtp_password)
     )
-    recipients = [each.strip() for each in (settings.alert_recipients or "").split(",") if each.strip()]
+    recipients = [recipient.strip() for recipient in (settings.alert_recipients or "").split(",") if recipient.strip()]
     sender = settings.smtp_from or (username if "@" in username else "")
     wanted = {"SMTP_HOST": settings.smtp_host, "ALERT_EMAIL_RECIPIENTS": recipients, "SMTP_FROM": sender}
     if missing := [name for name, value in wanted.items() if not value]:

@@ -1,4 +1,4 @@
-"""Where every series stands: newest candle, age, completeness, outcomes, as rows."""
+"""The status of every series as rows: newest candle, age, completeness, outcomes."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -67,13 +67,13 @@ def _status_row(market: Market, report: SeriesReport, coverage: Coverage | None)
 def _add_standing(market: Market, rows: Sequence[dict[str, Any]], now: datetime) -> None:
     by_series = dict(zip(market.series, rows, strict=True))
     for (calendar, timeframe), series in market.by_calendar(market.series).items():
-        own = [by_series[each] for each in series]
+        members = [by_series[member] for member in series]
         is_known = calendar.is_known(instant(now)).item()
         if is_known:
             expected = _iso(calendar.last_closed(timeframe, instant(now)))
-            for row in own:
+            for row in members:
                 row["expected_candle"] = expected
-        if stored := [row for row in own if row["newest_candle"]]:
+        if stored := [row for row in members if row["newest_candle"]]:
             _add_measures(calendar, timeframe, stored, now)
         if not is_known:
             # No candle is expected, so no series is behind; a line of its own warns of the calendar.

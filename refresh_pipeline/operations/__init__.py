@@ -1,1 +1,1 @@
-"""Care of what is stored: backup, restore, maintenance. No Dagster."""
+"""Operation of the stored data: backup, restore, maintenance. No Dagster."""

@@ -77,7 +77,7 @@ def asset(
         group_name=market.name,
         deps=[after] if after else None,
         description=DESCRIPTIONS[table].format(
-            source=" or ".join(each.kind for each in (market.source, *market.fallbacks))
+            source=" or ".join(source.kind for source in (market.source, *market.fallbacks))
         ),
         owners=list(market.owners),
         kinds=set(KINDS[table]),
@@ -105,7 +105,7 @@ def _columns(table: Table, market: Market) -> list[tuple[str, str, str]]:
         columns = columns_of(computation, market.two_sided)
     notes = COLUMN_NOTES | dict.fromkeys(QUOTE_COLUMNS, "one side of the quote")
     if computation is not None:
-        notes |= {each.name: f"{each.description} ({each.unit})" for each in computation.columns}
+        notes |= {column.name: f"{column.description} ({column.unit})" for column in computation.columns}
     return [(name, kind, notes[name]) for name, kind in columns.items()]
 
 

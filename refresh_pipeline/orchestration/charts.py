@@ -1,4 +1,4 @@
-"""The picture of one series that a reader of the web UI sees: candles in their zones, the alligator, fractals, the ao.
+"""The chart of one series in the web UI: candles in their zones, the alligator, fractals, the ao.
 
 What is drawn is read from the warehouse by whoever asks for it. matplotlib is imported with the first picture: a run of
 many series draws none and does not pay for it.

@@ -117,8 +117,8 @@ def _basics(market: Market, attempt: Attempt, stats: SeriesStats) -> dict[str, o
 def _standing(
     calendar: Calendar, timeframe: Timeframe, stats: Sequence[SeriesStats], now: datetime
 ) -> list[dict[str, object]]:
-    firsts = np.array([each.first_open_time for each in stats], dtype=TIME_UNIT)
-    lasts = np.array([each.last_open_time for each in stats], dtype=TIME_UNIT)
+    firsts = np.array([extent.first_open_time for extent in stats], dtype=TIME_UNIT)
+    lasts = np.array([extent.last_open_time for extent in stats], dtype=TIME_UNIT)
     ages = data_age(calendar, timeframe, lasts, now)
     return [
         {
@@ -149,5 +149,5 @@ def failures(failed: Mapping[Series, Attempt]) -> list[str]:
 def _failure(asset: str, failed: Mapping[Series, Attempt]) -> dg.Failure:
     return dg.Failure(
         f"{asset}: {EVERY_SERIES_FAILED}.\n" + "\n".join(failures(failed)),
-        allow_retries=any(each.transient for each in failed.values()),
+        allow_retries=any(attempt.transient for attempt in failed.values()),
     )

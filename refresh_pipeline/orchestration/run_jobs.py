@@ -41,7 +41,7 @@ class Refreshed:
     @property
     def succeeded(self) -> bool:
         """Whether every step ran and no series failed."""
-        return not self.errors and not any(each.outcome == "failed" for each in self.outcomes)
+        return not self.errors and not any(outcome.outcome == "failed" for outcome in self.outcomes)
 
 
 @contextmanager
@@ -93,8 +93,8 @@ def run_jobs(
         KeyboardInterrupt: somebody wants it to end; the run at hand is on record as failed.
     """
     definitions = build(settings, [market])
-    tags = range_tags(market, [each.instrument for each in series], [each.timeframe for each in series])
-    narrowing = {} if len(series) == len(market.series) else {"series": [each.key for each in series]}
+    tags = range_tags(market, [member.instrument for member in series], [member.timeframe for member in series])
+    narrowing = {} if len(series) == len(market.series) else {"series": [member.key for member in series]}
     run_config = {
         "resources": {KEY: {"config": {**options, **narrowing}}},
         "loggers": {"console": {"config": {"log_level": LOG_LEVELS[min(verbose, 2)]}}},
@@ -147,7 +147,11 @@ def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
 
 def _failed_checks(result: dg.ExecuteInProcessResult) -> dict[str, str]:
     evaluations = result.get_asset_check_evaluations()
-    return {each.check_name: str(each.metadata["faults"].value) for each in evaluations if not each.passed}
+    return {
+        evaluation.check_name: str(evaluation.metadata["faults"].value)
+        for evaluation in evaluations
+        if not evaluation.passed
+    }
 
 
 def _places(settings: Settings) -> dict[str, str]:

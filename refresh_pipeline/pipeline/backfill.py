@@ -1,4 +1,4 @@
-"""History that is missing: which stretches to ask for, and asking for each of them once. Done without Dagster.
+"""Backfill of missing history: the ranges to fetch, and one request for each. No Dagster.
 
 What is stored is not downloaded again, so a backfill that was killed goes on where it was when it is started again.
 """

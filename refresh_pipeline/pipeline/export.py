@@ -1,4 +1,4 @@
-"""What becomes files: which of a market's exports are due, series by series, and writing them. Without Dagster.
+"""Export files: which of a market's exports are due, series by series, and their writing. No Dagster.
 
 What an export is, its YAML says (`market.exports`); how a file is written whole or not at all, `destinations.files`.
 """

@@ -1,6 +1,6 @@
-"""What candles and what is computed from them go through, series by series, without Dagster.
+"""Fetch candles of a batch of series, and store them as they arrive. No Dagster.
 
-Files are `exporting`'s and `uploading`'s part.
+Export files are `export`'s and `upload`'s part.
 
 Every step takes a batch of series and gives an `Attempt` for each; one series' failure is an answer, not an exception.
 """

@@ -1,4 +1,4 @@
-"""How far the work at hand is, for whoever watches: the command's progress bar, or nobody."""
+"""Progress of long work, reported to a watcher such as the command's progress bar."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What becomes of export files at a destination, series by series. Without Dagster.
+"""Upload export files to a destination, series by series. No Dagster.
 
 How a destination is reached, and what it does when something goes wrong, is `refresh_pipeline.destinations`' part.
 """

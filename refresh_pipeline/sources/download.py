@@ -1,4 +1,4 @@
-"""A file that somebody publishes, by its path here or its address. What is in it is the caller's part."""
+"""Reads a published file from a local path or an address. Parsing is the caller's part."""
 
 import asyncio
 from pathlib import Path
