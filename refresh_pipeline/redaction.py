@@ -88,7 +88,8 @@ class _RedactedRecords:
 
     def __call__(self, *arguments: Any, **named: Any) -> logging.LogRecord:
         record = self._make(*arguments, **named)
-        if record.levelno < logging.INFO and not record.name.startswith("refresh_pipeline"):
+        # Dagster makes records of nothing, to read the names of their fields.
+        if not record.name or (record.levelno < logging.INFO and not record.name.startswith("refresh_pipeline")):
             return record
         try:
             message = record.getMessage()

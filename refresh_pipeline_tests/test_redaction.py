@@ -115,6 +115,15 @@ def test_the_log_is_redacted(caplog: pytest.LogCaptureFixture) -> None:
         logging.setLogRecordFactory(before)
 
 
+def test_a_record_of_nothing_can_still_be_made() -> None:
+    before = logging.getLogRecordFactory()
+    redact_log()
+    try:
+        assert logging.makeLogRecord({}).name is None
+    finally:
+        logging.setLogRecordFactory(before)
+
+
 def test_secrets_of_a_request_are_known_within_it_alone() -> None:
     with request_secrets(["CANARY_header"]):
         assert excerpt("a CANARY_header") == "a ***"
