@@ -25,6 +25,7 @@ from refresh_pipeline.destinations.paths import WrongDestination, under_root
 from refresh_pipeline.destinations.uploading import (
     AccessRefused,
     FolderNotFound,
+    ListingRepeats,
     RateLimited,
     Unreachable,
     UploadingDestination,
@@ -163,8 +164,11 @@ class DropboxDestination(UploadingDestination[Dropbox]):
 
     def _listing(self, client: Dropbox, folder: str) -> dict[str, str]:
         page: Any = client.files_list_folder(folder.rstrip("/"), recursive=True, limit=LISTING_PAGE)
-        entries = list(page.entries)
+        entries, cursors = list(page.entries), set[str]()
         while page.has_more:
+            if page.cursor in cursors:
+                raise ListingRepeats(f"{self.url}: the listing repeats itself after {len(entries)} entries")
+            cursors.add(page.cursor)
             page = client.files_list_folder_continue(page.cursor)
             entries += page.entries
         return {entry.path_lower: entry.content_hash for entry in entries if isinstance(entry, FileMetadata)}

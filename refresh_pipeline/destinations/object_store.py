@@ -26,7 +26,7 @@ from obstore.store import from_url
 
 from refresh_pipeline.destinations import DestinationError, Outgoing, PermanentUploadError, TransientUploadError
 from refresh_pipeline.destinations.paths import WrongDestination, shown, split_url, under_root
-from refresh_pipeline.destinations.uploading import AccessRefused, Unreachable, UploadingDestination
+from refresh_pipeline.destinations.uploading import AccessRefused, ListingRepeats, Unreachable, UploadingDestination
 from refresh_pipeline.market.destination_spec import ObjectStoreSpec
 
 # Longer files go in pieces of this size; obstore sends a piece that did not arrive again by itself.
@@ -131,8 +131,13 @@ class ObjectStoreDestination(UploadingDestination[Any]):
         return str(under_root(remote))
 
     def _listing(self, client: Any, folder: str) -> dict[str, str]:
-        pages = obstore.list(client, prefix=folder or None)
-        return {meta["path"]: _plain(meta["e_tag"]) for page in pages for meta in page}
+        hashes: dict[str, str] = {}
+        for page in obstore.list(client, prefix=folder or None):
+            known = len(hashes)
+            hashes.update((meta["path"], _plain(meta["e_tag"])) for meta in page)
+            if page and len(hashes) == known:
+                raise ListingRepeats(f"{self.url}: the listing repeats itself after {known} files")
+        return hashes
 
     def _hash_of(self, path: Path) -> str:
         return etag_of(path)

@@ -59,6 +59,10 @@ class FolderNotFound(PermanentUploadError):
     """The listed folder does not exist."""
 
 
+class ListingRepeats(PermanentUploadError):
+    """The pages of a listing come again, without end."""
+
+
 class UploadingDestination(ABC, Generic[Client]):
     """A destination behind a network, as the protocol `Destination` wants it. No secret shows in its errors and repr.
 

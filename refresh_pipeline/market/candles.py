@@ -85,6 +85,12 @@ class Candles:
     columns: Mapping[str, Floats]
     malformed: Sequence[Malformed] = field(default=())
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for arrays of other than one dimension, as of a price that is a list."""
+        shapes = {name: values.shape for name, values in self.columns.items() if values.ndim != 1}
+        if self.open_time.ndim != 1 or shapes:
+            raise ValueError(f"candles are arrays of one dimension; found {shapes or self.open_time.shape}")
+
     @classmethod
     def of(cls, open_time: object, malformed: Sequence[Malformed] = (), **columns: object) -> "Candles":
         """Candles from anything array-like; a missing volume becomes NaN.

@@ -103,7 +103,9 @@ class Slack:
         if answer.status_code == HTTPStatus.TOO_MANY_REQUESTS:
             wait = answer.headers.get("Retry-After", "")
             return AlertError(
-                f"{received}: too many messages", transient=True, wait=float(wait) if wait.isdigit() else 60.0
+                f"{received}: too many messages",
+                transient=True,
+                wait=float(wait) if re.fullmatch("[0-9]{1,4}", wait) else 60.0,
             )
         if answer.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return AlertError(f"{received}: out of order there; it is tried again", transient=True)

@@ -5,6 +5,7 @@ Contract: binance/binance-spot-api-docs at a5e0bc3ddc. How requests are retried 
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -48,7 +49,7 @@ from refresh_pipeline.sources.http_client import (
 )
 from refresh_pipeline.sources.http_source import HttpSource, SourceOptions, venue_at
 from refresh_pipeline.sources.rate_limits import SharedLimit
-from refresh_pipeline.sources.rows import json_body, number, parse_rows, unexpected
+from refresh_pipeline.sources.rows import floats, json_body, number, parse_rows, unexpected
 
 log = logging.getLogger(__name__)
 
@@ -90,10 +91,13 @@ LONGEST_DOWNLOAD = 120.0
 # The shortest ban there is, for one that does not say how long it lasts.
 SHORTEST_BAN = 120.0
 
+WEIGHT = re.compile(r"[0-9]{1,9}")
 ROW_FIELDS = 12
 CLOSE_TIME_FIELD = 6
 # Milliseconds have 13 digits until the year 2286, microseconds 16 since 2001.
 FIRST_MICROSECOND = 10**14
+# In the year 2286.
+LATEST_STAMP = 10**16
 
 DATA_API = "https://data-api.binance.vision"
 
@@ -275,7 +279,7 @@ class _FetchSession:
     async def _ask(self, path: str, params: Mapping[str, str | int], weight: int, read: Reader[T]) -> T:
         def observe_and_read(response: httpx.Response) -> T:
             used = response.headers.get("x-mbx-used-weight-1m", "")
-            if used.isdigit():
+            if WEIGHT.fullmatch(used):
                 self._limit.observe_server_usage(int(used), MINUTE - seconds_into_minute(response))
             return read(response)
 
@@ -302,7 +306,7 @@ def _candles(rows: Sequence[Any], malformed: Sequence[Malformed]) -> tuple[Candl
     if any(type(row) is not list or len(row) < ROW_FIELDS for row in rows):
         raise ValueError("not all of it is klines")
     fields = list(zip(*rows, strict=False))
-    numbers = np.array(fields[1 : 1 + len(CANDLE_COLUMNS)], dtype=np.float64)
+    numbers = floats(fields[1 : 1 + len(CANDLE_COLUMNS)])
     if np.isnan(numbers).any():
         numbers[:, np.isnan(numbers).any(axis=0)] = np.nan
     columns = dict[str, Floats](zip(CANDLE_COLUMNS, numbers, strict=True))
@@ -312,6 +316,8 @@ def _candles(rows: Sequence[Any], malformed: Sequence[Malformed]) -> tuple[Candl
 
 def _times(stamps: Sequence[Any]) -> Times:
     numbers = np.array(stamps, dtype=np.int64)
+    if numbers.size and not (numbers.min() >= 0 and numbers.max() < LATEST_STAMP):
+        raise ValueError("not all of it is times")
     return np.where(numbers < FIRST_MICROSECOND, numbers * 1000, numbers).astype(TIME_UNIT)
 
 
@@ -319,8 +325,10 @@ def _row_fault(row: Any) -> str | None:
     if not isinstance(row, list) or len(row) < ROW_FIELDS:
         return f"a kline is a list of {ROW_FIELDS} fields"
     try:
-        np.array([row[0], row[CLOSE_TIME_FIELD]], dtype=np.int64)
+        times = [int(row[0]), int(row[CLOSE_TIME_FIELD])]
     except (TypeError, ValueError, OverflowError):
+        times = []
+    if not times or not all(0 <= time < LATEST_STAMP for time in times):
         return "its times cannot be read"
     return None
 
@@ -363,7 +371,7 @@ def _read_list(response: httpx.Response) -> list[Any]:
 def _read_time(response: httpx.Response) -> np.datetime64:
     body = _read_json(response)
     stamp = body.get("serverTime") if isinstance(body, dict) else None
-    if not isinstance(stamp, int):
+    if not isinstance(stamp, int) or not 0 <= stamp < LATEST_STAMP:
         raise PermanentError(f"expected serverTime, received {excerpt(response.text)}; is base_url right?")
     return _times([stamp])[0]
 

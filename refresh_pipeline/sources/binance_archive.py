@@ -36,6 +36,13 @@ DAY_IS_OUT_AFTER = DAY
 PAGE_ROWS = 1000
 FEWEST_ROWS = 10 * PAGE_ROWS
 MONTH = 30 * DAY
+# A month of minutes has some six megabytes.
+LARGEST_FILE = 32 * 1024 * 1024
+# An encrypted archive is a RuntimeError, a cell of 200 kB an error of csv.
+UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, csv.Error, IndexError, EOFError),
+    *(UnicodeDecodeError, NotImplementedError, RuntimeError),
+)
 SHA256 = re.compile(r"\b[0-9a-f]{64}\b")
 
 
@@ -137,10 +144,22 @@ def _read_rows(checksum: str, response: httpx.Response) -> list[list[str]]:
             "was issued again meanwhile"
         )
     try:
-        with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
-            text = archive.read(archive.namelist()[0]).decode()
-    except (zipfile.BadZipFile, zlib.error, IndexError, EOFError, UnicodeDecodeError, NotImplementedError) as error:
+        rows = [row for row in csv.reader(io.StringIO(_unpacked(response.content))) if row]
+    except UNREADABLE as error:
         raise TransientError(f"the archive cannot be read ({excerpt(str(error))}); it may be issued again") from None
-    rows = list(csv.reader(io.StringIO(text)))
     # Spot archives have no header; those of futures do.
-    return rows[1:] if rows and not rows[0][0].isdigit() else rows
+    return rows[1:] if rows and not rows[0][0].isdecimal() else rows
+
+
+def _unpacked(content: bytes) -> str:
+    """The text of the archive's first file.
+
+    Raises:
+        PermanentError: it is longer than any month of klines.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        file = archive.infolist()[0]
+        if file.file_size > LARGEST_FILE:
+            raise PermanentError(f"expected a month of klines, received a file of {file.file_size:,} bytes")
+        # The reader gives no more than the size that the archive states.
+        return archive.read(file).decode()

@@ -36,7 +36,7 @@ from refresh_pipeline.sources.http_client import (
 )
 from refresh_pipeline.sources.http_source import HttpSource, SourceOptions, venue_at
 from refresh_pipeline.sources.rate_limits import Limits
-from refresh_pipeline.sources.rows import json_body, malformed, number, unexpected
+from refresh_pipeline.sources.rows import floats, json_body, malformed, number, unexpected
 
 # In minutes; 25 is there as well, and is none of ours.
 INTERVALS = {Timeframe.m1: "1", Timeframe.m5: "5", Timeframe.m15: "15", Timeframe.H1: "60"}
@@ -246,7 +246,7 @@ def read_candles(columns: Mapping[str, Sequence[Any]]) -> Candles:
 
 def _floats(values: Sequence[Any]) -> Floats:
     try:
-        return np.array(values, dtype=np.float64).reshape(len(values))
+        return floats([values]).reshape(len(values))
     except (TypeError, ValueError, OverflowError):
         return np.array([number(value) for value in values], dtype=np.float64)
 

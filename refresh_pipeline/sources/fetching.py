@@ -1,5 +1,6 @@
 """Fetching series from a source: native timeframes as they are, longer ones resampled, answers as they arrive."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -12,7 +13,11 @@ from refresh_pipeline.market.model import Market, MarketError
 from refresh_pipeline.market.resampling import resample
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.sources import Fetched, Request, Source, SourceError
+from refresh_pipeline.sources import Fetched, PermanentError, Request, Source, SourceError
+from refresh_pipeline.sources.concurrency import failed
+from refresh_pipeline.sources.http_client import excerpt
+
+log = logging.getLogger(__name__)
 
 # No venue's clock is an hour behind: a candle that has not come by then has not traded.
 LATEST_ARRIVAL = np.timedelta64(3600, "s")
@@ -55,9 +60,25 @@ def fetch(source: Source, market: Market, requests: Sequence[Request], now: date
         each = _wanted(source, market.calendar_of(request.series.instrument), request, instant(now))
         wanted.setdefault(each.base.series, []).append(each)
     questions = [_covering(those) for those in wanted.values()]
-    for fetched in source.fetch(questions, now):
+    for fetched in _without_surprises(source, questions, now):
         for each in wanted[fetched.series]:
             yield from each.answers(fetched)
+
+
+def _without_surprises(source: Source, questions: Sequence[Request], now: datetime) -> Iterator[Fetched]:
+    """The answers of a source; what it raises, which it should not, ends the series that are not answered yet."""
+    unanswered = {question.series: question for question in questions}
+    try:
+        for fetched in source.fetch(questions, now):
+            if fetched.last:
+                unanswered.pop(fetched.series, None)
+            yield fetched
+    except SourceError as error:
+        yield from (failed(question, error) for question in unanswered.values())
+    except Exception as error:
+        log.exception("%s: unexpected error", source.kind)
+        text = f"unexpected error, please report it: {type(error).__name__}: {excerpt(str(error))}"
+        yield from (failed(question, PermanentError(text)) for question in unanswered.values())
 
 
 @dataclass(slots=True)

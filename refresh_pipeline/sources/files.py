@@ -259,11 +259,15 @@ def _select(connection: duckdb.DuckDBPyConnection, table: Table, columns: Sequen
     """What the file holds of a stretch and little more, in its order, as the temporary table `found`."""
     connection.execute("drop table if exists reject_errors; drop table if exists reject_scans")
     raw = [f"{table.columns.get(name, 'null::varchar')} as raw_{name}" for name in columns]
-    numbers = [f"coalesce(try_cast(raw_{name} as double), 'nan') as {name}" for name in columns]
+    # DuckDB takes "1_5" for a number.
+    cast = {
+        name: f"try_cast(case when not contains(raw_{name}::varchar, '_') then raw_{name} end as double)"
+        for name in columns
+    }
+    numbers = [f"coalesce({cast[name]}, 'nan') as {name}" for name in columns]
     # An empty price is a candle's fault, not a row's.
     unreadable = [
-        f"when try_cast(raw_{name} as double) is null and raw_{name} is not null then '{name} is no number'"
-        for name in columns
+        f"when {cast[name]} is null and raw_{name} is not null then '{name} is no number'" for name in columns
     ]
     cells = [f"coalesce(raw_{name}::varchar, '')" for name in ("time", *columns)]
     # No common table expressions: materialized ones lose the order of rows before DuckDB 2.0.

@@ -27,7 +27,7 @@ from refresh_pipeline.sources import Fetched, PermanentError, Request, Transient
 from refresh_pipeline.sources.concurrency import in_background, side_by_side
 from refresh_pipeline.sources.http_client import BaseUrl, Client, Put, RateLimited, by_status, excerpt, retry_after
 from refresh_pipeline.sources.http_source import HttpSource, SourceOptions, venue_at
-from refresh_pipeline.sources.rows import number, parse_rows
+from refresh_pipeline.sources.rows import floats, number, parse_rows
 
 log = logging.getLogger(__name__)
 
@@ -277,7 +277,7 @@ def read_candles(text: str) -> Candles:
 
 def _candles(rows: Sequence[Sequence[str]], malformed: Sequence[Malformed]) -> Candles:
     opens = np.array([_iso_time(row[0]) for row in rows], dtype=TIME_UNIT)
-    quotes = np.array([row[1:] for row in rows], dtype=np.float64).reshape(len(rows), -1 if rows else FIELDS - 1)
+    quotes = floats([row[1:] for row in rows]).reshape(len(rows), -1 if rows else FIELDS - 1)
     sides = dict(zip(QUOTE_COLUMNS, quotes.T, strict=True))
     middle = {name: (sides[f"bid_{name}"] + sides[f"ask_{name}"]) / 2 for name in PRICE_COLUMNS}
     return Candles.of(opens, malformed, **middle, **sides)

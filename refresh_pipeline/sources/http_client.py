@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import ssl
+import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ from tenacity import (
 
 from refresh_pipeline.redaction import clean, one_line, request_secrets
 from refresh_pipeline.sources import Fetched, PermanentError, SourceError, TransientError
-from refresh_pipeline.sources.rate_limits import Limit
+from refresh_pipeline.sources.rate_limits import LONGEST_PAUSE, Limit
 
 log = logging.getLogger(__name__)
 # It writes whole URLs at INFO, secrets in the query included.
@@ -49,8 +50,11 @@ CHUNKS_AHEAD = 64
 # Waking the other thread's loop takes as long as reading an answer: room is made for so many chunks at once.
 RELEASED_AT_ONCE = 16
 EXCERPT = 200
-# Nobody means more than a week by Retry-After, and a number may be of any length.
-LONGEST_SILENCE = 7 * 24 * 3600.0
+# Of an answer's body, after decoding. The largest that is asked for has some thirty megabytes.
+LARGEST_ANSWER = 64 * 1024 * 1024
+# The one coding that is asked for; a server may leave it out.
+CODING = "gzip"
+UNCODED = ("", "identity")
 SECONDS = re.compile(r"\d{1,12}(\.\d+)?")
 LAST_WORD = re.compile(r"[\w.~+/=-]+$")
 QUERY = re.compile(r"\?[^\s'\"]+")
@@ -149,7 +153,8 @@ class Client:
         self._base_url = base_url.rstrip("/")
         self._timeout = {"timeout": httpx.Timeout(retry_policy.answer).as_dict()}
         pool = httpx.Limits(max_connections=CONNECTIONS, keepalive_expiry=30.0)
-        self._http = httpx.AsyncClient(headers=headers, transport=AiohttpTransport(verify=_tls(), limits=pool))
+        sent = {"Accept-Encoding": CODING, **(headers or {})}
+        self._http = httpx.AsyncClient(headers=sent, transport=AiohttpTransport(verify=_tls(), limits=pool))
         # First come, first served: the order in which requests are made is the order of the catalog.
         self._turn = asyncio.Lock()
         self._refusal = ""
@@ -214,7 +219,7 @@ class Client:
                 if request.waited > self._retry_policy.limits:
                     raise RateLimitTimeout(
                         f"next request allowed in {wait:.0f} s ({self._limit.because}), which exceeds the budget of "
-                        f"{self._retry_policy.limits:.0f} s; a later run will retry"
+                        f"{self._retry_policy.limits:.0f} s; a later run will retry ({self._limit.remedy})"
                     )
                 await self._sleep(wait)
             if self._refusal:
@@ -223,7 +228,11 @@ class Client:
     async def _answer(self, request: _HttpRequest) -> httpx.Response:
         try:
             async with asyncio.timeout(self._retry_policy.answer):
-                return await self._http.send(self._request(request))
+                answer = await self._http.send(self._request(request), stream=True)
+                try:
+                    return _whole(answer, await _body(answer))
+                finally:
+                    await answer.aclose()
         except TimeoutError:
             raise TransientError(f"no answer within {self._retry_policy.answer:g} s") from None
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
@@ -249,6 +258,62 @@ class Client:
 
     def _redacted(self, text: str) -> str:
         return QUERY.sub("?***", clean(text))
+
+
+async def _body(answer: httpx.Response) -> bytes:
+    """The decoded body, read in pieces and never more than LARGEST_ANSWER.
+
+    Raises:
+        PermanentError: it is longer, or in another coding than gzip.
+        TransientError: the coding is broken.
+    """
+    coding = answer.headers.get("content-encoding", "").strip().lower()
+    if coding not in (CODING, *UNCODED):
+        raise PermanentError(f"expected an answer in {CODING} or uncoded, received content-encoding {excerpt(coding)}")
+    unpack = gzip_unpacker(LARGEST_ANSWER) if coding == CODING else None
+    parts, size = [], 0
+    async for piece in answer.aiter_raw():
+        try:
+            part = unpack(piece) if unpack else piece
+        except zlib.error as error:
+            raise TransientError(f"the answer is no {CODING}: {error}") from None
+        size += len(part)
+        if size > LARGEST_ANSWER:
+            raise PermanentError(f"received more than {LARGEST_ANSWER >> 20} MB; is base_url right?")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def gzip_unpacker(largest: int) -> Callable[[bytes], bytes]:
+    """What unpacks a gzip stream piece by piece; it makes no piece longer than `largest` and one byte."""
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+
+    def unpack(piece: bytes) -> bytes:
+        nonlocal stream
+        parts, size = [], 0
+        while piece and size <= largest:
+            if stream.eof:
+                # Several streams behind one another are one file.
+                stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+            part = stream.decompress(piece, largest + 1 - size)
+            parts.append(part)
+            size += len(part)
+            piece = stream.unconsumed_tail or stream.unused_data
+        return b"".join(parts)
+
+    return unpack
+
+
+def _whole(answer: httpx.Response, body: bytes) -> httpx.Response:
+    """The answer with its decoded body."""
+    headers = [
+        (name, value)
+        for name, value in answer.headers.raw
+        if name.lower() not in (b"content-encoding", b"content-length", b"transfer-encoding")
+    ]
+    return httpx.Response(
+        answer.status_code, headers=headers, content=body, request=answer.request, extensions=answer.extensions
+    )
 
 
 def attempts(retry_policy: RetryPolicy, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> AsyncRetrying:
@@ -304,12 +369,12 @@ def retry_after(response: httpx.Response) -> float | None:
     """The seconds of silence that an answer asks for, given as a number or as a date; None when it asks for none."""
     text = response.headers.get("retry-after", "").strip()
     if SECONDS.fullmatch(text):
-        return min(float(text), LONGEST_SILENCE)
+        return min(float(text), LONGEST_PAUSE)
     until = _http_date(text)
     if until is None:
         return None
     now = _http_date(response.headers.get("date", "")) or datetime.now(UTC)
-    return min(max((until - now).total_seconds(), 0.0), LONGEST_SILENCE)
+    return min(max((until - now).total_seconds(), 0.0), LONGEST_PAUSE)
 
 
 def served_at(response: httpx.Response) -> datetime | None:

@@ -328,7 +328,7 @@ def _microseconds(value: Any, unit: str) -> int | None:
             moment = datetime.fromisoformat(value)
             moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
             return int(instant(moment).astype(np.int64))
-        stamp = round(float(value) * UNITS[unit])
+        stamp = round(number(value) * UNITS[unit])
     except (TypeError, ValueError, OverflowError):
         return None
     # Within what a time can say.

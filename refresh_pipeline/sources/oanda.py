@@ -30,7 +30,7 @@ from refresh_pipeline.sources.http_client import (
     is_fit_for_a_header,
 )
 from refresh_pipeline.sources.http_source import HttpSource, SourceOptions, venue_at
-from refresh_pipeline.sources.rows import json_body, number, parse_rows, unexpected
+from refresh_pipeline.sources.rows import floats, json_body, number, parse_rows, unexpected
 
 # All of ours are native there.
 GRANULARITIES = {
@@ -149,8 +149,8 @@ def _candles(sides: dict[str, str], rows: Sequence[Any], malformed: Sequence[Mal
     for side, prefix in sides.items():
         for name in PRICE_COLUMNS:
             prices = [row[side][name[0]] for row in rows]
-            columns[f"{prefix}{name}"] = np.array(prices, dtype=np.float64)
-    columns["volume"] = np.array([row["volume"] for row in rows], dtype=np.float64)
+            (columns[f"{prefix}{name}"],) = floats([prices])
+    (columns["volume"],) = floats([[row["volume"] for row in rows]])
     complete = np.array([row["complete"] is True for row in rows], dtype=bool)
     return Candles(opens, columns, tuple(malformed)).where(complete), opens
 

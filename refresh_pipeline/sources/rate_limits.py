@@ -30,6 +30,10 @@ LIMIT_IS_FRESH_FOR = 24 * 3600.0
 LOCK_TIMEOUT = 10.0
 # Seconds that clocks of processes and steps of a correction may differ.
 CLOCK_SLACK = 1.0
+# Of what a venue asks for: whoever writes a week by mistake would silence it for everybody on this machine.
+LONGEST_PAUSE = 3600.0
+# A venue may state a limit within these multiples of the one that is known of it.
+LOWEST_SHARE, HIGHEST_SHARE = 0.01, 10
 
 
 class Limit(Protocol):
@@ -37,6 +41,11 @@ class Limit(Protocol):
 
     # Why the last `take` had to wait, for messages.
     because: str
+
+    @property
+    def remedy(self) -> str:
+        """What lifts a pause, for messages."""
+        ...
 
     def take(self, weight: int) -> float:
         """Take `weight` from the account: 0.0 when it was there, else the seconds after which to ask again."""
@@ -97,6 +106,11 @@ class SharedLimit:
         # Why the last `take` had to wait, for messages.
         self.because = ""
 
+    @property
+    def remedy(self) -> str:
+        """What lifts a pause."""
+        return f"to ask at once, delete {self._path}"
+
     def take(self, weight: int) -> float:
         """Take `weight` from the account: 0.0 when it was there, else the seconds after which to ask again.
 
@@ -115,8 +129,8 @@ class SharedLimit:
             return wait
 
     def pause(self, seconds: float, because: str) -> None:
-        """Pause all requests of this machine to the venue; a longer pause that runs already stays."""
-        now = self._clock()
+        """Pause all requests of this machine to the venue, an hour at most; a longer pause that runs already stays."""
+        now, seconds = self._clock(), min(max(seconds, 0.0), LONGEST_PAUSE)
         with self._account(now) as account:
             if now + seconds > account.silent_until:
                 account.silent_until, account.silent_for, account.silent_because = now + seconds, seconds, because
@@ -128,8 +142,9 @@ class SharedLimit:
         self._observed = (used, self._clock() + ends_in)
 
     def learn(self, weight: int) -> None:
-        """Store the limit that the venue states."""
+        """Store the limit that the venue states, within a hundredth and ten times the one that is known."""
         now = self._clock()
+        weight = min(max(weight, int(self._assumed * LOWEST_SHARE), 1), self._assumed * HIGHEST_SHARE)
         with self._account(now) as account:
             account.limit, account.learnt_at = weight, now
 
@@ -205,6 +220,10 @@ class SharedLimit:
             account.spent[self._block.step] -= self._block.weight
             account.server_used = max(0, account.server_used - self._block.weight)
         self._block = _Block()
+        # So is a pause, or a window, that ends later than any may.
+        account.silent_until = min(account.silent_until, now + LONGEST_PAUSE)
+        if account.server_until > now + 2 * self._window:
+            account.server_used, account.server_until = 0, 0.0
         # A step of the future is from before the clock was set back; it would stay for ever.
         account.spent = {
             s: weight for s, weight in account.spent.items() if weight > 0 and s <= step + 1 and self._expiry(s) > now
@@ -257,6 +276,11 @@ class Limits:
         """The scarcest first: what was taken of the ones before the one that says wait is lost."""
         self._limits = limits
         self.because = ""
+
+    @property
+    def remedy(self) -> str:
+        """See Limit."""
+        return self._limits[0].remedy
 
     def take(self, weight: int) -> float:
         """See Limit."""

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import httpx
+import numpy as np
+from numpy.typing import NDArray
 
 from refresh_pipeline.market.candles import Malformed
 from refresh_pipeline.redaction import clean
@@ -24,13 +26,38 @@ Parsed = TypeVar("Parsed")
 def number(value: object) -> float:
     """The value as a float, NaN where it is no number.
 
-    >>> number("1.5"), number(None), number([2])
-    (1.5, nan, nan)
+    Python reads "1_5" and digits of other alphabets too; no venue means them.
+
+    >>> number("1.5"), number(None), number([2]), number("1_5"), number("\u0661")
+    (1.5, nan, nan, nan, nan)
     """
+    if isinstance(value, str) and not is_plain(value):
+        return math.nan
     try:
         return float(value)  # pyright: ignore[reportArgumentType]
     except (TypeError, ValueError, OverflowError):
         return math.nan
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text may be a number: in ASCII, without underscores."""
+    return "_" not in text and text.isascii()
+
+
+def floats(columns: Sequence[Sequence[Any]]) -> NDArray[np.float64]:
+    """Columns of numbers, or of numbers as texts, as one array: a row per column.
+
+    >>> floats([["1.5", "2"], [3, 4]])
+    array([[1.5, 2. ],
+           [3. , 4. ]])
+
+    Raises:
+        ValueError, TypeError: a cell is no number.
+    """
+    for column in columns:
+        if column and isinstance(column[0], str) and not is_plain("".join(column)):
+            raise ValueError("not all of it is numbers")
+    return np.array(columns, dtype=np.float64)
 
 
 def malformed(row: object, reason: str) -> Malformed:

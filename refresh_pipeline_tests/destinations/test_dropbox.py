@@ -755,3 +755,21 @@ def test_as_deployed_each_refusal_is_told_over_tls_as_well(certificate: Path, ou
         ).splitlines()
     for (name, (_, _, words)), line in zip(REFUSALS.items(), told, strict=True):
         assert words in line, name
+
+
+class _EndlessPages:
+    """Pages of a listing that name the same next page for ever."""
+
+    entries: tuple[()] = ()
+    has_more, cursor = True, "again"
+
+    def files_list_folder(self, *_: object, **__: object) -> "_EndlessPages":
+        return self
+
+    def files_list_folder_continue(self, _: str) -> "_EndlessPages":
+        return self
+
+
+def test_a_listing_that_repeats_its_cursor_ends(destination: DropboxDestination) -> None:
+    with pytest.raises(DestinationError, match="the listing repeats itself"):
+        destination._listing(_EndlessPages(), "/")  # pyright: ignore[reportArgumentType]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from refresh_pipeline.destinations import (
     Destination,
@@ -23,7 +24,7 @@ from refresh_pipeline.destinations.paths import WrongDestination
 from refresh_pipeline.destinations.registry import open_destination
 from refresh_pipeline.market.destination_spec import ObjectStoreSpec
 from refresh_pipeline_tests.fakes.azure import ACCOUNT, ACCOUNT_KEY, CONTAINER, FakeAzure
-from refresh_pipeline_tests.fakes.http_server import Fault
+from refresh_pipeline_tests.fakes.http_server import Fault, LoopbackServer
 from refresh_pipeline_tests.fakes.s3 import (
     ACCESS_KEY_ID,
     BUCKET,
@@ -267,3 +268,22 @@ def test_azure_takes_files_and_knows_them_again_by_the_hash_that_it_gave(outgoin
         again = [replace(file, known_hash=hashes[file.remote]) for file in outgoing]
         assert all(result.skipped for result in destination.upload(again))
         assert len(storage.blobs) == 3
+
+
+class _Endless(LoopbackServer):
+    """Object storage whose listing gives the same page, and the same token, for ever."""
+
+    async def answer(self, request: web.Request) -> web.Response:
+        entry = "<Contents><Key>a/x.csv</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><Size>1</Size>"
+        page = f"<IsTruncated>true</IsTruncated><NextContinuationToken>again</NextContinuationToken>{entry}"
+        body = f"<ListBucketResult>{page}<ETag>&quot;{'0' * 32}&quot;</ETag></Contents></ListBucketResult>"
+        return web.Response(text=body, content_type="application/xml")
+
+
+def test_a_listing_that_repeats_itself_ends() -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "key-of-a-test", "AWS_SECRET_ACCESS_KEY": "secret-of-a-test"}
+    with _Endless() as server:
+        destination = ObjectStoreDestination("s3://bucket/a", keys, endpoint=server.base_url, region="us-east-1")
+        with pytest.raises(DestinationError, match="the listing repeats itself"):
+            destination.hashes(["a/x.csv", "a/y.csv"])
+        assert len(server.asked) < 500

@@ -150,7 +150,7 @@ def test_everybody_on_the_machine_waits_for_a_venue_that_wants_silence(
 def test_a_ban_of_hours_fails_at_once_and_nobody_knocks_again(venue: Echo, tmp_path: Path, clock: Time) -> None:
     venue.fail(Fault(418, "IP banned", headers={"Retry-After": "7200"}), times=99)
     for _ in range(3):
-        with pytest.raises(TransientError, match=r"in 7\d\d\d s \(.*HTTP 418: IP banned.*the budget of 120 s"):
+        with pytest.raises(TransientError, match=r"in 3\d\d\d s \(.*HTTP 418: IP banned.*the budget of 120 s"):
             get(venue.base_url, tmp_path, clock)
     assert len(venue.asked) == 1
     assert sum(clock.slept) < 10
@@ -265,7 +265,7 @@ def test_no_secret_is_in_any_error_or_log(
         ("1.5", 1.5),
         ("Sat, 01 Jun 2024 12:02:00 GMT", 90.0),
         ("Sat, 01 Jun 2024 11:00:00 GMT", 0.0),
-        ("99999999999", 7 * 24 * 3600.0),
+        ("99999999999", 3600.0),
         ("soon", None),
         ("-5", None),
         ("nan", None),
