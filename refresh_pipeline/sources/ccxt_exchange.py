@@ -11,12 +11,14 @@ import math
 import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Any
 
 import aiohttp
+import httpx
 import numpy as np
 from pydantic import Field
 
@@ -38,6 +40,7 @@ from refresh_pipeline.sources.http_client import (
     T,
     attempts,
     excerpt,
+    served_at,
 )
 from refresh_pipeline.sources.http_source import HttpSource, SourceOptions
 from refresh_pipeline.sources.rate_limits import SharedLimit
@@ -50,6 +53,8 @@ EXTRA = "pip install 'refresh-pipeline[ccxt]'"
 LONGEST_NATIVE = Timeframe.D1
 ASSUMED_ROWS = 500
 MINUTE = 60.0
+# By the server's clock, when it gave the newest answer that this task has received.
+SERVED_AT: ContextVar[np.datetime64 | None] = ContextVar("served_at", default=None)
 
 
 class CcxtOptions(SourceOptions):
@@ -64,7 +69,7 @@ class CcxtOptions(SourceOptions):
 
 
 class CcxtSource(HttpSource[CcxtOptions]):
-    """Candles of an exchange, closed ones only, by the machine's clock."""
+    """Candles of an exchange, closed ones only, by the earlier of the machine's clock and the answer's `Date`."""
 
     options_model = CcxtOptions
 
@@ -91,6 +96,7 @@ class CcxtSource(HttpSource[CcxtOptions]):
         if self._options.base_url:
             exchange.urls["api"] = _elsewhere(exchange.urls["api"], self._options.base_url)
         throttle = _Throttle(self._exchange_limit(exchange.rateLimit), self._retry_policy)
+        _note_dates(exchange)
         # What ccxt awaits before each of its requests.
         exchange.throttle = throttle.wait
         try:
@@ -149,6 +155,22 @@ def _elsewhere(urls: Any, base_url: str) -> Any:
     return ORIGIN.sub(base_url.rstrip("/"), urls) if isinstance(urls, str) else urls
 
 
+def _note_dates(exchange: Any) -> None:
+    """Let each task see when the server says that its newest answer was given."""
+    passed_on = exchange.on_rest_response
+
+    def noted(code: int, reason: str, url: str, method: str, headers: dict[str, str], *rest: Any) -> Any:
+        served = served_at(httpx.Response(code, headers={"date": _header(headers, "date")}))
+        SERVED_AT.set(None if served is None else instant(served))
+        return passed_on(code, reason, url, method, headers, *rest)
+
+    exchange.on_rest_response = noted
+
+
+def _header(headers: dict[str, str], name: str) -> str:
+    return next((text for key, text in headers.items() if key.lower() == name), "")
+
+
 @dataclass(slots=True)
 class _Throttle:
     """Waits for the shared limit, first come, first served."""
@@ -199,9 +221,8 @@ class _FetchSession:
             newest = candles.open_time.max() if len(candles) else since
             # Nothing in a whole page's time: not listed yet, or closed for long.
             following = newest + length if newest > since or len(candles) else since + rows * length
-            closed = candles.where(
-                self.market.calendar_of(series.instrument).closes(series.timeframe, candles.open_time) <= self.now
-            )
+            ends = self.market.calendar_of(series.instrument).closes(series.timeframe, candles.open_time)
+            closed = candles.where(ends <= min(self.now, SERVED_AT.get() or self.now))
             closed, since = closed.between(request.since, until).sorted(), following
             yield Fetched(series, closed, last=bool(since >= until), seconds=time.monotonic() - started)
             if since >= until:

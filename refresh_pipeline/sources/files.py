@@ -3,7 +3,9 @@
 A file is called like its series, `BTC-USD_H1.parquet` or `BTC-USD_H1.csv`; of both the Parquet file is read. Its first
 row names the columns. What contradicts itself is passed on as it stands, for validation to reject; what cannot be read
 as a candle at all is passed on as text. DuckDB reads the files, in the session time zone that `timezone:` names:
-local hours that the clocks skip count as if the clocks had not been changed yet, those that occur twice as the second.
+local hours that the clocks skip count as if the clocks had not been changed yet. Of hours that occur twice a file in
+order of time has the first pass first; what stands there once counts as the second. A date without a time names the bar
+of that day, week or month.
 """
 
 import csv
@@ -17,16 +19,20 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import duckdb
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from refresh_pipeline.duckdb_connection import open_duckdb
+from refresh_pipeline.market.calendars.base import Calendar, zone_offsets
 from refresh_pipeline.market.candles import (
     CANDLE_COLUMNS,
     PRICE_COLUMNS,
     QUOTE_COLUMNS,
     TIME_UNIT,
     Candles,
+    Floats,
     Malformed,
+    Times,
     instant,
 )
 from refresh_pipeline.market.model import Market, source_options
@@ -42,6 +48,13 @@ LONGEST_HEADER = 1 << 16
 PARQUET_SCAN = "read_parquet($path, hive_partitioning=false)"
 # In microseconds.
 DAY = 86_400_000_000
+# How far the beginning of the bar that a date names may lie from it, and more.
+MONTH = 32 * DAY
+# On a calendar's wall clock: inside the day's bar, and where a week that opens on Sunday evening has begun.
+NOON, EVENING = (np.timedelta64(hours, "h") for hours in (12, 18))
+# A file that repeats all of itself is listed so far.
+MOST_REPLACED = 1000
+TWO_VALUES = "another row of the file has the same time and other values"
 
 
 # From `since` to `until` (excluded), in microseconds since 1970.
@@ -87,6 +100,10 @@ class Table:
     time: str
     nearby: str
     rejects: bool
+    # Microseconds of the wall clock that `raw_time` names, null where it names an instant.
+    wall: str
+    # Whether it is a date without a time.
+    is_date: str
 
 
 class FilesSource:
@@ -123,8 +140,12 @@ class FilesSource:
         try:
             path = self._path(request.series)
             if path is not None:
-                found = read_candles(connection, path, self._columns, request.since, min(request.until, now))
-                candles = found.where(self._market.calendar.closes(request.series.timeframe, found.open_time) <= now)
+                calendar = self._market.calendar_of(request.series.instrument)
+                bars = Bars(calendar, request.series.timeframe, self._timezone)
+                found = read_candles(
+                    connection, path, self._columns, bars, since=request.since, until=min(request.until, now)
+                )
+                candles = found.where(calendar.closes(request.series.timeframe, found.open_time) <= now)
         except SourceError as error:
             failure = error
         return Fetched(request.series, candles, error=failure, seconds=time.perf_counter() - started)
@@ -144,41 +165,123 @@ class FilesSource:
             ) from error
 
 
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """How a file's local times and dates become opening times of bars."""
+
+    calendar: Calendar
+    timeframe: Timeframe
+    # Of times without an offset.
+    zone: str
+
+    @property
+    def margin(self) -> int:
+        """Within how many microseconds of its written time a row's bar opens."""
+        return DAY if self.timeframe.is_intraday else MONTH
+
+    def opened(self, times: Times, walls: Times, is_date: NDArray[np.bool_]) -> Times:
+        """The opening times of a file's rows, which are in the order of the file.
+
+        Args:
+            times: as DuckDB reads them: of two equal local hours it takes the second.
+            walls: the wall clock that each row names, NaT where it has an offset.
+            is_date: which rows have a date without a time.
+        """
+        opens = _first_pass_first(self.zone, times, walls)
+        if not self.timeframe.is_intraday and is_date.any():
+            into = EVENING if self.timeframe is Timeframe.W1 else NOON
+            moments = walls[is_date].astype("datetime64[D]").astype(TIME_UNIT) + into
+            utc = moments - zone_offsets(self.calendar.zone, moments)
+            opens[is_date] = self.calendar.floor(self.timeframe, utc)
+        return opens
+
+
+def _first_pass_first(zone: str, times: Times, walls: Times) -> Times:
+    """The times with the first pass of hours that occur twice an hour earlier, where the file has both passes."""
+    times = times.copy()
+    # An hour before the earlier pass the zone's clock is still the one of before.
+    behind = zone_offsets(zone, times - np.timedelta64(4, "h")) - zone_offsets(zone, times)
+    earlier = times - np.maximum(behind, np.timedelta64(0, "us"))
+    twice = (behind > np.timedelta64(0, "us")) & (walls == times + zone_offsets(zone, times))
+    twice &= earlier + zone_offsets(zone, earlier) == walls
+    rows = np.flatnonzero(twice)
+    if len(times) and times[-1] < times[0]:
+        rows = rows[::-1]
+    for night in np.unique(walls[rows].astype("datetime64[D]")):
+        of_night = rows[walls[rows].astype("datetime64[D]") == night]
+        steps_back = np.flatnonzero(np.diff(walls[of_night]) <= np.timedelta64(0, "us"))
+        first = of_night[: steps_back[0] + 1] if len(steps_back) else of_night[:0]
+        times[first] = earlier[first]
+    return times
+
+
 def read_candles(
     connection: duckdb.DuckDBPyConnection,
     path: Path,
     columns: Sequence[str],
+    bars: Bars,
+    *,
     since: np.datetime64,
     until: np.datetime64,
 ) -> Candles:
     """The candles of one file that open from `since` to `until` (excluded), in order, the last of equal times only.
 
+    Where rows of one time have different values, the others are set aside.
+
     Args:
         connection: its session time zone is that of naive times.
         path: a Parquet file, or a CSV file with a header.
         columns: which to give; NaN where the file has none of that name.
+        bars: what the file's times mean.
         since: datetime64[us], UTC.
         until: datetime64[us], UTC.
 
     Raises:
         PermanentError: the file cannot be read, lacks a column, or none of its rows is a candle.
     """
-    stretch = {"since": int(since.astype(np.int64)), "until": int(until.astype(np.int64))}
+    stretch = {"since": int(since.astype(np.int64)), "until": int(until.astype(np.int64)), "margin": bars.margin}
     try:
         table = _parquet_table(connection, path) if path.suffix == ".parquet" else _csv_table(path)
         _select(connection, table, columns, stretch)
         malformed = _malformed(connection, table, stretch)
-        good = "reason is null and t >= $since and t < $until"
-        rows = connection.execute(f"select t, {', '.join(columns)} from found where {good}", stretch).fetchnumpy()
-        if malformed and len(rows["t"]) == 0:
+        rows = connection.execute(
+            f"select t, wall, is_date, {', '.join(columns)} from found where reason is null"
+        ).fetchnumpy()
+        written = rows.pop("t").astype(TIME_UNIT)
+        walls = np.ma.filled(rows.pop("wall").astype("float64"), np.nan)
+        opens = bars.opened(written, _as_times(walls), rows.pop("is_date").astype(bool))
+        chosen = (opens >= since) & (opens < until)
+        if malformed and not chosen.any():
             _refuse_if_nothing_is_readable(connection, table, malformed[0])
     except duckdb.Error as error:
         wanted = "a Parquet file" if path.suffix == ".parquet" else "a CSV file with one kind of line end"
         raise PermanentError(f"{path}: expected {wanted}, found: {_first_line(error)}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise PermanentError(f"{path}: expected a readable file in UTF-8, found: {_first_line(error)}") from error
-    times = rows.pop("t").astype(TIME_UNIT)
-    return Candles.of(times, malformed, **rows).sorted()
+    values = {name: rows[name][chosen] for name in columns}
+    malformed += _other_values(opens[chosen], values)
+    return Candles.of(opens[chosen], malformed, **values).sorted()
+
+
+def _as_times(microseconds: Floats) -> Times:
+    known = np.isfinite(microseconds)
+    times = np.full(len(microseconds), np.datetime64("NaT", "us"))
+    times[known] = microseconds[known].astype(np.int64).astype(TIME_UNIT)
+    return times
+
+
+def _other_values(opens: Times, values: Mapping[str, Floats]) -> list[Malformed]:
+    """The rows whose time a later row of the file has with other values."""
+    order = np.argsort(opens, kind="stable")
+    again = opens[order][1:] == opens[order][:-1]
+    rows, following = order[:-1][again], order[1:][again]
+    differs = np.zeros(len(rows), dtype=bool)
+    for column in values.values():
+        differs |= ~np.isclose(column[rows], column[following], rtol=0, atol=0, equal_nan=True)
+    return [
+        Malformed(",".join([str(opens[row]), *(f"{column[row]:g}" for column in values.values())]), TWO_VALUES)
+        for row in rows[differs][:MOST_REPLACED].tolist()
+    ]
 
 
 def _parquet_table(connection: duckdb.DuckDBPyConnection, path: Path) -> Table:
@@ -192,8 +295,11 @@ def _parquet_table(connection: duckdb.DuckDBPyConnection, path: Path) -> Table:
     if not types[name].startswith(("TIMESTAMP", "DATE")):
         return _with_written_times(path, scan, columns, columns[name], rejects=False)
     time = _moment(columns[name])
-    nearby = f"{time} is null or ({time} >= $since and {time} < $until)"
-    return Table(path, scan, columns, columns[name], _moment("raw_time"), nearby, rejects=False)
+    nearby = f"{time} is null or ({time} >= $since - $margin and {time} < $until + $margin)"
+    is_wall = "WITH TIME ZONE" not in types[name]
+    wall = "epoch_us(try_cast(raw_time as timestamp))" if is_wall else "null::bigint"
+    is_date = "true" if types[name].startswith("DATE") else "false"
+    return Table(path, scan, columns, columns[name], _moment("raw_time"), nearby, False, wall, is_date)
 
 
 def _csv_table(path: Path) -> Table:
@@ -215,8 +321,10 @@ def _with_written_times(path: Path, scan: str, columns: Mapping[str, str], colum
     text = f"trim(cast({column} as varchar))"
     # Reading a time with its zone takes ten times as long as without, which is off by a day at most.
     rough = f"epoch_us(try_cast({text} as timestamp))"
-    nearby = f"{rough} is null or ({rough} >= $since - {DAY} and {rough} < $until + {DAY})"
-    return Table(path, scan, columns, text, _written("raw_time"), nearby, rejects)
+    nearby = f"{rough} is null or ({rough} >= $since - $margin and {rough} < $until + $margin)"
+    wall = "epoch_us(try_cast(raw_time as timestamp))"
+    is_date = r"regexp_full_match(raw_time, '\d{4}[-/]\d{1,2}[-/]\d{1,2}')"
+    return Table(path, scan, columns, text, _written("raw_time"), nearby, rejects, wall, is_date)
 
 
 def _first_of_each(columns: Sequence[tuple[str, str]]) -> dict[str, str]:
@@ -274,7 +382,8 @@ def _select(connection: duckdb.DuckDBPyConnection, table: Table, columns: Sequen
     connection.execute(
         f"""
         create or replace temp table found as
-        select {table.time} as t, {", ".join(numbers)},
+        select {table.time} as t, {table.wall} as wall, coalesce({table.is_date}, false) as is_date,
+            {", ".join(numbers)},
             case when t is null then 'its time cannot be read' {" ".join(unreadable)} end as reason,
             case when reason is not null then concat_ws(',', {", ".join(cells)}) end as text
         from (select {table.raw_time} as raw_time, {", ".join(raw)} from {table.scan} where {table.nearby})
@@ -287,7 +396,7 @@ def _malformed(connection: duckdb.DuckDBPyConnection, table: Table, stretch: Str
     """What could not be read: rows with text for a number, and rows that DuckDB could not split into columns."""
     unread = connection.execute(
         "select text, reason from found where reason is not null and (t is null or (t >= $since and t < $until))",
-        stretch,
+        {name: stretch[name] for name in ("since", "until")},
     ).fetchall()
     if table.rejects:
         unread += connection.execute(

@@ -8,6 +8,7 @@ An answer has the newest 720 candles after `since`, the forming one included.
 
 import zlib
 from datetime import datetime
+from email.utils import format_datetime
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ class FakeKraken(LoopbackServer):
         if request.path == "/0/public/AssetPairs":
             return web.json_response({"error": [], "result": {pair: _described(pair) for pair in PAIRS}})
         if request.path == "/0/public/OHLC":
-            return web.json_response(self._candles(dict(request.query)))
+            dated = {"Date": format_datetime(self.now, usegmt=True)}
+            return web.json_response(self._candles(dict(request.query)), headers=dated)
         return web.json_response({"error": [], "result": {}})
 
     def _candles(self, query: dict[str, str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import importlib.util
 import json
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +43,13 @@ def market(base_url: str, more: str = ", rate: {requests: 1000, seconds: 1}", ex
     )
 
 
-def chunks(venue: FakeKraken, folder: Path, since: str, *names: str, timeframe: str = "m1") -> list[Fetched]:
+def chunks(
+    venue: FakeKraken, folder: Path, since: str, *names: str, timeframe: str = "m1", now: datetime = NOW
+) -> list[Fetched]:
     it = market(venue.base_url)
     series = [Series(name, Timeframe(timeframe)) for name in names or ("BTC/USD",)]
-    requests = [Request(each, instant(since), instant(NOW)) for each in series]
-    got = list(fetch(CcxtSource(it, folder / "limits", retry_policy=QUICK), it, requests, NOW))
+    requests = [Request(each, instant(since), instant(now)) for each in series]
+    got = list(fetch(CcxtSource(it, folder / "limits", retry_policy=QUICK), it, requests, now))
     assert sorted(each.series.key for each in got if each.last) == sorted(each.key for each in series)
     return got
 
@@ -63,6 +65,11 @@ def test_candles_are_what_the_exchange_says_and_the_forming_one_is_left_out(venu
     expected = row("XXBTZUSD", 1717241400)
     assert [got[name][0] for name in CANDLE_COLUMNS] == [float(value) for value in [*expected[1:5], expected[6]]]
     assert [asked.path.rpartition("/")[2] for asked in venue.asked] == ["Assets", "AssetPairs", "OHLC"]
+
+
+def test_a_machine_whose_clock_is_ahead_stores_no_forming_candle(venue: FakeKraken, tmp_path: Path) -> None:
+    got = whole(chunks(venue, tmp_path, "2024-06-01T11:30", now=NOW + timedelta(seconds=80)))
+    assert str(got.open_time[-1])[11:16] == "11:59"
 
 
 def test_pages_go_on_from_the_newest_candle(tmp_path: Path) -> None:

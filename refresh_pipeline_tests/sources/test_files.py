@@ -14,7 +14,7 @@ from refresh_pipeline.market.model import Market, MarketError, parse_market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import Fetched, PermanentError, Request
-from refresh_pipeline.sources.files import FilesSource
+from refresh_pipeline.sources.files import MOST_REPLACED, TWO_VALUES, FilesSource
 
 REAL_CANDLES = Path(__file__).resolve().parents[3] / "shared" / "data" / "candles"
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
@@ -183,7 +183,7 @@ def test_a_day_is_its_midnight(tmp_path: Path):
 
 
 def test_naive_times_are_those_of_the_markets_timezone(tmp_path: Path):
-    text = f"{HEADER}2024-01-15 09:15,{ROW},1\n2024-01-15T09:15:00Z,{ROW},2\n1705310100,{ROW},3\n"
+    text = f"{HEADER}2024-01-15 09:15,{ROW},1\n2024-01-15T09:15:00Z,{ROW},3\n1705310100,{ROW},3\n"
     found = good(from_csv(tmp_path, text, options=", timezone: Asia/Kolkata"))
     assert dict(zip(opened(found), found["volume"].tolist(), strict=True)) == {
         "2024-01-15T03:45": 1,
@@ -210,9 +210,60 @@ def test_hours_that_the_clocks_skip_or_repeat_do_no_harm(tmp_path: Path, suffix:
 
 def test_rows_in_any_order_with_repetitions_come_out_sorted_and_the_last_wins(tmp_path: Path):
     text = HEADER + f"2024-01-03,{ROW},1\n2024-01-01,{ROW},2\n2024-01-02,{ROW},3\n2024-01-01T00:00Z,{ROW},4\n"
-    found = good(from_csv(tmp_path, text))
+    found = from_csv(tmp_path, text).candles
     assert opened(found) == ["2024-01-01T00:00", "2024-01-02T00:00", "2024-01-03T00:00"]
     assert found["volume"].tolist() == [4, 3, 1]
+    [replaced] = found.malformed
+    assert (replaced.text, replaced.reason) == ("2024-01-01T00:00:00.000000,1,2,1,2,2", TWO_VALUES)
+
+
+@pytest.mark.parametrize(("order", "timeframe"), [(1, "H1"), (-1, "H1"), (1, "m15")])
+def test_hours_that_occur_twice_are_both_kept(tmp_path: Path, order: int, timeframe: str):
+    minutes = [0] if timeframe == "H1" else [0, 15, 30, 45]
+    hours = [0, 1, 2, 2, 3, 4]
+    lines = [
+        f"2026-10-25 {hour:02}:{minute:02}:00,{100 + number},{101 + number},{99 + number},{100 + number},{number}\n"
+        for number, (hour, minute) in enumerate((hour, minute) for hour in hours for minute in minutes)
+    ]
+    (tmp_path / f"A-B_{timeframe}.csv").write_text(HEADER + "".join(lines[::order]))
+    described = market(tmp_path, options=", timezone: Europe/Berlin")
+    found = good(fetch(described, timeframe=Timeframe(timeframe), now=LATE))
+    assert found["volume"].tolist() == list(range(len(lines)))
+    begins = np.datetime64("2026-10-24T22:00", "us")
+    step = np.timedelta64(60 // len(minutes), "m")
+    np.testing.assert_array_equal(found.open_time, begins + np.arange(len(lines)) * step)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("calendar", "timeframe", "zone", "date", "expected"),
+    [
+        ("fx", "D1", "UTC", "2026-11-27", "2026-11-26T22:00"),
+        ("fx", "D1", "America/New_York", "2026-07-01", "2026-06-30T21:00"),
+        ("fx", "W1", "UTC", "2026-11-23", "2026-11-22T22:00"),
+        ("fx", "W1", "UTC", "2026-11-22", "2026-11-22T22:00"),
+        ("fx", "MN1", "UTC", "2026-11-01", "2026-10-31T21:00"),
+        ("nse", "D1", "UTC", "2026-11-27", "2026-11-26T18:30"),
+        ("nse", "D1", "Asia/Kolkata", "2026-11-27", "2026-11-26T18:30"),
+        ("nse", "W1", "UTC", "2026-11-23", "2026-11-22T18:30"),
+        ("crypto", "D1", "America/New_York", "2026-11-27", "2026-11-27T00:00"),
+    ],
+)
+def test_a_date_alone_names_the_calendars_bar_of_that_day(
+    tmp_path: Path, suffix: str, calendar: str, timeframe: str, zone: str, date: str, expected: str
+):
+    path = tmp_path / f"A-B_{timeframe}.{suffix}"
+    if suffix == "csv":
+        path.write_text(f"Date,Open,High,Low,Close\n{date},{ROW}\n")
+    else:
+        with duckdb.connect() as connection:
+            connection.execute(f"copy (select date '{date}' as date, 1 open, 2 high, 1 low, 2 close) to '{path}'")
+    described = market(tmp_path, options=f", timezone: {zone}", calendar=calendar)
+    found = good(fetch(described, timeframe=Timeframe(timeframe), now=LATE))
+    assert opened(found) == [expected]
+    assert described.calendar.has_bar(Timeframe(timeframe), found.open_time).all()
+    # A refresh asks from the bar's beginning on.
+    assert len(good(fetch(described, timeframe=Timeframe(timeframe), since=expected, now=LATE))) == 1
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -223,8 +274,9 @@ def test_the_last_of_repeated_rows_wins_in_a_large_file_too(tmp_path: Path, suff
             "copy (select timestamp '2020-01-01' + interval 1 minute * (i % 1000) as time, 1 as open, 1 as high, "
             f"1 as low, 1 as close, i as volume from range(300000) as t(i)) to '{path}'"
         )
-    found = good(fetch(market(tmp_path), timeframe=Timeframe.m1))
+    found = fetch(market(tmp_path), timeframe=Timeframe.m1).candles
     assert found["volume"].tolist() == list(range(299_000, 300_000))
+    assert len(found.malformed) == MOST_REPLACED
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
