@@ -5,8 +5,9 @@ import hashlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PART = ".part"
@@ -15,6 +16,7 @@ PART = ".part"
 # A part this much older than a new one beside it belongs to no living writer: files take milliseconds. Were one alive
 # all the same, its own write fails and says so, and nobody sees half a file.
 LEFTOVER_SECONDS = 60
+LEFTOVER_FOLDER_SECONDS = 86_400
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -53,6 +55,24 @@ def replacing(path: Path, older: Path | None = None) -> Iterator[Path]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """A new folder's path below `parent` to make and fill; gone when the block ends, and `parent` if it is empty.
+
+    What killed processes left there a day ago goes, too.
+    """
+    for leftover in parent.glob("*"):
+        if leftover.stat().st_mtime < time.time() - LEFTOVER_FOLDER_SECONDS:
+            shutil.rmtree(leftover, ignore_errors=True)
+    folder = parent / secrets.token_hex(8)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            parent.rmdir()
 
 
 def why_not_written(error: Exception, path: Path, wanted: int) -> str:

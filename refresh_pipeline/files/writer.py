@@ -3,33 +3,32 @@
 Which series are exported, and where their files are sent, is decided elsewhere.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import numpy as np
 
 from refresh_pipeline.duckdb_connection import open_duckdb
 from refresh_pipeline.files.atomic import one_line, plain_errors, replacing, sha256_of, why_not_written
+from refresh_pipeline.files.columns import TEXTS, ColumnKind, expression, kinds_of, plain_values, quoted
+from refresh_pipeline.files.staging import TIME, StagedTable
 from refresh_pipeline.market.export_spec import ENDINGS, PACKS, Compression, Format
 
 Table = Mapping[str, np.ndarray]
 
-
-ISO_SECONDS = "%Y-%m-%dT%H:%M:%SZ"
-ISO_MICROSECONDS = "%Y-%m-%dT%H:%M:%S.%fZ"
-# By the kind of an array's dtype; times depend on the format.
-SQL_TYPES = {"f": "double", "i": "bigint", "b": "boolean", "O": "varchar", "U": "varchar"}
 # Rows of a JSON file lie in one list, which any reader takes; one object a line would be no JSON document.
 COPY_OPTIONS = {
     Format.csv: "format csv, header",
     Format.parquet: "format parquet",
     Format.json: "format json, array true",
 }
-TEXTS = (Format.csv, Format.json)
+# Cells that a Parquet file's row group holds at most where the rows are staged: DuckDB buffers a whole group.
+CELLS_A_GROUP = 4_000_000
+ROWS_A_VECTOR = 2048
+MEMORY = "512MB"
 
 
 class ExportError(Exception):
@@ -65,7 +64,7 @@ class TableWriter:
 
     def __init__(self) -> None:
         # Files are written side by side, each by one thread.
-        self._connection = open_duckdb(config={"threads": 1})
+        self._connection = open_duckdb(config={"threads": 1, "memory_limit": MEMORY})
 
     def __enter__(self) -> "TableWriter":
         return self
@@ -104,33 +103,109 @@ class TableWriter:
             ExportError: the disk is full, the folder refuses; whatever was at `path` is untouched.
         """
         kind, packed = kind_of(path)
-        plain = {name: _plain(values) for name, values in columns.items()}
+        plain = {name: plain_values(values) for name, values in columns.items()}
         rows = _checked_length(plain)
-        query = _select(columns, kind, time_format, types or {})
-        with _explained(path, sum(values.nbytes for values in plain.values())), replacing(path, older) as part:
+        kinds = kinds_of(columns)
+        query = f"select {_listed({name: name for name in columns}, kinds, kind, time_format, types)} from exported"
+
+        def copy(part: Path) -> None:
             self._connection.register("exported", dict(plain))
             try:
                 self._copy(query, part, kind, compression or packed)
             finally:
                 self._connection.unregister("exported")
-            written = Written(path, rows, part.stat().st_size, sha256_of(part))
-            if _holds(path, written):
-                part.unlink()
-                written = replace(written, replaced=False)
-            return written
 
-    def _copy(self, query: str, part: Path, kind: Format, packed: Compression) -> None:
+        return _replaced(path, rows, sum(values.nbytes for values in plain.values()), older, copy)
+
+    def stage(self, pieces: Iterable[Table], folder: Path) -> StagedTable:
+        """Rows that are too many for memory as files of a folder that exists, for `write_staged`.
+
+        Raises:
+            ExportError: the disk is full, the folder refuses.
+        """
+        staged = StagedTable(folder)
+        for rows in pieces:
+            with _explained(folder, sum(values.nbytes for values in rows.values())):
+                staged.add(self._connection, rows)
+        return staged
+
+    def write_staged(
+        self,
+        staged: StagedTable,
+        names: Mapping[str, str],
+        path: Path,
+        *,
+        first_row: int = 0,
+        compression: Compression | None = None,
+        time_format: str = "",
+        older: Path | None = None,
+        types: Mapping[str, str] | None = None,
+    ) -> Written:
+        """One file from staged rows, in bounded memory; otherwise as `write`.
+
+        Args:
+            staged: rows in the order of `open_time`.
+            names: the file's columns, each with its name among the staged columns.
+            path: as in `write`.
+            first_row: the first row of the file.
+            compression: as in `write`.
+            time_format: as in `write`.
+            older: as in `write`.
+            types: as in `write`.
+        """
+        kind, packed = kind_of(path)
+        rows = len(staged.open_times) - first_row
+        listed = _listed(names, staged.kinds, kind, time_format, types)
+        source = staged.source(dict.fromkeys([TIME, *names.values()]))
+        since = f" where {TIME} >= timestamp '{staged.open_times[first_row]}'" if first_row else ""
+        query, size = f"select {listed} from {source}{since}", self._rows_a_group(len(names))
+
+        def copy(part: Path) -> None:
+            if kind is Format.feather:
+                # DuckDB hands over an answer whole; a file is read in pieces.
+                between = staged.folder / "feather.parquet"
+                self._copy(query, between, Format.parquet, Compression.zstd, size)
+                _write_feather(_parquet_reader()(between), part, compression or packed)
+                between.unlink()
+            else:
+                self._copy(query, part, kind, compression or packed, size)
+
+        return _replaced(path, rows, staged.bytes, older, copy)
+
+    @staticmethod
+    def _rows_a_group(columns: int) -> int:
+        return max(CELLS_A_GROUP // columns // ROWS_A_VECTOR, 1) * ROWS_A_VECTOR
+
+    def _copy(self, query: str, part: Path, kind: Format, packed: Compression, group: int = 0) -> None:
         if kind is Format.feather:
-            self._write_feather(query, part, packed)
+            _write_feather(self._connection.sql(query), part, packed)
             return
         how = "uncompressed" if packed is Compression.none and kind is Format.parquet else packed.value
-        self._connection.execute(f"copy ({query}) to ? ({COPY_OPTIONS[kind]}, compression {how})", [str(part)])
+        options = f"{COPY_OPTIONS[kind]}, compression {how}"
+        options += f", row_group_size {group}" if group and kind is Format.parquet else ""
+        self._connection.execute(f"copy ({query}) to ? ({options})", [str(part)])
 
-    def _write_feather(self, query: str, part: Path, packed: Compression) -> None:
-        write_ipc = feather_writer()
-        rows = self._connection.sql(query)
-        with plain_errors():
-            write_ipc(rows, part, compression=None if packed is Compression.none else packed.value)
+
+def _write_feather(rows: object, part: Path, packed: Compression) -> None:
+    write_ipc = feather_writer()
+    with plain_errors():
+        write_ipc(rows, part, compression=None if packed is Compression.none else packed.value)
+
+
+def _parquet_reader() -> Callable[[Path], object]:
+    from arro3.io import read_parquet  # noqa: PLC0415 (an extra)
+
+    return read_parquet
+
+
+def _replaced(path: Path, rows: int, wanted: int, older: Path | None, copy: Callable[[Path], None]) -> Written:
+    with _explained(path, wanted), replacing(path, older) as part:
+        copy(part)
+        written = Written(path, rows, part.stat().st_size, sha256_of(part))
+        if _holds(path, written):
+            part.unlink()
+            written = replace(written, replaced=False)
+        return written
 
 
 def kind_of(path: Path) -> tuple[Format, Compression]:
@@ -184,16 +259,6 @@ def write_table(columns: Table, path: Path) -> Written:
         return writer.write(columns, path)
 
 
-def _plain(values: np.ndarray) -> np.ndarray:
-    """The array without its mask: DuckDB 1.5 writes what lies under it."""
-    if values.dtype.kind == "M":
-        values = values.astype("datetime64[us]")
-    if not isinstance(values, np.ma.MaskedArray):
-        return values
-    null: Any = {"f": np.nan, "M": np.datetime64("NaT", "us")}.get(values.dtype.kind)
-    return np.where(np.ma.getmaskarray(values), null, values.data)
-
-
 def _checked_length(columns: Table) -> int:
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) != 1:
@@ -204,37 +269,18 @@ def _checked_length(columns: Table) -> int:
     return next(iter(lengths.values()))
 
 
-def _select(columns: Table, kind: Format, time_format: str, types: Mapping[str, str]) -> str:
-    parts = [
-        f"{_expression(name, values, kind, time_format)}{f'::{types[name]}' if name in types else ''} as {quoted(name)}"
-        for name, values in columns.items()
-    ]
-    return f"select {', '.join(parts)} from exported"
-
-
-def _expression(name: str, values: np.ndarray, kind: Format, time_format: str) -> str:
-    if values.dtype.kind == "M":
-        return _time_expression(quoted(name), values, kind, time_format)
-    if values.dtype.kind not in SQL_TYPES:
-        allowed = "datetime64, float64, whole numbers, truths and texts"
-        raise ValueError(f"column {name!r}: found dtype {values.dtype}, allowed: {allowed}")
-    return f"{quoted(name)}::{SQL_TYPES[values.dtype.kind]}"
-
-
-def _time_expression(column: str, values: np.ndarray, kind: Format, time_format: str) -> str:
-    if kind not in TEXTS:
-        return f"{column} at time zone 'UTC'"
-    if time_format:
-        return f"strftime({column}, '{time_format}')"
-    times = _plain(values)
-    whole = np.array_equal(times, times.astype("datetime64[s]"), equal_nan=True)
-    return f"strftime({column}, '{ISO_SECONDS if whole else ISO_MICROSECONDS}')"
-
-
-def quoted(name: str) -> str:
-    """A name as an SQL identifier, whatever characters it has."""
-    escaped = name.replace('"', '""')
-    return f'"{escaped}"'
+def _listed(
+    names: Mapping[str, str],
+    kinds: Mapping[str, ColumnKind],
+    kind: Format,
+    time_format: str,
+    types: Mapping[str, str] | None,
+) -> str:
+    casts = {name: f"::{sql_type}" for name, sql_type in (types or {}).items()}
+    return ", ".join(
+        f"{expression(ours, kinds[ours], kind, time_format)}{casts.get(theirs, '')} as {quoted(theirs)}"
+        for theirs, ours in names.items()
+    )
 
 
 @contextmanager

@@ -5,34 +5,40 @@ What an export is, its YAML says (`market.exports`); how a file is written whole
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.destinations.parallel import map_in_threads
 from refresh_pipeline.files import fx_refresh
+from refresh_pipeline.files.atomic import one_line, temporary_folder
+from refresh_pipeline.files.staging import StagedTable
 from refresh_pipeline.files.writer import ExportError, TableWriter, ending_of, feather_writer
 from refresh_pipeline.market.export_spec import Export, Format, Layer, Layout, Window
 from refresh_pipeline.market.model import Market, MarketError
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.pipeline.progress import advance
 from refresh_pipeline.warehouse.computations import computations
-from refresh_pipeline.warehouse.manifests import Exported, joined_columns
+from refresh_pipeline.warehouse.connection import WarehouseBusy
+from refresh_pipeline.warehouse.manifests import EXPORTED_AT_ONCE, UNREADABLE, Exported, Rows, joined_columns
 from refresh_pipeline.warehouse.outcomes import Attempt
 from refresh_pipeline.warehouse.schema import Table, candle_columns
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
 log = logging.getLogger("refresh_pipeline")
 
-Rows = Mapping[str, NDArray]
+# The rows of a series in memory or on disk, or why they cannot be read.
+Content = Rows | StagedTable | ExportError
 
 # Writing waits for the disk half of its time.
 WORKERS = min(8, 2 * (os.cpu_count() or 1))
@@ -64,6 +70,14 @@ class _Done:
     bytes: int = 0
     errors: list[ExportError] = field(default_factory=list)
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Whose files are written, and below which folder."""
+
+    market: Market
+    root: Path
 
 
 def wanted_files(market: Market, series: Series) -> list[Wanted]:
@@ -102,11 +116,18 @@ def check_exports(market: Market) -> None:
 
 
 def export(
-    warehouse: Warehouse, market: Market, root: Path, batch: Sequence[Series], now: datetime
+    warehouse: Warehouse,
+    market: Market,
+    root: Path,
+    batch: Sequence[Series],
+    now: datetime,
+    *,
+    cells_at_once: int = EXPORTED_AT_ONCE,
 ) -> dict[Series, Attempt]:
     """Write the files of every series that changed since they were written, and those that are missing.
 
-    A file that would hold what it holds already is left alone; one that cannot be written stops no other.
+    A file that would hold what it holds already is left alone; a file that cannot be written, or a series that cannot
+    be read, stops no other. At most `cells_at_once` cells (rows times columns) are read at once.
     """
     pending = warehouse.pending_recompute(market, Table.exports, batch)
     manifest = {each.path: each for each in warehouse.exported(market, batch)}
@@ -115,7 +136,7 @@ def export(
     due = {series: _due(market, root, series, manifest, series in changed) for series in batch}
     due = {series: files for series, files in due.items() if files and held[series].candle_count}
     done: dict[Series, _Done] = {}
-    for number, (series, result) in enumerate(_written(warehouse, market, root, due), start=1):
+    for number, (series, result) in enumerate(_written(warehouse, market, root, due, cells_at_once), start=1):
         done[series] = result
         advance(Table.exports, number, len(due))
     is_exported = np.array([series in done and not done[series].errors for series in pending.series], dtype=bool)
@@ -138,58 +159,91 @@ def _is_missing(root: Path, file: Wanted, row: Exported | None) -> bool:
 
 
 def _written(
-    warehouse: Warehouse, market: Market, root: Path, due: Mapping[Series, Sequence[Wanted]]
+    warehouse: Warehouse, market: Market, root: Path, due: Mapping[Series, Sequence[Wanted]], cells_at_once: int
 ) -> Iterator[tuple[Series, _Done]]:
     files = [each for some in due.values() for each in some]
     if not files:
         return
-    rows = warehouse.rows_to_export(market, list(due), columns_of(market, files), window_of(files))
-    with ExitStack() as open_writers:
+    columns, window, place = columns_of(market, files), window_of(files), _Place(market, root)
+    # On the disk of the export files, as large as the longest series.
+    with ExitStack() as opened, temporary_folder(root.with_name(f"{root.name}-staged")) as folder:
         # A writer is one connection: no two threads may use it at once.
         writers: SimpleQueue[TableWriter] = SimpleQueue()
         for _ in range(WORKERS):
-            writers.put(open_writers.enter_context(TableWriter()))
+            writers.put(opened.enter_context(TableWriter()))
+        stager = opened.enter_context(TableWriter())
 
-        def write(answer: tuple[Series, Rows]) -> tuple[Series, _Done]:
+        def content(number: int, series: Series, pieces: Iterator[Rows]) -> tuple[Series, Content]:
+            return series, _read(stager, folder / str(number), series, pieces)
+
+        def write(answer: tuple[Series, Content]) -> tuple[Series, _Done]:
             series, own = answer
             writer = writers.get()
             try:
-                return series, _write_series(writer, market, root, due[series], own)
+                return series, _write_series(writer, place, due[series], own)
             finally:
                 writers.put(writer)
 
-        yield from map_in_threads(write, rows, WORKERS)
+        pieces = warehouse.pieces_to_export(market, list(due), columns, window, cells_at_once)
+        contents = (content(number, *answer) for number, answer in enumerate(pieces))
+        yield from map_in_threads(write, contents, WORKERS)
 
 
-def _write_series(writer: TableWriter, market: Market, root: Path, files: Sequence[Wanted], rows: Rows) -> _Done:
+def _read(stager: TableWriter, folder: Path, series: Series, pieces: Iterator[Rows]) -> Content:
+    """A series' rows: in memory where they are one piece, else staged in a folder; the error if reading fails."""
+    try:
+        first = next(pieces, None)
+        second = next(pieces, None)
+        if first is None or second is None:
+            return first or {"open_time": np.array([], dtype="datetime64[us]")}
+        folder.mkdir(parents=True)
+        return stager.stage(chain([first, second], pieces), folder)
+    except ExportError as error:
+        return error
+    except WarehouseBusy:
+        raise
+    except (*UNREADABLE, OSError) as error:
+        return ExportError(f"{series}: not exported: its rows cannot be read: {one_line(error)}; the other series are")
+
+
+def _write_series(writer: TableWriter, place: _Place, files: Sequence[Wanted], content: Content) -> _Done:
     done, began = _Done(), time.monotonic()
-    for file in files if len(rows["open_time"]) else ():
+    if isinstance(content, ExportError):
+        log.info("%s: %s", place.market.name, content)
+        done.errors.append(content)
+        return done
+    times = content.open_times if isinstance(content, StagedTable) else content["open_time"]
+    for file in files if len(times) else ():
         try:
-            _write_file(writer, market, root, file, rows, done=done)
+            _write_file(writer, place, file, content, done)
         except ExportError as error:
-            log.info("%s %s: %s", market.name, file.series, error)
+            log.info("%s %s: %s", place.market.name, file.series, error)
             done.errors.append(error)
+    if isinstance(content, StagedTable):
+        shutil.rmtree(content.folder, ignore_errors=True)
     done.seconds = time.monotonic() - began
     return done
 
 
-def _write_file(writer: TableWriter, market: Market, root: Path, file: Wanted, rows: Rows, *, done: _Done) -> None:
-    content = content_of(market, file, rows)
-    written = writer.write(
-        content,
-        root / file.path,
-        compression=file.export.compression_of(file.kind),
-        time_format=fx_refresh.TIME_FORMAT if file.export.layout is Layout.fx_refresh else "",
-        older=older_name(root, file.path) if file.export.keep.newest > 1 else None,
-        types=types_of(market, file),
-    )
-    # The opening times are the first column of every layer, whatever a layout calls them.
-    times = next(iter(content.values()))
+def _write_file(writer: TableWriter, place: _Place, file: Wanted, content: Rows | StagedTable, done: _Done) -> None:
+    market, root = place.market, place.root
+    times = content.open_times if isinstance(content, StagedTable) else content["open_time"]
+    path, compression = root / file.path, file.export.compression_of(file.kind)
+    time_format = fx_refresh.TIME_FORMAT if file.export.layout is Layout.fx_refresh else ""
+    older = older_name(root, file.path) if file.export.keep.newest > 1 else None
+    first_row = _first_row(times, file.export.window)
+    types = types_of(market, file)
+    how: dict[str, Any] = {"compression": compression, "time_format": time_format, "older": older, "types": types}
+    if isinstance(content, StagedTable):
+        names = {theirs: ours for ours, theirs in names_of(market, file.layer, file.export.layout)}
+        written = writer.write_staged(content, names, path, first_row=first_row, **how)
+    else:
+        written = writer.write(content_of(market, file, content), path, **how)
     done.replaced += written.replaced
     done.bytes += written.bytes if written.replaced else 0
-    first, last = (times[index].astype(datetime) for index in (0, -1))
-    names = (file.export.name, file.layer.value, file.kind.value, file.path, file.shape)
-    done.files.append(Exported(file.series, *names, written.rows, written.bytes, written.sha256, first, last))
+    first, last = (times[index].astype(datetime) for index in (first_row, -1))
+    entry = (file.export.name, file.layer.value, file.kind.value, file.path, file.shape)
+    done.files.append(Exported(file.series, *entry, written.rows, written.bytes, written.sha256, first, last))
 
 
 def _attempt(done: _Done) -> Attempt:

@@ -118,11 +118,11 @@ class TailRefresh:
                 if batch.is_whole and sum(map(len, waiting)) * self._cells_a_row < self.cells_at_once:
                     break
                 written = self._write(waiting)
-                recomputed |= {s: recomputed[s] + rows if s in recomputed else rows for s, rows in written.items()}
+                recomputed |= _added(recomputed, written)
                 # A series that is too long for memory is stored a piece at a time.
                 goes_on = np.array([series in written for series in chunk.series], dtype=bool) & ~np.isnat(until)
                 chunk = replace(chunk, since=until).take(goes_on)
-        return recomputed | self._write(waiting)
+        return recomputed | _added(recomputed, self._write(waiting))
 
     def _compute(self, chunk: PendingRecompute) -> ComputedBatch:
         """Read and compute the chunk, as far as memory allows."""
@@ -432,6 +432,11 @@ def _rows_before(bars: Bars, since: Times) -> NDArray[np.int64]:
 
 def _at(bars: Bars, rows: NDArray[np.int64]) -> Times:
     return np.append(bars.open_time, np.datetime64("NaT"))[np.minimum(rows, len(bars))]
+
+
+def _added(earlier: Mapping[Series, Recomputed], later: Mapping[Series, Recomputed]) -> dict[Series, Recomputed]:
+    """The later pieces of series, with what their earlier pieces came to."""
+    return {series: earlier[series] + rows if series in earlier else rows for series, rows in later.items()}
 
 
 def _insert(table: str, columns: Mapping[str, str]) -> str:

@@ -3,9 +3,10 @@
 Writing files is `files`' part, sending them `destinations`'.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import duckdb
@@ -20,13 +21,21 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse.arrays import BEGINNING, arrays_of, numbered, registered, texts
 from refresh_pipeline.warehouse.computed_batch import PendingRecompute
-from refresh_pipeline.warehouse.connection import Connect
+from refresh_pipeline.warehouse.connection import Connect, WarehouseDamaged
 from refresh_pipeline.warehouse.incremental import clear, same_version
 from refresh_pipeline.warehouse.ingest import queue_recompute
 from refresh_pipeline.warehouse.schema import Table, candle_columns, qualified
 
 # How many cells are read and written to files at once: a tenth of a gigabyte, so that ticks can run at the same time.
 EXPORTED_AT_ONCE = 12_000_000
+# A series with more is read in ranges of a third of that.
+PIECES = 3
+# After every candle.
+END = np.datetime64("9999-12-31", "us")
+# What reading a series may end with that is no fault of the others: too little memory, a damaged block.
+UNREADABLE = (duckdb.Error, MemoryError, WarehouseDamaged)
+
+Rows = Mapping[str, NDArray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +88,80 @@ def rows_to_export(
     selection: Selection,
     batch: Sequence[Series],
     cells_at_once: int = EXPORTED_AT_ONCE,
-) -> Iterator[tuple[Series, dict[str, NDArray]]]:
-    """Each series with its selected rows; one query reads as many series as fit in memory."""
+) -> Iterator[tuple[Series, Rows]]:
+    """Each series with all of its selected rows, however they are read; see `pieces_to_export`."""
+    for series, pieces in pieces_to_export(connect, market, selection, batch, cells_at_once):
+        read = list(pieces)
+        yield series, read[0] if len(read) == 1 else _concatenated(read)
+
+
+def pieces_to_export(
+    connect: Connect,
+    market: Market,
+    selection: Selection,
+    batch: Sequence[Series],
+    cells_at_once: int = EXPORTED_AT_ONCE,
+) -> Iterator[tuple[Series, Iterator[Rows]]]:
+    """Each series with its selected rows, in pieces of one time range after the other.
+
+    Read the pieces before the next series. One query reads as many series as fit in memory, or one piece of a longer
+    series. A query that fails for several series is repeated for each; what fails for one series is raised where its
+    pieces are read.
+    """
     with connect() as connection:
         counts, since = _extents(connection, market.name, batch, selection.window)
-    chunk_no = np.cumsum(counts * len(selection.columns)) // cells_at_once
-    for number in np.unique(chunk_no):
+    cells = counts * len(selection.columns)
+    chunk_no = np.cumsum(cells) // cells_at_once
+    # A series that is too long for one query has none beside it.
+    chunk_no = np.where(cells > cells_at_once, -1 - np.arange(len(batch)), chunk_no)
+    for number in dict.fromkeys(chunk_no.tolist()):
         taken = np.flatnonzero(chunk_no == number)
         chunk = [batch[position] for position in taken.tolist()]
-        yield from _chunk_rows(connect, market, selection, chunk, since[taken])
+        if number < 0:
+            rows = max(cells_at_once // PIECES // len(selection.columns), 1)
+            yield chunk[0], _pieces(connect, market, selection, chunk[0], since=since[taken][0], rows=rows)
+        else:
+            yield from _chunk_pieces(connect, market, selection, chunk, since[taken])
+
+
+def _chunk_pieces(
+    connect: Connect, market: Market, selection: Selection, chunk: Sequence[Series], since: NDArray
+) -> Iterator[tuple[Series, Iterator[Rows]]]:
+    try:
+        answers = list(_chunk_rows(connect, market, selection, chunk, since))
+    except UNREADABLE as error:
+        if len(chunk) == 1:
+            yield chunk[0], _raised(error)
+            return
+        for number, series in enumerate(chunk):
+            yield from _chunk_pieces(connect, market, selection, [series], since[number : number + 1])
+    else:
+        yield from ((series, iter([rows])) for series, rows in answers)
+
+
+def _raised(error: Exception) -> Iterator[Rows]:
+    raise error
+    yield
+
+
+def _pieces(
+    connect: Connect, market: Market, selection: Selection, series: Series, *, since: np.datetime64, rows: int
+) -> Iterator[Rows]:
+    """One series in ranges of so many rows."""
+    with connect() as connection:
+        times = arrays_of(
+            connection,
+            f"select open_time from {qualified(market.name, Table.enhanced_candles)} "
+            "where instrument = ? and timeframe = ? and open_time >= ? order by open_time",
+            [series.instrument, series.timeframe.value, since.astype(datetime)],
+        )["open_time"]
+    for first, until in pairwise([*times[::rows], END] if len(times) else []):
+        [(_, piece)] = _chunk_rows(connect, market, selection, [series], np.array([first]), until=until)
+        yield piece
+
+
+def _concatenated(pieces: Sequence[Rows]) -> dict[str, NDArray]:
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def newest_candles(
@@ -144,10 +218,18 @@ def _extents(
 
 
 def _chunk_rows(
-    connect: Connect, market: Market, selection: Selection, chunk: Sequence[Series], since: NDArray
-) -> Iterator[tuple[Series, dict[str, NDArray]]]:
+    connect: Connect,
+    market: Market,
+    selection: Selection,
+    chunk: Sequence[Series],
+    since: NDArray,
+    *,
+    until: np.datetime64 = END,
+) -> Iterator[tuple[Series, Rows]]:
+    # Bounds given as values let DuckDB skip the row groups outside.
+    bounds = {"first": since.min().astype(datetime), "until": until.astype(datetime)}
     with connect() as connection, registered(connection, "wanted", numbered(chunk, since=since)):
-        rows = arrays_of(connection, _joined_tables(market, selection))
+        rows = arrays_of(connection, _joined_tables(market, selection), bounds)
     yield from _by_series(chunk, rows)
 
 
@@ -164,7 +246,8 @@ def _joined_tables(market: Market, selection: Selection) -> str:
     narrowed = ", ".join(
         f"{table} as (select w.series_no, {', '.join(f't.{_quoted(name)}' for name in sorted(names))} "
         f"from {qualified(market.name, Table(table))} t "
-        "join wanted w on w.instrument = t.instrument and w.timeframe = t.timeframe and t.open_time >= w.since)"
+        "join wanted w on w.instrument = t.instrument and w.timeframe = t.timeframe and t.open_time >= w.since "
+        "where t.open_time >= $first and t.open_time < $until)"
         for table, names in read.items()
     )
     joins = " ".join(f"left join {table} using (series_no, open_time)" for table in read if table != carrier.name)

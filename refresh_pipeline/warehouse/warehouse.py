@@ -31,9 +31,12 @@ from refresh_pipeline.warehouse.gaps import Stretches
 from refresh_pipeline.warehouse.incremental import Recomputed, TailRefresh
 from refresh_pipeline.warehouse.ingest import Staged, Stored
 from refresh_pipeline.warehouse.manifests import (
+    EXPORTED_AT_ONCE,
     Exported,
     Published,
+    Rows,
     Selection,
+    pieces_to_export,
     rows_to_export,
     write_exports,
     write_uploads,
@@ -228,10 +231,22 @@ class Warehouse:
 
     def rows_to_export(
         self, market: Market, batch: Sequence[Series], columns: Sequence[str], window: Window
-    ) -> Iterator[tuple[Series, dict[str, NDArray]]]:
+    ) -> Iterator[tuple[Series, Rows]]:
         """The newest rows of each series with these columns of all tables, as arrays, oldest row first."""
         selection = Selection(computations(market).values(), columns, window)
         yield from rows_to_export(self.get_connection, market, selection, batch)
+
+    def pieces_to_export(
+        self,
+        market: Market,
+        batch: Sequence[Series],
+        columns: Sequence[str],
+        window: Window,
+        cells_at_once: int = EXPORTED_AT_ONCE,
+    ) -> Iterator[tuple[Series, Iterator[Rows]]]:
+        """The same rows in pieces that fit in memory; what fails for one series is raised where its pieces are read."""
+        selection = Selection(computations(market).values(), columns, window)
+        yield from pieces_to_export(self.get_connection, market, selection, batch, cells_at_once)
 
     def newest_candles(
         self, market: Market, batch: Sequence[Series], back: timedelta

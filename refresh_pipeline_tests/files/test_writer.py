@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -375,3 +375,63 @@ def test_the_content_hash_is_the_one_the_official_sdk_computes(tmp_path: Path, s
     content = np.random.default_rng(size).bytes(size)
     (tmp_path / "a").write_bytes(content)
     assert dropbox_hash_of(tmp_path / "a") == content_hash(content)
+
+
+# ---- rows that are too many for memory
+
+
+def pieces_of(columns: Mapping[str, np.ndarray], rows: int) -> Iterator[dict[str, np.ndarray]]:
+    for first in range(0, len(columns["open_time"]), rows):
+        yield {name: values[first : first + rows] for name, values in columns.items()}
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz", "csv.zst", "json", "json.gz", "parquet", "feather"])
+@pytest.mark.parametrize("first_row", [0, 70])
+def test_staged_rows_make_the_file_that_rows_in_memory_make(tmp_path: Path, ending: str, first_row: int) -> None:
+    opens = np.datetime64("2024-01-01", "us") + np.arange(100) * np.timedelta64(1, "m")
+    # As the warehouse gives them: truths are numbers in the piece that has a null.
+    flags = np.array([np.nan, *([1.0, 0.0] * 50)])[:100]
+    columns = {
+        "open_time": opens,
+        "close": np.where(np.arange(100) == 3, np.nan, np.arange(100) / 7),
+        "is_up": flags,
+        "trend": np.array(["up", None] * 50, dtype=object),
+        "count": np.arange(100),
+    }
+    pieces = list(pieces_of(columns, 30))
+    pieces[1] = {**pieces[1], "is_up": pieces[1]["is_up"].astype(bool)}
+    names = {"when": "open_time", **{name: name for name in list(columns)[1:]}}
+    wanted = {theirs: columns[ours][first_row:] for theirs, ours in names.items()}
+    (tmp_path / "it's [staged]").mkdir()
+    with TableWriter() as writer:
+        staged = writer.stage(pieces, tmp_path / "it's [staged]")
+        written = writer.write_staged(staged, names, tmp_path / f"staged.{ending}", first_row=first_row)
+        plain = writer.write(wanted, tmp_path / f"plain.{ending}")
+    assert written.rows == plain.rows == 100 - first_row
+    if ending.startswith(("csv", "json")):
+        assert written.sha256 == plain.sha256
+    with TableReader() as reader:
+        kinds = {name: values.dtype.kind for name, values in wanted.items()}
+        one, other = (reader.read(each.path, kinds) for each in (written, plain))
+    for name in wanted:
+        np.testing.assert_array_equal(one[name].astype(str), other[name].astype(str))
+
+
+def test_staged_rows_take_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("refresh_pipeline.files.writer.MEMORY", "64MB")
+    monkeypatch.setattr("refresh_pipeline.files.writer.CELLS_A_GROUP", 100_000)
+    rows = 2_048
+    opens = np.datetime64("2024-01-01", "us") + np.arange(12 * rows) * np.timedelta64(1, "m")
+
+    def pieces() -> Iterator[dict[str, np.ndarray]]:
+        for number in range(12):
+            values = {f"c{name}": np.random.default_rng(number).random(rows) for name in range(400)}
+            yield {"open_time": opens[number * rows : (number + 1) * rows], **values}
+
+    (tmp_path / "staged").mkdir()
+    with TableWriter() as writer:
+        staged = writer.stage(pieces(), tmp_path / "staged")
+        names = {name: name for name in staged.kinds}
+        written = writer.write_staged(staged, names, tmp_path / "a.parquet")
+    # 79 MB of numbers.
+    assert written.rows == 12 * rows

@@ -532,6 +532,14 @@ def test_in_chunks_or_at_once_the_result_is_the_same(cells_at_once: int):
     assert len(tables[0]) == 1200
 
 
+def test_rows_of_a_series_that_is_computed_in_pieces_are_all_counted(three: duckdb.DuckDBPyConnection):
+    put(three, THREE, {BTC: candles(2_500)})
+    # Pieces of 1,024 rows, of which the last waits to be written with other series.
+    recomputed = refresh(three, THREE, SMALL, cells_at_once=9_000)
+    # 400 of them were stored before.
+    assert (recomputed[BTC].added, recomputed[BTC].revised) == (2_100, 400)
+
+
 def test_what_is_unknown_or_infinite_is_null(three: duckdb.DuckDBPyConnection):
     put(three, THREE, {BTC: flat(7.0, *range(10), volume=float("nan"))})
     refresh(three, THREE, SMALL)

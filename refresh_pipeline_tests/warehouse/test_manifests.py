@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -238,3 +239,39 @@ def test_a_file_that_was_lost_and_written_again_stays_settled(warehouse: Warehou
     nothing = warehouse.pending_recompute(MARKET, Table.exports, MARKET.series)
     warehouse.record_exports(MARKET, [file_of(BTC)], nothing, at(1))
     assert unpublished(warehouse) == []
+
+
+# ---- series that are too long for memory
+
+
+def test_a_long_series_is_read_in_ranges_of_time(warehouse: Warehouse) -> None:
+    columns = every_column(MARKET)
+    whole = dict(rows_of(warehouse, [BTC, ETH]))
+    pieces = warehouse.pieces_to_export(MARKET, [BTC, ETH], columns, FULL, cells_at_once=30 * len(columns))
+    for series, ranges in pieces:
+        read = list(ranges)
+        assert [len(piece["open_time"]) for piece in read[:-1]] == [10] * (len(read) - 1)
+        assert len(read) > 3
+        for name in columns:
+            both = np.concatenate([piece[name] for piece in read]), whole[series][name]
+            np.testing.assert_array_equal(both[0].astype(str), both[1].astype(str))
+
+
+def test_a_query_that_fails_for_several_series_fails_for_those_alone_that_it_fails_for(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = manifests._chunk_rows
+
+    def out_of_memory(connect: object, market: object, selection: object, chunk: Sequence[Series], since: object):
+        if ETH in chunk:
+            raise duckdb.OutOfMemoryException("no room")
+        return read(connect, market, selection, chunk, since)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(manifests, "_chunk_rows", out_of_memory)
+    answers = iter(warehouse.pieces_to_export(MARKET, [BTC, ETH], ["open_time"], FULL))
+    series, pieces = next(answers)
+    assert (series, sum(len(piece["open_time"]) for piece in pieces)) == (BTC, 60)
+    series, pieces = next(answers)
+    assert series == ETH
+    with pytest.raises(duckdb.OutOfMemoryException):
+        next(pieces)
