@@ -101,3 +101,8 @@ class Reissuing(Protocol):
     def reissued(self, files: Mapping[Series, Sequence[BulkFile]]) -> dict[Series, list[BulkFile]]:
         """Those of the files that were read whose content is no longer what it was."""
         ...
+
+
+def failed(request: Request, error: SourceError, seconds: float = 0.0) -> Fetched:
+    """The end of a series that could not be fetched; the message names the series."""
+    return Fetched(request.series, Candles.none(), error=type(error)(f"{request.series}: {error}"), seconds=seconds)

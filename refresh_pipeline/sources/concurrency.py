@@ -8,8 +8,7 @@ from contextlib import aclosing, suppress
 from queue import SimpleQueue
 from typing import Any
 
-from refresh_pipeline.market.candles import Candles
-from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError
+from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError, failed
 from refresh_pipeline.sources.http_client import CHUNKS_AHEAD, CONNECTIONS, RELEASED_AT_ONCE, Put, excerpt, log
 
 
@@ -57,11 +56,6 @@ async def _answered(request: Request, chunks: Callable[[Request], AsyncGenerator
         error = PermanentError(f"unexpected error, please report it: {type(caught).__name__}: {excerpt(str(caught))}")
     if error is not None:
         await put(failed(request, error, time.monotonic() - started))
-
-
-def failed(request: Request, error: SourceError, seconds: float = 0.0) -> Fetched:
-    """The end of a series that could not be fetched; the message names the series."""
-    return Fetched(request.series, Candles.none(), error=type(error)(f"{request.series}: {error}"), seconds=seconds)
 
 
 async def put_failures(requests: Iterable[Request], error: SourceError, put: Put) -> None:

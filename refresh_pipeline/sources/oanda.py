@@ -18,8 +18,8 @@ from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.calendars.fx import FxCalendar
 from refresh_pipeline.market.candles import PRICE_COLUMNS, TIME_UNIT, Candles, Malformed, Times, instant
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.sources import Fetched, PermanentError, Request
-from refresh_pipeline.sources.concurrency import failed, in_background, side_by_side
+from refresh_pipeline.sources import Fetched, PermanentError, Request, failed
+from refresh_pipeline.sources.concurrency import in_background, side_by_side
 from refresh_pipeline.sources.http_client import (
     AccessDenied,
     BaseUrl,
