@@ -14,7 +14,7 @@ from datetime import datetime
 import numpy as np
 
 from refresh_pipeline.market.calendars.base import length_of
-from refresh_pipeline.market.candles import TIME_UNIT, Candles, instant
+from refresh_pipeline.market.candles import TIME_UNIT, Candles, instant, iso_utc
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.pipeline.progress import advance
@@ -33,6 +33,9 @@ log = logging.getLogger("refresh_pipeline")
 # than a row group of DuckDB's (122,880 rows) is written once, not to its log first: a fifth of the time of 50,000.
 ROWS_AT_ONCE = 250_000
 SECONDS_AT_ONCE = 2.0
+# A correction is followed back with questions for twice as many candles each time, for at most so many at once: the
+# whole history of most series, and minutes of a slow venue.
+FOLLOWED_BACK_AT_MOST = 500_000
 
 
 # ---- raw candles
@@ -105,43 +108,112 @@ def fetch_candles(
 
     `watch` is told what has just been stored; without it the progress is told in series.
     """
-    watch = watch or _series_counted(len(requests))
-    tallies = {request.series: _Tally() for request in requests}
-    for chunks in _bundled(fetch(source, market, requests, now)):
-        # The preferred source's first: what another one says of the same candles is held against them.
-        order = order_of(source)
-        for number, name in enumerate(order):
-            own = [chunk for chunk in chunks if (chunk.source or source.kind) == name]
-            files = [(chunk.series, chunk.file) for chunk in own if chunk.file]
-            preferred = order[:number]
-            stored = warehouse.store_candles(market, _joined(own), name, now, preferred=preferred, files=files)
-            for series, each in stored.items():
-                tallies[series].count(each, name)
-        for chunk in chunks:
-            tallies[chunk.series].hear(chunk)
-            if chunk.error is not None:
-                log.info("%s %s: %s", market.name, chunk.series, chunk.error)
-        watch(chunks)
+    tallies = {request.series: _Tally(request.since) for request in requests}
+    work = _Work(warehouse, market, source, now, tallies)
+    work.ask(requests, watch or _series_counted(len(requests)))
     answered = [each for each in requests if tallies[each.series].error is None and each.since < each.until]
     with warehouse.session():
         warehouse.record_empty_ranges(market, {each.series: (each.since, each.until) for each in answered}, now)
+    work.follow_corrections()
+    with warehouse.session():
         warehouse.write_gaps(market, now)
         held = warehouse.series_stats(market, list(tallies))
     return {series: tally.attempt(series, held[series], source.kind) for series, tally in tallies.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What every question of one fetch needs, and what has come of them."""
+
+    warehouse: Warehouse
+    market: Market
+    source: Source
+    now: datetime
+    tallies: Mapping[Series, "_Tally"]
+
+    def ask(self, requests: Sequence[Request], watch: Callable[[Sequence[Fetched]], None]) -> None:
+        """Ask the source and store what arrives, as it arrives."""
+        # The preferred source's first: what another one says of the same candles is held against them.
+        order = order_of(self.source)
+        for chunks in _bundled(fetch(self.source, self.market, requests, self.now)):
+            for number, name in enumerate(order):
+                self._store([chunk for chunk in chunks if (chunk.source or self.source.kind) == name], name, number)
+            for chunk in chunks:
+                self.tallies[chunk.series].hear(chunk)
+                if chunk.error is not None:
+                    log.info("%s %s: %s", self.market.name, chunk.series, chunk.error)
+            watch(chunks)
+
+    def _store(self, chunks: Sequence[Fetched], name: str, number: int) -> None:
+        files = [(chunk.series, chunk.file) for chunk in chunks if chunk.file]
+        preferred = order_of(self.source)[:number]
+        stored = self.warehouse.store_candles(
+            self.market, _joined(chunks), name, self.now, preferred=preferred, files=files
+        )
+        for series, counts in stored.items():
+            self.tallies[series].count(counts, name)
+
+    def follow_corrections(self) -> None:
+        """Ask for ever longer stretches before the oldest corrected candle, until one agrees with its source."""
+        candles = self.market.reread
+        while earlier := self._earlier_stretches(candles := candles * 2):
+            self.ask(earlier, _unwatched)
+
+    def _earlier_stretches(self, candles: int) -> list[Request]:
+        reaching = [series for series, tally in self.tallies.items() if tally.reaches_further_back]
+        held = self.warehouse.series_stats(self.market, reaching) if reaching else {}
+        requests: list[Request] = []
+        for series, stats in held.items():
+            tally, first = self.tallies[series], stats.first_open_time
+            if first is None or first >= tally.asked_since:
+                continue
+            if candles > FOLLOWED_BACK_AT_MOST:
+                tally.followed_back_short_of = first
+                continue
+            since = max(
+                bar_start(self.market, series, tally.asked_since - length_of(series.timeframe) * candles), first
+            )
+            requests.append(Request(series, since, tally.asked_since))
+            tally.go_back_to(since)
+        return requests
+
+
+def _unwatched(_: Sequence[Fetched]) -> None:
+    """Questions that nobody asked for do not count as progress."""
 
 
 @dataclass(slots=True)
 class _Tally:
     """What one series' fetch has come to so far."""
 
+    # From where on the source was asked; in the latest question if a correction is followed back.
+    asked_since: np.datetime64
     stored: Stored = field(default_factory=Stored)
     seconds: float = 0.0
     error: SourceError | None = None
     served_by: list[str] = field(default_factory=list)
     failover_reason: str = ""
+    # What the latest question has come to.
+    latest: Stored = field(default_factory=Stored)
+    followed_back_to: np.datetime64 | None = None
+    followed_back_short_of: np.datetime64 | None = None
+
+    @property
+    def reaches_further_back(self) -> bool:
+        """Whether the oldest candles of the latest answer were corrected, so that older ones may be as well."""
+        if self.error is not None:
+            return False
+        compared = self.latest.first_revised is not None or self.latest.first_agreed is not None
+        # A stretch without candles, a weekend for instance, says nothing about those before it.
+        return self.latest.reaches_further_back or (self.followed_back_to is not None and not compared)
+
+    def go_back_to(self, since: np.datetime64) -> None:
+        """Expect the answer to a question for older candles."""
+        self.asked_since, self.followed_back_to, self.latest = since, since, Stored()
 
     def count(self, stored: Stored, source: str) -> None:
         self.stored += stored
+        self.latest += stored
         if (stored.added or stored.revised) and source not in self.served_by:
             self.served_by.append(source)
 
@@ -154,6 +226,7 @@ class _Tally:
         metadata: dict[str, object] = {"rows_rejected": self.stored.rejected}
         metadata |= {"source": ", ".join(self.served_by) or asked}
         metadata |= {"failover_reason": self.failover_reason} if self.failover_reason else {}
+        metadata |= self._followed_back()
         return Attempt.of(
             # Series with the same reason are reported in one line, so the reason must not name the series.
             reasons=[str(self.error).removeprefix(f"{series}: ")] if self.error else [],
@@ -165,6 +238,18 @@ class _Tally:
             seconds=self.seconds,
             metadata=metadata,
         )
+
+    def _followed_back(self) -> dict[str, object]:
+        if self.followed_back_to is None:
+            return {}
+        since = iso_utc(self.followed_back_to)
+        if self.followed_back_short_of is None:
+            return {"correction": f"A correction was followed back to {since}."}
+        first = iso_utc(self.followed_back_short_of)
+        return {
+            "correction": f"A correction was followed back to {since} and may reach further: the limit of "
+            f"{FOLLOWED_BACK_AT_MOST:,} candles is reached. Run `refresh once --since {first}` for the rest."
+        }
 
 
 def _series_counted(total: int) -> Callable[[Sequence[Fetched]], None]:

@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from refresh_pipeline.market.candles import CANDLE_COLUMNS, MALFORMED, Candles, faults
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, MALFORMED, TIME_UNIT, Candles, Times, faults
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.redaction import clean
 from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, numbered, registered, texts, timestamp
@@ -25,14 +25,38 @@ NO_OPEN_TIME = "open_time is missing"
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """How many fetched candles of one series were added, revised and rejected."""
+    """How many fetched candles of one series were added, revised and rejected.
+
+    `first_revised` and `first_agreed` are the opening times (datetime64[us], UTC) of the oldest fetched candle that
+    replaced a stored one and of the oldest that was stored with the same numbers; None where there is none.
+    """
 
     added: int = 0
     revised: int = 0
     rejected: int = 0
+    first_revised: np.datetime64 | None = None
+    first_agreed: np.datetime64 | None = None
 
     def __add__(self, other: "Stored") -> "Stored":
-        return Stored(self.added + other.added, self.revised + other.revised, self.rejected + other.rejected)
+        return Stored(
+            self.added + other.added,
+            self.revised + other.revised,
+            self.rejected + other.rejected,
+            _earlier(self.first_revised, other.first_revised),
+            _earlier(self.first_agreed, other.first_agreed),
+        )
+
+    @property
+    def reaches_further_back(self) -> bool:
+        """Whether a correction may go on before the oldest revised candle: none before it agreed with its source."""
+        if self.first_revised is None:
+            return False
+        return self.first_agreed is None or self.first_agreed > self.first_revised
+
+
+def _earlier(one: np.datetime64 | None, other: np.datetime64 | None) -> np.datetime64 | None:
+    instants = [moment for moment in (one, other) if moment is not None]
+    return min(instants) if instants else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +132,24 @@ def store(
     values = {"now": at, "source": source, "preferred": list(preferred), "forgotten": at - CROSS_CHECKS_KEPT}
     sql = _Statements(connection, market, values)
     rejected = np.bincount(staged.bad["series_no"], minlength=len(staged.series))
-    added = revised = np.zeros(len(staged.series), dtype=np.int64)
+    written = _Written.nothing(len(staged.series))
     with registered(connection, "wanted", numbered(staged.series)):
         if rejected.any():
             with registered(connection, "bad", staged.bad):
                 sql.run(_REJECT)
         if len(staged.good["open_time"]):
-            added, revised = _store_good(sql, staged)
-    counts = zip(added.tolist(), revised.tolist(), rejected.tolist(), strict=True)
-    return {series: Stored(*numbers) for series, numbers in zip(staged.series, counts, strict=True)}
+            written = _store_good(sql, staged)
+    counts = zip(written.added.tolist(), written.revised.tolist(), rejected.tolist(), strict=True)
+    return {
+        series: Stored(*numbers, _known(revised), _known(agreed))
+        for series, numbers, revised, agreed in zip(
+            staged.series, counts, written.first_revised, written.first_agreed, strict=True
+        )
+    }
+
+
+def _known(moment: np.datetime64) -> np.datetime64 | None:
+    return None if np.isnat(moment) else moment
 
 
 def delete_old_rejections(connection: duckdb.DuckDBPyConnection, market: str, now: datetime) -> int:
@@ -141,8 +174,23 @@ class _Statements:
         self.connection.execute(text, {name: value for name, value in self.values.items() if f"${name}" in text})
 
 
-def _store_good(sql: _Statements, staged: Staged) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Store the good candles; gives how many of each series were added and revised."""
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """Per series, how many candles were added and revised, and the oldest revised and agreeing one (else NaT)."""
+
+    added: NDArray[np.int64]
+    revised: NDArray[np.int64]
+    first_revised: Times
+    first_agreed: Times
+
+    @classmethod
+    def nothing(cls, series_count: int) -> "_Written":
+        counts, never = np.zeros(series_count, dtype=np.int64), np.full(series_count, np.datetime64("NaT", "us"))
+        return cls(counts, counts, never, never)
+
+
+def _store_good(sql: _Statements, staged: Staged) -> _Written:
+    """Store the good candles; gives what became of them."""
     columns = [name for name in staged.good if name not in ("series_no", "open_time")]
     listed = ", ".join(columns)
     times = staged.good["open_time"]
@@ -156,15 +204,15 @@ def _store_good(sql: _Statements, staged: Staged) -> tuple[NDArray[np.int64], ND
         )
         if sql.values["preferred"]:
             _record_cross_checks(bounded)
-    added, revised = _counted(sql.connection, len(staged.series))
-    if revised.any():
+    written = _written(sql.connection, staged)
+    if written.revised.any():
         sql.run(_KEEP_OLD, columns=listed, old=", ".join(f"r.{name}" for name in columns))
         sql.run(_REMOVE_OLD)
-    if added.any() or revised.any():
+    if written.added.any() or written.revised.any():
         sql.run(_INSERT, columns=listed)
         _update_series(sql)
     sql.run("drop table arriving")
-    return added, revised
+    return written
 
 
 def _record_cross_checks(sql: _Statements) -> None:
@@ -250,11 +298,35 @@ from touched t left join {series} s using (instrument, timeframe)
 """
 
 
-def _counted(connection: duckdb.DuckDBPyConnection, series_count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    rows = arrays_of(connection, "select series_no, is_new from arriving")
-    numbers = rows["series_no"], rows["series_no"][rows["is_new"]]
-    arrived, added = (np.bincount(series_no, minlength=series_count) for series_no in numbers)
-    return added, arrived - added
+def _written(connection: duckdb.DuckDBPyConnection, staged: Staged) -> _Written:
+    rows = arrays_of(connection, "select series_no, open_time, is_new from arriving")
+    series_no, open_time, is_new = rows["series_no"], rows["open_time"].astype(TIME_UNIT), rows["is_new"].astype(bool)
+    sent_no, sent = staged.good["series_no"], staged.good["open_time"]
+    # What is neither new nor different is stored with the same numbers.
+    agrees = ~_is_among((sent_no, sent), (series_no, open_time))
+    arrived, added = (np.bincount(each, minlength=len(staged.series)) for each in (series_no, series_no[is_new]))
+    return _Written(
+        added,
+        arrived - added,
+        _oldest(series_no[~is_new], open_time[~is_new], len(staged.series)),
+        _oldest(sent_no[agrees], sent[agrees], len(staged.series)),
+    )
+
+
+def _is_among(keys: tuple[NDArray, NDArray], others: tuple[NDArray, NDArray]) -> NDArray[np.bool_]:
+    kind = np.dtype([("series_no", np.int32), ("open_time", np.int64)])
+    packed = []
+    for series_no, open_time in (keys, others):
+        rows = np.empty(len(series_no), dtype=kind)
+        rows["series_no"], rows["open_time"] = series_no, open_time.astype(np.int64)
+        packed.append(rows)
+    return np.isin(*packed)
+
+
+def _oldest(series_no: NDArray[np.int32], open_time: Times, series_count: int) -> Times:
+    oldest = np.full(series_count, np.iinfo(np.int64).max)
+    np.minimum.at(oldest, series_no, open_time.astype(np.int64))
+    return np.where(oldest == np.iinfo(np.int64).max, np.datetime64("NaT", "us"), oldest.astype(TIME_UNIT))
 
 
 def _update_series(sql: _Statements) -> None:

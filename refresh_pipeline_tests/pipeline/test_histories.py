@@ -1,0 +1,173 @@
+"""Whatever changes at a venue, a refresh makes the warehouse equal to a fresh one: corrections, holes, withdrawals."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from refresh_pipeline.market.candles import TIME_UNIT, Candles, instant
+from refresh_pipeline.market.model import Market, parse_market
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.pipeline import backfill, compute, fetch
+from refresh_pipeline.sources import Fetched, Request
+from refresh_pipeline.warehouse.computations import computations
+from refresh_pipeline.warehouse.outcomes import Attempt
+from refresh_pipeline.warehouse.warehouse import Warehouse
+
+NOW = datetime(2026, 6, 1, 12, 0, 30, tzinfo=UTC)
+FIRST = np.datetime64("2026-05-27T00:00", "us")
+M15, H4 = Series("BTC/USD", Timeframe.m15), Series("BTC/USD", Timeframe.H4)
+MARKET = """
+name: histories
+source: {kind: files, directory: candles}
+calendar: crypto
+instruments: [BTC/USD]
+timeframes: [m15, H4]
+history: 5d
+indicators: {compute: [sma_10, mfi]}
+"""
+QUARTER = np.timedelta64(15, "m")
+
+
+@dataclass
+class Venue:
+    """A venue of quarters of an hour, whose candles a test changes."""
+
+    candles: dict[np.datetime64, list[float]] = field(default_factory=dict)
+    kind: str = "venue"
+    native_timeframes: Sequence[Timeframe] = (Timeframe.m15,)
+    asked: list[Request] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, count: int = 1000) -> "Venue":
+        """Candles that all differ."""
+        return cls({FIRST + number * QUARTER: candle(number) for number in range(count)})
+
+    def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
+        """All closed candles of each request."""
+        for request in requests:
+            self.asked.append(request)
+            until = min(request.until, instant(now) - QUARTER + np.timedelta64(1, "us"))
+            times = [time for time in sorted(self.candles) if request.since <= time < until]
+            rows = np.array([self.candles[time] for time in times]).reshape(-1, 5).T
+            columns = dict(zip(("open", "high", "low", "close", "volume"), rows, strict=True))
+            yield Fetched(request.series, Candles.of(np.array(times, dtype=TIME_UNIT), **columns))
+
+
+def candle(number: int, scale: float = 1.0) -> list[float]:
+    price = 100 + 10 * np.sin(number / 7) + number % 5
+    return [price * scale, (price + 2) * scale, (price - 2) * scale, (price + 1) * scale, 1.0 + number % 3]
+
+
+@pytest.fixture
+def market() -> Market:
+    """Quarters of an hour, and four hours made from them."""
+    return parse_market(MARKET, "histories.yaml")
+
+
+@dataclass
+class Desk:
+    """A warehouse and the venue that fills it."""
+
+    warehouse: Warehouse
+    market: Market
+    venue: Venue
+
+    def refresh(self, now: datetime = NOW, since: datetime | None = None) -> dict[Series, Attempt]:
+        """What `refresh once` does, without Dagster."""
+        self.warehouse.prepare(self.market)
+        batch = self.market.series
+        return fetch.refresh_candles(self.warehouse, self.market, self.venue, batch, now, gaps={}, since=since)
+
+    def backfill(self, now: datetime = NOW) -> dict[Series, Attempt]:
+        """What `refresh backfill` does, without Dagster."""
+        return backfill.backfill(self.warehouse, self.market, self.venue, self.market.series, now)
+
+    def compute(self) -> None:
+        for table in computations(self.market):
+            compute.compute(self.warehouse, self.market, table, self.market.series)
+
+    def rows(self, table: str = "raw_candles") -> list[tuple[object, ...]]:
+        """The table's rows but for their provenance."""
+        columns = "* exclude (source, fetched_at)" if table == "raw_candles" else "*"
+        query = f"select {columns} from histories.{table} order by instrument, timeframe, open_time"
+        with self.warehouse.reader() as connection:
+            return connection.execute(query).fetchall()
+
+
+@pytest.fixture
+def desk(market: Market, tmp_path: Path) -> Desk:
+    """A warehouse after its first refresh."""
+    desk = Desk(Warehouse(tmp_path / "refresh.duckdb"), market, Venue.of())
+    desk.refresh()
+    desk.compute()
+    return desk
+
+
+def fresh(desk: Desk, folder: Path, now: datetime = NOW) -> Desk:
+    """A new warehouse of the same venue; its history starts where the other one's does."""
+    other = Desk(Warehouse(folder / "fresh.duckdb"), desk.market, desk.venue)
+    other.refresh(now, since=NOW - timedelta(days=5))
+    return other
+
+
+def assert_equal(desk: Desk, other: Desk) -> None:
+    assert desk.rows() == other.rows()
+    for each in (desk, other):
+        each.compute()
+    for table in ("enhanced_candles", "indicators"):
+        mine, theirs = desk.rows(table), other.rows(table)
+        assert [row[:3] for row in mine] == [row[:3] for row in theirs]
+        numbers = [[[v if isinstance(v, float) else 0.0 for v in row] for row in rows] for rows in (mine, theirs)]
+        np.testing.assert_allclose(*(np.array(rows) for rows in numbers), rtol=1e-9)
+
+
+# ---- corrections deeper than the candles that are read again
+
+
+def test_a_split_is_followed_back_to_the_first_candle(desk: Desk, tmp_path: Path) -> None:
+    desk.venue.candles = {time: candle(n, 0.5) for n, time in enumerate(desk.venue.candles)}
+    done = desk.refresh()
+    assert done[M15].metadata["correction"] == "A correction was followed back to 2026-05-27T12:00:00Z."
+    assert done[M15].rows_revised == 480
+    assert_equal(desk, fresh(desk, tmp_path))
+
+
+def test_a_correction_is_followed_back_until_stored_and_sent_agree(desk: Desk, tmp_path: Path) -> None:
+    changed = instant(NOW) - 100 * QUARTER
+    desk.venue.candles = {time: candle(n, 0.5 if time >= changed else 1.0) for n, time in enumerate(desk.venue.candles)}
+    desk.venue.asked.clear()
+    assert desk.refresh()[M15].rows_revised == 99
+    assert_equal(desk, fresh(desk, tmp_path))
+    assert min(each.since for each in desk.venue.asked[:-1]) > FIRST + np.timedelta64(1, "D")
+
+
+def test_a_stretch_without_candles_does_not_end_the_way_back(desk: Desk, tmp_path: Path) -> None:
+    for number, time in enumerate(list(desk.venue.candles)):
+        desk.venue.candles[time] = candle(number, 0.5)
+        if np.datetime64("2026-05-31T10:00") < time < np.datetime64("2026-06-01T09:30"):
+            del desk.venue.candles[time]
+    desk.refresh(since=NOW - timedelta(minutes=150))
+    with desk.warehouse.reader() as connection:
+        query = "select high from histories.raw_candles where open_time = '2026-05-28' and timeframe = 'm15'"
+        assert connection.execute(query).fetchall() == [(desk.venue.candles[np.datetime64("2026-05-28", "us")][1],)]
+
+
+def test_the_way_back_has_a_limit_that_is_said(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "FOLLOWED_BACK_AT_MOST", 60)
+    desk.venue.candles = {time: candle(n, 0.5) for n, time in enumerate(desk.venue.candles)}
+    assert desk.refresh()[M15].metadata["correction"] == (
+        "A correction was followed back to 2026-05-31T18:30:00Z and may reach further: the limit of 60 candles is "
+        "reached. Run `refresh once --since 2026-05-27T12:00:00Z` for the rest."
+    )
+
+
+def test_a_correction_of_a_newer_candle_asks_for_nothing_more(desk: Desk) -> None:
+    desk.venue.candles[np.datetime64("2026-06-01T11:00", "us")] = candle(7, 0.5)
+    desk.venue.asked.clear()
+    assert "correction" not in desk.refresh()[M15].metadata
+    assert len(desk.venue.asked) == 1
