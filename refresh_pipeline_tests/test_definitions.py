@@ -25,6 +25,7 @@ CHECKS = [
     ("raw_candles", "open_times_are_unique_and_on_the_grid"),
     ("raw_candles", "prices_are_coherent"),
     ("raw_candles", "prices_are_plausible"),
+    ("raw_candles", "timeframes_agree"),
     ("uploads", "uploads_match_the_exports"),
 ]
 MARKETS = ["crypto", "demo"]

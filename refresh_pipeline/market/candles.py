@@ -14,6 +14,8 @@ TIME_UNIT = "datetime64[us]"
 PRICE_COLUMNS = ("open", "high", "low", "close")
 CANDLE_COLUMNS = (*PRICE_COLUMNS, "volume")
 QUOTE_COLUMNS = tuple(f"{side}_{price}" for side in ("bid", "ask") for price in PRICE_COLUMNS)
+# Of candles that were made from shorter ones; NaN or missing for the source's native ones.
+RESAMPLED_COLUMNS = ("base_bars", "complete")
 
 # The reason is kept with the candle in rejected_candles; the first that holds is the one given.
 NOT_A_NUMBER = "a price is missing, infinite or not a number"

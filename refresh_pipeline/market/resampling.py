@@ -1,9 +1,9 @@
-"""Longer candles from shorter ones, on the market's calendar. Whether a bar is complete is decided here too."""
+"""Longer candles from shorter ones, on the market's calendar, and of how many base bars each one was made."""
 
 import numpy as np
 
 from refresh_pipeline.market.calendars.base import Calendar
-from refresh_pipeline.market.candles import Candles, Floats
+from refresh_pipeline.market.candles import RESAMPLED_COLUMNS, Candles, Floats
 from refresh_pipeline.market.timeframe import Timeframe
 
 # How each column of a longer bar follows from the bars inside it; whatever is not named is summed, as volume is.
@@ -34,6 +34,33 @@ def resample(candles: Candles, timeframe: Timeframe, calendar: Calendar) -> Cand
     starts = np.flatnonzero(np.concatenate([[True], opens[1:] != opens[:-1]]))
     columns = {name: _aggregate(name, values, starts) for name, values in ordered.columns.items()}
     return Candles(opens[starts], columns, candles.malformed)
+
+
+def resample_counted(candles: Candles, timeframe: Timeframe, base: Timeframe, calendar: Calendar) -> Candles:
+    """Like `resample`, with the columns `base_bars` and `complete` (1 or 0).
+
+    `base_bars` counts the bars of `base` that a longer bar was made of; `complete` says whether these are all that the
+    calendar expects in it. Bars that are missing or were rejected are no reason to leave a longer bar out.
+
+    >>> from refresh_pipeline.market.calendars.crypto import CryptoCalendar
+    >>> two = Candles.of(["2024-01-01T00:00", "2024-01-01T00:01"], open=[1, 2], high=[4, 5], low=[1, 1], close=[2, 3])
+    >>> bars = resample_counted(two, Timeframe.m5, Timeframe.m1, CryptoCalendar())
+    >>> bars["base_bars"], bars["complete"]
+    (array([2.]), array([0.]))
+    """
+    ordered = candles.sorted()
+    bars = resample(ordered, timeframe, calendar)
+    if len(bars) == 0:
+        return Candles(
+            bars.open_time, {**bars.columns, **{name: np.array([]) for name in RESAMPLED_COLUMNS}}, candles.malformed
+        )
+    _, counts = np.unique(calendar.floor(timeframe, ordered.open_time), return_counts=True)
+    ends = calendar.closes(timeframe, bars.open_time)
+    expected = calendar.bar_index(base, ends) - calendar.bar_index(base, bars.open_time)
+    counted = (counts.astype(np.float64), (counts >= expected).astype(np.float64))
+    return Candles(
+        bars.open_time, {**bars.columns, **dict(zip(RESAMPLED_COLUMNS, counted, strict=True))}, candles.malformed
+    )
 
 
 def _aggregate(name: str, values: Floats, starts: np.ndarray) -> Floats:

@@ -44,6 +44,8 @@ COLUMN_NOTES = {
     "volume": "as the venue counts it; null where it does not",
     "source": "who served the candle",
     "fetched_at": "UTC, when it was stored",
+    "base_bars": "shorter candles that it was made of; null for the source's native candles",
+    "complete": "whether these are all that the calendar expects; null for native candles",
     "export": "name of the export in the market's YAML",
     "layer": "candles, enhanced, indicators or joined",
     "shape": "layout, compression and window",

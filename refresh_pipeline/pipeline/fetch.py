@@ -8,7 +8,7 @@ Every step takes a batch of series and gives an `Attempt` for each; one series' 
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
@@ -19,8 +19,8 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.pipeline.progress import advance
 from refresh_pipeline.sources import Fetched, Request, Source, SourceError
-from refresh_pipeline.sources.failover import order_of
-from refresh_pipeline.sources.fetching import fetch
+from refresh_pipeline.sources.failover import order_of, primary_of
+from refresh_pipeline.sources.fetching import derived_timeframes, fetch
 from refresh_pipeline.warehouse.gaps import Stretches
 from refresh_pipeline.warehouse.ingest import Stored
 from refresh_pipeline.warehouse.outcomes import Attempt, SeriesStats
@@ -61,6 +61,23 @@ def requests_for_gaps(series_stats: Mapping[Series, SeriesStats], gaps: Stretche
     return [Request(series, *gaps[series]) for series in series_stats if series in gaps]
 
 
+def _with_bases(
+    market: Market, source: Source, requests: Sequence[Request], series_stats: Mapping[Series, SeriesStats]
+) -> list[Request]:
+    """The requests; what is asked for to make longer candles reaches the stored base series as well.
+
+    It costs no question: both hang on the same one. The base goes back no further than it is stored.
+    """
+    since = {request.series: request.since for request in requests}
+    for base, longer in derived_timeframes(primary_of(source), market).items():
+        for request in requests:
+            series = Series(request.series.instrument, base)
+            first = series_stats[series].first_open_time if series in since else None
+            if request.series.timeframe in longer and first is not None:
+                since[series] = min(since[series], max(request.since, first))
+    return [replace(request, since=since[request.series]) for request in requests]
+
+
 def _start(market: Market, series: Series, held: SeriesStats, now: datetime, since: datetime | None) -> np.datetime64:
     if since is not None:
         wanted = instant(since)
@@ -92,6 +109,7 @@ def refresh_candles(
     """Fetch the gaps where there are any, else the candles from `since` to `until`, else the newest ones."""
     held = warehouse.series_stats(market, batch)
     requests = requests_for_gaps(held, gaps) if gaps else requests_for(market, held, now, since, until)
+    requests = _with_bases(market, source, requests, held)
     return fetch_candles(warehouse, market, source, requests, now)
 
 
@@ -148,10 +166,19 @@ class _Work:
         files = [(chunk.series, chunk.file) for chunk in chunks if chunk.file]
         preferred = order_of(self.source)[:number]
         stored = self.warehouse.store_candles(
-            self.market, _joined(chunks), name, self.now, preferred=preferred, files=files
+            self.market,
+            _joined(chunks),
+            name,
+            self.now,
+            preferred=preferred,
+            files=files,
+            derived=derived_timeframes(primary_of(self.source), self.market),
         )
         for series, counts in stored.items():
-            self.tallies[series].count(counts, name)
+            if series in self.tallies:
+                self.tallies[series].count(counts, name)
+            elif counts.added or counts.revised:
+                log.info("%s %s: made again from its base: %d rows", self.market.name, series, counts.revised)
 
     def follow_corrections(self) -> None:
         """Ask for ever longer stretches before the oldest corrected candle, until one agrees with its source."""

@@ -12,12 +12,15 @@ import numpy as np
 from refresh_pipeline.destinations import Destination, DestinationError
 from refresh_pipeline.files.atomic import sha256_of
 from refresh_pipeline.market.calendars.base import Calendar, length_of
-from refresh_pipeline.market.candles import PRICE_COLUMNS, TIME_UNIT, instant
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, PRICE_COLUMNS, TIME_UNIT, Candles, instant
 from refresh_pipeline.market.destination_spec import FileSpec, RedisSpec
 from refresh_pipeline.market.export_spec import Format, Layer, Layout
 from refresh_pipeline.market.freshness import behind, latest_due
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.outliers import price_faults
+from refresh_pipeline.market.resampling import resample_counted
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.pipeline.export import Wanted, wanted_files
 from refresh_pipeline.pipeline.redis_cache import series_kept
 from refresh_pipeline.pipeline.upload import remotes
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
 BARS_EXAMINED = 3_000
 # The prices of so many series, with the arrays computed from them, fit into a few dozen megabytes.
 SERIES_AT_ONCE = 64
+# Of each series, so many candles are compared with the longer ones of their time, to this relative precision.
+BASE_BARS_COMPARED = 700
+ROUNDING = 1e-9
 AGREEMENT_LOOKS_BACK = np.timedelta64(7, "D")
 SERIES, CANDLES, FILES = "series", "candles", "files"
 
@@ -166,6 +172,71 @@ def sources_agree(examination: Examination) -> Verdict:
     return Verdict(apart, examined, CANDLES, _is_cut_short(apart))
 
 
+def timeframes_agree(examination: Examination) -> Verdict:
+    """Whether each newest candle that is made from shorter ones has the high and the low of those that are stored."""
+    market, connection = examination.market, examination.connection
+    faults: list[Fault] = []
+    examined = 0
+    for timeframe, base in _comparable(market):
+        since = market.calendar.floor(
+            timeframe, np.array([instant(examination.now) - length_of(base) * BASE_BARS_COMPARED], dtype=TIME_UNIT)
+        )[0]
+        for first in range(0, len(market.instruments), SERIES_AT_ONCE):
+            instruments = list(market.instruments)[first : first + SERIES_AT_ONCE]
+            found, compared = _disagreements(connection, market, instruments, (timeframe, base), since)
+            faults += found
+            examined += compared
+    return Verdict(faults, examined, CANDLES)
+
+
+def _comparable(market: Market) -> list[tuple[Timeframe, Timeframe]]:
+    """Each timeframe with the longest shorter one of the market that divides it."""
+    pairs = [
+        (longer, [base for base in market.timeframes if base is not longer and base.divides(longer)])
+        for longer in market.timeframes
+    ]
+    return [(longer, max(bases)) for longer, bases in pairs if bases]
+
+
+def _disagreements(
+    connection: duckdb.DuckDBPyConnection,
+    market: Market,
+    instruments: Sequence[str],
+    timeframes: tuple[Timeframe, Timeframe],
+    since: np.datetime64,
+) -> tuple[list[Fault], int]:
+    """Longer candles that differ from what their base candles give, and how many were compared."""
+    rows = [
+        queries.candles_since(connection, market.name, [Series(i, each) for i in instruments], since)
+        for each in timeframes
+    ]
+    faults: list[Fault] = []
+    examined = 0
+    for number, instrument in enumerate(instruments):
+        longer, base = ({name: values[each["series_no"] == number] for name, values in each.items()} for each in rows)
+        made = resample_counted(
+            Candles.of(base["open_time"], **{name: base[name] for name in CANDLE_COLUMNS}),
+            *timeframes,
+            market.calendar_of(instrument),
+        )
+        # Native candles of two lengths may differ by a venue's rules, derived ones may not.
+        derived = longer["open_time"][~np.isnan(longer["base_bars"])]
+        whole = np.flatnonzero((made["complete"] > 0) & np.isin(made.open_time, derived))
+        stored = np.searchsorted(longer["open_time"], made.open_time[whole])
+        examined += len(stored)
+        for name in ("high", "low"):
+            given, wanted = longer[name][stored], made[name][whole]
+            faults += [
+                Fault(
+                    Series(instrument, timeframes[0]),
+                    made.open_time[whole[row]],
+                    f"{name} is {given[row]:g}, its {timeframes[1]} candles give {wanted[row]:g}",
+                )
+                for row in np.flatnonzero(np.abs(given / wanted - 1) > ROUNDING)
+            ]
+    return faults, examined
+
+
 # One entry is a whole check: the web UI and runs read them from here.
 CANDLE_CHECKS = (
     CandleCheck("every_series_was_fetched", "The last attempt at every series got an answer.", fetched),
@@ -193,6 +264,11 @@ CANDLE_CHECKS = (
         "no_candles_are_missing",
         "Every candle that the calendar expects is stored, except those that the source does not have.",
         complete,
+    ),
+    CandleCheck(
+        "timeframes_agree",
+        "Each newest candle that is made from shorter ones has their highest high and their lowest low.",
+        timeframes_agree,
     ),
     CandleCheck(
         "sources_agree",

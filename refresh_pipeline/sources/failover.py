@@ -101,6 +101,11 @@ class PreferredSources:
         """The sources' names, the preferred one first."""
         return tuple(member.source.kind for member in self._members)
 
+    @property
+    def primary(self) -> Source:
+        """The preferred source."""
+        return self._members[0].source
+
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """See Source; the chunks say who served them, and the last one of a series who did not and why."""
         wishes = {request.series: _Wish(request) for request in requests}
@@ -170,6 +175,11 @@ class PreferredSources:
 def order_of(source: Source) -> tuple[str, ...]:
     """The names under which a source stores candles, the preferred one first."""
     return source.order if isinstance(source, PreferredSources) else (source.kind,)
+
+
+def primary_of(source: Source) -> Source:
+    """The preferred one of several sources; a single source is itself."""
+    return source.primary if isinstance(source, PreferredSources) else source
 
 
 def _sample(requests: Sequence[Request], now: datetime) -> Series | None:

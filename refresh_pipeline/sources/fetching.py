@@ -8,9 +8,9 @@ from datetime import datetime
 import numpy as np
 
 from refresh_pipeline.market.calendars.base import Calendar
-from refresh_pipeline.market.candles import TIME_UNIT, Candles, faults, instant
+from refresh_pipeline.market.candles import TIME_UNIT, Candles, Times, faults, instant
 from refresh_pipeline.market.model import Market, MarketError
-from refresh_pipeline.market.resampling import resample
+from refresh_pipeline.market.resampling import resample_counted
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import Fetched, PermanentError, Request, Source, SourceError, failed
@@ -41,6 +41,16 @@ def base_timeframe(source: Source, timeframe: Timeframe) -> Timeframe | None:
     if timeframe in source.native_timeframes:
         return timeframe
     return max((native for native in source.native_timeframes if native.divides(timeframe)), default=None)
+
+
+def derived_timeframes(source: Source, market: Market) -> dict[Timeframe, list[Timeframe]]:
+    """The timeframes of a market that are made from another of its timeframes, by the one that they are made from."""
+    derived: dict[Timeframe, list[Timeframe]] = {}
+    for timeframe in market.timeframes:
+        base = base_timeframe(source, timeframe)
+        if base is not None and base is not timeframe and base in market.timeframes:
+            derived.setdefault(base, []).append(timeframe)
+    return derived
 
 
 def fetch(source: Source, market: Market, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
@@ -100,15 +110,20 @@ class _Resampled(_Wanted):
     now: np.datetime64
     # Base candles of the bars that are not complete yet.
     pending: Candles = field(default_factory=Candles.none)
+    # The newest base candle that came, be it good or bad.
+    newest: Times = field(default_factory=lambda: np.array([], dtype=TIME_UNIT))
 
     def answers(self, fetched: Fetched) -> Iterator[Fetched]:
-        parts = [part for part in (self.pending, _poisoned(fetched.candles)) if len(part)]
+        if len(fetched.candles):
+            self.newest = np.append(self.newest, fetched.candles.open_time).max(keepdims=True)
+        parts = [part for part in (self.pending, _good(fetched.candles)) if len(part)]
         candles = Candles.concatenated(parts).sorted()
         ends = self._ends(candles)
         is_end = fetched.last and fetched.error is None
-        complete = ends <= self._known(candles, ends, is_end)
+        complete = ends <= self._known(ends, is_end)
         self.pending = replace(candles.where(~complete), malformed=())
-        bars = resample(candles.where(complete), self.request.series.timeframe, self.calendar)
+        base = self.base.series.timeframe
+        bars = resample_counted(candles.where(complete), self.request.series.timeframe, base, self.calendar)
         bars = bars.between(self.request.since, self.request.until)
         bars = replace(bars, malformed=fetched.candles.malformed)
         if fetched.last or len(bars) or bars.malformed:
@@ -124,12 +139,12 @@ class _Resampled(_Wanted):
         timeframe = self.request.series.timeframe
         return self.calendar.closes(timeframe, self.calendar.floor(timeframe, candles.open_time))
 
-    def _known(self, candles: Candles, ends: np.ndarray, is_end: bool) -> np.datetime64:
+    def _known(self, ends: np.ndarray, is_end: bool) -> np.datetime64:
         """Up to which instant bars are complete: the end of the newest base candle, or where no more can come."""
-        if len(candles) == 0:
+        if len(ends) == 0:
             return self.now
         timeframe = self.base.series.timeframe
-        known = self.calendar.closes(timeframe, candles.open_time[-1:])[0]
+        known = self.calendar.closes(timeframe, self.newest)[0]
         if is_end and len(self.calendar.open_times(timeframe, known, ends[-1])) == 0:
             known = max(known, ends[-1])
         if is_end:
@@ -155,7 +170,6 @@ def _covering(wanted: Sequence[_Wanted]) -> Request:
     return Request(wanted[0].base.series, since, max(each.base.until for each in wanted))
 
 
-def _poisoned(candles: Candles) -> Candles:
-    """Bad candles as NaN: a longer bar made from one is rejected as well, instead of hiding it."""
-    is_bad = np.array([reason is not None for reason in faults(candles)], dtype=bool)
-    return replace(candles, columns={name: np.where(is_bad, np.nan, v) for name, v in candles.columns.items()})
+def _good(candles: Candles) -> Candles:
+    """The candles that do not contradict themselves: a longer bar is made of these, and counts them."""
+    return candles.where(np.array([reason is None for reason in faults(candles)], dtype=bool))

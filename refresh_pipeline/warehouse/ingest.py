@@ -4,14 +4,22 @@ What makes a candle contradictory is `market.candles`' part; which sources are p
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from refresh_pipeline.market.candles import CANDLE_COLUMNS, MALFORMED, TIME_UNIT, Candles, Times, faults
+from refresh_pipeline.market.candles import (
+    CANDLE_COLUMNS,
+    MALFORMED,
+    RESAMPLED_COLUMNS,
+    TIME_UNIT,
+    Candles,
+    Times,
+    faults,
+)
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.redaction import clean
 from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, numbered, registered, texts, timestamp
@@ -28,14 +36,16 @@ class Stored:
     """How many fetched candles of one series were added, revised and rejected.
 
     `first_revised` and `first_agreed` are the opening times (datetime64[us], UTC) of the oldest fetched candle that
-    replaced a stored one and of the oldest that was stored with the same numbers; None where there is none.
+    replaced a stored one and of the oldest that was stored with the same numbers; None where there is none. `changed`
+    holds the opening times of what was added and revised by one call; sums leave it out.
     """
 
     added: int = 0
     revised: int = 0
     rejected: int = 0
-    first_revised: np.datetime64 | None = None
-    first_agreed: np.datetime64 | None = None
+    first_revised: np.datetime64 | None = field(default=None, compare=False)
+    first_agreed: np.datetime64 | None = field(default=None, compare=False)
+    changed: Times = field(default_factory=lambda: np.array([], dtype=TIME_UNIT), compare=False)
 
     def __add__(self, other: "Stored") -> "Stored":
         return Stored(
@@ -71,8 +81,9 @@ class Staged:
     bad: Arrays
 
     @classmethod
-    def of(cls, arrivals: Mapping[Series, Candles], columns: Sequence[str]) -> "Staged":
+    def of(cls, arrivals: Mapping[Series, Candles], candle_columns: Sequence[str]) -> "Staged":
         """Stack all series, split off faulty candles, and keep the last of several candles with one open_time."""
+        columns = (*candle_columns, *RESAMPLED_COLUMNS)
         counts = np.array([len(candles) for candles in arrivals.values()], dtype=np.int64)
         series_no = np.repeat(np.arange(len(arrivals), dtype=np.int32), counts)
         stacked = Candles.concatenated([_with_columns(candles, columns) for candles in arrivals.values()])
@@ -141,9 +152,9 @@ def store(
             written = _store_good(sql, staged)
     counts = zip(written.added.tolist(), written.revised.tolist(), rejected.tolist(), strict=True)
     return {
-        series: Stored(*numbers, _known(revised), _known(agreed))
-        for series, numbers, revised, agreed in zip(
-            staged.series, counts, written.first_revised, written.first_agreed, strict=True
+        series: Stored(*numbers, _known(revised), _known(agreed), changed)
+        for series, numbers, revised, agreed, changed in zip(
+            staged.series, counts, written.first_revised, written.first_agreed, written.changed, strict=True
         )
     }
 
@@ -182,16 +193,17 @@ class _Written:
     revised: NDArray[np.int64]
     first_revised: Times
     first_agreed: Times
+    changed: Sequence[Times]
 
     @classmethod
     def nothing(cls, series_count: int) -> "_Written":
         counts, never = np.zeros(series_count, dtype=np.int64), np.full(series_count, np.datetime64("NaT", "us"))
-        return cls(counts, counts, never, never)
+        return cls(counts, counts, never, never, [np.array([], dtype=TIME_UNIT)] * series_count)
 
 
 def _store_good(sql: _Statements, staged: Staged) -> _Written:
     """Store the good candles; gives what became of them."""
-    columns = [name for name in staged.good if name not in ("series_no", "open_time")]
+    columns = [name for name in staged.good if name not in ("series_no", "open_time", *RESAMPLED_COLUMNS)]
     listed = ", ".join(columns)
     times = staged.good["open_time"]
     span = {"first": times.min().astype(datetime), "last": times.max().astype(datetime)}
@@ -200,7 +212,7 @@ def _store_good(sql: _Statements, staged: Staged) -> _Written:
         bounded.run(
             _ARRIVING,
             columns=", ".join(f"g.{name}" for name in columns),
-            differs=" or ".join(f"g.{name} is distinct from r.{name}" for name in columns),
+            differs=" or ".join([*(f"g.{name} is distinct from r.{name}" for name in columns), _RECOUNTED]),
         )
         if sql.values["preferred"]:
             _record_cross_checks(bounded)
@@ -223,11 +235,15 @@ def _record_cross_checks(sql: _Statements) -> None:
     sql.run("drop table checked")
 
 
+# Null where it is not known of both candles: rows that an earlier version resampled have no count.
+_RECOUNTED = "g.base_bars <> r.base_bars or g.complete::boolean <> r.complete"
+
 # One query leaves the fetched candles that are new or have another value. Bounds given as values let DuckDB skip all
 # but the newest row groups.
 _ARRIVING = """
 create temp table arriving as
-select w.series_no, w.instrument, w.timeframe, g.open_time, {columns}, r.open_time is null as is_new
+select w.series_no, w.instrument, w.timeframe, g.open_time, {columns}, g.base_bars::integer as base_bars,
+  g.complete::boolean as complete, r.open_time is null as is_new
 from good g join wanted w using (series_no)
 left join (select * from {raw_candles} where open_time between $first and $last) r
   on r.instrument = w.instrument and r.timeframe = w.timeframe and r.open_time = g.open_time
@@ -263,8 +279,8 @@ where r.instrument = a.instrument and r.timeframe = a.timeframe and r.open_time 
 """
 
 _INSERT = """
-insert into {raw_candles} (instrument, timeframe, open_time, {columns}, source, fetched_at)
-select instrument, timeframe, open_time, {columns}, $source, $now from arriving
+insert into {raw_candles} (instrument, timeframe, open_time, {columns}, source, fetched_at, base_bars, complete)
+select instrument, timeframe, open_time, {columns}, $source, $now, base_bars, complete from arriving
 order by open_time, instrument, timeframe
 """
 
@@ -302,6 +318,7 @@ def _written(connection: duckdb.DuckDBPyConnection, staged: Staged) -> _Written:
     rows = arrays_of(connection, "select series_no, open_time, is_new from arriving")
     series_no, open_time, is_new = rows["series_no"], rows["open_time"].astype(TIME_UNIT), rows["is_new"].astype(bool)
     sent_no, sent = staged.good["series_no"], staged.good["open_time"]
+    nothing = _Written.nothing(len(staged.series))
     # What is neither new nor different is stored with the same numbers.
     agrees = ~_is_among((sent_no, sent), (series_no, open_time))
     arrived, added = (np.bincount(each, minlength=len(staged.series)) for each in (series_no, series_no[is_new]))
@@ -310,6 +327,7 @@ def _written(connection: duckdb.DuckDBPyConnection, staged: Staged) -> _Written:
         arrived - added,
         _oldest(series_no[~is_new], open_time[~is_new], len(staged.series)),
         _oldest(sent_no[agrees], sent[agrees], len(staged.series)),
+        [open_time[series_no == number] for number in range(len(staged.series))] if len(series_no) else nothing.changed,
     )
 
 

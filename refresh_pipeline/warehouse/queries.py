@@ -251,6 +251,20 @@ def prices_since(
         )
 
 
+def candles_since(
+    connection: duckdb.DuckDBPyConnection, market: str, batch: Sequence[Series], since: np.datetime64
+) -> dict[str, NDArray]:
+    """The candles of the batch from an instant on, with series_no (in the batch), open_time and base_bars."""
+    with registered(connection, "wanted", numbered(batch)):
+        return arrays_of(
+            connection,
+            "select w.series_no, open_time, open, high, low, close, volume, base_bars::double as base_bars "
+            f"from {qualified(market, Table.raw_candles)} join wanted w using (instrument, timeframe) "
+            "where open_time >= ? order by series_no, open_time",
+            [since.astype(datetime)],
+        )
+
+
 def distinct_open_times(
     connection: duckdb.DuckDBPyConnection, market: str, instruments: Sequence[str] | None = None
 ) -> dict[Timeframe, Times]:

@@ -68,10 +68,12 @@ SERIES_KEY = {"instrument": "varchar", "timeframe": "varchar"}
 CANDLE = dict.fromkeys(CANDLE_COLUMNS, "double")
 # A corrected candle is stored anew with the time it was fetched; the value it replaced moves to raw_candle_revisions.
 PROVENANCE = {"source": "varchar", "fetched_at": "timestamp"}
+# Of a candle that was made from shorter ones; null for the source's native ones, which costs next to nothing.
+RESAMPLED = {"base_bars": "integer", "complete": "boolean"}
 
 # A table's columns beyond the candle columns that a market with two-sided quotes adds.
 FIXED_TABLES: dict[Table, dict[str, str]] = {
-    Table.raw_candles: KEY | CANDLE | PROVENANCE,
+    Table.raw_candles: KEY | CANDLE | PROVENANCE | RESAMPLED,
     Table.raw_candle_revisions: KEY | CANDLE | PROVENANCE | {"replaced_at": "timestamp"},
     Table.cross_checks: KEY | CANDLE | PROVENANCE,
     Table.rejected_candles: KEY

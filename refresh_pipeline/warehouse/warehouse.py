@@ -20,7 +20,17 @@ from refresh_pipeline.market.export_spec import Window
 from refresh_pipeline.market.gaps import Coverage, Gap, Stretch
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.warehouse import archives, gaps, incremental, ingest, manifests, queries, schema, stored_ranges
+from refresh_pipeline.warehouse import (
+    archives,
+    gaps,
+    incremental,
+    ingest,
+    manifests,
+    queries,
+    resampled,
+    schema,
+    stored_ranges,
+)
 from refresh_pipeline.warehouse.arrays import timestamp
 from refresh_pipeline.warehouse.compaction import COMPACTION_MEMORY, Compaction, CompactionResult
 from refresh_pipeline.warehouse.compaction import TABLES as COMPACTED_TABLES
@@ -44,6 +54,7 @@ from refresh_pipeline.warehouse.manifests import (
 from refresh_pipeline.warehouse.outcomes import Attempt, SeriesStats, write_outcomes
 from refresh_pipeline.warehouse.point_in_time import candles_as_of, ensure_known_view
 from refresh_pipeline.warehouse.queries import Activity, FailedSeries, SeriesReport, activity
+from refresh_pipeline.warehouse.resampled import Derived
 from refresh_pipeline.warehouse.schema import Table
 
 
@@ -176,23 +187,29 @@ class Warehouse:
         *,
         preferred: Sequence[str] = (),
         files: Sequence[tuple[Series, BulkFile]] = (),
+        derived: Derived | None = None,
     ) -> dict[Series, Stored]:
-        """Store the candles that a source sent, in one transaction.
+        """Store the candles that a source sent, in one transaction; gives what became of every series that changed.
 
         A late correction replaces the stored candle, whose values move to `raw_candle_revisions`. Candles whose numbers
         contradict themselves go to `rejected_candles`. Candles stored from a `preferred` source stay, and this source's
         candles of the same bars go to `cross_checks`. `files` are the archive files that the candles were read from.
+        Stored candles of longer timeframes that `derived` makes from changed ones are made again.
         """
         if not arrivals and not files:
             return {}
         staged = Staged.of(arrivals, schema.candle_columns(market.two_sided))
         with self.get_connection() as connection, transaction(connection):
             archives.record_files(connection, market.name, files, now)
-            stored = ingest.store(connection, market.name, staged, source, now, preferred=preferred)
-            added = np.array([each.added for each in stored.values()], dtype=np.int64)
-            if added.any():
-                arrived = staged.good["series_no"], staged.good["open_time"]
-                stored_ranges.extend(connection, market, staged.series, arrived, added)
+            store = partial(ingest.store, connection, market.name, source=source, now=now, preferred=preferred)
+            stored = _with_ranges(connection, market, staged, store(staged))
+            changed = {series: each.changed for series, each in stored.items()}
+            touched = resampled.touched_bars(connection, market, changed, derived or {})
+            again = resampled.made_again(connection, market, touched) if touched else {}
+            if again:
+                staged = Staged.of(again, schema.candle_columns(market.two_sided))
+                for series, each in _with_ranges(connection, market, staged, store(staged)).items():
+                    stored[series] = stored.get(series, Stored()) + Stored(each.added, each.revised)
             return stored
 
     def archive_files(
@@ -321,3 +338,14 @@ class Warehouse:
         """The stored candles and the last results of each series; none before the first refresh."""
         with self.market_reader(market) as connection:
             return queries.series_report(connection, market.name, market.series) if connection else []
+
+
+def _with_ranges(
+    connection: duckdb.DuckDBPyConnection, market: Market, staged: Staged, stored: dict[Series, Stored]
+) -> dict[Series, Stored]:
+    """What was stored, after the stored ranges have taken it in."""
+    added = np.array([each.added for each in stored.values()], dtype=np.int64)
+    if added.any():
+        arrived = staged.good["series_no"], staged.good["open_time"]
+        stored_ranges.extend(connection, market, staged.series, arrived, added)
+    return stored

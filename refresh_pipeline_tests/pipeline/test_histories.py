@@ -13,6 +13,7 @@ from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.pipeline import backfill, compute, fetch
+from refresh_pipeline.pipeline.quality import candle_verdicts
 from refresh_pipeline.sources import Fetched, Request
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.outcomes import Attempt
@@ -171,3 +172,74 @@ def test_a_correction_of_a_newer_candle_asks_for_nothing_more(desk: Desk) -> Non
     desk.venue.asked.clear()
     assert "correction" not in desk.refresh()[M15].metadata
     assert len(desk.venue.asked) == 1
+
+
+# ---- what is made from candles that change
+
+
+def h4_rows(desk: Desk, where: str) -> list[tuple[object, ...]]:
+    with desk.warehouse.reader() as connection:
+        query = "select high, volume, base_bars, complete from histories.raw_candles where timeframe = 'H4' and "
+        return connection.execute(query + where).fetchall()
+
+
+def without(venue: Venue, first: str, last: str) -> Venue:
+    times = [time for time in venue.candles if not np.datetime64(first) <= time <= np.datetime64(last)]
+    return Venue({time: venue.candles[time] for time in times})
+
+
+def test_a_hole_filled_late_reaches_the_longer_candles_made_from_it(market: Market, tmp_path: Path) -> None:
+    venue = Venue.of()
+    desk = Desk(Warehouse(tmp_path / "refresh.duckdb"), market, without(venue, "2026-05-28T09:00", "2026-05-28T10:45"))
+    desk.refresh()
+    assert [row[2:] for row in h4_rows(desk, "open_time = '2026-05-28 08:00'")] == [(8, False)]
+    desk.venue = venue
+    desk.backfill()
+    assert [row[2:] for row in h4_rows(desk, "open_time = '2026-05-28 08:00'")] == [(16, True)]
+    assert_equal(desk, fresh(desk, tmp_path))
+
+
+def test_a_longer_candle_whose_base_is_missing_as_a_whole_comes_with_the_base(market: Market, tmp_path: Path) -> None:
+    venue = Venue.of()
+    desk = Desk(Warehouse(tmp_path / "refresh.duckdb"), market, without(venue, "2026-05-28T07:00", "2026-05-28T12:45"))
+    desk.refresh()
+    desk.venue = venue
+    desk.backfill()
+    assert desk.rows() == fresh(desk, tmp_path).rows()
+
+
+def test_a_rejected_candle_is_left_out_of_the_longer_one(market: Market, tmp_path: Path) -> None:
+    desk = Desk(Warehouse(tmp_path / "refresh.duckdb"), market, Venue.of())
+    time = np.datetime64("2026-05-28T09:00", "us")
+    good, desk.venue.candles[time] = desk.venue.candles[time], [0.0] * 5
+    desk.refresh()
+    assert [row[2:] for row in h4_rows(desk, "open_time = '2026-05-28 08:00'")] == [(15, False)]
+    desk.venue.candles[time] = good
+    desk.backfill()
+    assert desk.rows() == fresh(desk, tmp_path).rows()
+
+
+def test_the_bases_of_longer_candles_are_read_again_with_them(desk: Desk, tmp_path: Path) -> None:
+    desk.venue.candles[np.datetime64("2026-05-31T09:00", "us")] = candle(3, 2.0)
+    desk.refresh()
+    assert desk.rows() == fresh(desk, tmp_path).rows()
+
+
+def test_a_candle_corrected_at_any_depth_is_found_by_asking_again(desk: Desk, tmp_path: Path) -> None:
+    desk.venue.candles[np.datetime64("2026-05-28T09:00", "us")] = candle(3, 2.0)
+    desk.refresh(since=NOW - timedelta(days=5))
+    assert_equal(desk, fresh(desk, tmp_path))
+
+
+def test_timeframes_that_disagree_are_reported(desk: Desk) -> None:
+    def faults() -> list[str]:
+        found = candle_verdicts(desk.warehouse, desk.market, NOW, ["timeframes_agree"])["timeframes_agree"]
+        return [f"{fault.series} {str(fault.open_time)[:13]}: {fault.what}" for fault in found.faults]
+
+    assert faults() == []
+    with desk.warehouse.get_connection() as connection:
+        connection.execute(
+            "update histories.raw_candles set high = high * 2 "
+            "where timeframe = 'm15' and open_time = '2026-06-01 05:00'"
+        )
+    assert faults() == ["BTC/USD H4 2026-06-01T04: high is 114.254, its m15 candles give 218.732"]

@@ -63,6 +63,7 @@ def test_in_the_rest_of_metals_everything_is_fresh_and_on_the_grid(market: Marke
         "every_series_is_fresh": [],
         "no_candles_are_missing": [],
         "prices_are_plausible": [],
+        "timeframes_agree": [],
     }
 
 

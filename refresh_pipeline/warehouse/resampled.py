@@ -1,0 +1,161 @@
+"""Makes the candles of longer timeframes again when stored candles that they are made from change. Fetches nothing.
+
+New bars of a longer timeframe come with its refresh. What a late candle, a correction or a withdrawal touches among the
+stored ones is made again here, from the stored base candles and in the transaction that changed them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from refresh_pipeline.market.calendars.base import Calendar
+from refresh_pipeline.market.candles import Candles, Times
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.resampling import resample_counted
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, numbered, registered
+from refresh_pipeline.warehouse.schema import Table, candle_columns, qualified
+from refresh_pipeline.warehouse.stored_ranges import SeriesBounds, bounds_of
+
+# The timeframes of a market that are made from another one of its timeframes, by that one.
+Derived = Mapping[Timeframe, Sequence[Timeframe]]
+
+
+@dataclass(frozen=True, slots=True)
+class TouchedBars:
+    """Stored bars of one series to make again: their opening times, and the series that they are made from."""
+
+    series: Series
+    base: Series
+    open_times: Times
+
+
+def touched_bars(
+    connection: duckdb.DuckDBPyConnection, market: Market, changed: Mapping[Series, Times], derived: Derived
+) -> list[TouchedBars]:
+    """The stored bars that changed base candles lie in.
+
+    Bars are left out that begin before the first stored base candle: the base is not all there.
+
+    Args:
+        connection: to the warehouse.
+        market: whose candles they are.
+        changed: the opening times of the base candles that were added, revised or withdrawn.
+        derived: which timeframes are made from which.
+    """
+    pairs = [
+        (Series(base.instrument, timeframe), base)
+        for base, times in changed.items()
+        if len(times)
+        for timeframe in derived.get(base.timeframe, ())
+    ]
+    if not pairs:
+        return []
+    batch = [series for pair in pairs for series in pair]
+    bounds = bounds_of(connection, market, batch)
+    bars = [
+        TouchedBars(series, base, _within(market, series, changed[base], bounds, number * 2))
+        for number, (series, base) in enumerate(pairs)
+    ]
+    return [each for each in bars if len(each.open_times)]
+
+
+def _within(market: Market, series: Series, changed: Times, bounds: SeriesBounds, number: int) -> Times:
+    if bounds.counts[number] == 0 or bounds.counts[number + 1] == 0:
+        return changed[:0]
+    opens = np.unique(market.calendar_of(series.instrument).floor(series.timeframe, changed))
+    first = max(bounds.first[number], bounds.first[number + 1])
+    return opens[(opens >= first) & (opens <= bounds.last[number])]
+
+
+def made_again(
+    connection: duckdb.DuckDBPyConnection, market: Market, touched: Sequence[TouchedBars]
+) -> dict[Series, Candles]:
+    """The touched bars from the base candles that are stored now.
+
+    A bar that was made of more base candles than are stored is left out: its refresh saw more than was stored.
+    """
+    rows = _base_rows(connection, market, touched)
+    counts = _stored_counts(connection, market, touched)
+    columns = candle_columns(market.two_sided)
+    bars: dict[Series, Candles] = {}
+    for number, each in enumerate(touched):
+        chosen = rows["series_no"] == number
+        base = Candles(rows["open_time"][chosen], {name: rows[name][chosen].astype(np.float64) for name in columns})
+        calendar = market.calendar_of(each.series.instrument)
+        made = resample_counted(base, each.series.timeframe, each.base.timeframe, calendar)
+        stored = counts.get(each.series, {})
+        enough = [made["base_bars"][row] >= stored.get(time, 0) for row, time in enumerate(made.open_time.tolist())]
+        bars[each.series] = made.where(np.array(enough, dtype=bool))
+    return {series: candles for series, candles in bars.items() if len(candles)}
+
+
+def _base_rows(connection: duckdb.DuckDBPyConnection, market: Market, touched: Sequence[TouchedBars]) -> Arrays:
+    columns = ", ".join(f"r.{name}" for name in candle_columns(market.two_sided))
+    ends = [_calendar(market, each).closes(each.series.timeframe, each.open_times) for each in touched]
+    with _registered_bars(connection, touched, [each.base for each in touched], ends):
+        return arrays_of(
+            connection,
+            f"select series_no, r.open_time, {columns} from bars join wanted using (series_no) "
+            f"join (select * from {qualified(market.name, Table.raw_candles)} "
+            "where open_time >= $first and open_time < $last) r on r.instrument = wanted.instrument "
+            "and r.timeframe = wanted.timeframe and r.open_time >= bars.since and r.open_time < bars.until "
+            "order by series_no, r.open_time",
+            _bounds(touched, ends),
+        )
+
+
+def _stored_counts(
+    connection: duckdb.DuckDBPyConnection, market: Market, touched: Sequence[TouchedBars]
+) -> dict[Series, dict[datetime, int]]:
+    ends = [each.open_times for each in touched]
+    with _registered_bars(connection, touched, [each.series for each in touched], ends):
+        rows = connection.execute(
+            "select series_no, r.open_time, r.base_bars from bars join wanted using (series_no) "
+            f"join (select * from {qualified(market.name, Table.raw_candles)} "
+            "where open_time between $first and $last and base_bars is not null) r "
+            "on r.instrument = wanted.instrument and r.timeframe = wanted.timeframe and r.open_time = bars.since",
+            _bounds(touched, ends),
+        ).fetchall()
+    counts: dict[Series, dict[datetime, int]] = {}
+    for number, open_time, base_bars in rows:
+        counts.setdefault(touched[number].series, {})[open_time] = base_bars
+    return counts
+
+
+@contextmanager
+def _registered_bars(
+    connection: duckdb.DuckDBPyConnection,
+    touched: Sequence[TouchedBars],
+    batch: Sequence[Series],
+    ends: Sequence[Times],
+) -> Iterator[None]:
+    """The series as `wanted`, and the instants between which rows of each are looked for as `bars`."""
+    numbers = np.repeat(np.arange(len(touched), dtype=np.int32), [len(each) for each in ends])
+    since = np.concatenate([each.open_times for each in touched])
+    bars = _joined(numbers, since, np.concatenate(ends))
+    with registered(connection, "wanted", numbered(batch)), registered(connection, "bars", bars):
+        yield
+
+
+def _joined(series_no: NDArray[np.int32], since: Times, until: Times) -> dict[str, NDArray]:
+    """Bars that follow one another as one range, so that a long history is one."""
+    begins = np.append(True, (series_no[1:] != series_no[:-1]) | (since[1:] != until[:-1]))
+    starts = np.flatnonzero(begins)
+    ends = np.append(starts[1:], len(since)) - 1
+    return {"series_no": series_no[starts], "since": since[starts], "until": until[ends]}
+
+
+def _bounds(touched: Sequence[TouchedBars], ends: Sequence[Times]) -> dict[str, datetime]:
+    first = min(each.open_times[0] for each in touched)
+    return {"first": first.astype(datetime), "last": max(end[-1] for end in ends).astype(datetime)}
+
+
+def _calendar(market: Market, bars: TouchedBars) -> Calendar:
+    return market.calendar_of(bars.series.instrument)
