@@ -19,6 +19,9 @@ from refresh_pipeline.settings import known_secrets
 STARS = "***"
 # Shorter words (a version, a unit) would only riddle messages with stars.
 SHORTEST = 4
+# The length of an excerpt, and a word that it would cut.
+EXCERPT = 200
+LAST_WORD = re.compile(r"[\w.~+/=-]+$")
 # Shorter codings would be found in ordinary words.
 SHORTEST_CODED = 8
 # C0 and C1 but tab and line feed, marks of direction and of no width, separators, halves of pairs: they move a
@@ -139,3 +142,15 @@ def _base64(secret: bytes) -> set[str]:
         for encode in (b64encode, urlsafe_b64encode):
             forms.add(encode(b"\0" * before + secret).decode()[first:last])
     return {form for form in forms if len(form) >= SHORTEST_CODED}
+
+
+def excerpt(text: str) -> str:
+    """The beginning of somebody else's text, on one line and fit for a message.
+
+    Secrets go before the text is cut; no word is cut either.
+
+    >>> excerpt("<b>too many  requests</b>")
+    '<b>too many requests</b>'
+    """
+    line = one_line(text) or "nothing"
+    return line if len(line) <= EXCERPT else f"{LAST_WORD.sub('', line[:EXCERPT])}..."

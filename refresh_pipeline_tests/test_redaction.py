@@ -12,10 +12,9 @@ import pytest
 
 from refresh_pipeline.destinations import PermanentUploadError
 from refresh_pipeline.monitoring.channels import AlertError
-from refresh_pipeline.redaction import clean, redact_log, redacted, request_secrets
+from refresh_pipeline.redaction import clean, excerpt, redact_log, redacted, request_secrets
 from refresh_pipeline.settings import load_settings, secret
 from refresh_pipeline.sources import PermanentError
-from refresh_pipeline.sources.http_client import excerpt
 from refresh_pipeline.sources.rows import malformed
 from refresh_pipeline.warehouse.outcomes import Attempt
 

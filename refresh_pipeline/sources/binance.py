@@ -22,6 +22,7 @@ from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, BulkFile,
 from refresh_pipeline.market.model import Market, normalized
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.redaction import excerpt
 from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError
 from refresh_pipeline.sources.binance_archive import (
     ARCHIVE_URL,
@@ -43,7 +44,6 @@ from refresh_pipeline.sources.http_client import (
     Reader,
     T,
     by_status,
-    excerpt,
     retry_after,
     seconds_into_minute,
 )

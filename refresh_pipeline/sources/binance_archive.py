@@ -20,8 +20,9 @@ from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.calendars.crypto import CryptoCalendar
 from refresh_pipeline.market.candles import TIME_UNIT
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.redaction import excerpt
 from refresh_pipeline.sources import PermanentError, TransientError
-from refresh_pipeline.sources.http_client import Client, by_status, excerpt
+from refresh_pipeline.sources.http_client import Client, by_status
 
 ARCHIVE_URL = "https://data.binance.vision"
 # Nothing is documented; ten files a second are more than a line carries.

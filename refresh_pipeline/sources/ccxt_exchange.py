@@ -27,6 +27,7 @@ from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles, 
 from refresh_pipeline.market.model import Market, MarketError
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe, UnknownTimeframe
+from refresh_pipeline.redaction import excerpt
 from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError
 from refresh_pipeline.sources.concurrency import in_background, put_failures, side_by_side
 from refresh_pipeline.sources.http_client import (
@@ -39,7 +40,6 @@ from refresh_pipeline.sources.http_client import (
     RetryPolicy,
     T,
     attempts,
-    excerpt,
     served_at,
 )
 from refresh_pipeline.sources.http_source import HttpSource, SourceOptions

@@ -8,8 +8,9 @@ from contextlib import aclosing, suppress
 from queue import SimpleQueue
 from typing import Any
 
+from refresh_pipeline.redaction import excerpt
 from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError, failed
-from refresh_pipeline.sources.http_client import CHUNKS_AHEAD, CONNECTIONS, RELEASED_AT_ONCE, Put, excerpt, log
+from refresh_pipeline.sources.http_client import CHUNKS_AHEAD, CONNECTIONS, RELEASED_AT_ONCE, Put, log
 
 
 async def side_by_side(

@@ -20,6 +20,7 @@ from refresh_pipeline.market.calendars.nse import INDIA
 from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles, Floats, instant
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.redaction import excerpt
 from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError, failed
 from refresh_pipeline.sources.concurrency import in_background, side_by_side
 from refresh_pipeline.sources.http_client import (
@@ -29,7 +30,6 @@ from refresh_pipeline.sources.http_client import (
     Put,
     RateLimited,
     by_status,
-    excerpt,
     is_fit_for_a_header,
     retry_after,
     served_at,

@@ -13,8 +13,8 @@ from refresh_pipeline.market.model import Market, MarketError
 from refresh_pipeline.market.resampling import resample_counted
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.redaction import excerpt
 from refresh_pipeline.sources import Fetched, PermanentError, Request, Source, SourceError, failed
-from refresh_pipeline.sources.http_client import excerpt
 
 log = logging.getLogger(__name__)
 

@@ -23,9 +23,10 @@ from refresh_pipeline.market.candles import PRICE_COLUMNS, QUOTE_COLUMNS, TIME_U
 from refresh_pipeline.market.model import normalized
 from refresh_pipeline.market.resampling import resample
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.redaction import excerpt
 from refresh_pipeline.sources import Fetched, PermanentError, Request, TransientError
 from refresh_pipeline.sources.concurrency import in_background, side_by_side
-from refresh_pipeline.sources.http_client import BaseUrl, Client, Put, RateLimited, by_status, excerpt, retry_after
+from refresh_pipeline.sources.http_client import BaseUrl, Client, Put, RateLimited, by_status, retry_after
 from refresh_pipeline.sources.http_source import HttpSource, SourceOptions, venue_at
 from refresh_pipeline.sources.rows import floats, number, parse_rows
 

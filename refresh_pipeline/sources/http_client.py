@@ -32,7 +32,7 @@ from tenacity import (
     wait_random,
 )
 
-from refresh_pipeline.redaction import clean, one_line, request_secrets
+from refresh_pipeline.redaction import clean, excerpt, request_secrets
 from refresh_pipeline.sources import Fetched, PermanentError, SourceError, TransientError
 from refresh_pipeline.sources.rate_limits import LONGEST_PAUSE, Limit
 
@@ -49,14 +49,12 @@ CONNECTIONS = 32
 CHUNKS_AHEAD = 64
 # Waking the other thread's loop takes as long as reading an answer: room is made for so many chunks at once.
 RELEASED_AT_ONCE = 16
-EXCERPT = 200
 # Of an answer's body, after decoding. The largest that is asked for has some thirty megabytes.
 LARGEST_ANSWER = 64 * 1024 * 1024
 # The one coding that is asked for; a server may leave it out.
 CODING = "gzip"
 UNCODED = ("", "identity")
 SECONDS = re.compile(r"\d{1,12}(\.\d+)?")
-LAST_WORD = re.compile(r"[\w.~+/=-]+$")
 QUERY = re.compile(r"\?[^\s'\"]+")
 BASE_URL = re.compile(r"https?://[^/\s@?#]+(/[^\s?#]*)?")
 
@@ -386,18 +384,6 @@ def seconds_into_minute(response: httpx.Response) -> float:
     """How far the server's own minute has gone; 0.0 when it does not tell the time."""
     date = served_at(response)
     return float(date.second) if date else 0.0
-
-
-def excerpt(text: str) -> str:
-    """The beginning of somebody else's text, on one line and fit for a message.
-
-    Secrets go before the text is cut; no word is cut either.
-
-    >>> excerpt("<b>too many  requests</b>")
-    '<b>too many requests</b>'
-    """
-    line = one_line(text) or "nothing"
-    return line if len(line) <= EXCERPT else f"{LAST_WORD.sub('', line[:EXCERPT])}..."
 
 
 def _http_date(text: str) -> datetime | None:

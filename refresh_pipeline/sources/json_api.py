@@ -25,6 +25,7 @@ from refresh_pipeline.market.candles import CANDLE_COLUMNS, PRICE_COLUMNS, TIME_
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.redaction import excerpt
 from refresh_pipeline.sources import Fetched, PermanentError, Request
 from refresh_pipeline.sources.concurrency import in_background, put_failures, side_by_side
 from refresh_pipeline.sources.http_client import (
@@ -35,7 +36,6 @@ from refresh_pipeline.sources.http_client import (
     Rate,
     RateLimited,
     by_status,
-    excerpt,
     served_at,
 )
 from refresh_pipeline.sources.http_source import HttpSource, SourceOptions, venue_at

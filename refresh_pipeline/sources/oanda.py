@@ -18,17 +18,10 @@ from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.calendars.fx import FxCalendar
 from refresh_pipeline.market.candles import PRICE_COLUMNS, TIME_UNIT, Candles, Malformed, Times, instant
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.redaction import excerpt
 from refresh_pipeline.sources import Fetched, PermanentError, Request, failed
 from refresh_pipeline.sources.concurrency import in_background, side_by_side
-from refresh_pipeline.sources.http_client import (
-    AccessDenied,
-    BaseUrl,
-    Client,
-    Put,
-    by_status,
-    excerpt,
-    is_fit_for_a_header,
-)
+from refresh_pipeline.sources.http_client import AccessDenied, BaseUrl, Client, Put, by_status, is_fit_for_a_header
 from refresh_pipeline.sources.http_source import HttpSource, SourceOptions, venue_at
 from refresh_pipeline.sources.rows import floats, json_body, number, parse_rows, unexpected
 

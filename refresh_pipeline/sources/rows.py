@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.market.candles import Malformed
-from refresh_pipeline.redaction import clean
+from refresh_pipeline.redaction import clean, excerpt
 from refresh_pipeline.sources import PermanentError, SourceError, TransientError
-from refresh_pipeline.sources.http_client import excerpt
 
 # Characters of a malformed row that are kept.
 ROW_TEXT = 200

@@ -32,7 +32,7 @@ from refresh_pipeline.market.model import parse_market
 from refresh_pipeline.sources.registry import open_source
 text = "{name: d, source: {kind: demo}, calendar: crypto, instruments: [A], timeframes: [H1], history: 1d}"
 open_source(parse_market(text, "d.yaml"), Path("."))
-print([name for name in ("httpx", "aiohttp", "tenacity", "asyncio") if name in sys.modules])
+print([name for name in ("httpx", "aiohttp", "tenacity") if name in sys.modules])
 """
 
 
