@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from refresh_pipeline.cli import export_files, inspect, operate, refresh
+from refresh_pipeline.cli import export_files, forget, inspect, operate, refresh
 from refresh_pipeline.cli.console import print_line
 
 app = typer.Typer(
@@ -28,7 +28,7 @@ for command in (operate.backup, operate.restore, operate.maintain):
     app.command()(command)
 for command in (inspect.status, inspect.gaps, inspect.alerts):
     app.command()(command)
-for command in (operate.up, operate.universe):
+for command in (operate.up, operate.universe, forget.forget):
     app.command()(command)
 
 

@@ -7,7 +7,7 @@ Every step takes a batch of series and gives an `Attempt` for each; one series' 
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -133,6 +133,7 @@ def fetch_candles(
     with warehouse.session():
         warehouse.record_empty_ranges(market, {each.series: (each.since, each.until) for each in answered}, now)
     work.follow_corrections()
+    work.confirm_withdrawals()
     with warehouse.session():
         warehouse.write_gaps(market, now)
         held = warehouse.series_stats(market, list(tallies))
@@ -151,6 +152,8 @@ class _Work:
 
     def ask(self, requests: Sequence[Request], watch: Callable[[Sequence[Fetched]], None]) -> None:
         """Ask the source and store what arrives, as it arrives."""
+        for request in requests:
+            self.tallies[request.series].newest = None
         # The preferred source's first: what another one says of the same candles is held against them.
         order = order_of(self.source)
         for chunks in _bundled(fetch(self.source, self.market, requests, self.now)):
@@ -164,21 +167,46 @@ class _Work:
 
     def _store(self, chunks: Sequence[Fetched], name: str, number: int) -> None:
         files = [(chunk.series, chunk.file) for chunk in chunks if chunk.file]
+        arrivals = _joined(chunks)
         preferred = order_of(self.source)[:number]
         stored = self.warehouse.store_candles(
             self.market,
-            _joined(chunks),
+            arrivals,
             name,
             self.now,
             preferred=preferred,
             files=files,
             derived=derived_timeframes(primary_of(self.source), self.market),
+            # What another source gives is a part: it is asked for what the preferred one did not have.
+            answered=self._answered(arrivals, {series for series, _ in files}) if number == 0 else {},
         )
         for series, counts in stored.items():
             if series in self.tallies:
                 self.tallies[series].count(counts, name)
             elif counts.added or counts.revised:
                 log.info("%s %s: made again from its base: %d rows", self.market.name, series, counts.revised)
+
+    def _answered(self, arrivals: Mapping[Series, Candles], from_files: Set[Series]) -> dict[Series, np.datetime64]:
+        """From when on the candles of each series follow one another: since the newest that came before them.
+
+        A venue's bulk files may lack candles that the venue has, and a malformed row may be any candle.
+        """
+        answered: dict[Series, np.datetime64] = {}
+        for series, candles in arrivals.items():
+            tally, times = self.tallies[series], candles.open_time[~np.isnat(candles.open_time)]
+            if series in from_files or candles.malformed or not len(times):
+                tally.newest = None
+                continue
+            answered[series] = times.min() if tally.newest is None else tally.newest
+            tally.newest = max(times.max(), answered[series])
+        return answered
+
+    def confirm_withdrawals(self) -> None:
+        """Ask again for stored candles that an earlier answer lacked."""
+        answered = [series for series, tally in self.tallies.items() if tally.error is None]
+        missed = self.warehouse.missed_candles_to_ask_for(self.market, answered, self.now)
+        if missed:
+            self.ask([Request(series, *stretch) for series, stretch in missed.items()], _unwatched)
 
     def follow_corrections(self) -> None:
         """Ask for ever longer stretches before the oldest corrected candle, until one agrees with its source."""
@@ -220,6 +248,8 @@ class _Tally:
     error: SourceError | None = None
     served_by: list[str] = field(default_factory=list)
     failover_reason: str = ""
+    # The newest candle that the latest question has brought.
+    newest: np.datetime64 | None = None
     # What the latest question has come to.
     latest: Stored = field(default_factory=Stored)
     followed_back_to: np.datetime64 | None = None
@@ -253,12 +283,13 @@ class _Tally:
         metadata: dict[str, object] = {"rows_rejected": self.stored.rejected}
         metadata |= {"source": ", ".join(self.served_by) or asked}
         metadata |= {"failover_reason": self.failover_reason} if self.failover_reason else {}
+        metadata |= {"rows_withdrawn": self.stored.withdrawn} if self.stored.withdrawn else {}
         metadata |= self._followed_back()
         return Attempt.of(
             # Series with the same reason are reported in one line, so the reason must not name the series.
             reasons=[str(self.error).removeprefix(f"{series}: ")] if self.error else [],
             transient=self.error is not None and self.error.transient,
-            changed=bool(self.stored.added or self.stored.revised),
+            changed=bool(self.stored.added or self.stored.revised or self.stored.withdrawn),
             has_data=held.candle_count > 0,
             rows_added=self.stored.added,
             rows_revised=self.stored.revised,

@@ -33,7 +33,7 @@ NO_OPEN_TIME = "open_time is missing"
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """How many fetched candles of one series were added, revised and rejected.
+    """How many candles of one series were added, revised, rejected and withdrawn.
 
     `first_revised` and `first_agreed` are the opening times (datetime64[us], UTC) of the oldest fetched candle that
     replaced a stored one and of the oldest that was stored with the same numbers; None where there is none. `changed`
@@ -43,6 +43,7 @@ class Stored:
     added: int = 0
     revised: int = 0
     rejected: int = 0
+    withdrawn: int = 0
     first_revised: np.datetime64 | None = field(default=None, compare=False)
     first_agreed: np.datetime64 | None = field(default=None, compare=False)
     changed: Times = field(default_factory=lambda: np.array([], dtype=TIME_UNIT), compare=False)
@@ -52,6 +53,7 @@ class Stored:
             self.added + other.added,
             self.revised + other.revised,
             self.rejected + other.rejected,
+            self.withdrawn + other.withdrawn,
             _earlier(self.first_revised, other.first_revised),
             _earlier(self.first_agreed, other.first_agreed),
         )
@@ -152,7 +154,7 @@ def store(
             written = _store_good(sql, staged)
     counts = zip(written.added.tolist(), written.revised.tolist(), rejected.tolist(), strict=True)
     return {
-        series: Stored(*numbers, _known(revised), _known(agreed), changed)
+        series: Stored(*numbers, first_revised=_known(revised), first_agreed=_known(agreed), changed=changed)
         for series, numbers, revised, agreed, changed in zip(
             staged.series, counts, written.first_revised, written.first_agreed, written.changed, strict=True
         )

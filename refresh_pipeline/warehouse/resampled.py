@@ -4,7 +4,7 @@ New bars of a longer timeframe come with its refresh. What a late candle, a corr
 stored ones is made again here, from the stored base candles and in the transaction that changed them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.market.calendars.base import Calendar
-from refresh_pipeline.market.candles import Candles, Times
+from refresh_pipeline.market.candles import TIME_UNIT, Candles, Times
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.resampling import resample_counted
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, numbered, registered
+from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, numbered, registered, texts
+from refresh_pipeline.warehouse.ingest import Stored
 from refresh_pipeline.warehouse.schema import Table, candle_columns, qualified
 from refresh_pipeline.warehouse.stored_ranges import SeriesBounds, bounds_of
 
@@ -34,6 +35,26 @@ class TouchedBars:
     series: Series
     base: Series
     open_times: Times
+
+
+def follow(
+    connection: duckdb.DuckDBPyConnection,
+    market: Market,
+    stored: Mapping[Series, Stored],
+    withdrawn: Mapping[Series, Times],
+    derived: Derived,
+) -> tuple[dict[Series, Candles], Arrays]:
+    """The stored longer candles to store anew after a change of their base, and those of which no base is left."""
+    nothing = np.array([], dtype=TIME_UNIT)
+    changed = {
+        series: np.concatenate(
+            [stored[series].changed if series in stored else nothing, withdrawn.get(series, nothing)]
+        )
+        for series in stored.keys() | withdrawn.keys()
+    }
+    touched = touched_bars(connection, market, changed, derived)
+    made = made_again(connection, market, touched, withdrawn.keys()) if touched else {}
+    return made, without_base(touched, made, withdrawn.keys())
 
 
 def touched_bars(
@@ -75,11 +96,12 @@ def _within(market: Market, series: Series, changed: Times, bounds: SeriesBounds
 
 
 def made_again(
-    connection: duckdb.DuckDBPyConnection, market: Market, touched: Sequence[TouchedBars]
+    connection: duckdb.DuckDBPyConnection, market: Market, touched: Sequence[TouchedBars], withdrawn: Set[Series]
 ) -> dict[Series, Candles]:
     """The touched bars from the base candles that are stored now.
 
-    A bar that was made of more base candles than are stored is left out: its refresh saw more than was stored.
+    A bar that was made of more base candles than are stored is left out: its refresh saw more than was stored. It is
+    not left out where candles of its base are among the `withdrawn` ones.
     """
     rows = _base_rows(connection, market, touched)
     counts = _stored_counts(connection, market, touched)
@@ -90,10 +112,25 @@ def made_again(
         base = Candles(rows["open_time"][chosen], {name: rows[name][chosen].astype(np.float64) for name in columns})
         calendar = market.calendar_of(each.series.instrument)
         made = resample_counted(base, each.series.timeframe, each.base.timeframe, calendar)
-        stored = counts.get(each.series, {})
+        stored = {} if each.base in withdrawn else counts.get(each.series, {})
         enough = [made["base_bars"][row] >= stored.get(time, 0) for row, time in enumerate(made.open_time.tolist())]
         bars[each.series] = made.where(np.array(enough, dtype=bool))
     return {series: candles for series, candles in bars.items() if len(candles)}
+
+
+def without_base(touched: Sequence[TouchedBars], made: Mapping[Series, Candles], withdrawn: Set[Series]) -> Arrays:
+    """The touched bars of which no base candle is left, as instrument, timeframe and open_time."""
+    lost = [
+        (each.series, time)
+        for each in touched
+        if each.base in withdrawn
+        for time in np.setdiff1d(each.open_times, made[each.series].open_time if each.series in made else [])
+    ]
+    return {
+        "instrument": texts(series.instrument for series, _ in lost),
+        "timeframe": texts(series.timeframe.value for series, _ in lost),
+        "open_time": np.array([time for _, time in lost], dtype=TIME_UNIT),
+    }
 
 
 def _base_rows(connection: duckdb.DuckDBPyConnection, market: Market, touched: Sequence[TouchedBars]) -> Arrays:

@@ -22,6 +22,8 @@ class Table(StrEnum):
     raw_candles = "raw_candles"
     raw_candle_revisions = "raw_candle_revisions"
     rejected_candles = "rejected_candles"
+    # Stored candles that the source's last answer lacked; the second answer without them withdraws them.
+    missed_candles = "missed_candles"
     # What other sources sent for candles that are stored from a preferred source.
     cross_checks = "cross_checks"
     enhanced_candles = "enhanced_candles"
@@ -79,6 +81,7 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
     Table.rejected_candles: KEY
     | CANDLE
     | {"reason": "varchar", "received": "varchar", "source": "varchar", "rejected_at": "timestamp"},
+    Table.missed_candles: KEY | {"first_missed_at": "timestamp", "asked_at": "timestamp"},
     Table.exports: SERIES_KEY
     | {
         "export": "varchar",

@@ -22,6 +22,7 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.warehouse import (
     archives,
+    forgetting,
     gaps,
     incremental,
     ingest,
@@ -30,6 +31,7 @@ from refresh_pipeline.warehouse import (
     resampled,
     schema,
     stored_ranges,
+    withdrawals,
 )
 from refresh_pipeline.warehouse.arrays import timestamp
 from refresh_pipeline.warehouse.compaction import COMPACTION_MEMORY, Compaction, CompactionResult
@@ -37,6 +39,7 @@ from refresh_pipeline.warehouse.compaction import TABLES as COMPACTED_TABLES
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.computed_batch import PendingRecompute
 from refresh_pipeline.warehouse.connection import MEMORY, PATIENCE, WarehouseMissing, connect, transaction
+from refresh_pipeline.warehouse.forgetting import Choice
 from refresh_pipeline.warehouse.gaps import Stretches
 from refresh_pipeline.warehouse.incremental import Recomputed, TailRefresh
 from refresh_pipeline.warehouse.ingest import Staged, Stored
@@ -56,6 +59,7 @@ from refresh_pipeline.warehouse.point_in_time import candles_as_of, ensure_known
 from refresh_pipeline.warehouse.queries import Activity, FailedSeries, SeriesReport, activity
 from refresh_pipeline.warehouse.resampled import Derived
 from refresh_pipeline.warehouse.schema import Table
+from refresh_pipeline.warehouse.withdrawals import Answered
 
 
 class Warehouse:
@@ -188,6 +192,7 @@ class Warehouse:
         preferred: Sequence[str] = (),
         files: Sequence[tuple[Series, BulkFile]] = (),
         derived: Derived | None = None,
+        answered: Answered | None = None,
     ) -> dict[Series, Stored]:
         """Store the candles that a source sent, in one transaction; gives what became of every series that changed.
 
@@ -195,6 +200,7 @@ class Warehouse:
         contradict themselves go to `rejected_candles`. Candles stored from a `preferred` source stay, and this source's
         candles of the same bars go to `cross_checks`. `files` are the archive files that the candles were read from.
         Stored candles of longer timeframes that `derived` makes from changed ones are made again.
+        Of the series in `answered`, stored candles that the source has lacked twice are withdrawn.
         """
         if not arrivals and not files:
             return {}
@@ -203,14 +209,43 @@ class Warehouse:
             archives.record_files(connection, market.name, files, now)
             store = partial(ingest.store, connection, market.name, source=source, now=now, preferred=preferred)
             stored = _with_ranges(connection, market, staged, store(staged))
-            changed = {series: each.changed for series, each in stored.items()}
-            touched = resampled.touched_bars(connection, market, changed, derived or {})
-            again = resampled.made_again(connection, market, touched) if touched else {}
+            gone = withdrawals.missed_twice(connection, market.name, staged, answered or {}, source=source, now=now)
+            withdrawn = forgetting.remove(connection, market, gone, now) if gone else {}
+            again, lost = resampled.follow(connection, market, stored, withdrawn, derived or {})
             if again:
                 staged = Staged.of(again, schema.candle_columns(market.two_sided))
                 for series, each in _with_ranges(connection, market, staged, store(staged)).items():
                     stored[series] = stored.get(series, Stored()) + Stored(each.added, each.revised)
+            if len(lost["open_time"]):
+                withdrawn |= forgetting.remove(connection, market, lost, now)
+            for series, times in withdrawn.items():
+                stored[series] = stored.get(series, Stored()) + Stored(withdrawn=len(times))
             return stored
+
+    def chosen_candles(self, market: Market, choice: Choice) -> dict[Series, int]:
+        """How many stored candles of each series `forget` would remove."""
+        with self.reader() as connection:
+            rows = forgetting.choose(connection, market, choice)
+        return {series: len(times) for series, times in forgetting.by_series(rows).items()}
+
+    def forget(self, market: Market, choice: Choice, now: datetime) -> dict[Series, int]:
+        """Remove stored candles, let what is computed from them follow, and give how many of each series went.
+
+        The candles move to `raw_candle_revisions`.
+        """
+        with self.get_connection() as connection, transaction(connection):
+            removed = forgetting.remove(connection, market, forgetting.choose(connection, market, choice), now)
+        return {series: len(times) for series, times in removed.items()}
+
+    def orphans(self, market: Market) -> dict[Series, int]:
+        """How many candles are stored of each series that the market's YAML no longer has."""
+        with self.reader() as connection:
+            return forgetting.orphans(connection, market)
+
+    def missed_candles_to_ask_for(self, market: Market, batch: Sequence[Series], now: datetime) -> Stretches:
+        """From when to when to ask again for candles that a source lacked an hour ago; given once an hour."""
+        with self.get_connection() as connection, transaction(connection):
+            return withdrawals.to_ask_again(connection, market.name, batch, now)
 
     def archive_files(
         self, market: Market, batch: Sequence[Series], since: np.datetime64, until: np.datetime64

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from refresh_pipeline.cli.app import app
 from refresh_pipeline.market.candles import TIME_UNIT, Candles, instant
 from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.market.series import Series
@@ -16,6 +18,7 @@ from refresh_pipeline.pipeline import backfill, compute, fetch
 from refresh_pipeline.pipeline.quality import candle_verdicts
 from refresh_pipeline.sources import Fetched, Request
 from refresh_pipeline.warehouse.computations import computations
+from refresh_pipeline.warehouse.forgetting import Choice
 from refresh_pipeline.warehouse.outcomes import Attempt
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
@@ -243,3 +246,128 @@ def test_timeframes_that_disagree_are_reported(desk: Desk) -> None:
             "where timeframe = 'm15' and open_time = '2026-06-01 05:00'"
         )
     assert faults() == ["BTC/USD H4 2026-06-01T04: high is 114.254, its m15 candles give 218.732"]
+
+
+# ---- candles that the venue no longer has
+
+
+HOUR = timedelta(hours=1)
+
+
+def test_a_candle_that_is_gone_is_withdrawn_after_two_answers_an_hour_apart(desk: Desk, tmp_path: Path) -> None:
+    for gone in ("2026-05-29T09:00", "2026-06-01T10:15"):
+        del desk.venue.candles[np.datetime64(gone, "us")]
+    since = NOW - timedelta(days=5)
+    assert desk.refresh(since=since)[M15].rows_added == 0
+    assert "rows_withdrawn" not in desk.refresh(NOW + timedelta(minutes=50))[M15].metadata
+    done = desk.refresh(NOW + HOUR)
+    assert done[M15].metadata["rows_withdrawn"] == 2
+    assert_equal(desk, fresh(desk, tmp_path, NOW + HOUR))
+    assert len(desk.rows("raw_candle_revisions")) == 4
+    assert [(gap.series, str(gap.first)[:16]) for gap in desk.warehouse.gaps(desk.market, NOW + HOUR)] == [
+        (M15, "2026-05-29T09:00"),
+        (M15, "2026-06-01T10:15"),
+    ]
+
+
+def test_a_longer_candle_goes_with_the_last_of_its_base(desk: Desk, tmp_path: Path) -> None:
+    desk.venue = without(desk.venue, "2026-05-29T08:00", "2026-05-29T11:45")
+    for hours in (0, 1):
+        desk.refresh(NOW + hours * HOUR, since=NOW - timedelta(days=5))
+    assert h4_rows(desk, "open_time = '2026-05-29 08:00'") == []
+    assert_equal(desk, fresh(desk, tmp_path, NOW + HOUR))
+
+
+def test_a_candle_that_comes_again_is_not_withdrawn(desk: Desk) -> None:
+    before, everything = desk.rows(), dict(desk.venue.candles)
+    del desk.venue.candles[np.datetime64("2026-06-01T10:15", "us")]
+    desk.refresh()
+    desk.venue.candles = everything
+    desk.refresh(NOW + timedelta(seconds=30))
+    desk.refresh(NOW + HOUR)
+    assert desk.rows()[: len(before) // 2] == before[: len(before) // 2]
+    assert desk.rows("missed_candles") == []
+    assert [row for row in desk.rows("raw_candle_revisions") if row[1] == "m15"] == []
+
+
+def test_the_edges_of_an_answer_are_never_withdrawn(desk: Desk) -> None:
+    count = len(desk.rows())
+    desk.venue = without(desk.venue, "2026-05-27T00:00", "2026-05-28T00:00")
+    desk.venue = without(desk.venue, "2026-06-01T11:30", "2026-06-02T00:00")
+    for hours in (0, 1, 2):
+        desk.refresh(NOW + hours * HOUR, since=NOW - timedelta(days=5))
+    assert len(desk.rows()) == count
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_changes_at_the_venue_the_warehouse_equals_a_fresh_one(
+    market: Market, tmp_path: Path, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    desk = Desk(Warehouse(tmp_path / "refresh.duckdb"), market, Venue.of())
+    whole = dict(desk.venue.candles)
+    late = random.choice(np.arange(60, 440), 20, replace=False)
+    desk.venue.candles = {time: row for n, (time, row) in enumerate(whole.items()) if n - 48 not in late}
+    desk.refresh()
+    desk.venue.candles = whole
+    # The first and the last candle stay: they are an answer's edges.
+    other, gone = np.split(random.choice(np.arange(60, 440), 20, replace=False) + 48, 2)
+    for number, time in enumerate(list(whole)):
+        if number in gone:
+            del whole[time]
+        elif number in other:
+            whole[time] = candle(number, 1 + random.random())
+        elif number >= 500 and seed % 2:
+            whole[time] = candle(number, 0.5)
+    desk.backfill()
+    for hours in (0, 1):
+        desk.refresh(NOW + hours * HOUR, since=NOW - timedelta(days=5))
+    assert desk.rows() == fresh(desk, tmp_path, NOW + HOUR).rows()
+
+
+# ---- candles that somebody forgets
+
+
+def test_a_forgotten_stretch_goes_from_every_table_and_comes_again(desk: Desk, tmp_path: Path) -> None:
+    choice = Choice("BTC/USD", "m15", NOW - timedelta(days=2), NOW - timedelta(days=1))
+    assert desk.warehouse.chosen_candles(desk.market, choice) == {M15: 96}
+    assert desk.warehouse.forget(desk.market, choice, NOW) == {M15: 96}
+    desk.compute()
+    assert len(desk.rows("indicators")) == len(desk.rows()) == 384 + 30
+    desk.backfill()
+    assert_equal(desk, fresh(desk, tmp_path))
+
+
+def test_the_newest_candles_can_be_forgotten(desk: Desk) -> None:
+    assert desk.warehouse.forget(desk.market, Choice("BTC/USD", "m15", NOW - timedelta(days=1)), NOW) == {M15: 95}
+    desk.compute()
+    assert len(desk.rows("indicators")) == len(desk.rows())
+
+
+def test_an_instrument_that_left_the_yaml_is_an_orphan_until_it_is_forgotten(desk: Desk) -> None:
+    desk.market = parse_market(MARKET.replace("BTC/USD", "ETH/USD"), "histories.yaml")
+    desk.warehouse.prepare(desk.market)
+    assert list(desk.warehouse.orphans(desk.market)) == [H4, M15]
+    assert sum(desk.warehouse.forget(desk.market, Choice("BTC/USD"), NOW).values()) == 510
+    assert desk.warehouse.orphans(desk.market) == {}
+    assert desk.rows("indicators") == desk.rows("checkpoints") == []
+
+
+def test_candles_off_the_grid_can_be_forgotten_alone(desk: Desk) -> None:
+    with desk.warehouse.get_connection() as connection:
+        connection.execute(
+            "update histories.raw_candles set open_time = open_time + interval 13 second "
+            "where timeframe = 'm15' and open_time = '2026-06-01 05:00'"
+        )
+    assert desk.warehouse.forget(desk.market, Choice(off_grid=True), NOW) == {M15: 1}
+
+
+def test_the_command_lists_asks_and_forgets(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "histories.yaml").write_text(MARKET)
+    monkeypatch.setenv("REFRESH_MARKETS_DIR", str(tmp_path))
+    words = ["forget", "--market", "histories", "--data-dir", str(tmp_path), "--timeframe", "4h"]
+    refused = CliRunner().invoke(app, words)
+    assert (refused.exit_code, len(desk.rows())) == (2, 510)
+    assert "BTC/USD H4: 30 candles" in refused.output
+    assert "30 candles of 1 series forgotten" in CliRunner().invoke(app, [*words, "--yes"]).output
+    assert len(desk.rows()) == 480

@@ -1,0 +1,143 @@
+"""Takes candles out of the warehouse, and lets everything that is derived from them follow.
+
+The candles move to raw_candle_revisions with the time of their removal. Which candles go is decided elsewhere.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import duckdb
+import numpy as np
+
+from refresh_pipeline.market.candles import TIME_UNIT, Times
+from refresh_pipeline.market.gaps import on_grid
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.warehouse import stored_ranges
+from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, registered, timestamp
+from refresh_pipeline.warehouse.ingest import queue_recompute
+from refresh_pipeline.warehouse.schema import Table, candle_columns, qualified
+
+# What says something about a series that has no candle left.
+OF_SERIES = (
+    Table.enhanced_candles, Table.indicators, Table.checkpoints, Table.recompute_queue, Table.stored_ranges,
+    Table.gaps, Table.completeness, Table.confirmed_gaps, Table.missed_candles, Table.archive_files,
+)  # fmt: skip
+_SAME = "t.instrument = g.instrument and t.timeframe = g.timeframe"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which stored candles of a market are meant; without a part, all of them.
+
+    `instrument` and `timeframe` are names as stored, also of series that the market's YAML no longer has. `since` and
+    `until` are instants, `until` excluded. `off_grid` keeps to candles where the calendar expects no bar.
+    """
+
+    instrument: str | None = None
+    timeframe: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    off_grid: bool = False
+
+
+def choose(connection: duckdb.DuckDBPyConnection, market: Market, choice: Choice) -> Arrays:
+    """The instrument, timeframe and open_time of the stored candles that are meant."""
+    bounds = {
+        "instrument = $instrument": choice.instrument,
+        "timeframe = $timeframe": choice.timeframe,
+        "open_time >= $since": choice.since and timestamp(choice.since),
+        "open_time < $until": choice.until and timestamp(choice.until),
+    }
+    where = " and ".join(["true", *(text for text, value in bounds.items() if value is not None)])
+    values = {text.split("$")[1]: value for text, value in bounds.items() if value is not None}
+    rows = arrays_of(
+        connection,
+        f"select instrument, timeframe, open_time from {qualified(market.name, Table.raw_candles)} where {where} "
+        "order by all",
+        values,
+    )
+    if not choice.off_grid:
+        return rows
+    off_grid = np.zeros(len(rows["open_time"]), dtype=bool)
+    for timeframe in np.unique(rows["timeframe"].astype(str)):
+        for instrument in np.unique(rows["instrument"].astype(str)):
+            chosen = (rows["timeframe"] == timeframe) & (rows["instrument"] == instrument)
+            calendar = market.calendar_of(instrument) if instrument in market.instruments else market.calendar
+            off_grid[chosen] = ~on_grid(calendar, Timeframe(timeframe), rows["open_time"][chosen].astype(TIME_UNIT))
+    return {name: values[off_grid] for name, values in rows.items()}
+
+
+def orphans(connection: duckdb.DuckDBPyConnection, market: Market) -> dict[Series, int]:
+    """How many candles are stored of each series that the market's YAML no longer has."""
+    rows = connection.execute(
+        f"select instrument, timeframe, candle_count from {qualified(market.name, Table.series)} order by all"
+    ).fetchall()
+    stored = {Series(instrument, Timeframe(timeframe)): count for instrument, timeframe, count in rows}
+    return {series: count for series, count in stored.items() if series not in set(market.series)}
+
+
+def remove(connection: duckdb.DuckDBPyConnection, market: Market, gone: Arrays, now: datetime) -> dict[Series, Times]:
+    """Remove candles inside the open transaction; gives the opening times of those that were stored, by series.
+
+    Args:
+        connection: to the warehouse.
+        market: whose candles they are.
+        gone: the candles' instrument, timeframe and open_time.
+        now: when they are removed.
+    """
+    raw = qualified(market.name, Table.raw_candles)
+    with registered(connection, "doomed", gone):
+        connection.execute(
+            f"create temp table gone as select instrument, timeframe, open_time from {raw} "
+            "semi join doomed using (instrument, timeframe, open_time)"
+        )
+    removed = arrays_of(connection, "select instrument, timeframe, open_time from gone order by all")
+    if len(removed["open_time"]):
+        _keep_and_delete(connection, market, now)
+        _update_series(connection, market)
+    connection.execute("drop table gone")
+    return by_series(removed)
+
+
+def _keep_and_delete(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> None:
+    raw, columns = qualified(market.name, Table.raw_candles), ", ".join(candle_columns(market.two_sided))
+    listed = f"instrument, timeframe, open_time, {columns}, source, fetched_at"
+    connection.execute(
+        f"insert into {qualified(market.name, Table.raw_candle_revisions)} ({listed}, replaced_at) "
+        f"select {listed}, $now from {raw} semi join gone using (instrument, timeframe, open_time)",
+        {"now": timestamp(now)},
+    )
+    connection.execute(f"delete from {raw} t using gone g where {_SAME} and t.open_time = g.open_time")
+
+
+def _update_series(connection: duckdb.DuckDBPyConnection, market: Market) -> None:
+    """Bring what is known of the series of the removed candles in step with the candles that are left."""
+    series, ranges = (qualified(market.name, table) for table in (Table.series, Table.stored_ranges))
+    connection.execute(
+        "create temp table touched as select instrument, timeframe, min(open_time) as since from gone group by all"
+    )
+    for table in (series, ranges):
+        connection.execute(f"delete from {table} t using touched g where {_SAME}")
+    connection.execute(
+        f"insert into {series} (instrument, timeframe, candle_count, first_open_time, last_open_time) "
+        f"select instrument, timeframe, count(*), min(open_time), max(open_time) "
+        f"from {qualified(market.name, Table.raw_candles)} semi join touched using (instrument, timeframe) group by all"
+    )
+    stored_ranges.bring_forward(connection, market)
+    queue_recompute(connection, market.name, [Table.enhanced_candles])
+    connection.execute(f"delete from touched using {series} t where {_SAME.replace('g.', 'touched.')}")
+    for table in OF_SERIES:
+        connection.execute(f"delete from {qualified(market.name, table)} t using touched g where {_SAME}")
+    connection.execute("drop table touched")
+
+
+def by_series(rows: Arrays) -> dict[Series, Times]:
+    """The opening times of candles, by series."""
+    keys = zip(rows["instrument"].tolist(), rows["timeframe"].tolist(), strict=True)
+    numbers: dict[tuple[str, str], list[int]] = {}
+    for number, key in enumerate(keys):
+        numbers.setdefault(key, []).append(number)
+    times = rows["open_time"].astype(TIME_UNIT)
+    return {Series(name, Timeframe(timeframe)): times[np.array(at)] for (name, timeframe), at in numbers.items()}
