@@ -19,7 +19,7 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.pipeline.progress import advance
 from refresh_pipeline.sources import Fetched, Request, Source, SourceError
-from refresh_pipeline.sources.failover import order_of, primary_of
+from refresh_pipeline.sources.failover import PreferredSources, order_of, primary_of
 from refresh_pipeline.sources.fetching import derived_timeframes, fetch
 from refresh_pipeline.warehouse.gaps import Stretches
 from refresh_pipeline.warehouse.ingest import Stored
@@ -127,6 +127,8 @@ def fetch_candles(
     `watch` is told what has just been stored; without it the progress is told in series.
     """
     tallies = {request.series: _Tally(request.since) for request in requests}
+    if isinstance(source, PreferredSources) and requests:
+        source.sample = warehouse.take_cross_check_turn(market, list(tallies), now)
     work = _Work(warehouse, market, source, now, tallies)
     work.ask(requests, watch or _series_counted(len(requests)))
     answered = [each for each in requests if tallies[each.series].error is None and each.since < each.until]

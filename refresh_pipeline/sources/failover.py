@@ -93,6 +93,8 @@ class PreferredSources:
             raise MarketError(f"market {market.name!r}: source: found {', '.join(repeated)} twice; allowed: each once")
         self._market = market
         self._members = members
+        # The series to ask the next source about as well; where nobody sets it, another one each minute.
+        self.sample: Series | None = None
         self.kind = members[0].source.kind
         self.native_timeframes = tuple(each for each in Timeframe if any(member.serves(each) for member in members))
 
@@ -109,7 +111,7 @@ class PreferredSources:
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """See Source; the chunks say who served them, and the last one of a series who did not and why."""
         wishes = {request.series: _Wish(request) for request in requests}
-        sample = _sample(requests, now)
+        sample = self.sample or _sample(requests, now)
         open_wishes = list(wishes)
         for number, member in enumerate(self._members):
             is_last = number == len(self._members) - 1

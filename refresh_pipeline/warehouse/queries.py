@@ -176,6 +176,16 @@ def failed_series_of_run(connection: duckdb.DuckDBPyConnection, market: str, ass
     return {Series(instrument, Timeframe(timeframe)) for instrument, timeframe in rows}
 
 
+def cross_check_turns(connection: duckdb.DuckDBPyConnection, market: str, now: datetime) -> dict[Series, datetime]:
+    """When a second source was last asked about each series; turns of the future are from a clock that was ahead."""
+    rows = connection.execute(
+        f"select instrument, timeframe, attempted_at from {qualified(market, Table.outcomes)} "
+        "where asset = ? and attempted_at <= ?",
+        [Table.cross_checks.value, now.astimezone(UTC).replace(tzinfo=None)],
+    ).fetchall()
+    return {Series(name, Timeframe(timeframe)): at.replace(tzinfo=UTC) for name, timeframe, at in rows}
+
+
 def failed_series(connection: duckdb.DuckDBPyConnection, market: str, asset: Table) -> list[FailedSeries]:
     """The series whose last attempt at this asset failed."""
     rows = connection.execute(

@@ -6,7 +6,7 @@ No SQL stands here; every method calls a function of the module that knows its t
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -54,12 +54,15 @@ from refresh_pipeline.warehouse.manifests import (
     write_exports,
     write_uploads,
 )
-from refresh_pipeline.warehouse.outcomes import Attempt, SeriesStats, write_outcomes
+from refresh_pipeline.warehouse.outcomes import Attempt, Outcome, SeriesStats, write_outcomes
 from refresh_pipeline.warehouse.point_in_time import candles_as_of, ensure_known_view
 from refresh_pipeline.warehouse.queries import Activity, FailedSeries, SeriesReport, activity
 from refresh_pipeline.warehouse.resampled import Derived
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.withdrawals import Answered
+
+# Before every turn that was taken.
+NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class Warehouse:
@@ -334,6 +337,15 @@ class Warehouse:
         """Replace the last result of each series."""
         with self.get_connection() as connection, transaction(connection):
             write_outcomes(connection, market.name, str(asset), attempts, run_id=run_id, now=timestamp(now))
+
+    def take_cross_check_turn(self, market: Market, batch: Sequence[Series], now: datetime) -> Series:
+        """The series of the batch that has been without a second source's candles for longest; its turn is recorded."""
+        with self.get_connection() as connection, transaction(connection):
+            turns = queries.cross_check_turns(connection, market.name, now)
+            series = min(batch, key=lambda member: turns.get(member, NEVER))
+            attempts, asset = {series: Attempt(Outcome.unchanged)}, Table.cross_checks.value
+            write_outcomes(connection, market.name, asset, attempts, run_id="", now=timestamp(now))
+        return series
 
     def failed_series_of_run(self, market: Market, asset: Table, run_id: str) -> set[Series]:
         """The series that failed for an asset in one run."""

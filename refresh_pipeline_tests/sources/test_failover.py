@@ -102,6 +102,16 @@ def test_each_minute_another_series_gets_a_second_opinion() -> None:
     assert sorted(each.series.instrument for each in second.asked) == ALL
 
 
+def test_the_series_whose_turn_it_is_gets_the_second_opinion() -> None:
+    it, second = market(), Venue("second")
+    source = PreferredSources(it, [Member(Venue("first"), it), Member(second, it)])
+    requests = [Request(Series(name, Timeframe.m1), instant(SINCE), instant(NOW)) for name in ALL]
+    for name in ("SOL/USD", "SOL/USD", "BTC/USD"):
+        source.sample = Series(name, Timeframe.m1)
+        list(source.fetch(requests, NOW))
+    assert [each.series.instrument for each in second.asked] == ["SOL/USD", "SOL/USD", "BTC/USD"]
+
+
 @pytest.mark.parametrize("error", [PermanentError("unknown symbol"), TransientError("no answer")])
 def test_a_series_that_the_first_fails_is_served_by_the_next_and_says_why(error: SourceError) -> None:
     got = served(Venue("first", lacks=["ETH/USD"], error=error), Venue("second"))

@@ -4,6 +4,8 @@ from datetime import timedelta
 
 import pytest
 
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse import queries
 from refresh_pipeline.warehouse.ingest import Stored
 from refresh_pipeline.warehouse.warehouse import Warehouse
@@ -69,3 +71,26 @@ def test_deviations_are_counted_among_cross_checks_and_among_replaced_candles(
     assert (len(faults), examined) == (apart, 3)
     if apart:
         assert faults[0].what == "10.0% apart: close 10 by first, 11 by second"
+
+
+@pytest.mark.parametrize(("shortest", "longest", "instruments"), [(15, 60, 1), (60, 60, 12), (5, 5, 20)])
+def test_second_opinions_rotate_over_all_series_whatever_the_cadence(
+    warehouse: Warehouse, shortest: int, longest: int, instruments: int
+):
+    timeframes = {Timeframe.parse(f"{minutes}m") for minutes in (shortest, longest)}
+    series = [Series(f"I{number}", timeframe) for number in range(instruments) for timeframe in sorted(timeframes)]
+    turns: list[Series] = []
+    for tick in range(4 * len(series)):
+        now = NOW + timedelta(minutes=tick * shortest)
+        due = [each for each in series if tick * shortest % each.timeframe.minutes == 0]
+        turns.append(warehouse.take_cross_check_turn(MARKET, due, now))
+    assert set(turns) == set(series)
+    if len(timeframes) == 1:
+        assert {turns.count(each) for each in series} == {4}
+
+
+def test_a_turn_that_a_clock_which_was_ahead_took_does_not_count(warehouse: Warehouse):
+    other = Series("ETH/USD", BTC.timeframe)
+    assert warehouse.take_cross_check_turn(MARKET, [BTC, other], NOW + timedelta(hours=26)) == BTC
+    assert warehouse.take_cross_check_turn(MARKET, [BTC, other], NOW) == BTC
+    assert warehouse.take_cross_check_turn(MARKET, [BTC, other], NOW + timedelta(minutes=1)) == other
