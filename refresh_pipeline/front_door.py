@@ -21,7 +21,7 @@ from dagster_webserver.version import __version__ as webserver_version
 
 from refresh_pipeline.api.guard import Guard, Rules, host_names
 from refresh_pipeline.api.login import Keys
-from refresh_pipeline.settings import Settings, SettingsError, load_settings, set_dagster_variables
+from refresh_pipeline.settings import Settings, SettingsError, keep_files_private, load_settings, set_dagster_variables
 
 WRONG_REQUEST = 2
 # GraphQL holds mutations; the report endpoints forge materializations, and nothing of ours uses them.
@@ -99,6 +99,7 @@ def optimized(instance: dg.DagsterInstance) -> dg.DagsterInstance:
 
 def main() -> None:
     """The console script refresh-web."""
+    keep_files_private()
     app()
 
 

@@ -4,8 +4,10 @@ Priority: command line (the caller's part), environment, ~/.refresh/config.json,
 """
 
 import json
+import logging
 import os
 import re
+import stat
 from functools import cached_property
 from glob import has_magic
 from pathlib import Path
@@ -37,9 +39,16 @@ OWN_KEYS = ("REFRESH_API_KEY",)
 # Credentials that are names: a short one is an ordinary word, and no secret.
 NAMES_OF_ACCOUNTS = ("REDIS_USERNAME", "SMTP_USERNAME", "AZURE_STORAGE_ACCOUNT_NAME", "GOOGLE_APPLICATION_CREDENTIALS")
 SHORTEST_NAME = 8
+# What a market's YAML may name besides the variables of REFRESH_YAML_VARIABLES: it may come from somebody else, and
+# sends what it names to the address that it names.
+VENUES_OWN = ("OANDA_TOKEN", "DHAN_CLIENT_ID", "DHAN_ACCESS_TOKEN")
+SECRET_PREFIX = "REFRESH_SECRET_"  # noqa: S105 (a prefix of names)
+PRIVATE_UMASK, PRIVATE_FOLDER = 0o077, 0o700
 # Lists of secrets, and addresses whose parts are secrets.
 PARTS = re.compile(r"[\s,]+")
 SHORTEST_PART = 8
+
+log = logging.getLogger("refresh_pipeline")
 
 # The secrets that this process has read: of the settings, and by name for markets.
 _of_settings: list[str] = []
@@ -63,6 +72,7 @@ class Settings(BaseSettings):
     backups_kept: int = Field(default=3, ge=1, validation_alias="REFRESH_BACKUPS_KEPT")
     backups_kept_weekly: int = Field(default=4, ge=0, validation_alias="REFRESH_BACKUPS_KEPT_WEEKLY")
     backups_kept_monthly: int = Field(default=3, ge=0, validation_alias="REFRESH_BACKUPS_KEPT_MONTHLY")
+    yaml_variables: str = Field(default="", validation_alias="REFRESH_YAML_VARIABLES")
     upload_url: str | None = Field(default=None, validation_alias="REFRESH_UPLOAD_URL")
     dropbox_refresh_token: SecretStr | None = Field(default=None, validation_alias="DROPBOX_REFRESH_TOKEN")
     dropbox_app_key: SecretStr | None = Field(default=None, validation_alias="DROPBOX_APP_KEY")
@@ -230,6 +240,39 @@ def secret(name: str) -> str | None:
     return value.strip() if value else None
 
 
+def is_open_to_markets(name: str) -> bool:
+    """Whether a market's YAML may name this variable: a venue's own, REFRESH_SECRET_..., or REFRESH_YAML_VARIABLES.
+
+    Raises:
+        SettingsError: the settings cannot be read.
+    """
+    name = name.upper()
+    if name in VENUES_OWN or name.startswith(SECRET_PREFIX):
+        return True
+    return name in {listed.strip().upper() for listed in load_settings().yaml_variables.split(",")}
+
+
+def keep_files_private() -> None:
+    """Make every file that this process and its children write readable by this user alone."""
+    os.umask(PRIVATE_UMASK)
+
+
+def make_private(folder: Path) -> None:
+    """Make the data folder, or shut an existing one of this user's for other users; says so in the log.
+
+    Another user who reads the warehouse's file can hold its lock, and stops every refresh. Not shut are this user's
+    home, the folders above it, and folders that are made for everybody, such as /tmp.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
+    found = folder.stat()
+    above = {Path.home(), *Path.home().parents, *Path.cwd().parents}
+    is_open, is_for_all = found.st_mode & PRIVATE_UMASK, found.st_mode & stat.S_ISVTX
+    if not is_open or is_for_all or folder in above or found.st_uid != os.geteuid():
+        return
+    folder.chmod(PRIVATE_FOLDER)
+    log.warning("%s was open to other users of this machine; its mode is 0700 now", folder)
+
+
 def known_secrets() -> list[str]:
     """The secrets that this process has read last, lists and addresses also by their parts."""
     return [*_of_settings, *_by_name.values()]
@@ -294,6 +337,8 @@ def prepare_dagster(settings: Settings) -> Path:
         raise SettingsError(
             f"{name}: found {home}; allowed: a path without * ? [, as Dagster finds no dagster.yaml in such a folder"
         )
+    keep_files_private()
+    make_private(settings.data)
     home.mkdir(parents=True, exist_ok=True)
     # Dagster itself takes an absolute path alone.
     os.environ["DAGSTER_HOME"] = str(home)

@@ -12,12 +12,13 @@ from typing import Any
 from urllib.parse import quote
 
 from dropbox import Dropbox
+from dropbox.dropbox_client import create_session
 from dropbox.exceptions import ApiError, AuthError, BadInputError, DropboxException, InternalServerError, RateLimitError
 from dropbox.file_transfer import FileUpload, TransferError, Uploader, UploadOptions
 from dropbox.files import CommitInfo, FileMetadata, UploadWriteFailed, WriteMode
 from dropbox.files import LookupError as FolderLookupError
 from dropbox.stone_validators import ValidationError
-from requests import RequestException, Session
+from requests import RequestException, Session, TooManyRedirects
 
 from refresh_pipeline.destinations import DestinationError, Outgoing, PermanentUploadError, TransientUploadError
 from refresh_pipeline.destinations.hashes import dropbox_hash_of
@@ -152,12 +153,18 @@ class DropboxDestination(UploadingDestination[Dropbox]):
             oauth2_refresh_token=refresh_token,
             app_key=app_key if refresh_token else None,
             app_secret=app_secret if refresh_token else None,
-            session=self._connections,
+            session=self._without_redirects(),
             timeout=self._timeout,  # pyright: ignore[reportArgumentType] - documented as a float
             user_agent="refresh-pipeline",
             max_retries_on_error=0,
             max_retries_on_rate_limit=0,
         )
+
+    def _without_redirects(self) -> Session:
+        # Dropbox never sends its clients elsewhere; whoever does would get files, and be believed.
+        session = self._connections or create_session()
+        session.max_redirects = 0
+        return session
 
     def _path(self, remote: str) -> str:
         return f"{self.root}/{under_root(remote)}"
@@ -220,7 +227,7 @@ def _refusal(error: Exception, what: str, clean: Callable[[object], str]) -> Des
         case DropboxException():
             return PermanentUploadError(f"{what}: refused: {clean(error)}")
         case RequestException():
-            return Unreachable(f"{what}: no answer: {clean(error)}; check the network, or try again later")
+            return _silence(error, what, clean)
         case ValidationError():
             return TransientUploadError(
                 f"{what}: Dropbox's answer is one its SDK cannot read: {clean(error)}; try again"
@@ -229,6 +236,14 @@ def _refusal(error: Exception, what: str, clean: Callable[[object], str]) -> Des
             return TransientUploadError(f"{what}: {clean(error)}; it changed on its way: try again")
     received = f"{type(error).__name__}: {clean(error)}"
     return Unreachable(f"{what}: an answer that is not Dropbox's ({received}): is a proxy or a gateway between?")
+
+
+def _silence(error: RequestException, what: str, clean: Callable[[object], str]) -> DestinationError:
+    if isinstance(error, TooManyRedirects):
+        return PermanentUploadError(
+            f"{what}: sent to another address, which is not followed: is a proxy or a login page between?"
+        )
+    return Unreachable(f"{what}: no answer: {clean(error)}; check the network, or try again later")
 
 
 def _bad_input(message: str, what: str) -> DestinationError:

@@ -21,6 +21,8 @@ from refresh_pipeline.market.destination_spec import FolderSpec
 PASSING = {errno.EBUSY, errno.EIO, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ESTALE, errno.ETIMEDOUT}
 
 # A disk is waited for most of the time, one that is mounted from elsewhere even more.
+# Files and folders are as open as the root is, though everything else that we write is private.
+ANYTHING, READ_AND_WRITE = 0o777, 0o666
 WORKERS = 8
 
 
@@ -72,7 +74,7 @@ class FolderDestination:
         size, wanted = _size_and_hash(file.path)
         skipped = self._hash_of(target) == wanted
         if not skipped:
-            _copy(file.path, target, size, wanted)
+            _copy(file.path, target, size, wanted, self.root)
         return Uploaded(file, url_under(self.url, file.remote), size, wanted, skipped)
 
 
@@ -83,13 +85,26 @@ def _size_and_hash(path: Path) -> tuple[int, str]:
         raise PermanentUploadError(f"{path}: nothing to upload: {error.strerror}; export it again") from error
 
 
-def _copy(source: Path, target: Path, size: int, wanted: str) -> None:
+def _copy(source: Path, target: Path, size: int, wanted: str, root: Path) -> None:
     try:
+        mode = _mode_below(root, target.parent)
         with replacing(target) as part:
             shutil.copyfile(source, part)
             _verify(part, target, wanted)
+            part.chmod(mode & READ_AND_WRITE)
     except OSError as error:
         raise _refusal(error, why_not_written(error, target, size)) from error
+
+
+def _mode_below(root: Path, folder: Path) -> int:
+    """Make the folders from the root down, readable by those who read the root; gives its mode."""
+    root.mkdir(parents=True, exist_ok=True)
+    mode = root.stat().st_mode & ANYTHING
+    for below in [*reversed(folder.relative_to(root).parents), folder.relative_to(root)]:
+        if not (root / below).exists():
+            (root / below).mkdir(exist_ok=True)
+            (root / below).chmod(mode)
+    return mode
 
 
 def _verify(part: Path, target: Path, wanted: str) -> None:

@@ -71,6 +71,8 @@ class DhanOptions(SourceOptions):
     """The options of this source in a market's YAML."""
 
     base_url: BaseUrl = "https://api.dhan.co/v2"
+    # Whether a token may go to another machine without encryption.
+    insecure_http: bool = False
     # The settings that hold the account's id and its token.
     client_id: str = "DHAN_CLIENT_ID"
     access_token: str = "DHAN_ACCESS_TOKEN"  # noqa: S105 (its name)

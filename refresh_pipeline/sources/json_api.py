@@ -46,6 +46,7 @@ NAMES = ("symbol", "base", "quote", "timeframe", "rows", "since", "until")
 INSTANTS = ("since", "until")
 FORMATS = ("s", "ms", "us", "iso", "date")
 VARIABLE = re.compile(r"\$([A-Z][A-Z0-9_]*)")
+TOKEN_NAME = re.compile("key|token|secret|pass|auth|sign", re.IGNORECASE)
 NAME = re.compile(r"[\w.:-]{1,40}")
 # Microseconds in each unit of time.
 UNITS = {"s": 1_000_000, "ms": 1000, "us": 1}
@@ -105,6 +106,8 @@ class HttpOptions(SourceOptions):
     """The options of this source in a market's YAML."""
 
     base_url: BaseUrl
+    # Whether a token may go to another machine without encryption.
+    insecure_http: bool = False
     path: Template
     params: Mapping[str, Template] = Field(default_factory=dict)
     headers: Mapping[str, str] = Field(default_factory=dict)
@@ -159,9 +162,14 @@ class JsonApiSource(HttpSource[HttpOptions]):
             return
         limit = self._limit(venue_at(self.kind, options.base_url), options.rate.requests, options.rate.seconds)
         headers = {name: _revealed(text, keys) for name, text in options.headers.items()}
-        async with self._client(options.base_url, limit, headers, secrets=tuple(keys.values())) as client:
+        async with self._client(options.base_url, limit, headers, secrets=self._secret_params(keys)) as client:
             session = _FetchSession(self._market, options, client, keys, instant(now))
             await side_by_side(requests, session.chunks, put)
+
+    def _secret_params(self, keys: Mapping[str, str]) -> tuple[str, ...]:
+        """The keys, and what the YAML itself says in a param that is called like one."""
+        params = self._options.params.items()
+        return (*keys.values(), *(text for name, text in params if TOKEN_NAME.search(name) and "{" not in text))
 
     def _keys(self) -> dict[str, str]:
         """The values of the settings that headers and params name."""

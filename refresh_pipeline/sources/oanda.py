@@ -60,6 +60,8 @@ class OandaOptions(SourceOptions):
 
     # A token is good for one of two hosts: this one for practice accounts, api-fxtrade for live ones.
     base_url: BaseUrl = "https://api-fxpractice.oanda.com"
+    # Whether a token may go to another machine without encryption.
+    insecure_http: bool = False
     # The setting that holds the token.
     token: str = "OANDA_TOKEN"  # noqa: S105 (its name)
 

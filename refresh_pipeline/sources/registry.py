@@ -1,9 +1,15 @@
 """Which sources exist, and how the source of a market is opened. How series are fetched is `fetching`'s part."""
 
 import importlib
+import ipaddress
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from refresh_pipeline.market.model import Market, MarketError
+from refresh_pipeline.settings import SECRET_PREFIX, VENUES_OWN, is_open_to_markets
 from refresh_pipeline.sources import Secrets, Source, no_secrets
 from refresh_pipeline.sources.failover import Member, PreferredSources
 from refresh_pipeline.sources.fetching import require_served
@@ -20,6 +26,12 @@ SOURCES = {
     "http": "json_api:JsonApiSource",
     "ccxt": "ccxt_exchange:CcxtSource",
 }
+
+# The kinds that need a token, the options that name a variable, and names of headers and params that hold a token.
+WITH_TOKEN = ("oanda", "dhan")
+CREDENTIALS = ("token", "client_id", "access_token")
+VARIABLE = re.compile(r"\$([A-Z][A-Z0-9_]*)")
+TOKEN_NAME = re.compile("key|token|secret|pass|auth|sign|cookie", re.IGNORECASE)
 
 
 def open_source(market: Market, limits_dir: Path, secrets: Secrets = no_secrets) -> Source:
@@ -49,5 +61,58 @@ def _opened(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
     kind = market.source.kind
     if kind not in SOURCES:
         raise MarketError(f"market {market.name!r}: source.kind: found {kind!r}; allowed: {', '.join(SOURCES)}")
+    _refuse_foreign_variables(market)
+    _refuse_plain_http(market)
     module, _, name = SOURCES[kind].partition(":")
     return getattr(importlib.import_module(f"refresh_pipeline.sources.{module}"), name)(market, limits_dir, secrets)
+
+
+def _refuse_foreign_variables(market: Market) -> None:
+    foreign = [name for name in variables(market.source.options) if not is_open_to_markets(name)]
+    if foreign:
+        raise MarketError(
+            f"market {market.name!r}: source: found the variable {foreign[0]}; allowed: {', '.join(VENUES_OWN)}, names "
+            f"that begin with {SECRET_PREFIX}, and names listed in REFRESH_YAML_VARIABLES"
+        )
+
+
+def variables(options: Mapping[str, Any]) -> list[str]:
+    """The names of the variables that a source's options ask for: `$NAME` in a text, or the option of a credential.
+
+    >>> variables({"headers": {"X-Key": "Bearer $REFRESH_SECRET_A"}, "token": "OANDA_TOKEN"})
+    ['REFRESH_SECRET_A', 'OANDA_TOKEN']
+    """
+    names: dict[str, None] = {}
+    for option, value in options.items():
+        if option in CREDENTIALS and isinstance(value, str):
+            names[value] = None
+        elif isinstance(value, str):
+            names |= dict.fromkeys(VARIABLE.findall(value))
+        elif isinstance(value, Mapping):
+            names |= dict.fromkeys(variables({str(key): each for key, each in value.items()}))
+    return list(names)
+
+
+def _refuse_plain_http(market: Market) -> None:
+    options = market.source.options
+    url = urlsplit(str(options.get("base_url", "")))
+    if url.scheme != "http" or options.get("insecure_http") is True or not _sends_a_token(market):
+        return
+    if not _is_loopback(url.hostname or ""):
+        raise MarketError(
+            f"market {market.name!r}: source.base_url: found http:// to {url.hostname}, which shows the token to the "
+            "network; allowed: https://, a host of this machine, or `insecure_http: true` beside it"
+        )
+
+
+def _sends_a_token(market: Market) -> bool:
+    options = market.source.options
+    named = [str(name) for key in ("headers", "params") for name in options.get(key) or ()]
+    return bool(market.source.kind in WITH_TOKEN or variables(options) or any(map(TOKEN_NAME.search, named)))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

@@ -89,7 +89,8 @@ KINDS = {
     "http": Kind(
         FakeJsonApi, at("2024-06-05T12:00:30"),
         "http, path: '/data/v2/histominute', params: {fsym: '{base}', tsym: '{quote}', toTs: '{until:s}', "
-        "limit: '{rows}'}, headers: {authorization: 'Apikey $KEY'}, timeframes: {m1: x}, candles: Data.Data, time: s, "
+        "limit: '{rows}'}, headers: {authorization: 'Apikey $REFRESH_SECRET_KEY'}, timeframes: {m1: x}, "
+        "candles: Data.Data, time: s, "
         "fields: {time: time, open: open, high: high, low: low, close: close, volume: volumefrom}, rows: 2000",
         "BTC/USD|m1", "2024-06-05T11:30", "histominute", long_since="2024-06-02",
         rows=lambda body: body["Data"]["Data"], with_rows=lambda body, rows: body | {"Data": {"Data": rows}},
@@ -106,7 +107,7 @@ KINDS = {
 }  # fmt: skip
 SECRETS = {
     "OANDA_TOKEN": "t0ken-7f1c", "DHAN_CLIENT_ID": "1100003626", "DHAN_ACCESS_TOKEN": "eyJ0.t0ken.e1f9",
-    "KEY": "key-0123456789",
+    "REFRESH_SECRET_KEY": "key-0123456789",
 }  # fmt: skip
 
 

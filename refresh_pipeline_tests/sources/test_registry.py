@@ -300,3 +300,36 @@ def test_a_timeframe_that_cannot_be_made_is_refused_with_what_can() -> None:
 def test_a_simulated_market_needs_no_http_client() -> None:
     done = subprocess.run([sys.executable, "-c", OPEN_THE_DEMO], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def described(more: str, base_url: str = "https://api.example.com") -> Market:
+    """A market of a JSON API, with more options of its source."""
+    options = "path: /x, timeframes: {m1: x}, time: s, fields: {time: 0, open: 1, high: 2, low: 3, close: 4}"
+    text = f"source: {{kind: http, base_url: '{base_url}', {options}, {more}}}"
+    return parse_market(f"name: x\ncalendar: crypto\ninstruments: [A/B]\ntimeframes: [m1]\nhistory: 1d\n{text}\n", "x")
+
+
+FOREIGN = ("HOME", "AWS_SECRET_ACCESS_KEY", "SMTP_PASSWORD", "REFRESH_API_KEY", "DROPBOX_APP_SECRET")
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("option", ["headers: {X-Key: 'a $%s'}", "params: {a: b, k: $%s}"])
+def test_a_market_names_no_variable_of_others(name: str, option: str, tmp_path: Path) -> None:
+    with pytest.raises(MarketError, match=f"found the variable {name}; allowed: .*REFRESH_SECRET_"):
+        open_source(described(option % name), tmp_path)
+
+
+def test_a_market_names_its_secrets_and_what_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_source(described("headers: {X-Key: $REFRESH_SECRET_MINE}"), tmp_path)
+    monkeypatch.setenv("REFRESH_YAML_VARIABLES", "A_KEY, VENUE_KEY")
+    open_source(described("headers: {X-Key: $VENUE_KEY}"), tmp_path)
+
+
+@pytest.mark.parametrize("option", ["headers: {X-Key: $REFRESH_SECRET_MINE}", "params: {apikey: literal}"])
+def test_a_token_goes_to_no_other_machine_in_the_clear(option: str, tmp_path: Path) -> None:
+    with pytest.raises(MarketError, match=r"http:// to api\.example\.com, which shows the token"):
+        open_source(described(option, "http://api.example.com"), tmp_path)
+    for url in ("http://127.0.0.1:8080", "http://localhost", "https://api.example.com"):
+        open_source(described(option, url), tmp_path)
+    open_source(described(f"{option}, insecure_http: true", "http://api.example.com"), tmp_path)
+    open_source(described("params: {a: b}", "http://api.example.com"), tmp_path)
