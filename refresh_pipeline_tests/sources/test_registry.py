@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from refresh_pipeline.market.candles import CANDLE_COLUMNS, QUOTE_COLUMNS, Candles, Malformed, faults, instant
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, QUOTE_COLUMNS, Candles, Malformed, instant
 from refresh_pipeline.market.model import Market, MarketError, parse_market
 from refresh_pipeline.market.resampling import resample
 from refresh_pipeline.market.series import Series
@@ -201,10 +201,11 @@ def test_quotes_keep_both_sides() -> None:
     assert got["bid_high"][0] == venue.candles(Timeframe.m1, got.open_time[0], got.open_time[1])["bid_high"].max()
 
 
-def test_a_bar_with_a_bad_candle_in_it_is_bad_and_its_neighbours_are_not() -> None:
+def test_a_bar_with_a_bad_candle_in_it_is_made_of_the_others_and_says_so() -> None:
     venue = Venue(bad=["2024-06-01T11:52"])
     got = bars(venue, request(Timeframe.m5, "2024-06-01T11:45"))["EUR/USD|m5"]
-    assert [reason is None for reason in faults(got)] == [True, False, True]
+    assert got["base_bars"].tolist() == [5, 4, 5]
+    assert got["complete"].tolist() == [1, 0, 1]
 
 
 def test_malformed_rows_are_told_once_with_the_series_that_was_wanted() -> None:
