@@ -11,6 +11,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.candles import (
     CANDLE_COLUMNS,
     MALFORMED,
@@ -19,7 +20,9 @@ from refresh_pipeline.market.candles import (
     Candles,
     Times,
     faults,
+    instant,
 )
+from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.redaction import clean
 from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, numbered, registered, texts, timestamp
@@ -29,6 +32,9 @@ from refresh_pipeline.warehouse.schema import Table, qualified
 CROSS_CHECKS_KEPT = timedelta(days=7)
 REJECTED_KEPT = timedelta(days=90)
 NO_OPEN_TIME = "open_time is missing"
+FROM_THE_FUTURE = "closes later than now"
+# Clocks of venues may be ahead of ours by so much.
+CLOCK_SKEW = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +89,23 @@ class Staged:
     bad: Arrays
 
     @classmethod
-    def of(cls, arrivals: Mapping[Series, Candles], candle_columns: Sequence[str]) -> "Staged":
-        """Stack all series, split off faulty candles, and keep the last of several candles with one open_time."""
+    def of(
+        cls,
+        arrivals: Mapping[Series, Candles],
+        candle_columns: Sequence[str],
+        is_future: NDArray[np.bool_] | None = None,
+    ) -> "Staged":
+        """Stack all series, split off faulty candles, and keep the last of several candles with one open_time.
+
+        `is_future` marks candles of all series behind one another that close later than now.
+        """
         columns = (*candle_columns, *RESAMPLED_COLUMNS)
         counts = np.array([len(candles) for candles in arrivals.values()], dtype=np.int64)
         series_no = np.repeat(np.arange(len(arrivals), dtype=np.int32), counts)
         stacked = Candles.concatenated([_with_columns(candles, columns) for candles in arrivals.values()])
         reason = np.where(np.isnat(stacked.open_time), NO_OPEN_TIME, faults(stacked, series_no))
+        if is_future is not None and is_future.any():
+            reason = np.where(is_future, FROM_THE_FUTURE, reason)
         rows = {"series_no": series_no, "open_time": stacked.open_time, **stacked.columns}
         is_bad = np.array([fault is not None for fault in reason], dtype=bool)
         good = {name: values[~is_bad] for name, values in rows.items()}
@@ -99,6 +115,18 @@ class Staged:
             {name: values[last] for name, values in good.items()},
             _rejected({name: values[is_bad] for name, values in rows.items()}, reason[is_bad], arrivals),
         )
+
+
+def closing_later(market: Market, arrivals: Mapping[Series, Candles], now: datetime) -> NDArray[np.bool_]:
+    """Which of these candles, of all series behind one another, close later than `now` and a minute."""
+    latest, parts = instant(now + CLOCK_SKEW), []
+    for series, candles in arrivals.items():
+        # Months differ in length: the calendar is asked about candles that may be too new, not about all.
+        is_late = candles.open_time + length_of(series.timeframe) * 11 // 10 > latest
+        if is_late.any():
+            is_late[is_late] = market.calendar.closes(series.timeframe, candles.open_time[is_late]) > latest
+        parts.append(is_late)
+    return np.concatenate(parts) if parts else np.array([], dtype=bool)
 
 
 def _with_columns(candles: Candles, columns: Sequence[str]) -> Candles:

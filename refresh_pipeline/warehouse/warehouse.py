@@ -201,13 +201,16 @@ class Warehouse:
 
         A late correction replaces the stored candle, whose values move to `raw_candle_revisions`. Candles whose numbers
         contradict themselves go to `rejected_candles`. Candles stored from a `preferred` source stay, and this source's
-        candles of the same bars go to `cross_checks`. `files` are the archive files that the candles were read from.
+        candles of the same bars go to `cross_checks`. A candle that closes later than `now` and than the clock is
+        rejected. `files` are the archive files that the candles were read from.
         Stored candles of longer timeframes that `derived` makes from changed ones are made again.
         Of the series in `answered`, stored candles that the source has lacked twice are withdrawn.
         """
         if not arrivals and not files:
             return {}
-        staged = Staged.of(arrivals, schema.candle_columns(market.two_sided))
+        # A run may look at the past; a candle that has closed by the clock is none from the future.
+        future = ingest.closing_later(market, arrivals, max(now, datetime.now(UTC)))
+        staged = Staged.of(arrivals, schema.candle_columns(market.two_sided), future)
         with self.get_connection() as connection, transaction(connection):
             archives.record_files(connection, market.name, files, now)
             store = partial(ingest.store, connection, market.name, source=source, now=now, preferred=preferred)
