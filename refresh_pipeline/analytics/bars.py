@@ -136,10 +136,18 @@ class Computation:
     fingerprints: Mapping[str, Fingerprint] = field(default_factory=dict)
     # Returns the computation of some of the columns and states alone; without it, every column is computed for some.
     narrow: Callable[[Collection[str]], "Computation"] | None = None
+    # The states of a stored checkpoint, in order, where these are not `states`: of a narrowed computation.
+    checkpoint_states: Sequence[str] | None = None
+
+    @property
+    def stored_states(self) -> Sequence[str]:
+        """The states of a stored checkpoint, in order."""
+        return self.states if self.checkpoint_states is None else self.checkpoint_states
 
     def narrowed(self, names: Collection[str]) -> "Computation":
         """The computation of these columns and states alone, with the states that these columns continue from."""
-        return self.narrow(names) if self.narrow else self
+        narrowed = self.narrow(names) if self.narrow else self
+        return replace(narrowed, checkpoint_states=self.stored_states)
 
     def compute_with_states(self, bars: Bars) -> tuple[Mapping[str, Values], Mapping[str, Values]]:
         """The columns of the table at the wanted rows, and the states at every row."""

@@ -227,11 +227,13 @@ FORMULAS: Sequence[Formula] = (
     Formula(
         [price_column("ao", f"Awesome Oscillator: SMA{FAST} - SMA{SLOW} of the median price.", AO_UNDEFINED)],
         _awesome,
+        version=2,
         undefined=AO_UNDEFINED,
     ),
     Formula(
         [price_column("ac", f"Accelerator: ao - SMA{ACCELERATION} of ao.", AC_UNDEFINED)],
         _accelerator,
+        version=2,
         undefined=AC_UNDEFINED,
     ),
     Formula([], _averages, states=[average.state for average in AVERAGES]),
@@ -249,6 +251,7 @@ FORMULAS: Sequence[Formula] = (
             ),
         ],
         _gator,
+        version=2,
     ),
     Formula(
         [
@@ -260,7 +263,7 @@ FORMULAS: Sequence[Formula] = (
         ],
         _facilitation,
     ),
-    Formula([column for degree in DEGREES for column in _fractal_columns(degree)], fractals),
+    Formula([column for degree in DEGREES for column in _fractal_columns(degree)], fractals, version=2),
     Formula(
         [
             flag_column(
@@ -283,6 +286,7 @@ FORMULAS: Sequence[Formula] = (
             ),
         ],
         _divergent,
+        version=2,
         undefined=LINES_UNDEFINED["lips"],
     ),
     Formula(
@@ -307,11 +311,13 @@ FORMULAS: Sequence[Formula] = (
     Formula(
         [text_column("ao_color", "green where ao is above the previous bar's, else red.", AO_UNDEFINED + 1)],
         partial(_color, of="ao"),
+        version=2,
         undefined=AO_UNDEFINED,
     ),
     Formula(
         [text_column("ac_color", "green where ac is above the previous bar's, else red.", AC_UNDEFINED + 1)],
         partial(_color, of="ac"),
+        version=2,
         undefined=AC_UNDEFINED,
     ),
     Formula(
@@ -324,6 +330,7 @@ FORMULAS: Sequence[Formula] = (
             flag_column("zone_sell", "1 in the red zone, else 0.", ZONE_WARM_UP),
         ],
         _zone,
+        version=2,
         undefined=AC_UNDEFINED,
     ),
     Formula(
@@ -340,6 +347,7 @@ FORMULAS: Sequence[Formula] = (
             ),
         ],
         _accelerator_signals,
+        version=2,
         undefined=AC_UNDEFINED,
     ),
     Formula(
@@ -348,6 +356,7 @@ FORMULAS: Sequence[Formula] = (
             flag_column("saucer_sell", "1 where ao below 0 turns red after two green bars, else 0.", SAUCER_WARM_UP),
         ],
         _saucer,
+        version=2,
         undefined=AO_UNDEFINED,
     ),
     Formula(
@@ -356,6 +365,7 @@ FORMULAS: Sequence[Formula] = (
             _peak("price_peak_below", "Trough of the close", REACH),
         ],
         _price_peaks,
+        version=2,
         undefined=REACH,
     ),
     Formula(
@@ -364,6 +374,7 @@ FORMULAS: Sequence[Formula] = (
             _peak("ao_peak_below", "Trough of the ao below 0", AO_PEAKS_WARM_UP),
         ],
         _ao_peaks,
+        version=2,
         undefined=AO_PEAKS_WARM_UP,
     ),
     Formula(
@@ -376,6 +387,7 @@ FORMULAS: Sequence[Formula] = (
             text_column("mfi_code", "What volume and mfi did: +- squat, -+ fake, -- fade, ++ green, 0 neither.", 1),
         ],
         _facilitation_codes,
+        version=2,
         undefined=1,
     ),
     Formula(
@@ -407,6 +419,7 @@ FORMULAS: Sequence[Formula] = (
             ),
         ],
         mouth,
+        version=2,
         undefined=MOUTH_UNDEFINED,
     ),
 )

@@ -23,7 +23,7 @@ CONSTANTS = (bool, int, float, str, np.generic, np.ndarray, tuple, list, dict)
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """The fingerprint of one column, and the highest code version among the formulas behind it."""
+    """The fingerprint of one column, and the highest version among the formulas and the calendar behind it."""
 
     text: str
     version: int = 1
@@ -43,7 +43,21 @@ def fingerprint(code_version: int, *ingredients: object, needs: Mapping[str, Fin
     described = [str(code_version), *map(_described, ingredients)]
     described += [f"{name}={need.text}" for name, need in sorted(needed.items())]
     text = hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
-    return Fingerprint(text, max([code_version, *(need.version for need in needed.values())]))
+    versions = [code_version, *_calendar_versions(ingredients), *(need.version for need in needed.values())]
+    return Fingerprint(text, max(versions))
+
+
+def _calendar_versions(value: object) -> Iterator[int]:
+    """The versions of the calendars among ingredients."""
+    if isinstance(value, Calendar):
+        yield value.version
+    elif isinstance(value, partial):
+        yield from _calendar_versions((value.args, *value.keywords.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _calendar_versions(item)
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from _calendar_versions(tuple(getattr(value, field.name) for field in fields(value)))
 
 
 def _described(value: object) -> str:
@@ -61,7 +75,7 @@ def _described(value: object) -> str:
         return f"{{{', '.join(sorted(f'{key}: {_described(item)}' for key, item in value.items()))}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_described, value))}]"
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         return _described({field.name: getattr(value, field.name) for field in fields(value)})
     return str(value) if isinstance(value, np.generic) else repr(value)
 

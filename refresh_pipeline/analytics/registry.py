@@ -122,6 +122,8 @@ _ENDLESS: Mapping[str, tuple[Callable[[Bars], Sequence[Values]], Sequence[str]]]
     "VWAP": (cumulative.endless_vwap, ["vwap_value", "vwap_volume"]),
 }
 # `vwap` is the predecessor's, per session; TA-Lib's never begins anew.
+# Sums that go by the way of the close: since version 2 closes within 1e-9 of the price are equal.
+_WITH_TIES = ("OBV", "WAD")
 _RENAMED = {"VWAP": ["vwap_endless"]}
 _CYCLE = ("HT_DCPHASE", "HT_SINE", "HT_TRENDMODE")
 # Outputs in another unit than the function's others.
@@ -182,7 +184,7 @@ def _cycle_part() -> Part:
 def _recursive_formula(name: str, parameters: Parameters) -> RecursiveFormula | None:
     """How a function goes on from a state, if it does."""
     if name in _ENDLESS:
-        return RecursiveFormula(*_ENDLESS[name])
+        return RecursiveFormula(*_ENDLESS[name], version=2 if name in _WITH_TIES else 1)
     if name == "EMA":
         periods = int(parameters["timeperiod"])
         average = Average(f"ema_{periods}_so_far", periods, 2 / (periods + 1), begins=periods - 1)
@@ -221,6 +223,8 @@ def _block_formula(name: str, function: TalibFunction, parameters: Parameters) -
         # Without a memory a window is what counts; with one, the bar's own volume.
         needs_volume_of=(1 if function.warm_up else first + 1) if "volume" in function.takes else 0,
         counts_rows=name in _COUNTS_ROWS,
+        # Since version 2, 0/0 is null.
+        version=2 if name in denominators.UNDEFINED else 1,
     )
 
 
@@ -274,7 +278,7 @@ def _bands() -> Iterator[Indicator]:
         "band_width",
         "volatility",
         "Bollinger.",
-        RowFormula(derived.band_width_and_place, ["bb_upper", "bb_middle", "bb_lower"]),
+        RowFormula(derived.band_width_and_place, ["bb_upper", "bb_middle", "bb_lower"], version=2),
         [
             price_column("bb_width", "bb_upper - bb_lower."),
             number_column(
@@ -352,14 +356,14 @@ def _levels() -> Iterator[Indicator]:
         "support_resistance",
         "levels",
         "The NSE predecessor's, without its look ahead.",
-        RowFormula(derived.support_and_resistance, reach=reach),
+        RowFormula(derived.support_and_resistance, reach=reach, version=2),
         columns,
     )
     yield _own(
         "zones",
         "levels",
         "The NSE predecessor's, with a rolling quantile.",
-        RecursiveFormula(levels.zones, levels.ZONE_STATES),
+        RecursiveFormula(levels.zones, levels.ZONE_STATES, version=2),
         _zone_columns(),
     )
 
@@ -407,7 +411,7 @@ def _structure() -> Iterator[Indicator]:
         "price_steps",
         "structure",
         "Against the bar before.",
-        RowFormula(derived.steps_of_price),
+        RowFormula(derived.steps_of_price, version=2),
         [
             flag_column("higher_high", "High above the one before."),
             flag_column("higher_low", "Low above the one before."),
@@ -419,7 +423,7 @@ def _structure() -> Iterator[Indicator]:
         "candle_shapes",
         "structure",
         "Nison, Japanese Candlestick Charting Techniques, 1991.",
-        RowFormula(derived.candle_shapes),
+        RowFormula(derived.candle_shapes, version=2),
         [
             flag_column("doji", "Body at most a tenth of the range."),
             flag_column("hammer", "Lower shadow at least twice the body, upper at most the body."),
@@ -442,14 +446,14 @@ def _regimes() -> Iterator[Indicator]:
         "trend_direction",
         "regimes",
         "The NSE predecessor's.",
-        RowFormula(derived.trend, ["ema_20", "ema_50"]),
+        RowFormula(derived.trend, ["ema_20", "ema_50"], version=2),
         [text_column("trend_direction", "bullish where ema_20 is above ema_50, bearish below, sideways where equal.")],
     )
     yield _own(
         "volatility_regime",
         "regimes",
         "The NSE predecessor's.",
-        RowFormula(derived.volatility_regime, ["volatility_rank"]),
+        RowFormula(derived.volatility_regime, ["volatility_rank"], version=2),
         [
             text_column(
                 "volatility_regime",
@@ -461,7 +465,7 @@ def _regimes() -> Iterator[Indicator]:
         "volume_regime",
         "regimes",
         "The NSE predecessor's.",
-        RowFormula(derived.volume_regime, ["volume_ratio"]),
+        RowFormula(derived.volume_regime, ["volume_ratio"], version=2),
         [text_column("volume_regime", "high, medium or low: volume_ratio above 1.5 or below 0.7.")],
     )
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
@@ -14,7 +15,7 @@ from refresh_pipeline.warehouse.warehouse import Warehouse
 def compute(warehouse: Warehouse, market: Market, table: Table, batch: Sequence[Series]) -> dict[Series, Attempt]:
     """Make a computed table current for every series of the batch whose candles changed."""
     began = time.monotonic()
-    recomputed = warehouse.refresh_tail(market, table, batch)
+    recomputed = warehouse.refresh_tail(market, table, batch, progress=partial(advance, table))
     others = [series for series in batch if series not in recomputed]
     stats = warehouse.series_stats(market, others) if others else {}
     share = (time.monotonic() - began) / max(len(recomputed), 1)

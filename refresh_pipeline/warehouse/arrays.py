@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from refresh_pipeline.market.candles import instant
+from refresh_pipeline.market.candles import TIME_UNIT, instant
 from refresh_pipeline.market.series import Series
 
 Arrays = Mapping[str, NDArray]
@@ -63,6 +63,11 @@ def timestamp(moment: datetime | str | np.datetime64) -> datetime:
     datetime.datetime(2024, 1, 1, 5, 30)
     """
     return instant(moment).astype(datetime)
+
+
+def days_before(last: np.datetime64, kept: timedelta | None) -> np.datetime64:
+    """The instant from which rows are kept, counted back from the last one in whole days; BEGINNING for all rows."""
+    return BEGINNING if kept is None else (last - np.timedelta64(kept)).astype("datetime64[D]").astype(TIME_UNIT)
 
 
 def plain(values: Any) -> NDArray:

@@ -43,7 +43,8 @@ def checkpoints_before(
     row's block begins at a multiple of the computation's block.
     """
     count, states = len(wanted["series_no"]), computation.states
-    listed = ", ".join(f"c.state[{number}] as state_{number}" for number in range(1, len(states) + 1))
+    stored = list(computation.stored_states)
+    listed = "".join(f", c.state[{stored.index(name) + 1}] as state_{number}" for number, name in enumerate(states, 1))
     table, block = qualified(market, Table.checkpoints), max(computation.block, CHECKPOINT_BARS)
     # The choice comes before the states: a window over rows with states would carry all of them along.
     with registered(connection, "wanted", wanted):
@@ -57,12 +58,12 @@ def checkpoints_before(
             "select series_no, max(candles) // $block * $block - $before as candles from earlier group by all), "
             "chosen as (select e.instrument, e.timeframe, e.series_no, max(e.candles) as candles "
             "from earlier e join newest n on e.series_no = n.series_no and e.candles <= n.candles group by all) "
-            f"select f.series_no, c.open_time, c.candles, {listed} from {table} c join chosen f "
+            f"select f.series_no, c.open_time, c.candles{listed} from {table} c join chosen f "
             "on c.asset = $asset and c.instrument = f.instrument and c.timeframe = f.timeframe "
             "and c.candles = f.candles",
             {
                 "asset": computation.name,
-                "states": len(states),
+                "states": len(stored),
                 "block": block,
                 "before": computation.warm_up + computation.repaint,
             },
@@ -115,6 +116,40 @@ def keep_checkpoints(
             f"from new_checkpoints n join {of} w using (series_no) order by n.open_time, n.series_no",
             [computation.name],
         )
+
+
+def update_checkpoints(
+    connection: duckdb.DuckDBPyConnection, market: str, computation: Computation, checkpoints: Arrays, *, of: str
+) -> None:
+    """Write the states of a narrowed computation into stored checkpoints; their other states stay.
+
+    `of` is as in `keep_checkpoints`, with `until`. A checkpoint from `begun` to `until` that lies elsewhere than the
+    given ones lacks one of the states, and is deleted.
+    """
+    table, place = qualified(market, Table.checkpoints), {name: no for no, name in enumerate(computation.states)}
+    values = ", ".join(
+        f"n.state_{place[name]}" if name in place else f"c.state[{number}]"
+        for number, name in enumerate(computation.stored_states, start=1)
+    )
+    of_series = "c.asset = $asset and c.instrument = w.instrument and c.timeframe = w.timeframe"
+    same = "n.series_no = w.series_no and n.open_time = c.open_time and n.candles = c.candles"
+    asset = {"asset": computation.name}
+    with registered(connection, "new_checkpoints", checkpoints):
+        connection.execute(
+            f"create temp table misplaced as select c.instrument, c.timeframe, c.open_time from {table} c "
+            f"join {of} w on {of_series} left join new_checkpoints n on {same} where n.series_no is null "
+            "and c.open_time >= w.begun and (w.until is null or c.open_time < w.until)",
+            asset,
+        )
+        connection.execute(
+            f"delete from {table} c using misplaced w where {of_series} and c.open_time = w.open_time", asset
+        )
+        connection.execute(
+            f"update {table} c set state = [{values}]::double[] from new_checkpoints n, {of} w "
+            f"where {of_series} and {same}",
+            asset,
+        )
+        connection.execute("drop table misplaced")
 
 
 def _checkpoint_rows(

@@ -19,7 +19,7 @@ from refresh_pipeline.market.calendars.base import Calendar, length_of
 from refresh_pipeline.market.candles import TIME_UNIT, Floats, Times
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.warehouse.arrays import BEGINNING, Arrays, arrays_of, numbered, registered
+from refresh_pipeline.warehouse.arrays import BEGINNING, Arrays, arrays_of, days_before, numbered, registered
 from refresh_pipeline.warehouse.checkpoints import checkpoints_before, checkpoints_in, keep_checkpoints
 from refresh_pipeline.warehouse.computed_batch import ComputedBatch, PendingRecompute
 from refresh_pipeline.warehouse.connection import Connect, transaction
@@ -96,6 +96,8 @@ class TailRefresh:
     cells_at_once: int = CELLS_AT_ONCE
     # One connection for every `connect` in its block.
     session: Callable[[], AbstractContextManager[None]] = nullcontext
+    # Called after each transaction with the number of series written so far, and of all.
+    progress: Callable[[int, int], None] = lambda written, total: None
 
     @property
     def table(self) -> Table:
@@ -119,6 +121,7 @@ class TailRefresh:
                     break
                 written = self._write(waiting)
                 recomputed |= _added(recomputed, written)
+                self.progress(len(recomputed), len(pending.series))
                 # A series that is too long for memory is stored a piece at a time.
                 goes_on = np.array([series in written for series in chunk.series], dtype=bool) & ~np.isnat(until)
                 chunk = replace(chunk, since=until).take(goes_on)
@@ -180,7 +183,7 @@ class TailRefresh:
     def _kept_since(self, pending: PendingRecompute) -> Times:
         """The instant from which on each series' rows are kept; whole days, so that rows expire once a day."""
         kept = [
-            _days_before(last, self.keep.get(series.timeframe))
+            days_before(last, self.keep.get(series.timeframe))
             for series, last in zip(pending.series, pending.last_open_time, strict=True)
         ]
         return np.array(kept, dtype=TIME_UNIT)
@@ -203,7 +206,7 @@ class TailRefresh:
         return self.computation.warm_up + self.computation.repaint + self.computation.block - 1
 
     def _read(self, pending: PendingRecompute, until: Times) -> Bars:
-        read = self._read_from_checkpoints if self.computation.states else self._read_with_warm_up
+        read = self._read_from_checkpoints if self.computation.stored_states else self._read_with_warm_up
         return read(pending, until)
 
     def _read_from_checkpoints(self, pending: PendingRecompute, until: Times) -> Bars:
@@ -271,19 +274,22 @@ class TailRefresh:
     def _choose_unchanged(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Create `touched`: the series of `wanted` that are queued in the version that was read.
 
-        Where the version differs, the rows that are stored may be newer than the computed ones.
+        Where the version differs, the stored rows may be newer than the computed ones. While columns of a series are
+        queued, its checkpoints lack their states.
         """
         connection.execute(
             f"create temp table touched as select w.* from wanted w "
-            f"join {qualified(self.market, Table.recompute_queue)} q on q.asset = ? and {same_version('q', 'w')}",
-            [self.table.value],
+            f"join {qualified(self.market, Table.recompute_queue)} q on q.asset = $asset and {same_version('q', 'w')} "
+            f"where not exists (select 1 from {qualified(self.market, Table.column_queue)} c where c.asset = $asset "
+            "and c.instrument = w.instrument and c.timeframe = w.timeframe)",
+            {"asset": self.table.value},
         )
 
     def _replace_rows(self, connection: duckdb.DuckDBPyConnection, batch: ComputedBatch) -> dict[Series, Recomputed]:
         """Put the computed rows of the series in `touched` in place of the stored ones that differ or have changed."""
         earliest = batch.since.min().astype(datetime)
         is_repainted, is_same = self._stored_before_the_change(connection, batch.pending, batch.rows, earliest)
-        staged = {name: _finite(values[~is_same] if is_same.any() else values) for name, values in batch.rows.items()}
+        staged = {name: finite(values[~is_same] if is_same.any() else values) for name, values in batch.rows.items()}
         with registered(connection, "staged", staged):
             if is_repainted.any():
                 self._delete_repainted(connection, earliest)
@@ -335,9 +341,9 @@ class TailRefresh:
         early = np.flatnonzero(rows["open_time"] < pending.since[rows["series_no"]])
         if not len(early):
             return differ, same
-        values = {name: _finite(rows[name][early]) for name in ("series_no", "open_time", *columns)}
+        values = {name: finite(rows[name][early]) for name in ("series_no", "open_time", *columns)}
         equal = " and ".join(
-            f't."{name}" is not distinct from {_as_stored(name, kind)}' for name, kind in columns.items()
+            f't."{name}" is not distinct from {as_stored(name, kind)}' for name, kind in columns.items()
         )
         with registered(connection, "staged", {**values, "number": early}):
             compared = arrays_of(
@@ -398,10 +404,6 @@ def _bars_between(first: Times, pending: PendingRecompute) -> NDArray[np.int64]:
     return (pending.last_open_time - first) // pending.lengths
 
 
-def _days_before(last: np.datetime64, kept: timedelta | None) -> np.datetime64:
-    return BEGINNING if kept is None else (last - np.timedelta64(kept)).astype("datetime64[D]").astype(TIME_UNIT)
-
-
 def _opening_times(calendar: Calendar, pending: PendingRecompute, bars: Floats) -> Times:
     """The open time of the bar that lies `bars` candles before each series' change, estimated from its density."""
     nominal = (pending.last_open_time - pending.first_open_time) // pending.lengths + 1
@@ -442,19 +444,21 @@ def _added(earlier: Mapping[Series, Recomputed], later: Mapping[Series, Recomput
 def _insert(table: str, columns: Mapping[str, str]) -> str:
     stored = {name: kind for name, kind in columns.items() if name not in ("instrument", "timeframe")}
     listed = ", ".join(f'"{name}"' for name in stored)
-    values = ", ".join(_as_stored(name, kind) for name, kind in stored.items())
+    values = ", ".join(as_stored(name, kind) for name, kind in stored.items())
     return (
         f"insert into {table} (instrument, timeframe, {listed}) "
         f"select w.instrument, w.timeframe, {values} from staged s join touched w using (series_no)"
     )
 
 
-def _as_stored(name: str, kind: str) -> str:
+def as_stored(name: str, kind: str) -> str:
+    """SQL for a value of the table `staged` in the type of its column."""
     # An array's NaN is NULL already.
     return f's."{name}"' if kind in ("varchar", "timestamp", "double") else f's."{name}"::{kind}'
 
 
-def _finite(values: NDArray) -> NDArray:
+def finite(values: NDArray) -> NDArray:
+    """The values with NaN in place of infinities, which DuckDB would store."""
     if values.dtype.kind != "f" or np.isfinite(values).all():
         return values
     return np.where(np.isfinite(values), values, np.nan)

@@ -6,6 +6,7 @@ unique, and a check verifies it. The columns of computed tables are defined in `
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 import duckdb
@@ -13,7 +14,7 @@ import duckdb
 from refresh_pipeline.analytics.bars import Computation
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, QUOTE_COLUMNS
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 class Table(StrEnum):
@@ -38,6 +39,9 @@ class Table(StrEnum):
     outcomes = "outcomes"
     # One row an asset and series to compute again: the first candle that changed since it was last computed.
     recompute_queue = "recompute_queue"
+    # What each computed column is stored with, and one row an asset and series whose columns are to be computed anew.
+    column_versions = "column_versions"
+    column_queue = "column_queue"
     # States of recursive averages, every so many bars of an asset's series.
     checkpoints = "checkpoints"
     # Stretches in which every expected bar is stored; kept in step by the transactions that write candles.
@@ -126,6 +130,17 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
     },
     # A new `version` is drawn at each change: rows computed from older candles leave the queue as it is.
     Table.recompute_queue: SERIES_KEY | {"asset": "varchar", "since": "timestamp", "version": "varchar"},
+    # `timeframe` is null but for rows on how long rows are kept; `checkpoint_position` is null but for states.
+    Table.column_versions: {
+        "asset": "varchar",
+        "column_name": "varchar",
+        "timeframe": "varchar",
+        "fingerprint": "varchar",
+        "code_version": "integer",
+        "checkpoint_position": "integer",
+    },
+    Table.column_queue: SERIES_KEY
+    | {"asset": "varchar", "columns": "varchar[]", "since": "timestamp", "version": "varchar"},
     Table.checkpoints: KEY | {"asset": "varchar", "candles": "bigint", "state": "double[]"},
     Table.stored_ranges: SERIES_KEY
     | {"calendar": "bigint", "first_open_time": "timestamp", "last_open_time": "timestamp"},
@@ -161,6 +176,18 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
 WITH_CANDLES = (Table.raw_candles, Table.raw_candle_revisions)
 
 
+@dataclass(frozen=True, slots=True)
+class TableChange:
+    """How a computed table differs from the stored one: whether it is new, and its columns that came and left."""
+
+    created: bool = False
+    added: frozenset[str] = frozenset()
+    removed: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return self.created or bool(self.added or self.removed)
+
+
 def candle_columns(two_sided: bool) -> tuple[str, ...]:
     """The columns of one market's candles."""
     return CANDLE_COLUMNS + (QUOTE_COLUMNS if two_sided else ())
@@ -180,11 +207,11 @@ def columns_of(computation: Computation, two_sided: bool) -> dict[str, str]:
 
 def ensure(
     connection: duckdb.DuckDBPyConnection, market: str, computations: Sequence[Computation], two_sided: bool
-) -> None:
+) -> dict[Table, TableChange]:
     """Create the market's tables or bring them forward to this version; does nothing where they are current.
 
-    A computed table that gains or loses a column is computed again from its first candle at its next refresh. Stored
-    rows are never dropped: the other tables keep columns that this version does not know.
+    Returns the changes of the computed tables: `column_versions` queues what they leave to compute. Stored rows are
+    never dropped: the other tables keep columns that this version does not know.
 
     Raises:
         RuntimeError: a newer version of the project wrote this file.
@@ -198,7 +225,7 @@ def ensure(
         _drop_expected_candles(connection, market)
         present = _present(connection, market)
     if version == SCHEMA_VERSION and not _outdated(present, wanted, computed):
-        return
+        return {}
     _reject_database_names(connection, market)
     connection.execute(f'create schema if not exists "{market}"')
     if version < 2:
@@ -207,13 +234,22 @@ def ensure(
     outdated = _outdated(present, wanted, computed)
     for table in outdated:
         _bring_forward(connection, qualified(market, table), present.get(table), wanted[table], table in computed)
-    for table in computed.keys() & set(outdated):
-        queue_full_recompute(connection, market, table)
     if version < 2:
         _create_former_names(connection, market)
     connection.execute(f"delete from {qualified(market, Table.schema_info)}")
     connection.execute(
         f"insert into {qualified(market, Table.schema_info)} (schema_version) values (?)", [SCHEMA_VERSION]
+    )
+    return {table: _change(present.get(table), wanted[table]) for table in computed.keys() & set(outdated)}
+
+
+def _change(present: Mapping[str, str] | None, wanted: Mapping[str, str]) -> TableChange:
+    if present is None:
+        return TableChange(created=True)
+    return TableChange(
+        # A column of another type is converted, which may not give what the column's formula gives.
+        added=frozenset(name for name, kind in wanted.items() if present.get(name) != kind),
+        removed=frozenset(present.keys() - wanted.keys()),
     )
 
 

@@ -22,6 +22,8 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.warehouse import (
     archives,
+    column_refresh,
+    column_versions,
     forgetting,
     gaps,
     incremental,
@@ -34,6 +36,7 @@ from refresh_pipeline.warehouse import (
     withdrawals,
 )
 from refresh_pipeline.warehouse.arrays import timestamp
+from refresh_pipeline.warehouse.column_refresh import refresh_columns
 from refresh_pipeline.warehouse.compaction import COMPACTION_MEMORY, Compaction, CompactionResult
 from refresh_pipeline.warehouse.compaction import TABLES as COMPACTED_TABLES
 from refresh_pipeline.warehouse.computations import computations
@@ -143,7 +146,9 @@ class Warehouse:
         renamed = {spec.former_asset: spec.asset for spec in market.destinations.values()}
         with self.get_connection() as connection, transaction(connection):
             schema.rename_assets(connection, market.name, renamed)
-            schema.ensure(connection, market.name, tuple(computations(market).values()), market.two_sided)
+            tables = tuple(computations(market).values())
+            column_versions.ensure(connection, market.name, tables, market.two_sided)
+            column_versions.follow_keep(connection, market.name, Table.indicators, market.indicators.keep)
             ensure_known_view(connection, market.name, ENHANCED_CANDLES, market.two_sided)
             stored_ranges.bring_forward(connection, market)
         self._prepared[market.name] = (Path(self.database).stat().st_ino, market)
@@ -265,15 +270,37 @@ class Warehouse:
         with self.reader() as connection:
             return candles_as_of(connection, market.name, series, moment, market.two_sided)
 
-    def refresh_tail(self, market: Market, table: Table, batch: Sequence[Series]) -> dict[Series, Recomputed]:
-        """Bring a computed table up to date for the series of the batch whose candles changed."""
-        pending = self.pending_recompute(market, table, batch)
+    def refresh_tail(
+        self,
+        market: Market,
+        table: Table,
+        batch: Sequence[Series],
+        progress: Callable[[int, int], None] = lambda written, total: None,
+    ) -> dict[Series, Recomputed]:
+        """Bring a computed table up to date for the series of the batch whose candles or columns changed.
+
+        `progress` is called after each transaction with the number of series written so far, and of all.
+        """
+        with self.get_connection() as connection:
+            queued = column_refresh.queued_columns(connection, market.name, table, batch)
+            pending = incremental.pending_recompute(connection, market.name, table, batch)
         computation = computations(market)[table]
         keep = market.indicators.keep if table is Table.indicators else {}
         work = TailRefresh(
-            self.get_connection, market.name, computation, market.calendar, market.two_sided, keep, session=self.session
+            self.get_connection,
+            market.name,
+            computation,
+            market.calendar,
+            market.two_sided,
+            keep,
+            session=self.session,
+            progress=progress,
         )
-        return work.run(pending)
+        updated = refresh_columns(work, queued)
+        recomputed = work.run(pending)
+        return recomputed | {
+            series: recomputed[series] + rows if series in recomputed else rows for series, rows in updated.items()
+        }
 
     def pending_recompute(self, market: Market, asset: Table, batch: Sequence[Series]) -> PendingRecompute:
         """The series of the batch that changed since this asset was last computed or exported."""

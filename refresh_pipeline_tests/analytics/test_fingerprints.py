@@ -1,5 +1,6 @@
 """Fingerprints differ wherever a stored value may differ, and nowhere else."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from refresh_pipeline.analytics.indicators import IndicatorSpec, UnknownIndicato
 from refresh_pipeline.analytics.registry import registry
 from refresh_pipeline.market.calendars.crypto import CryptoCalendar
 from refresh_pipeline.market.calendars.fx import FxCalendar
+from refresh_pipeline_tests.analytics import column_values
 from refresh_pipeline_tests.analytics.sample_bars import Market, differing, history, stacked
 
 CRYPTO, FX = CryptoCalendar(), FxCalendar()
@@ -67,9 +69,9 @@ def test_talib_s_version_is_part_of_the_columns_that_it_computes(monkeypatch: py
 
 def test_the_version_of_a_formula_reaches_what_is_computed_from_it():
     ao = next(number for number, formula in enumerate(FORMULAS) if formula.names == ["ao"])
-    later = [*FORMULAS[:ao], replace(FORMULAS[ao], version=2), *FORMULAS[ao + 1 :]]
+    later = [*FORMULAS[:ao], replace(FORMULAS[ao], version=9), *FORMULAS[ao + 1 :]]
     table = computation("enhanced_candles", later, carries_candles=True)
-    bumped = {name for name, fingerprint in table.fingerprints.items() if fingerprint.version == 2}
+    bumped = {name for name, fingerprint in table.fingerprints.items() if fingerprint.version == 9}
     assert bumped == {
         name for name in table.fingerprints if table.fingerprints[name] != ENHANCED_CANDLES.fingerprints[name]
     }
@@ -135,3 +137,14 @@ def test_some_enhanced_columns_alone_have_the_values_that_they_have_among_all():
     whole, alone = ENHANCED_CANDLES.compute(bars), ENHANCED_CANDLES.narrowed(["zone", "gator_upper"]).compute(bars)
     assert set(alone) == {"zone", "gator_upper"}
     assert all(not len(differing(alone[name], whole[name], relative=0)) for name in alone)
+
+
+def test_values_have_a_version():
+    """A formula whose values change has another version; then column_values.py writes the file anew."""
+    known, now = json.loads(column_values.FILE.read_text()), column_values.measured()
+    assert known.keys() == now.keys(), "run python -m refresh_pipeline_tests.analytics.column_values"
+    differ = [name for name in now if now[name][1:] != pytest.approx(known[name][1:], rel=1e-6, abs=1e-6)]
+    assert [name for name in differ if now[name][0] == known[name][0]] == [], "raise the version of these formulas"
+    assert [name for name in now if now[name][0] != known[name][0]] == [], (
+        "run python -m refresh_pipeline_tests.analytics.column_values"
+    )

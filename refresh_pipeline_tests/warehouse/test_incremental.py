@@ -24,7 +24,7 @@ from refresh_pipeline.market.candles import CANDLE_COLUMNS, Candles
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.warehouse import schema
+from refresh_pipeline.warehouse import column_versions
 from refresh_pipeline.warehouse.arrays import BEGINNING, arrays_of
 from refresh_pipeline.warehouse.connection import connect, transaction
 from refresh_pipeline.warehouse.incremental import CELLS_AT_ONCE, Recomputed, TailRefresh, pending_recompute
@@ -105,7 +105,7 @@ def warehouse_of(
     """A new database file with the tables of these computations, kept open: opening it takes most of the time."""
     with tempfile.TemporaryDirectory() as folder, connect(str(Path(folder) / "warehouse.duckdb")) as connection:
         with transaction(connection):
-            schema.ensure(connection, market.name, computations, market.two_sided)
+            column_versions.ensure(connection, market.name, computations, market.two_sided)
         yield connection
 
 

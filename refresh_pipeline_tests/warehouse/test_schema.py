@@ -12,7 +12,8 @@ from refresh_pipeline.analytics.bars import Bars, Column, Computation
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, QUOTE_COLUMNS
 from refresh_pipeline.market.destination_spec import FolderSpec, RedisSpec
 from refresh_pipeline.market.model import Market
-from refresh_pipeline.warehouse import schema
+from refresh_pipeline.warehouse import column_versions
+from refresh_pipeline.warehouse.column_refresh import queued_columns, refresh_columns
 from refresh_pipeline.warehouse.connection import connect, transaction
 from refresh_pipeline.warehouse.incremental import TailRefresh, pending_recompute
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
@@ -45,10 +46,10 @@ def columns(warehouse: Warehouse, table: str, market: str = "fair") -> dict[str,
     return dict(rows)
 
 
-def test_every_table_is_there_and_empty_but_the_version(warehouse: Warehouse):
+def test_every_table_is_there_and_empty_but_the_versions(warehouse: Warehouse):
     tables = everything(warehouse)
     assert set(tables) == {f"fair.{table.value}" for table in Table}
-    assert {name for name, rows in tables.items() if rows} == {"fair.schema_info"}
+    assert {name for name, rows in tables.items() if rows} == {"fair.schema_info", "fair.column_versions"}
     assert tables["fair.schema_info"] == [(SCHEMA_VERSION,)]
     for computation in SHIPPED_TABLES.values():
         assert {each.name for each in computation.columns} <= set(columns(warehouse, computation.name))
@@ -141,7 +142,7 @@ def test_half_a_change_is_no_change(warehouse: Warehouse):
 
     def fail() -> None:
         with connect(warehouse.database) as connection, transaction(connection):
-            schema.ensure(connection, "fair", tuple(SHIPPED_TABLES.values()), two_sided=False)
+            column_versions.ensure(connection, "fair", tuple(SHIPPED_TABLES.values()), two_sided=False)
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -280,10 +281,13 @@ def computation(*names: str) -> Computation:
 def refreshed(warehouse: Warehouse, market: Market, enhanced: Computation) -> None:
     """What a program with these enhanced candles does at its first refresh."""
     with warehouse.get_connection() as connection, transaction(connection):
-        schema.ensure(connection, market.name, (enhanced, SHIPPED_TABLES[Table.indicators]), market.two_sided)
+        column_versions.ensure(connection, market.name, (enhanced, SHIPPED_TABLES[Table.indicators]), market.two_sided)
     with warehouse.get_connection() as connection:
         pending = pending_recompute(connection, market.name, Table.enhanced_candles, market.series)
-    TailRefresh(warehouse.get_connection, market.name, enhanced, market.calendar, market.two_sided).run(pending)
+        queued = queued_columns(connection, market.name, Table.enhanced_candles, market.series)
+    work = TailRefresh(warehouse.get_connection, market.name, enhanced, market.calendar, market.two_sided)
+    refresh_columns(work, queued)
+    work.run(pending)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +304,9 @@ def test_a_computed_table_with_other_columns_is_computed_anew_from_its_beginning
 ):
     warehouse = Warehouse(database=str(tmp_path / "warehouse.duckdb"))
     with warehouse.get_connection() as connection:
-        schema.ensure(connection, "fair", (computation(*before), SHIPPED_TABLES[Table.indicators]), two_sided=False)
+        column_versions.ensure(
+            connection, "fair", (computation(*before), SHIPPED_TABLES[Table.indicators]), two_sided=False
+        )
     warehouse.store_candles(MARKET, {BTC: candles(40), ETH: candles(30, seed=1)}, "test", NOW)
     refreshed(warehouse, MARKET, computation(*before))
     refreshed(warehouse, MARKET, computation(*after))
