@@ -43,7 +43,7 @@ def example(name: str, api: LoopbackServer) -> Market:
 
 
 def source_of(market: Market, folder: Path, secrets: Mapping[str, str] | None = None) -> JsonApiSource:
-    given = {"CRYPTOCOMPARE_API_KEY": KEY, "TWELVEDATA_API_KEY": KEY} if secrets is None else secrets
+    given = {"REFRESH_SECRET_CRYPTOCOMPARE": KEY, "REFRESH_SECRET_TWELVEDATA": KEY} if secrets is None else secrets
     return JsonApiSource(market, folder / "limits", given.get, QUICK)
 
 
@@ -123,7 +123,7 @@ def test_a_key_that_is_missing_is_told_by_its_name(api: FakeJsonApi, tmp_path: P
     market = example("cryptocompare", api)
     error = chunks(market, source_of(market, tmp_path, {}), "BTC/USD|m1", "2024-06-05T11:50")[-1].error
     assert isinstance(error, PermanentError)
-    assert "CRYPTOCOMPARE_API_KEY is not set" in str(error)
+    assert "REFRESH_SECRET_CRYPTOCOMPARE is not set" in str(error)
     assert api.asked == []
 
 
@@ -133,7 +133,7 @@ def test_a_key_gets_into_no_message_and_no_log(
 ) -> None:
     market = example(name, api)
     wrong = "wrong-key-98765"
-    secrets = {"CRYPTOCOMPARE_API_KEY": wrong, "TWELVEDATA_API_KEY": wrong}
+    secrets = {"REFRESH_SECRET_CRYPTOCOMPARE": wrong, "REFRESH_SECRET_TWELVEDATA": wrong}
     key = market.series[0].key
     with caplog.at_level(logging.DEBUG):
         errors = [chunks(market, source_of(market, tmp_path, secrets), key, "2024-06-05T11:00")[-1].error]
