@@ -1,16 +1,23 @@
 """The table of contents that Dagster loads: every enabled market's assets, checks, jobs, schedules and sensors."""
 
+import logging
+
 import dagster as dg
 
-from refresh_pipeline.market_files import load_markets
 from refresh_pipeline.orchestration.build import build
+from refresh_pipeline.pipeline.market_validation import usable_markets
 from refresh_pipeline.settings import keep_files_private, load_settings, set_dagster_variables
+
+log = logging.getLogger("refresh_pipeline")
 
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """What Dagster finds in this module: the markets that the environment enables."""
+    """What Dagster finds in this module: the markets that the environment enables; a wrong one is left out."""
     keep_files_private()
     set_dagster_variables()
     settings = load_settings()
-    return build(settings, load_markets(settings))
+    markets, faults = usable_markets(settings)
+    for fault in faults.values():
+        log.error("A market is left out: %s", fault)
+    return build(settings, markets)

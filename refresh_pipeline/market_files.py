@@ -28,6 +28,25 @@ def load_markets(settings: Settings, named_by: str = "REFRESH_MARKETS") -> list[
     return [_load(settings, name, files) for name in dict.fromkeys(settings.market_names)]
 
 
+def load_each(settings: Settings) -> tuple[list[Market], dict[str, MarketError]]:
+    """The enabled markets whose files are right, and for each other one, by name, its error.
+
+    Raises:
+        MarketError: no file is right, or REFRESH_MARKETS names an unknown market.
+    """
+    markets: list[Market] = []
+    faults: dict[str, MarketError] = {}
+    files = market_files(settings)
+    if not set(settings.market_names) <= set(files):
+        return load_markets(settings), {}
+    for name in dict.fromkeys(settings.market_names):
+        try:
+            markets.append(_load(settings, name, files))
+        except MarketError as error:
+            faults[name] = error
+    return (markets, faults) if markets else (load_markets(settings), {})
+
+
 def market_files(settings: Settings) -> dict[str, Path]:
     """Every market that could be enabled, by name."""
     folders = [CATALOG] + ([settings.markets_dir.expanduser()] if settings.markets_dir else [])

@@ -9,9 +9,11 @@ import typer
 
 from refresh_pipeline.cli import export_files, forget, inspect, operate, refresh
 from refresh_pipeline.cli.console import print_line
+from refresh_pipeline.cli.failures import CommandGroup
 
 app = typer.Typer(
     name="refresh",
+    cls=CommandGroup,
     help="Keep market candles fresh: candles, indicators, exports, uploads.",
     no_args_is_help=True,
     add_completion=False,

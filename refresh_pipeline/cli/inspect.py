@@ -33,7 +33,7 @@ def status(
     data_dir: DataDirOption = None,
 ) -> None:
     """Show every series: newest candle, age, bars behind, candle count, completeness, last outcome."""
-    with request(market, data_dir, now=now) as wanted:
+    with request(market, data_dir, lenient=True, now=now) as wanted:
         moment = wanted.now
     from refresh_pipeline.cli.tables import print_status
     from refresh_pipeline.monitoring.status import status_rows

@@ -160,7 +160,7 @@ def up(
     data_dir: DataDirOption = None,
 ) -> None:
     """Run the web UI and the daemon on localhost until interrupted."""
-    with request(market, data_dir) as wanted:
+    with request(market, data_dir, lenient=True) as wanted:
         from refresh_pipeline.instance.data_lock import lock_data_folder
         from refresh_pipeline.settings import child_environment, prepare_dagster
 
@@ -206,7 +206,7 @@ def supervisor_plan(settings: "Settings", port: int, folder: Path) -> "Plan":
     Without it, each would start a code server, the daemon a new one every minute.
     """
     from refresh_pipeline.cli.supervisor import Plan
-    from refresh_pipeline.settings import PACKAGE, settings_files
+    from refresh_pipeline.settings import PACKAGE, dagster_home, settings_files
 
     dagster, code_socket, workspace = [sys.executable, "-P", "-m"], folder / "code.sock", folder / "workspace.yaml"
     code_location = {"grpc_server": {"socket": str(code_socket), "location_name": PACKAGE.name}}
@@ -237,6 +237,8 @@ def supervisor_plan(settings: "Settings", port: int, folder: Path) -> "Plan":
         timed="daemon",
         host=LOCALHOST,
         port=port,
+        home=str(dagster_home(settings)),
+        alert=[*dagster, f"{PACKAGE.name}.monitoring.send_alert"],
     )
 
 

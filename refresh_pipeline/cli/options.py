@@ -59,35 +59,43 @@ class Request:
 
 
 @contextmanager
-def request(market: str | None, data_dir: str | None, **instants: str | None) -> Iterator[Request]:
-    """What the options choose; an error in the block is a wrong request: exit code 2 and the message alone."""
+def request(
+    market: str | None, data_dir: str | None, *, lenient: bool = False, **instants: str | None
+) -> Iterator[Request]:
+    """What the options choose; an error in the block is a wrong request: exit code 2 and the message alone.
+
+    Where `lenient`, a market whose YAML is wrong is left out with a warning, unless --market names it.
+    """
     with wrong_requests():
-        settings, markets = chosen(market, data_dir)
+        settings, markets = chosen(market, data_dir, lenient=lenient)
         yield Request(settings, markets, parsed_instants(instants))
 
 
-def chosen(market: str | None, data_dir: str | None) -> "tuple[Settings, list[Market]]":
+def chosen(market: str | None, data_dir: str | None, *, lenient: bool = False) -> "tuple[Settings, list[Market]]":
     """The settings with the command line's choices, and the markets that they load.
 
     Raises:
         SettingsError: a setting is wrong.
         MarketError: a market is unknown, or its file is wrong.
     """
-    from refresh_pipeline.market_files import load_markets
+    from refresh_pipeline.market_files import load_each, load_markets
     from refresh_pipeline.settings import load_settings
 
     settings = load_settings(enabled_markets=market, data_dir=data_dir)
+    if lenient and market is None:
+        markets, faults = load_each(settings)
+        for fault in faults.values():
+            print_warning(f"left out: {fault}")
+        return settings, markets
     return settings, load_markets(settings, named_by="REFRESH_MARKETS" if market is None else "--market")
 
 
 def open_sources(settings: "Settings", markets: "Sequence[Market]") -> None:
     """Raise where a market's YAML has an option that its source does not know, or needs a missing package."""
-    from refresh_pipeline.pipeline.export import check_exports
-    from refresh_pipeline.sources.registry import open_source
+    from refresh_pipeline.pipeline.market_validation import require_usable
 
     for market in markets:
-        open_source(market, settings.limits_dir)
-        check_exports(market)
+        require_usable(settings, market)
 
 
 def chosen_series(

@@ -17,11 +17,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from refresh_pipeline.cli.watchdog import Watchdog
 from refresh_pipeline.instance.file_states import file_states
 
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SECONDS_BETWEEN_LOOKS = 0.5
 # How long the others wait for the first program at most.
 SECONDS_TO_WAIT = 60.0
+# Seconds that a program may take to end.
+SECONDS_TO_END = 60.0
 # Looks at the programs between two looks at the watched files.
 LOOKS_AT_FILES = 10
 # Seconds by which the clock must be set back at once to count as wrong before.
@@ -48,6 +52,9 @@ class Plan:
     # The command to run when the clock is set back, and the program to restart after it, which waits by that clock.
     clock: Sequence[str] = ()
     timed: str = ""
+    # Dagster's folder, and the command that tells the alert channels a title and a text.
+    home: str = ""
+    alert: Sequence[str] = ()
 
 
 def exec_supervisor(plan: Plan, environment: Mapping[str, str]) -> NoReturn:
@@ -55,32 +62,47 @@ def exec_supervisor(plan: Plan, environment: Mapping[str, str]) -> NoReturn:
     command = [sys.executable, "-P", "-m", "refresh_pipeline.cli.supervisor", json.dumps(asdict(plan))]
     sys.stdout.flush()
     sys.stderr.flush()
+    # An interrupt waits until the new program can end in order.
+    signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
     os.execve(command[0], command, dict(environment))  # noqa: S606 (our own program)
 
 
 def supervise(plan: Plan) -> int:
-    """Run the programs; when one ends by itself, or on an interrupt, end them all.
+    """Run the programs; when one ends by itself, when Dagster's files are gone, or on an interrupt, end them all.
 
     Returns:
-        0 after an interrupt, 1 when one ended by itself.
+        0 after an interrupt, 1 otherwise; the alert channels are told of it.
     """
     stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in INTERRUPTS:
         signal.signal(number, lambda *_: stopped.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
     # Before any program reads the files: a change while the programs start is a change.
     states = file_states(plan.watched)
     running = {plan.renewed: _started(plan.programs[plan.renewed])}
     _wait_for(Path(plan.ready), running[plan.renewed], stopped)
     running |= {name: _started(command) for name, command in plan.programs.items() if name != plan.renewed}
-    ended = _watch(plan, running, states, stopped)
+    watchdog = Watchdog(plan.home, plan.alert)
+    reasons = _watch(plan, running, states, stopped, watchdog)
+    _end_all(running)
+    shutil.rmtree(plan.temporary, ignore_errors=True)
+    for reason in reasons:
+        _say(reason)
+    if reasons:
+        watchdog.send("refresh up has ended", " ".join(reasons))
+    watchdog.wait()
+    return 1 if reasons else 0
+
+
+def _end_all(running: "Mapping[str, subprocess.Popen[bytes]]") -> None:
     for process in running.values():
         process.terminate()
     for process in running.values():
-        process.wait()
-    shutil.rmtree(plan.temporary, ignore_errors=True)
-    for name in ended:
-        _say(f"The {name} ended by itself with exit code {running[name].returncode}.")
-    return 1 if ended else 0
+        try:
+            process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _watch(
@@ -88,13 +110,16 @@ def _watch(
     running: "dict[str, subprocess.Popen[bytes]]",
     states: Mapping[str, tuple[int, int]],
     stopped: threading.Event,
+    watchdog: Watchdog,
 ) -> list[str]:
-    """Restart the renewed program at every change, until an interrupt or until programs end: their names."""
+    """Restart the renewed program at every change, until an interrupt or until there is a reason to end."""
     ended: list[str] = []
     looks, ready, lead = 0, not plan.port, _lead()
     while not ended and not stopped.wait(timeout=SECONDS_BETWEEN_LOOKS):
-        ended = [name for name, process in running.items() if process.poll() is not None]
+        ended = [_end_of(name, process) for name, process in running.items() if process.poll() is not None]
         looks += 1
+        if not ended and looks % LOOKS_AT_FILES == 0 and (reason := watchdog.look()):
+            ended = [reason]
         if not ready and (ready := _answers(plan.host, plan.port)):
             _say(f"Ready: http://{plan.host}:{plan.port}")
         before, lead = lead, _lead()
@@ -116,6 +141,10 @@ def _lead() -> float:
     return time.time() - time.monotonic()
 
 
+def _end_of(name: str, process: "subprocess.Popen[bytes]") -> str:
+    return f"The {name} ended by itself with exit code {process.returncode}."
+
+
 def _answers(host: str, port: int) -> bool:
     try:
         socket.create_connection((host, port), timeout=SECONDS_BETWEEN_LOOKS).close()
@@ -129,7 +158,8 @@ def _say(text: str) -> None:
 
 
 def _started(command: Sequence[str]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(command)  # noqa: S603 (our own programs, never a user's text)
+    # In a session of its own: Ctrl-C reaches the parent alone, which ends the others in order.
+    return subprocess.Popen(command, start_new_session=True)  # noqa: S603 (our own programs, never a user's text)
 
 
 def _wait_for(file: Path, process: "subprocess.Popen[bytes]", stopped: threading.Event) -> None:

@@ -43,17 +43,19 @@ def _describe_at_once(context: dg.AssetExecutionContext, metadata: Mapping[str, 
     step._metadata_accumulator = OutputMetadataAccumulator(per_output_metadata={**present, **handles})  # noqa: SLF001
 
 
-def materialize_only(context: dg.AssetExecutionContext, partition_keys: Collection[str]) -> None:
-    """Let the current step materialize these partitions of its range, and no others.
+def materialize_only(context: dg.AssetExecutionContext, partition_keys: Collection[str]) -> bool:
+    """Let the current step materialize these partitions of its range, and no others; without any, it materializes none.
 
-    At least one partition: a step that materializes none must fail instead.
+    The step ends as success either way. False where Dagster has changed, so that it materializes the whole range.
     """
     if set(partition_keys) == set(context.partition_keys):
-        return
+        return True
     try:
         _narrow_outputs(context, set(partition_keys))
     except PRIVATE_PART_CHANGED as error:
         _warn_once(context, "all partitions of the range count as materialized, also those that failed", error)
+        return False
+    return True
 
 
 def _narrow_outputs(context: dg.AssetExecutionContext, partition_keys: set[str]) -> None:
@@ -69,6 +71,10 @@ def _narrow_outputs(context: dg.AssetExecutionContext, partition_keys: set[str])
             # Dagster's keys know their dimensions; the plain texts do not.
             chosen = {key for key in subset.get_partition_keys() if key in partition_keys}
             output._asset_partitions_subset = DefaultPartitionsSubset(chosen)  # noqa: SLF001
+            if not chosen:
+                # For an empty range Dagster records one materialization of the whole asset, unless the output is no
+                # asset's.
+                output._asset_key = None  # noqa: SLF001
         return output
 
     step.get_output_context = narrowed

@@ -126,6 +126,8 @@ class Export(BaseModel):
         if not isinstance(value, Mapping):
             return value
         layout = value.get("layout", Layout.plain)
+        if not isinstance(layout, str):
+            return value
         layers = ["candles", "enhanced"] if layout == Layout.fx_refresh else ["joined"]
         formats = {Layout.fx_refresh: ["csv"], Layout.hive: ["parquet"]}.get(layout, ["csv", "parquet"])
         return {"layers": layers, "formats": formats, **value}

@@ -41,6 +41,11 @@ from refresh_pipeline.market.timeframe import Timeframe
 
 # What Dagster's multi-partition keys cannot hold, and what would make a file name or an SQL schema another one.
 FORBIDDEN_IN_INSTRUMENTS = re.compile(r"[|,\[\]\s\\]|\.\.")
+# Nodes of a YAML document with its aliases written out: a universe of 50,000 instruments has half a million.
+MOST_NODES = 1_000_000
+# DuckDB's schemas and databases.
+RESERVED_NAMES = {"information_schema", "pg_catalog", "temp", "system"}
+OWNER = re.compile(r"team:[\w.-]+|[\w.%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}")
 MARKET_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 DURATION = re.compile(r"(\d{1,9})\s*(m|h|d|w|y)")
 # Beyond it a start lies before what any calendar or data set knows, and soon before what a date can say.
@@ -227,7 +232,17 @@ class Market(BaseModel):
     def _name_is_a_schema(cls, name: str) -> str:
         if not MARKET_NAME.fullmatch(name):
             raise ValueError("allowed: lower-case letters, digits and _, at most 40, beginning with a letter")
+        if name in RESERVED_NAMES:
+            raise ValueError("a name that DuckDB uses itself; allowed: any other name")
         return name
+
+    @field_validator("owners")
+    @classmethod
+    def _owners_are_known_to_dagster(cls, owners: tuple[str, ...]) -> tuple[str, ...]:
+        for owner in owners:
+            if not OWNER.fullmatch(owner):
+                raise ValueError(f"{owner!r} is no owner; allowed: an e-mail address, or team: and a name")
+        return owners
 
     @field_validator("instruments", mode="before")
     @classmethod
@@ -404,10 +419,7 @@ def parse_market(text: str, file: str, read_universe: Callable[[str], str] | Non
     Raises:
         MarketError: with one line per fault, each naming file, key, what was found and what is allowed.
     """
-    try:
-        data = _LoaderWithoutRepeats(text).get_single_data()
-    except (yaml.YAMLError, ValueError) as error:
-        raise MarketError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from error
+    data = _data_of(text, file)
     if not isinstance(data, dict):
         raise MarketError(f"{file}: found {_shown(data)}, allowed: a mapping with {', '.join(_keys_of(Market))}")
     if "universe" in data:
@@ -416,6 +428,60 @@ def parse_market(text: str, file: str, read_universe: Callable[[str], str] | Non
         return Market.model_validate(data)
     except ValidationError as error:
         raise MarketError("\n".join(_explained(file, fault, Market) for fault in error.errors())) from error
+    except RecursionError:
+        raise MarketError(
+            f"{file}: found lists or mappings within each other too deeply; allowed: ten levels"
+        ) from None
+
+
+def _data_of(text: str, file: str) -> Any:
+    try:
+        loader = _LoaderWithoutRepeats(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _require_plain(node)
+        return loader.construct_document(node)
+    except RecursionError:
+        raise MarketError(
+            f"{file}: found lists or mappings within each other too deeply; allowed: ten levels"
+        ) from None
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, AttributeError) as error:
+        raise MarketError(f"{file}: not readable as YAML: {printable(' '.join(str(error).split()))}") from error
+
+
+def _require_plain(root: yaml.Node) -> None:
+    """Raise ValueError for control characters, and for a document that aliases make too large or endless."""
+    sizes: dict[int, int] = {}
+
+    def size_of(node: yaml.Node) -> int:
+        if id(node) in sizes:
+            return sizes[id(node)]
+        # Until it is counted, a node that holds itself is endless.
+        sizes[id(node)] = MOST_NODES
+        if isinstance(node, yaml.ScalarNode):
+            if printable(node.value) != node.value:
+                raise ValueError(f"line {node.start_mark.line + 1}: a control character; allowed: printable text")
+            size = 1
+        else:
+            size = 1 + sum(
+                size_of(part) for item in node.value for part in (item if isinstance(item, tuple) else (item,))
+            )
+        if size >= MOST_NODES:
+            raise ValueError(f"line {node.start_mark.line + 1}: aliases that repeat too much; allowed: no repetition")
+        sizes[id(node)] = size
+        return size
+
+    size_of(root)
+
+
+def printable(text: str) -> str:
+    """A text with control characters and halves of characters written out; line ends and tabs stay.
+
+    >>> printable(f"a{chr(7)}b") == f"a{chr(92)}x07b"
+    True
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
 def source_options(market: Market, model: type[Options]) -> Options:

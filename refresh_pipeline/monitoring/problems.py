@@ -17,6 +17,7 @@ from refresh_pipeline.market.polling import base_interval
 from refresh_pipeline.monitoring.notification_policy import MACHINE, Period, Problem, shortened
 from refresh_pipeline.operations.backup_retention import backup_faults
 from refresh_pipeline.operations.missing_warehouse import why_missing
+from refresh_pipeline.pipeline.market_validation import left_out
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
 from refresh_pipeline.warehouse.outcomes import Outcome
@@ -64,6 +65,7 @@ def snapshot(settings: Settings, markets: Sequence[Market], runs: RunHistory, no
         *missing_warehouse(settings),
         *faulty_backups(settings, now),
         *ending_calendars(markets, now),
+        *broken_markets(settings, markets),
     ]
     try:
         for market in markets:
@@ -72,6 +74,12 @@ def snapshot(settings: Settings, markets: Sequence[Market], runs: RunHistory, no
         unreadable = Problem(scope=MACHINE, kind="the warehouse cannot be read", text=str(error))
         return Snapshot([*problems, unreadable], frozenset(market.name for market in markets))
     return Snapshot(problems)
+
+
+def broken_markets(settings: Settings, markets: Sequence[Market]) -> Iterator[Problem]:
+    """The enabled markets that are not refreshed, because their YAML is wrong."""
+    for name, fault in left_out(settings, markets).items():
+        yield Problem(scope=name, kind="not refreshed, its YAML is wrong", text=shortened(fault))
 
 
 def faulty_backups(settings: Settings, now: datetime) -> Iterator[Problem]:

@@ -35,27 +35,27 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
         work = backfill.backfill if run_options.missing_only else partial(fetch.refresh_candles, gaps=run_options.gaps)
         since, until = run_options.since_instant, run_options.until_instant
         attempts = work(warehouse, market, source, batch, now, since=since, until=until)
-        return materialized(context, warehouse, market, attempts, now)
+        return materialized(context, warehouse, market, attempts, options=run_options, now=now)
 
     @asset(Table.enhanced_candles, market, after=raw_candles)
     def enhanced_candles(context: Context, warehouse: WarehouseParam, run_options: Options) -> Result:
-        batch = remaining_series(context, run_options, warehouse, market)
+        now, batch = run_options.now_instant(market), remaining_series(context, run_options, warehouse, market)
         attempts = compute.compute(warehouse, market, Table.enhanced_candles, batch)
         if len(context.partition_keys) == 1:
             attempts = with_chart(attempts, warehouse, market)
-        return materialized(context, warehouse, market, attempts, run_options.now_instant(market))
+        return materialized(context, warehouse, market, attempts, options=run_options, now=now)
 
     @asset(Table.indicators, market, after=enhanced_candles)
     def indicators(context: Context, warehouse: WarehouseParam, run_options: Options) -> Result:
-        batch = remaining_series(context, run_options, warehouse, market)
+        now, batch = run_options.now_instant(market), remaining_series(context, run_options, warehouse, market)
         attempts = compute.compute(warehouse, market, Table.indicators, batch)
-        return materialized(context, warehouse, market, attempts, run_options.now_instant(market))
+        return materialized(context, warehouse, market, attempts, options=run_options, now=now)
 
     @asset(Table.exports, market, after=indicators)
     def exports(context: Context, warehouse: WarehouseParam, files: Exports, run_options: Options) -> Result:
         now, batch = run_options.now_instant(market), remaining_series(context, run_options, warehouse, market)
         attempts = publish_files(warehouse, market, files.root, batch, now)
-        return materialized(context, warehouse, market, attempts, now)
+        return materialized(context, warehouse, market, attempts, options=run_options, now=now)
 
     @asset(Table.uploads, market, after=exports)
     def uploads(
@@ -64,6 +64,6 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
         now, batch = run_options.now_instant(market), remaining_series(context, run_options, warehouse, market)
         spec, target = market.uploads, destination.open(market.uploads)
         attempts = upload.upload(warehouse, market, spec, batch, root=files.root, destination=target, now=now)
-        return materialized(context, warehouse, market, attempts, now)
+        return materialized(context, warehouse, market, attempts, options=run_options, now=now)
 
     return [raw_candles, enhanced_candles, indicators, exports, uploads]

@@ -16,11 +16,9 @@ from refresh_pipeline.orchestration.maintenance_job import maintenance_job, main
 from refresh_pipeline.orchestration.resources import resources
 from refresh_pipeline.orchestration.schedules import market_schedules
 from refresh_pipeline.orchestration.sensors import repair_sensor, retry_sensor
-from refresh_pipeline.pipeline.export import check_exports
+from refresh_pipeline.pipeline.market_validation import require_usable
 from refresh_pipeline.redaction import redact_log
 from refresh_pipeline.settings import Settings
-from refresh_pipeline.sources.registry import open_source
-from refresh_pipeline.warehouse.computations import computations
 
 
 def build(settings: Settings, markets: Sequence[Market]) -> dg.Definitions:
@@ -32,9 +30,7 @@ def build(settings: Settings, markets: Sequence[Market]) -> dg.Definitions:
     """
     redact_log()
     for market in markets:
-        open_source(market, settings.limits_dir)
-        computations(market)
-        check_exports(market)
+        require_usable(settings, market)
     with warnings.catch_warnings():
         # BackfillPolicy is beta; that is a choice, not news at every start.
         warnings.simplefilter("ignore", dg.BetaWarning)

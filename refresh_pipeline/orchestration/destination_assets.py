@@ -53,7 +53,7 @@ def _files(market: Market, spec: FileSpec) -> dg.AssetsDefinition:
         now, batch = run_options.now_instant(market), remaining_series(context, run_options, warehouse, market)
         opened = destination.open(spec)
         attempts = upload.upload(warehouse, market, spec, batch, root=files.root, destination=opened, now=now)
-        return materialized(context, warehouse, market, attempts, now)
+        return materialized(context, warehouse, market, attempts, options=run_options, now=now)
 
     return _asset(market, spec, Table.exports)(uploaded_files)
 
@@ -65,7 +65,7 @@ def _candles(market: Market, spec: RedisSpec) -> dg.AssetsDefinition:
         now, batch = run_options.now_instant(market), remaining_series(context, run_options, warehouse, market)
         opened = destination.open_redis(spec)
         attempts = redis_cache.keep(warehouse, market, spec, batch, destination=opened, now=now)
-        return materialized(context, warehouse, market, attempts, now)
+        return materialized(context, warehouse, market, attempts, options=run_options, now=now)
 
     return _asset(market, spec, Table.raw_candles)(pushed_candles)
 

@@ -21,6 +21,9 @@ from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
 EVERY_SERIES_FAILED = "every series failed"
+# Failed partitions of one step that get an observation with the reason. Dagster writes observations one by one, 10 ms
+# each; the check lists all failed series.
+MOST_OBSERVED = 20
 
 
 def series_of(context: dg.AssetExecutionContext, options: RunOptions) -> list[Series]:
@@ -48,12 +51,16 @@ def materialized(
     warehouse: Warehouse,
     market: Market,
     attempts: Mapping[Series, Attempt],
+    *,
+    options: RunOptions,
     now: datetime,
 ) -> dg.MaterializeResult:
     """Record the outcome of each series, and materialize the partitions of those that did not fail.
 
+    A failed partition keeps its last materialization and gets an observation with the reason.
+
     Raises:
-        dagster.Failure: every series failed.
+        dagster.Failure: every series of the run's whole range failed, for a reason that asking again may mend.
     """
     asset = context.asset_key.path[-1]
     failed = {series: attempt for series, attempt in attempts.items() if attempt.outcome is Outcome.failed}
@@ -65,11 +72,30 @@ def materialized(
     context.log.info("%s: %s", asset, summary(attempts))
     for line in failures(failed):
         context.log.warning("%s: %s", asset, line)
-    if attempts and len(failed) == len(attempts):
+    for series, attempt in list(failed.items())[:MOST_OBSERVED]:
+        context.log_event(_observation(context.asset_key, series, attempt))
+    if must_fail(attempts, options):
         raise _failure(asset, failed)
     describe_partitions(context, _metadata(market, attempts, stats, coverage, now))
-    materialize_only(context, [series.key for series in succeeded])
+    is_narrowed = materialize_only(context, [series.key for series in succeeded])
+    if failed and not succeeded and not is_narrowed:
+        raise _failure(asset, failed)
     return dg.MaterializeResult()
+
+
+def must_fail(attempts: Mapping[Series, Attempt], options: RunOptions) -> bool:
+    """Whether a step fails: every series of the run's whole range failed, and asking again may mend each failure.
+
+    A retry of series that fail, and a failure for good, end as success: where a step fails, no check is executed, and
+    "Execution failed" says less than a check that lists the series.
+    """
+    all_may_mend = all(each.outcome is Outcome.failed and each.transient for each in attempts.values())
+    return bool(attempts) and not options.series and all_may_mend
+
+
+def _observation(asset: dg.AssetKey, series: Series, attempt: Attempt) -> dg.AssetObservation:
+    metadata = {"outcome": attempt.outcome.value, "reason": attempt.reason or "failed", "transient": attempt.transient}
+    return dg.AssetObservation(asset, description=attempt.reason, partition=series.key, metadata=metadata)
 
 
 def summary(attempts: Mapping[Series, Attempt]) -> str:
@@ -149,5 +175,5 @@ def failures(failed: Mapping[Series, Attempt]) -> list[str]:
 def _failure(asset: str, failed: Mapping[Series, Attempt]) -> dg.Failure:
     return dg.Failure(
         f"{asset}: {EVERY_SERIES_FAILED}.\n" + "\n".join(failures(failed)),
-        allow_retries=any(attempt.transient for attempt in failed.values()),
+        allow_retries=True,
     )

@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
+from dagster import DagsterRunStatus, RunsFilter
 from filelock import FileLock
 
 from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, going_runs, this_process
@@ -23,6 +25,7 @@ from refresh_pipeline.warehouse import queries
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect
 from refresh_pipeline.warehouse.queries import SeriesOutcome
 
+INTERRUPTS = (dg.DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__)
 LOG_LEVELS = ("CRITICAL", "INFO", "DEBUG")
 
 
@@ -90,7 +93,7 @@ def run_jobs(
 
     Raises:
         MarketError: the market's YAML says something of its source that the source does not know.
-        KeyboardInterrupt: somebody wants it to end; the run at hand is on record as failed.
+        KeyboardInterrupt: somebody wants it to end; the run at hand is on record as canceled.
     """
     definitions = build(settings, [market])
     tags = range_tags(market, [member.instrument for member in series], [member.timeframe for member in series])
@@ -103,16 +106,17 @@ def run_jobs(
     with dagster_instance(settings) as instance:
         for name in jobs:
             going_runs(instance, name)
-            results.append(
-                definitions.resolve_job_def(name).execute_in_process(
-                    instance=instance,
-                    tags={**tags, PROCESS_TAG: this_process()},
-                    run_config=run_config,
-                    raise_on_error=False,
+            with _canceled_when_interrupted(instance):
+                results.append(
+                    definitions.resolve_job_def(name).execute_in_process(
+                        instance=instance,
+                        tags={**tags, PROCESS_TAG: this_process()},
+                        run_config=run_config,
+                        raise_on_error=False,
+                    )
                 )
-            )
-            if _was_interrupted(results[-1]):
-                raise KeyboardInterrupt
+                if _was_interrupted(results[-1]):
+                    raise KeyboardInterrupt
     return Refreshed(
         market,
         _outcomes(settings, market, [result.run_id for result in results]),
@@ -135,9 +139,28 @@ def _outcomes(settings: Settings, market: Market, run_ids: Sequence[str]) -> lis
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
     # Dagster takes a signal for a step's failure, and would begin with the next job.
     failures = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
-    return any(
-        error is not None and error.cls_name == dg.DagsterExecutionInterruptedError.__name__ for error in failures
-    )
+    return any(_is_interrupt(error) for error in failures)
+
+
+def _is_interrupt(error: Any) -> bool:
+    """Whether an error is an interrupt, or DuckDB's answer to one that arrived within a query."""
+    while error is not None:
+        if error.cls_name in INTERRUPTS or "Query interrupted" in error.message:
+            return True
+        error = error.cause
+    return False
+
+
+@contextmanager
+def _canceled_when_interrupted(instance: dg.DagsterInstance) -> Iterator[None]:
+    """Put this process's newest run on record as canceled, not as failed, when an interrupt ends the block."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        for record in instance.get_run_records(RunsFilter(tags={PROCESS_TAG: this_process()}), limit=1):
+            if record.dagster_run.status not in (DagsterRunStatus.SUCCESS, DagsterRunStatus.CANCELED):
+                instance.report_run_canceled(record.dagster_run, "Interrupted by Ctrl-C or SIGTERM.")
+        raise
 
 
 def _errors(result: dg.ExecuteInProcessResult) -> list[str]:

@@ -9,6 +9,11 @@ import pytest
 from dagster import AssetRecordsFilter
 
 from refresh_pipeline.instance.event_log import BatchingSqliteEventLogStorage
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.orchestration.materialization import must_fail
+from refresh_pipeline.orchestration.run_options import RunOptions
+from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
 from refresh_pipeline_tests.project_folder import LATER, World, failures_of, metadata_of, verdicts_of
 
 KEYS = [f"{name}/USD|{timeframe}" for name in ("BTC", "ETH", "SOL", "XRP") for timeframe in ("m15", "H1")]
@@ -129,34 +134,63 @@ def test_series_that_fail_are_in_the_runs_log_with_the_reason(world: World, inst
     assert any("ETH/USD m15" in message and "csv" in message for message in logged)
 
 
-def test_when_every_series_fails_the_step_fails_with_words(world: World, instance: dg.DagsterInstance) -> None:
+def observations_of(instance: dg.DagsterInstance, asset: str) -> dict[str, str]:
+    """The reason that the newest observation of each partition gives."""
+    records = instance.fetch_observations(key_of(asset), limit=100, ascending=True).records
+    return {
+        str(record.partition_key): str(record.asset_observation.metadata["reason"].value)
+        for record in records
+        if record.asset_observation
+    }
+
+
+def test_when_every_series_fails_for_good_checks_run_and_each_partition_says_why(
+    world: World, instance: dg.DagsterInstance
+) -> None:
+    before = {(asset, key): run_of_newest(instance, asset, key) for asset in REFRESHED for key in KEYS}
     break_files(world, *KEYS)
     result = world.run(now=LATER, instance=instance)
-    assert not result.success
-    said = failures_of(result)
-    assert list(said) == ["bazaar__raw_candles"]
-    assert "every series failed" in said["bazaar__raw_candles"]
-    assert "BTC/USD m15" in said["bazaar__raw_candles"]
-    assert "expected a first row that names the columns" in said["bazaar__raw_candles"]
-    assert metadata_of(result, "enhanced_candles") == {}
+    assert result.success
+    assert "bazaar_raw_candles_checks" in steps_of(result)
+    assert verdicts_of(result)["every_series_was_fetched"] is False
+    assert not any(event.is_step_materialization for event in result.all_events)
+    assert {(asset, key): run_of_newest(instance, asset, key) for asset in REFRESHED for key in KEYS} == before
+    reasons = observations_of(instance, "raw_candles")
+    assert sorted(reasons) == sorted(KEYS)
+    assert all("expected a first row that names the columns" in reason for reason in reasons.values())
     assert sum(world.counts().values()) == 480
 
 
-def test_a_step_that_failed_for_good_is_not_tried_again(world: World, instance: dg.DagsterInstance) -> None:
-    break_files(world, *KEYS)
-    result = world.run(now=LATER, instance=instance)
-    failure = next(event for event in result.all_events if event.is_step_failure)
-    assert failure.step_failure_data.user_failure_data is not None
-    assert not any(event.event_type_value == "STEP_UP_FOR_RETRY" for event in result.all_events)
-
-
-def test_a_runs_only_partition_that_fails_fails_the_run(world: World, instance: dg.DagsterInstance) -> None:
+def test_a_retry_of_series_that_fail_ends_as_success_with_the_reason_on_the_partition(
+    world: World, instance: dg.DagsterInstance
+) -> None:
     before = run_of_newest(instance, "raw_candles", "ETH/USD|m15")
     break_files(world, *BROKEN)
     result = world.run(keys=["ETH/USD|m15"], now=LATER, instance=instance)
-    assert not result.success
-    assert "ETH/USD m15" in failures_of(result)["bazaar__raw_candles"]
+    assert result.success
+    assert verdicts_of(result)["every_series_was_fetched"] is False
+    assert list(observations_of(instance, "raw_candles")) == ["ETH/USD|m15"]
     assert run_of_newest(instance, "raw_candles", "ETH/USD|m15") == before
+
+
+@pytest.mark.parametrize(
+    ("transients", "narrowed", "fails"),
+    [
+        ((True, True), (), True),
+        ((True, False), (), False),
+        ((False, False), (), False),
+        ((True, True), ("A|m1", "B|m1"), False),
+        ((), (), False),
+    ],
+)
+def test_a_step_fails_where_its_whole_range_failed_and_asking_again_may_help(
+    transients: tuple[bool, ...], narrowed: tuple[str, ...], fails: bool
+) -> None:
+    attempts = {
+        Series(name, Timeframe.m1): Attempt(Outcome.failed, "no answer", transient=transient)
+        for name, transient in zip("AB", transients, strict=False)
+    }
+    assert must_fail(attempts, RunOptions(series=list(narrowed))) is fails
 
 
 def test_no_data_is_an_outcome_and_no_failure(new_world: World) -> None:

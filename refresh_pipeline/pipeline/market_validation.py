@@ -1,0 +1,49 @@
+"""Whether a market can be refreshed: its source, its indicators and its exports are what its YAML says.
+
+A market that cannot be refreshed stops no other one.
+"""
+
+from collections.abc import Sequence
+
+from refresh_pipeline.market.model import Market, MarketError
+from refresh_pipeline.market_files import load_each
+from refresh_pipeline.pipeline.export import check_exports
+from refresh_pipeline.settings import Settings
+from refresh_pipeline.sources.registry import open_source
+from refresh_pipeline.warehouse.computations import computations
+
+
+def require_usable(settings: Settings, market: Market) -> None:
+    """Raise MarketError where a market's source, indicators or exports are not possible."""
+    open_source(market, settings.limits_dir)
+    computations(market)
+    check_exports(market)
+
+
+def usable_markets(settings: Settings) -> tuple[list[Market], dict[str, str]]:
+    """The enabled markets that can be refreshed, and for each other one, by name, why not.
+
+    Raises:
+        MarketError: no market can be refreshed, or REFRESH_MARKETS names an unknown one.
+    """
+    markets, faults = load_each(settings)
+    usable: list[Market] = []
+    for market in markets:
+        try:
+            require_usable(settings, market)
+            usable.append(market)
+        except MarketError as error:
+            faults[market.name] = error
+    if not usable:
+        raise next(iter(faults.values()))
+    return usable, {name: str(error) for name, error in faults.items()}
+
+
+def left_out(settings: Settings, markets: Sequence[Market]) -> dict[str, str]:
+    """Why each enabled market that is not among these cannot be refreshed, by name."""
+    if set(settings.market_names) <= {market.name for market in markets}:
+        return {}
+    try:
+        return usable_markets(settings)[1]
+    except MarketError as error:
+        return {name: str(error) for name in settings.market_names}
