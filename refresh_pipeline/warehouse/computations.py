@@ -19,6 +19,8 @@ def computations(market: Market) -> dict[Table, Computation]:
     """
     try:
         table = _indicators(json.dumps(market.indicators.compute), market.calendar)
+    except OverflowError as error:
+        raise MarketError(f"market {market.name!r}: indicators.compute: found a number that is too large") from error
     except UnknownIndicator as error:
         raise MarketError(f"market {market.name!r}: indicators.compute: {error}") from error
     return {Table.enhanced_candles: ENHANCED_CANDLES, Table.indicators: table}
