@@ -57,7 +57,7 @@ def forget(
             for series, count in warehouse.orphans(chosen).items():
                 print_line(f"{series}: {count:,} candles")
             return
-        choice = Choice(instrument, name, *bounds, off_grid)
+        choice = Choice(instrument, name, bounds[0], bounds[1], off_grid)
         counts = warehouse.chosen_candles(chosen, choice)
         for series, count in counts.items():
             err.print(f"{series}: {count:,} candles", markup=False, highlight=False)

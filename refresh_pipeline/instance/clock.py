@@ -44,11 +44,11 @@ def _ticks_put_back(instance: dg.DagsterInstance, state: InstigatorState, now: f
 
 
 def _state_put_back(instance: dg.DagsterInstance, state: InstigatorState, now: float) -> Iterator[float]:
-    fields: dict[str, Any] = state.instigator_data._asdict() if state.instigator_data else {}
+    data = state.instigator_data
+    fields: dict[str, Any] = data._asdict() if data else {}
     ahead = {name: value for name, value in fields.items() if isinstance(value, float) and value > now + SLACK}
-    if ahead:
-        data = state.instigator_data._replace(**dict.fromkeys(ahead, now))
-        instance.update_instigator_state(state.with_data(data))
+    if ahead and data:
+        instance.update_instigator_state(state.with_data(data._replace(**dict.fromkeys(ahead, now))))
     yield from ahead.values()
 
 

@@ -82,7 +82,7 @@ def _is_quiet(market: Market, report: Standing, due: np.datetime64, now: np.date
         return False
     calendar, timeframe = market.calendar_of(report.series.instrument), report.series.timeframe
     last, closed = calendar.closes(timeframe, np.array([report.last_open_time, due], dtype=TIME_UNIT))
-    return report.answered_at >= closed and now - calendar.next_close(timeframe, last) < QUIET_AT_MOST
+    return bool(report.answered_at >= closed and now - calendar.next_close(timeframe, last) < QUIET_AT_MOST)
 
 
 def completeness(

@@ -211,6 +211,6 @@ def _market_report(market: Market, warehouse: Warehouse, since: datetime, now: d
 
 
 def _current(market: Market, reports: Sequence[SeriesReport], now: datetime) -> str:
-    if not market.calendar.is_known(instant(now)):
+    if not market.calendar.knows(instant(now)):
         return "unknown, the calendar has ended"
     return f"{len(market.series) - len(behind(market, reports, now)) if reports else 0} of {len(market.series)}"

@@ -4,6 +4,7 @@ The destination of REFRESH_UPLOAD_URL is the asset `uploads`, in `assets`.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import dagster as dg
 
@@ -92,7 +93,7 @@ def _check(market: Market, spec: FileSpec | RedisSpec) -> dg.AssetChecksDefiniti
     @dg.asset_check(asset=[market.name, spec.asset], name=f"{spec.asset}_{statement}", description=description)
     def destination_check(warehouse: WarehouseParam, destination: UploadsParam) -> dg.AssetCheckResult:
         if isinstance(spec, FileSpec):
-            return result(upload_verdict(warehouse, market, spec, lambda: destination.open(spec)))
-        return result(window_verdict(warehouse, market, spec, lambda: destination.open_redis(spec)))
+            return result(upload_verdict(warehouse, market, spec, partial(destination.open, spec)))
+        return result(window_verdict(warehouse, market, spec, partial(destination.open_redis, spec)))
 
     return destination_check

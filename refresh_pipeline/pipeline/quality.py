@@ -215,7 +215,7 @@ def _disagreements(
     for number, instrument in enumerate(instruments):
         longer, base = ({name: values[each["series_no"] == number] for name, values in each.items()} for each in rows)
         made = resample_counted(
-            Candles.of(base["open_time"], **{name: base[name] for name in CANDLE_COLUMNS}),
+            Candles.of(base["open_time"], (), **{name: base[name] for name in CANDLE_COLUMNS}),
             *timeframes,
             market.calendar_of(instrument),
         )
@@ -229,7 +229,7 @@ def _disagreements(
             faults += [
                 Fault(
                     Series(instrument, timeframes[0]),
-                    made.open_time[whole[row]],
+                    made.open_time[int(whole[row])],
                     f"{name} is {given[row]:g}, its {timeframes[1]} candles give {wanted[row]:g}",
                 )
                 for row in np.flatnonzero(np.abs(given / wanted - 1) > ROUNDING)

@@ -166,7 +166,7 @@ class PreferredSources:
         series = wish.request.series
         calendar = self._market.calendar_of(series.instrument)
         end = min(wish.request.until, instant(now - allowed_delay(self._market.timeframes)))
-        if not calendar.is_known(end):
+        if not calendar.knows(end):
             return ""
         expected = calendar.last_closed(series.timeframe, end)
         if expected < wish.request.since or (wish.newest is not None and wish.newest >= expected):

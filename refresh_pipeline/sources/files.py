@@ -191,7 +191,8 @@ class Bars:
         if not self.timeframe.is_intraday and is_date.any():
             into = EVENING if self.timeframe is Timeframe.W1 else NOON
             moments = walls[is_date].astype("datetime64[D]").astype(TIME_UNIT) + into
-            utc = moments - zone_offsets(self.calendar.zone, moments)
+            moments = moments.astype(TIME_UNIT)
+            utc = (moments - zone_offsets(self.calendar.zone, moments)).astype(TIME_UNIT)
             opens[is_date] = self.calendar.floor(self.timeframe, utc)
         return opens
 
@@ -258,7 +259,7 @@ def read_candles(
         raise PermanentError(f"{path}: expected {wanted}, found: {_first_line(error)}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise PermanentError(f"{path}: expected a readable file in UTF-8, found: {_first_line(error)}") from error
-    values = {name: rows[name][chosen] for name in columns}
+    values = {name: np.asarray(rows[name])[chosen] for name in columns}
     malformed += _other_values(opens[chosen], values)
     return Candles.of(opens[chosen], malformed, **values).sorted()
 

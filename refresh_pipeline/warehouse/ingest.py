@@ -69,7 +69,7 @@ class Stored:
         """Whether a correction may go on before the oldest revised candle: none before it agreed with its source."""
         if self.first_revised is None:
             return False
-        return self.first_agreed is None or self.first_agreed > self.first_revised
+        return self.first_agreed is None or bool(self.first_agreed > self.first_revised)
 
 
 def _earlier(one: np.datetime64 | None, other: np.datetime64 | None) -> np.datetime64 | None:

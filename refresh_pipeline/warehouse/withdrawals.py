@@ -18,6 +18,8 @@ from refresh_pipeline.warehouse.schema import Table, qualified
 
 # A source without a candle may just have had a bad moment.
 WAIT = timedelta(hours=1)
+# Before every candle.
+EARLIEST = np.datetime64("0001-01-01", "us")
 # By series, the opening time from which on an answer holds every candle that the source has.
 Answered = Mapping[Series, np.datetime64]
 
@@ -47,7 +49,7 @@ def missed_twice(
     sent = np.concatenate([staged.good["open_time"], staged.bad["open_time"]]).astype(TIME_UNIT)
     newest = np.array(
         [
-            sent[sent_no == number].max(initial=np.datetime64("0001-01-01", "us"))
+            sent[sent_no == number].max(initial=EARLIEST)  # pyright: ignore[reportArgumentType] (numpy takes it)
             for number in range(len(staged.series))
         ],
         dtype=TIME_UNIT,

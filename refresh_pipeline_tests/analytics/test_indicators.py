@@ -238,7 +238,7 @@ def test_no_number_comes_of_rounding_where_a_market_halts_for_long():
     computed = computed_alone(INDICATORS, market)
     # The averages need some 400 bars until they are below 1e-13 of the price; a ratio of them keeps its value so long.
     assert np.isfinite(computed["rsi_14"][300:400]).all()
-    assert np.ptp(computed["rsi_14"][330:500]) < 1e-3
+    assert float(np.ptp(computed["rsi_14"][330:500])) < 1e-3
     assert np.isnan(computed["rsi_14"][690:]).all()
 
 

@@ -66,6 +66,7 @@ def test_what_ticked_in_the_future_goes_on_from_now_and_it_is_said(
     assert ticks[0].run_ids == ["a"]
     stored = instance.get_instigator_state(state.instigator_origin_id, state.selector_id)
     assert stored is not None
+    assert stored.instigator_data is not None
     assert max(value for value in stored.instigator_data._asdict().values() if isinstance(value, float)) == NOW
     assert put_back(instance, NOW) == []
 

@@ -385,6 +385,7 @@ ONE_CHANGE = st.sampled_from(sorted(CHOICES)).flatmap(
 @given(st.lists(st.lists(ONE_CHANGE, min_size=1, max_size=3), min_size=1, max_size=3))
 def test_whatever_changes_in_the_yaml_the_tables_equal_a_fresh_run(steps: Sequence[Sequence[tuple[str, Any]]]):
     chosen = {key: values[0] for key, values in CHOICES.items()}
+    market, bars = market_of(), {**BARS}
     with open_warehouse() as warehouse:
         for number, step in enumerate([[], *steps]):
             chosen |= dict(step)

@@ -1,7 +1,7 @@
 """What leaves the warehouse: the rows of exports, the manifests, and which series count as published."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def computed(warehouse: Warehouse) -> None:
 
 def rows_of(
     warehouse: Warehouse, batch: Sequence[Series], window: Window = FULL, columns: Sequence[str] = ()
-) -> Iterator[tuple[Series, dict[str, np.ndarray]]]:
+) -> Iterator[tuple[Series, Mapping[str, np.ndarray]]]:
     return warehouse.rows_to_export(MARKET, batch, columns or every_column(MARKET), window)
 
 

@@ -81,6 +81,10 @@ class Calendar(ABC):
         times = np.asarray(times, dtype=TIME_UNIT)
         return np.ones(times.shape, dtype=bool) if self.last_known is None else times < self.last_known
 
+    def knows(self, moment: np.datetime64) -> bool:
+        """Whether the calendar's sessions are known at an instant."""
+        return self.last_known is None or bool(moment < self.last_known)
+
     def known_end(self, until: np.datetime64) -> np.datetime64:
         """The end of a stretch up to `until` in which bars are expected."""
         return until if self.last_known is None else min(until, self.last_known)

@@ -47,8 +47,8 @@ class Runs:
             stops: when each session closes.
             length: of a bar.
         """
-        first = origins + (starts - origins) // length * length
-        end = origins - (origins - stops) // length * length
+        first = (origins + (starts - origins) // length * length).astype(TIME_UNIT)
+        end = (origins - (origins - stops) // length * length).astype(TIME_UNIT)
         # A bar that reaches from one session into the next is counted with the earlier one.
         shared = np.append(False, (origins[1:] == origins[:-1]) & (first[1:] < end[:-1]))
         first = np.where(shared, np.append(first[:1], end[:-1]), first)

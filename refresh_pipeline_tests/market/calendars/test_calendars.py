@@ -355,7 +355,7 @@ def test_metals_and_indices_keep_the_holidays_of_the_futures_exchange():
         shut, early = ([np.datetime64(day.date()) for day in days] for days in (futures.sessions, futures.early_closes))
     days = np.arange("2007-01-04", "2027-12-31", dtype="datetime64[D]")
     days = days[np.is_busday(days)]
-    noon, afternoon = (days.astype("datetime64[us]") + np.timedelta64(hour, "h") for hour in (16, 19))
+    noon, afternoon = ((days + np.timedelta64(hour, "h")).astype("datetime64[us]") for hour in (16, 19))
     # On two days of mourning shares did not trade, gold did.
     mourning = {date(2018, 12, 5), date(2025, 1, 9)}
     assert set(days[~METALS.is_open(noon)].tolist()) == set(days[~np.isin(days, shut)].tolist()) - mourning
