@@ -22,6 +22,7 @@ CHECKS = [
     ("raw_candles", "every_series_is_fresh"),
     ("raw_candles", "every_series_was_fetched"),
     ("raw_candles", "no_candles_are_missing"),
+    ("raw_candles", "nothing_was_rejected"),
     ("raw_candles", "open_times_are_unique_and_on_the_grid"),
     ("raw_candles", "prices_are_coherent"),
     ("raw_candles", "prices_are_plausible"),

@@ -134,7 +134,7 @@ def _group_row(key: Any, outcomes: Sequence[SeriesOutcome], by_series: bool) -> 
         updated(Table.uploads),
         _outcome_text(
             counted or [outcome.outcome for outcome in outcomes if outcome.asset == Table.exports], len(failed)
-        ),
+        ).append(_rejections(outcomes), style="yellow"),
     ]
 
 
@@ -143,6 +143,15 @@ def _outcome_text(outcomes: Sequence[str], failed: int) -> Text:
     parts = [f"{count} {outcome}" for outcome, count in counts.items() if count]
     parts += [f"{failed} failed"] if failed else []
     return Text(", ".join(parts), style="red" if failed else "green")
+
+
+def _rejections(outcomes: Sequence[SeriesOutcome]) -> str:
+    """The candles that were rejected in good answers: of one series in words, of several the first and their number."""
+    reasons = [each.reason for each in outcomes if each.asset == Table.raw_candles and each.outcome != "failed"]
+    reasons = [reason for reason in reasons if reason]
+    if not reasons:
+        return ""
+    return f" ({reasons[0]})" if len(reasons) == 1 else f" ({reasons[0]}; others in {len(reasons) - 1} more series)"
 
 
 def _print_failures(console: Console, refreshed: "Refreshed") -> None:
@@ -200,7 +209,8 @@ def _failed_later(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str
 def _status_cells(row: Mapping[str, Any]) -> list[Text | str]:
     behind, share = row["bars_behind"], row["completeness"]
     outcome = row["outcome"] or "never asked for"
-    reason = f": {row['reason']}" if row["reason"] else ""
+    reason = f": {row['reason']}" if row["reason"] and outcome == "failed" else ""
+    reason += f" ({row['rejections']})" if row["rejections"] else ""
     return [
         row["market"],
         row["instrument"],

@@ -125,7 +125,20 @@ def ending_calendars(markets: Sequence[Market], now: datetime) -> Iterator[Probl
 def series_problems(market: Market, reports: Sequence[SeriesReport], now: datetime) -> list[Problem]:
     """The problems of a market's series; a series that was never attempted has none."""
     attempted = [report for report in reports if report.attempted_at is not None]
-    return [*error_rate(market, attempted), *failed_uploads(market, attempted), *stale(market, attempted, now)]
+    return [
+        *error_rate(market, attempted),
+        *rejections(market, attempted),
+        *failed_uploads(market, attempted),
+        *stale(market, attempted, now),
+    ]
+
+
+def rejections(market: Market, attempted: Sequence[SeriesReport]) -> Iterator[Problem]:
+    """A problem where candles were rejected and no valid one has come in their place."""
+    if of_series := [report for report in attempted if report.rejections]:
+        first = of_series[0]
+        text = f"candles of {len(of_series)} series were rejected; {first.series}: {first.rejections}"
+        yield Problem(scope=market.name, kind="rejected candles", text=shortened(text))
 
 
 def stale(market: Market, attempted: Sequence[SeriesReport], now: datetime) -> list[Problem]:
@@ -205,6 +218,7 @@ def _market_report(market: Market, warehouse: Warehouse, since: datetime, now: d
     yield f"  series current: {_current(market, reports, now)}"
     yield f"  candles added: {activity.added:,}"
     yield f"  revisions: {activity.revised:,}"
+    yield f"  rejected: {activity.rejected:,} candles"
     yield f"  gaps: {len(gaps)} ({sum(gap.candles for gap in gaps):,} candles)"
     yield f"  errors: {errors} series failed at their last attempt"
     yield f"  uploads: {activity.uploads:,} files, {activity.bytes:,} bytes"

@@ -16,6 +16,7 @@ from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse import gaps, queries
 from refresh_pipeline.warehouse.connection import connect
+from refresh_pipeline.warehouse.outcomes import Outcome
 from refresh_pipeline.warehouse.queries import SeriesReport
 
 
@@ -58,7 +59,8 @@ def _status_row(market: Market, report: SeriesReport, coverage: Coverage | None)
         "candle_count": report.candle_count,
         "completeness": None if coverage is None else round(coverage.completeness, 6),
         "outcome": report.outcome,
-        "reason": report.reason,
+        "reason": report.reason if report.outcome == Outcome.failed else None,
+        "rejections": report.rejections,
         "attempted_at": _iso(report.attempted_at),
         "failed": dict(report.failed),
     }

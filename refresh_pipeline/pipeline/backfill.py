@@ -119,6 +119,7 @@ def _both(one: Attempt, other: Attempt) -> Attempt:
     return replace(
         other,
         outcome=outcome,
+        reason=other.reason or (one.reason if one.outcome is not Outcome.failed else None),
         rows_added=one.rows_added + other.rows_added,
         rows_revised=one.rows_revised + other.rows_revised,
         seconds=one.seconds + other.seconds,

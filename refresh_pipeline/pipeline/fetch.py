@@ -281,6 +281,16 @@ class _Tally:
         self.error = chunk.error or self.error
         self.failover_reason = chunk.failover_reason or self.failover_reason
 
+    def _reasons(self, series: Series) -> list[str]:
+        if self.error:
+            return [str(self.error).removeprefix(f"{series}: ")]
+        if self.stored.rejected and not self.stored.accepted:
+            return [f"the answer has no valid candle; {self._rejections()}"]
+        return []
+
+    def _rejections(self) -> str:
+        return f"{self.stored.rejected} rejected: {self.stored.rejection}"
+
     def attempt(self, series: Series, held: SeriesStats, asked: str) -> Attempt:
         metadata: dict[str, object] = {"rows_rejected": self.stored.rejected}
         metadata |= {"source": ", ".join(self.served_by) or asked}
@@ -289,7 +299,8 @@ class _Tally:
         metadata |= self._followed_back()
         return Attempt.of(
             # Series with the same reason are reported in one line, so the reason must not name the series.
-            reasons=[str(self.error).removeprefix(f"{series}: ")] if self.error else [],
+            reasons=self._reasons(series),
+            remark=self._rejections() if self.stored.rejected else None,
             transient=self.error is not None and self.error.transient,
             changed=bool(self.stored.added or self.stored.revised or self.stored.withdrawn),
             has_data=held.candle_count > 0,

@@ -130,6 +130,17 @@ def fetched(examination: Examination) -> Verdict:
     )
 
 
+def rejected(examination: Examination) -> Verdict:
+    """Whether no candle was rejected at the last attempt, nor earlier without one being stored in its place."""
+    return examination.of_series(
+        [
+            Fault(report.series, report.last_open_time, report.rejections)
+            for report in examination.reports
+            if report.rejections
+        ]
+    )
+
+
 def coherent(examination: Examination) -> Verdict:
     """Whether no candle contradicts itself."""
     return examination.of_candles(queries.incoherent_prices(examination.connection, examination.market.name))
@@ -240,6 +251,11 @@ def _disagreements(
 # One entry is a whole check: the web UI and runs read them from here.
 CANDLE_CHECKS = (
     CandleCheck("every_series_was_fetched", "The last attempt at every series got an answer.", fetched),
+    CandleCheck(
+        "nothing_was_rejected",
+        "No candle of the last answers was rejected, and none is missing because it was.",
+        rejected,
+    ),
     CandleCheck(
         "prices_are_coherent", "In every candle high is highest, low is lowest, and all prices are positive.", coherent
     ),

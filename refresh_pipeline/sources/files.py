@@ -374,9 +374,11 @@ def _select(connection: duckdb.DuckDBPyConnection, table: Table, columns: Sequen
         for name in columns
     }
     numbers = [f"coalesce({cast[name]}, 'nan') as {name}" for name in columns]
-    # An empty price is a candle's fault, not a row's.
+    # An empty price is a candle's fault, not a row's; a volume that is no number is not known.
     unreadable = [
-        f"when {cast[name]} is null and raw_{name} is not null then '{name} is no number'" for name in columns
+        f"when {cast[name]} is null and raw_{name} is not null then '{name} is no number'"
+        for name in columns
+        if name != "volume"
     ]
     cells = [f"coalesce(raw_{name}::varchar, '')" for name in ("time", *columns)]
     # No common table expressions: materialized ones lose the order of rows before DuckDB 2.0.

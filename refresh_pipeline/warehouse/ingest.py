@@ -4,7 +4,7 @@ What makes a candle contradictory is `market.candles`' part; which sources are p
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import duckdb
@@ -44,6 +44,7 @@ class Stored:
     `first_revised` and `first_agreed` are the opening times (datetime64[us], UTC) of the oldest fetched candle that
     replaced a stored one and of the oldest that was stored with the same numbers; None where there is none. `changed`
     holds the opening times of what was added and revised by one call; sums leave it out.
+    `accepted` counts valid candles, stored before or not; `rejection` says why the first one was rejected.
     """
 
     added: int = 0
@@ -53,6 +54,8 @@ class Stored:
     first_revised: np.datetime64 | None = field(default=None, compare=False)
     first_agreed: np.datetime64 | None = field(default=None, compare=False)
     changed: Times = field(default_factory=lambda: np.array([], dtype=TIME_UNIT), compare=False)
+    accepted: int = field(default=0, compare=False)
+    rejection: str | None = field(default=None, compare=False)
 
     def __add__(self, other: "Stored") -> "Stored":
         return Stored(
@@ -62,6 +65,8 @@ class Stored:
             self.withdrawn + other.withdrawn,
             _earlier(self.first_revised, other.first_revised),
             _earlier(self.first_agreed, other.first_agreed),
+            accepted=self.accepted + other.accepted,
+            rejection=self.rejection or other.rejection,
         )
 
     @property
@@ -181,12 +186,24 @@ def store(
         if len(staged.good["open_time"]):
             written = _store_good(sql, staged)
     counts = zip(written.added.tolist(), written.revised.tolist(), rejected.tolist(), strict=True)
-    return {
+    stored = {
         series: Stored(*numbers, first_revised=_known(revised), first_agreed=_known(agreed), changed=changed)
         for series, numbers, revised, agreed, changed in zip(
             staged.series, counts, written.first_revised, written.first_agreed, written.changed, strict=True
         )
     }
+    accepted = np.bincount(staged.good["series_no"], minlength=len(staged.series)).tolist()
+    reasons = _first_reasons(staged)
+    return {
+        series: replace(each, accepted=accepted[number], rejection=reasons.get(number))
+        for number, (series, each) in enumerate(stored.items())
+    }
+
+
+def _first_reasons(staged: Staged) -> dict[int, str]:
+    """Why the first rejected candle of a series was rejected, by the series' number."""
+    series_no, first = np.unique(staged.bad["series_no"], return_index=True)
+    return dict(zip(series_no.tolist(), staged.bad["reason"][first].tolist(), strict=True))
 
 
 def _known(moment: np.datetime64) -> np.datetime64 | None:

@@ -28,7 +28,8 @@ class Outcome(StrEnum):
 class Attempt:
     """The result of one attempt at one series.
 
-    `reason` says why it failed, `transient` whether trying again could help. `seconds` is the time spent; `metadata` is
+    `reason` says why it failed, or which candles of a good answer were rejected; `transient` whether trying again could
+    help. `seconds` is the time spent; `metadata` is
     shown by Dagster and not stored in the warehouse.
     """
 
@@ -50,6 +51,7 @@ class Attempt:
         cls,
         *,
         reasons: Sequence[str] = (),
+        remark: str | None = None,
         transient: bool = False,
         changed: bool,
         has_data: bool,
@@ -62,6 +64,7 @@ class Attempt:
 
         Args:
             reasons: why it failed, in order of importance.
+            remark: what is to be said of an attempt that did not fail.
             transient: whether trying again could help.
             changed: whether anything was written.
             has_data: whether the series has anything at all.
@@ -78,7 +81,7 @@ class Attempt:
         idle = Outcome.unchanged if has_data else Outcome.no_data
         return cls(
             Outcome.failed if reasons else Outcome.updated if changed else idle,
-            reason="; ".join(reasons) or None,
+            reason="; ".join(reasons) or remark,
             transient=transient,
             rows_added=rows_added,
             rows_revised=rows_revised,

@@ -26,6 +26,7 @@ class SeriesReport:
     """The state of one series: its stored candles and the results of its last attempts.
 
     `outcome` and `reason` are of fetching; `failed` holds the reason of every other asset whose last attempt failed.
+    `rejected` counts the open times whose candles were rejected and are not stored, `rejection` is the first reason.
     """
 
     series: Series
@@ -36,6 +37,15 @@ class SeriesReport:
     reason: str | None
     attempted_at: np.datetime64 | None
     failed: Mapping[str, str] = field(default_factory=dict)
+    rejected: int = 0
+    rejection: str | None = None
+
+    @property
+    def rejections(self) -> str | None:
+        """The rejected candles in words: of the last attempt, else those that are missing since; None for none."""
+        if self.reason and self.outcome != Outcome.failed:
+            return self.reason
+        return f"{self.rejected} rejected: {self.rejection}" if self.rejected else None
 
     @property
     def answered_at(self) -> np.datetime64 | None:
@@ -133,9 +143,30 @@ def series_report(connection: duckdb.DuckDBPyConnection, market: str, wanted: Se
         [Table.raw_candles.value],
     ).fetchall()
     stored = {(row[0], row[1]): row[2:] for row in rows}
-    failed = _other_failures(connection, market)
+    failed, rejected = _other_failures(connection, market), _rejected(connection, market)
     reports = [_report(one, stored.get((one.instrument, one.timeframe.value), (0, *[None] * 5))) for one in wanted]
-    return [replace(report, failed=failed.get(report.series, {})) for report in reports]
+    return [
+        replace(report, failed=failed.get(series, {}), rejected=count, rejection=reason)
+        for report in reports
+        for series in [report.series]
+        for count, reason in [rejected.get(series, (0, None))]
+    ]
+
+
+def _rejected(connection: duckdb.DuckDBPyConnection, market: str) -> dict[Series, tuple[int, str]]:
+    """Open times whose candles were rejected and none is stored, with the first reason."""
+    rejected, stored = qualified(market, Table.rejected_candles), qualified(market, Table.raw_candles)
+    if not connection.execute(f"select 1 from {rejected} where open_time is not null limit 1").fetchall():
+        return {}
+    # First the few stored candles in question: an anti join alone would hash all of them.
+    rows = connection.execute(
+        f"with stored as (select distinct c.instrument, c.timeframe, c.open_time from {stored} c "
+        f"join {rejected} x using (instrument, timeframe, open_time)) "
+        "select x.instrument, x.timeframe, count(distinct x.open_time), min_by(x.reason, x.open_time) "
+        f"from {rejected} x anti join stored using (instrument, timeframe, open_time) "
+        "where x.open_time is not null group by all"
+    ).fetchall()
+    return {Series(instrument, Timeframe(timeframe)): (count, reason) for instrument, timeframe, count, reason in rows}
 
 
 def _other_failures(connection: duckdb.DuckDBPyConnection, market: str) -> dict[Series, dict[str, str]]:
@@ -424,7 +455,7 @@ def _numbers(values: Sequence) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """How many candles were added and revised, and how many files were uploaded, with their bytes.
+    """How many candles were added, revised and rejected, and how many files were uploaded, with their bytes.
 
     A file that was uploaded several times counts once, with its current size.
     """
@@ -433,6 +464,7 @@ class Activity:
     revised: int = 0
     uploads: int = 0
     bytes: int = 0
+    rejected: int = 0
 
 
 # A corrected candle is stored again with the time of its correction: only candles without an earlier value are new.
@@ -443,13 +475,14 @@ select
        and v.open_time = r.open_time and v.fetched_at <= $since)),
   (select count(*) from {raw_candle_revisions} where replaced_at > $since and replaced_at <= $until),
   (select count(*) from {uploads} where uploaded_at > $since and uploaded_at <= $until),
-  (select coalesce(sum(bytes), 0) from {uploads} where uploaded_at > $since and uploaded_at <= $until)
+  (select coalesce(sum(bytes), 0) from {uploads} where uploaded_at > $since and uploaded_at <= $until),
+  (select count(*) from {rejected_candles} where rejected_at > $since and rejected_at <= $until)
 """
 
 
 def activity(connection: duckdb.DuckDBPyConnection, market: str, since: datetime, until: datetime) -> Activity:
     """The activity after `since` and up to `until` (both in UTC, without a zone)."""
-    tables = (Table.raw_candles, Table.raw_candle_revisions, Table.uploads)
+    tables = (Table.raw_candles, Table.raw_candle_revisions, Table.uploads, Table.rejected_candles)
     query = _ACTIVITY.format(**{table.value: qualified(market, table) for table in tables})
     [row] = connection.execute(query, {"since": since, "until": until}).fetchall()
     return Activity(*(int(value) for value in row))

@@ -31,6 +31,7 @@ FIELDS = {
     "completeness",
     "outcome",
     "reason",
+    "rejections",
     "attempted_at",
     "failed",
 }
@@ -134,6 +135,7 @@ def test_a_series_that_is_up_to_date(world: World) -> None:
         "completeness": 1.0,
         "outcome": "updated",
         "reason": None,
+        "rejections": None,
         "attempted_at": "2026-06-01T12:00:30Z",
         "failed": {},
     }

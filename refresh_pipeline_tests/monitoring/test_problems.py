@@ -153,6 +153,7 @@ def test_the_report_counts_what_was_done(world: World, instance: dg.DagsterInsta
         "series current: 8 of 8",
         f"candles added: {4 * (96 + 24)}",
         "revisions: 0",
+        "rejected: 0 candles",
         "gaps: 0 (0 candles)",
         "errors: 0 series failed at their last attempt",
         f"uploads: {files} files, {size:,} bytes",
@@ -182,12 +183,13 @@ def test_the_report_tells_of_gaps_failures_and_what_is_late(world: World, instan
         "series current: 0 of 8",
         f"candles added: {4 * (96 + 24) - 2}",
         "revisions: 0",
-        lines[5],
+        "rejected: 0 candles",
+        lines[6],
         "errors: 8 series failed at their last attempt",
-        lines[7],
+        lines[8],
     ]
-    assert lines[5].startswith("gaps: ")
-    assert int(lines[5].split()[1]) >= 2
+    assert lines[6].startswith("gaps: ")
+    assert int(lines[6].split()[1]) >= 2
 
 
 def test_the_report_of_a_market_that_was_never_refreshed_says_so(new_world: World) -> None:

@@ -43,6 +43,7 @@ def found(world: World, name: str, now: datetime = NOW) -> dict[str, str]:
 
 CHECKS = {
     "every_series_was_fetched": 8,
+    "nothing_was_rejected": 8,
     "prices_are_coherent": 480,
     "open_times_are_unique_and_on_the_grid": 480,
     "every_series_is_fresh": 8,

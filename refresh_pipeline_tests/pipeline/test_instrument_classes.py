@@ -58,6 +58,7 @@ def test_an_instruments_class_chooses_its_calendar_and_an_unknown_class_the_mark
 def test_in_the_rest_of_metals_everything_is_fresh_and_on_the_grid(market: Market, warehouse: Warehouse):
     assert {name: verdict.faults for name, verdict in candle_verdicts(warehouse, market, NOW).items()} == {
         "every_series_was_fetched": [],
+        "nothing_was_rejected": [],
         "prices_are_coherent": [],
         "open_times_are_unique_and_on_the_grid": [],
         "every_series_is_fresh": [],
