@@ -10,8 +10,6 @@ from uuid import uuid4
 import dagster as dg
 from dagster import DagsterRunStatus, RunRecord, RunsFilter
 
-from refresh_pipeline.instance.run_files import write_if_absent
-
 # The process that works on a run, written by the launcher or the run: boot id, process id and, where the system tells
 # it, the process's start. A boot id outlives the machine's name, and a reboot changes it.
 PROCESS_TAG = "refresh/process"
@@ -49,6 +47,9 @@ def boot_id() -> str:
         return BOOT_ID.read_text().strip()
     except OSError:
         STORED_ID.parent.mkdir(parents=True, exist_ok=True)
+        # Late: with it come Dagster's storages, which loading the definitions does not need.
+        from refresh_pipeline.instance.run_files import write_if_absent  # noqa: PLC0415
+
         write_if_absent(STORED_ID, uuid4().hex.encode())
         return STORED_ID.read_text()
 

@@ -156,7 +156,7 @@ def test_days_come_from_yearly_files_and_those_of_this_year_from_hours(archive: 
     candles = one(source_at(archive, tmp_path), "2023-11-01T21:00", NOW, Timeframe.D1)
     calendar = market_at("http://nowhere").calendar
     expected = calendar.open_times(Timeframe.D1, instant("2023-11-01T21:00"), instant("2024-06-07T21:00"))
-    assert but_for_holidays(candles) == list(expected)
+    assert list(candles.open_time[calendar.has_bar(Timeframe.D1, candles.open_time)]) == list(expected)
     assert archive.paths[:2] == ["/D1/EURUSD/2023.csv.gz", "/D1/EURUSD/2024.csv.gz"]
     made = list(candles.open_time).index(instant("2024-05-28T21:00"))
     whole = one(source_at(archive, tmp_path), "2024-05-28T21:00", "2024-05-29T21:00", Timeframe.H1)

@@ -213,7 +213,7 @@ def test_rows_that_are_no_candles_are_kept_as_text_once(warehouse: Warehouse):
         "order by instrument desc, reason desc",
     )
     assert rejected[3:] == [
-        ("BTC/USD", None, None, "malformed row: no row", "half ?", naive(0)),
+        ("BTC/USD", None, None, "malformed row: no row", "half ", naive(0)),
         ("BTC/USD", None, None, "malformed row: no number: 'x'", "2024-01-01,x", naive(0)),
         ("BTC/USD", None, None, "malformed row: empty", "", naive(0)),
     ]
