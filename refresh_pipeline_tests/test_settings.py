@@ -240,7 +240,7 @@ def test_a_home_that_the_user_chose_is_left_as_it_is(here: Path) -> None:
     os.environ["DAGSTER_HOME"] = str(here / "chosen")
     assert prepare_dagster(load_settings()) == here / "chosen"
     assert list((here / "chosen").iterdir()) == []
-    assert not (here / "data").exists()
+    assert not (here / "data" / "dagster").exists()
 
 
 def test_a_home_from_here_becomes_one_from_everywhere(here: Path) -> None:

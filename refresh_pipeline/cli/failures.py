@@ -40,6 +40,9 @@ class CommandGroup(TyperGroup):
         except KeyboardInterrupt:
             err.print(INTERRUPTED_TEXT, markup=False, highlight=False)
             raise typer.Exit(INTERRUPTED) from None
+        except (typer.Exit, typer.Abort):
+            # The command has said why already.
+            raise
         except Exception as error:
             ending = ending_of(error)
             if ending is None:

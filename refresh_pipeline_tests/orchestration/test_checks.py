@@ -71,7 +71,7 @@ def test_before_any_refresh_everything_is_stale_and_missing_and_nothing_else_is_
 
 def test_there_are_no_other_checks(world: World) -> None:
     names = {key.name for check in market_checks(world.market) for key in check.check_keys}
-    assert names == set(CHECKS)
+    assert names == {*CHECKS, "timeframes_agree"}
 
 
 # ---- every_series_was_fetched
@@ -310,7 +310,7 @@ def test_the_jobs_run_the_checks_of_their_assets(world: World) -> None:
     world.change(f"update bazaar.raw_candles set low = high + 1 where {BTC_ROWS} and open_time = '2026-06-01 03:15'")
     append_to_export(world)
     refreshed, published = verdicts_of(world.run()), verdicts_of(world.run("publish"))
-    assert set(refreshed) | set(published) == set(CHECKS)
+    assert set(refreshed) | set(published) == {*CHECKS, "timeframes_agree"}
     assert {name for name, passed in (refreshed | published).items() if not passed} == {
         "prices_are_coherent",
         "exports_match_the_table",

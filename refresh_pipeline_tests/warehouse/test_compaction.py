@@ -14,13 +14,12 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse.compaction import Compaction, CompactionResult
 from refresh_pipeline.warehouse.connection import Connect
-from refresh_pipeline.warehouse.schema import Table
+from refresh_pipeline.warehouse.schema import Table, queue_full_recompute
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import (
     BTC,
     ETH,
     candles,
-    change,
     everything,
     flat,
     market_of,
@@ -143,8 +142,8 @@ def test_candles_that_are_stored_between_two_pieces_are_there_afterwards(stored:
 
 def test_a_table_that_is_computed_anew_is_brought_into_order_anew(stored: Warehouse) -> None:
     compaction(stored, Table.enhanced_candles).rewrite(NOW, 60)
-    change(stored, "alter table fair.enhanced_candles drop column zone")
-    stored.prepare(MARKET)
+    with stored.get_connection() as connection:
+        queue_full_recompute(connection, "fair", Table.enhanced_candles)
     assert compaction(stored, Table.enhanced_candles).pending_rows(NOW) == 2 * A_DAY * 2
 
 
