@@ -134,8 +134,6 @@ def test_a_market_that_gets_quotes_keeps_its_candles(warehouse: Warehouse):
 def test_a_market_that_duckdb_takes_for_a_database_is_refused_in_words(tmp_path: Path, name: str):
     words = r"call the database file, or the market, something else|a name that DuckDB uses itself"
     with pytest.raises(ValueError, match=words):
-        ValueError, match="call the database file, or the market, something else|a name that DuckDB uses itself"
-    ):
         prepared(tmp_path, market_of(name=name))
 
 
