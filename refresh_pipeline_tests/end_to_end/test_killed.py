@@ -90,5 +90,5 @@ def test_an_interrupted_refresh_ends_at_once_and_begins_nothing_else(simulated: 
         assert process.wait(timeout=60) not in (0, 2)
     with simulated.dagster() as instance:
         assert [(run.job_name, run.status) for run in instance.get_runs()] == [
-            ("stage_refresh", DagsterRunStatus.FAILURE)
+            ("stage_refresh", DagsterRunStatus.CANCELED)
         ]
