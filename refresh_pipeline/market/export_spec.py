@@ -129,7 +129,8 @@ class Export(BaseModel):
         if not isinstance(layout, str):
             return value
         layers = ["candles", "enhanced"] if layout == Layout.fx_refresh else ["joined"]
-        formats = {Layout.fx_refresh: ["csv"], Layout.hive: ["parquet"]}.get(layout, ["csv", "parquet"])
+        fixed: dict[str, list[str]] = {Layout.fx_refresh.value: ["csv"], Layout.hive.value: ["parquet"]}
+        formats = fixed.get(str(layout), ["csv", "parquet"])
         return {"layers": layers, "formats": formats, **value}
 
     @model_validator(mode="after")

@@ -9,8 +9,8 @@ import sys
 import dagster as dg
 import duckdb
 import pytest
-import sqlalchemy as sa
 import typer
+from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner, Result
 
 from refresh_pipeline.cli.failures import CommandGroup
@@ -43,7 +43,7 @@ def ended_by(error: BaseException) -> Result:
 
 def wrapped(error: Exception) -> Exception:
     """As SQLAlchemy wraps an error of SQLite's."""
-    return sa.exc.OperationalError("insert into runs", {}, error)
+    return OperationalError("insert into runs", {}, error)
 
 
 def within(error: Exception) -> Exception:
