@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+from refresh_pipeline.warehouse.schema import FIXED_TABLES, Table
 from refresh_pipeline_tests.benchmarks import old_rows
 from refresh_pipeline_tests.benchmarks.growth import attempted, filled
 from refresh_pipeline_tests.benchmarks.steady_state import measured
@@ -33,7 +34,8 @@ def test_what_a_tick_adds_is_told_of_dagster_and_of_each_large_table(tmp_path: P
 
 
 def test_old_rows_are_read_as_appended_and_in_order(tmp_path: Path) -> None:
-    before, after, done = old_rows.attempted(tmp_path, series=30, days=4, cells=30 * 3 * 1440 * 10)
+    cells = 30 * 3 * 1440 * len(FIXED_TABLES[Table.raw_candles])
+    before, after, done = old_rows.attempted(tmp_path, series=30, days=4, cells=cells)
     # The newest day is left alone.
     assert (done.rows, done.pieces) == (30 * 3 * (1440 + 288 + 96 + 24 + 1), 1)
     for each in (before, after):

@@ -34,7 +34,7 @@ def test_a_day_that_the_venue_had_not_closed_yet_is_asked_for_again_soon_and_the
     # The day of the 1st closed at midnight; a first attempt right then found nothing.
     for asked, wait in ((0.2, 1.0), (10, 10), (40, 40), (300, 60)):
         attempted = MOMENT.replace(minute=0) + timedelta(minutes=asked)
-        again = overdue(MARKET, [report(asked=attempted)], MOMENT + timedelta(hours=1))
+        again = overdue(MARKET, [report(asked=attempted)], max(attempted, MOMENT) + timedelta(hours=1))
         assert again == {DAYS: attempted + timedelta(minutes=wait)}
 
 

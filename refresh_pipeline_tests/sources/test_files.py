@@ -257,7 +257,9 @@ def test_a_date_alone_names_the_calendars_bar_of_that_day(
         path.write_text(f"Date,Open,High,Low,Close\n{date},{ROW}\n")
     else:
         with duckdb.connect() as connection:
-            connection.execute(f"copy (select date '{date}' as date, 1 open, 2 high, 1 low, 2 close) to '{path}'")
+            connection.execute(
+                f"copy (select date '{date}' as date, 1 as open, 2 as high, 1 as low, 2 as close) to '{path}'"
+            )
     described = market(tmp_path, options=f", timezone: {zone}", calendar=calendar)
     found = good(fetch(described, timeframe=Timeframe(timeframe), now=LATE))
     assert opened(found) == [expected]
