@@ -19,7 +19,6 @@ from refresh_pipeline_tests.project_folder import (
     LATER,
     NOW,
     World,
-    failures_of,
     metadata_of,
     verdicts_of,
 )
