@@ -4,12 +4,14 @@ DuckDB downloads and loads extensions (code) by itself where a path or a setting
 file's lock: that is the warehouse's part.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
 
 from refresh_pipeline.settings import scheme_of
+
+SessionValue = str | int | bool | Sequence[str]
 
 IN_MEMORY = ":memory:"
 # No extension is loaded from the network or from a folder, whoever signed it. Those that DuckDB is built with stay.
@@ -28,7 +30,7 @@ def open_duckdb(
     *,
     read_only: bool = False,
     config: Mapping[str, str | int] | None = None,
-    session: Mapping[str, str | int | bool] | None = None,
+    session: Mapping[str, SessionValue] | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """A connection whose configuration nobody can change; the caller closes it.
 
@@ -71,7 +73,7 @@ def require_path(database: str) -> None:
         raise ValueError(f"found '{scheme}...', allowed: a path without a scheme")
 
 
-def _configure(connection: duckdb.DuckDBPyConnection, options: Mapping[str, str | int | bool]) -> None:
+def _configure(connection: duckdb.DuckDBPyConnection, options: Mapping[str, SessionValue]) -> None:
     for name, value in options.items():
         try:
             connection.execute(f"set {name} = {_literal(value)}")
@@ -83,4 +85,6 @@ def _configure(connection: duckdb.DuckDBPyConnection, options: Mapping[str, str 
 def _literal(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ", ".join(_literal(item) for item in value) + "]"
     return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"

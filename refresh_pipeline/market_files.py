@@ -1,6 +1,7 @@
 """The YAML files of markets: where they are, and which are loaded."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from refresh_pipeline.market.model import Market, MarketError, parse_market
@@ -24,7 +25,9 @@ def load_markets(settings: Settings, named_by: str = "REFRESH_MARKETS") -> list[
     if not settings.market_names:
         raise MarketError(f"{named_by}: found {settings.enabled_markets!r}, allowed: {allowed}")
     if unknown := [name for name in settings.market_names if name not in files]:
-        raise MarketError(f"{named_by}: found {unknown[0]!r}, allowed: {allowed}")
+        near = _nearest(unknown[0], files)
+        hint = f"; did you mean {near!r}?" if near else "; REFRESH_MARKETS_DIR names the folder of your own markets"
+        raise MarketError(f"{named_by}: found {unknown[0]!r}, allowed: {allowed}{hint}")
     return [_load(settings, name, files) for name in dict.fromkeys(settings.market_names)]
 
 
@@ -53,6 +56,10 @@ def market_files(settings: Settings) -> dict[str, Path]:
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise MarketError(f"REFRESH_MARKETS_DIR: found {missing[0]}, allowed: a folder that exists")
     return {file.stem: file for folder in folders for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])}
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    return next(iter(difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=0.6)), "")
 
 
 def _load(settings: Settings, name: str, files: Mapping[str, Path]) -> Market:

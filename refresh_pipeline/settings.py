@@ -3,16 +3,20 @@
 Priority: command line (the caller's part), environment, ~/.refresh/config.json, ./.env, ~/.env, defaults.
 """
 
+import difflib
 import json
 import logging
 import os
 import re
 import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from glob import has_magic
 from pathlib import Path
 from typing import Any, Literal
 
+from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
@@ -48,7 +52,15 @@ PRIVATE_UMASK, PRIVATE_FOLDER = 0o077, 0o700
 PARTS = re.compile(r"[\s,]+")
 SHORTEST_PART = 8
 
+# What Kubernetes sets for a service of this name.
+OF_SERVICES = "REFRESH_PIPELINE_"
+# Names that begin like ours in a file of settings are meant for us; in the environment they may be another program's.
+OUR_PREFIXES = (PREFIX, "OANDA_", "DHAN_", "DROPBOX_", "SLACK_", "SMTP_", "ALERT_")
+ENVIRONMENT, DEFAULT = "environment", "default"
+
 log = logging.getLogger("refresh_pipeline")
+# It says that a line is wrong, not of which file; `setting_faults` does.
+logging.getLogger("dotenv.main").setLevel(logging.ERROR)
 
 # The secrets that this process has read: of the settings, and by name for markets.
 _of_settings: list[str] = []
@@ -238,6 +250,98 @@ def secret(name: str) -> str | None:
     if value and value.strip():
         _by_name[name] = value.strip()
     return value.strip() if value else None
+
+
+@dataclass(frozen=True, slots=True)
+class SettingOrigin:
+    """A setting, the value that counts, and the place that it comes from; a secret's value is not shown."""
+
+    name: str
+    value: str
+    place: str
+
+
+def setting_origins(settings: Settings) -> list[SettingOrigin]:
+    """Every setting with its value and place: environment, a file, or default.
+
+    Raises:
+        SettingsError: ~/.refresh/config.json cannot be read.
+    """
+    places = list(_places())
+    return [
+        SettingOrigin(
+            str(field.validation_alias),
+            _shown_value(settings, name),
+            next((place for place, values in places if values.get(str(field.validation_alias))), DEFAULT),
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def setting_faults() -> list[str]:
+    """A sentence for each setting that does nothing, as no setting has its name, and each line that is none.
+
+    Raises:
+        SettingsError: ~/.refresh/config.json cannot be read.
+    """
+    known = [str(field.validation_alias) for field in Settings.model_fields.values()]
+    allowed = {*known, *(part.strip().upper() for part in load_settings().yaml_variables.split(","))}
+    sentences = [sentence for file in settings_files()[1:] for sentence in _wrong_lines(file)]
+    for place, values in _places():
+        for name in values:
+            if name not in allowed and _is_meant_for_us(name, place, known):
+                sentences.append(f"{name} ({place}) is no setting and does nothing{_nearest(name, known)}")
+    return sentences
+
+
+def _places() -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every place of settings, the most important first, with the names (upper case) and values that it has."""
+    config, *env_files = settings_files()
+    places: list[tuple[str, Mapping[str, Any]]] = [(ENVIRONMENT, EnvSettingsSource(Settings).env_vars)]
+    places.append((str(config), _config_file(config)))
+    places += [(str(file), DotEnvSettingsSource(Settings, env_file=file).env_vars) for file in reversed(env_files)]
+    for place, values in places:
+        yield place, {name.upper(): value for name, value in values.items()}
+
+
+def _shown_value(settings: Settings, name: str) -> str:
+    paths = {"data_dir": settings.data, "database_path": settings.database, "backup_dir": settings.backups}
+    value = paths.get(name, getattr(settings, name))
+    if isinstance(value, SecretStr):
+        return "***" if value.get_secret_value() else ""
+    return "" if value is None else str(value)
+
+
+def _is_meant_for_us(name: str, place: str, known: list[str]) -> bool:
+    if name.startswith((SECRET_PREFIX, OF_SERVICES)):
+        return False
+    if place == ENVIRONMENT:
+        return name.startswith(PREFIX)
+    is_config = place.endswith(".json")
+    return name.startswith(OUR_PREFIXES) or (is_config and bool(_close(name, known)))
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = _close(name, known)
+    return f"; did you mean {near[0]}?" if near else "; refresh settings lists every setting"
+
+
+def _close(name: str, known: list[str]) -> list[str]:
+    return difflib.get_close_matches(PREFIX + _short(name), known, n=1, cutoff=0.8) or difflib.get_close_matches(
+        name, known, n=1, cutoff=0.8
+    )
+
+
+def _wrong_lines(file: Path) -> Iterator[str]:
+    """A sentence for each line of a .env file that is no setting; the line may hold a secret and is not shown."""
+    try:
+        text = file.open(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return
+    with text:
+        for binding in parse_stream(text):
+            if binding.error:
+                yield f"{file}: line {binding.original.line} is no setting and does nothing; write NAME=value"
 
 
 def is_open_to_markets(name: str) -> bool:

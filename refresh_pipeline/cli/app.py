@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from refresh_pipeline.cli import export_files, forget, inspect, operate, refresh
+from refresh_pipeline.cli import export_files, forget, inspect, markets, operate, query, refresh, settings_table
 from refresh_pipeline.cli.console import print_line
 from refresh_pipeline.cli.failures import CommandGroup
 
@@ -16,7 +16,6 @@ app = typer.Typer(
     cls=CommandGroup,
     help="Keep market candles fresh: candles, indicators, exports, uploads.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 exports_app = typer.Typer(help="Verify export files, delete older copies, find duplicates.", no_args_is_help=True)
@@ -29,6 +28,8 @@ app.add_typer(exports_app, name="exports")
 for command in (operate.backup, operate.restore, operate.maintain):
     app.command()(command)
 for command in (inspect.status, inspect.gaps, inspect.alerts):
+    app.command()(command)
+for command in (markets.markets, settings_table.settings, query.query):
     app.command()(command)
 for command in (operate.up, operate.universe, forget.forget):
     app.command()(command)

@@ -79,9 +79,11 @@ def chosen(market: str | None, data_dir: str | None, *, lenient: bool = False) -
         MarketError: a market is unknown, or its file is wrong.
     """
     from refresh_pipeline.market_files import load_each, load_markets
-    from refresh_pipeline.settings import load_settings
+    from refresh_pipeline.settings import load_settings, setting_faults
 
     settings = load_settings(enabled_markets=market, data_dir=data_dir)
+    for sentence in setting_faults():
+        print_warning(sentence)
     if lenient and market is None:
         markets, faults = load_each(settings)
         for fault in faults.values():

@@ -7,7 +7,7 @@ from pathlib import Path
 import duckdb
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from refresh_pipeline.duckdb_connection import open_duckdb, require_path
+from refresh_pipeline.duckdb_connection import SessionValue, open_duckdb, require_path
 
 # How a function that opens and closes connections itself gets them.
 Connect = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
@@ -57,11 +57,12 @@ def connect(
     patience: float = PATIENCE,
     memory_limit: str = MEMORY,
     time_zone: str | None = None,
+    only_file: Path | None = None,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection to the database file, closed when the block ends, however it ends.
 
     Its configuration is locked: `memory_limit` (the rest spills to disk) and `time_zone` (default: the machine's) are
-    chosen here or not at all.
+    chosen here or not at all. With `only_file`, statements reach that file and the database's, and no other.
 
     Raises:
         WarehouseBusy: another process held the file's lock for `patience` seconds.
@@ -69,7 +70,9 @@ def connect(
         ValueError: the database's path has a scheme.
         WarehouseDamaged: a statement of the block met a damaged part of the file.
     """
-    session = SESSION if time_zone is None else {**SESSION, "TimeZone": time_zone}
+    session: dict[str, SessionValue] = SESSION if time_zone is None else {**SESSION, "TimeZone": time_zone}
+    if only_file is not None:
+        session = {**session, "allowed_paths": [str(only_file)], "enable_external_access": False}
     connection = _opened(database, read_only, patience, {**CONFIG, "memory_limit": memory_limit}, session)
     try:
         yield connection
@@ -102,7 +105,7 @@ def _opened(
     read_only: bool,
     patience: float,
     config: Mapping[str, str | int],
-    session: Mapping[str, str | bool],
+    session: Mapping[str, SessionValue],
 ) -> duckdb.DuckDBPyConnection:
     require_path(database)
     if not read_only:

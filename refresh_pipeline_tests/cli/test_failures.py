@@ -119,3 +119,13 @@ def test_an_interrupted_run_is_canceled_and_not_failed() -> None:
             raise KeyboardInterrupt
         [run] = instance.get_runs()
     assert run.status is dg.DagsterRunStatus.CANCELED
+
+
+def test_what_libraries_print_while_the_interpreter_ends_is_not_shown() -> None:
+    script = (
+        "import os, sys; from refresh_pipeline import cli\n"
+        "class Leak:\n    def __del__(self, write=os.write): write(2, b'leaked 27 instances')\n"
+        "sys.leak = Leak(); sys.argv[1:] = ['--version']; cli.main()"
+    )
+    result = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
+    assert (result.stdout, result.stderr) == ("refresh-pipeline 0.1.0\n", "")
