@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from refresh_pipeline.cli import export_files, forget, inspect, markets, operate, query, refresh, settings_table
+from refresh_pipeline.cli import (
+    compute,
+    export_files,
+    forget,
+    inspect,
+    markets,
+    operate,
+    query,
+    refresh,
+    settings_table,
+)
 from refresh_pipeline.cli.console import print_line
 from refresh_pipeline.cli.failures import CommandGroup
 
@@ -31,7 +41,7 @@ for command in (inspect.status, inspect.gaps, inspect.alerts):
     app.command()(command)
 for command in (markets.markets, settings_table.settings, query.query):
     app.command()(command)
-for command in (operate.up, operate.universe, forget.forget):
+for command in (operate.up, operate.universe, forget.forget, compute.compute):
     app.command()(command)
 
 

@@ -114,7 +114,7 @@ class TailRefresh:
         for remaining in self._chunks(pending):
             chunk = remaining
             while len(chunk.series):
-                batch = self._compute(chunk)
+                batch = self.compute(chunk, self._ends_of_pieces(chunk))
                 waiting.append(batch)
                 until = batch.until
                 if batch.is_whole and sum(map(len, waiting)) * self._cells_a_row < self.cells_at_once:
@@ -127,10 +127,9 @@ class TailRefresh:
                 chunk = replace(chunk, since=until).take(goes_on)
         return recomputed | _added(recomputed, self._write(waiting))
 
-    def _compute(self, chunk: PendingRecompute) -> ComputedBatch:
-        """Read and compute the chunk, as far as memory allows."""
+    def compute(self, chunk: PendingRecompute, until: Times) -> ComputedBatch:
+        """Read and compute each series of the chunk before its instant of `until`; all of it where that is NaT."""
         with self.session():
-            until = self._ends_of_pieces(chunk)
             bars = self._read(chunk, until)
         bars = replace(bars, first=self._first_rows(chunk, bars))
         computed, states = self.computation.compute_with_states(bars)

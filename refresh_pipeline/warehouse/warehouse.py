@@ -4,7 +4,7 @@ No SQL stands here; every method calls a function of the module that knows its t
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -35,11 +35,12 @@ from refresh_pipeline.warehouse import (
     stored_ranges,
     withdrawals,
 )
-from refresh_pipeline.warehouse.arrays import timestamp
+from refresh_pipeline.warehouse.arrays import BEGINNING, timestamp
 from refresh_pipeline.warehouse.column_refresh import refresh_columns
 from refresh_pipeline.warehouse.compaction import COMPACTION_MEMORY, Compaction, CompactionResult
 from refresh_pipeline.warehouse.compaction import TABLES as COMPACTED_TABLES
 from refresh_pipeline.warehouse.computations import computations
+from refresh_pipeline.warehouse.compute_on_read import computed_rows
 from refresh_pipeline.warehouse.computed_batch import PendingRecompute
 from refresh_pipeline.warehouse.connection import MEMORY, PATIENCE, WarehouseMissing, connect, transaction
 from refresh_pipeline.warehouse.forgetting import Choice
@@ -306,6 +307,22 @@ class Warehouse:
         """The series of the batch that changed since this asset was last computed or exported."""
         with self.get_connection() as connection:
             return incremental.pending_recompute(connection, market.name, asset, batch)
+
+    def computed_rows(
+        self,
+        market: Market,
+        table: Table,
+        series: Series,
+        *,
+        columns: Collection[str] | None = None,
+        since: np.datetime64 = BEGINNING,
+        until: np.datetime64 | None = None,
+    ) -> Iterator[dict[str, NDArray]]:
+        """Rows of a computed table in `[since, until)`, computed now, whether they are stored or not; in pieces."""
+        with self.market_reader(market) as connection:
+            if connection is None:
+                return
+        yield from computed_rows(self.reader, market, table, series, columns=columns, since=since, until=until)
 
     def newest_rows(
         self, market: Market, table: Table, series: Series, columns: Sequence[str], count: int
