@@ -29,6 +29,8 @@ class Bars:
     states: Mapping[str, Floats] = field(default_factory=dict)
     # Whether the recursions' values at each row are wanted too.
     with_states: bool = False
+    # Where each average's present block stands, by its state: see `recursive.averages`, which reads and writes it.
+    memory: dict[str, Floats] | None = None
     # The first row of each series whose values are wanted; None for its first row.
     first: NDArray[np.int64] | None = None
 
@@ -138,6 +140,8 @@ class Computation:
     narrow: Callable[[Collection[str]], "Computation"] | None = None
     # The states of a stored checkpoint, in order, where these are not `states`: of a narrowed computation.
     checkpoint_states: Sequence[str] | None = None
+    # The parts of a table of indicators, for `live_indicators`, which computes them a bar at a time.
+    parts: Sequence[object] = ()
 
     @property
     def stored_states(self) -> Sequence[str]:

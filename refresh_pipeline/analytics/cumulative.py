@@ -140,6 +140,8 @@ def running(ufunc: np.ufunc, bars: Bars, state: str, changes: Floats, *, begins_
     total = np.empty(len(changes))
     states = bars.states.get(state, np.empty(len(bars.lengths)))
     begins = np.where(bars.earlier > 0, states.astype(np.float64), begins_at)
+    if len(begins) == len(changes) and (bars.lengths == 1).all():
+        return ufunc(begins, changes)
     for rows, begin in zip(bars.slices, begins.tolist(), strict=True):
         total[rows] = ufunc.accumulate(np.append(begin, changes[rows]))[1:]
     return total

@@ -6,7 +6,7 @@ below 1e-13 of the price. Each function here takes what the function of TA-Lib t
 or one for all of them. A mask follows from its row's window or from the rows before: none looks ahead.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 
 import numpy as np
@@ -267,6 +267,57 @@ def defined(name: str) -> Callable[..., Floats | tuple[Floats, ...]]:
     """The function of TA-Lib behind a name, with null for 0/0."""
     function = _scaled_money_flow if name == "MFI" else bare(name)
     return partial(_with_nulls, function, UNDEFINED[name][0]) if name in UNDEFINED else function
+
+
+# Masks that follow from a window alone; the others follow from averages that remember for ever.
+OF_A_WINDOW = frozenset(
+    {
+        *(_williams, _fast_stochastic, _stochastic, _kdj, _balance, _commodity_channel, _money, _chaikin_flow),
+        *(_facilitation, _ultimate, _vortex, _way_of_close, _bodies, _correlation, _beta),
+    }
+)
+# Masks that are false where the market moved in the last bars; true of the second set where it moved in the bars before
+# as well.
+NEEDS_A_HALT = frozenset(
+    {_strength, _directional, _movement, _stochastic_momentum, _true_strength, _relative_volatility}
+)
+NEEDS_AN_EARLIER_HALT = frozenset({_rating, _mass, _chaikin_volatility})
+
+
+def is_stochastic_rsi(mask: object) -> bool:
+    """Whether it is the mask of STOCHRSI, which compares values of the RSI."""
+    return mask is _stochastic_rsi
+
+
+def is_volume_oscillator(mask: object) -> bool:
+    """Whether it is the mask of PVO, which is false where volume was traded in the last bars."""
+    return mask is _volume_oscillator
+
+
+def flat_strength(rsi: NDArray[np.float64], fast: int, slow: int, kind: int) -> tuple[Mask, Mask]:
+    """Where STOCHRSI divides by 0 at the last of each row's values of the RSI: K, then D."""
+    windows = np.lib.stride_tricks.sliding_window_view(rsi[:, -(fast + slow - 1) :], fast, axis=1)
+    flat = windows.max(axis=2) - windows.min(axis=2) <= RSI_TIE
+    return flat[:, -1], flat.any(axis=1) if kind in FINITE_AVERAGES else flat[:, -1]
+
+
+def without_nulls(
+    function: Callable[..., Floats | tuple[Floats, ...]],
+) -> tuple[Callable[..., Floats | tuple[Floats, ...]], Callable[..., Masks] | None]:
+    """The function of TA-Lib behind what `defined` gives, and its mask."""
+    if isinstance(function, partial) and function.func is _with_nulls:
+        return function.args
+    return function, None
+
+
+def is_money_flow(function: object) -> bool:
+    """Whether it is the money flow's function, which scales the volume before it calls TA-Lib."""
+    return function is _scaled_money_flow
+
+
+def scaled(function: Callable[..., Floats | tuple[Floats, ...]], values: Sequence[Floats]) -> list[Floats]:
+    """The arguments that `defined` hands to TA-Lib: the money flow's volume is scaled."""
+    return [*values[:-1], values[-1] * FLOW_SCALE] if function is _scaled_money_flow else [*values]
 
 
 def _scaled_money_flow(high: Floats, low: Floats, close: Floats, volume: Floats, periods: int) -> Floats:

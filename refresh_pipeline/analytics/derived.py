@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 from refresh_pipeline.analytics import levels
 from refresh_pipeline.analytics.bars import Values
@@ -40,7 +41,11 @@ def fibonacci(high: Floats, low: Floats, first: int) -> tuple[Floats, ...]:
     [7.64, 6.18, 5.0, 3.82, 2.14]
     """
     highest, lowest = _extreme(np.maximum, _maximum, high), _extreme(np.minimum, _minimum, low)
-    highest, lowest = highest[first:], lowest[first:]
+    return retracements(highest[first:], lowest[first:])
+
+
+def retracements(highest: Floats, lowest: Floats) -> tuple[Floats, ...]:
+    """Hi - (hi - lo) * ratio for each of RATIOS."""
     return tuple(highest - (highest - lowest) * ratio for ratio in RATIOS)
 
 
@@ -58,7 +63,11 @@ def volatility_rank(high: Floats, low: Floats, close: Floats, periods: int, firs
     ranges = np.full(len(close) + WINDOW - 1, np.nan)
     if len(close) > periods:
         ranges[WINDOW - 1 :] = _atr(high, low, close, periods)
-    windows = sliding_window_view(ranges[first:], WINDOW)
+    return rank_of_last(sliding_window_view(ranges[first:], WINDOW))
+
+
+def rank_of_last(windows: NDArray[np.float64]) -> Floats:
+    """The rank of the last value of each window among its values, 0 to 1, a mean rank where equal."""
     current, known = windows[:, -1:], np.count_nonzero(~np.isnan(windows), axis=1)
     below, equal = np.count_nonzero(windows < current, axis=1), np.count_nonzero(windows == current, axis=1)
     return np.divide(below + (equal + 1) / 2, known, out=np.full(len(windows), np.nan), where=equal > 0)

@@ -157,18 +157,20 @@ def evaluate(parts: Sequence[Part], bars: Bars) -> tuple[dict[str, Values], dict
     """
     bars = replace(bars, columns={**bars.columns, "volume_or_0": np.nan_to_num(bars["volume"])})
     rows = Rows(bars, bars.wanted_rows)
-    states = _evaluate_recursive(_of_kind(parts, RecursiveFormula), rows)
-    rows.columns.update(_evaluate_blocks(_of_kind(parts, BlockFormula), rows))
-    for part in _of_kind(parts, RowFormula):
+    states = evaluate_recursive(of_kind(parts, RecursiveFormula), rows)
+    rows.columns.update(_evaluate_blocks(of_kind(parts, BlockFormula), rows))
+    for part in of_kind(parts, RowFormula):
         rows.columns.update(zip(part.names, part.formula.compute(rows), strict=True))
-    return {name: _finite(values) for name, values in rows.columns.items() if name not in bars.columns}, states
+    return {name: finite(values) for name, values in rows.columns.items() if name not in bars.columns}, states
 
 
-def _of_kind(parts: Sequence[Part], kind: type[Formula_co]) -> list[Part[Formula_co]]:
+def of_kind(parts: Sequence[Part], kind: type[Formula_co]) -> list[Part[Formula_co]]:
+    """The parts with one kind of formula."""
     return [part for part in parts if isinstance(part.formula, kind)]
 
 
-def _finite(values: Values) -> Values:
+def finite(values: Values) -> Values:
+    """The values with NaN in place of infinities."""
     if values.dtype == object:
         return values
     infinite = np.isinf(values)
@@ -178,7 +180,8 @@ def _finite(values: Values) -> Values:
 # ---- recursive formulas
 
 
-def _evaluate_recursive(parts: Sequence[Part[RecursiveFormula]], rows: Rows) -> dict[str, Floats]:
+def evaluate_recursive(parts: Sequence[Part[RecursiveFormula]], rows: Rows) -> dict[str, Floats]:
+    """Add the parts' columns to the rows; gives their states at every row."""
     states: dict[str, Floats] = {}
     # Two sets of columns may have the same formula: `ad` and `ad_line` are one sum.
     computed: dict[Callable[[Bars], Sequence[Values]], Sequence[Values]] = {}
@@ -228,7 +231,7 @@ def _blocks(bars: Bars) -> Iterator[_BlockRows]:
 def _evaluate_blocks(parts: Sequence[Part[BlockFormula]], rows: Rows) -> dict[str, Values]:
     names = [name for part in parts for name in part.names]
     matrix = np.empty((len(names), len(rows.at)))
-    groups = _grouped(parts)
+    groups = grouped(parts)
     for block_rows in _blocks(rows.bars):
         _compute_block(groups, rows.bars, block_rows, matrix)
     _null_missing(parts, rows, matrix)
@@ -236,12 +239,13 @@ def _evaluate_blocks(parts: Sequence[Part[BlockFormula]], rows: Rows) -> dict[st
 
 
 # A formula, and per output the rows of the matrix that it fills. Calls with the same start and columns share slices.
-_Call = tuple[BlockFormula, list[list[int]]]
-_Group = tuple[int, Sequence[str], list[_Call]]
+Call = tuple[BlockFormula, list[list[int]]]
+Group = tuple[int, Sequence[str], list[Call]]
 
 
-def _grouped(parts: Sequence[Part[BlockFormula]]) -> list[_Group]:
-    groups: dict[tuple[int, tuple[str, ...]], dict[object, _Call]] = {}
+def grouped(parts: Sequence[Part[BlockFormula]]) -> list[Group]:
+    """The distinct calls of block formulas, by where their slices begin and the columns that they take."""
+    groups: dict[tuple[int, tuple[str, ...]], dict[object, Call]] = {}
     filled = 0
     for part in parts:
         formula = part.formula
@@ -253,13 +257,13 @@ def _grouped(parts: Sequence[Part[BlockFormula]]) -> list[_Group]:
     return [(before, takes, list(calls.values())) for (before, takes), calls in groups.items()]
 
 
-def _compute_block(groups: Sequence[_Group], bars: Bars, block_rows: _BlockRows, matrix: Floats) -> None:
+def _compute_block(groups: Sequence[Group], bars: Bars, block_rows: _BlockRows, matrix: Floats) -> None:
     into = slice(block_rows.into, block_rows.into + block_rows.end - block_rows.begin)
     for before, takes, calls in groups:
         start = max(block_rows.block - before, block_rows.series)
         arrays = [bars[name][start : block_rows.end] for name in takes]
         for formula, fills in calls:
-            outputs = _outputs(formula, arrays, block_rows.begin - start)
+            outputs = outputs_of(formula, arrays, block_rows.begin - start)
             if formula.counts_rows:
                 outputs = [output + (start - block_rows.series + block_rows.earlier) for output in outputs]
             for numbers, output in zip(fills, outputs, strict=True):
@@ -267,7 +271,7 @@ def _compute_block(groups: Sequence[_Group], bars: Bars, block_rows: _BlockRows,
                     matrix[number, into] = output
 
 
-def _outputs(formula: BlockFormula, arrays: Sequence[Floats], before: int) -> Sequence[Floats]:
+def outputs_of(formula: BlockFormula, arrays: Sequence[Floats], before: int) -> Sequence[Floats]:
     """The function's outputs without the warm-up rows before the wanted ones."""
     if formula.leaves_out:
         result = formula.function(*arrays, *formula.arguments, before)

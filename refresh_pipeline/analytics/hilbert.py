@@ -41,8 +41,19 @@ def cycle(close: Floats, first: int) -> tuple[Floats, ...]:
 def _trend_mode(close: Floats, phase: Floats, crossed: np.ndarray) -> np.ndarray:
     """Whether each of the last rows, as many as have a phase here, is in a trend."""
     period, line, price = (values[-len(phase) :] for values in (_period(close), _trendline(close), _average(close, 4)))
-    step, pace = np.diff(phase, prepend=np.nan), 360 / period
-    in_cycle = crossed | (_rows_since(crossed) + 1 < 0.5 * period) | ((step > SLOWEST * pace) & (step < FASTEST * pace))
+    return trend_mode((np.diff(phase, prepend=np.nan), period, line, price), crossed, _rows_since(crossed))
+
+
+def trend_mode(
+    values: tuple[Floats, Floats, Floats, Floats], crossed: np.ndarray, since: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Whether rows are in a trend, by the phase's step, the cycle's period, the trend line and the smoothed price.
+
+    `crossed` says where the sine crossed the one ahead, `since` how many rows ago.
+    """
+    step, period, line, price = values
+    pace = 360 / period
+    in_cycle = crossed | (since + 1 < 0.5 * period) | ((step > SLOWEST * pace) & (step < FASTEST * pace))
     return (np.abs((price - line) / line) >= FAR) | ~in_cycle
 
 

@@ -71,6 +71,7 @@ def _computation(complete: Sequence[Part], chosen: Sequence[str]) -> Computation
         block=BLOCK_BARS,
         fingerprints={name: known[name] for name in [*chosen, *states]},
         narrow=partial(_narrowed, complete, chosen),
+        parts=tuple(complete),
     )
 
 

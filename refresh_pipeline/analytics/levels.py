@@ -128,7 +128,7 @@ def zones(bars: Bars) -> Sequence[Values]:
     """
     before = previous(bars, "close", LAST_CLOSE)
     change = (bars["close"] - before) / before
-    moved = np.abs(np.nan_to_num(change)) > ZONE_MOVE + PRICES
+    moved = has_moved(change)
     moved[moved] = _is_busy(bars, np.flatnonzero(moved))
     values = [bars["high"], bars["low"], bars["volume"], np.abs(change) * 100]
     columns: list[Values] = []
@@ -136,6 +136,18 @@ def zones(bars: Bars) -> Sequence[Values]:
         begins = moved & ((change < 0) == falls)
         columns += [_latest(bars, begins, *each) for each in zip(values, _states(side), strict=True)]
     return [*columns, *columns]
+
+
+def has_moved(change: Floats) -> NDArray[np.bool_]:
+    """Whether changes of the close, as parts of it, are large enough for a zone."""
+    return np.abs(np.nan_to_num(change)) > ZONE_MOVE + PRICES
+
+
+def is_busy(volume: Floats, windows: Floats) -> NDArray[np.bool_]:
+    """Whether volumes are above the quantile of their windows of ZONE_BARS volumes each."""
+    # A volume above 80 % of 50: the quantile lies between two of them, as numpy interpolates.
+    least = np.quantile(windows, ZONE_QUANTILE, axis=1) if len(windows) else np.empty(0)
+    return volume > least
 
 
 def _states(side: str) -> list[str]:
@@ -146,9 +158,7 @@ def _is_busy(bars: Bars, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether these rows' volumes are above the quantile of their windows; not where a window is cut short."""
     enough = bars.number[rows] >= ZONE_BARS - 1
     windows = bars["volume"][np.maximum(rows[:, None] - np.arange(ZONE_BARS), 0)]
-    # A volume above 80 % of 50: the quantile lies between two of them, as numpy interpolates.
-    least = np.quantile(windows, ZONE_QUANTILE, axis=1) if len(rows) else np.empty(0)
-    return enough & (bars["volume"][rows] > least)
+    return enough & is_busy(bars["volume"][rows], windows)
 
 
 def _latest(bars: Bars, begins: NDArray[np.bool_], values: Floats, state: str) -> Floats:

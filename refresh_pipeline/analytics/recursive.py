@@ -37,19 +37,52 @@ def smoothed(periods: int) -> Average:
 def averages(bars: Bars, values: Floats, wanted: Sequence[Average]) -> list[Floats]:
     """Each average of one column, in its unit; NaN before row `begins` of a series.
 
+    With `Bars.memory`, where each series' last block stands is written there; a later call with one row a series goes
+    on from it, bit for bit.
+
     >>> prices = np.array([1.0, 3.0, 99.0, 6.0])
     >>> bars = Bars(np.arange(4).astype("datetime64[us]"), {}, np.array([0, 4]))
     >>> averages(bars, prices, [smoothed(2)])[0]
     array([nan, nan,  2.,  4.])
     """
+    if bars.memory is not None and (bars.lengths == 1).all() and (bars.earlier > 0).all():
+        return [_next_row(bars, bars.memory, values, average) for average in wanted]
     blocks, number = _Blocks.of(bars), bars.number
     padded = blocks.padded(values)
     parts = [_part(bars, blocks, padded, average) for average in wanted]
     _carry(blocks, parts)
     finished = [part.finished()[blocks.cells] for part in parts]
+    if bars.memory is not None:
+        for average, part, line in zip(wanted, parts, finished, strict=True):
+            bars.memory[average.state] = _last_block(bars, blocks, padded, (average, part, line))
     for average, line in zip(wanted, finished, strict=True):
         line[number < average.begins] = np.nan
     return finished
+
+
+def _next_row(bars: Bars, memory: dict[str, Floats], values: Floats, average: Average) -> Floats:
+    """One more row of each series, from where its present block stands: the same operations in the same order."""
+    base, total, left_over, value = memory[average.state]
+    at = bars.earlier % CHECKPOINT_BARS
+    begins = at == 0
+    fall = np.power(1 - average.weight, np.arange(1, CHECKPOINT_BARS + 1), dtype=np.float64)
+    left_over = np.where(begins, value - values, left_over)
+    base = np.where(begins, values, base)
+    total = np.where(begins, 0.0, total) + (values - base) / fall[at]
+    value = left_over * fall[at] + total * (average.weight * fall)[at] + base
+    memory[average.state] = np.stack([base, total, left_over, value])
+    return value
+
+
+def _last_block(bars: Bars, blocks: "_Blocks", padded: Floats, computed: "tuple[Average, _Part, Floats]") -> Floats:
+    """Where each series' last block stands: its first value, its running sum, what it was left, the line's value."""
+    average, part, line = computed
+    block, last = blocks.firsts + blocks.counts - 1, bars.starts[1:] - 1
+    fall = np.power(1 - average.weight, np.arange(1, CHECKPOINT_BARS + 1), dtype=np.float64)
+    rows = padded.reshape(-1, CHECKPOINT_BARS)[block]
+    sums = np.cumsum((rows - part.base[block][:, None]) / fall, axis=1)
+    at = (bars.lengths - 1) % CHECKPOINT_BARS
+    return np.stack([part.base[block], sums[np.arange(len(block)), at], part.left_over[block], line[last]])
 
 
 @dataclass(frozen=True, slots=True)

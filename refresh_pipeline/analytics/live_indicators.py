@@ -1,0 +1,467 @@
+"""Indicators of many series, one new bar at a time: bit for bit what computing each series from its first bar gives.
+
+A handle of TA-Lib's streams that is opened where a block's stretch begins gives what the function of arrays gives for
+the stretch up to each further bar. So a block formula of TA-Lib is a handle a series, opened anew at each block's
+beginning. A recursive formula goes on from its states, and a row formula reads the last bars. A block formula that is
+none of TA-Lib's, or has no case here, is computed over its block's stretch.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import lru_cache, partial
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refresh_pipeline.analytics import denominators, derived, hilbert, levels
+from refresh_pipeline.analytics.bars import Bars, Computation, Values
+from refresh_pipeline.analytics.evaluation import (
+    BLOCK_BARS,
+    BlockFormula,
+    Part,
+    RecursiveFormula,
+    RowFormula,
+    Rows,
+    evaluate_recursive,
+    finite,
+    grouped,
+    of_kind,
+    outputs_of,
+)
+from refresh_pipeline.analytics.live_windows import Members, Windows
+from refresh_pipeline.analytics.registry import LAST_BAR
+from refresh_pipeline.analytics.talib_functions import FUNCTIONS, bare
+from refresh_pipeline.market.candles import Floats
+
+# One bar in, the value or the values of the function out.
+Update = Callable[..., Any]
+# Bars of which one at least has to move for a market that does not stand still, and how much of the price: an average
+# that remembers for ever is then a million times what counts as 0.
+MOVING_BARS, MOVE = 8, 1e-6
+# Before so many bars a mask looks no further back.
+MASK_BARS = 64
+# Bars that a row formula reads at least.
+ROW_BARS = 256
+
+
+@lru_cache(maxsize=1)
+def _streams() -> Mapping[Callable[..., Any], Callable[..., Any]]:
+    """The stream of each function of TA-Lib."""
+    stream = import_module("talib.stream")
+    return {bare(name): getattr(stream, name) for name in FUNCTIONS if hasattr(stream, name)}
+
+
+def _stream(name: str) -> Callable[..., Any]:
+    return _streams()[bare(name)]
+
+
+class _Nulls(Enum):
+    """How it is known where a call's value at a new bar is null for 0/0."""
+
+    never = "never"
+    # From the last bars, of all series at once.
+    window = "window"
+    # Not where the market moved in the last bars, or throughout the bars before as well.
+    halt = "halt"
+    earlier_halt = "earlier halt"
+    # From the last values of the RSI; not where volume was traded.
+    strength = "strength"
+    volume = "volume"
+    # Only from the block's stretch.
+    stretch = "stretch"
+
+
+def _nulls(mask: Callable[..., Any] | None, arguments: Sequence[object]) -> _Nulls:
+    if mask is None:
+        return _Nulls.never
+    periods = [value for value in arguments if isinstance(value, int)]
+    if sum(periods) >= MASK_BARS:
+        return _Nulls.stretch
+    if mask in denominators.OF_A_WINDOW:
+        return _Nulls.window
+    if denominators.is_stochastic_rsi(mask):
+        return _Nulls.strength
+    if denominators.is_volume_oscillator(mask):
+        return _Nulls.volume if min(periods[:2]) > 1 else _Nulls.stretch
+    # An average of one bar, or two of two bars, forgets a move too soon.
+    forgets = min(periods) < 2 or periods.count(2) > 1
+    if mask in denominators.NEEDS_A_HALT and not forgets:
+        return _Nulls.halt
+    return _Nulls.earlier_halt if mask in denominators.NEEDS_AN_EARLIER_HALT and not forgets else _Nulls.stretch
+
+
+@dataclass(slots=True)
+class _Call:
+    """One distinct call: where its stretch begins, what it takes, and what goes on of it for each series."""
+
+    before: int
+    takes: Sequence[str]
+    formula: BlockFormula
+    fills: Sequence[Sequence[int]]
+    updates: list[Update | None]
+    # The function without its nulls, where those are, and its stream if the value goes on from a handle.
+    function: Callable[..., Any] = field(init=False)
+    mask: Callable[..., Any] | None = field(init=False)
+    nulls: _Nulls = field(init=False)
+    talib: Callable[..., Any] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.function, self.mask = denominators.without_nulls(self.formula.function)
+        self.nulls = _nulls(self.mask, self.formula.arguments)
+        name = bare("MFI") if denominators.is_money_flow(self.function) else self.function
+        is_computed = self.nulls is _Nulls.stretch or self.formula.leaves_out
+        self.talib = None if is_computed else _streams().get(name)
+
+    def over_stretch(self, windows: Windows, member: int) -> Sequence[Floats]:
+        """The function's values at one series' newest bar, computed over its block's stretch."""
+        count = int(windows.count[member])
+        start = max((count - 1) // BLOCK_BARS * BLOCK_BARS - self.before, 0)
+        arrays = [_taken(windows, name, member, start, count) for name in self.takes]
+        return [values[-1:] for values in outputs_of(self.formula, arrays, count - 1 - start)]
+
+
+def _taken(windows: Windows, name: str, member: int, begin: int, end: int) -> Floats:
+    if name == "volume_or_0":
+        return np.nan_to_num(windows.between("volume", member, begin, end))
+    return np.ascontiguousarray(windows.between(name, member, begin, end))
+
+
+@dataclass(slots=True)
+class _Cycle:
+    """The Hilbert transform of each series: its handles, and where the sine stands against the one ahead."""
+
+    updates: list[tuple[Update, ...] | None]
+    phase: Floats
+    above: NDArray[np.bool_]
+    since: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, series: int) -> "_Cycle":
+        return cls(
+            [None] * series, np.full(series, np.nan), np.zeros(series, dtype=bool), np.zeros(series, dtype=np.int64)
+        )
+
+    def begin_block(self, member: int, close: Floats) -> None:
+        names = ("HT_DCPHASE", "HT_DCPERIOD", "HT_TRENDLINE")
+        self.updates[member] = (
+            *(_stream(name)(close).update for name in names),
+            _stream("WMA")(close, 4).update,
+        )
+        phase = bare("HT_DCPHASE")(close)[-hilbert.REACH - 2 :]
+        above = np.sin(np.radians(phase)) > np.sin(np.radians(phase + 45))
+        crossed = np.flatnonzero(above[1:] != above[:-1])
+        self.phase[member], self.above[member] = phase[-1], above[-1]
+        self.since[member] = len(above) - 2 - crossed[-1] if len(crossed) else 10 * hilbert.REACH
+
+    def step(self, members: Members, close: Sequence[float]) -> tuple[Floats, ...]:
+        """What `hilbert.cycle` gives at the new bar of these series."""
+        results = np.array(
+            [
+                [update(price) for update in self.updates[member] or ()]
+                for member, price in zip(members.tolist(), close, strict=True)
+            ]
+        ).reshape(-1, 4)
+        phase, period, line, price = results.T
+        sine, lead = np.sin(np.radians(phase)), np.sin(np.radians(phase + 45))
+        above = sine > lead
+        crossed = above != self.above[members]
+        self.since[members] = np.where(crossed, 0, self.since[members] + 1)
+        trend = hilbert.trend_mode(
+            (phase - self.phase[members], period, line, price), crossed, self.since[members]
+        ).astype(np.float64)
+        self.phase[members], self.above[members] = phase, above
+        return phase, sine, lead, trend
+
+
+@dataclass(slots=True)
+class _Strength:
+    """The last values of the RSI that STOCHRSI compares, of each series."""
+
+    updates: list[Update | None]
+    values: Floats
+
+    @classmethod
+    def empty(cls, series: int) -> "_Strength":
+        return cls([None] * series, np.full((series, MASK_BARS), np.nan))
+
+    def begin_block(self, member: int, close: Floats, periods: int) -> None:
+        self.updates[member] = _stream("RSI")(close, periods).update
+        self.values[member] = bare("RSI")(close, periods)[-MASK_BARS:]
+
+    def applied(
+        self, call: _Call, outputs: Sequence[Floats], members: Members, closes: Sequence[float]
+    ) -> Sequence[Floats]:
+        """The outputs of STOCHRSI with null where the RSI was the same on all bars of a window."""
+        now = [self.updates[member](close) for member, close in zip(members.tolist(), closes, strict=True)]  # pyright: ignore[reportOptionalCall]
+        self.values[members] = np.concatenate([self.values[members][:, 1:], np.array(now)[:, None]], axis=1)
+        _, *settings = (int(str(value)) for value in call.formula.arguments)
+        masks = denominators.flat_strength(self.values[members], *settings)
+        return [np.where(mask, np.nan, output) for mask, output in zip(masks, outputs, strict=True)]
+
+
+class LiveIndicators:
+    """One market's indicators, continued a bar at a time. Which series are long enough for it is the caller's part."""
+
+    def __init__(self, computation: Computation, series: int, windows: Windows) -> None:
+        """`windows` holds the candles of all series; a bar is appended there before it is computed here."""
+        self._windows, self._series = windows, series
+        parts: Sequence[Part] = [part for part in computation.parts if isinstance(part, Part)]
+        self._blocks, self._rows = of_kind(parts, BlockFormula), of_kind(parts, RowFormula)
+        recursive = of_kind(parts, RecursiveFormula)
+        self._zones = [part for part in recursive if part.formula.compute is levels.zones]
+        self._recursive = [part for part in recursive if part not in self._zones]
+        self._all_recursive = recursive
+        self.chosen = [column.name for column in computation.columns]
+        self._calls = [
+            _Call(before, takes, formula, fills, [None] * series)
+            for before, takes, calls in grouped(self._blocks)
+            for formula, fills in calls
+        ]
+        self._names = [name for part in self._blocks for name in part.names]
+        self.longest_stretch = max([0, *(call.before for call in self._calls)])
+        self._row_bars = max([ROW_BARS, *(part.formula.reach + 2 for part in self._rows)])
+        self.states = {state: np.full(series, np.nan) for state in computation.states}
+        self._memory: dict[str, Floats] = {}
+        self._cycle = _Cycle.empty(series)
+        self._ranks = np.full((series, derived.WINDOW), np.nan)
+        self._ranges: list[Update | None] = [None] * series
+        self._periods: list[Update | None] = [None] * series
+        self._strengths = {
+            number: _Strength.empty(series) for number, call in enumerate(self._calls) if call.nulls is _Nulls.strength
+        }
+
+    # ---- begin
+
+    def load(self, members: Members, bars: Bars) -> None:
+        """Take over the recursions of these series, whose bars run from a checkpoint to the newest one."""
+        memory: dict[str, Floats] = {}
+        columns = {**bars.columns, "volume_or_0": np.nan_to_num(bars["volume"])}
+        bars = replace(bars, columns=columns, with_states=True, memory=memory)
+        last = bars.starts[1:] - 1
+        states = evaluate_recursive(self._all_recursive, Rows(bars, last))
+        for name, values in states.items():
+            self.states[name][members] = values[last]
+        self._remember(members, memory)
+
+    def _remember(self, members: Members, memory: Mapping[str, Floats]) -> None:
+        for state, values in memory.items():
+            self._memory.setdefault(state, np.full((4, self._series), np.nan))[:, members] = values
+
+    def begin_block(self, member: int) -> None:
+        """Open the handles of one series for the block that its next bar lies in."""
+        count = int(self._windows.count[member])
+        block, windows = count // BLOCK_BARS * BLOCK_BARS, self._windows
+        take = partial(_taken, windows)
+        cache: dict[tuple[str, int], Floats] = {}
+
+        def taken(name: str, before: int) -> Floats:
+            start = max(block - before, 0)
+            if (name, start) not in cache:
+                cache[name, start] = take(name, member, start, count)
+            return cache[name, start]
+
+        for call in self._calls:
+            call.updates[member] = self._handle(call, [taken(name, call.before) for name in call.takes], member)
+        for number, strength in self._strengths.items():
+            call = self._calls[number]
+            strength.begin_block(member, taken("close", call.before), int(str(call.formula.arguments[0])))
+
+    def _handle(self, call: _Call, arrays: Sequence[Floats], member: int) -> Update | None:
+        formula = call.formula
+        if call.talib is not None:
+            return call.talib(*denominators.scaled(call.function, arrays), *formula.arguments).update
+        if formula.function is hilbert.cycle:
+            self._cycle.begin_block(member, arrays[0])
+        elif formula.function is derived.volatility_rank:
+            self._ranges[member] = _stream("ATR")(*arrays, *formula.arguments).update
+            self._ranks[member] = bare("ATR")(*arrays, *formula.arguments)[-derived.WINDOW :]
+        elif formula.function is derived.cycle_average:
+            longest = float(str(formula.arguments[1]))
+            self._periods[member] = _stream("HT_DCPERIOD")(arrays[0]).update
+            periods = np.nan_to_num(bare("HT_DCPERIOD")(arrays[0]), nan=longest)
+            return _stream("MAVP")(arrays[0], periods, *formula.arguments).update
+        return None
+
+    # ---- go on
+
+    def step(self, members: Members) -> dict[str, Values]:
+        """The chosen columns at the newest bar of these series, one value a series."""
+        windows = self._windows
+        now = {name: windows.latest(name, members) for name in ("open", "high", "low", "close", "volume")}
+        now["volume_or_0"] = np.nan_to_num(now["volume"])
+        matrix = self._step_blocks(members, now)
+        bars = windows.bars(members, self._row_bars)
+        rows = Rows(bars, bars.starts[1:] - 1, dict(zip(self._names, matrix, strict=True)))
+        rows.columns.update(self._step_recursive(members, now))
+        for part in self._rows:
+            rows.columns.update(zip(part.names, part.formula.compute(rows), strict=True))
+        return {name: finite(rows.columns[name]) for name in self.chosen}
+
+    def _step_blocks(self, members: Members, now: Mapping[str, Floats]) -> Floats:
+        matrix = np.empty((len(self._names), len(members)))
+        lists = {name: values.tolist() for name, values in now.items()}
+        cycle: tuple[Floats, ...] | None = None
+        masks = _Masks.of(self._windows, members)
+        for number, call in enumerate(self._calls):
+            function = call.formula.function
+            if function is hilbert.cycle:
+                cycle = cycle or self._cycle.step(members, lists["close"])
+                outputs: Sequence[Floats] = cycle
+            elif function is derived.volatility_rank:
+                outputs = [self._rank(members, lists)]
+            elif function is derived.cycle_average:
+                outputs = [self._cycle_average(call, members, lists["close"])]
+            elif function is derived.fibonacci:
+                highs, lows = (self._windows.last(name, members, derived.WINDOW) for name in ("high", "low"))
+                outputs = derived.retracements(highs.max(axis=1), lows.min(axis=1))
+            elif call.talib is not None:
+                outputs = self._from_handles(call, members, lists)
+                if number in self._strengths:
+                    outputs = self._strengths[number].applied(call, outputs, members, lists["close"])
+                outputs = masks.applied(call, outputs, members)
+            else:
+                outputs = self._over_stretches(call, members)
+            for numbers, output in zip(call.fills, outputs, strict=True):
+                matrix[numbers] = output
+        self._null_missing(members, matrix)
+        return matrix
+
+    def _from_handles(self, call: _Call, members: Members, lists: Mapping[str, list[float]]) -> Sequence[Floats]:
+        taken = [lists[name] for name in call.takes]
+        if denominators.is_money_flow(call.function):
+            taken[-1] = [volume * denominators.FLOW_SCALE for volume in taken[-1]]
+        updates = call.updates if len(members) == self._series else [call.updates[m] for m in members.tolist()]
+        if len(taken) == 1:
+            values = [update(value) for update, value in zip(updates, taken[0], strict=True)]  # pyright: ignore[reportOptionalCall]
+        else:
+            values = [update(*bar) for update, *bar in zip(updates, *taken, strict=True)]  # pyright: ignore[reportOptionalCall]
+        outputs = np.array(values, dtype=np.float64).reshape(len(members), len(call.fills)).T
+        if call.formula.counts_rows:
+            block = (self._windows.count[members] - 1) // BLOCK_BARS * BLOCK_BARS
+            outputs = outputs + np.maximum(block - call.before, 0)
+        return outputs
+
+    def _over_stretches(self, call: _Call, members: Members) -> Sequence[Floats]:
+        results = [call.over_stretch(self._windows, member) for member in members.tolist()]
+        if call.formula.counts_rows:
+            block = (self._windows.count[members] - 1) // BLOCK_BARS * BLOCK_BARS
+            first = np.maximum(block - call.before, 0)
+            results = [[output + begin for output in outputs] for outputs, begin in zip(results, first, strict=True)]
+        return [np.concatenate(outputs) for outputs in zip(*results, strict=True)]
+
+    def _rank(self, members: Members, lists: Mapping[str, list[float]]) -> Floats:
+        bars = zip(members.tolist(), lists["high"], lists["low"], lists["close"], strict=True)
+        ranges = np.array([self._ranges[member](*bar) for member, *bar in bars])  # pyright: ignore[reportOptionalCall]
+        window = np.concatenate([self._ranks[members][:, 1:], ranges[:, None]], axis=1)
+        self._ranks[members] = window
+        return derived.rank_of_last(window)
+
+    def _cycle_average(self, call: _Call, members: Members, closes: Sequence[float]) -> Floats:
+        longest = float(str(call.formula.arguments[1]))
+        values = []
+        for member, close in zip(members.tolist(), closes, strict=True):
+            period = self._periods[member](close)  # pyright: ignore[reportOptionalCall]
+            update = call.updates[member]
+            values.append(update(close, longest if np.isnan(period) else period))  # pyright: ignore[reportOptionalCall]
+        return np.array(values)
+
+    def _null_missing(self, members: Members, matrix: Floats) -> None:
+        number, filled = self._windows.count[members] - 1, 0
+        unknown = np.isnan(self._windows.last("volume", members, MASK_BARS)).any()
+        for part in self._blocks:
+            outputs, formula = matrix[filled : filled + len(part.columns)], part.formula
+            if formula.undefined:
+                outputs[:, number < formula.undefined] = np.nan
+            if formula.needs_volume_of and (unknown or formula.needs_volume_of > MASK_BARS):
+                volumes = self._windows.last("volume", members, formula.needs_volume_of)
+                outputs[:, np.isnan(volumes).any(axis=1)] = np.nan
+            filled += len(part.columns)
+
+    def _step_recursive(self, members: Members, now: Mapping[str, Floats]) -> dict[str, Values]:
+        states = {name: values[members] for name, values in self.states.items()}
+        memory = {state: values[:, members] for state, values in self._memory.items()}
+        times, starts = self._windows.times(members), np.arange(len(members) + 1)
+        before = self._windows.count[members] - 1
+        bars = Bars(times, now, starts, before=before, states=states, with_states=True, memory=memory)
+        rows = Rows(bars, starts[:-1])
+        later = evaluate_recursive(self._recursive, rows)
+        for part in self._zones:
+            results = self._zone_values(members, now, states)
+            later |= dict(zip(part.states, results, strict=True))
+            rows.columns.update(zip(part.names, results, strict=True))
+        for name, values in later.items():
+            self.states[name][members] = values
+        self._remember(members, memory)
+        return rows.columns
+
+    def _zone_values(self, members: Members, now: Mapping[str, Floats], states: Mapping[str, Floats]) -> list[Floats]:
+        """What `levels.zones` gives at the newest bar: the values of the zone that it begins, or of the last one."""
+        last_close = states[LAST_BAR.states[0]]
+        change = (now["close"] - last_close) / last_close
+        moved = levels.has_moved(change)
+        windows = self._windows.last("volume", members[moved], levels.ZONE_BARS)[:, ::-1]
+        moved[moved] = levels.is_busy(now["volume"][moved], windows)
+        values = [now["high"], now["low"], now["volume"], np.abs(change) * 100]
+        results = []
+        for side, falls in (("supply", True), ("demand", False)):
+            begins = moved & ((change < 0) == falls)
+            names = [name for name in levels.ZONE_STATES if name.startswith(side)]
+            results += [np.where(begins, value, states[name]) for value, name in zip(values, names, strict=True)]
+        return results
+
+
+@dataclass(frozen=True, slots=True)
+class _Masks:
+    """Where 0/0 is null at the newest bar: of windows for all series at once, of averages only where a market halts."""
+
+    windows: Windows
+    # The last bars of all series behind one another, with the volume's nulls as 0.
+    columns: Mapping[str, Floats]
+    # Whether each series moved in its last bars, and in the bars before as well.
+    moves: NDArray[np.bool_]
+    always_moved: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, windows: Windows, members: Members) -> "_Masks":
+        high, low, close = (windows.last(name, members, MASK_BARS + MOVING_BARS) for name in ("high", "low", "close"))
+        up, down = np.diff(high), -np.diff(low)
+        moved = (np.abs(np.diff(close)) > MOVE * close[:, 1:]) & (high - low > MOVE * close)[:, 1:]
+        moved &= (up != down) & (np.maximum(up, down) > MOVE * close[:, 1:])
+        bars = np.where(moved, np.arange(moved.shape[1]), -1)
+        since = np.arange(moved.shape[1]) - np.maximum.accumulate(bars, axis=1)
+        recent = since[:, MOVING_BARS - 1 :] < MOVING_BARS
+        columns = {name: windows.last(name, members, MASK_BARS).ravel() for name in ("open", "high", "low", "close")}
+        columns["volume_or_0"] = np.nan_to_num(windows.last("volume", members, MASK_BARS)).ravel()
+        return cls(windows, columns, recent[:, -1], recent.all(axis=1))
+
+    def applied(self, call: _Call, outputs: Sequence[Floats], members: Members) -> Sequence[Floats]:
+        """The outputs of a call with null for 0/0."""
+        if call.mask is None:
+            return outputs
+        if call.nulls is _Nulls.window:
+            return self._by_window(call, call.mask, outputs)
+        if call.nulls is _Nulls.volume:
+            moves = self._was_traded(call, members)
+        else:
+            moves = self.moves if call.nulls is _Nulls.halt else self.always_moved
+        outputs = [np.array(output) for output in outputs]
+        for row in np.flatnonzero(~moves).tolist():
+            exact = call.over_stretch(self.windows, int(members[row]))
+            for output, value in zip(outputs, exact, strict=True):
+                output[row] = value[0]
+        return outputs
+
+    def _was_traded(self, call: _Call, members: Members) -> NDArray[np.bool_]:
+        """Whether volume worth mentioning was traded in the last bars."""
+        held = int(self.windows.held(members).min(initial=MASK_BARS))
+        volume = np.nan_to_num(self.windows.last("volume", members, min(call.before + BLOCK_BARS, held)))
+        return volume[:, -MOVING_BARS:].max(axis=1) > MOVE * volume.max(axis=1)
+
+    def _by_window(self, call: _Call, mask: Callable[..., Any], outputs: Sequence[Floats]) -> Sequence[Floats]:
+        masks = mask(*(self.columns[name] for name in call.takes), *call.formula.arguments)
+        several = masks if isinstance(masks, tuple) else (masks,) * len(outputs)
+        last = slice(MASK_BARS - 1, None, MASK_BARS)
+        return [np.where(one[last], np.nan, output) for one, output in zip(several, outputs, strict=True)]
