@@ -56,7 +56,7 @@ bench-minute: .venv/installed-dev ## Measure `refresh up` for MINUTES=15: SERIES
 
 # How long, and what the random moments are drawn from.
 SEED = 1
-soak: .venv/installed-dev ## Run the daemon for MINUTES=60, kill it, its runs and the venue at random, verify the data
+soak: .venv/installed-dev ## Run the daemon for MINUTES=60, kill its processes and the venue at random, verify the data
 	@MINUTES=$(or $(MINUTES),60) SEED=$(SEED) $(IN_VENV) -m pytest -q -s -m soak refresh_pipeline_tests/soak
 
 constraints: ## Pin all dependencies anew in constraints.txt (needs Python 3.11, the oldest supported)

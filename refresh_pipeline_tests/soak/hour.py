@@ -1,31 +1,44 @@
-"""The hour itself: the real daemon against the venue, whatever is killed at random and started anew, and what is seen.
+"""The hour itself: the real daemon against the venue, processes killed at random and started anew, and what is seen.
 
-The daemon is started as a service would start it, by `dagster-daemon run`, and it alone starts runs. All moments are
-drawn from a seed, but how far the work is by then is the machine's affair: what is proven must hold anyhow.
+The daemon is started as a service would start it, by `dagster-daemon run`, and it alone starts runs. Targets and
+moments are drawn from a seed, but how far the work is by then is the machine's affair: what is proven must hold anyhow.
 """
 
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
+import typer
 
+from refresh_pipeline.cli.app import app
 from refresh_pipeline.instance.orphaned_runs import GOING
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.settings import shipped
-from refresh_pipeline_tests.end_to_end.programs import installed
+from refresh_pipeline_tests.end_to_end.programs import free_port, installed
 from refresh_pipeline_tests.project_folder import World
 from refresh_pipeline_tests.soak import proof
+from refresh_pipeline_tests.soak.processes import (
+    API,
+    CODE_SERVER,
+    DAEMON,
+    FORK_SERVER,
+    ROLES,
+    RUN,
+    kill,
+    megabytes_of,
+    processes_of,
+    run_processes,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 YAML = """
@@ -38,14 +51,17 @@ history: {{m1: 6h, m5: 1d}}
 """
 HISTORY = timedelta(hours=6)
 SHARE_OF_FAULTS = 0.15
-# Seconds: between two kills on average, until what was killed comes back, between two samples of memory.
-BETWEEN_KILLS = 45.0
-AWAY = (2.0, 45.0)
+# Seconds: between two kills on average, until a killed program comes back, between two samples of memory.
+BETWEEN_KILLS = 15.0
+AWAY = (2.0, 30.0)
 BETWEEN_SAMPLES = 10.0
 # A run is killed at some moment of its life, not at its first.
-CHANCE_PER_LOOK = 0.15
-# Everything at once is for when a run is at work: then nobody is left to tell that it is gone.
-WEIGHTS = {"run": 10, "venue": 6, "daemon": 1, "everything": 3}
+CHANCE_PER_LOOK = 0.25
+VENUE, EVERYTHING = "venue", "everything"
+# One round of kills, in random order. Everything at once is for when a run is at work: no process is left to report it.
+ROUND = (RUN, RUN, VENUE, VENUE, DAEMON, CODE_SERVER, FORK_SERVER, EVERYTHING)
+# A run is at work for a part of each minute only: then it is the next one's turn.
+RARE = (RUN, EVERYTHING)
 # After the last kill: a run that never started is given up after 3 minutes, and the venue is asked ever more rarely.
 CATCHING_UP = 900.0
 # A run that was killed before it had begun holds the next one up for so long; the rest is a busy machine's.
@@ -68,58 +84,45 @@ def venue_at(port: int, seed: int, share: float) -> Iterator[subprocess.Popen[st
             process.kill()
 
 
-def processes_of(home: Path) -> dict[int, str]:
-    """Every living process with this DAGSTER_HOME that is the daemon, its code server or a run."""
-    found = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"DAGSTER_HOME={home}\0".encode() in (folder / "environ").read_bytes():
-                found[int(folder.name)] = _role((folder / "cmdline").read_bytes().decode())
-        except OSError:
-            # Somebody else's, or just gone.
-            continue
-    return {pid: role for pid, role in found.items() if role}
-
-
-def _role(command: str) -> str:
-    for part, role in (("dagster-daemon", "daemon"), ("api\0grpc", "code server"), ("spawn_main", "run")):
-        if part in command:
-            return role
-    return ""
-
-
-def megabytes_of(pid: int) -> float:
-    """A process's resident memory, 0 for one that is gone."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS")), 0.0)
-
-
-def kill(pid: int) -> None:
-    """End a process without asking."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+def has_api() -> bool:
+    """Whether this version has the command that serves the API."""
+    return "serve" in typer.main.get_group(app).commands
 
 
 def longest_run(instance: dg.DagsterInstance) -> float:
     """How many seconds the longest run has been going, or went, since it was asked for."""
     now = time.time()
     records = instance.get_run_records()
-    return max(((each.end_time or now) - each.create_timestamp.timestamp() for each in records), default=0.0)
+    return max(((record.end_time or now) - record.create_timestamp.timestamp() for record in records), default=0.0)
+
+
+class KillPlan:
+    """The order of kills: rounds in random order, in which a target that is not there waits for its turn."""
+
+    def __init__(self, random: random.Random, targets: Sequence[str]) -> None:
+        self._random, self._targets = random, targets
+        self._waiting: list[str] = []
+
+    def next(self, present: Collection[str]) -> str | None:
+        """The next target out of those that are present now; None where the rest of the round is absent."""
+        if not self._waiting:
+            drawn = self._random.sample(self._targets, len(self._targets))
+            self._waiting = sorted(drawn, key=lambda target: target not in RARE)
+        target = next((target for target in self._waiting if target in present), None)
+        if target:
+            self._waiting.remove(target)
+        return target
 
 
 @dataclass
 class Hour:
-    """A daemon and a venue at work in a folder, for as long as the block lasts."""
+    """A daemon, the API if there is one, and a venue at work in a folder, for as long as the block lasts."""
 
     world: World
     port: int
     seed: int
     say: Callable[[str], None]
+    # Killed processes by role, and how often everything was killed at once.
     kills: Counter[str] = field(default_factory=Counter)
     megabytes: dict[str, list[float]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
@@ -127,32 +130,35 @@ class Hour:
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self.home = self.world.root / "data" / "dagster"
+        self.roles = [role for role in ROLES if role != API or has_api()]
+        self._plan = KillPlan(self.random, [*ROUND, *({API} & {*self.roles})])
         self._venue = venue_at(self.port, self.seed, SHARE_OF_FAULTS)
-        self._daemon: subprocess.Popen[bytes] | None = None
-        # What is away, and when it comes back.
+        self._commands = {DAEMON: [installed("dagster-daemon"), "run", "-w", "workspace.yaml"]}
+        if API in self.roles:
+            self._commands[API] = [installed("refresh"), "serve", "--port", str(free_port())]
+        self._programs: dict[str, subprocess.Popen[bytes]] = {}
+        # The programs that are away, and when they come back.
         self._back: dict[str, float] = {}
 
     # ---- starting and ending
 
     @contextmanager
     def at_work(self) -> Iterator[dg.DagsterInstance]:
-        """The venue and the daemon started; everything that came of them ended, whatever happens."""
+        """The venue and the programs started; everything that came of them ended, whatever happens."""
         shutil.copy(shipped("workspace.yaml"), self.world.root)
         with self.world.dagster() as instance:
             try:
                 self._venue.__enter__()
-                self._start_daemon()
+                for name in self._commands:
+                    self._start(name)
                 yield instance
             finally:
                 self._end()
 
-    def _start_daemon(self) -> None:
-        with (self.world.root / "daemon.log").open("ab") as log:
-            self._daemon = subprocess.Popen(
-                [installed("dagster-daemon"), "run", "-w", "workspace.yaml"],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+    def _start(self, name: str) -> None:
+        with (self.world.root / f"{name}.log").open("ab") as log:
+            self._programs[name] = subprocess.Popen(
+                self._commands[name], stdout=log, stderr=log, start_new_session=True
             )
 
     def _start_venue(self, share: float) -> None:
@@ -163,8 +169,8 @@ class Hour:
     def _end(self) -> None:
         for pid in processes_of(self.home):
             kill(pid)
-        if self._daemon is not None:
-            self._daemon.wait()
+        for program in self._programs.values():
+            program.wait()
         self._venue.__exit__(None, None, None)
 
     # ---- the chaos
@@ -173,72 +179,71 @@ class Hour:
         """Kill at random for so many minutes; everything is back at the end, and the venue without faults."""
         began = time.monotonic()
         next_kill, next_sample, minute = began + self._pause(), began, 1
-        target = self._draw()
         while (now := time.monotonic()) < began + 60 * minutes:
             self._bring_back(now)
-            if now >= next_kill and self._strike(target, now):
-                next_kill, target = now + self._pause(), self._draw()
+            if now >= next_kill and self._strike(instance, now):
+                next_kill = now + self._pause()
             if now >= next_sample:
-                self._sample()
+                self._sample(instance)
                 next_sample = now + BETWEEN_SAMPLES
             if now >= began + 60 * minute:
-                self.say(f"minute {minute}: {self.told(instance)}")
+                self.say(f"minute {minute}: {self.state(instance)}")
                 minute += 1
             time.sleep(self.random.uniform(0.3, 1.0))
         self._bring_back(float("inf"))
         self._start_venue(share=0.0)
+        self.faults += proof.kill_faults(self.kills, [*self.roles, VENUE, EVERYTHING], minutes)
 
     def _pause(self) -> float:
         return self.random.expovariate(1 / BETWEEN_KILLS)
 
-    def _draw(self) -> str:
-        return self.random.choices([*WEIGHTS], [*WEIGHTS.values()])[0]
-
-    def _strike(self, target: str, now: float) -> bool:
-        """Kill what is meant; False where it is not there now, or its moment has not come."""
-        found = processes_of(self.home)
-        runs = [pid for pid, role in found.items() if role == "run"]
-        if target in ("run", "everything") and (not runs or self.random.random() > CHANCE_PER_LOOK):
-            return False
-        daemons = [pid for pid, role in found.items() if role == "daemon"]
-        if target in ("daemon", "everything") and not daemons:
-            return False
-        if target == "venue":
+    def _strike(self, instance: dg.DagsterInstance, now: float) -> bool:
+        """Kill the next target; False where none is there now, or its moment has not come."""
+        processes = processes_of(self.home, run_processes(instance))
+        present = {*processes.values()}
+        if self.random.random() > CHANCE_PER_LOOK:
+            present.discard(RUN)
+        if present >= {RUN, DAEMON}:
+            present.add(EVERYTHING)
+        if VENUE not in self._back:
+            present.add(VENUE)
+        target = self._plan.next(present)
+        if target == VENUE:
             self._venue.__exit__(None, None, None)
-        for pid in {"venue": [], "run": runs[:1], "daemon": daemons, "everything": [*found]}[target]:
+        pids = [pid for pid, role in processes.items() if target in (role, EVERYTHING)]
+        for pid in pids[:1] if target == RUN else pids:
             kill(pid)
-        if target != "run":
-            self._back["venue" if target == "venue" else "daemon"] = now + self.random.uniform(*AWAY)
-        self.kills[target] += 1
-        return True
+            self.kills[processes[pid]] += 1
+        if target in (VENUE, EVERYTHING):
+            self.kills[target] += 1
+        away = {VENUE: [VENUE], EVERYTHING: [*self._commands]}.get(target or "", {target} & {*self._commands})
+        self._back |= {name: now + self.random.uniform(*AWAY) for name in away}
+        return target is not None
 
     def _bring_back(self, now: float) -> None:
-        if "daemon" not in self._back and self._daemon is not None and self._daemon.poll() is not None:
-            self.faults.append(f"the daemon ended by itself with exit code {self._daemon.returncode}")
-            self._back["daemon"] = now
+        for name, program in self._programs.items():
+            if name not in self._back and program.poll() is not None:
+                self.faults.append(f"the {name} ended by itself with exit code {program.returncode}")
+                self._back[name] = now
         for name in [name for name, at in self._back.items() if at <= now]:
             del self._back[name]
-            if name == "daemon":
-                if self._daemon is not None:
-                    self._daemon.wait()
-                self._start_daemon()
-            else:
+            if name == VENUE:
                 self._start_venue(SHARE_OF_FAULTS)
+            else:
+                self._programs[name].wait()
+                self._start(name)
 
     # ---- what is seen
 
-    def _sample(self) -> None:
-        for pid, role in processes_of(self.home).items():
+    def _sample(self, instance: dg.DagsterInstance) -> None:
+        for pid, role in processes_of(self.home, run_processes(instance)).items():
             if megabytes := megabytes_of(pid):
                 self.megabytes.setdefault(f"{role} {pid}", []).append(megabytes)
 
-    def told(self, instance: dg.DagsterInstance) -> str:
-        """How it stands, on one line."""
+    def state(self, instance: dg.DagsterInstance) -> str:
+        """The state of runs, kills, memory and disk, on one line."""
         statuses = Counter(run.status.value.lower() for run in instance.get_runs())
-        most = {
-            role: max((max(own) for name, own in self.megabytes.items() if name.rpartition(" ")[0] == role), default=0)
-            for role in ("daemon", "code server", "run")
-        }
+        most = proof.most_memory(self.megabytes, self.roles)
         parts = [
             "runs " + (", ".join(f"{count} {status}" for status, count in sorted(statuses.items())) or "none"),
             "kills " + (", ".join(f"{count} {name}" for name, count in sorted(self.kills.items())) or "none"),
@@ -250,7 +255,7 @@ class Hour:
 
     @property
     def log_kilobytes(self) -> int:
-        """What Dagster's databases take on the disk."""
+        """The size of Dagster's databases on the disk."""
         return sum(file.stat().st_size for file in self.home.rglob("*.db*") if file.is_file()) // 1024
 
     # ---- the end
@@ -259,16 +264,18 @@ class Hour:
         """Wait until everything that will have closed in a minute is there, and say what is wrong."""
         # So that at least one more tick has to come.
         now = datetime.now(UTC) + timedelta(minutes=1)
-        faults = [*self.faults, *self._caught_up(instance, market, now)]
+        faults = [*self._caught_up(instance, market, now)]
         self._let_runs_end(instance)
         runs = instance.get_runs_count()
-        self._daemon_ends()
+        successes = instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]))
+        self._programs_end()
         faults += proof.run_faults(instance, time.time())
         if (longest := longest_run(instance)) > LONGEST_RUN:
             faults.append(f"a run was going for {longest:.0f} s, at most {LONGEST_RUN:.0f} are expected")
+        faults += proof.measurement_faults(self.megabytes, self.roles, successes)
         faults += proof.memory_faults(self.megabytes)
         faults += proof.log_faults(self.log_kilobytes, runs)
-        return faults
+        return [*self.faults, *faults]
 
     def _caught_up(self, instance: dg.DagsterInstance, market: Market, now: datetime) -> Iterator[str]:
         deadline = time.monotonic() + CATCHING_UP
@@ -276,7 +283,7 @@ class Hour:
         while time.monotonic() < deadline:
             time.sleep(5)
             self._bring_back(time.monotonic())
-            self._sample()
+            self._sample(instance)
             if not warehouse.exists:
                 continue
             # As long as it is open nobody writes: what is proven is one state of everything.
@@ -294,10 +301,11 @@ class Hour:
         while time.monotonic() < deadline and instance.get_runs_count(dg.RunsFilter(statuses=GOING)):
             time.sleep(0.5)
 
-    def _daemon_ends(self) -> None:
-        assert self._daemon is not None
-        self._daemon.terminate()
-        self._daemon.wait(timeout=120)
+    def _programs_end(self) -> None:
+        for program in self._programs.values():
+            program.terminate()
+        for program in self._programs.values():
+            program.wait(timeout=120)
         deadline = time.monotonic() + 60
         while processes_of(self.home) and time.monotonic() < deadline:
             time.sleep(0.5)

@@ -28,6 +28,8 @@ FEWEST_SAMPLES = 24
 STUCK_AFTER = 240.0
 # Kilobytes that one run leaves in Dagster's databases.
 MOST_LOG_A_RUN = 1024
+# Kills of each role in a minute: two in ten minutes.
+FEWEST_KILLS_A_MINUTE = 0.2
 
 
 def candle_faults(connection: duckdb.DuckDBPyConnection, market: Market, since: datetime, now: datetime) -> list[str]:
@@ -108,6 +110,39 @@ def run_faults(instance: dg.DagsterInstance, now: float) -> list[str]:
     records = instance.get_run_records(dg.RunsFilter(statuses=GOING))
     stuck = [each.dagster_run for each in records if now - each.create_timestamp.timestamp() > STUCK_AFTER]
     return [f"run {run.run_id} of {run.job_name} is {run.status.value} for ever" for run in stuck]
+
+
+def kill_faults(kills: Mapping[str, int], targets: Sequence[str], minutes: float) -> list[str]:
+    """Targets that were killed too rarely in so many minutes to prove anything.
+
+    >>> kill_faults({"run": 3}, ["run", "daemon"], minutes=10)
+    ['daemon: 0 kills in 10 minutes, at least 2 are expected']
+    """
+    fewest = max(int(minutes * FEWEST_KILLS_A_MINUTE), 1)
+    return [
+        f"{target}: {kills.get(target, 0)} kills in {minutes:g} minutes, at least {fewest} are expected"
+        for target in targets
+        if kills.get(target, 0) < fewest
+    ]
+
+
+def most_memory(samples: Mapping[str, Sequence[float]], roles: Sequence[str]) -> dict[str, float]:
+    """The most megabytes of any process, by role; 0 for a role that was never measured."""
+    return {
+        role: max((max(series) for name, series in samples.items() if name.rpartition(" ")[0] == role), default=0.0)
+        for role in roles
+    }
+
+
+def measurement_faults(samples: Mapping[str, Sequence[float]], roles: Sequence[str], successes: int) -> list[str]:
+    """Roles whose memory was never measured, and a soak in which no run succeeded: such a soak proves nothing.
+
+    >>> measurement_faults({"run 7": [200.0]}, ["run", "fork server"], successes=0)
+    ['fork server: its memory was never measured', 'no run succeeded']
+    """
+    unmeasured = [role for role, megabytes in most_memory(samples, roles).items() if not megabytes]
+    nothing = [] if successes else ["no run succeeded"]
+    return [*(f"{role}: its memory was never measured" for role in unmeasured), *nothing]
 
 
 def memory_faults(samples: Mapping[str, Sequence[float]]) -> list[str]:

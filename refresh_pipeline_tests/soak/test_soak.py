@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -31,7 +32,8 @@ from refresh_pipeline_tests.fakes.binance import FakeBinance
 from refresh_pipeline_tests.isolated_env import inside
 from refresh_pipeline_tests.project_folder import World
 from refresh_pipeline_tests.soak import proof
-from refresh_pipeline_tests.soak.hour import HISTORY, YAML, Hour, kill, megabytes_of, processes_of, venue_at
+from refresh_pipeline_tests.soak.hour import HISTORY, ROUND, YAML, Hour, KillPlan, venue_at
+from refresh_pipeline_tests.soak.processes import kill, megabytes_of, processes_of
 
 NOW = datetime(2026, 6, 1, 12, 0, 30, tzinfo=UTC)
 LATER = NOW + timedelta(minutes=1)
@@ -48,7 +50,7 @@ def test_whatever_is_killed_the_daemon_leaves_every_candle_once_and_nothing_stuc
         with hour.at_work() as instance:
             hour.rage(instance, minutes)
             faults = hour.prove(instance, world.market)
-            hour.say(f"at the end: {hour.told(instance)}")
+            hour.say(f"at the end: {hour.state(instance)}")
     hour.say("\n".join(faults) or "every candle once, tables as computed anew, nothing stuck, memory and log bounded")
     assert faults == []
 
@@ -196,3 +198,33 @@ def test_the_processes_of_a_folder_are_found_by_it_and_no_others(tmp_path: Path)
         process.wait()
     assert processes_of(tmp_path / "home") == {}
     assert megabytes_of(process.pid) == 0
+
+
+# In the style of the fork server: a child with the parent's command line, which outlives it.
+FORKING = "import os, sys; pid = os.fork(); pid and print(pid, flush=True); sys.stdin.read()"
+
+
+def test_a_forked_run_is_known_by_its_parent_and_once_that_is_killed_by_its_tag(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FORKING, "refresh_pipeline.instance.fork_server"]
+    environment = {**os.environ, "DAGSTER_HOME": str(tmp_path)}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as server:
+        assert server.stdout is not None
+        run = int(server.stdout.readline())
+        try:
+            assert processes_of(tmp_path) == {server.pid: "fork server", run: "run"}
+            kill(server.pid)
+            server.wait()
+            assert processes_of(tmp_path) == {run: "fork server"}
+            assert processes_of(tmp_path, {run}) == {run: "run"}
+        finally:
+            kill(run)
+
+
+def test_a_target_that_is_absent_waits_while_others_are_killed_and_none_is_forgotten() -> None:
+    plan = KillPlan(random.Random(1), ROUND)
+    present = {*ROUND} - {"run", "everything"}
+    early = [plan.next(present) for _ in range(len(ROUND) - 3)]
+    assert sorted(filter(None, early)) == sorted(target for target in ROUND if target in present)
+    assert plan.next(present) is None
+    assert {plan.next({"run", "everything"}) for _ in range(3)} == {"run", "everything"}
+    assert plan.next(present) is not None
