@@ -15,6 +15,8 @@ from functools import cached_property
 from glob import has_magic
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -57,6 +59,19 @@ OF_SERVICES = "REFRESH_PIPELINE_"
 # Names that begin like ours in a file of settings are meant for us; in the environment they may be another program's.
 OUR_PREFIXES = (PREFIX, "OANDA_", "DHAN_", "DROPBOX_", "SLACK_", "SMTP_", "ALERT_")
 ENVIRONMENT, DEFAULT = "environment", "default"
+# Where object stores' clients find other addresses than the cloud's own.
+CLOUD_ADDRESSES = (
+    "AWS_ENDPOINT",
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ENDPOINT_URL_STS",
+    "AWS_METADATA_ENDPOINT",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AZURE_STORAGE_ENDPOINT",
+    "AZURE_AUTHORITY_HOST",
+    "IDENTITY_ENDPOINT",
+    "MSI_ENDPOINT",
+)
 
 log = logging.getLogger("refresh_pipeline")
 # It says that a line is wrong, not of which file; `setting_faults` does.
@@ -469,6 +484,18 @@ def set_dagster_variables() -> None:
 def environment_with(**variables: str) -> dict[str, str]:
     """This process's environment with these variables set, for a child process."""
     return os.environ | variables
+
+
+def cloud_addresses() -> list[str]:
+    """The addresses that the environment sets for object stores and for the services that issue their credentials."""
+    return [address for name in CLOUD_ADDRESSES if "://" in (address := os.environ.get(name, ""))]
+
+
+def system_proxy(url: str) -> str:
+    """The proxy that this machine's settings (HTTPS_PROXY, NO_PROXY and others) name for an address; empty for none."""
+    parts = urlsplit(url)
+    proxies = getproxies()
+    return "" if proxy_bypass(parts.netloc) else proxies.get(parts.scheme, proxies.get("all", ""))
 
 
 def event_log_dir() -> Path:

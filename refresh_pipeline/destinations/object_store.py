@@ -3,6 +3,7 @@
 Importing this module imports obstore, an extra; the registry does so only where a bucket is meant.
 """
 
+import asyncio
 import hashlib
 import re
 import time
@@ -25,9 +26,11 @@ from obstore.exceptions import (
 from obstore.store import from_url
 
 from refresh_pipeline.destinations import DestinationError, Outgoing, PermanentUploadError, TransientUploadError
+from refresh_pipeline.destinations.endpoint_proxy import EndpointProxy
 from refresh_pipeline.destinations.paths import WrongDestination, shown, split_url, under_root
 from refresh_pipeline.destinations.uploading import AccessRefused, ListingRepeats, Unreachable, UploadingDestination
 from refresh_pipeline.market.destination_spec import ObjectStoreSpec
+from refresh_pipeline.settings import cloud_addresses, system_proxy
 
 # Longer files go in pieces of this size; obstore sends a piece that did not arrive again by itself.
 PIECE_BYTES = 16 * 1024 * 1024
@@ -79,6 +82,8 @@ class ObjectStoreDestination(UploadingDestination[Any]):
     hash_name = "md5"
     attempts = 3
     client_errors = (BaseError,)
+    # Seconds for the next page of a listing: above all attempts of one request.
+    page_limit = 180.0
 
     def __init__(
         self,
@@ -103,11 +108,18 @@ class ObjectStoreDestination(UploadingDestination[Any]):
             )
         options = {ENDPOINT_NAMES.get(self._scheme, "endpoint"): endpoint, "region": region}
         config: Any = keys | {name: value for name, value in options.items() if value}
+        self._proxy = _proxy_for(endpoint)
+        client_options: Any = {
+            "allow_http": endpoint.startswith("http://"),
+            "timeout": timedelta(seconds=timeout),
+        }
+        if self._proxy:
+            client_options["proxy_url"] = self._proxy.url
         try:
             self._store = from_url(
                 self.url,
                 config=config or None,
-                client_options={"allow_http": endpoint.startswith("http://"), "timeout": timedelta(seconds=timeout)},
+                client_options=client_options,
                 retry_config={"max_retries": RETRIES, "retry_timeout": LONGEST_RETRY},
             )
         except BaseError as error:
@@ -131,12 +143,23 @@ class ObjectStoreDestination(UploadingDestination[Any]):
         return str(under_root(remote))
 
     def _listing(self, client: Any, folder: str) -> dict[str, str]:
+        return asyncio.run(self._listed(client, folder))
+
+    async def _listed(self, client: Any, folder: str) -> dict[str, str]:
         hashes: dict[str, str] = {}
-        for page in obstore.list(client, prefix=folder or None):
-            known = len(hashes)
-            hashes.update((meta["path"], _plain(meta["e_tag"])) for meta in page)
-            if page and len(hashes) == known:
-                raise ListingRepeats(f"{self.url}: the listing repeats itself after {known} files")
+        pages = aiter(obstore.list(client, prefix=folder or None))
+        try:
+            # obstore gathers files into pages of its own, so an endless row of empty answers gives no page at all.
+            while page := await asyncio.wait_for(anext(pages, None), self.page_limit):
+                known = len(hashes)
+                hashes.update((meta["path"], _plain(meta["e_tag"])) for meta in page)
+                if len(hashes) == known:
+                    raise ListingRepeats(f"{self.url}: the listing repeats itself after {known} files")
+        except TimeoutError:
+            raise ListingRepeats(
+                f"{self.url}: the listing brought no further file within {self.page_limit:.0f} s after "
+                f"{len(hashes)} files; check the endpoint"
+            ) from None
         return hashes
 
     def _hash_of(self, path: Path) -> str:
@@ -160,6 +183,12 @@ class ObjectStoreDestination(UploadingDestination[Any]):
 
     def _refusal(self, error: Exception, request: str) -> DestinationError:
         received = self._clean(error)
+        if self._proxy and self._proxy.refused:
+            hosts = ", ".join(sorted(self._proxy.refused))
+            return AccessRefused(
+                f"{request}: the endpoint sends requests on to {hosts}, which gets none: set endpoint to the address "
+                "that serves the bucket itself"
+            )
         if isinstance(error, PermissionDeniedError | UnauthenticatedError) or re.search(r"\b40[13] ", received):
             return AccessRefused(f"{request}: access refused: {ADVICE[self._scheme]}: {received}")
         if isinstance(error, NotFoundError) or "NoSuchBucket" in received:
@@ -187,6 +216,12 @@ def etag_of(path: Path) -> str:
         return digests[0].hexdigest()
     whole = hashlib.md5(b"".join(digest.digest() for digest in digests), usedforsecurity=False)
     return f"{whole.hexdigest()}-{len(digests)}" if digests else whole.hexdigest()
+
+
+def _proxy_for(endpoint: str) -> EndpointProxy | None:
+    """The proxy before an endpoint that is not the cloud's own; None where no such endpoint is set."""
+    addresses = [address for address in (endpoint, *cloud_addresses()) if address]
+    return EndpointProxy(addresses, system_proxy(addresses[0])) if addresses else None
 
 
 def _plain(etag: str | None) -> str:

@@ -136,7 +136,9 @@ class AppriseUrl:
                 transient=False,
             ) from None
         with _log_of_apprise() as records:
-            service = apprise.Apprise.instantiate(self.url, suppress_exceptions=True)
+            # Its services carry their tokens in headers of their own, which a redirect would bring to another host.
+            asset = apprise.AppriseAsset(http_redirects=False)
+            service = apprise.Apprise.instantiate(self.url, asset=asset, suppress_exceptions=True)
             if service is None:
                 raise AlertError(
                     f"{self.name}: ALERT_URLS holds a URL that apprise cannot read; compare it with that service's "
@@ -159,6 +161,11 @@ class AppriseUrl:
             return AlertError(f"{received}: too many messages", transient=True, wait=60.0)
         if statuses[-1] >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return AlertError(f"{received}: out of order there; it is tried again", transient=True)
+        if statuses[-1] < HTTPStatus.BAD_REQUEST:
+            return AlertError(
+                f"{received}: a redirect, which is not followed; set the service's final address in ALERT_URLS",
+                transient=False,
+            )
         return AlertError(f"{received}: refused; check the account and its token in ALERT_URLS", transient=False)
 
 

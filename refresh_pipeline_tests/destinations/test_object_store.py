@@ -196,6 +196,46 @@ def test_an_export_that_was_lost_is_told(destination: ObjectStoreDestination, ou
     assert "export it again" in str(results[0].error)
 
 
+class Elsewhere(LoopbackServer):
+    """Another host, which would take whatever is brought."""
+
+    async def answer(self, request: web.Request) -> web.Response:
+        return web.Response(headers={"ETag": '"x"'})
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(
+    ("url", "credentials"),
+    [
+        (
+            f"s3://{BUCKET}",
+            {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_SESSION_TOKEN": "fake-session-token"},
+        ),
+        (f"az://{CONTAINER}", {"AZURE_STORAGE_ACCOUNT_NAME": ACCOUNT, "AZURE_STORAGE_ACCOUNT_KEY": ACCOUNT_KEY}),
+    ],
+)
+def test_a_redirect_to_another_host_is_refused_and_brings_nothing_there(
+    outgoing: list[Outgoing], url: str, credentials: dict[str, str], status: int
+) -> None:
+    with Elsewhere() as other, FakeS3() as storage:
+        storage.fail(Fault(status, headers={"Location": f"{other.base_url}/candles/x"}), times=99)
+        destination = ObjectStoreDestination(
+            url, credentials, endpoint=storage.base_url, timeout=10, sleep=lambda seconds: None
+        )
+        [result] = destination.upload(outgoing[:1])
+    assert other.asked == []
+    assert f"sends requests on to {other.base_url.partition('//')[2]}" in str(result.error)
+
+
+def test_a_redirect_within_the_endpoint_is_followed(storage: FakeS3, destination: ObjectStoreDestination) -> None:
+    storage.put("dist/data/a.csv", b"a")
+    storage.fail(Fault(307, headers={"Location": f"{storage.base_url}/{BUCKET}?list-type=2"}), times=1)
+    with pytest.raises(DestinationError, match="access refused"):
+        # The signature is of the first address: no store accepts it at the second.
+        destination.hashes(["a.csv"])
+    assert len(storage.asked) > 1
+
+
 def test_secrets_show_nowhere(storage: FakeS3, outgoing: list[Outgoing], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     destination = reaching(storage)
@@ -287,3 +327,22 @@ def test_a_listing_that_repeats_itself_ends() -> None:
         with pytest.raises(DestinationError, match="the listing repeats itself"):
             destination.hashes(["a/x.csv", "a/y.csv"])
         assert len(server.asked) < 500
+
+
+class _Empty(LoopbackServer):
+    """Object storage whose listing goes on for ever, with a new token and no file on each page."""
+
+    async def answer(self, request: web.Request) -> web.Response:
+        token = f"<NextContinuationToken>{len(self.asked)}</NextContinuationToken>"
+        body = f"<ListBucketResult><IsTruncated>true</IsTruncated>{token}</ListBucketResult>"
+        return web.Response(text=body, content_type="application/xml")
+
+
+def test_a_listing_of_empty_pages_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ObjectStoreDestination, "page_limit", 0.3)
+    keys = {"AWS_ACCESS_KEY_ID": "key-of-a-test", "AWS_SECRET_ACCESS_KEY": "secret-of-a-test"}
+    with _Empty() as server:
+        destination = ObjectStoreDestination("s3://bucket/a", keys, endpoint=server.base_url, region="us-east-1")
+        with pytest.raises(DestinationError, match="no further file within 0 s"):
+            destination.hashes(["a/x.csv"])
+        assert server.asked

@@ -269,6 +269,26 @@ def test_a_service_that_refuses_is_told_without_its_secrets(
     assert not [secret for secret in SECRETS if secret in shown]
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("service", ["gotify", "json", "ntfy"])
+def test_a_redirect_of_a_service_is_not_followed(service: str, status: int, webhook: FakeSlack) -> None:
+    pytest.importorskip("apprise")
+    host = webhook.base_url.removeprefix("http://")
+    with FakeSlack() as elsewhere:
+        webhook.fail(Fault(status, headers={"Location": f"{elsewhere.base_url}/message"}), times=9)
+        with pytest.raises(AlertError, match=f"HTTP {status}: a redirect, which is not followed"):
+            AppriseUrl(f"{service}://user:s3cr3t@{host}/t0ken", service).send("title", "text")
+        assert elsewhere.asked == []
+
+
+def test_a_redirect_of_slack_is_not_followed(webhook: FakeSlack) -> None:
+    with FakeSlack() as elsewhere:
+        webhook.fail(Fault(307, headers={"Location": elsewhere.base_url}), times=9)
+        with pytest.raises(AlertError, match="HTTP 307"):
+            Slack(webhook.url).send("title", "text")
+        assert elsewhere.asked == []
+
+
 def test_a_service_that_is_gone_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("apprise")
     with pytest.raises(AlertError, match="ntfy: no answer; check ALERT_URLS and the network") as failure:
