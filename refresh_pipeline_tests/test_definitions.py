@@ -21,6 +21,7 @@ CHECKS = [
     ("exports", "exports_match_the_table"),
     ("raw_candles", "every_series_is_fresh"),
     ("raw_candles", "every_series_was_fetched"),
+    ("raw_candles", "no_candle_is_from_the_future"),
     ("raw_candles", "no_candles_are_missing"),
     ("raw_candles", "nothing_was_rejected"),
     ("raw_candles", "open_times_are_unique_and_on_the_grid"),

@@ -28,6 +28,9 @@ def forget(
     off_grid: Annotated[
         bool, typer.Option("--off-grid", help="Forget candles where the calendar expects none, and no others.")
     ] = False,
+    future: Annotated[
+        bool, typer.Option("--future", help="Forget candles that close later than now, and no others.")
+    ] = False,
     orphans: Annotated[
         bool, typer.Option("--orphans", help="List series that the market's YAML no longer has; forget nothing.")
     ] = False,
@@ -42,8 +45,8 @@ def forget(
     with request(market, data_dir, now=now, since=since, until=until) as wanted:
         if len(wanted.markets) != 1:
             raise ValueError(f"--market: found {market}, allowed: one market")
-        if not (orphans or off_grid or instrument or timeframe):
-            raise ValueError("found no choice, allowed: --instrument, --timeframe, --off-grid or --orphans")
+        if not (orphans or off_grid or future or instrument or timeframe):
+            raise ValueError("found no choice, allowed: --instrument, --timeframe, --off-grid, --future or --orphans")
         chosen, moment = wanted.markets[0], wanted.now
         name = Timeframe.parse(timeframe).value if timeframe else None
         bounds = [parse_instant(wanted.instants[key]) if key in wanted.instants else None for key in ("since", "until")]
@@ -57,7 +60,7 @@ def forget(
             for series, count in warehouse.orphans(chosen).items():
                 print_line(f"{series}: {count:,} candles")
             return
-        choice = Choice(instrument, name, bounds[0], bounds[1], off_grid)
+        choice = Choice(instrument, name, bounds[0], bounds[1], off_grid, closing_after=moment if future else None)
         counts = warehouse.chosen_candles(chosen, choice)
         for series, count in counts.items():
             err.print(f"{series}: {count:,} candles", markup=False, highlight=False)

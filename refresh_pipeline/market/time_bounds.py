@@ -7,6 +7,7 @@ from refresh_pipeline.market.model import Market
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 # A clock that is a little wrong, and days of another zone, are no mistake.
 TOLERANCE = timedelta(days=1)
+# Clocks of venues may be ahead of ours by so much.
 CLOCK_SKEW = timedelta(minutes=1)
 # Simulated candles may come from the future, but not so many that they fill a disk.
 FARTHEST_DEMO = timedelta(days=366)

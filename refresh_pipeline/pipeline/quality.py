@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +24,7 @@ from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.pipeline.export import Wanted, wanted_files
 from refresh_pipeline.pipeline.redis_cache import series_kept
 from refresh_pipeline.pipeline.upload import remotes
-from refresh_pipeline.warehouse import queries
+from refresh_pipeline.warehouse import forgetting, queries
 from refresh_pipeline.warehouse.gaps import gaps as find_gaps
 from refresh_pipeline.warehouse.manifests import Exported, Published
 from refresh_pipeline.warehouse.outcomes import Outcome
@@ -77,6 +77,7 @@ class Examination:
     market: Market
     reports: Sequence[SeriesReport]
     now: datetime
+    clock: datetime
 
     def of_series(self, faults: Sequence[Fault]) -> Verdict:
         """The verdict on every series, given those that failed."""
@@ -104,13 +105,20 @@ def candle_checks(market: Market) -> list[CandleCheck]:
 
 
 def candle_verdicts(
-    warehouse: Warehouse, market: Market, now: datetime, names: Collection[str] | None = None
+    warehouse: Warehouse,
+    market: Market,
+    now: datetime,
+    names: Collection[str] | None = None,
+    clock: datetime | None = None,
 ) -> dict[str, Verdict]:
-    """The verdict of each check of a market's raw candles as of `now`, by name; `names` selects some of them."""
+    """The verdict of each check of a market's raw candles as of `now`, by name; `names` selects some of them.
+
+    `clock` is the machine's, read where it is left out.
+    """
     warehouse.prepare(market)
     with warehouse.reader() as connection:
         reports = queries.series_report(connection, market.name, market.series)
-        examination = Examination(connection, market, reports, now)
+        examination = Examination(connection, market, reports, now, clock or datetime.now(UTC))
         chosen = [check for check in candle_checks(market) if names is None or check.name in names]
         return {check.name: check.examine(examination) for check in chosen}
 
@@ -150,6 +158,18 @@ def unique_and_on_the_grid(examination: Examination) -> Verdict:
     """Whether each candle is stored once, at an open time of the calendar."""
     connection, market = examination.connection, examination.market
     return examination.of_candles(queries.repeated_open_times(connection, market.name), off_grid(connection, market))
+
+
+def not_from_the_future(examination: Examination) -> Verdict:
+    """Whether no candle closes later than now, which is the clock's for a run that looks at the past."""
+    now = max(examination.now, examination.clock)
+    stored = forgetting.closing_after(examination.connection, examination.market, now)
+    return examination.of_series(
+        [
+            Fault(series, times[0], f"{len(times)} close later than now: remove them with refresh forget --future")
+            for series, times in stored.items()
+        ]
+    )
 
 
 def fresh(examination: Examination) -> Verdict:
@@ -264,6 +284,7 @@ CANDLE_CHECKS = (
         "Each candle is stored once and opens at a time of the market's calendar.",
         unique_and_on_the_grid,
     ),
+    CandleCheck("no_candle_is_from_the_future", "No stored candle closes later than now.", not_from_the_future),
     CandleCheck("every_series_is_fresh", "Each series has the newest candle that the calendar says has closed.", fresh),
     CandleCheck(
         "calendar_is_known",

@@ -3,20 +3,24 @@
 The candles move to raw_candle_revisions with the time of their removal. Which candles go is decided elsewhere.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import duckdb
 import numpy as np
+from numpy.typing import NDArray
 
-from refresh_pipeline.market.candles import TIME_UNIT, Times
+from refresh_pipeline.market.calendars.base import Calendar
+from refresh_pipeline.market.candles import TIME_UNIT, Times, instant
 from refresh_pipeline.market.gaps import on_grid
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.time_bounds import CLOCK_SKEW
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse import stored_ranges
 from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, registered, timestamp
-from refresh_pipeline.warehouse.ingest import queue_recompute
+from refresh_pipeline.warehouse.ingest import closes_after, queue_recompute
 from refresh_pipeline.warehouse.schema import Table, candle_columns, qualified
 
 # What says something about a series that has no candle left.
@@ -24,6 +28,9 @@ OF_SERIES = (
     Table.enhanced_candles, Table.indicators, Table.checkpoints, Table.recompute_queue, Table.stored_ranges,
     Table.gaps, Table.completeness, Table.confirmed_gaps, Table.missed_candles, Table.archive_files,
 )  # fmt: skip
+# The calendar, the timeframe and the opening times of candles, and which of them are meant.
+Condition = Callable[[Calendar, Timeframe, Times], NDArray[np.bool_]]
+LONGEST_BAR = timedelta(days=32)
 _SAME = "t.instrument = g.instrument and t.timeframe = g.timeframe"
 
 
@@ -32,7 +39,8 @@ class Choice:
     """Which stored candles of a market are meant; without a part, all of them.
 
     `instrument` and `timeframe` are names as stored, also of series that the market's YAML no longer has. `since` and
-    `until` are instants, `until` excluded. `off_grid` keeps to candles where the calendar expects no bar.
+    `until` are instants, `until` excluded. `off_grid` keeps to candles where the calendar expects no bar, and
+    `closing_after` to candles that close more than a minute after that instant.
     """
 
     instrument: str | None = None
@@ -40,6 +48,7 @@ class Choice:
     since: datetime | None = None
     until: datetime | None = None
     off_grid: bool = False
+    closing_after: datetime | None = None
 
 
 def choose(connection: duckdb.DuckDBPyConnection, market: Market, choice: Choice) -> Arrays:
@@ -58,15 +67,35 @@ def choose(connection: duckdb.DuckDBPyConnection, market: Market, choice: Choice
         "order by all",
         values,
     )
-    if not choice.off_grid:
-        return rows
-    off_grid = np.zeros(len(rows["open_time"]), dtype=bool)
+    for is_meant in _conditions(choice):
+        rows = _matching(market, rows, is_meant)
+    return rows
+
+
+def _conditions(choice: Choice) -> list[Condition]:
+    """The conditions of a choice that only a calendar can answer."""
+    conditions: list[Condition] = []
+    if choice.off_grid:
+        conditions.append(lambda calendar, timeframe, opens: ~on_grid(calendar, timeframe, opens))
+    if choice.closing_after is not None:
+        latest = instant(choice.closing_after + CLOCK_SKEW)
+        conditions.append(lambda calendar, timeframe, opens: closes_after(calendar, timeframe, opens, latest))
+    return conditions
+
+
+def _matching(market: Market, rows: Arrays, is_meant: Condition) -> Arrays:
+    meant = np.zeros(len(rows["open_time"]), dtype=bool)
     for timeframe in np.unique(rows["timeframe"].astype(str)):
         for instrument in np.unique(rows["instrument"].astype(str)):
             chosen = (rows["timeframe"] == timeframe) & (rows["instrument"] == instrument)
             calendar = market.calendar_of(instrument) if instrument in market.instruments else market.calendar
-            off_grid[chosen] = ~on_grid(calendar, Timeframe(timeframe), rows["open_time"][chosen].astype(TIME_UNIT))
-    return {name: values[off_grid] for name, values in rows.items()}
+            meant[chosen] = is_meant(calendar, Timeframe(timeframe), rows["open_time"][chosen].astype(TIME_UNIT))
+    return {name: values[meant] for name, values in rows.items()}
+
+
+def closing_after(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> dict[Series, Times]:
+    """The opening times of the stored candles that close more than a minute after `now`, by series."""
+    return by_series(choose(connection, market, Choice(since=now - LONGEST_BAR, closing_after=now)))
 
 
 def orphans(connection: duckdb.DuckDBPyConnection, market: Market) -> dict[Series, int]:

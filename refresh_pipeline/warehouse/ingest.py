@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from refresh_pipeline.market.calendars.base import length_of
+from refresh_pipeline.market.calendars.base import Calendar, length_of
 from refresh_pipeline.market.candles import (
     CANDLE_COLUMNS,
     MALFORMED,
@@ -24,6 +24,8 @@ from refresh_pipeline.market.candles import (
 )
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.time_bounds import CLOCK_SKEW
+from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.redaction import clean
 from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, numbered, registered, texts, timestamp
 from refresh_pipeline.warehouse.schema import Table, qualified
@@ -33,8 +35,6 @@ CROSS_CHECKS_KEPT = timedelta(days=7)
 REJECTED_KEPT = timedelta(days=90)
 NO_OPEN_TIME = "open_time is missing"
 FROM_THE_FUTURE = "closes later than now"
-# Clocks of venues may be ahead of ours by so much.
-CLOCK_SKEW = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +124,23 @@ class Staged:
 
 def closing_later(market: Market, arrivals: Mapping[Series, Candles], now: datetime) -> NDArray[np.bool_]:
     """Which of these candles, of all series behind one another, close later than `now` and a minute."""
-    latest, parts = instant(now + CLOCK_SKEW), []
-    for series, candles in arrivals.items():
-        # Months differ in length: the calendar is asked about candles that may be too new, not about all.
-        is_late = candles.open_time + length_of(series.timeframe) * 11 // 10 > latest
-        if is_late.any():
-            is_late[is_late] = market.calendar.closes(series.timeframe, candles.open_time[is_late]) > latest
-        parts.append(is_late)
+    latest = instant(now + CLOCK_SKEW)
+    parts = [
+        closes_after(market.calendar, series.timeframe, candles.open_time, latest)
+        for series, candles in arrivals.items()
+    ]
     return np.concatenate(parts) if parts else np.array([], dtype=bool)
+
+
+def closes_after(
+    calendar: Calendar, timeframe: Timeframe, open_time: Times, latest: np.datetime64
+) -> NDArray[np.bool_]:
+    """Which candles close later than an instant."""
+    # Months differ in length: the calendar is asked about candles that may be too new, not about all.
+    is_late = open_time + length_of(timeframe) * 11 // 10 > latest
+    if is_late.any():
+        is_late[is_late] = calendar.closes(timeframe, open_time[is_late]) > latest
+    return is_late
 
 
 def _with_columns(candles: Candles, columns: Sequence[str]) -> Candles:

@@ -46,6 +46,7 @@ CHECKS = {
     "nothing_was_rejected": 8,
     "prices_are_coherent": 480,
     "open_times_are_unique_and_on_the_grid": 480,
+    "no_candle_is_from_the_future": 8,
     "every_series_is_fresh": 8,
     "no_candles_are_missing": 8,
     "prices_are_plausible": 8,

@@ -370,3 +370,17 @@ def test_the_command_lists_asks_and_forgets(desk: Desk, tmp_path: Path, monkeypa
     assert "BTC/USD H4: 30 candles" in refused.output
     assert "30 candles of 1 series forgotten" in CliRunner().invoke(app, [*words, "--yes"]).output
     assert len(desk.rows()) == 480
+
+
+def test_the_command_asks_before_it_forgets_candles_that_close_later_than_now(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "histories.yaml").write_text(MARKET)
+    monkeypatch.setenv("REFRESH_MARKETS_DIR", str(tmp_path))
+    words = ["forget", "--market", "histories", "--data-dir", str(tmp_path), "--future"]
+    words += ["--now", (NOW - timedelta(minutes=30)).isoformat()]
+    refused = CliRunner().invoke(app, words)
+    assert (refused.exit_code, len(desk.rows())) == (2, 510)
+    assert "BTC/USD m15: 2 candles" in refused.output
+    assert "3 candles of 2 series forgotten" in CliRunner().invoke(app, [*words, "--yes"]).output
+    assert "none is stored that matches" in CliRunner().invoke(app, words).output

@@ -61,6 +61,7 @@ def test_in_the_rest_of_metals_everything_is_fresh_and_on_the_grid(market: Marke
         "nothing_was_rejected": [],
         "prices_are_coherent": [],
         "open_times_are_unique_and_on_the_grid": [],
+        "no_candle_is_from_the_future": [],
         "every_series_is_fresh": [],
         "no_candles_are_missing": [],
         "prices_are_plausible": [],

@@ -1,4 +1,4 @@
-"""No candle that closes later than now is stored."""
+"""No candle that closes later than now is stored; one that is, from a clock that was ahead, is found and removed."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, Candles, instant
+from refresh_pipeline.pipeline.quality import candle_verdicts
+from refresh_pipeline.warehouse.forgetting import Choice
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import BTC, market_of, prepared, query
 
 
@@ -17,3 +19,20 @@ def test_a_candle_that_has_not_closed_is_rejected_with_the_reason(tmp_path: Path
     stored = warehouse.store_candles(market, {BTC: candles}, "test", now)
     assert (stored[BTC].added, stored[BTC].rejected) == (1, 3)
     assert query(warehouse, "select distinct reason from fair.rejected_candles") == [("closes later than now",)]
+
+
+def test_candles_of_a_clock_that_was_ahead_are_found_and_removed_and_no_others(tmp_path: Path) -> None:
+    market, clock = market_of(), datetime.now(UTC).replace(minute=7, second=0, microsecond=0) + timedelta(days=40)
+    warehouse = prepared(tmp_path, market)
+    opens = instant(clock.replace(minute=0)) + np.timedelta64(5, "m") * np.arange(30)
+    candles = Candles(opens, {name: np.full(30, 7.0) for name in CANDLE_COLUMNS})
+    ahead = clock + timedelta(hours=2)
+    assert warehouse.store_candles(market, {BTC: candles}, "test", ahead)[BTC].added == 25
+    name = "no_candle_is_from_the_future"
+    assert candle_verdicts(warehouse, market, ahead, [name], clock=clock)[name].faults == []
+    [fault] = candle_verdicts(warehouse, market, clock, [name], clock=clock)[name].faults
+    assert fault.open_time == opens[1]
+    assert fault.what == "24 close later than now: remove them with refresh forget --future"
+    assert warehouse.forget(market, Choice(closing_after=clock), clock) == {BTC: 24}
+    assert candle_verdicts(warehouse, market, clock, [name], clock=clock)[name].faults == []
+    assert query(warehouse, "select count(*), max(open_time) from fair.raw_candles") == [(1, opens[0].astype(datetime))]
