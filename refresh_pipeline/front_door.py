@@ -4,7 +4,6 @@ Dagster's own server executes mutations by GET, answers any Host and any Origin,
 stands behind `api.guard`; where REFRESH_API_KEY is set, people log in and programs send the key.
 """
 
-import ipaddress
 import logging
 import sys
 from typing import Annotated
@@ -19,7 +18,7 @@ from dagster._utils.interrupts import setup_interrupt_handlers
 from dagster_webserver.app import create_app_from_workspace_process_context
 from dagster_webserver.version import __version__ as webserver_version
 
-from refresh_pipeline.api.guard import Guard, Rules, host_names
+from refresh_pipeline.api.guard import Guard, OpenDoor, Rules, host_names, is_loopback
 from refresh_pipeline.api.login import Keys
 from refresh_pipeline.settings import Settings, SettingsError, keep_files_private, load_settings, set_dagster_variables
 
@@ -28,10 +27,6 @@ WRONG_REQUEST = 2
 MUTATING, CLOSED = frozenset({"graphql"}), ("report_",)
 # The versions of Dagster's packages: what health checks ask for.
 PUBLIC = frozenset({"/server_info"})
-
-
-class OpenDoor(ValueError):
-    """A server that other machines would reach without a key."""
 
 
 def rules_and_keys(settings: Settings, host: str, port: int) -> tuple[Rules, Keys]:
@@ -48,18 +43,6 @@ def rules_and_keys(settings: Settings, host: str, port: int) -> tuple[Rules, Key
         )
     hosts = host_names(port, settings.api_hosts.split(","))
     return Rules(hosts=hosts, mutating=MUTATING, closed=CLOSED, public=PUBLIC), keys
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens there.
-
-    >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0"), is_loopback("::1")
-    (True, True, False, True)
-    """
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -41,7 +41,7 @@ SHORTEST_KEY = 16
 # "sqlite:x", "md:x", "http://x": DuckDB loads an extension for such a name. One letter is a drive of Windows.
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+._-]+:")
 # Keys that open a door of ours; no neighbour is ever given one.
-OWN_KEYS = ("REFRESH_API_KEY",)
+OWN_KEYS = ("REFRESH_API_KEY", "REFRESH_API_READ_KEY")
 # Credentials that are names: a short one is an ordinary word, and no secret.
 NAMES_OF_ACCOUNTS = ("REDIS_USERNAME", "SMTP_USERNAME", "AZURE_STORAGE_ACCOUNT_NAME", "GOOGLE_APPLICATION_CREDENTIALS")
 SHORTEST_NAME = 8
@@ -116,7 +116,16 @@ class Settings(BaseSettings):
     redis_username: SecretStr | None = Field(default=None, validation_alias="REDIS_USERNAME")
     redis_password: SecretStr | None = Field(default=None, validation_alias="REDIS_PASSWORD")
     api_key: SecretStr | None = Field(default=None, validation_alias="REFRESH_API_KEY")
+    api_read_key: SecretStr | None = Field(default=None, validation_alias="REFRESH_API_READ_KEY")
+    api_host: str = Field(default="127.0.0.1", validation_alias="REFRESH_API_HOST")
+    api_port: int = Field(default=8080, ge=1, le=65535, validation_alias="REFRESH_API_PORT")
     api_hosts: str = Field(default="", validation_alias="REFRESH_API_HOSTS")
+    api_origins: str = Field(default="", validation_alias="REFRESH_API_ORIGINS")
+    # Requests a second of one client; it may be ahead by four seconds.
+    api_rate: float = Field(default=50.0, gt=0, le=1_000_000, validation_alias="REFRESH_API_RATE")
+    # Newest candles of each series that the API keeps in memory.
+    api_tail: int = Field(default=1000, ge=1, le=100_000, validation_alias="REFRESH_API_TAIL")
+    dagster_url: str = Field(default="http://127.0.0.1:3000", validation_alias="REFRESH_DAGSTER_URL")
     oanda_token: SecretStr | None = Field(default=None, validation_alias="OANDA_TOKEN")
     dhan_client_id: SecretStr | None = Field(default=None, validation_alias="DHAN_CLIENT_ID")
     dhan_access_token: SecretStr | None = Field(default=None, validation_alias="DHAN_ACCESS_TOKEN")
@@ -130,13 +139,20 @@ class Settings(BaseSettings):
     smtp_from: str | None = Field(default=None, validation_alias="SMTP_FROM")
     alert_recipients: str | None = Field(default=None, validation_alias="ALERT_EMAIL_RECIPIENTS")
 
-    @field_validator("api_key")
+    @field_validator("api_key", "api_read_key")
     @classmethod
     def _is_long_enough(cls, keys: SecretStr | None) -> SecretStr | None:
         for key in (keys.get_secret_value() if keys else "").split(","):
             if 0 < len(key.strip()) < SHORTEST_KEY:
                 raise ValueError(f"a key of {len(key.strip())} characters; allowed: {SHORTEST_KEY} or more")
         return keys
+
+    @field_validator("dagster_url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        if not re.fullmatch(r"https?://[^/@?#\s]+/?", url):
+            raise ValueError("allowed: http:// or https://, a host and a port, for instance http://127.0.0.1:3000")
+        return url.rstrip("/")
 
     @field_validator("data_dir", "database_path", "backup_dir", mode="before")
     @classmethod

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import html
 from dataclasses import dataclass
+from enum import StrEnum
 from urllib.parse import quote
 
 LOGIN = "/login"
@@ -31,40 +32,68 @@ PAGE = """<!doctype html>
 """
 
 
+class Role(StrEnum):
+    """What a key may do: everything, or read."""
+
+    full = "full"
+    read = "read"
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """The keys that open a server; none of them: it is open to whoever reaches it."""
 
     keys: tuple[str, ...] = ()
+    read_keys: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, text: str | None) -> "Keys":
-        """Keys of a comma list; `settings` has looked at their length."""
-        return cls(tuple(part.strip() for part in (text or "").split(",") if part.strip()))
+    def of(cls, text: str | None, read_text: str | None = None) -> "Keys":
+        """Keys of comma lists; `settings` has looked at their length."""
+        return cls(_listed(text), _listed(read_text))
 
     def __bool__(self) -> bool:
-        return bool(self.keys)
+        return bool(self.keys or self.read_keys)
 
     def match(self, given: str) -> bool:
-        """Whether this is one of the keys; takes as long for a wrong key as for a right one."""
+        """Whether this key may do everything; takes as long for a wrong key as for a right one."""
+        return self.role(given) is Role.full
+
+    def role(self, given: str) -> Role | None:
+        """What this key may do; None for a key that is none of ours."""
         digest = hashlib.sha256(given.encode("utf-8", "surrogatepass")).digest()
         # Every key is looked at: an answer that comes sooner would tell which one.
-        return sum(hmac.compare_digest(digest, hashlib.sha256(key.encode()).digest()) for key in self.keys) > 0
+        matches = [
+            role for key, role in self._roles if hmac.compare_digest(digest, hashlib.sha256(key.encode()).digest())
+        ]
+        return matches[0] if matches else None
 
-    def session(self, now: float) -> str:
-        """A session's value: the second it ends at, signed by the first key."""
+    def session(self, now: float, key: str | None = None) -> str:
+        """A session's value: the second it ends at, signed by the key that opened it (default: the first)."""
         until = str(int(now) + SESSION_SECONDS)
-        return f"{until}.{_signature(self.keys[0], until)}"
+        return f"{until}.{_signature(key or self._roles[0][0], until)}"
 
     def session_is_valid(self, session: str, now: float) -> bool:
-        """Whether a session was given here, by a key that still is one, and has not ended."""
+        """Whether a session was given here, by a key that may do everything and still is one, and has not ended."""
+        return self.session_role(session, now) is Role.full
+
+    def session_role(self, session: str, now: float) -> Role | None:
+        """What a session may do: as much as its key; None where it has ended or was not given here."""
         until, _, signature = session.partition(".")
         if not (until.isascii() and until.isdigit() and len(until) <= 12):
-            return False
+            return None
         given = signature.encode()
-        signed = sum(hmac.compare_digest(given, _signature(key, until).encode()) for key in self.keys) > 0
+        matches = [role for key, role in self._roles if hmac.compare_digest(given, _signature(key, until).encode())]
         # One that ends later than any of ours could was made while the clock was ahead.
-        return signed and now < int(until) <= now + SESSION_SECONDS + 60
+        is_current = now < int(until) <= now + SESSION_SECONDS + 60
+        return matches[0] if matches and is_current else None
+
+    @property
+    def _roles(self) -> list[tuple[str, Role]]:
+        return [*((key, Role.full) for key in self.keys), *((key, Role.read) for key in self.read_keys)]
+
+
+def _listed(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
 def _signature(key: str, until: str) -> str:
@@ -79,6 +108,11 @@ def session_cookie(session: str, *, secure: bool) -> str:
     """
     cookie = f"{COOKIE}={session}; Max-Age={SESSION_SECONDS}; Path=/; HttpOnly; SameSite=Strict"
     return f"{cookie}; Secure" if secure else cookie
+
+
+def ended_cookie() -> str:
+    """The Set-Cookie header that ends a session."""
+    return f"{COOKIE}=; Max-Age=0; Path=/; HttpOnly; SameSite=Strict"
 
 
 def login_page(following: str, message: str) -> str:

@@ -16,6 +16,7 @@ from refresh_pipeline.cli import (
     operate,
     query,
     refresh,
+    serve,
     settings_table,
 )
 from refresh_pipeline.cli.console import print_line
@@ -41,7 +42,7 @@ for command in (inspect.status, inspect.gaps, inspect.alerts):
     app.command()(command)
 for command in (markets.markets, settings_table.settings, query.query):
     app.command()(command)
-for command in (operate.up, operate.universe, forget.forget, compute.compute):
+for command in (operate.up, serve.serve, operate.universe, forget.forget, compute.compute):
     app.command()(command)
 
 

@@ -155,11 +155,16 @@ def maintain(*, dry_run: DryRunOption = False, market: MarketOption = None, data
 def up(
     *,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Serve the web UI on this port of localhost.")] = 3000,
+    api_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Serve the API on this port of localhost instead of REFRESH_API_PORT."),
+    ] = None,
+    no_api: Annotated[bool, typer.Option("--no-api", help="Run without the API.")] = False,
     market: MarketOption = None,
     new: NewOption = False,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Run the web UI and the daemon on localhost until interrupted."""
+    """Run the web UI, the daemon and the API on localhost until interrupted."""
     with request(market, data_dir, lenient=True) as wanted:
         from refresh_pipeline.instance.data_lock import lock_data_folder
         from refresh_pipeline.settings import child_environment, prepare_dagster
@@ -169,6 +174,9 @@ def up(
         # Held until the supervising process ends, which takes this process's place.
         lock_data_folder(wanted.settings.data, "refresh up", port)
         refuse_used_port(port)
+        served_port = None if no_api else api_port or wanted.settings.api_port
+        if served_port is not None:
+            refuse_used_port(served_port, option="--api-port")
         prepare_dagster(wanted.settings)
     from tempfile import mkdtemp
 
@@ -181,27 +189,29 @@ def up(
         for line in put_back(instance, time.time()):
             print_warning(line)
     names = ", ".join(selected.name for selected in wanted.markets)
-    err.print(f"Markets: {names}. Starting the web UI on port {port}. Ctrl-C stops it.", highlight=False)
-    plan = supervisor_plan(wanted.settings, port, Path(mkdtemp(prefix="refresh-")))
-    exec_supervisor(plan, child_environment(wanted.settings))
+    api = "" if served_port is None else f" and the API on port {served_port}"
+    err.print(f"Markets: {names}. Starting the web UI on port {port}{api}. Ctrl-C stops it.", highlight=False)
+    plan = supervisor_plan(wanted.settings, port, Path(mkdtemp(prefix="refresh-")), served_port)
+    exec_supervisor(plan, {**child_environment(wanted.settings), "REFRESH_DAGSTER_URL": f"http://{LOCALHOST}:{port}"})
 
 
-def refuse_used_port(port: int) -> None:
-    """Raise ValueError where another program listens on this port of localhost."""
-    with socket.socket() as server:
+def refuse_used_port(port: int, host: str = LOCALHOST, option: str = "--port") -> None:
+    """Raise ValueError where another program listens on this port of an address, localhost if not given."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as server:
         # As web servers do: connections of a server that has ended do not count.
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            server.bind((LOCALHOST, port))
+            server.bind((host, port))
         except OSError as error:
             raise ValueError(
-                f"--port: found {port}, which cannot be used ({error.strerror}); stop the program that uses it, or "
+                f"{option}: found {port}, which cannot be used ({error.strerror}); stop the program that uses it, or "
                 f"choose another port"
             ) from error
 
 
-def supervisor_plan(settings: "Settings", port: int, folder: Path) -> "Plan":
-    """The web UI, the daemon, and one code server for both, which they reach through a socket in `folder`.
+def supervisor_plan(settings: "Settings", port: int, folder: Path, api_port: int | None = None) -> "Plan":
+    """The web UI, the daemon, and one code server for both, which they reach through a socket in `folder`; the API.
 
     Without it, each would start a code server, the daemon a new one every minute.
     """
@@ -222,14 +232,17 @@ def supervisor_plan(settings: "Settings", port: int, folder: Path) -> "Plan":
         "--location-name",
         PACKAGE.name,
     ]
+    api = {"API": [*dagster, f"{PACKAGE.name}.api.serving", LOCALHOST, str(api_port)]} if api_port is not None else {}
     markets_dirs = [settings.markets_dir] if settings.markets_dir else []
     return Plan(
         programs={
             "code server": [*dagster, *code, "-m", f"{PACKAGE.name}.definitions"],
             "web UI": [*dagster, f"{PACKAGE.name}.front_door", "-p", str(port), "-w", str(workspace)],
             "daemon": [*dagster, "dagster._daemon", "run", "-w", str(workspace)],
+            **api,
         },
         renewed="code server",
+        companions=list(api),
         ready=str(code_socket),
         watched=[str(path.expanduser().absolute()) for path in [PACKAGE, *markets_dirs, *settings_files()]],
         temporary=str(folder),

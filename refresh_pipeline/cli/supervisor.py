@@ -28,6 +28,8 @@ SECONDS_TO_WAIT = 60.0
 SECONDS_TO_END = 60.0
 # Looks at the programs between two looks at the watched files.
 LOOKS_AT_FILES = 10
+# Looks at the programs between two restarts of a companion that has ended.
+LOOKS_AT_COMPANIONS = 10
 # Seconds by which the clock must be set back at once to count as wrong before.
 SET_BACK = 30.0
 
@@ -46,6 +48,8 @@ class Plan:
     watched: Sequence[str]
     # A folder to delete at the end.
     temporary: str
+    # Programs that are restarted with the renewed one, and after they have ended by themselves: the others go on.
+    companions: Sequence[str] = ()
     # Where the web UI answers once it is ready.
     host: str = "127.0.0.1"
     port: int = 0
@@ -116,8 +120,14 @@ def _watch(
     ended: list[str] = []
     looks, ready, lead = 0, not plan.port, _lead()
     while not ended and not stopped.wait(timeout=SECONDS_BETWEEN_LOOKS):
-        ended = [_end_of(name, process) for name, process in running.items() if process.poll() is not None]
         looks += 1
+        if looks % LOOKS_AT_COMPANIONS == 0:
+            _restart_ended(plan, running)
+        ended = [
+            _end_of(name, process)
+            for name, process in running.items()
+            if process.poll() is not None and name not in plan.companions
+        ]
         if not ended and looks % LOOKS_AT_FILES == 0 and (reason := watchdog.look()):
             ended = [reason]
         if not ready and (ready := _answers(plan.host, plan.port)):
@@ -130,10 +140,19 @@ def _watch(
             running[plan.timed] = _started(plan.programs[plan.timed])
         if not ended and looks % LOOKS_AT_FILES == 0 and (now := file_states(plan.watched)) != states:
             states = now
-            _say(f"Files have changed: restarting the {plan.renewed}.")
-            _end(running[plan.renewed])
-            running[plan.renewed] = _started(plan.programs[plan.renewed])
+            names = [plan.renewed, *plan.companions]
+            _say(f"Files have changed: restarting the {' and the '.join(names)}.")
+            for name in names:
+                _end(running[name])
+                running[name] = _started(plan.programs[name])
     return ended
+
+
+def _restart_ended(plan: Plan, running: "dict[str, subprocess.Popen[bytes]]") -> None:
+    for name in plan.companions:
+        if running[name].poll() is not None:
+            _say(f"{_end_of(name, running[name])} Restarting it.")
+            running[name] = _started(plan.programs[name])
 
 
 def _lead() -> float:

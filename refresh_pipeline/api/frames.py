@@ -1,0 +1,249 @@
+"""Rows of one series as arrays: which columns a layer has, and how its rows are read within the reader's budget."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from refresh_pipeline.api.problems import Problem, ProblemError
+from refresh_pipeline.market.candles import TIME_UNIT
+from refresh_pipeline.market.export_spec import Layer, Layout
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.pipeline.export import names_of
+from refresh_pipeline.warehouse.arrays import arrays_of
+from refresh_pipeline.warehouse.computations import computations
+from refresh_pipeline.warehouse.manifests import joined_columns
+from refresh_pipeline.warehouse.point_in_time import candles_as_of
+from refresh_pipeline.warehouse.queries import has_tables
+from refresh_pipeline.warehouse.schema import PROVENANCE, RESAMPLED, Table, candle_columns, qualified
+
+OPEN_TIME = "open_time"
+# Cells that one question reads: a quarter of a second.
+CELLS_A_QUESTION = 400_000
+# Days without a candle that a window of newest rows must bridge at least: weekends and holidays.
+QUIET = np.timedelta64(5, "D")
+# After every candle, and before each.
+END, BEGINNING = np.datetime64("9999-12-31", "us"), np.datetime64("0001-01-01", "us")
+
+
+class Names(StrEnum):
+    """Whose names the columns have."""
+
+    own = "own"
+    fx_refresh = "fx_refresh"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of an answer: its name there, its table with its name in it, and its SQL type."""
+
+    name: str
+    table: Table
+    column: str
+    sql_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Equally long arrays by the names of their columns, oldest row first, and the SQL type of each column.
+
+    `following` is the open time of the first row after these, where a window that begins at `since` holds no more.
+    """
+
+    arrays: Mapping[str, NDArray]
+    types: Mapping[str, str]
+    following: np.datetime64 | None = None
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The rows of an answer: the first `limit` from `since`, or the newest `limit` before `until`."""
+
+    limit: int
+    since: np.datetime64 | None = None
+    until: np.datetime64 | None = None
+
+
+def columns_of(market: Market, layer: Layer, names: Names) -> list[Column]:
+    """Every column of a layer, `open_time` first."""
+    if layer is Layer.candles and names is Names.own:
+        further = dict.fromkeys(candle_columns(market.two_sided), "double") | PROVENANCE | RESAMPLED
+        raw = {OPEN_TIME: "timestamp", **further}
+        return [Column(name, Table.raw_candles, name, kind) for name, kind in raw.items()]
+    layout = Layout.fx_refresh if names is Names.fx_refresh else Layout.plain
+    tables = computations(market).values()
+    types = {(table.name, column.name): column.sql_type for table in tables for column in table.columns}
+    owners = joined_columns(tables)
+    carrier = Table.indicators if layer is Layer.indicators else Table.enhanced_candles
+    listed = []
+    for joined, shown in names_of(market, layer, layout):
+        table, column = owners.get(joined, (carrier.value, joined))
+        kind = "timestamp" if column == OPEN_TIME else types.get((table, column), "double")
+        listed.append(Column(shown, Table(table), column, kind))
+    return listed
+
+
+def chosen_columns(columns: Sequence[Column], names: str | None) -> list[Column]:
+    """The columns of a comma list in its order, `open_time` always first; all where none is named.
+
+    Raises:
+        ProblemError: unknown-column.
+    """
+    if names is None:
+        return list(columns)
+    by_name = {column.name: column for column in columns}
+    wanted = list(dict.fromkeys(part.strip() for part in names.split(",") if part.strip()))
+    for name in wanted:
+        if name not in by_name:
+            raise unknown_column(name, list(by_name))
+    return [columns[0], *(by_name[name] for name in wanted if name != columns[0].name)]
+
+
+def unknown_column(name: str, allowed: Sequence[str]) -> ProblemError:
+    """The problem of a column that a layer lacks."""
+    nearest = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
+    return ProblemError(
+        Problem.unknown_column,
+        f"columns: found {name!r}; the layer has {len(allowed)} columns, see /api/v1/columns",
+        nearest=nearest[0] if nearest else None,
+    )
+
+
+def read_times(
+    connection: duckdb.DuckDBPyConnection, market: str, table: Table, series: Series, window: Window
+) -> NDArray:
+    """The open times of a window's rows, oldest first, with one more where it begins at `since`."""
+    column = [Column(OPEN_TIME, table, OPEN_TIME, "timestamp")]
+    return read_window(connection, market, column, series, window)[OPEN_TIME]
+
+
+def read_window(
+    connection: duckdb.DuckDBPyConnection, market: str, columns: Sequence[Column], series: Series, window: Window
+) -> dict[str, NDArray]:
+    """A window's rows, oldest first, with one more where it begins at `since`.
+
+    A question without bounds of time reads the whole table, so the bounds are guessed, and widened until they hold
+    enough rows.
+    """
+    extent = _extent(connection, market, series)
+    if extent is None:
+        return empty(columns)
+    first, last = extent
+    is_newest = window.since is None
+    wanted = window.limit + (not is_newest)
+    begin = first if is_newest else max(window.since, first)
+    end = min(END if window.until is None else window.until, last + np.timedelta64(1, "us"))
+    span = np.timedelta64(series.timeframe.minutes, "m") * (wanted + 2) + QUIET
+    while True:
+        bounds = (max(begin, end - span), end) if is_newest else (begin, min(end, begin + span))
+        rows = _read(connection, market, columns, series, bounds=bounds, limit=wanted, newest_first=is_newest)
+        if len(rows[columns[0].name]) >= wanted or bounds == (begin, end) or begin >= end:
+            return rows
+        span = span * 4
+
+
+def read_between(
+    connection: duckdb.DuckDBPyConnection,
+    market: str,
+    columns: Sequence[Column],
+    series: Series,
+    bounds: tuple[np.datetime64, np.datetime64],
+) -> dict[str, NDArray]:
+    """All rows that open from the first bound up to the second, which is included, oldest first."""
+    included = (bounds[0], bounds[1] + np.timedelta64(1, "us"))
+    return _read(connection, market, columns, series, bounds=included, limit=None, newest_first=False)
+
+
+def read_as_of(
+    connection: duckdb.DuckDBPyConnection, market: Market, series: Series, moment: datetime, window: Window
+) -> dict[str, NDArray]:
+    """The window's candles as the table held them at an instant, with one more where it begins at `since`."""
+    if not has_tables(connection, market.name):
+        return empty([Column(name, Table.raw_candles, name, "double") for name in as_of_columns(market)])
+    candles = candles_as_of(connection, market.name, series, moment, market.two_sided)
+    times = candles.open_time
+    first = 0 if window.since is None else int(np.searchsorted(times, window.since))
+    end = len(times) if window.until is None else int(np.searchsorted(times, window.until))
+    rows = slice(max(first, end - window.limit), end) if window.since is None else slice(first, end)
+    arrays = {OPEN_TIME: times[rows], **{name: values[rows] for name, values in candles.columns.items()}}
+    return arrays if window.since is None else {name: values[: window.limit + 1] for name, values in arrays.items()}
+
+
+def as_of_columns(market: Market) -> list[str]:
+    """The columns of candles as of an instant."""
+    return [OPEN_TIME, *candle_columns(market.two_sided)]
+
+
+def empty(columns: Sequence[Column]) -> dict[str, NDArray]:
+    """No row of these columns."""
+    kinds = {"timestamp": TIME_UNIT, "varchar": "O"}
+    return {column.name: np.array([], dtype=kinds.get(column.sql_type, "f8")) for column in columns}
+
+
+def joined_pieces(pieces: Sequence[Mapping[str, NDArray]]) -> dict[str, NDArray]:
+    """Pieces of rows behind one another."""
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _extent(
+    connection: duckdb.DuckDBPyConnection, market: str, series: Series
+) -> tuple[np.datetime64, np.datetime64] | None:
+    if not has_tables(connection, market):
+        return None
+    rows = connection.execute(
+        f"select first_open_time, last_open_time from {qualified(market, Table.series)} "
+        "where instrument = ? and timeframe = ? and candle_count > 0",
+        [series.instrument, series.timeframe.value],
+    ).fetchall()
+    return None if not rows else (np.datetime64(rows[0][0], "us"), np.datetime64(rows[0][1], "us"))
+
+
+def _read(
+    connection: duckdb.DuckDBPyConnection,
+    market: str,
+    columns: Sequence[Column],
+    series: Series,
+    *,
+    bounds: tuple[np.datetime64, np.datetime64],
+    limit: int | None,
+    newest_first: bool,
+) -> dict[str, NDArray]:
+    values = {
+        "instrument": series.instrument,
+        "timeframe": series.timeframe.value,
+        "first": bounds[0].astype(datetime),
+        "until": bounds[1].astype(datetime),
+    }
+    tables = list(dict.fromkeys(column.table for column in columns))
+    listed = ", ".join(f"{column.table.value}.{_quoted(column.column)} as {_quoted(column.name)}" for column in columns)
+    narrowed = ", ".join(f"{table.value} as ({_narrowed(market, table, columns)})" for table in tables)
+    joins = " ".join(f"left join {table.value} using (open_time)" for table in tables[1:])
+    rows = "" if limit is None else f"limit {limit}"
+    arrays = arrays_of(
+        connection,
+        f"with {narrowed} select {listed} from {tables[0].value} {joins} "
+        f"order by {tables[0].value}.open_time {'desc' if newest_first else ''} {rows}",
+        values,
+    )
+    return {name: array[::-1] for name, array in arrays.items()} if newest_first else arrays
+
+
+def _narrowed(market: str, table: Table, columns: Sequence[Column]) -> str:
+    names = dict.fromkeys([OPEN_TIME, *(column.column for column in columns if column.table is table)])
+    return (
+        f"select {', '.join(map(_quoted, names))} from {qualified(market, table)} where instrument = $instrument "
+        "and timeframe = $timeframe and open_time >= $first and open_time < $until"
+    )
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'

@@ -1,0 +1,159 @@
+"""One reader of the warehouse for all requests: it opens the file seldom and briefly, so that writers need not wait.
+
+Questions that come while another is answered are answered in one opening. An opening ends after a quarter of a second
+of asking, and the next begins a tenth of a second later.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import duckdb
+
+from refresh_pipeline.api.problems import Problem, ProblemError
+from refresh_pipeline.duckdb_connection import open_duckdb
+from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect
+
+Answer = TypeVar("Answer")
+Question = Callable[[duckdb.DuckDBPyConnection], Any]
+
+# Seconds of asking in one opening, and between two openings.
+LONGEST_OPENING = 0.25
+BETWEEN_OPENINGS = 0.1
+# Seconds to wait for the file's lock.
+PATIENCE = 5.0
+# Questions that may wait.
+MOST_WAITING = 64
+# DuckDB's names for a table or a column that a refresh is about to create.
+NOT_YET = (duckdb.CatalogException, duckdb.BinderException)
+
+log = logging.getLogger("refresh_pipeline.api")
+
+
+@dataclass(slots=True)
+class Timing:
+    """Seconds that were spent, and how often."""
+
+    seconds: float = 0.0
+    count: int = 0
+
+    def add(self, seconds: float) -> None:
+        """Count one more."""
+        self.seconds += seconds
+        self.count += 1
+
+
+@dataclass(slots=True)
+class _Asked:
+    question: Question
+    answer: "Future[Any]" = field(default_factory=Future)
+    at: float = field(default_factory=time.monotonic)
+
+
+class Reader:
+    """Answers questions about the warehouse, functions of a connection, in a thread that starts with the first."""
+
+    def __init__(self, database: Path, patience: float = PATIENCE) -> None:
+        self.database, self._patience = database, patience
+        self._waiting: deque[_Asked] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        # How long questions waited, and how long the file was held.
+        self.waits, self.holds = Timing(), Timing()
+
+    async def ask(self, question: Callable[[duckdb.DuckDBPyConnection], Answer]) -> Answer:
+        """The answer of a function that gets a read-only connection; it must be brief and keep nothing of it.
+
+        Raises:
+            ProblemError: busy, where a writer holds the file or too many questions wait.
+        """
+        asked = _Asked(question)
+        with self._changed:
+            if len(self._waiting) >= MOST_WAITING:
+                raise busy(f"{MOST_WAITING} questions wait for the warehouse already")
+            self._waiting.append(asked)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="warehouse reader", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        return await asyncio.wrap_future(asked.answer)
+
+    def close(self) -> None:
+        """End the thread; whoever waits is answered by busy."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while self._wait():
+            try:
+                with opened(self.database, self._patience) as connection:
+                    began = time.monotonic()
+                    self._answer(connection, began)
+                self.holds.add(time.monotonic() - began)
+            except (WarehouseBusy, WarehouseUnreadable) as error:
+                self._fail(error)
+            time.sleep(BETWEEN_OPENINGS)
+        self._fail(WarehouseBusy("the server ends"))
+
+    def _wait(self) -> bool:
+        with self._changed:
+            while not self._waiting and not self._closed:
+                self._changed.wait()
+            return not self._closed
+
+    def _answer(self, connection: duckdb.DuckDBPyConnection, began: float) -> None:
+        while time.monotonic() - began < LONGEST_OPENING:
+            with self._changed:
+                if not self._waiting:
+                    return
+                asked = self._waiting.popleft()
+            self.waits.add(time.monotonic() - asked.at)
+            # Whoever asked may have gone.
+            if asked.answer.set_running_or_notify_cancel():
+                _settle(asked, connection)
+
+    def _fail(self, error: Exception) -> None:
+        log.warning("the API could not read the warehouse: %s", error)
+        with self._changed:
+            asked, self._waiting = list(self._waiting), deque()
+        for one in asked:
+            if one.answer.set_running_or_notify_cancel():
+                one.answer.set_exception(busy("another program holds the warehouse, or it cannot be read"))
+
+
+def _settle(asked: _Asked, connection: duckdb.DuckDBPyConnection) -> None:
+    try:
+        asked.answer.set_result(asked.question(connection))
+    except NOT_YET as error:
+        log.warning("a table is not as this version knows it: %s", error)
+        asked.answer.set_exception(busy("the market's tables are not as this version knows them; refresh it once"))
+    except Exception as error:
+        asked.answer.set_exception(error)
+
+
+def busy(detail: str) -> ProblemError:
+    """The problem of a warehouse that cannot be read now."""
+    return ProblemError(Problem.busy, f"{detail}; ask again in a second", headers={"Retry-After": "1"})
+
+
+@contextmanager
+def opened(database: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The warehouse to read; an empty one in memory before the first refresh."""
+    if not database.exists():
+        with open_duckdb() as connection:
+            yield connection
+        return
+    with connect(str(database), read_only=True, patience=patience) as connection:
+        yield connection
