@@ -8,16 +8,18 @@ from typing import Annotated
 import typer
 
 from refresh_pipeline.cli import (
+    alerts,
     compute,
     export_files,
     forget,
-    inspect,
+    gaps,
     markets,
     operate,
     query,
     refresh,
     serve,
     settings_table,
+    status,
 )
 from refresh_pipeline.cli.console import print_line
 from refresh_pipeline.cli.failures import CommandGroup
@@ -38,7 +40,7 @@ for command in (export_files.verify, export_files.prune, export_files.duplicates
 app.add_typer(exports_app, name="exports")
 for command in (operate.backup, operate.restore, operate.maintain):
     app.command()(command)
-for command in (inspect.status, inspect.gaps, inspect.alerts):
+for command in (status.status, gaps.gaps, alerts.alerts):
     app.command()(command)
 for command in (markets.markets, settings_table.settings, query.query):
     app.command()(command)

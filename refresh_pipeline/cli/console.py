@@ -3,10 +3,12 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table as Grid
 
 from refresh_pipeline.redaction import clean, redact_log
 
@@ -28,6 +30,30 @@ def print_error(text: str) -> None:
 def print_warning(text: str) -> None:
     """Print a warning as it is, in yellow."""
     err.print(clean(text), style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def grid(*names: str, right: Collection[str] = (), wrapped: Collection[str] = (), title: str | None = None) -> Grid:
+    """A table whose columns stand one blank apart: 80 columns are few.
+
+    Args:
+        names: the headings.
+        right: the columns of numbers.
+        wrapped: the columns that take several lines where the window is narrow.
+        title: a line above the table.
+    """
+    table = Grid(
+        box=SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+        show_edge=False,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+    )
+    for name in names:
+        justify = "right" if name in right else "left"
+        table.add_column(name, justify=justify, no_wrap=name not in wrapped, overflow="fold")
+    return table
 
 
 @contextmanager

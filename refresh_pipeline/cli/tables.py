@@ -1,12 +1,10 @@
 """The tables and progress bars of the `refresh` command."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,10 +19,10 @@ from rich.progress import (
 from rich.table import Table as Grid
 from rich.text import Text
 
+from refresh_pipeline.cli.console import grid
 from refresh_pipeline.market.series import Series, listing
 from refresh_pipeline.market.universe import Universe
 from refresh_pipeline.pipeline.progress import Watcher
-from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse.queries import SeriesOutcome
 from refresh_pipeline.warehouse.schema import Table
 
@@ -32,7 +30,13 @@ if TYPE_CHECKING:
     # It imports Dagster, which `refresh status` does not need.
     from refresh_pipeline.orchestration.run_jobs import Refreshed
 
-LEFT = ("market", "instrument", "timeframe", "newest candle", "outcome")
+COUNTS = ("series", "added", "revised", "computed", "exported", "uploaded")
+# Where the faults of a check stand.
+LISTED_BY = {
+    "no_candles_are_missing": "refresh gaps lists them",
+    "every_series_is_fresh": "refresh status --failed lists them",
+    "every_series_was_fetched": "refresh status --failed lists them",
+}
 STATUS_COLOURS = {"failed": "red", "no data": "yellow", "updated": "green", "unchanged": "green"}
 
 
@@ -94,13 +98,12 @@ def print_refreshed(console: Console, action: str, results: Sequence["Refreshed"
 
 def _result_grid(action: str, refreshed: "Refreshed", by_series: bool) -> Grid:
     # The title is what was asked for: what came of it stands in the rows and below.
-    grid = Grid(title=f"{refreshed.market.name}: {action}", title_justify="left", box=SIMPLE_HEAD)
+    title = f"{refreshed.market.name}: {action}"
     names = ("instrument", "timeframe") if by_series else ("timeframe", "series")
-    for name in (*names, "added", "revised", "computed", "exported", "uploaded", "outcome"):
-        grid.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name != "outcome")
+    table = grid(*names, *COUNTS[1:], "outcome", right=COUNTS, wrapped=("instrument", "outcome"), title=title)
     for group in _groups(refreshed, by_series):
-        grid.add_row(*group)
-    return grid
+        table.add_row(*group)
+    return table
 
 
 def _groups(refreshed: "Refreshed", by_series: bool) -> Iterator[list[Text | str]]:
@@ -161,7 +164,8 @@ def _print_failures(console: Console, refreshed: "Refreshed") -> None:
     for message in refreshed.errors:
         console.print(Text(message, style="red"), soft_wrap=True)
     for name, faults in refreshed.failed_checks.items():
-        console.print(Text(f"check not passed: {name} ({faults}); the web UI shows which", style="yellow"))
+        where = LISTED_BY.get(name, "the web UI shows which")
+        console.print(Text(f"check not passed: {name} ({faults}); {where}", style="yellow"), soft_wrap=True)
 
 
 def _by_reason(failed: Sequence[SeriesOutcome]) -> dict[tuple[str, str], list[Series]]:
@@ -169,63 +173,6 @@ def _by_reason(failed: Sequence[SeriesOutcome]) -> dict[tuple[str, str], list[Se
     for outcome in failed:
         groups.setdefault((outcome.asset, outcome.reason or "failed"), []).append(outcome.series)
     return groups
-
-
-# ---- refresh status
-
-
-def print_status(console: Console, settings: Settings, rows: Sequence[Mapping[str, Any]]) -> None:
-    """The rows as a table, what is late or failed in colour."""
-    grid = Grid(box=SIMPLE_HEAD)
-    for name in (
-        "market",
-        "instrument",
-        "timeframe",
-        "newest candle",
-        "age",
-        "behind",
-        "candles",
-        "complete",
-        "outcome",
-    ):
-        grid.add_column(name, justify="left" if name in LEFT else "right", no_wrap=name != "outcome")
-    for row in rows:
-        grid.add_row(*_status_cells(row))
-    console.print(grid)
-    for (market, asset, reason), series in _failed_later(rows).items():
-        console.print(Text(f"failed: {market}/{asset} of {listing(series)}: {reason}", style="red"), soft_wrap=True)
-    console.print(f"warehouse {settings.database}", soft_wrap=True, highlight=False, markup=False)
-
-
-def _failed_later(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], list[str]]:
-    """Series by market, asset and reason, where something behind fetching failed at the last attempt."""
-    groups: dict[tuple[str, str, str], list[str]] = {}
-    for row in rows:
-        for asset, reason in row["failed"].items():
-            groups.setdefault((row["market"], asset, reason), []).append(f"{row['instrument']} {row['timeframe']}")
-    return groups
-
-
-def _status_cells(row: Mapping[str, Any]) -> list[Text | str]:
-    behind, share = row["bars_behind"], row["completeness"]
-    outcome = row["outcome"] or "never asked for"
-    reason = f": {row['reason']}" if row["reason"] and outcome == "failed" else ""
-    reason += f" ({row['rejections']})" if row["rejections"] else ""
-    return [
-        row["market"],
-        row["instrument"],
-        row["timeframe"],
-        (row["newest_candle"] or "-").replace("T", " ").removesuffix("Z"),
-        _duration(row["age_seconds"]),
-        Text("-" if behind is None else str(behind), style="green" if behind == 0 else "yellow"),
-        str(row["candle_count"]),
-        Text("-" if share is None else f"{share:.2%}", style="green" if share == 1 else "yellow"),
-        Text(outcome + reason, style=STATUS_COLOURS.get(outcome, "yellow")),
-    ]
-
-
-def _duration(seconds: float | None) -> str:
-    return "-" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
 # ---- refresh universe

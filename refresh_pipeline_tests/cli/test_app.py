@@ -187,12 +187,35 @@ def test_without_a_command_it_explains_itself() -> None:
 
 
 def test_status_is_a_table_of_every_series(world: World) -> None:
-    result = command("status", "--now", NOW.isoformat())
+    result = command("status", "--all", "--now", NOW.isoformat())
     assert result.exit_code == 0
     lines = [words(line) for line in result.stdout.splitlines()]
-    assert "market instrument timeframe newest candle age behind candles complete outcome" in lines
-    assert "bazaar SOL/USD m15 2026-06-01 11:45:00 0:00:30 0 96 100.00% updated" in lines
-    assert len([line for line in lines if line.startswith("bazaar ")]) == 8
+    assert "instrument timeframe newest candle age behind candles complete outcome" in lines
+    assert "SOL/USD m15 2026-06-01 11:45 30s 0 96 100 % updated" in lines
+    assert len([line for line in lines if "/USD " in line]) == 8
+
+
+def test_status_sums_up_by_timeframe_and_is_narrowed(world: World) -> None:
+    lines = [words(line) for line in command("status", "--now", NOW.isoformat()).stdout.splitlines()]
+    assert "m15 4 2026-06-01 11:45 0 384 100 % 0" in lines
+    assert "H1 4 2026-06-01 11:00 0 96 100 % 0" in lines
+    assert [row["instrument"] for row in status("-i", "btcusd", "-t", "1h", "--now", NOW.isoformat())] == ["BTC/USD"]
+    world.candle_file("ETH/USD|H1").write_text("no\ncandles\n")
+    assert command("once", "-t", "H1", *AT_LATER).exit_code == 1
+    failed = {f"{row['instrument']} {row['timeframe']}" for row in status("--failed", *AT_LATER)}
+    # Nobody asked for the quarters of an hour since.
+    assert failed == {"ETH/USD H1", "BTC/USD m15", "ETH/USD m15", "SOL/USD m15", "XRP/USD m15"}
+    assert status("--failed", "-i", "BTC/USD", "-t", "H1", *AT_LATER) == []
+
+
+def test_status_and_gaps_agree(world: World) -> None:
+    world.lose_candles("timeframe = 'm15' and open_time < '2026-05-31 20:00'")
+    market = world.root / "markets" / "bazaar.yaml"
+    market.write_text(market.read_text().replace("history: 1d", "history: 2d"))
+    shares = [row["completeness"] for row in status("--now", NOW.isoformat())]
+    gaps = json.loads(command("gaps", "--json", "--now", NOW.isoformat()).stdout)
+    assert shares == [row["completeness"] for row in gaps]
+    assert shares[0] < 0.5
 
 
 def test_status_as_json_is_for_programs(world: World) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from refresh_pipeline.cli.tables import print_refreshed, print_status, progress_bars
+from refresh_pipeline.cli.status import print_status
+from refresh_pipeline.cli.tables import print_refreshed, progress_bars
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.monitoring.status import status_rows
 from refresh_pipeline.orchestration.run_jobs import Refreshed
@@ -165,7 +166,7 @@ def test_files_that_failed_are_told_beside_the_candles(world: World) -> None:
     assert (row_of(rows, ETH)["outcome"], [*row_of(rows, ETH)["failed"]]) == ("updated", ["uploads"])
     assert row_of(rows, BTC)["failed"] == {}
     out = StringIO()
-    print_status(Console(file=out, width=160), world.settings, rows)
+    print_status(Console(file=out, width=160), str(world.settings.database), rows, by_series=True)
     assert "failed: bazaar/uploads of ETH/USD m15: bazaar/ETH-USD_m15.csv" in out.getvalue()
     in_the_way.rmdir()
     world.run("publish", now=LATER)
@@ -191,19 +192,76 @@ def test_the_table_shows_what_the_rows_say(world: World) -> None:
     world.candle_file("ETH/USD|m15").unlink()
     world.run(keys=["ETH/USD|m15"], now=LATER)
     out = StringIO()
-    console = Console(file=out, width=160)
-    print_status(console, world.settings, status_rows(world.settings, [world.market], LATER))
+    console = Console(file=out, width=80)
+    print_status(
+        console, str(world.settings.database), status_rows(world.settings, [world.market], LATER), by_series=True
+    )
+    assert max(len(line) for line in out.getvalue().splitlines() if "refresh.duckdb" not in line) <= 80
     lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
-    assert "bazaar BTC/USD m15 2026-06-01 11:45:00 2:00:30 8 96 94.12% updated" in lines
-    assert "bazaar ETH/USD m15 2026-06-01 11:45:00 2:00:30 8 96 94.12% unchanged" in lines
+    assert "BTC/USD m15 2026-06-01 11:45 2h 0m 8 96 94.12 % updated" in lines
+    assert "ETH/USD m15 2026-06-01 11:45 2h 0m 8 96 94.12 % unchanged" in lines
     assert f"warehouse {world.root}/data/refresh.duckdb" in lines
 
 
 def test_the_table_before_any_refresh(new_world: World) -> None:
     out = StringIO()
     rows = status_rows(new_world.settings, [new_world.market], NOW)
-    print_status(Console(file=out, width=160), new_world.settings, rows)
-    assert "bazaar XRP/USD H1 - - - 0 - never asked for" in [" ".join(x.split()) for x in out.getvalue().splitlines()]
+    print_status(Console(file=out, width=160), "", rows, by_series=True)
+    assert "XRP/USD H1 - - - 0 - never asked for" in [" ".join(x.split()) for x in out.getvalue().splitlines()]
+
+
+def five_hundred_rows(fault: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of 500 series on five timeframes; the first one has the fault."""
+    row = {
+        **dict.fromkeys(FIELDS),
+        "market": "wide",
+        "newest_candle": "2026-06-01T11:45:00Z",
+        "bars_behind": 0,
+        "age_seconds": 30.0,
+        "candle_count": 96,
+        "completeness": 1.0,
+        "outcome": "updated",
+        "failed": {},
+    }
+    rows = [
+        {**row, "instrument": f"INSTRUMENT{number}", "timeframe": timeframe}
+        for timeframe in ("m1", "m5", "m15", "H1", "D1")
+        for number in range(100)
+    ]
+    return [{**rows[0], **fault}, *rows[1:]]
+
+
+def test_a_status_of_500_series_is_a_line_per_timeframe_that_adds_up() -> None:
+    out = StringIO()
+    rows = five_hundred_rows({"outcome": "failed", "reason": "HTTP 503", "bars_behind": 3, "completeness": 0.5})
+    print_status(Console(file=out, width=80), "/x", rows, by_series=False)
+    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    assert len(lines) < 15
+    assert "m1 100 2026-06-01 11:45 1 9,600 99.50 % 1" in lines
+    assert "m5 100 2026-06-01 11:45 0 9,600 100 % 0" in lines
+    assert "failed: wide/raw_candles of INSTRUMENT0 m1: HTTP 503" in lines
+    assert "refresh status --failed lists series at fault, refresh gaps gaps." in lines
+
+
+def test_a_share_just_below_100_percent_does_not_show_as_100() -> None:
+    out = StringIO()
+    rows = five_hundred_rows({"completeness": 0.999999})
+    print_status(Console(file=out, width=80), "/x", rows[:1], by_series=True)
+    assert "99.99 %" in out.getvalue()
+
+
+@pytest.mark.parametrize("verbose", [0, 1])
+def test_the_table_of_a_refresh_fits_80_columns(new_world: World, verbose: int) -> None:
+    out = StringIO()
+    outcomes = [outcome(s, Table.raw_candles, rows_added=100_000) for s in new_world.market.series]
+    outcomes[0] = outcome(outcomes[0].series, Table.raw_candles, "no data")
+    print_refreshed(
+        Console(file=out, width=80), "refresh", [Refreshed(new_world.market, outcomes, [], {}, {})], verbose
+    )
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\u2026" not in text
+    assert ("1 no data" in " ".join(text.split())) or verbose
 
 
 # ---- progress

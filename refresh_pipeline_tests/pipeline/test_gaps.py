@@ -169,8 +169,13 @@ def test_the_command_lists_counts_and_stretches(world: World) -> None:
     }  # fmt: skip
     assert rows[-1]["gaps"] == []
     text = command("gaps", "--now", NOW.isoformat()).stdout
-    assert "2026-06-01 03:00:00" in text
-    assert "98.94%" in text
+    assert "BTC/USD m15 1 2026-06-01 03:00 2026-06-01 03:00 middle" in [
+        " ".join(line.split()) for line in text.splitlines()
+    ]
+    assert "bazaar: 4 of 8 series complete; 464 of 468 expected candles stored" in text
+    every = command("gaps", "--all", "-t", "m15", "--now", NOW.isoformat()).stdout
+    assert "BTC/USD m15 94 93 98.94% 1" in [" ".join(line.split()) for line in every.splitlines()]
+    assert "H1" not in every
 
 
 def test_before_any_refresh_everything_is_missing_and_nothing_is_left_behind(new_world: World) -> None:

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from refresh_pipeline.cli.tables import print_status
+from refresh_pipeline.cli.status import print_status
 from refresh_pipeline.monitoring.problems import rejections
 from refresh_pipeline.monitoring.status import status_rows
 from refresh_pipeline.pipeline.quality import candle_verdicts
@@ -27,7 +27,7 @@ def refreshed(world: World, text: str, now=NOW):
 def shown(world: World) -> str:
     rows = status_rows(world.settings, [world.market], NOW)
     output = io.StringIO()
-    print_status(Console(file=output, width=300), world.settings, rows)
+    print_status(Console(file=output, width=300), "", rows, by_series=True)
     return output.getvalue()
 
 

@@ -1,0 +1,202 @@
+"""The command `status`: how fresh the stored candles are, per timeframe or per series."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from refresh_pipeline.cli.console import grid, out, print_warning
+from refresh_pipeline.cli.options import (
+    DataDirOption,
+    InstrumentOption,
+    JsonOption,
+    MarketOption,
+    NowOption,
+    TimeframeOption,
+    chosen_series,
+    request,
+    warehouse_errors,
+    warn_of_calendars,
+    warn_of_unfinished_restore,
+)
+
+Row = Mapping[str, Any]
+
+COLOURS = {"failed": "red", "no data": "yellow", "updated": "green", "unchanged": "green"}
+NEVER = "never asked for"
+
+
+def status(
+    *,
+    market: MarketOption = None,
+    instrument: InstrumentOption = None,
+    timeframe: TimeframeOption = None,
+    failed: Annotated[
+        bool, typer.Option("--failed", help="Show only series that failed, are behind or lack candles.")
+    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Show a line per series instead of per timeframe.")] = False,
+    as_json: JsonOption = False,
+    now: NowOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Show how fresh the stored candles are, per timeframe; -i, -t, --failed and --all show every series."""
+    with request(market, data_dir, lenient=True, now=now) as wanted:
+        moment = wanted.now
+        keys = {(m.name, s.key) for m, series in chosen_series(wanted.markets, instrument, timeframe) for s in series}
+    from refresh_pipeline.monitoring.status import status_rows
+    from refresh_pipeline.operations.missing_warehouse import why_missing
+
+    warn_of_unfinished_restore(wanted.settings)
+    if reason := why_missing(wanted.settings):
+        print_warning(reason)
+    with warehouse_errors():
+        rows = status_rows(wanted.settings, wanted.markets, moment)
+    rows = [row for row in rows if _key(row) in keys and (not failed or is_at_fault(row))]
+    warn_of_calendars(wanted)
+    if as_json:
+        out.print_json(json.dumps(rows), highlight=False)
+    else:
+        by_series = bool(instrument or timeframe or failed or everything)
+        print_status(out, str(wanted.settings.database), rows, by_series=by_series)
+
+
+def is_at_fault(row: Row) -> bool:
+    """Whether a series failed, is behind its calendar or lacks candles."""
+    is_behind, is_incomplete = bool(row["bars_behind"]), row["completeness"] not in (None, 1)
+    return bool(row["outcome"] in ("failed", "no data", None) or row["failed"] or is_behind or is_incomplete)
+
+
+def print_status(console: Console, database: str, rows: Sequence[Row], *, by_series: bool) -> None:
+    """The rows as a table for each market, and what failed, by reason."""
+    for market, members in groupby(rows, key=lambda row: row["market"]):
+        series = list(members)
+        console.print((_series_table if by_series else _timeframe_table)(market, series))
+        console.print()
+    if not rows:
+        console.print("No series to show.")
+    _print_reasons(console, rows)
+    if not by_series and any(map(is_at_fault, rows)):
+        console.print("[bold]refresh status --failed[/bold] lists series at fault, [bold]refresh gaps[/bold] gaps.")
+    console.print(f"warehouse {database}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _key(row: Row) -> tuple[str, str]:
+    return row["market"], f"{row['instrument']}|{row['timeframe']}"
+
+
+# ---- a line per timeframe
+
+
+def _timeframe_table(market: str, rows: Sequence[Row]) -> Any:
+    names = ("timeframe", "series", "newest candle", "behind", "candles", "complete", "failed")
+    table = grid(*names, right=("series", "behind", "candles", "complete", "failed"), title=market)
+    by_timeframe: dict[str, list[Row]] = {}
+    for row in rows:
+        by_timeframe.setdefault(row["timeframe"], []).append(row)
+    for timeframe, series in by_timeframe.items():
+        table.add_row(timeframe, *_summary(series))
+    return table
+
+
+def _summary(rows: Sequence[Row]) -> Iterator[str | Text]:
+    behind = sum(bool(row["bars_behind"]) or row["newest_candle"] is None for row in rows)
+    failed = sum(row["outcome"] == "failed" or bool(row["failed"]) for row in rows)
+    yield str(len(rows))
+    yield _minute(max((row["newest_candle"] or "" for row in rows), default=""))
+    yield Text(str(behind), style="yellow" if behind else "green")
+    yield f"{sum(row['candle_count'] for row in rows):,}"
+    shares = [row["completeness"] for row in rows if row["completeness"] is not None]
+    yield _share(sum(shares) / len(shares) if shares else None)
+    yield Text(str(failed), style="red" if failed else "green")
+
+
+# ---- a line per series
+
+
+def _series_table(market: str, rows: Sequence[Row]) -> Any:
+    names = ("instrument", "timeframe", "newest candle", "age", "behind", "candles", "complete", "outcome")
+    right = ("age", "behind", "candles", "complete")
+    table = grid(*names, right=right, wrapped=("instrument", "outcome"), title=market)
+    for row in rows:
+        table.add_row(*_series_cells(row))
+    return table
+
+
+def _series_cells(row: Row) -> list[str | Text]:
+    behind, outcome = row["bars_behind"], row["outcome"] or NEVER
+    return [
+        row["instrument"],
+        row["timeframe"],
+        _minute(row["newest_candle"]),
+        short_duration(row["age_seconds"]),
+        Text("-" if behind is None else str(behind), style="green" if behind == 0 else "yellow"),
+        str(row["candle_count"]),
+        _share(row["completeness"]),
+        Text(outcome, style=COLOURS.get(outcome, "yellow")),
+    ]
+
+
+def _minute(time: str | None) -> str:
+    return time.replace("T", " ").removesuffix("Z").removesuffix(":00") if time else "-"
+
+
+def _share(share: float | None) -> Text:
+    """A share in percent that shows 100 only where nothing is missing."""
+    if share is None:
+        return Text("-", style="yellow")
+    text = "100 %" if share == 1 else f"{min(share, 0.9999):.2%}".replace("%", " %")
+    return Text(text, style="green" if share == 1 else "yellow")
+
+
+def short_duration(seconds: float | None) -> str:
+    """A duration by its two largest units.
+
+    >>> short_duration(7230), short_duration(30), short_duration(200_000), short_duration(None)
+    ('2h 0m', '30s', '2d 7h', '-')
+    """
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours}h"
+    return f"{hours}h {minutes}m" if hours else f"{minutes}m {rest}s" if minutes else f"{rest}s"
+
+
+# ---- reasons
+
+
+def _print_reasons(console: Console, rows: Sequence[Row]) -> None:
+    from refresh_pipeline.market.series import listing
+
+    for (where, reason), series in _by_reason(rows).items():
+        console.print(Text(f"failed: {where} of {listing(series)}: {reason}", style="red"), soft_wrap=True)
+    for (market, reason), series in _rejections(rows).items():
+        console.print(Text(f"rejected: {market} {listing(series)}: {reason}", style="yellow"), soft_wrap=True)
+
+
+def _by_reason(rows: Sequence[Row]) -> dict[tuple[str, str], list[str]]:
+    """Failed series by asset and reason: of fetching, and of later assets at their last attempt."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        reasons = {"raw_candles": row["reason"]} if row["outcome"] == "failed" and row["reason"] else {}
+        for asset, reason in {**reasons, **row["failed"]}.items():
+            groups.setdefault((f"{row['market']}/{asset}", reason), []).append(_name(row))
+    return groups
+
+
+def _rejections(rows: Sequence[Row]) -> dict[tuple[str, str], list[str]]:
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["rejections"]:
+            groups.setdefault((row["market"], row["rejections"]), []).append(_name(row))
+    return groups
+
+
+def _name(row: Row) -> str:
+    return f"{row['instrument']} {row['timeframe']}"
