@@ -17,6 +17,7 @@ from refresh_pipeline.cli import (
     operate,
     query,
     refresh,
+    rename,
     serve,
     settings_table,
     status,
@@ -44,7 +45,7 @@ for command in (status.status, gaps.gaps, alerts.alerts):
     app.command()(command)
 for command in (markets.markets, settings_table.settings, query.query):
     app.command()(command)
-for command in (operate.up, serve.serve, operate.universe, forget.forget, compute.compute):
+for command in (operate.up, serve.serve, operate.universe, forget.forget, compute.compute, rename.rename):
     app.command()(command)
 
 

@@ -1,6 +1,7 @@
 """The command `forget`: stored candles that should not be there, or that the YAML no longer names."""
 
-from typing import Annotated
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,9 +10,15 @@ from refresh_pipeline.cli.options import (
     WRONG_REQUEST,
     DataDirOption,
     NowOption,
+    Request,
     request,
     warehouse_errors,
+    wrong_requests,
 )
+
+if TYPE_CHECKING:
+    from refresh_pipeline.settings import Settings
+    from refresh_pipeline.warehouse.forgetting import Choice
 
 
 def forget(
@@ -32,50 +39,103 @@ def forget(
         bool, typer.Option("--future", help="Forget candles that close later than now, and no others.")
     ] = False,
     orphans: Annotated[
-        bool, typer.Option("--orphans", help="List series that the market's YAML no longer has; forget nothing.")
+        bool, typer.Option("--orphans", help="Forget series that no YAML names any more, and no others.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Forget without asking.")] = False,
     now: NowOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Remove stored candles and what is computed from them; the next refresh may fetch them again."""
-    from refresh_pipeline.market.candles import parse_instant
-    from refresh_pipeline.market.timeframe import Timeframe
-
+    """Remove stored candles, what is computed from them, and their files; a refresh may fetch them again."""
+    if orphans:
+        with wrong_requests():
+            settings = _settings_without(market, data_dir)
+        if settings is not None:
+            _forget_market(settings, market, yes=yes)
+            return
     with request(market, data_dir, now=now, since=since, until=until) as wanted:
         if len(wanted.markets) != 1:
             raise ValueError(f"--market: found {market}, allowed: one market")
         if not (orphans or off_grid or future or instrument or timeframe):
             raise ValueError("found no choice, allowed: --instrument, --timeframe, --off-grid, --future or --orphans")
-        chosen, moment = wanted.markets[0], wanted.now
+        from refresh_pipeline.market.timeframe import Timeframe
+
         name = Timeframe.parse(timeframe).value if timeframe else None
-        bounds = [parse_instant(wanted.instants[key]) if key in wanted.instants else None for key in ("since", "until")]
     from refresh_pipeline.warehouse.forgetting import Choice
+
+    choice = Choice(
+        instrument,
+        name,
+        _bound(wanted, "since"),
+        _bound(wanted, "until"),
+        off_grid,
+        closing_after=wanted.now if future else None,
+        orphans=orphans,
+    )
+    with warehouse_errors():
+        _forget(wanted, choice, yes=yes)
+
+
+def _bound(wanted: Request, name: str) -> datetime | None:
+    from refresh_pipeline.market.candles import parse_instant
+
+    return parse_instant(wanted.instants[name]) if name in wanted.instants else None
+
+
+def _forget(wanted: Request, choice: "Choice", *, yes: bool) -> None:
+    from refresh_pipeline.pipeline.forgotten_files import delete_files
     from refresh_pipeline.warehouse.warehouse import Warehouse
 
-    warehouse = Warehouse(database=str(wanted.settings.database))
-    with warehouse_errors():
-        warehouse.prepare(chosen)
-        if orphans:
-            for series, count in warehouse.orphans(chosen).items():
-                print_line(f"{series}: {count:,} candles")
-            return
-        choice = Choice(instrument, name, bounds[0], bounds[1], off_grid, closing_after=moment if future else None)
-        counts = warehouse.chosen_candles(chosen, choice)
-        for series, count in counts.items():
-            err.print(f"{series}: {count:,} candles", markup=False, highlight=False)
-        if not counts:
-            print_line("No candle forgotten: none is stored that matches.")
-            return
-        if not yes and not _confirmed():
-            err.print("No candle forgotten; use --yes to skip the question.")
-            raise typer.Exit(WRONG_REQUEST)
-        forgotten = warehouse.forget(chosen, choice, moment)
+    warehouse, market = Warehouse(database=str(wanted.settings.database)), wanted.markets[0]
+    warehouse.prepare(market)
+    counts = warehouse.chosen_candles(market, choice)
+    for series, count in counts.items():
+        err.print(f"{series}: {count:,} candles", markup=False, highlight=False)
+    if not counts:
+        print_line("No candle forgotten: none is stored that matches.")
+        return
+    _require_consent("Forget these candles?", yes=yes)
+    forgotten = warehouse.forget(market, choice, wanted.now)
+    for sentence in delete_files(warehouse, market, wanted.settings.exports_dir):
+        print_line(sentence)
     print_line(f"{sum(forgotten.values()):,} candles of {len(forgotten)} series forgotten")
 
 
-def _confirmed() -> bool:
+def _settings_without(market: str, data_dir: str | None) -> "Settings | None":
+    """The settings where the market has no YAML but tables in the warehouse."""
+    from refresh_pipeline.market.model import MARKET_NAME
+    from refresh_pipeline.market_files import market_files
+    from refresh_pipeline.settings import load_settings
+
+    settings = load_settings(data_dir=data_dir)
+    if market in market_files(settings) or not MARKET_NAME.fullmatch(market) or not settings.database.exists():
+        return None
+    from refresh_pipeline.warehouse.connection import connect
+    from refresh_pipeline.warehouse.queries import has_tables
+
+    with warehouse_errors(), connect(str(settings.database), read_only=True) as connection:
+        return settings if has_tables(connection, market) else None
+
+
+def _forget_market(settings: "Settings", market: str, *, yes: bool) -> None:
+    from refresh_pipeline.warehouse.warehouse import Warehouse
+
+    _require_consent(f"Remove every table and export file of market {market}, which has no YAML?", yes=yes)
+    with warehouse_errors():
+        paths = Warehouse(database=str(settings.database)).drop_market(market)
+    for path in paths:
+        (settings.exports_dir / path).unlink(missing_ok=True)
+    print_line(f"market {market} and {len(paths):,} export files forgotten")
+
+
+def _require_consent(question: str, *, yes: bool) -> None:
+    """End with exit code 2 where the question is not answered with yes."""
+    if not yes and not _confirmed(question):
+        err.print("No candle forgotten; use --yes to skip the question.")
+        raise typer.Exit(WRONG_REQUEST)
+
+
+def _confirmed(question: str) -> bool:
     try:
-        return typer.confirm("Forget these candles?", err=True)
+        return typer.confirm(question, err=True)
     except typer.Abort:
         return False

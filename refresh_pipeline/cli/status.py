@@ -23,6 +23,7 @@ from refresh_pipeline.cli.options import (
     warn_of_calendars,
     warn_of_unfinished_restore,
 )
+from refresh_pipeline.cli.orphans import show_orphans
 
 Row = Mapping[str, Any]
 
@@ -39,6 +40,9 @@ def status(
         bool, typer.Option("--failed", help="Show only series that failed, are behind or lack candles.")
     ] = False,
     everything: Annotated[bool, typer.Option("--all", help="Show a line per series instead of per timeframe.")] = False,
+    orphans: Annotated[
+        bool, typer.Option("--orphans", help="Show instead what is stored and no YAML names any more.")
+    ] = False,
     as_json: JsonOption = False,
     now: NowOption = None,
     data_dir: DataDirOption = None,
@@ -47,6 +51,9 @@ def status(
     with request(market, data_dir, lenient=True, now=now) as wanted:
         moment = wanted.now
         keys = {(m.name, s.key) for m, series in chosen_series(wanted.markets, instrument, timeframe) for s in series}
+    if orphans:
+        show_orphans(wanted, as_json=as_json)
+        return
     from refresh_pipeline.monitoring.status import status_rows
     from refresh_pipeline.operations.missing_warehouse import why_missing
 

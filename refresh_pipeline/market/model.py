@@ -248,11 +248,11 @@ class Market(BaseModel):
     @classmethod
     def _list_or_mapping(cls, value: object) -> object:
         if isinstance(value, Mapping):
-            named = {_instrument_name(name): {} if given is None else given for name, given in value.items()}
+            named = {instrument_name(name): {} if given is None else given for name, given in value.items()}
             return _nonempty(named, "instruments")
         if not isinstance(value, list):
             raise ValueError("allowed: a list of names, or a mapping from name to its details")
-        names = [_instrument_name(name) for name in value]
+        names = [instrument_name(name) for name in value]
         return _nonempty({name: {} for name in _without_repeats(names)}, "instruments")
 
     @field_validator("instruments")
@@ -596,7 +596,8 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _instrument_name(value: object) -> str:
+def instrument_name(value: object) -> str:
+    """A name that an instrument may have; raises ValueError for another one."""
     # YAML reads NO, ON and bare numbers as something else than text; say so instead of guessing.
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is no text; allowed: an instrument's name, in quotes if YAML reads it otherwise")

@@ -18,9 +18,10 @@ from refresh_pipeline.market.candles import TIME_UNIT, Candles, instant, iso_utc
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.pipeline.progress import advance
-from refresh_pipeline.sources import Fetched, Request, Source, SourceError
+from refresh_pipeline.sources import Fetched, PermanentError, Request, Source, SourceError
 from refresh_pipeline.sources.failover import PreferredSources, order_of, primary_of
 from refresh_pipeline.sources.fetching import derived_timeframes, fetch
+from refresh_pipeline.sources.origins import origins
 from refresh_pipeline.warehouse.gaps import Stretches
 from refresh_pipeline.warehouse.ingest import Stored
 from refresh_pipeline.warehouse.outcomes import Attempt, SeriesStats
@@ -127,11 +128,14 @@ def fetch_candles(
     `watch` is told what has just been stored; without it the progress is told in series.
     """
     tallies = {request.series: _Tally(request.since) for request in requests}
-    if isinstance(source, PreferredSources) and requests:
-        source.sample = warehouse.take_cross_check_turn(market, list(tallies), now)
+    for series, changed in _changed_origins(warehouse, market, source, list(tallies), now).items():
+        tallies[series].error = PermanentError(changed)
+    asked = [request for request in requests if tallies[request.series].error is None]
+    if isinstance(source, PreferredSources) and asked:
+        source.sample = warehouse.take_cross_check_turn(market, [request.series for request in asked], now)
     work = _Work(warehouse, market, source, now, tallies)
-    work.ask(requests, watch or _series_counted(len(requests)))
-    answered = [each for each in requests if tallies[each.series].error is None and each.since < each.until]
+    work.ask(asked, watch or _series_counted(len(asked)))
+    answered = [each for each in asked if tallies[each.series].error is None and each.since < each.until]
     with warehouse.session():
         warehouse.record_empty_ranges(market, {each.series: (each.since, each.until) for each in answered}, now)
     work.follow_corrections()
@@ -140,6 +144,22 @@ def fetch_candles(
         warehouse.write_gaps(market, now)
         held = warehouse.series_stats(market, list(tallies))
     return {series: tally.attempt(series, held[series], source.kind) for series, tally in tallies.items()}
+
+
+def _changed_origins(
+    warehouse: Warehouse, market: Market, source: Source, batch: Sequence[Series], now: datetime
+) -> dict[Series, str]:
+    """What to say of the series whose stored candles come from another venue or symbol than the YAML names."""
+    changed = warehouse.settle_origins(market, origins(source, market, batch), now)
+    return {series: _origin_changed(market, series.instrument, words) for series, words in changed.items()}
+
+
+def _origin_changed(market: Market, instrument: str, words: str) -> str:
+    options = f"--market {market.name}"
+    return (
+        f"the stored candles come from {words}. To fetch them anew, run `refresh forget {options} --instrument "
+        f"{instrument}`; to keep them, run `refresh rename {options} {instrument} {instrument}`; or restore the YAML"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,9 @@ class CcxtSource(HttpSource[CcxtOptions]):
         self._timeframe_names = _native(self._exchange_class().timeframes or {})
         self.native_timeframes = tuple(sorted(self._timeframe_names))
 
+    def _default_symbol(self, instrument: str) -> str:
+        return instrument
+
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """See Source."""
         return in_background(partial(self._produce, requests, now))

@@ -98,6 +98,11 @@ class DemoSource:
         self._market = market
         self._seed = source_options(market, DemoOptions).seed
 
+    @property
+    def venue(self) -> str:
+        """The name of the simulated world; another seed is another one."""
+        return f"{self.kind} of seed {self._seed}"
+
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """Closed candles for each request, one answer each, in the order of the requests.
 

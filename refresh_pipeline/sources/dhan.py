@@ -85,6 +85,10 @@ class DhanSource(HttpSource[DhanOptions]):
     options_model = DhanOptions
     native_timeframes = (*INTERVALS, Timeframe.D1)
 
+    def symbol(self, instrument: str) -> str:
+        """See HttpSource; Dhan knows an instrument by an id, and may give it another one."""
+        return instrument
+
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """See Source; closed is what has ended by the machine's clock and by the venue's."""
         names = (self._options.client_id, self._options.access_token)

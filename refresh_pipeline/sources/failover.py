@@ -104,6 +104,11 @@ class PreferredSources:
         return tuple(member.source.kind for member in self._members)
 
     @property
+    def members(self) -> Sequence[Member]:
+        """The sources, the preferred one first, each with the market as it sees it."""
+        return self._members
+
+    @property
     def primary(self) -> Source:
         """The preferred source."""
         return self._members[0].source

@@ -20,7 +20,6 @@ import numpy as np
 from refresh_pipeline.market.calendars.base import DAY
 from refresh_pipeline.market.calendars.fx import FxCalendar
 from refresh_pipeline.market.candles import PRICE_COLUMNS, QUOTE_COLUMNS, TIME_UNIT, Candles, Malformed, instant
-from refresh_pipeline.market.model import normalized
 from refresh_pipeline.market.resampling import resample
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.redaction import excerpt
@@ -84,7 +83,7 @@ class FxcmSource(HttpSource[FxcmOptions]):
     ) -> AsyncGenerator[Fetched, None]:
         """A chunk per file, oldest first; that no more will come is said by an empty one."""
         series = request.series
-        archive = _Archive(client, absent, now, self._market.symbol(series.instrument, normalized))
+        archive = _Archive(client, absent, now, self.symbol(series.instrument))
         since, until = max(request.since, FIRST), min(request.until, now)
         source = archive.days if series.timeframe is Timeframe.D1 else partial(archive.weeks, series.timeframe)
         started = time.monotonic()

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from refresh_pipeline.market.model import Market, source_options
+from refresh_pipeline.market.model import Market, normalized, source_options
 from refresh_pipeline.sources import Secrets, no_secrets
 from refresh_pipeline.sources.http_client import Client, RetryPolicy
 from refresh_pipeline.sources.rate_limits import Limit, SharedLimit
@@ -26,6 +26,8 @@ class HttpSource(Generic[Options]):
     """The base of a venue's source; a subclass adds `kind`, `options_model`, `native_timeframes` and `fetch`."""
 
     options_model: type[Options]
+    # The name to write beside each candle.
+    kind: str
 
     def __init__(
         self,
@@ -48,6 +50,19 @@ class HttpSource(Generic[Options]):
 
     def _prepare(self) -> None:
         """Set what depends on the options; for a subclass that needs it."""
+
+    @property
+    def venue(self) -> str:
+        """The name of the venue, which stays the same when the venue's address changes."""
+        return self.kind
+
+    def symbol(self, instrument: str) -> str:
+        """The venue's name of an instrument: as the YAML says, or as the venue's rule makes it."""
+        return self._market.symbol(instrument, self._default_symbol)
+
+    def _default_symbol(self, instrument: str) -> str:
+        """The venue's rule, for a subclass that has another one."""
+        return normalized(instrument)
 
     def _limit(self, venue: str, weight: int, seconds: float) -> SharedLimit:
         return SharedLimit(self._limits_dir, venue, weight, seconds)

@@ -51,6 +51,8 @@ NAME = re.compile(r"[\w.:-]{1,40}")
 # Microseconds in each unit of time.
 UNITS = {"s": 1_000_000, "ms": 1000, "us": 1}
 LARGEST = 1_000_000
+# The name of an API whose YAML gives it none.
+UNNAMED = "http"
 
 
 def _template(text: str) -> str:
@@ -112,7 +114,7 @@ class HttpOptions(SourceOptions):
     params: Mapping[str, Template] = Field(default_factory=dict)
     headers: Mapping[str, str] = Field(default_factory=dict)
     # The name beside each candle.
-    name: Annotated[str, AfterValidator(_short_name)] = "http"
+    name: Annotated[str, AfterValidator(_short_name)] = UNNAMED
     timeframes: Annotated[Mapping[Timeframe, str], BeforeValidator(_timeframes)]
     # The way to the candles in the answer; nothing where the answer is the list.
     candles: Annotated[tuple[Template, ...], BeforeValidator(_steps)] = ()
@@ -149,6 +151,14 @@ class JsonApiSource(HttpSource[HttpOptions]):
         self.kind = self._options.name
         self.native_timeframes = tuple(self._options.timeframes)
 
+    @property
+    def venue(self) -> str:
+        """See HttpSource; without a name of its own, an API is known by its domain."""
+        return self.kind if self.kind != UNNAMED else f"{UNNAMED} {_domain(self._options.base_url)}"
+
+    def _default_symbol(self, instrument: str) -> str:
+        return instrument
+
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """See Source; an API that tells the time in its answers is believed rather than this machine's clock."""
         return in_background(partial(self._produce, requests, now))
@@ -179,6 +189,17 @@ class JsonApiSource(HttpSource[HttpOptions]):
         if missing := [name for name, key in keys.items() if not key]:
             raise PermanentError(f"{missing[0]} is not set; put the key for {self._options.base_url} there")
         return keys
+
+
+def _domain(url: str) -> str:
+    """The part of a host's name that all hosts of one owner share; an address is its owner's alone."""
+    host = httpx.URL(url).host
+    labels = host.split(".")
+    if ":" in host or labels[-1].isdigit():
+        return host
+    # Below co.uk and the like, a name has three parts.
+    shared = 3 if len(labels[-1]) == 2 and len(labels) > 2 and len(labels[-2]) <= 3 else 2
+    return ".".join(labels[-shared:])
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,9 @@ class OandaSource(HttpSource[OandaOptions]):
     options_model = OandaOptions
     native_timeframes = tuple(GRANULARITIES)
 
+    def _default_symbol(self, instrument: str) -> str:
+        return instrument.replace("/", "_").replace("-", "_").upper()
+
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """See Source; the venue marks what is complete, so `now` only says where a range ends."""
         token = self._secrets(self._options.token)
@@ -108,7 +111,7 @@ class OandaSource(HttpSource[OandaOptions]):
         yield Fetched(series, Candles.none())
 
     async def _page(self, client: Client, request: Request, since: np.datetime64, rows: int) -> tuple[Candles, Times]:
-        symbol = self._market.symbol(request.series.instrument, _symbol)
+        symbol = self.symbol(request.series.instrument)
         sides = SIDES if self._market.two_sided else {"mid": ""}
         params = {
             "granularity": GRANULARITIES[request.series.timeframe],
@@ -183,10 +186,6 @@ def _following(timeframe: Timeframe, opens: Times, since: np.datetime64, rows: i
         raise PermanentError(f"asked for candles from {since}, received older ones only; is base_url an OANDA host?")
     covered = since + length_of(timeframe) * rows
     return max(covered, GRID.closes(timeframe, opens[[opens.argmax()]])[0]) if len(opens) else covered
-
-
-def _symbol(instrument: str) -> str:
-    return instrument.replace("/", "_").replace("-", "_").upper()
 
 
 def _read_rows(options: OandaOptions, response: httpx.Response) -> list[Any]:

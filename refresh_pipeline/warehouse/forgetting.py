@@ -27,6 +27,7 @@ from refresh_pipeline.warehouse.schema import Table, candle_columns, qualified
 OF_SERIES = (
     Table.enhanced_candles, Table.indicators, Table.checkpoints, Table.recompute_queue, Table.stored_ranges,
     Table.gaps, Table.completeness, Table.confirmed_gaps, Table.missed_candles, Table.archive_files,
+    Table.series_sources,
 )  # fmt: skip
 # The calendar, the timeframe and the opening times of candles, and which of them are meant.
 Condition = Callable[[Calendar, Timeframe, Times], NDArray[np.bool_]]
@@ -39,8 +40,9 @@ class Choice:
     """Which stored candles of a market are meant; without a part, all of them.
 
     `instrument` and `timeframe` are names as stored, also of series that the market's YAML no longer has. `since` and
-    `until` are instants, `until` excluded. `off_grid` keeps to candles where the calendar expects no bar, and
-    `closing_after` to candles that close more than a minute after that instant.
+    `until` are instants, `until` excluded. `off_grid` keeps to candles where the calendar expects no bar,
+    `closing_after` to candles that close more than a minute after that instant, and `orphans` to series that the YAML
+    no longer has.
     """
 
     instrument: str | None = None
@@ -49,6 +51,7 @@ class Choice:
     until: datetime | None = None
     off_grid: bool = False
     closing_after: datetime | None = None
+    orphans: bool = False
 
 
 def choose(connection: duckdb.DuckDBPyConnection, market: Market, choice: Choice) -> Arrays:
@@ -67,6 +70,11 @@ def choose(connection: duckdb.DuckDBPyConnection, market: Market, choice: Choice
         "order by all",
         values,
     )
+    if choice.orphans:
+        keys = zip(rows["instrument"].tolist(), rows["timeframe"].tolist(), strict=True)
+        named = {(series.instrument, series.timeframe.value) for series in market.series}
+        is_orphan = np.array([key not in named for key in keys], dtype=bool)
+        rows = {name: values[is_orphan] for name, values in rows.items()}
     for is_meant in _conditions(choice):
         rows = _matching(market, rows, is_meant)
     return rows
@@ -98,13 +106,11 @@ def closing_after(connection: duckdb.DuckDBPyConnection, market: Market, now: da
     return by_series(choose(connection, market, Choice(since=now - LONGEST_BAR, closing_after=now)))
 
 
-def orphans(connection: duckdb.DuckDBPyConnection, market: Market) -> dict[Series, int]:
-    """How many candles are stored of each series that the market's YAML no longer has."""
-    rows = connection.execute(
-        f"select instrument, timeframe, candle_count from {qualified(market.name, Table.series)} order by all"
-    ).fetchall()
-    stored = {Series(instrument, Timeframe(timeframe)): count for instrument, timeframe, count in rows}
-    return {series: count for series, count in stored.items() if series not in set(market.series)}
+def drop_market(connection: duckdb.DuckDBPyConnection, market: str) -> list[str]:
+    """Drop every table of a market inside the open transaction; gives the paths of its export files."""
+    paths = connection.execute(f"select path from {qualified(market, Table.exports)} order by all").fetchall()
+    connection.execute(f'drop schema "{market}" cascade')
+    return [path for (path,) in paths]
 
 
 def remove(connection: duckdb.DuckDBPyConnection, market: Market, gone: Arrays, now: datetime) -> dict[Series, Times]:

@@ -35,6 +35,8 @@ class Table(StrEnum):
     archive_files = "archive_files"
     # One row a series: how many candles, from when to when; written by the transactions that write candles.
     series = "series"
+    # Which venue, under which symbol, the candles of each series come from: one row for each source of the YAML.
+    series_sources = "series_sources"
     # One row an asset and series: the result of its last attempt.
     outcomes = "outcomes"
     # One row an asset and series to compute again: the first candle that changed since it was last computed.
@@ -116,6 +118,15 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
     | {"path": "varchar", "sha256": "varchar", "since": "timestamp", "until": "timestamp", "read_at": "timestamp"},
     Table.series: SERIES_KEY
     | {"candle_count": "bigint", "first_open_time": "timestamp", "last_open_time": "timestamp"},
+    # `rank` is 0 for the preferred source; `made_from` is null where the source serves the timeframe itself.
+    Table.series_sources: SERIES_KEY
+    | {
+        "rank": "integer",
+        "venue": "varchar",
+        "symbol": "varchar",
+        "made_from": "varchar",
+        "recorded_at": "timestamp",
+    },
     Table.outcomes: SERIES_KEY
     | {
         "asset": "varchar",

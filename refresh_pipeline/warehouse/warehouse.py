@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
-from refresh_pipeline.market.candles import BulkFile, Candles
+from refresh_pipeline.market.candles import BulkFile, Candles, Times
 from refresh_pipeline.market.export_spec import Window
 from refresh_pipeline.market.gaps import Coverage, Gap, Stretch
 from refresh_pipeline.market.model import Market
@@ -30,8 +30,11 @@ from refresh_pipeline.warehouse import (
     ingest,
     manifests,
     queries,
+    renaming,
     resampled,
     schema,
+    series_files,
+    series_origins,
     stored_ranges,
     withdrawals,
 )
@@ -63,6 +66,7 @@ from refresh_pipeline.warehouse.point_in_time import candles_as_of, ensure_known
 from refresh_pipeline.warehouse.queries import Activity, FailedSeries, SeriesReport, activity
 from refresh_pipeline.warehouse.resampled import Derived
 from refresh_pipeline.warehouse.schema import Table
+from refresh_pipeline.warehouse.series_origins import Origins
 from refresh_pipeline.warehouse.withdrawals import Answered
 
 # Before every turn that was taken.
@@ -243,16 +247,31 @@ class Warehouse:
     def forget(self, market: Market, choice: Choice, now: datetime) -> dict[Series, int]:
         """Remove stored candles, let what is computed from them follow, and give how many of each series went.
 
-        The candles move to `raw_candle_revisions`.
+        The candles move to `raw_candle_revisions`. Longer candles that are made from them are made again.
         """
         with self.get_connection() as connection, transaction(connection):
             removed = forgetting.remove(connection, market, forgetting.choose(connection, market, choice), now)
+            _make_again(connection, market, removed, now)
         return {series: len(times) for series, times in removed.items()}
 
-    def orphans(self, market: Market) -> dict[Series, int]:
-        """How many candles are stored of each series that the market's YAML no longer has."""
-        with self.reader() as connection:
-            return forgetting.orphans(connection, market)
+    def drop_files(self, market: Market) -> series_files.DroppedFiles:
+        """Take the files of series without candles off the manifests, and give their paths."""
+        with self.get_connection() as connection, transaction(connection):
+            return series_files.drop(connection, market.name)
+
+    def rename(self, market: Market, before: str, after: str) -> dict[Series, int]:
+        """Give everything stored of an instrument another name; gives the number of candles by its former series.
+
+        Raises:
+            ValueError: nothing is stored under the former name, or candles are stored under the other one.
+        """
+        with self.get_connection() as connection, transaction(connection):
+            return renaming.rename(connection, market, before, after)
+
+    def drop_market(self, name: str) -> list[str]:
+        """Remove every table of a market that has no YAML; gives the paths of its export files."""
+        with self.get_connection() as connection, transaction(connection):
+            return forgetting.drop_market(connection, name)
 
     def missed_candles_to_ask_for(self, market: Market, batch: Sequence[Series], now: datetime) -> Stretches:
         """From when to when to ask again for candles that a source lacked an hour ago; given once an hour."""
@@ -378,6 +397,13 @@ class Warehouse:
         with self.get_connection() as connection, transaction(connection):
             write_uploads(connection, market.name, published, timestamp(now))
 
+    def settle_origins(self, market: Market, named: Origins, now: datetime) -> dict[Series, str]:
+        """Record where the YAML fetches each series from; gives the series whose candles come from elsewhere."""
+        if not named:
+            return {}
+        with self.get_connection() as connection, transaction(connection):
+            return series_origins.settle(connection, market.name, named, now)
+
     def record(
         self, market: Market, asset: str, attempts: Mapping[Series, Attempt], run_id: str, now: datetime
     ) -> None:
@@ -432,6 +458,19 @@ class Warehouse:
         """The stored candles and the last results of each series; none before the first refresh."""
         with self.market_reader(market) as connection:
             return queries.series_report(connection, market.name, market.series) if connection else []
+
+
+def _make_again(
+    connection: duckdb.DuckDBPyConnection, market: Market, removed: Mapping[Series, Times], now: datetime
+) -> None:
+    """Make the stored longer candles of removed ones again, and remove those of which no base is left."""
+    derived = series_origins.derived_timeframes(connection, market.name)
+    again, lost = resampled.follow(connection, market, {}, removed, derived)
+    for source, arrivals in series_origins.by_source(connection, market.name, again).items():
+        staged = Staged.of(arrivals, schema.candle_columns(market.two_sided))
+        ingest.store(connection, market.name, staged, source=source, now=now)
+    if len(lost["open_time"]):
+        forgetting.remove(connection, market, lost, now)
 
 
 def _with_ranges(

@@ -83,17 +83,21 @@ class Desk:
 
     def refresh(self, now: datetime = NOW, since: datetime | None = None) -> dict[Series, Attempt]:
         """What `refresh once` does, without Dagster."""
-        self.warehouse.prepare(self.market)
-        batch = self.market.series
-        return fetch.refresh_candles(self.warehouse, self.market, self.venue, batch, now, gaps={}, since=since)
+        # Opening the file takes longer than most calls.
+        with self.warehouse.session():
+            self.warehouse.prepare(self.market)
+            batch = self.market.series
+            return fetch.refresh_candles(self.warehouse, self.market, self.venue, batch, now, gaps={}, since=since)
 
     def backfill(self, now: datetime = NOW) -> dict[Series, Attempt]:
         """What `refresh backfill` does, without Dagster."""
-        return backfill.backfill(self.warehouse, self.market, self.venue, self.market.series, now)
+        with self.warehouse.session():
+            return backfill.backfill(self.warehouse, self.market, self.venue, self.market.series, now)
 
     def compute(self) -> None:
-        for table in computations(self.market):
-            compute.compute(self.warehouse, self.market, table, self.market.series)
+        with self.warehouse.session():
+            for table in computations(self.market):
+                compute.compute(self.warehouse, self.market, table, self.market.series)
 
     def rows(self, table: str = "raw_candles") -> list[tuple[object, ...]]:
         """The table's rows but for their provenance."""
@@ -332,9 +336,18 @@ def test_a_forgotten_stretch_goes_from_every_table_and_comes_again(desk: Desk, t
     assert desk.warehouse.chosen_candles(desk.market, choice) == {M15: 96}
     assert desk.warehouse.forget(desk.market, choice, NOW) == {M15: 96}
     desk.compute()
-    assert len(desk.rows("indicators")) == len(desk.rows()) == 384 + 30
+    assert len(desk.rows("indicators")) == len(desk.rows()) == 384 + 25
     desk.backfill()
     assert_equal(desk, fresh(desk, tmp_path))
+
+
+def test_longer_candles_are_made_again_when_a_stretch_of_their_base_is_forgotten(desk: Desk) -> None:
+    assert h4_rows(desk, "open_time = '2026-05-29 08:00'")[0][2:] == (16, True)
+    day = datetime(2026, 5, 29, tzinfo=UTC)
+    desk.warehouse.forget(desk.market, Choice("BTC/USD", "m15", day + 2 * HOUR, day + 9 * HOUR), NOW)
+    assert h4_rows(desk, "open_time = '2026-05-29 08:00'")[0][2:] == (12, False)
+    assert h4_rows(desk, "open_time = '2026-05-29 00:00'")[0][2:] == (8, False)
+    assert h4_rows(desk, "open_time = '2026-05-29 04:00'") == []
 
 
 def test_the_newest_candles_can_be_forgotten(desk: Desk) -> None:
@@ -346,9 +359,9 @@ def test_the_newest_candles_can_be_forgotten(desk: Desk) -> None:
 def test_an_instrument_that_left_the_yaml_is_an_orphan_until_it_is_forgotten(desk: Desk) -> None:
     desk.market = parse_market(MARKET.replace("BTC/USD", "ETH/USD"), "histories.yaml")
     desk.warehouse.prepare(desk.market)
-    assert list(desk.warehouse.orphans(desk.market)) == [H4, M15]
+    assert desk.warehouse.chosen_candles(desk.market, Choice(orphans=True)) == {H4: 30, M15: 480}
     assert sum(desk.warehouse.forget(desk.market, Choice("BTC/USD"), NOW).values()) == 510
-    assert desk.warehouse.orphans(desk.market) == {}
+    assert desk.warehouse.chosen_candles(desk.market, Choice(orphans=True)) == {}
     assert desk.rows("indicators") == desk.rows("checkpoints") == []
 
 
