@@ -24,7 +24,7 @@ from refresh_pipeline.pipeline import compute, fetch
 from refresh_pipeline.sources.binance import BinanceOptions
 from refresh_pipeline.sources.ccxt_exchange import CcxtOptions
 from refresh_pipeline.sources.demo import DemoOptions
-from refresh_pipeline.sources.files import FilesOptions
+from refresh_pipeline.sources.file_options import FilesOptions
 from refresh_pipeline.sources.json_api import HttpOptions
 from refresh_pipeline.sources.registry import SOURCES as KINDS
 from refresh_pipeline.sources.registry import open_source

@@ -11,6 +11,7 @@ from refresh_pipeline.cli import (
     alerts,
     compute,
     export_files,
+    files,
     forget,
     gaps,
     markets,
@@ -33,12 +34,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 exports_app = typer.Typer(help="Verify export files, delete older copies, find duplicates.", no_args_is_help=True)
+files_app = typer.Typer(help="Look at files of candles that somebody else writes.", no_args_is_help=True)
 
 for command in (refresh.once, refresh.backfill, refresh.publish):
     app.command()(command)
 for command in (export_files.verify, export_files.prune, export_files.duplicates):
     exports_app.command()(command)
 app.add_typer(exports_app, name="exports")
+files_app.command()(files.inspect)
+app.add_typer(files_app, name="files")
 for command in (operate.backup, operate.restore, operate.maintain):
     app.command()(command)
 for command in (status.status, gaps.gaps, alerts.alerts):

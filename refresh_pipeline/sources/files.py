@@ -1,32 +1,29 @@
 """Candles from CSV and Parquet files that somebody else writes, one file per series. Nothing is written here.
 
-A file is called like its series, `BTC-USD_H1.parquet` or `BTC-USD_H1.csv`; of both the Parquet file is read. Its first
-row names the columns. What contradicts itself is passed on as it stands, for validation to reject; what cannot be read
+A file is called like its series, `BTC-USD_H1.parquet` or `BTC-USD_H1.csv`; of both the Parquet file is read. How a text
+is written is found out in `file_dialect`. What contradicts itself is passed on as it stands, for validation to reject; what cannot be read
 as a candle at all is passed on as text. DuckDB reads the files, in the session time zone that `timezone:` names:
 local hours that the clocks skip count as if the clocks had not been changed yet. Of hours that occur twice a file in
 order of time has the first pass first; what stands there once counts as the second. A date without a time names the bar
 of that day, week or month.
 """
 
-import csv
-import glob
+import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import duckdb
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, field_validator
 
 from refresh_pipeline.duckdb_connection import open_duckdb
 from refresh_pipeline.market.calendars.base import Calendar, zone_offsets
 from refresh_pipeline.market.candles import (
     CANDLE_COLUMNS,
-    PRICE_COLUMNS,
     QUOTE_COLUMNS,
     TIME_UNIT,
     Candles,
@@ -39,13 +36,20 @@ from refresh_pipeline.market.model import Market, source_options
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError
+from refresh_pipeline.sources.file_options import FilesOptions
+from refresh_pipeline.sources.file_table import (
+    Table,
+    csv_table,
+    malformed,
+    parquet_table,
+    refuse_if_nothing_is_readable,
+    select,
+)
+from refresh_pipeline.sources.file_text import PACKED, open_text
 
-TIME_COLUMNS = ("open_time", "time", "timestamp", "datetime", "date")
-DELIMITERS = ",;\t|"
-# In bytes; what is no CSV file may have no second line.
-LONGEST_HEADER = 1 << 16
-# DuckDB takes a path for a pattern, hence the escapes, and the names of its folders (volume=5) for columns.
-PARQUET_SCAN = "read_parquet($path, hive_partitioning=false)"
+# The endings of files that are read, in the order in which they are preferred.
+ENDINGS = tuple(f"{kind}{packed}" for packed in ("", *PACKED) for kind in (".csv", ".txt", ".tsv")) + PACKED
+PARQUET = ".parquet"
 # In microseconds.
 DAY = 86_400_000_000
 # How far the beginning of the bar that a date names may lie from it, and more.
@@ -57,55 +61,6 @@ MOST_REPLACED = 1000
 TWO_VALUES = "another row of the file has the same time and other values"
 
 
-# From `since` to `until` (excluded), in microseconds since 1970.
-Stretch = dict[str, int]
-
-
-class FilesOptions(BaseModel):
-    """What `source:` may say of a market of files beside its kind."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    directory: str
-    timezone: str = "UTC"
-
-    @field_validator("timezone")
-    @classmethod
-    def _zone_exists(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise ValueError("allowed: a zone of the IANA database, for instance Europe/Berlin") from error
-        return name
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A file as DuckDB is to read it; everything but the path is SQL.
-
-    Attributes:
-        path: the file.
-        scan: the table function over it, with the parameter `$path`.
-        columns: what each of the file's columns, by its name in lower case, is called in the scan.
-        raw_time: the opening time as it stands in the file.
-        time: `raw_time` in microseconds since 1970, null where it cannot be read.
-        nearby: what holds for every row from `$since` to `$until` and for every unreadable time, and is quick to find.
-        rejects: whether DuckDB lists the rows that it could not split into columns.
-    """
-
-    path: Path
-    scan: str
-    columns: Mapping[str, str]
-    raw_time: str
-    time: str
-    nearby: str
-    rejects: bool
-    # Microseconds of the wall clock that `raw_time` names, null where it names an instant.
-    wall: str
-    # Whether it is a date without a time.
-    is_date: str
-
-
 class FilesSource:
     """Reads what lies in a directory; a file that is not there means that there is no data."""
 
@@ -115,10 +70,9 @@ class FilesSource:
 
     def __init__(self, market: Market, *_: object) -> None:
         """The source of one market; sources on the network take further arguments, which mean nothing here."""
-        options = source_options(market, FilesOptions)
+        self._options = source_options(market, FilesOptions)
         self._market = market
-        self._timezone = options.timezone
-        self._directory = Path(options.directory).expanduser().absolute()
+        self._directory = Path(self._options.directory).expanduser().absolute()
         self._columns = (*CANDLE_COLUMNS, *(QUOTE_COLUMNS if market.two_sided else ()))
 
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
@@ -130,39 +84,73 @@ class FilesSource:
             requests: for any timeframes.
             now: bars that end later are left out.
         """
-        with open_duckdb(session={"TimeZone": self._timezone}) as connection:
+        with open_duckdb(session={"TimeZone": self._options.zone}) as connection:
+            paths: Paths | SourceError = _listed_or_failure(self._directory)
             for request in requests:
-                yield self._fetched(connection, request, instant(now))
+                yield self._fetched(connection, paths, request, instant(now))
 
-    def _fetched(self, connection: duckdb.DuckDBPyConnection, request: Request, now: np.datetime64) -> Fetched:
+    def _fetched(
+        self, connection: duckdb.DuckDBPyConnection, paths: "Paths | SourceError", request: Request, now: np.datetime64
+    ) -> Fetched:
         started = time.perf_counter()
         candles, failure = Candles.none(), None
         try:
-            path = self._path(request.series)
+            if isinstance(paths, SourceError):
+                raise paths
+            path = paths.get(
+                Series(self._market.symbol(request.series.instrument, default=str), request.series.timeframe).file_stem
+            )
             if path is not None:
                 calendar = self._market.calendar_of(request.series.instrument)
-                bars = Bars(calendar, request.series.timeframe, self._timezone)
-                found = read_candles(
-                    connection, path, self._columns, bars, since=request.since, until=min(request.until, now)
-                )
+                bars = Bars(calendar, request.series.timeframe, self._options.zone)
+                reader = FileReader(connection, self._options, self._columns, bars)
+                found = reader.candles(path, since=request.since, until=min(request.until, now))
                 candles = found.where(calendar.closes(request.series.timeframe, found.open_time) <= now)
         except SourceError as error:
             failure = error
         return Fetched(request.series, candles, error=failure, seconds=time.perf_counter() - started)
 
-    def _path(self, series: Series) -> Path | None:
-        stem = Series(self._market.symbol(series.instrument, default=str), series.timeframe).file_stem
-        try:
-            if not self._directory.is_dir():
-                raise PermanentError(
-                    f"{self._directory}: expected a directory with candles, found none; see directory:"
-                )
-            paths = [self._directory / f"{stem}{ending}" for ending in (".parquet", ".csv")]
-            return next((path for path in paths if path.exists()), None)
-        except OSError as error:
-            raise PermanentError(
-                f"{self._directory}: expected a readable directory, found: {error.strerror}"
-            ) from error
+
+# The preferred file by the name without its ending.
+Paths = Mapping[str, Path]
+
+
+def _listed_or_failure(directory: Path) -> Paths | SourceError:
+    try:
+        return listed(directory)
+    except SourceError as error:
+        return error
+
+
+def listed(directory: Path) -> Paths:
+    """The files of a directory by their names without endings; endings in any case, Parquet before text.
+
+    Raises:
+        PermanentError: the directory does not exist or cannot be read.
+    """
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise PermanentError(f"{directory}: expected a directory with candles, found none; see directory:") from error
+    except OSError as error:
+        raise PermanentError(f"{directory}: expected a readable directory, found: {error.strerror}") from error
+    best: dict[str, tuple[int, bool, str]] = {}
+    for name in names:
+        if ending := ending_of(name):
+            place = (-1 if ending == PARQUET else ENDINGS.index(ending), not name.endswith(ending), name)
+            stem = name[: -len(ending)]
+            best[stem] = min(best.get(stem, place), place)
+    return {stem: directory / name for stem, (*_, name) in best.items()}
+
+
+def ending_of(name: str) -> str:
+    """The ending of a file that can be read, in lower case; empty for any other.
+
+    >>> ending_of("BTC-USD_H1.CSV"), ending_of("BTC-USD_H1.csv.gz"), ending_of("BTC-USD_H1.png")
+    ('.csv', '.csv.gz', '')
+    """
+    lower = name.lower()
+    return max((each for each in (PARQUET, *ENDINGS) if lower.endswith(each)), key=len, default="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,52 +204,90 @@ def _first_pass_first(zone: str, times: Times, walls: Times) -> Times:
     return times
 
 
-def read_candles(
-    connection: duckdb.DuckDBPyConnection,
-    path: Path,
-    columns: Sequence[str],
-    bars: Bars,
-    *,
-    since: np.datetime64,
-    until: np.datetime64,
-) -> Candles:
-    """The candles of one file that open from `since` to `until` (excluded), in order, the last of equal times only.
+@dataclass(frozen=True, slots=True)
+class FileReader:
+    """Reads one file after the other.
 
-    Where rows of one time have different values, the others are set aside.
-
-    Args:
+    Attributes:
         connection: its session time zone is that of naive times.
-        path: a Parquet file, or a CSV file with a header.
-        columns: which to give; NaN where the file has none of that name.
-        bars: what the file's times mean.
-        since: datetime64[us], UTC.
-        until: datetime64[us], UTC.
-
-    Raises:
-        PermanentError: the file cannot be read, lacks a column, or none of its rows is a candle.
+        options: how the market's files are written.
+        columns: which to give; NaN where a file has none of that name.
+        bars: what the files' times mean.
     """
-    stretch = {"since": int(since.astype(np.int64)), "until": int(until.astype(np.int64)), "margin": bars.margin}
-    try:
-        table = _parquet_table(connection, path) if path.suffix == ".parquet" else _csv_table(path)
-        _select(connection, table, columns, stretch)
-        malformed = _malformed(connection, table, stretch)
-        rows = connection.execute(
-            f"select t, wall, is_date, {', '.join(columns)} from found where reason is null"
+
+    connection: duckdb.DuckDBPyConnection
+    options: FilesOptions
+    columns: Sequence[str]
+    bars: Bars
+
+    def candles(self, path: Path, *, since: np.datetime64, until: np.datetime64) -> Candles:
+        """The candles that open from `since` to `until` (excluded), in order, the last of equal times only.
+
+        Where rows of one time have different values, the others are set aside.
+
+        Args:
+            path: a Parquet file, or a text file, packed or not.
+            since: datetime64[us], UTC.
+            until: datetime64[us], UTC.
+
+        Raises:
+            PermanentError: the file cannot be read, lacks a column, or none of its rows is a candle.
+        """
+        stretch = {
+            "since": int(since.astype(np.int64)),
+            "until": int(until.astype(np.int64)),
+            "margin": self.bars.margin,
+        }
+        is_parquet = path.suffix.lower() == PARQUET
+        try:
+            if is_parquet:
+                return self._read(parquet_table(self.connection, path, self.options), stretch)
+            try:
+                return self._from_text(path, stretch, copy=False)
+            # A copy has one kind of line end.
+            except duckdb.Error:
+                return self._from_text(path, stretch, copy=True)
+        except duckdb.Error as error:
+            wanted = "a Parquet file" if is_parquet else "a CSV file"
+            raise PermanentError(f"{path}: expected {wanted}, found: {_first_line(error)}") from error
+        except (OSError, UnicodeError) as error:
+            wanted = f"a readable file in {(self.options.encoding or 'UTF-8').upper()}"
+            raise PermanentError(f"{path}: expected {wanted}, found: {_first_line(error)}") from error
+
+    def _from_text(self, path: Path, stretch: dict[str, int], *, copy: bool) -> Candles:
+        with (
+            tempfile.TemporaryDirectory(prefix="refresh-file-") as name,
+            open_text(path, self.options.encoding, Path(name), copy=copy) as text,
+        ):
+            return self._read(csv_table(self.connection, text, self.options, self.columns, Path(name)), stretch)
+
+    def _read(self, table: Table, stretch: dict[str, int]) -> Candles:
+        select(self.connection, table, self.columns, stretch)
+        unreadable = malformed(self.connection, table, stretch)
+        rows = self.connection.execute(
+            f"select t, wall, is_date, {', '.join(self.columns)} from found where reason is null"
         ).fetchnumpy()
         written = rows.pop("t").astype(TIME_UNIT)
         walls = np.ma.filled(rows.pop("wall").astype("float64"), np.nan)
-        opens = bars.opened(written, _as_times(walls), rows.pop("is_date").astype(bool))
-        chosen = (opens >= since) & (opens < until)
-        if malformed and not chosen.any():
-            _refuse_if_nothing_is_readable(connection, table, malformed[0])
-    except duckdb.Error as error:
-        wanted = "a Parquet file" if path.suffix == ".parquet" else "a CSV file with one kind of line end"
-        raise PermanentError(f"{path}: expected {wanted}, found: {_first_line(error)}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise PermanentError(f"{path}: expected a readable file in UTF-8, found: {_first_line(error)}") from error
-    values = {name: np.asarray(rows[name])[chosen] for name in columns}
-    malformed += _other_values(opens[chosen], values)
-    return Candles.of(opens[chosen], malformed, **values).sorted()
+        is_date = rows.pop("is_date").astype(bool)
+        opens = self.bars.opened(written, _as_times(walls), is_date)
+        chosen = (opens >= np.datetime64(stretch["since"], "us")) & (opens < np.datetime64(stretch["until"], "us"))
+        if unreadable and not chosen.any():
+            refuse_if_nothing_is_readable(self.connection, table, unreadable[0])
+        if self.bars.timeframe.is_intraday and is_date.all():
+            _require_clocks(table, written, self.bars.timeframe)
+        values = {name: np.asarray(rows[name])[chosen] for name in self.columns}
+        unreadable += _other_values(opens[chosen], values)
+        return Candles.of(opens[chosen], unreadable, **values).sorted()
+
+
+def _require_clocks(table: Table, written: Times, timeframe: Timeframe) -> None:
+    days, counts = np.unique(written, return_counts=True)
+    if len(days) and counts.max() > 2:
+        day = days[counts.argmax()].astype("datetime64[D]")
+        raise PermanentError(
+            f"{table.name}: expected times of day for {timeframe}, found dates alone ({day} in {counts.max()} rows)"
+        )
 
 
 def _as_times(microseconds: Floats) -> Times:
@@ -283,140 +309,6 @@ def _other_values(opens: Times, values: Mapping[str, Floats]) -> list[Malformed]
         Malformed(",".join([str(opens[row]), *(f"{column[row]:g}" for column in values.values())]), TWO_VALUES)
         for row in rows[differs][:MOST_REPLACED].tolist()
     ]
-
-
-def _parquet_table(connection: duckdb.DuckDBPyConnection, path: Path) -> Table:
-    described = connection.execute(
-        f"describe select * from {PARQUET_SCAN}", {"path": glob.escape(str(path))}
-    ).fetchall()
-    columns = _first_of_each([(name, f'"{name}"') for name, *_ in described])
-    types = _first_of_each([(name, kind) for name, kind, *_ in described])
-    name = _time_column(path, columns)
-    scan = PARQUET_SCAN
-    if not types[name].startswith(("TIMESTAMP", "DATE")):
-        return _with_written_times(path, scan, columns, columns[name], rejects=False)
-    time = _moment(columns[name])
-    nearby = f"{time} is null or ({time} >= $since - $margin and {time} < $until + $margin)"
-    is_wall = "WITH TIME ZONE" not in types[name]
-    wall = "epoch_us(try_cast(raw_time as timestamp))" if is_wall else "null::bigint"
-    is_date = "true" if types[name].startswith("DATE") else "false"
-    return Table(path, scan, columns, columns[name], _moment("raw_time"), nearby, False, wall, is_date)
-
-
-def _csv_table(path: Path) -> Table:
-    with path.open("rb") as lines:
-        line = next(iter(lines.readline(LONGEST_HEADER).decode("utf-8-sig").splitlines()), "")
-    # DuckDB's own guess looks at the rows as well, and takes a ragged file for one with a single column.
-    delimiter = max(DELIMITERS, key=line.count)
-    names = next(csv.reader([line], delimiter=delimiter), [])
-    columns = _first_of_each([(name, f"c{number}") for number, name in enumerate(names)])
-    types = ", ".join(f"'c{number}': 'varchar'" for number in range(len(names)))
-    scan = (
-        f"read_csv($path, auto_detect=false, header=true, delim='{delimiter}', quote='\"', escape='\"', "
-        f"columns={{{types}}}, store_rejects=true, hive_partitioning=false)"
-    )
-    return _with_written_times(path, scan, columns, columns[_time_column(path, columns)], rejects=True)
-
-
-def _with_written_times(path: Path, scan: str, columns: Mapping[str, str], column: str, *, rejects: bool) -> Table:
-    text = f"trim(cast({column} as varchar))"
-    # Reading a time with its zone takes ten times as long as without, which is off by a day at most.
-    rough = f"epoch_us(try_cast({text} as timestamp))"
-    nearby = f"{rough} is null or ({rough} >= $since - $margin and {rough} < $until + $margin)"
-    wall = "epoch_us(try_cast(raw_time as timestamp))"
-    is_date = r"regexp_full_match(raw_time, '\d{4}[-/]\d{1,2}[-/]\d{1,2}')"
-    return Table(path, scan, columns, text, _written("raw_time"), nearby, rejects, wall, is_date)
-
-
-def _first_of_each(columns: Sequence[tuple[str, str]]) -> dict[str, str]:
-    by_name: dict[str, str] = {}
-    for name, value in columns:
-        by_name.setdefault(name.strip().lower(), value)
-    return by_name
-
-
-def _time_column(path: Path, columns: Mapping[str, str]) -> str:
-    """The name of the column with the opening times, in a file that has every column it needs."""
-    missing = [name for name in PRICE_COLUMNS if name not in columns]
-    names = [name for name in TIME_COLUMNS if name in columns]
-    if missing or not names:
-        wanted = missing if names else [" or ".join(TIME_COLUMNS), *missing]
-        raise PermanentError(
-            f"{path}: expected a first row that names the columns {', '.join(wanted)}; "
-            f"found {', '.join(filter(None, columns)) or 'nothing'}"
-        )
-    return names[0]
-
-
-def _written(text: str) -> str:
-    """SQL for microseconds since 1970 from a text, null where it is neither a time nor an epoch since 1973."""
-    number = f"try_cast({text} as double)"
-    # Seconds, milliseconds, microseconds and nanoseconds do not overlap before the year 2286.
-    units = ((1e8, 1e10, 1e6), (1e11, 1e13, 1e3), (1e14, 1e16, 1), (1e17, 1e19, 1e-3))
-    cases = [f"when {number} >= {low} and {number} < {high} then {number} * {unit}" for low, high, unit in units]
-    # Before 2.0 DuckDB reads an offset only behind seconds.
-    with_seconds = rf"regexp_replace({text}, '([ T]\d+:\d+)([^:\d].*)?$', '\1:00\2')"
-    return f"coalesce({_moment(text)}, cast(case {' '.join(cases)} end as bigint), {_moment(with_seconds)})"
-
-
-def _moment(raw: str) -> str:
-    # Null for infinity, which is a timestamp as well.
-    return f"epoch_us(try_cast({raw} as timestamptz))"
-
-
-def _select(connection: duckdb.DuckDBPyConnection, table: Table, columns: Sequence[str], stretch: Stretch) -> None:
-    """What the file holds of a stretch and little more, in its order, as the temporary table `found`."""
-    connection.execute("drop table if exists reject_errors; drop table if exists reject_scans")
-    raw = [f"{table.columns.get(name, 'null::varchar')} as raw_{name}" for name in columns]
-    # DuckDB takes "1_5" for a number.
-    cast = {
-        name: f"try_cast(case when not contains(raw_{name}::varchar, '_') then raw_{name} end as double)"
-        for name in columns
-    }
-    numbers = [f"coalesce({cast[name]}, 'nan') as {name}" for name in columns]
-    # An empty price is a candle's fault, not a row's; a volume that is no number is not known.
-    unreadable = [
-        f"when {cast[name]} is null and raw_{name} is not null then '{name} is no number'"
-        for name in columns
-        if name != "volume"
-    ]
-    cells = [f"coalesce(raw_{name}::varchar, '')" for name in ("time", *columns)]
-    # No common table expressions: materialized ones lose the order of rows before DuckDB 2.0.
-    connection.execute(
-        f"""
-        create or replace temp table found as
-        select {table.time} as t, {table.wall} as wall, coalesce({table.is_date}, false) as is_date,
-            {", ".join(numbers)},
-            case when t is null then 'its time cannot be read' {" ".join(unreadable)} end as reason,
-            case when reason is not null then concat_ws(',', {", ".join(cells)}) end as text
-        from (select {table.raw_time} as raw_time, {", ".join(raw)} from {table.scan} where {table.nearby})
-        """,
-        {"path": glob.escape(str(table.path)), **stretch},
-    )
-
-
-def _malformed(connection: duckdb.DuckDBPyConnection, table: Table, stretch: Stretch) -> list[Malformed]:
-    """What could not be read: rows with text for a number, and rows that DuckDB could not split into columns."""
-    unread = connection.execute(
-        "select text, reason from found where reason is not null and (t is null or (t >= $since and t < $until))",
-        {name: stretch[name] for name in ("since", "until")},
-    ).fetchall()
-    if table.rejects:
-        unread += connection.execute(
-            "select first(csv_line), first(error_message) from reject_errors group by line order by line"
-        ).fetchall()
-    return [Malformed(str(text), reason) for text, reason in unread]
-
-
-def _refuse_if_nothing_is_readable(connection: duckdb.DuckDBPyConnection, table: Table, example: Malformed) -> None:
-    query = (
-        f"select count(*) from (select {table.raw_time} as raw_time from {table.scan}) where {table.time} is not null"
-    )
-    if connection.execute(query, {"path": glob.escape(str(table.path))}).fetchall() == [(0,)]:
-        raise PermanentError(
-            f"{table.path}: expected rows such as 2024-01-31 09:15,1.1,1.3,1.0,1.2,500; none could be read, "
-            f"the first unreadable one is {example.text!r}: {example.reason}"
-        )
 
 
 def _first_line(error: Exception) -> str:

@@ -50,6 +50,8 @@ WRONG = [
     ["exports", "prune", "-m", "nope"],
     ["exports", "duplicates", "--link", "--remove"],
     ["universe", "-m", "nope"],
+    ["files", "inspect", "nope.csv"],
+    ["files", "inspect", "pyproject.toml", "--option", "garbage"],
 ]
 RIGHT = [["--help"], ["--version"], ["once", "--help"], ["exports", "verify", "--help"]]
 
