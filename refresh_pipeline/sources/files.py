@@ -1,11 +1,12 @@
 """Candles from CSV and Parquet files that somebody else writes, one file per series. Nothing is written here.
 
 A file is called like its series, `BTC-USD_H1.parquet` or `BTC-USD_H1.csv`; of both the Parquet file is read. How a text
-is written is found out in `file_dialect`. What contradicts itself is passed on as it stands, for validation to reject; what cannot be read
-as a candle at all is passed on as text. DuckDB reads the files, in the session time zone that `timezone:` names:
-local hours that the clocks skip count as if the clocks had not been changed yet. Of hours that occur twice a file in
-order of time has the first pass first; what stands there once counts as the second. A date without a time names the bar
-of that day, week or month.
+is written is found out in `file_dialect`. What contradicts itself is passed on as it stands, for validation to reject;
+what cannot be read as a candle at all is passed on as text.
+
+DuckDB reads the files, in the session time zone that `timezone:` names: local hours that the clocks skip count as if
+the clocks had not been changed yet. Of hours that occur twice a file in order of time has the first pass first; what
+stands there once counts as the second. A date without a time names the bar of that day, week or month.
 """
 
 import os
