@@ -53,7 +53,7 @@ def test_the_checks(loaded: dg.RepositoryDefinition) -> None:
 def test_the_jobs(loaded: dg.RepositoryDefinition) -> None:
     # Dagster's own, for whatever is materialized by hand, is the implicit one.
     own = {name for name in loaded.job_names if not name.startswith("__ASSET_JOB")}
-    own_of_markets = {f"{market}_{what}" for market in MARKETS for what in ("refresh", "publish", "backfill")}
+    own_of_markets = {f"{market}_{what}" for market in MARKETS for what in ("refresh", "publish", "backfill", "check")}
     assert own == own_of_markets | {"backup", "maintenance"}
 
 

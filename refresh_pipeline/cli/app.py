@@ -9,6 +9,7 @@ import typer
 
 from refresh_pipeline.cli import (
     alerts,
+    check,
     compute,
     export_files,
     files,
@@ -45,7 +46,7 @@ files_app.command()(files.inspect)
 app.add_typer(files_app, name="files")
 for command in (operate.backup, operate.restore, operate.maintain):
     app.command()(command)
-for command in (status.status, gaps.gaps, alerts.alerts):
+for command in (status.status, gaps.gaps, check.check, alerts.alerts):
     app.command()(command)
 for command in (markets.markets, settings_table.settings, query.query):
     app.command()(command)

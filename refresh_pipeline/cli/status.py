@@ -28,7 +28,7 @@ from refresh_pipeline.cli.orphans import show_orphans
 Row = Mapping[str, Any]
 
 COLOURS = {"failed": "red", "no data": "yellow", "updated": "green", "unchanged": "green"}
-NEVER = "never asked for"
+NEVER = "never"
 
 
 def status(

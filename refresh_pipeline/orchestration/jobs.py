@@ -9,7 +9,7 @@ from refresh_pipeline.market.destination_spec import FileSpec
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.orchestration.destination_assets import further_destinations
 from refresh_pipeline.orchestration.run_options import KEY
-from refresh_pipeline.pipeline.job_names import backfill_job_name, publish_job_name, refresh_job_name
+from refresh_pipeline.pipeline.job_names import backfill_job_name, check_job_name, publish_job_name, refresh_job_name
 from refresh_pipeline.warehouse.schema import Table
 
 REFRESHED = (Table.raw_candles, Table.enhanced_candles, Table.indicators)
@@ -19,7 +19,7 @@ PUBLISHED = (Table.exports, Table.uploads)
 
 
 def market_jobs(market: Market) -> list[UnresolvedAssetJobDefinition]:
-    """One job brings the market's candles up to date, one publishes them, one asks for history that is missing."""
+    """The jobs that refresh the market's candles, publish them, fetch missing history and run the checks."""
     return [
         dg.define_asset_job(
             refresh_job_name(market),
@@ -39,7 +39,17 @@ def market_jobs(market: Market) -> list[UnresolvedAssetJobDefinition]:
             # What the launchpad shows at first.
             config={"resources": {KEY: {"config": {"missing_only": True, "since": "", "until": ""}}}},
         ),
+        dg.define_asset_job(
+            check_job_name(market),
+            selection=dg.AssetSelection.checks_for_assets(*([market.name, name] for name in _asset_names(market))),
+            description=f"Run the checks of every asset of {market.name}; fetch and write nothing.",
+        ),
     ]
+
+
+def _asset_names(market: Market) -> list[str]:
+    names = (*REFRESHED, *PUBLISHED, *(spec.asset for spec in further_destinations(market)))
+    return [str(name) for name in names]
 
 
 def _destination_names(market: Market, of_files: bool) -> list[str]:

@@ -19,7 +19,12 @@ from refresh_pipeline.orchestration.materialization import EVERY_SERIES_FAILED
 from refresh_pipeline.orchestration.partitions import range_tags
 from refresh_pipeline.orchestration.resources import uploads_of
 from refresh_pipeline.orchestration.run_options import KEY
-from refresh_pipeline.pipeline.job_names import backfill_job_name, publish_job_name, refresh_job_name
+from refresh_pipeline.pipeline.job_names import (
+    backfill_job_name,
+    check_job_name,
+    publish_job_name,
+    refresh_job_name,
+)
 from refresh_pipeline.settings import Settings, prepare_dagster
 from refresh_pipeline.warehouse import queries
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect
@@ -102,21 +107,8 @@ def run_jobs(
         "resources": {KEY: {"config": {**options, **narrowing}}},
         "loggers": {"console": {"config": {"log_level": LOG_LEVELS[min(verbose, 2)]}}},
     }
-    results = []
     with dagster_instance(settings) as instance:
-        for name in jobs:
-            going_runs(instance, name)
-            with _canceled_when_interrupted(instance):
-                results.append(
-                    definitions.resolve_job_def(name).execute_in_process(
-                        instance=instance,
-                        tags={**tags, PROCESS_TAG: this_process()},
-                        run_config=run_config,
-                        raise_on_error=False,
-                    )
-                )
-                if _was_interrupted(results[-1]):
-                    raise KeyboardInterrupt
+        results = [_executed(instance, definitions, name, tags, run_config) for name in jobs]
     return Refreshed(
         market,
         _outcomes(settings, market, [result.run_id for result in results]),
@@ -124,6 +116,76 @@ def run_jobs(
         {name: count for result in results for name, count in _failed_checks(result).items()},
         _places(settings),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """The result of one asset check."""
+
+    market: str
+    asset: str
+    name: str
+    # What is true when the check passes.
+    statement: str
+    passed: bool
+    # The number of faults in words, where there are any, and the first of them.
+    summary: str
+    faults: Sequence[str]
+
+
+def run_checks(
+    settings: Settings, market: Market, options: Mapping[str, str], verbose: int
+) -> tuple[list[CheckResult], list[str]]:
+    """Run the checks of every asset of a market as a Dagster run; the results, and the errors of checks that failed.
+
+    Raises:
+        MarketError: the market's YAML says something of its source that the source does not know.
+        KeyboardInterrupt: somebody wants it to end; the run at hand is on record as canceled.
+    """
+    definitions = build(settings, [market])
+    run_config = {
+        "resources": {KEY: {"config": dict(options)}},
+        "loggers": {"console": {"config": {"log_level": LOG_LEVELS[min(verbose, 2)]}}},
+    }
+    with dagster_instance(settings) as instance:
+        result = _executed(instance, definitions, check_job_name(market), {}, run_config)
+    statements = {
+        spec.key: spec.description or "" for check in definitions.asset_checks or [] for spec in check.check_specs
+    }
+    results = [
+        _check_result(evaluation, statements.get(evaluation.asset_check_key, ""))
+        for evaluation in result.get_asset_check_evaluations()
+    ]
+    return results, _errors(result)
+
+
+def _check_result(evaluation: dg.AssetCheckEvaluation, statement: str) -> CheckResult:
+    market, asset = evaluation.asset_key.path
+    table = evaluation.metadata.get("first_faults")
+    records = table.records if isinstance(table, dg.TableMetadataValue) else []
+    faults = [" ".join(str(value) for value in record.data.values() if value) for record in records]
+    summary = evaluation.description or ""
+    return CheckResult(market, asset, evaluation.check_name, statement, evaluation.passed, summary, faults)
+
+
+def _executed(
+    instance: dg.DagsterInstance,
+    definitions: dg.Definitions,
+    name: str,
+    tags: Mapping[str, str],
+    run_config: Mapping[str, Any],
+) -> dg.ExecuteInProcessResult:
+    going_runs(instance, name)
+    with _canceled_when_interrupted(instance):
+        result = definitions.resolve_job_def(name).execute_in_process(
+            instance=instance,
+            tags={**tags, PROCESS_TAG: this_process()},
+            run_config=dict(run_config),
+            raise_on_error=False,
+        )
+        if _was_interrupted(result):
+            raise KeyboardInterrupt
+    return result
 
 
 def _outcomes(settings: Settings, market: Market, run_ids: Sequence[str]) -> list[SeriesOutcome]:

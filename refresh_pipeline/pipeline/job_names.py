@@ -17,6 +17,11 @@ def publish_job_name(market: Market) -> str:
     return f"{market.name}_publish"
 
 
+def check_job_name(market: Market) -> str:
+    """The job that runs the checks of every asset."""
+    return f"{market.name}_check"
+
+
 def backfill_job_name(market: Market) -> str:
     """The job that asks for history that is missing, beside the refreshes, which go on meanwhile."""
     return f"{market.name}_backfill"

@@ -207,7 +207,7 @@ def test_the_table_before_any_refresh(new_world: World) -> None:
     out = StringIO()
     rows = status_rows(new_world.settings, [new_world.market], NOW)
     print_status(Console(file=out, width=160), "", rows, by_series=True)
-    assert "XRP/USD H1 - - - 0 - never asked for" in [" ".join(x.split()) for x in out.getvalue().splitlines()]
+    assert "XRP/USD H1 - - - 0 - never" in [" ".join(x.split()) for x in out.getvalue().splitlines()]
 
 
 def five_hundred_rows(fault: dict[str, Any]) -> list[dict[str, Any]]:

@@ -41,6 +41,8 @@ WRONG = [
     ["status", "-m", "nope"],
     ["status", "--now", "noon"],
     ["gaps", "-m", "nope"],
+    ["check", "-m", "nope"],
+    ["check"],
     ["gaps", "--now", "noon"],
     ["alerts", "-m", "nope"],
     ["maintain", "-m", "nope"],
