@@ -26,7 +26,8 @@ from refresh_pipeline.operations.backup import (
     BackupError,
     verify_backup,
 )
-from refresh_pipeline.warehouse.connection import WarehouseUnreadable, connect
+from refresh_pipeline.warehouse.connection import WarehouseUnreadable, connect, transaction
+from refresh_pipeline.warehouse.versions import begin_epoch
 
 Rename = Callable[[Path, Path], object]
 
@@ -152,6 +153,9 @@ def _copy_beside(backup: Backup, places: Places) -> None:
     shutil.copyfile(backup.folder / DATABASE, places.new_database)
     if sha256_of(places.new_database) != backup.files[DATABASE][1]:
         raise BackupError(f"{places.new_database}: the copy differs from {backup.folder / DATABASE}: try another disk")
+    # Whoever follows changes must notice that this is another history.
+    with connect(str(places.new_database)) as connection, transaction(connection):
+        begin_epoch(connection)
     _sync(places.new_database)
     if (backup.folder / DAGSTER).is_dir():
         places.home.mkdir(parents=True, exist_ok=True)

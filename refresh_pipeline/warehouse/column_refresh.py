@@ -19,6 +19,7 @@ from refresh_pipeline.warehouse.connection import transaction
 from refresh_pipeline.warehouse.incremental import Recomputed, TailRefresh, as_stored, finite, same_version
 from refresh_pipeline.warehouse.ingest import queue_recompute
 from refresh_pipeline.warehouse.schema import Table, columns_of, qualified
+from refresh_pipeline.warehouse.versions import record_changes
 
 # Rows that one statement updates at most, and columns: beyond these DuckDB's memory grows faster than the cells.
 ROWS_AT_ONCE, COLUMNS_AT_ONCE = 250_000, 16
@@ -136,6 +137,7 @@ class ColumnRefresh(TailRefresh):
             f"delete from {queue} q using touched d where q.asset = ? and d.until is null and {same_version('q', 'd')}",
             [self.table.value],
         )
+        record_changes(connection, self.market, [self.table])
         queue_recompute(connection, self.market, FEEDS)
         touched = arrays_of(connection, "select series_no from touched")["series_no"].tolist()
         rows = np.bincount(batch.rows["series_no"], minlength=len(batch.pending.series)).tolist()

@@ -15,7 +15,7 @@ from refresh_pipeline.analytics.bars import Computation
 from refresh_pipeline.analytics.fingerprints import Fingerprint
 from refresh_pipeline.market.candles import TIME_UNIT
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.warehouse import schema
+from refresh_pipeline.warehouse import schema, versions
 from refresh_pipeline.warehouse.arrays import arrays_of, days_before, registered, texts
 from refresh_pipeline.warehouse.ingest import queue_recompute
 from refresh_pipeline.warehouse.schema import Table, TableChange, candle_columns, qualified, queue_full_recompute
@@ -51,6 +51,9 @@ def ensure(
         ValueError: DuckDB cannot tell the market's schema from a database of the same name.
     """
     changes = schema.ensure(connection, market, computations, two_sided)
+    versions.ensure(connection, market)
+    for table in changes:
+        versions.record_all(connection, market, table)
     for computation in computations:
         _follow(connection, market, computation, two_sided, changes.get(Table(computation.name), TableChange()))
 

@@ -22,6 +22,7 @@ from refresh_pipeline.warehouse import stored_ranges
 from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, registered, timestamp
 from refresh_pipeline.warehouse.ingest import closes_after, queue_recompute
 from refresh_pipeline.warehouse.schema import Table, candle_columns, qualified
+from refresh_pipeline.warehouse.versions import record_changes
 
 # What says something about a series that has no candle left.
 OF_SERIES = (
@@ -32,6 +33,8 @@ OF_SERIES = (
 # The calendar, the timeframe and the opening times of candles, and which of them are meant.
 Condition = Callable[[Calendar, Timeframe, Times], NDArray[np.bool_]]
 LONGEST_BAR = timedelta(days=32)
+# What goes at once with a series' last candle; of other series it follows when it is computed again.
+COMPUTED = (Table.enhanced_candles, Table.indicators)
 _SAME = "t.instrument = g.instrument and t.timeframe = g.timeframe"
 
 
@@ -161,8 +164,10 @@ def _update_series(connection: duckdb.DuckDBPyConnection, market: Market) -> Non
         f"from {qualified(market.name, Table.raw_candles)} semi join touched using (instrument, timeframe) group by all"
     )
     stored_ranges.bring_forward(connection, market)
+    record_changes(connection, market.name, [Table.raw_candles])
     queue_recompute(connection, market.name, [Table.enhanced_candles])
     connection.execute(f"delete from touched using {series} t where {_SAME.replace('g.', 'touched.')}")
+    record_changes(connection, market.name, COMPUTED)
     for table in OF_SERIES:
         connection.execute(f"delete from {qualified(market.name, table)} t using touched g where {_SAME}")
     connection.execute("drop table touched")

@@ -25,6 +25,7 @@ from refresh_pipeline.warehouse.computed_batch import ComputedBatch, PendingReco
 from refresh_pipeline.warehouse.connection import Connect, transaction
 from refresh_pipeline.warehouse.ingest import queue_recompute
 from refresh_pipeline.warehouse.schema import Table, candle_columns, columns_of, qualified
+from refresh_pipeline.warehouse.versions import record_changes
 
 # How many cells (rows times columns) wait to be written at most: a third of a gigabyte, enough of indicators for one of
 # DuckDB's row groups of 122,880 rows. A whole row group is written once, at three times the speed of a quarter.
@@ -361,12 +362,18 @@ class TailRefresh:
         """Delete the rows of the series in `touched` that are older than the rows kept."""
         if (oldest == BEGINNING).all():
             return
-        connection.execute(
-            f"delete from {qualified(self.market, self.table)} t using touched w "
-            "where t.instrument = w.instrument and t.timeframe = w.timeframe and t.open_time < w.kept "
-            "and t.open_time < $newest",
-            {"newest": oldest.max().astype(datetime)},
+        table, values = qualified(self.market, self.table), {"newest": oldest.max().astype(datetime)}
+        expired = (
+            "t.instrument = w.instrument and t.timeframe = w.timeframe and t.open_time < w.kept "
+            "and t.open_time < $newest"
         )
+        connection.execute(
+            "update touched set since = least(touched.since, e.first) from (select w.series_no, "
+            f"min(t.open_time) as first from {table} t join touched w on {expired} group by w.series_no) e "
+            "where e.series_no = touched.series_no",
+            values,
+        )
+        connection.execute(f"delete from {table} t using touched w where {expired}", values)
 
     def _update_queue(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Take the series in `touched` off the queue, but for what is left for later, and queue what they feed."""
@@ -376,6 +383,7 @@ class TailRefresh:
             [self.table.value],
         )
         clear(connection, self.market, self.table, computed="(from touched where until is null)")
+        record_changes(connection, self.market, [self.table])
         # Later assets depend on the candles: flags that were repainted before the change alter none of them.
         connection.execute("update touched set since = changed")
         queue_recompute(connection, self.market, FEEDS[self.table])

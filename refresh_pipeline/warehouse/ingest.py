@@ -29,6 +29,7 @@ from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.redaction import clean
 from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, numbered, registered, texts, timestamp
 from refresh_pipeline.warehouse.schema import Table, qualified
+from refresh_pipeline.warehouse.versions import record_changes
 
 # Long enough to notice that a source deviates, short enough to stay small.
 CROSS_CHECKS_KEPT = timedelta(days=7)
@@ -408,6 +409,7 @@ def _update_series(sql: _Statements) -> None:
     sql.run(_GROWN)
     sql.run("delete from {series} s using grown g where s.instrument = g.instrument and s.timeframe = g.timeframe")
     sql.run("insert into {series} by name select * from grown")
+    record_changes(sql.connection, sql.market, [Table.raw_candles])
     queue_recompute(sql.connection, sql.market, [Table.enhanced_candles])
     sql.run("drop table grown")
     sql.run("drop table touched")

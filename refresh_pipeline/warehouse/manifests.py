@@ -25,6 +25,7 @@ from refresh_pipeline.warehouse.connection import Connect, WarehouseDamaged
 from refresh_pipeline.warehouse.incremental import clear, same_version
 from refresh_pipeline.warehouse.ingest import queue_recompute
 from refresh_pipeline.warehouse.schema import Table, candle_columns, qualified
+from refresh_pipeline.warehouse.versions import record_changes
 
 # How many cells are read and written to files at once: a tenth of a gigabyte, so that ticks can run at the same time.
 EXPORTED_AT_ONCE = 12_000_000
@@ -288,6 +289,8 @@ def write_exports(
     than the files they replaced.
     """
     _replace_manifest(connection, qualified(market, Table.exports), exported, {"exported_at": now})
+    since = dict(zip(series_exported.series, series_exported.since, strict=True))
+    _record_files(connection, market, Table.exports, {file.series: since.get(file.series) for file in exported})
     read = numbered(series_exported.series, since=series_exported.since, version=series_exported.versions)
     with registered(connection, "series_read", read):
         connection.execute(
@@ -305,6 +308,17 @@ def write_uploads(
 ) -> None:
     """Replace the manifest rows of these files."""
     _replace_manifest(connection, qualified(market, Table.uploads), published, {"uploaded_at": now})
+    _record_files(connection, market, Table.uploads, dict.fromkeys(file.series for file in published))
+
+
+def _record_files(
+    connection: duckdb.DuckDBPyConnection, market: str, asset: Table, since: Mapping[Series, np.datetime64 | None]
+) -> None:
+    """Move the versions of the series of these files; a file that is written again for itself has no `since`."""
+    if since:
+        moments = np.array([moment or "NaT" for moment in since.values()], dtype=TIME_UNIT)
+        with registered(connection, "series_of_files", numbered(list(since), since=moments)):
+            record_changes(connection, market, [asset], "series_of_files")
 
 
 def exported(connection: duckdb.DuckDBPyConnection, market: str, batch: Sequence[Series]) -> list[Exported]:

@@ -14,7 +14,7 @@ import duckdb
 from refresh_pipeline.analytics.bars import Computation
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, QUOTE_COLUMNS
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 
 class Table(StrEnum):
@@ -46,6 +46,8 @@ class Table(StrEnum):
     column_queue = "column_queue"
     # States of recursive averages, every so many bars of an asset's series.
     checkpoints = "checkpoints"
+    # One row an asset and series: its last change; the change feed reads it.
+    versions = "versions"
     # Stretches in which every expected bar is stored; kept in step by the transactions that write candles.
     stored_ranges = "stored_ranges"
     # Which candles are missing and how complete each series is, as of the last refresh.
@@ -69,6 +71,8 @@ FORMER_NAMES = {
 }
 # Columns by their name in schema version 1, with their name now.
 FORMER_COLUMNS: Mapping[Table, Mapping[str, str]] = {Table.recompute_queue: {"mark": "version"}}
+# Columns that the tables of version 1 did not have.
+LATER_COLUMNS: Mapping[Table, frozenset[str]] = {Table.schema_info: frozenset({"epoch", "first_version"})}
 
 
 KEY = {"instrument": "varchar", "timeframe": "varchar", "open_time": "timestamp"}
@@ -153,6 +157,14 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
     Table.column_queue: SERIES_KEY
     | {"asset": "varchar", "columns": "varchar[]", "since": "timestamp", "version": "varchar"},
     Table.checkpoints: KEY | {"asset": "varchar", "candles": "bigint", "state": "double[]"},
+    Table.versions: SERIES_KEY
+    | {
+        "asset": "varchar",
+        "version": "bigint",
+        "since": "timestamp",
+        "changed_at": "timestamp",
+        "earlier": 'struct("version" bigint, since timestamp)[]',
+    },
     Table.stored_ranges: SERIES_KEY
     | {"calendar": "bigint", "first_open_time": "timestamp", "last_open_time": "timestamp"},
     Table.gaps: SERIES_KEY
@@ -182,7 +194,8 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
         "asked_at": "timestamp",
     },
     Table.compaction_state: {"asset": "varchar", "before": "timestamp"},
-    Table.schema_info: {"schema_version": "integer"},
+    # `epoch` and `first_version` are the same in all markets of a file.
+    Table.schema_info: {"schema_version": "integer", "epoch": "varchar", "first_version": "bigint"},
 }
 WITH_CANDLES = (Table.raw_candles, Table.raw_candle_revisions)
 
@@ -247,11 +260,16 @@ def ensure(
         _bring_forward(connection, qualified(market, table), present.get(table), wanted[table], table in computed)
     if version < 2:
         _create_former_names(connection, market)
-    connection.execute(f"delete from {qualified(market, Table.schema_info)}")
-    connection.execute(
-        f"insert into {qualified(market, Table.schema_info)} (schema_version) values (?)", [SCHEMA_VERSION]
-    )
+    _write_version(connection, qualified(market, Table.schema_info))
     return {table: _change(present.get(table), wanted[table]) for table in computed.keys() & set(outdated)}
+
+
+def _write_version(connection: duckdb.DuckDBPyConnection, schema_info: str) -> None:
+    [feed] = connection.execute(f"select max(epoch), max(first_version) from {schema_info}").fetchall()
+    connection.execute(f"delete from {schema_info}")
+    connection.execute(
+        f"insert into {schema_info} (schema_version, epoch, first_version) values (?, ?, ?)", [SCHEMA_VERSION, *feed]
+    )
 
 
 def _change(present: Mapping[str, str] | None, wanted: Mapping[str, str]) -> TableChange:
@@ -343,7 +361,8 @@ def _rename_tables(
 def _create_former_names(connection: duckdb.DuckDBPyConnection, market: str) -> None:
     for former, table in FORMER_NAMES.items():
         names = {column: former_column for former_column, column in FORMER_COLUMNS.get(table, {}).items()}
-        listed = ", ".join(f'"{column}" as "{names.get(column, column)}"' for column in FIXED_TABLES[table])
+        columns = [column for column in FIXED_TABLES[table] if column not in LATER_COLUMNS.get(table, ())]
+        listed = ", ".join(f'"{column}" as "{names.get(column, column)}"' for column in columns)
         connection.execute(
             f'create or replace view "{market}".{former} as select {listed} from {qualified(market, table)}'
         )

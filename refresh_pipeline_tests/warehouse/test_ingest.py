@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, NOT_POSITIVE, Candles, Malformed
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.warehouse import schema
+from refresh_pipeline.warehouse import column_versions
 from refresh_pipeline.warehouse.connection import connect, transaction
 from refresh_pipeline.warehouse.ingest import Staged, Stored, store
 from refresh_pipeline.warehouse.outcomes import SeriesStats
@@ -285,7 +285,7 @@ def test_whatever_arrives_in_whatever_order_the_tables_say_what_a_dictionary_wou
     model = Model()
     with tempfile.TemporaryDirectory() as folder, connect(str(Path(folder) / "warehouse.duckdb")) as connection:
         with transaction(connection):
-            schema.ensure(connection, "fair", (), two_sided=False)
+            column_versions.ensure(connection, "fair", (), two_sided=False)
         for second, batch in enumerate(batches):
             arrivals = {series: _candles_of(rows) for series, rows in batch.items()}
             staged = Staged.of(arrivals, candle_columns(two_sided=False))
