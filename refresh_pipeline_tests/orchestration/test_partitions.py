@@ -68,3 +68,22 @@ def test_a_range_is_the_product_of_both_dimensions(instruments: list[str], timef
 def test_a_range_over_others_holds_these_as_well() -> None:
     found = span(MARKET, dict(range_tags(MARKET, ["ZEC/USD", "SPX500"], [Timeframe.m1])))
     assert found == {"ZEC/USD|m1", "BTC/USD|m1", "SPX500|m1"}
+
+
+@pytest.mark.parametrize(
+    ("instruments", "timeframes", "runs"),
+    [
+        (4, 4, 4),
+        (4, 1, 1),
+        (1, 4, 1),
+        (4, 2, 2),
+    ],
+)
+def test_a_backfill_of_the_web_ui_makes_as_many_runs_as_its_shorter_dimension_has_keys(
+    instruments: int, timeframes: int, runs: int
+) -> None:
+    # Dagster splits a backfill into ranges along one dimension, and takes the one with fewer keys.
+    chosen = product(list(MARKET.instruments)[:instruments], MARKET.timeframes[:timeframes])
+    keys = {Series(instrument, timeframe).key for instrument, timeframe in chosen}
+    ranges = grid(MARKET).subset_with_partition_keys(keys).get_partition_key_ranges(grid(MARKET))
+    assert len(ranges) == runs
