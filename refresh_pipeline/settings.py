@@ -18,6 +18,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -248,6 +249,7 @@ def load_settings(**chosen: Any) -> Settings:
     Raises:
         SettingsError: a value is not of its kind, or ~/.refresh/config.json cannot be read.
     """
+    withdraw_injected()
     fields = Settings.model_fields
     given = {str(fields[name].validation_alias): value for name, value in chosen.items() if value is not None}
     try:
@@ -258,6 +260,24 @@ def load_settings(**chosen: Any) -> Settings:
     for name in list(_by_name):
         secret(name)
     return settings
+
+
+def withdraw_injected() -> None:
+    """Take back what Dagster has copied from ./.env over the environment, so that settings have one order everywhere.
+
+    Dagster's programs do so, even where a variable was set. Other programs' variables stay.
+    """
+    copied = dotenv_values(".env")
+    listed = copied.get("REFRESH_YAML_VARIABLES") or _at_start.get("REFRESH_YAML_VARIABLES") or ""
+    ours = {field.validation_alias for field in Settings.model_fields.values()} | set(PARTS.split(listed.upper()))
+    for name, value in copied.items():
+        before = _at_start.get(name)
+        is_ours = name in ours or name.startswith(SECRET_PREFIX)
+        if not is_ours or value is None or os.environ.get(name) != value or before == value:
+            continue
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 def secret(name: str) -> str | None:
@@ -528,3 +548,17 @@ def shipped(name: str) -> Path:
     """A file that lies beside the package in the repository, and inside it once installed."""
     inside = PACKAGE / name
     return inside if inside.exists() else PACKAGE.parent / name
+
+
+def _starting_environment() -> dict[str, str]:
+    """The environment that this process was started with; where the system does not keep it, the one of now."""
+    try:
+        pairs = Path("/proc/self/environ").read_bytes().split(b"\0")
+    except OSError:
+        return dict(os.environ)
+    return dict(os.fsdecode(pair).split("=", 1) for pair in pairs if b"=" in pair)
+
+
+_at_start = _starting_environment()
+# Dagster's daemon imports this module through its storages: the programs that it starts get an environment as it was.
+withdraw_injected()

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,6 +53,33 @@ def in_config(value: str) -> None:
 
 def in_env_file_here(value: str) -> None:
     Path(".env").write_text(f"REFRESH_MARKETS={value}\n")
+
+
+# As Dagster's programs do it: each copies .env over the environment before it opens its instance, and starts others.
+UNDER_DAGSTER = """
+import logging, os, subprocess, sys
+from dagster._cli.utils import get_instance_for_cli
+with get_instance_for_cli():
+    assert os.environ["OTHER"] == "from .env"
+    if len(sys.argv) > 1:
+        sys.exit(subprocess.run([sys.executable, "-c", sys.argv[1]]).returncode)
+    from refresh_pipeline.settings import load_settings, secret
+    print(load_settings().enabled_markets, load_settings().backup_dir, secret("REFRESH_SECRET_KEY"), secret("LISTED"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not keep a process's first environment")
+def test_under_dagster_settings_have_the_same_order(here: Path) -> None:
+    names = ("REFRESH_MARKETS", "REFRESH_BACKUP_DIR", "REFRESH_SECRET_KEY", "LISTED")
+    Path(".env").write_text(
+        "".join(f"{name}=dotenv\n" for name in names) + "OTHER=from .env\nREFRESH_YAML_VARIABLES=LISTED\n"
+    )
+    Path("home/.refresh/config.json").write_text(json.dumps({"REFRESH_BACKUP_DIR": "config", "LISTED": "config"}))
+    prepare_dagster(load_settings())
+    os.environ |= {"REFRESH_MARKETS": "environment", "REFRESH_SECRET_KEY": "environment"}
+    command = [sys.executable, "-c", UNDER_DAGSTER, UNDER_DAGSTER]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert shown.stdout.split() == ["environment", "config", "environment", "config"], shown.stderr
 
 
 def in_env_file_at_home(value: str) -> None:
