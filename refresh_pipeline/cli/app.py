@@ -9,13 +9,16 @@ import typer
 
 from refresh_pipeline.cli import (
     alerts,
+    chart,
     check,
     compute,
+    doctor,
     export_files,
     files,
     forget,
     gaps,
     markets,
+    new,
     operate,
     query,
     refresh,
@@ -48,7 +51,7 @@ for command in (operate.backup, operate.restore, operate.maintain):
     app.command()(command)
 for command in (status.status, gaps.gaps, check.check, alerts.alerts):
     app.command()(command)
-for command in (markets.markets, settings_table.settings, query.query):
+for command in (new.new, markets.markets, settings_table.settings, doctor.doctor, query.query, chart.chart):
     app.command()(command)
 for command in (operate.up, serve.serve, operate.universe, forget.forget, compute.compute, rename.rename):
     app.command()(command)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -12,8 +13,8 @@ from rich.table import Table as Grid
 
 from refresh_pipeline.redaction import clean, redact_log
 
-# Into a file or a pipe a table keeps its shape; on a terminal it keeps to the window.
-out = Console(width=None if sys.stdout.isatty() else 160)
+# Into a file or a pipe a table keeps its shape, unless COLUMNS says otherwise; on a terminal it keeps to the window.
+out = Console(width=None if sys.stdout.isatty() else shutil.get_terminal_size((160, 40)).columns)
 err = Console(stderr=True)
 
 

@@ -23,8 +23,10 @@ from refresh_pipeline.cli.options import (
     open_sources,
     refuse_unfinished_restore,
     request,
+    require_credentials,
     require_warehouse,
     warehouse_errors,
+    warn_of_older_instance_file,
     wrong_requests,
 )
 
@@ -178,6 +180,12 @@ def up(
         if served_port is not None:
             refuse_used_port(served_port, option="--api-port")
         prepare_dagster(wanted.settings)
+        warn_of_older_instance_file(wanted.settings)
+    try:
+        require_credentials(wanted.markets)
+    except ValueError as error:
+        # The other markets need not wait for it.
+        print_warning(str(error))
     from tempfile import mkdtemp
 
     from refresh_pipeline.cli.supervisor import exec_supervisor

@@ -100,6 +100,28 @@ def open_sources(settings: "Settings", markets: "Sequence[Market]") -> None:
         require_usable(settings, market)
 
 
+def require_credentials(markets: "Sequence[Market]") -> None:
+    """Raise ValueError where a market's only source needs a credential that no setting has: its requests would fail."""
+    from refresh_pipeline.pipeline.market_validation import missing_credentials
+
+    for market in markets:
+        if names := missing_credentials(market):
+            raise ValueError(
+                f"market {market.name!r}: {' and '.join(names)} not set, and {market.source.kind} refuses requests "
+                f"without; set it in .env, or choose other markets with --market"
+            )
+
+
+def warn_of_older_instance_file(settings: "Settings") -> None:
+    """Print a line where the dagster.yaml in use lacks keys of the shipped one."""
+    from refresh_pipeline.instance.instance_file import missing_instance_keys
+    from refresh_pipeline.settings import dagster_home, shipped
+
+    file = dagster_home(settings) / "dagster.yaml"
+    if missing := missing_instance_keys(file):
+        print_warning(f"{file} lacks {', '.join(missing)}; copy what you want from {shipped('dagster.yaml')}")
+
+
 def chosen_series(
     markets: "Sequence[Market]", instrument: str | None, timeframe: str | None
 ) -> "list[tuple[Market, list[Series]]]":

@@ -22,8 +22,10 @@ from refresh_pipeline.cli.options import (
     open_sources,
     request,
     require_bounds,
+    require_credentials,
     require_warehouse,
     warn_of_calendars,
+    warn_of_older_instance_file,
 )
 
 if TYPE_CHECKING:
@@ -86,12 +88,12 @@ def publish(
 ) -> None:
     """Write and upload the files of changed series, without fetching candles."""
     with request(market, data_dir, now=now) as wanted:
-        series = _prepared(wanted, instrument, timeframe, new=new)
+        series = _prepared(wanted, instrument, timeframe, new=new, fetches=False)
     _run("publish", wanted, series, verbose)
 
 
 def _prepared(
-    wanted: Request, instrument: str | None, timeframe: str | None, *, new: bool
+    wanted: Request, instrument: str | None, timeframe: str | None, *, new: bool, fetches: bool = True
 ) -> "list[tuple[Market, list[Series]]]":
     from refresh_pipeline.settings import prepare_dagster
 
@@ -100,7 +102,10 @@ def _prepared(
     warn_of_calendars(wanted)
     require_warehouse(wanted.settings, new=new)
     open_sources(wanted.settings, wanted.markets)
+    if fetches:
+        require_credentials([market for market, _ in series])
     prepare_dagster(wanted.settings)
+    warn_of_older_instance_file(wanted.settings)
     return series
 
 

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from refresh_pipeline.market.model import Market, MarketError
 from refresh_pipeline.market_files import load_each
 from refresh_pipeline.pipeline.export import check_exports
-from refresh_pipeline.settings import Settings
-from refresh_pipeline.sources.registry import open_source
+from refresh_pipeline.settings import Settings, secret
+from refresh_pipeline.sources.registry import open_source, variables
 from refresh_pipeline.warehouse.computations import computations
+
+# The settings that a source asks for where its YAML names no others.
+CREDENTIALS = {"oanda": ("OANDA_TOKEN",), "dhan": ("DHAN_CLIENT_ID", "DHAN_ACCESS_TOKEN")}
 
 
 def require_usable(settings: Settings, market: Market) -> None:
@@ -18,6 +21,14 @@ def require_usable(settings: Settings, market: Market) -> None:
     open_source(market, settings.limits_dir)
     computations(market)
     check_exports(market)
+
+
+def missing_credentials(market: Market) -> list[str]:
+    """The names of credentials that the market's only source needs and no setting has; empty where it has fallbacks."""
+    if market.fallbacks:
+        return []
+    named = variables(market.source.options) or CREDENTIALS.get(market.source.kind, ())
+    return [name for name in named if not secret(name)]
 
 
 def usable_markets(settings: Settings) -> tuple[list[Market], dict[str, str]]:

@@ -52,6 +52,11 @@ class HttpSource(Generic[Options]):
         """Set what depends on the options; for a subclass that needs it."""
 
     @property
+    def base_url(self) -> str:
+        """The address that requests go to."""
+        return str(getattr(self._options, "base_url", ""))
+
+    @property
     def venue(self) -> str:
         """The name of the venue, which stays the same when the venue's address changes."""
         return self.kind

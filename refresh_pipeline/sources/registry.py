@@ -57,6 +57,17 @@ def open_source(market: Market, limits_dir: Path, secrets: Secrets = no_secrets)
     return source
 
 
+def base_urls(market: Market, limits_dir: Path) -> list[str]:
+    """The addresses that the market's sources ask; none for files, the simulation and exchanges of ccxt.
+
+    Raises:
+        MarketError: a source does not exist, or does not know an option.
+    """
+    views = [market.for_source(number) for number in range(len(market.fallbacks) + 1)] if market.fallbacks else [market]
+    urls = [getattr(_opened(view, limits_dir, no_secrets), "base_url", "") for view in views]
+    return [url for url in urls if url]
+
+
 def _opened(market: Market, limits_dir: Path, secrets: Secrets) -> Source:
     kind = market.source.kind
     if kind not in SOURCES:
