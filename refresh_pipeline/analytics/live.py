@@ -57,9 +57,9 @@ class LiveTables:
         """How many bars each series has so far."""
         return self._windows.count
 
-    def newest(self, members: Members) -> Times:
-        """The open time of the newest bar of these series."""
-        return self._windows.times(members)
+    def newest(self, members: Members, back: int = 0) -> Times:
+        """The open time of the bar `back` bars before the newest one of these series."""
+        return self._windows.times(members, back)
 
     def load(self, members: Members, enhanced: Bars, indicators: Bars) -> None:
         """Begin or begin anew with these series; each table's bars run from a checkpoint of it to the newest bar.

@@ -36,6 +36,7 @@ from refresh_pipeline.market.destination_spec import (
     parse_destinations,
 )
 from refresh_pipeline.market.export_spec import DEFAULT_NAME, Export, Retention, Window, parse_exports
+from refresh_pipeline.market.live_spec import LiveSettings, parse_live
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 
@@ -217,6 +218,8 @@ class Market(BaseModel):
     }
     # How often files are written and uploaded.
     publish: Duration = timedelta(hours=2)
+    # Candles by stream, half a second after their close; without it refreshes alone fetch them.
+    live: Annotated[LiveSettings | None, BeforeValidator(parse_live)] = None
 
     @model_validator(mode="before")
     @classmethod

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from pydantic import Field
 
 from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.calendars.crypto import CryptoCalendar
@@ -100,6 +101,7 @@ FIRST_MICROSECOND = 10**14
 LATEST_STAMP = 10**16
 
 DATA_API = "https://data-api.binance.vision"
+DATA_STREAM = "wss://data-stream.binance.vision"
 
 
 class BinanceOptions(SourceOptions):
@@ -108,6 +110,15 @@ class BinanceOptions(SourceOptions):
     base_url: BaseUrl = DATA_API
     # Without one: Binance's own where base_url is Binance's own, else none.
     archive_url: BaseUrl | None = None
+    # The host of live mode's WebSocket streams, ws:// or wss://; without it Binance's own, or the host of base_url.
+    stream_url: str | None = Field(default=None, pattern=r"^wss?://\S+$")
+
+    @property
+    def stream(self) -> str:
+        """The host of WebSocket streams."""
+        if self.stream_url or self.base_url == DATA_API:
+            return self.stream_url or DATA_STREAM
+        return "ws" + self.base_url.removeprefix("http")
 
     @property
     def archive(self) -> str | None:

@@ -13,6 +13,7 @@ from refresh_pipeline.settings import SECRET_PREFIX, VENUES_OWN, is_open_to_mark
 from refresh_pipeline.sources import Secrets, Source, no_secrets
 from refresh_pipeline.sources.failover import Member, PreferredSources
 from refresh_pipeline.sources.fetching import require_served
+from refresh_pipeline.sources.streaming import Streaming
 
 # The module and the class of each kind. A module is imported when its source is opened: the import of the HTTP client
 # takes longer than a simulated market's candles.
@@ -26,6 +27,9 @@ SOURCES = {
     "http": "json_api:JsonApiSource",
     "ccxt": "ccxt_exchange:CcxtSource",
 }
+
+# The class that streams the closed candles of a kind.
+STREAMS = {"binance": "binance_stream:BinanceStream"}
 
 # The kinds that need a token, the options that name a variable, and names of headers and params that hold a token.
 WITH_TOKEN = ("oanda", "dhan")
@@ -66,6 +70,19 @@ def base_urls(market: Market, limits_dir: Path) -> list[str]:
     views = [market.for_source(number) for number in range(len(market.fallbacks) + 1)] if market.fallbacks else [market]
     urls = [getattr(_opened(view, limits_dir, no_secrets), "base_url", "") for view in views]
     return [url for url in urls if url]
+
+
+def open_stream(market: Market, limits_dir: Path) -> Streaming:
+    """The stream of a market's preferred source.
+
+    Raises:
+        MarketError: live mode does not know the source.
+    """
+    kind = market.source.kind
+    if kind not in STREAMS:
+        raise MarketError(f"market {market.name!r}: live: found source.kind {kind!r}; allowed: {', '.join(STREAMS)}")
+    module, _, name = STREAMS[kind].partition(":")
+    return getattr(importlib.import_module(f"refresh_pipeline.sources.{module}"), name)(market, limits_dir)
 
 
 def _opened(market: Market, limits_dir: Path, secrets: Secrets) -> Source:

@@ -27,7 +27,11 @@ SESSION = {"enable_progress_bar": False}
 MEMORY = "512MB"
 # DuckDB's messages where another process has the file open, and where this process has it open in the other mode (read
 # or write). Whole phrases: a damaged block is no lock, nor is a folder of that name.
-LOCKED = ("Could not set lock on file", "with a different configuration than existing connections")
+LOCKED = (
+    *("Could not set lock on file", "with a different configuration than existing connections"),
+    # Two threads of this process open it at the same moment.
+    "Unique file handle conflict",
+)
 
 # DuckDB's messages where a block that a statement needs is not what was written.
 DAMAGED = ("Corrupt database file", "Could not read enough bytes from file", "database has been invalidated")

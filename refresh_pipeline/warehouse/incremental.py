@@ -206,11 +206,15 @@ class TailRefresh:
         return self.computation.warm_up + self.computation.repaint + self.computation.block - 1
 
     def _read(self, pending: PendingRecompute, until: Times) -> Bars:
-        read = self._read_from_checkpoints if self.computation.stored_states else self._read_with_warm_up
+        read = self.read_from_checkpoints if self.computation.stored_states else self._read_with_warm_up
         return read(pending, until)
 
-    def _read_from_checkpoints(self, pending: PendingRecompute, until: Times) -> Bars:
-        """Candles from the newest checkpoint that `_bars_before` bars follow, or from the series' beginning."""
+    def read_from_checkpoints(self, pending: PendingRecompute, until: Times | None = None) -> Bars:
+        """Candles from the newest checkpoint that `_bars_before` bars follow, or from the series' beginning.
+
+        Without `until`, up to each series' newest one.
+        """
+        until = np.full(len(pending.series), NOT_A_TIME) if until is None else until
         with self.connect() as connection:
             wanted = numbered(pending.series, since=pending.since)
             checkpoints = checkpoints_before(connection, self.market, self.computation, wanted)

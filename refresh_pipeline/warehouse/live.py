@@ -1,0 +1,291 @@
+"""What live mode reads and writes: series to begin with, and waves of their newest candles, one transaction each.
+
+A wave is written for those series alone whose stored candles are what memory has: whatever else wrote in the meantime
+(a reconciling refresh, a backfill, another live run) wins, and the series is read anew.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from refresh_pipeline.analytics.bars import Bars, Computation, Values
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles, Floats, Times
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.warehouse import ingest, queries, stored_ranges
+from refresh_pipeline.warehouse.arrays import arrays_of, numbered, registered, texts, timestamp
+from refresh_pipeline.warehouse.computations import computations
+from refresh_pipeline.warehouse.computed_batch import PendingRecompute
+from refresh_pipeline.warehouse.connection import transaction
+from refresh_pipeline.warehouse.incremental import FEEDS, TailRefresh, as_stored, finite
+from refresh_pipeline.warehouse.ingest import Staged
+from refresh_pipeline.warehouse.outcomes import Attempt, Outcome, write_outcomes
+from refresh_pipeline.warehouse.schema import Table, columns_of, qualified
+from refresh_pipeline.warehouse.warehouse import Warehouse
+
+_TABLES = (Table.enhanced_candles, Table.indicators)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Series as they are stored: the bars of each computed table, from a checkpoint to the newest candle."""
+
+    series: Sequence[Series]
+    enhanced: Bars
+    indicators: Bars
+
+
+@dataclass(frozen=True, slots=True)
+class Wave:
+    """The newest candle of some series, computed: one row a series in every array.
+
+    `count_before` and `last_before` are the stored candles that memory went by: their number, and the newest one's open
+    time.
+    """
+
+    series: Sequence[Series]
+    open_time: Times
+    candles: Mapping[str, Floats]
+    enhanced: Mapping[str, Values]
+    indicators: Mapping[str, Values]
+    # Each flag's column, the numbers of the series here, and the open times of the bars that it is set at.
+    flags: Sequence[tuple[str, NDArray[np.int64], Times]]
+    count_before: NDArray[np.int64]
+    last_before: Times
+    # The states of each table after the rows at which a checkpoint is due, by the row's number here.
+    checkpoints: Mapping[Table, tuple[NDArray[np.int64], Mapping[str, Floats]]]
+
+
+class LiveStore:
+    """One market's warehouse, as live mode uses it."""
+
+    def __init__(self, warehouse: Warehouse, market: Market) -> None:
+        """The tables must have been prepared."""
+        self._warehouse, self._market = warehouse, market
+        self._computations = computations(market)
+        self.source = market.source.kind
+
+    def load(self, series: Sequence[Series], begins: int) -> Loaded:
+        """Read series that are computed up to their newest candle; others are left out.
+
+        A series with fewer than `begins` candles is read from its first one.
+        """
+        with self._warehouse.session(), self._warehouse.get_connection() as connection, transaction(connection):
+            pending = self._pending(connection, series)
+            parts = [self._bars(pending, table, begins) for table in _TABLES]
+        return Loaded(pending.series, *parts)
+
+    def queued(self, series: Sequence[Series]) -> list[Series]:
+        """The series of which a computed table is not up to date, or has columns to compute anew."""
+        with self._warehouse.get_connection() as connection:
+            queued = _queued(connection, self._market, series)
+        return [each for each in series if each in queued]
+
+    def write(self, waves: Sequence[Wave], *, run_id: str, now: datetime) -> set[Series]:
+        """Write waves in one transaction; gives the series that were not written, as others wrote them meanwhile."""
+        with self._warehouse.get_connection() as connection, transaction(connection):
+            agreed = _agreed(connection, self._market, waves)
+            parts = [part for part in (_of(wave, agreed) for wave in waves) if len(part.series)]
+            for part in parts:
+                self._write(connection, part, run_id, now)
+        return {each for wave in waves for each in wave.series} - agreed
+
+    def _pending(self, connection: duckdb.DuckDBPyConnection, series: Sequence[Series]) -> PendingRecompute:
+        queued = _queued(connection, self._market, series)
+        stats = queries.series_stats(connection, self._market.name, [each for each in series if each not in queued])
+        held = {each: known for each, known in stats.items() if known.candle_count}
+        firsts = np.array([known.first_open_time for known in held.values()], dtype=TIME_UNIT)
+        lasts = np.array([known.last_open_time for known in held.values()], dtype=TIME_UNIT)
+        counts = np.array([known.candle_count for known in held.values()], dtype=np.int64)
+        since = lasts + np.timedelta64(1, "us")
+        return PendingRecompute(list(held), since, texts([None] * len(held)), counts, firsts, lasts)
+
+    def _bars(self, pending: PendingRecompute, table: Table, begins: int) -> Bars:
+        refresh = TailRefresh(
+            self._warehouse.get_connection,
+            self._market.name,
+            self._computations[table],
+            self._market.calendar,
+            self._market.two_sided,
+        )
+        short = pending.candle_count < begins
+        since = np.where(short, pending.first_open_time, pending.since)
+        return refresh.read_from_checkpoints(replace(pending, since=since))
+
+    def _write(self, connection: duckdb.DuckDBPyConnection, wave: Wave, run_id: str, now: datetime) -> None:
+        market = self._market
+        with registered(connection, "wanted", numbered(wave.series)):
+            connection.execute("create temp table live_series as select * from wanted")
+        self._store_candles(connection, wave, now)
+        for table, columns in zip(_TABLES, (wave.enhanced, wave.indicators), strict=True):
+            self._insert(connection, table, wave, columns)
+        self._set_flags(connection, wave)
+        self._keep_checkpoints(connection, wave)
+        self._update_queue(connection, wave)
+        attempts = {each: Attempt(Outcome.updated, rows_added=1) for each in wave.series}
+        for table in (Table.raw_candles, *_TABLES):
+            write_outcomes(connection, market.name, table.value, attempts, run_id=run_id, now=timestamp(now))
+        connection.execute("drop table live_series")
+
+    def _store_candles(self, connection: duckdb.DuckDBPyConnection, wave: Wave, now: datetime) -> None:
+        arrivals = {
+            each: Candles(
+                wave.open_time[row : row + 1], {name: wave.candles[name][row : row + 1] for name in CANDLE_COLUMNS}
+            )
+            for row, each in enumerate(wave.series)
+        }
+        staged = Staged.of(arrivals, CANDLE_COLUMNS)
+        stored = ingest.store(connection, self._market.name, staged, self.source, now)
+        added = np.array([each.added for each in stored.values()], dtype=np.int64)
+        arrived = staged.good["series_no"], staged.good["open_time"]
+        stored_ranges.extend(connection, self._market, staged.series, arrived, added)
+
+    def _insert(
+        self, connection: duckdb.DuckDBPyConnection, table: Table, wave: Wave, columns: Mapping[str, Values]
+    ) -> None:
+        computation = self._computations[table]
+        carried = wave.candles if computation.carries_candles else {}
+        rows = {
+            "series_no": np.arange(len(wave.series), dtype=np.int32),
+            "open_time": wave.open_time,
+            **carried,
+            **columns,
+        }
+        kinds = {
+            name: kind
+            for name, kind in columns_of(computation, self._market.two_sided).items()
+            if name not in ("instrument", "timeframe")
+        }
+        listed = ", ".join(f'"{name}"' for name in kinds)
+        values = ", ".join(as_stored(name, kind) for name, kind in kinds.items())
+        with registered(connection, "staged", {name: finite(array) for name, array in rows.items()}):
+            connection.execute(
+                f"insert into {qualified(self._market.name, table)} (instrument, timeframe, {listed}) "
+                f"select w.instrument, w.timeframe, {values} from staged s join live_series w using (series_no)"
+            )
+
+    def _set_flags(self, connection: duckdb.DuckDBPyConnection, wave: Wave) -> None:
+        if not wave.flags:
+            return
+        names = [name for name, members, _ in wave.flags for _ in members]
+        rows = {
+            "series_no": np.concatenate([members for _, members, _ in wave.flags]).astype(np.int32),
+            "open_time": np.concatenate([times for _, _, times in wave.flags]),
+            "flag": texts(names),
+        }
+        sets = ", ".join(
+            f'"{name}" = case when list_contains(f.flags, \'{name}\') then 1 else t."{name}" end'
+            for name in dict.fromkeys(names)
+        )
+        with registered(connection, "staged", rows):
+            connection.execute(
+                f"update {qualified(self._market.name, Table.enhanced_candles)} t set {sets} from ("
+                "select w.instrument, w.timeframe, s.open_time, list(s.flag) as flags "
+                "from staged s join live_series w using (series_no) group by all) f "
+                "where t.instrument = f.instrument and t.timeframe = f.timeframe and t.open_time = f.open_time "
+                "and t.open_time >= $earliest",
+                {"earliest": rows["open_time"].min().astype(datetime)},
+            )
+
+    def _keep_checkpoints(self, connection: duckdb.DuckDBPyConnection, wave: Wave) -> None:
+        table = qualified(self._market.name, Table.checkpoints)
+        for asset, (members, states) in wave.checkpoints.items():
+            if not len(members):
+                continue
+            rows = {
+                "series_no": members.astype(np.int32),
+                "open_time": wave.open_time[members],
+                "candles": wave.count_before[members] + 1,
+            }
+            rows |= {f"state_{number}": values for number, values in enumerate(states.values())}
+            rows = _with_required(self._computations[asset], rows)
+            listed = ", ".join(f"n.state_{number}" for number in range(len(states)))
+            with registered(connection, "new_checkpoints", rows):
+                connection.execute(
+                    f"insert into {table} (instrument, timeframe, asset, open_time, candles, state) "
+                    f"select w.instrument, w.timeframe, ?, n.open_time, n.candles, [{listed}]::double[] "
+                    "from new_checkpoints n join live_series w using (series_no)",
+                    [asset.value],
+                )
+
+    def _update_queue(self, connection: duckdb.DuckDBPyConnection, wave: Wave) -> None:
+        """Take the series off the queue, where storing their candles has put them, and queue what they feed."""
+        connection.execute(
+            f"delete from {qualified(self._market.name, Table.recompute_queue)} q using live_series w "
+            "where q.asset = ? and q.instrument = w.instrument and q.timeframe = w.timeframe",
+            [Table.enhanced_candles.value],
+        )
+        with registered(connection, "newest", numbered(wave.series, since=wave.open_time)):
+            connection.execute("create temp table touched as select instrument, timeframe, since from newest")
+        ingest.queue_recompute(connection, self._market.name, FEEDS[Table.indicators])
+        connection.execute("drop table touched")
+
+
+def _with_required(computation: Computation, rows: dict[str, NDArray]) -> dict[str, NDArray]:
+    """The checkpoints of which every required state has a value."""
+    required = computation.states if computation.required_states is None else computation.required_states
+    place = {name: number for number, name in enumerate(computation.states)}
+    known = [np.isfinite(rows[f"state_{place[name]}"]) for name in required]
+    return {name: values[np.all(known, axis=0)] for name, values in rows.items()} if known else rows
+
+
+def _queued(connection: duckdb.DuckDBPyConnection, market: Market, series: Sequence[Series]) -> set[Series]:
+    assets = [table.value for table in _TABLES]
+    with registered(connection, "wanted", numbered(series)):
+        rows = arrays_of(
+            connection,
+            "select distinct w.series_no from wanted w where exists (select 1 "
+            f"from {qualified(market.name, Table.recompute_queue)} q where list_contains($assets, q.asset) "
+            "and q.instrument = w.instrument and q.timeframe = w.timeframe) or exists (select 1 "
+            f"from {qualified(market.name, Table.column_queue)} q where q.instrument = w.instrument "
+            "and q.timeframe = w.timeframe)",
+            {"assets": assets},
+        )
+    return {series[number] for number in rows["series_no"].tolist()}
+
+
+def _agreed(connection: duckdb.DuckDBPyConnection, market: Market, waves: Sequence[Wave]) -> set[Series]:
+    """The series whose stored candles are those that the first wave of them went by."""
+    first: dict[Series, tuple[int, np.datetime64]] = {}
+    for wave in waves:
+        for each, count, last in zip(wave.series, wave.count_before.tolist(), wave.last_before, strict=True):
+            first.setdefault(each, (count, last))
+    batch = list(first)
+    stats = queries.series_stats(connection, market.name, batch)
+    queued = _queued(connection, market, batch)
+    return {
+        each
+        for each, known in first.items()
+        if each not in queued and (stats[each].candle_count, stats[each].last_open_time) == known
+    }
+
+
+def _of(wave: Wave, series: set[Series]) -> Wave:
+    """The part of a wave that is of these series."""
+    chosen = np.array([each in series for each in wave.series], dtype=bool)
+    if chosen.all():
+        return wave
+    place = np.cumsum(chosen) - 1
+    flags = [(name, place[members[chosen[members]]], times[chosen[members]]) for name, members, times in wave.flags]
+    return Wave(
+        [each for each, taken in zip(wave.series, chosen, strict=True) if taken],
+        wave.open_time[chosen],
+        *(
+            {name: values[chosen] for name, values in table.items()}
+            for table in (wave.candles, wave.enhanced, wave.indicators)
+        ),
+        [flag for flag in flags if len(flag[1])],
+        wave.count_before[chosen],
+        wave.last_before[chosen],
+        {
+            table: (
+                place[members[chosen[members]]],
+                {name: values[chosen[members]] for name, values in states.items()},
+            )
+            for table, (members, states) in wave.checkpoints.items()
+        },
+    )

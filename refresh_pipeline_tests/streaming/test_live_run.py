@@ -1,0 +1,245 @@
+"""The live run against a venue that streams with faults, on a fast clock: every candle once, every bit right."""
+
+import shutil
+import threading
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from refresh_pipeline.analytics.bars import Bars
+from refresh_pipeline.market.candles import CANDLE_COLUMNS
+from refresh_pipeline.market.model import Market, parse_market
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.pipeline.compute import compute
+from refresh_pipeline.pipeline.fetch import refresh_candles
+from refresh_pipeline.sources.registry import open_source, open_stream
+from refresh_pipeline.streaming.live_run import Clock, LiveRun, Parts
+from refresh_pipeline.warehouse.arrays import arrays_of
+from refresh_pipeline.warehouse.computations import computations
+from refresh_pipeline.warehouse.schema import Table
+from refresh_pipeline.warehouse.warehouse import Warehouse
+from refresh_pipeline_tests.fakes.binance_stream import FastClock, StreamingBinance
+
+BEGIN = datetime(2024, 6, 3, 12, 0, 45, tzinfo=UTC)
+# A minute lasts a second.
+SPEED = 60.0
+SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
+YAML = """
+name: crypto
+source: {{kind: binance, base_url: "{url}"}}
+calendar: crypto
+instruments: [BTC/USDT, ETH/USDT, SOL/USDT]
+timeframes: [m1]
+history: 18h
+indicators: {{compute: [sma_20, rsi_14, vwap, adosc, {{ema: [8]}}]}}
+live: {{rest_after: 300ms}}
+"""
+
+
+def market_at(url: str) -> Market:
+    return parse_market(YAML.format(url=url), "crypto.yaml")
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A file with 18 hours of candles of each series, computed: more than a series needs to go on by itself."""
+    path = tmp_path_factory.mktemp("live") / "stored.duckdb"
+    with StreamingBinance(lambda: BEGIN, symbols=SYMBOLS) as venue:
+        market, warehouse = market_at(venue.base_url), Warehouse(path)
+        source = open_source(market, path.parent / "limits")
+        warehouse.prepare(market)
+        refresh_candles(warehouse, market, source, market.series, BEGIN, gaps={})
+        for table in (Table.enhanced_candles, Table.indicators):
+            compute(warehouse, market, table, market.series)
+    return path
+
+
+class Desk:
+    """A venue, a warehouse and a live run on a fast clock."""
+
+    def __init__(self, folder, stored, yaml=lambda text: text):
+        self.path = folder / "live.duckdb"
+        shutil.copy(stored, self.path)
+        self.clock = FastClock(BEGIN, SPEED)
+        self.venue = StreamingBinance(self.clock.now, SPEED, SYMBOLS)
+        self.folder, self.yaml, self.reports = folder, yaml, []
+
+    def __enter__(self):
+        self.venue.__enter__()
+        self.market = parse_market(self.yaml(YAML.format(url=self.venue.base_url)), "crypto.yaml")
+        self.warehouse = Warehouse(self.path, patience=5.0)
+        return self
+
+    def __exit__(self, *error):
+        self.venue.__exit__(*error)
+
+    @contextmanager
+    def running(self, pushed=lambda waves: None):
+        """A live run in a thread; ends with the block."""
+        limits = self.folder / "limits"
+        parts = Parts(
+            self.warehouse,
+            open_source(self.market, limits),
+            open_stream(self.market, limits),
+            Clock(self.clock.now, SPEED),
+            run_id="run",
+            report=self.reports.append,
+            pushed=pushed,
+        )
+        run, errors = LiveRun(self.market, parts), []
+
+        def work():
+            try:
+                run.run()
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield run
+        finally:
+            run.end()
+            thread.join(20)
+        assert not errors, errors
+        assert not thread.is_alive()
+
+    def newest(self):
+        with Warehouse(self.path).reader() as connection:
+            rows = connection.execute("select instrument, last_open_time from crypto.series").fetchall()
+        return {name: last.replace(tzinfo=UTC) for name, last in rows}
+
+    def minute(self):
+        """How many minutes have passed since the beginning."""
+        return int((self.clock.now() - BEGIN.replace(second=0)) / timedelta(minutes=1))
+
+    def wait_for(self, minutes, seconds=30.0):
+        """Wait until the candles of so many minutes after the beginning are readable by another connection."""
+        wanted = BEGIN.replace(second=0) + timedelta(minutes=minutes - 1)
+        self.wait_until(lambda: min(self.newest().values()) >= wanted, seconds)
+
+    def wait_until(self, holds, seconds=30.0):
+        ends = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < ends, (self.newest(), self.reports)
+            time.sleep(0.05)
+
+    def assert_whole(self):
+        """Every candle is there once, as the venue has it, and every computed bit is that of the whole history."""
+        with Warehouse(self.path).reader() as connection:
+            for series in self.market.series:
+                self._assert_whole(connection, series)
+
+    def _assert_whole(self, connection, series):
+        names = ", ".join(CANDLE_COLUMNS)
+        where = f"from crypto.{{}} where instrument = '{series.instrument}' order by open_time"
+        raw = arrays_of(connection, f"select open_time, {names} " + where.format("raw_candles"))
+        times = raw.pop("open_time").astype("datetime64[us]")
+        assert (np.diff(times) == np.timedelta64(1, "m")).all()
+        symbol = series.instrument.replace("/", "")
+        served = self.venue._rows(symbol, "1m", times.astype("datetime64[ms]").astype(np.int64))
+        assert [float(row[4]) for row in served] == raw["close"].tolist()
+        [(count, last)] = connection.execute(
+            f"select candle_count, last_open_time from crypto.series where instrument = '{series.instrument}'"
+        ).fetchall()
+        assert (count, np.datetime64(last)) == (len(times), times[-1])
+        bars = Bars(times, raw, np.array([0, len(times)]))
+        for table, computation in computations(self.market).items():
+            stored = arrays_of(connection, "select * " + where.format(table.value))
+            assert len(stored["open_time"]) == len(times), table
+            for name, expected in computation.compute(bars).items():
+                values = stored[name]
+                if expected.dtype == object:
+                    assert (values == expected).all(), (table, name)
+                else:
+                    found = np.flatnonzero(
+                        ~((values == expected) | (np.isnan(values.astype(float)) & np.isnan(expected)))
+                    )
+                    assert not len(found), (table, name, found, values[found], expected[found])
+        queued = connection.execute("select asset from crypto.recompute_queue where asset <> 'exports'").fetchall()
+        assert not queued
+
+
+@pytest.fixture
+def desk(tmp_path, stored):
+    with Desk(tmp_path, stored) as desk:
+        yield desk
+
+
+def test_late_missing_repeated_and_forming_candles(desk):
+    faults = desk.venue.faults
+    faults.late["BTCUSDT"], faults.missing, faults.clock_ahead = 0.15, {"ETHUSDT"}, 300.0
+    faults.twice, faults.forming, faults.out_of_order = {"SOLUSDT"}, {"SOLUSDT", "BTCUSDT"}, {"SOLUSDT"}
+    with desk.running() as run:
+        desk.wait_for(minutes=4)
+    desk.assert_whole()
+    assert any(Series("ETH/USDT", Timeframe.m1) in report.filled for report in desk.reports)
+    assert any(report.readable and Series("SOL/USDT", Timeframe.m1) not in report.filled for report in desk.reports)
+    # The venue's clock is off, which is told and changes nothing.
+    assert run.offset > 200
+
+
+def test_cut_shut_down_silent_and_refused_streams_lose_nothing(desk):
+    with desk.running():
+        desk.wait_for(minutes=1)
+        for number, fault in enumerate((desk.venue.cut, desk.venue.announce_shutdown), start=1):
+            opened = desk.venue.connections
+            fault()
+            desk.wait_until(lambda opened=opened: desk.venue.connections >= opened + 2)
+            desk.wait_for(minutes=desk.minute() + number)
+        opened, desk.venue.faults.stalled = desk.venue.connections, True
+        desk.wait_until(lambda: desk.venue.connections >= opened + 2)
+        desk.venue.faults.refused = True
+        desk.venue.cut()
+        desk.wait_for(minutes=desk.minute() + 2)
+    desk.assert_whole()
+    assert sum(report.reconnects for report in desk.reports) >= 6
+
+
+def test_what_others_write_wins_and_is_read_anew(desk):
+    series = [Series("BTC/USDT", Timeframe.m1)]
+    written = []
+
+    def write(waves):
+        """Another run corrects a candle while the live run is about to write."""
+        if written:
+            return
+        candle = desk.venue.candle("BTCUSDT", "1m", "2024-06-03T11:50")
+        desk.venue.correct("BTCUSDT", "1m", "2024-06-03T11:50", close=candle[2])
+        source, now = open_source(desk.market, desk.folder / "other"), desk.clock.now()
+        since = now - timedelta(minutes=30)
+        attempts = refresh_candles(desk.warehouse, desk.market, source, series, now, gaps={}, since=since)
+        written.append(attempts[series[0]].rows_revised)
+        for table in (Table.enhanced_candles, Table.indicators):
+            compute(desk.warehouse, desk.market, table, series)
+
+    with desk.running(pushed=write):
+        desk.wait_for(minutes=1)
+        desk.wait_until(lambda: any(series[0] in report.reloaded for report in desk.reports))
+        desk.wait_for(minutes=desk.minute() + 2)
+    assert written == [1]
+    desk.assert_whole()
+
+
+def test_a_held_file_delays_waves_and_the_next_run_goes_on(desk):
+    with desk.running():
+        desk.wait_for(minutes=1)
+        with Warehouse(desk.path).reader():
+            time.sleep(1.5)
+    with desk.running():
+        desk.wait_for(minutes=desk.minute() + 2)
+    desk.assert_whole()
+
+
+def test_a_candle_that_contradicts_itself_is_set_aside(desk):
+    row = desk.venue.candle("ETHUSDT", "1m", "2024-06-03T12:01")
+    desk.venue.replace("ETHUSDT", "1m", "2024-06-03T12:01", [*row[:2], "1", *row[3:]])
+    with desk.running():
+        desk.wait_for(minutes=4)
+    with Warehouse(desk.path).reader() as connection:
+        [(reason,)] = connection.execute("select distinct reason from crypto.rejected_candles").fetchall()
+    assert reason == "high is below low"
