@@ -160,9 +160,16 @@ def _parameters(entry: Indicator, given: object) -> Parameters:
         raise UnknownIndicator(f"found {', '.join(unknown)}; {allowed}")
     if wrong := [value for value in named.values() if isinstance(value, bool) or not isinstance(value, int | float)]:
         raise UnknownIndicator(f"found {wrong[0]!r}, allowed: a number; {allowed}")
+    if broken := [value for key, value in named.items() if not _is_like(entry.parameters[key], value)]:
+        raise UnknownIndicator(f"found {broken[0]}, allowed: a whole number; {allowed}")
     parameters = {**entry.parameters, **{key: _like(entry.parameters[key], value) for key, value in named.items()}}
     _try_out(entry, parameters, allowed)
     return parameters
+
+
+def _is_like(default: Number, value: object) -> bool:
+    """Whether a number is of the kind that TA-Lib takes there: a number of bars is whole."""
+    return isinstance(default, float) or float(str(value)).is_integer()
 
 
 def _like(default: Number, value: object) -> Number:

@@ -20,6 +20,9 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from refresh_pipeline.cli.console import grid
+from refresh_pipeline.market.candles import iso_utc
+from refresh_pipeline.market.gaps import Gap
+from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series, listing
 from refresh_pipeline.market.universe import Universe
 from refresh_pipeline.pipeline.progress import Watcher
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     # It imports Dagster, which `refresh status` does not need.
     from refresh_pipeline.orchestration.run_jobs import Refreshed
 
+# More instruments or timeframes than these are not named in a command.
+MOST_NAMED = 5
 COUNTS = ("series", "added", "revised", "computed", "exported", "uploaded")
 # Where the faults of a check stand.
 LISTED_BY = {
@@ -89,11 +94,32 @@ def print_refreshed(console: Console, action: str, results: Sequence["Refreshed"
     for result in results:
         console.print(_result_grid(action, result, by_series=verbose > 0))
         _print_failures(console, result)
+        if result.gaps and action == "refresh":
+            console.print(Text(missing_candles(result.market, result.gaps), style="yellow"), soft_wrap=True)
     for name, place in (results[-1].places if results else {}).items():
         console.print(f"{name:<10} {place}", soft_wrap=True, highlight=False, markup=False)
     if action == "backfill":
         console.print("The next [bold]refresh once[/bold] or the publishing schedule writes the export files.")
     console.print("Next: [bold]refresh status[/bold] for every series, [bold]refresh up[/bold] for the web UI.")
+
+
+def missing_candles(market: Market, gaps: Sequence[Gap]) -> str:
+    """What is missing, and the command that asks the source for it."""
+    series = dict.fromkeys(gap.series for gap in gaps)
+    narrowed = ""
+    for option, names, every in (
+        ("--instrument", [each.instrument for each in series], len(market.instruments)),
+        ("--timeframe", [each.timeframe.value for each in series], len(market.timeframes)),
+    ):
+        chosen = list(dict.fromkeys(names))
+        # A backfill asks for what is missing alone, so that a short command does as well as a long one.
+        if len(chosen) <= min(MOST_NAMED, every - 1):
+            narrowed += f" {option} {','.join(chosen)}"
+    since = iso_utc(min(gap.first for gap in gaps))
+    return (
+        f"{sum(gap.candles for gap in gaps):,} candles of {listing(list(series))} are missing; to ask the source for "
+        f"them, run: refresh backfill --market {market.name} --since {since}{narrowed}"
+    )
 
 
 def _result_grid(action: str, refreshed: "Refreshed", by_series: bool) -> Grid:

@@ -87,7 +87,8 @@ def _why_orphan(record: RunRecord, now: float) -> str | None:
         return why_gone(run)
     # Dagster's run monitor ends runs that wait or start for too long.
     since = record.start_time if run.status is DagsterRunStatus.STARTED else None
-    late = since is not None and now - since > UNCLAIMED_AT_MOST
+    # A start of the future is from a clock that was ahead.
+    late = since is not None and abs(now - since) > UNCLAIMED_AT_MOST
     return f"No worker process registered for this run within {UNCLAIMED_AT_MOST:.0f} s of its start." if late else None
 
 

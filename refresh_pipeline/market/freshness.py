@@ -17,6 +17,8 @@ from refresh_pipeline.market.timeframe import Timeframe
 TICKS_OF_GRACE = 2
 # For so long a source is believed that has no candles of a series while it has those of others.
 QUIET_AT_MOST = np.timedelta64(1, "h")
+# A clock that is set right steps back by so much in the course of a day.
+CLOCK_STEP = np.timedelta64(1, "m")
 
 
 def allowed_delay(timeframes: Iterable[Timeframe]) -> timedelta:
@@ -78,7 +80,8 @@ def behind(market: Market, reports: Iterable[AnyStanding], now: datetime) -> lis
 
 def _is_quiet(market: Market, report: Standing, due: np.datetime64, now: np.datetime64) -> bool:
     """Whether the source was asked for the candle that is due, and the first one that lacks closed lately."""
-    if report.last_open_time is None or report.answered_at is None:
+    # An answer of the future is from a clock that was ahead: it is not known when the source answered.
+    if report.last_open_time is None or report.answered_at is None or report.answered_at > now + CLOCK_STEP:
         return False
     calendar, timeframe = market.calendar_of(report.series.instrument), report.series.timeframe
     last, closed = calendar.closes(timeframe, np.array([report.last_open_time, due], dtype=TIME_UNIT))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -10,7 +11,9 @@ from dagster import DagsterRunStatus, RunsFilter
 from filelock import FileLock
 
 from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, going_runs, this_process
+from refresh_pipeline.market.candles import parse_instant
 from refresh_pipeline.market.destination_spec import UploadsSpec
+from refresh_pipeline.market.gaps import Gap, Place
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.orchestration.build import build
@@ -26,9 +29,10 @@ from refresh_pipeline.pipeline.job_names import (
     refresh_job_name,
 )
 from refresh_pipeline.settings import Settings, prepare_dagster
-from refresh_pipeline.warehouse import queries
+from refresh_pipeline.warehouse import gaps, queries
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect
 from refresh_pipeline.warehouse.queries import SeriesOutcome
+from refresh_pipeline.warehouse.schema import Table
 
 INTERRUPTS = (dg.DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__)
 LOG_LEVELS = ("CRITICAL", "INFO", "DEBUG")
@@ -45,6 +49,8 @@ class Refreshed:
     # Sentences that are not true, with the number of faults.
     failed_checks: Mapping[str, str]
     places: Mapping[str, str]
+    # What is missing between the candles of series that were fetched, and that the source has not denied twice.
+    gaps: Sequence[Gap] = ()
 
     @property
     def succeeded(self) -> bool:
@@ -109,12 +115,14 @@ def run_jobs(
     }
     with dagster_instance(settings) as instance:
         results = [_executed(instance, definitions, name, tags, run_config) for name in jobs]
+    outcomes = _outcomes(settings, market, [result.run_id for result in results])
     return Refreshed(
         market,
-        _outcomes(settings, market, [result.run_id for result in results]),
+        outcomes,
         [message for result in results for message in _errors(result)],
         {name: count for result in results for name, count in _failed_checks(result).items()},
         _places(settings),
+        _gaps(settings, market, outcomes, str(options.get("now", ""))),
     )
 
 
@@ -195,6 +203,18 @@ def _outcomes(settings: Settings, market: Market, run_ids: Sequence[str]) -> lis
     with suppress(WarehouseBusy, WarehouseUnreadable), connect(str(settings.database), read_only=True) as connection:
         if queries.has_tables(connection, market.name):
             return queries.outcomes_of(connection, market.name, run_ids)
+    return []
+
+
+def _gaps(settings: Settings, market: Market, outcomes: Sequence[SeriesOutcome], now: str) -> list[Gap]:
+    fetched = {each.series for each in outcomes if each.asset == Table.raw_candles and each.outcome != "failed"}
+    if not fetched:
+        return []
+    with suppress(WarehouseBusy, WarehouseUnreadable), connect(str(settings.database), read_only=True) as connection:
+        found = gaps.gaps(connection, market, parse_instant(now) if now else datetime.now(UTC))
+        # The newest candles come with the next refresh.
+        between = [gap for gap in found if gap.place not in (Place.end, Place.whole)]
+        return [gap for gap in between if gap.series in fetched and not gap.is_confirmed]
     return []
 
 

@@ -108,7 +108,10 @@ class Absent:
         self._until: dict[str, float] = {}
         try:
             stored = json.loads(file.read_text(encoding="utf-8"))
-            self._until = {str(path): float(until) for path, until in stored.items() if float(until) > time.time()}
+            now = time.time()
+            # An instant beyond the longest wait is from a clock that was ahead.
+            fresh = {str(path): float(until) for path, until in stored.items()}
+            self._until = {path: until for path, until in fresh.items() if now < until <= now + ABSENT_FOR}
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, AttributeError) as error:

@@ -20,8 +20,8 @@ from refresh_pipeline.warehouse.arrays import arrays_of, days_before, registered
 from refresh_pipeline.warehouse.ingest import queue_recompute
 from refresh_pipeline.warehouse.schema import Table, TableChange, candle_columns, qualified, queue_full_recompute
 
-# A table of which more columns differ is computed as a whole. Measured: DuckDB updates a million cells a second in
-# place, and updating a quarter of the widest table takes as long as computing and writing all of it.
+# A table of which more columns differ is computed as a whole. Both numbers are estimates from measured rates (decision
+# 0081): DuckDB updates about a million cells a second in place, and writes a whole table several times as fast.
 MOST_COLUMNS, LARGEST_SHARE = 32, 1 / 4
 CARRIED = Fingerprint("candle")
 # The row of `column_versions` that says how long a timeframe's rows are kept.

@@ -62,6 +62,7 @@ def missed_twice(
     span = {"first": since[full].min().astype(datetime), "last": newest[full].max().astype(datetime)}
     values = {**span, "source": source, "now": timestamp(now), "before": timestamp(now - WAIT)}
     tables = {table.value: qualified(market, table) for table in (Table.raw_candles, Table.missed_candles)}
+    _run(connection, _PUT_BACK.format(**tables), values)
     with registered(connection, "wanted", {name: column[full] for name, column in wanted.items()}):
         with registered(connection, "sent", {"series_no": sent_no, "open_time": sent}):
             _run(connection, _LACKING.format(**tables), values)
@@ -86,6 +87,7 @@ def to_ask_again(
     names = (Table.raw_candles, Table.missed_candles)
     tables = {table.value: qualified(market, table) for table in names}
     before = {"before": timestamp(now - WAIT)}
+    _run(connection, _PUT_BACK.format(**tables), {"now": timestamp(now)})
     with registered(connection, "wanted", numbered(batch)):
         rows = arrays_of(connection, _DUE.format(**tables), before)
         if len(rows["series_no"]):
@@ -95,6 +97,12 @@ def to_ask_again(
     )
     return {batch[number]: (since, until + np.timedelta64(1, "us")) for number, since, until in edges}
 
+
+# A clock that was ahead has written instants of the future: the hour counts from now.
+_PUT_BACK = """
+update {missed_candles} set first_missed_at = least(first_missed_at, $now), asked_at = least(asked_at, $now)
+where asked_at > $now
+"""
 
 _LACKING = """
 create temp table lacking as

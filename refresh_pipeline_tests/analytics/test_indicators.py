@@ -374,6 +374,8 @@ def test_a_longer_period_warms_up_for_longer():
         ([{"ema": [{"periods": 8}]}], r"found periods; ema takes timeperiod \(30\)"),
         ([{"ema": ["eight"]}], "found 'eight', allowed: a number"),
         ([{"ema": [True]}], "found True, allowed: a number"),
+        ([{"ema": [8.7]}], "found 8.7, allowed: a whole number"),
+        ([{"ema": [float("nan")]}], "found nan, allowed: a whole number"),
         ([{"ema": [-3]}], "found ema with timeperiod -3, which TA-Lib refuses"),
     ],
 )

@@ -302,3 +302,21 @@ def test_a_market_goes_on_past_the_end_of_its_calendar(new_world: World) -> None
     with duckdb.connect(settings.database, read_only=True) as connection:
         newest = connection.execute("select max(open_time) from shares.indicators where timeframe = 'H1'").fetchall()
     assert f"{newest[0][0]}" == "2027-01-06 09:45:00"
+
+
+def test_once_names_the_command_that_fills_the_holes_it_leaves(world: World) -> None:
+    # One of the newest ten candles, which are read again, and five that lie deeper.
+    btc = "instrument = 'BTC/USD' and timeframe = 'm15' and open_time"
+    world.lose_candles(f"{btc} = '2026-06-01 11:00'")
+    world.lose_candles(f"{btc} between '2026-05-31 14:00' and '2026-05-31 15:00'")
+    result = command("once", *AT_LATER)
+    assert result.exit_code == 0
+    assert (
+        "5 candles of BTC/USD m15 are missing; to ask the source for them, run: "
+        "refresh backfill --market bazaar --since 2026-05-31T14:00:00Z --instrument BTC/USD --timeframe m15"
+    ) in words(result.stdout)
+    said = words(result.stdout).partition("run: refresh ")[2].partition(" warehouse")[0]
+    assert command(*said.split(), *AT_LATER).exit_code == 0
+    assert "are missing" not in words(command("once", *AT_LATER).stdout)
+    [(count,)] = world.query("select count(*) from bazaar.gaps")
+    assert count == 0

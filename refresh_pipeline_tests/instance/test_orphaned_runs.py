@@ -179,6 +179,15 @@ def test_a_run_that_began_minutes_ago_and_that_no_process_ever_claimed_is_marked
     assert status(instance, run_ids[0]) is DagsterRunStatus.FAILURE
 
 
+def test_a_run_that_began_in_the_future_and_that_no_process_ever_claimed_is_marked_as_failed(
+    instance: dg.DagsterInstance,
+):
+    run_id = create_run_for_test(instance, job_name=JOB, status=DagsterRunStatus.STARTING).run_id
+    began = run_started(instance, run_id)
+    # The clock was three hours ahead and is right again.
+    assert going_runs(instance, JOB, now=began - 3 * 3600) == []
+
+
 def run_started(instance: dg.DagsterInstance, run_id: str) -> float:
     """Let a run begin, as its process tells it, and say when that was."""
     began = dg.DagsterEvent(event_type_value="PIPELINE_START", job_name=JOB)

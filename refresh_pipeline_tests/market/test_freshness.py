@@ -137,6 +137,7 @@ def test_two_ticks_late_is_not_behind() -> None:
     ("10:59", "12:00:05", []),           # the first candle that lacks closed at 11:01
     ("10:58", "12:00:05", ["A"]),        # nothing for an hour
     (None, "12:00:05", ["A"]),           # nothing ever
+    ("11:45", "15:00:05", ["A"]),        # an answer of a clock that was ahead
 ])  # fmt: skip
 def test_a_quiet_instrument_is_not_behind_for_an_hour_where_its_source_answered(
     newest: str | None, answered: str | None, expected: list[str]

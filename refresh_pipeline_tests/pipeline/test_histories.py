@@ -273,6 +273,16 @@ def test_a_candle_that_is_gone_is_withdrawn_after_two_answers_an_hour_apart(desk
     ]
 
 
+def test_a_candle_that_was_missed_while_the_clock_was_ahead_is_withdrawn_an_hour_after_it_is_right(desk: Desk) -> None:
+    del desk.venue.candles[np.datetime64("2026-06-01T10:15", "us")]
+    desk.refresh()
+    with desk.warehouse.get_connection() as connection:
+        ahead = "first_missed_at + interval 26 hour"
+        connection.execute(f"update histories.missed_candles set first_missed_at = {ahead}, asked_at = {ahead}")
+    desk.refresh(NOW + timedelta(minutes=1))
+    assert desk.refresh(NOW + timedelta(minutes=62))[M15].metadata["rows_withdrawn"] == 1
+
+
 def test_a_longer_candle_goes_with_the_last_of_its_base(desk: Desk, tmp_path: Path) -> None:
     desk.venue = without(desk.venue, "2026-05-29T08:00", "2026-05-29T11:45")
     for hours in (0, 1):

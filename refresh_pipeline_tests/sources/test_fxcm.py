@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -259,6 +260,13 @@ def test_a_list_of_absent_files_that_cannot_be_read_is_begun_anew(archive: FakeF
     assert all(path.startswith("/H1/EURUSD/2024/") for path in json.loads(file.read_text()))
     file.write_text("[1, 2")
     assert len(one(source, "2024-05-27T00:00", "2024-05-28T00:00", Timeframe.H1)) == 24
+
+
+def test_an_absent_file_that_was_noted_by_a_clock_that_was_ahead_is_asked_for_again(tmp_path: Path) -> None:
+    file, now = tmp_path / "absent.json", time.time()
+    file.write_text(json.dumps({"soon": now + 60, "ahead": now + archive_of.ABSENT_FOR + 3 * 3600}))
+    absent = archive_of.Absent(file)
+    assert ("soon" in absent, "ahead" in absent) == (True, False)
 
 
 def test_where_nothing_can_be_written_down_the_candles_come_all_the_same(archive: FakeFxcm, tmp_path: Path) -> None:
