@@ -160,13 +160,15 @@ def _share(share: float | None) -> Text:
 
 
 def short_duration(seconds: float | None) -> str:
-    """A duration by its two largest units.
+    """A duration by its two largest units; a negative one is said to lie ahead.
 
-    >>> short_duration(7230), short_duration(30), short_duration(200_000), short_duration(None)
-    ('2h 0m', '30s', '2d 7h', '-')
+    >>> short_duration(7230), short_duration(30), short_duration(200_000), short_duration(None), short_duration(-60)
+    ('2h 0m', '30s', '2d 7h', '-', '1m 0s ahead')
     """
     if seconds is None:
         return "-"
+    if round(seconds) < 0:
+        return f"{short_duration(-seconds)} ahead"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)

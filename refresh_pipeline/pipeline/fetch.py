@@ -82,11 +82,13 @@ def _with_bases(
 def _start(market: Market, series: Series, held: SeriesStats, now: datetime, since: datetime | None) -> np.datetime64:
     if since is not None:
         wanted = instant(since)
-    elif held.last_open_time is None:
+    elif held.last_open_time is None or held.first_open_time is None or held.first_open_time > instant(now):
         wanted = instant(now - market.history[series.timeframe])
     else:
-        # A late correction comes within the newest few candles; they are read again each time.
-        wanted = held.last_open_time - length_of(series.timeframe) * (market.reread - 1)
+        # A late correction comes within the newest few candles; they are read again each time. Candles of the future,
+        # which a clock that was ahead has let in, do not keep those of now from being asked for.
+        newest = min(held.last_open_time, instant(now))
+        wanted = newest - length_of(series.timeframe) * (market.reread - 1)
     return bar_start(market, series, wanted)
 
 

@@ -283,6 +283,24 @@ def test_a_candle_that_was_missed_while_the_clock_was_ahead_is_withdrawn_an_hour
     assert desk.refresh(NOW + timedelta(minutes=62))[M15].metadata["rows_withdrawn"] == 1
 
 
+@pytest.mark.parametrize("hours", [3, 26])
+def test_candles_of_a_clock_that_was_ahead_do_not_stop_the_market(market: Market, tmp_path: Path, hours: int) -> None:
+    desk = Desk(Warehouse(tmp_path / "refresh.duckdb"), market, Venue.of())
+    desk.refresh(NOW - timedelta(hours=2))
+    desk.refresh(NOW + hours * HOUR)
+    # The venue corrects a candle that is the newest one once the clock is right.
+    desk.venue.candles[np.datetime64("2026-06-01T11:45", "us")] = candle(3, 2.0)
+    assert desk.refresh(NOW)[M15].rows_revised == 1
+
+
+def test_a_series_with_nothing_but_candles_of_the_future_begins_with_its_history(
+    market: Market, tmp_path: Path
+) -> None:
+    desk = Desk(Warehouse(tmp_path / "refresh.duckdb"), market, Venue.of(3000))
+    desk.refresh(NOW + timedelta(days=20))
+    assert desk.refresh(NOW)[M15].rows_added == 480
+
+
 def test_a_longer_candle_goes_with_the_last_of_its_base(desk: Desk, tmp_path: Path) -> None:
     desk.venue = without(desk.venue, "2026-05-29T08:00", "2026-05-29T11:45")
     for hours in (0, 1):
