@@ -13,7 +13,7 @@ from dagster._cli.job import _create_run
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import ModuleTarget
 
-from refresh_pipeline.instance.run_retention import RANGE_END, RANGE_START
+from refresh_pipeline.market.partition_ranges import RANGE_END, RANGE_START
 from refresh_pipeline.settings import set_dagster_variables
 
 WARM = {"module": "refresh_pipeline.instance.launcher", "class": "WarmRunLauncher"}

@@ -24,10 +24,10 @@ from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, this_process
 from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.partition_ranges import range_tags
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market_files import load_markets
 from refresh_pipeline.orchestration.build import build
-from refresh_pipeline.orchestration.partitions import range_tags
 from refresh_pipeline.settings import Settings, load_settings, prepare_dagster
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.schema import Table

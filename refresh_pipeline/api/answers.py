@@ -1,6 +1,7 @@
 """Answers made of bytes: entity tags and 304, dates, links, gzip."""
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -24,6 +25,37 @@ class Body:
     media_type: str
     tag: str
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+# Bytes of encoded answers that are kept.
+MOST_KEPT = 64 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class AnswerCache:
+    """Encoded answers by their question, each with the version that it is of; the least recently asked go first."""
+
+    most: int = MOST_KEPT
+    bytes: int = 0
+    _kept: OrderedDict[Hashable, tuple[Hashable, Body]] = field(default_factory=OrderedDict)
+
+    def get(self, question: Hashable, version: Hashable) -> Body | None:
+        """The answer to a question at a version; None where it is not kept."""
+        kept = self._kept.get(question)
+        if kept is None or kept[0] != version:
+            return None
+        self._kept.move_to_end(question)
+        return kept[1]
+
+    def put(self, question: Hashable, version: Hashable, body: Body) -> None:
+        """Keep an answer, in place of the one of an older version."""
+        if (old := self._kept.pop(question, None)) is not None:
+            self.bytes -= len(old[1].content)
+        self._kept[question] = (version, body)
+        self.bytes += len(body.content)
+        while self.bytes > self.most:
+            _, (_, oldest) = self._kept.popitem(last=False)
+            self.bytes -= len(oldest.content)
 
 
 def json_response(body: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

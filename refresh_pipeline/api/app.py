@@ -17,7 +17,19 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
-from refresh_pipeline.api import data, operation, session
+from refresh_pipeline.api import (
+    catalog,
+    changes,
+    control,
+    data,
+    files,
+    operation,
+    prometheus,
+    runs,
+    series,
+    session,
+    status,
+)
 from refresh_pipeline.api.guard import App, Guard, Receive, Rules, Scope, Send
 from refresh_pipeline.api.problems import (
     PROBLEM_TYPE,
@@ -29,7 +41,10 @@ from refresh_pipeline.api.problems import (
 from refresh_pipeline.api.service import Service
 
 # Routes by subject, in the order in which they are tried.
-ROUTERS = (operation.router, session.router, data.router)
+ROUTERS = (
+    *(operation.router, session.router, status.router, prometheus.router, catalog.router, series.router),
+    *(changes.router, files.router, control.router, runs.router, data.router),
+)
 LONGEST_BODY = 64 * 1024
 EXPOSED = ["ETag", "Link", "X-Records", "X-Version", "Retry-After", "RateLimit", "RateLimit-Policy", "Location"]
 DESCRIPTION = "Candles and what is computed from them, and the work that keeps them fresh."
@@ -62,7 +77,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     await service.start()
     yield
-    service.close()
+    await service.close()
 
 
 def _with_cors(app: App, rules: Rules) -> App:

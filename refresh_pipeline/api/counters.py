@@ -16,6 +16,11 @@ class Requests:
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
     seconds: float = 0.0
 
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self.by_route.values())
+
     def count(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an answered request; `route` is the route's path with its placeholders."""
         self.by_route[route, method, status] += 1

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
@@ -13,8 +13,9 @@ from starlette.responses import Response
 
 from refresh_pipeline.api import encoding, frames
 from refresh_pipeline.api.addressing import Address, find_series
-from refresh_pipeline.api.answers import Body, answer
+from refresh_pipeline.api.answers import Body, answer, http_date
 from refresh_pipeline.api.encoding import Format, TimeStyle, digest, encoded, format_of
+from refresh_pipeline.api.feed import Version
 from refresh_pipeline.api.frames import Column, Frame, Names, Window, columns_of
 from refresh_pipeline.api.parameters import (
     MarketParameter,
@@ -28,6 +29,7 @@ from refresh_pipeline.api.service import Service, service_of
 from refresh_pipeline.market.candles import instant, iso_utc
 from refresh_pipeline.market.export_spec import Layer
 from refresh_pipeline.market.freshness import bars_behind
+from refresh_pipeline.warehouse.schema import Table
 
 router = APIRouter(prefix="/api/v1", tags=["data"])
 
@@ -56,6 +58,13 @@ class Question:
     kind: Format
     time: TimeStyle
     names: Names
+
+    @property
+    def assets(self) -> tuple[Table, ...]:
+        """The assets whose change may change the answer."""
+        if self.as_of is not None:
+            return (Table.raw_candles,)
+        return tuple(dict.fromkeys(column.table for column in self.columns))
 
     @property
     def parts(self) -> tuple[object, ...]:
@@ -93,14 +102,15 @@ async def latest(
     address = find_series(service.markets, instrument, timeframe, market)
     chosen = _chosen(address, layer, columns, names)
     question = Question(address, layer, chosen, Window(1), None, Format.json, time, names)
+    version = service.feed.newest(address.market.name, address.series, question.assets)
     frame = await read(service, question)
-    head = _head(service, question, frame)
+    head = _head(service, question, frame, version)
     shown = {name: encoding.shown_times(array, time, names is Names.fx_refresh) for name, array in frame.arrays.items()}
     row = {name: _first(encoding.json_values(array, frame.types[name])) for name, array in shown.items()}
     kept = ("market", "instrument", "timeframe", "layer", "last_updated", "version")
     body = {name: head[name] for name in kept} | {"latest": row if len(frame) else None}
     content = encoding.orjson.dumps(body, option=encoding.NUMPY)
-    return answer(request, Body(content, "application/json", encoding.tag_of(content), _headers(frame, head)))
+    return answer(request, Body(content, "application/json", encoding.tag_of(content), _headers(frame, head, version)))
 
 
 @router.get("/data/{instrument:path}/{timeframe}")
@@ -129,19 +139,31 @@ async def data(
     window = Window(limit, parsed_time("since", since), parsed_time("until", until))
     question = Question(address, layer, chosen, window, moment, kind, time, names)
     _refuse_too_many(question)
-    frame = await read(service, question)
-    head = _head(service, question, frame)
-    if frame.following is not None:
-        head["next"] = _next_url(request, question, frame.following)
-    content = await _encoded(question, frame, head)
-    body = Body(content, encoding.MEDIA_TYPES[kind], _tag(question, head, content), _headers(frame, head))
+    version = service.feed.newest(address.market.name, address.series, question.assets)
+    state = (version.number, service.feed.epoch, _expected(service, address))
+    body = service.answers.get(question.parts, state) if version.number else None
+    if body is None:
+        body = await _answered(service, question, version)
+        service.answers.put(question.parts, state, body)
     return answer(request, body, may_pack=kind not in encoding.BINARY)
+
+
+async def _answered(service: Service, question: Question, version: Version) -> Body:
+    frame = await read(service, question)
+    head = _head(service, question, frame, version)
+    if frame.following is not None:
+        head["next"] = _next_url(question, frame.following)
+    content = await _encoded(question, frame, head)
+    tag = _tag(service, question, head, content)
+    return Body(content, encoding.MEDIA_TYPES[question.kind], tag, _headers(frame, head, version))
 
 
 async def read(service: Service, question: Question) -> Frame:
     """The rows of a question, read in several openings where they are many."""
     market, series, window = question.address.market, question.address.series, question.window
     columns = question.columns
+    if (frame := _from_memory(service, question)) is not None:
+        return frame
     if question.as_of is not None:
         moment = question.as_of
         past = await service.reader.ask(lambda c: frames.read_as_of(c, market, series, moment, window))
@@ -162,6 +184,17 @@ async def read(service: Service, question: Question) -> Frame:
             await service.reader.ask(lambda c, b=bounds: frames.read_between(c, market.name, columns, series, b))
         )
     return _framed(frames.joined_pieces(pieces), columns, window)
+
+
+def _from_memory(service: Service, question: Question) -> Frame | None:
+    if question.layer is not Layer.candles or question.names is not Names.own or question.as_of is not None:
+        return None
+    tail = service.feed.tails.get(question.address.market.name, question.address.series)
+    rows = None if tail is None else tail.window(question.window)
+    if tail is None or rows is None:
+        return None
+    arrays = tail.rows(*rows, [column.name for column in question.columns])
+    return _framed(arrays, question.columns, question.window)
 
 
 def _framed(arrays: Mapping[str, np.ndarray], columns: Sequence[Column], window: Window) -> Frame:
@@ -197,14 +230,20 @@ def _refuse_too_many(question: Question) -> None:
         )
 
 
-def _head(service: Service, question: Question, frame: Frame) -> dict[str, Any]:
+def _expected(service: Service, address: Address) -> str | None:
+    """The open time of the newest candle that has closed; None past the end of the calendar."""
+    calendar, now = address.market.calendar_of(address.series.instrument), instant(service.now())
+    return iso_utc(calendar.last_closed(address.series.timeframe, now)) if calendar.knows(now) else None
+
+
+def _head(service: Service, question: Question, frame: Frame, version: Version) -> dict[str, Any]:
     market, series = question.address.market, question.address.series
     calendar, now = market.calendar_of(series.instrument), service.now()
     times = frame.arrays[question.columns[0].name]
     is_newest = question.window.until is None and question.window.since is None
-    is_known = calendar.knows(instant(now))
+    expected = _expected(service, question.address)
     behind = None
-    if len(times) and is_known and is_newest:
+    if len(times) and expected is not None and is_newest:
         behind = int(bars_behind(calendar, series.timeframe, times[-1:], now)[0])
     return {
         "market": market.name,
@@ -212,9 +251,9 @@ def _head(service: Service, question: Question, frame: Frame) -> dict[str, Any]:
         "timeframe": series.timeframe.value,
         "layer": question.layer.value,
         "records": len(frame),
-        "last_updated": None,
-        "version": None,
-        "expected_open_time": iso_utc(calendar.last_closed(series.timeframe, instant(now))) if is_known else None,
+        "last_updated": None if version.changed_at is None else iso_utc(version.changed_at),
+        "version": version.number or None,
+        "expected_open_time": expected,
         "bars_behind": behind,
     }
 
@@ -226,25 +265,48 @@ async def _encoded(question: Question, frame: Frame, head: Mapping[str, Any]) ->
     return encoded(frame, head, question.kind, question.time, fx_refresh=is_fx)
 
 
-def _tag(question: Question, head: Mapping[str, Any], content: bytes) -> str:
-    return f'"{digest(content)}-{digest(*question.parts)}"'
+def _tag(service: Service, question: Question, head: Mapping[str, Any], content: bytes) -> str:
+    """The epoch, the version and the question; before the first version, the content in place of them."""
+    if head["version"] is None:
+        return f'"{digest(content)}-{digest(*question.parts)}"'
+    asked = digest(*question.parts, head["expected_open_time"])
+    return f'"{service.feed.epoch[:8]}-{head["version"]}-{asked}"'
 
 
-def _headers(frame: Frame, head: Mapping[str, Any]) -> dict[str, str]:
+def _headers(frame: Frame, head: Mapping[str, Any], version: Version) -> dict[str, str]:
     headers = {"X-Records": str(len(frame))}
-    if head.get("version") is not None:
-        headers["X-Version"] = str(head["version"])
+    if version.changed_at is not None:
+        headers |= {
+            "X-Version": str(version.number),
+            "Last-Modified": http_date(version.changed_at.replace(tzinfo=UTC)),
+        }
     if head.get("next"):
         headers["Link"] = f'<{head["next"]}>; rel="next"'
     return headers
 
 
-def _next_url(request: Request, question: Question, following: np.datetime64) -> str:
-    series = question.address.series
-    asked = {name: value for name, value in request.query_params.items() if name != "since"}
-    since = encoding.iso_times(np.array([following]))[0]
-    path = f"/api/v1/data/{quote(series.instrument)}/{series.timeframe.value}"
-    return f"{path}?{urlencode({**asked, 'since': since})}"
+def _next_url(question: Question, following: np.datetime64) -> str:
+    """The address of the rows that follow; the same however the question was spelled."""
+    address, window = question.address, question.window
+    all_columns = [column.name for column in columns_of(address.market, question.layer, question.names)]
+    shown = [column.name for column in question.columns]
+    since, until = (
+        None if time is None else encoding.iso_times(np.array([time]))[0] for time in (following, window.until)
+    )
+    asked = {
+        "market": address.market.name,
+        "layer": question.layer.value,
+        "columns": None if shown == all_columns or question.as_of else ",".join(shown),
+        "limit": window.limit,
+        "since": since,
+        "until": until,
+        "as_of": question.as_of.isoformat() if question.as_of else None,
+        "format": question.kind.value,
+        "time": question.time.value,
+        "names": question.names.value,
+    }
+    path = f"/api/v1/data/{quote(address.series.instrument)}/{address.series.timeframe.value}"
+    return f"{path}?{urlencode({name: value for name, value in asked.items() if value is not None})}"
 
 
 def _first(values: Any) -> Any:

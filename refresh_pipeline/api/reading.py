@@ -35,6 +35,9 @@ MOST_WAITING = 64
 # DuckDB's names for a table or a column that a refresh is about to create.
 NOT_YET = (duckdb.CatalogException, duckdb.BinderException)
 
+# Two threads of a process that open and close one file at the same moment meet in DuckDB's list of files.
+OPENING = threading.Lock()
+
 log = logging.getLogger("refresh_pipeline.api")
 
 
@@ -125,9 +128,10 @@ class Reader:
                 _settle(asked, connection)
 
     def _fail(self, error: Exception) -> None:
-        log.warning("the API could not read the warehouse: %s", error)
         with self._changed:
             asked, self._waiting = list(self._waiting), deque()
+        if asked:
+            log.warning("the API could not read the warehouse: %s", error)
         for one in asked:
             if one.answer.set_running_or_notify_cancel():
                 one.answer.set_exception(busy("another program holds the warehouse, or it cannot be read"))
@@ -155,5 +159,5 @@ def opened(database: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnectio
         with open_duckdb() as connection:
             yield connection
         return
-    with connect(str(database), read_only=True, patience=patience) as connection:
+    with OPENING, connect(str(database), read_only=True, patience=patience) as connection:
         yield connection

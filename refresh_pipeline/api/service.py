@@ -1,18 +1,29 @@
-"""What every handler needs: settings, markets, the reader. One for each process, reached through the request."""
+"""What every handler needs: settings, markets, the reader, the feed. There is one for each process."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from refresh_pipeline.api.access import keys_of
+from refresh_pipeline.api.answers import AnswerCache
 from refresh_pipeline.api.counters import Requests
+from refresh_pipeline.api.dagster_client import DagsterClient
+from refresh_pipeline.api.feed import Feed
 from refresh_pipeline.api.guard import Guard
 from refresh_pipeline.api.login import Keys
 from refresh_pipeline.api.reading import Reader
+from refresh_pipeline.api.reports import Reports
+from refresh_pipeline.api.tails import Tails
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.settings import Settings
+
+log = logging.getLogger("refresh_pipeline.api")
 
 
 def _clock() -> datetime:
@@ -27,24 +38,53 @@ class Service:
     markets: Sequence[Market]
     keys: Keys
     reader: Reader
+    feed: Feed
+    dagster: DagsterClient
     now: Callable[[], datetime] = field(default=_clock)
+    started_at: datetime = field(default_factory=_clock)
     requests: Requests = field(default_factory=Requests)
+    reports: Reports = field(default_factory=Reports)
+    answers: AnswerCache = field(default_factory=AnswerCache)
+    # One command at a time asks whether its key was used before.
+    launching: asyncio.Lock = field(default_factory=asyncio.Lock)
+    # Open streams by kind.
+    listeners: Counter[str] = field(default_factory=Counter)
     # Set by the app that stands behind it.
     guard: Guard = field(init=False)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @classmethod
     def of(cls, settings: Settings, markets: Sequence[Market], now: Callable[[], datetime] = _clock) -> "Service":
         """The service of these settings."""
-        return cls(settings, markets, keys_of(settings), Reader(settings.database), now)
+        feed = Feed(settings.database, Tails(markets, settings.api_tail))
+        return cls(
+            settings, markets, keys_of(settings), Reader(settings.database), feed, DagsterClient(settings), now, now()
+        )
 
     async def start(self) -> None:
         """Begin what runs beside the requests."""
+        self.feed.start(asyncio.get_running_loop())
 
-    def close(self) -> None:
-        """End the threads."""
-        self.reader.close()
+    async def close(self) -> None:
+        """End the threads, the connections and what runs in the background."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.to_thread(self.feed.close)
+        await asyncio.to_thread(self.reader.close)
+        await self.dagster.close()
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something after the answer; what goes wrong is logged."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("what a command asked for afterwards failed: %s", error)
 
 
-def service_of(request: Request) -> Service:
+def service_of(request: HTTPConnection) -> Service:
     """The service that a request is answered by."""
     return request.app.state.service

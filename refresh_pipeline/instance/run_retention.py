@@ -5,6 +5,7 @@ from datetime import timedelta
 import dagster as dg
 from dagster import DagsterRunStatus
 
+from refresh_pipeline.market.partition_ranges import RANGE_START
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 
@@ -43,10 +44,3 @@ def shortest_timeframe(run: dg.DagsterRun) -> Timeframe | None:
         return Series.from_key(key).timeframe if key else None
     except ValueError:
         return None
-
-
-# The tags of a run over a range of partitions.
-RANGE_START = "dagster/asset_partition_range_start"
-
-
-RANGE_END = "dagster/asset_partition_range_end"

@@ -67,7 +67,7 @@ class Timeframe(StrEnum):
             raise UnknownTimeframe(
                 "timeframe 'M1' is ambiguous: write 'm1' (or '1min') for one minute, 'MN1' (or '1mo') for one month"
             )
-        timeframe = _aliases().get(name) or _aliases().get(name.lower())
+        timeframe = aliases().get(name) or aliases().get(name.lower())
         if timeframe is None:
             raise UnknownTimeframe(_unknown(str(text).strip()))
         return timeframe
@@ -110,7 +110,8 @@ LONG_NAMES: dict[Timeframe, tuple[str, ...]] = {
 
 
 @lru_cache(maxsize=1)
-def _aliases() -> dict[str, Timeframe]:
+def aliases() -> dict[str, Timeframe]:
+    """Every name of a timeframe, the canonical ones included."""
     table: dict[str, Timeframe] = {}
     for timeframe in Timeframe:
         names = LONG_NAMES.get(timeframe) or _intraday_names(timeframe.minutes)
@@ -130,6 +131,6 @@ def _intraday_names(minutes: int) -> list[str]:
 
 
 def _unknown(name: str) -> str:
-    nearest = difflib.get_close_matches(name, list(_aliases()), n=1, cutoff=0.6)
-    hint = f"; did you mean {_aliases()[nearest[0]].value}?" if nearest else ""
+    nearest = difflib.get_close_matches(name, list(aliases()), n=1, cutoff=0.6)
+    hint = f"; did you mean {aliases()[nearest[0]].value}?" if nearest else ""
     return f"unknown timeframe {name!r}{hint} (allowed: {', '.join(Timeframe)})"

@@ -1,6 +1,6 @@
 """The status of every series as rows: newest candle, age, completeness, outcomes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -24,10 +24,16 @@ def status_rows(settings: Settings, markets: Sequence[Market], now: datetime) ->
     """Every series of the markets as it stands at `now`, in the order of importance; times as ISO 8601 in UTC."""
     rows: list[dict[str, Any]] = []
     for market in markets:
-        reports, coverage = _reports(settings, market, now)
-        for report in reports:
-            rows.append(_status_row(market, report, coverage.get(report.series)))
-        _add_standing(market, rows[-len(market.series) :], now)
+        rows += rows_of(market, *_reports(settings, market, now), now)
+    return rows
+
+
+def rows_of(
+    market: Market, reports: Sequence[SeriesReport], coverage: Mapping[Series, Coverage], now: datetime
+) -> list[dict[str, Any]]:
+    """Every series of a market as it stands at `now`, from what was read of the warehouse."""
+    rows = [_status_row(market, report, coverage.get(report.series)) for report in reports]
+    _add_standing(market, rows, now)
     return rows
 
 

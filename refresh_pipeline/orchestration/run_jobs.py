@@ -15,11 +15,11 @@ from refresh_pipeline.market.candles import parse_instant
 from refresh_pipeline.market.destination_spec import UploadsSpec
 from refresh_pipeline.market.gaps import Gap, Place
 from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.partition_ranges import range_tags
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.orchestration.build import build
 from refresh_pipeline.orchestration.failed_runs import failure_reason
 from refresh_pipeline.orchestration.materialization import EVERY_SERIES_FAILED
-from refresh_pipeline.orchestration.partitions import range_tags
 from refresh_pipeline.orchestration.resources import uploads_of
 from refresh_pipeline.orchestration.run_options import KEY
 from refresh_pipeline.pipeline.job_names import (

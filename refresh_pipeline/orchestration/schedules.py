@@ -11,9 +11,10 @@ from dagster import DagsterRunStatus, RunsFilter
 from refresh_pipeline.market.calendars.base import Calendar
 from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.model import PUBLISH_CRONS, Market
+from refresh_pipeline.market.partition_ranges import range_tags
 from refresh_pipeline.market.polling import Pace, pace
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.orchestration.partitions import range_tags, whole
+from refresh_pipeline.orchestration.partitions import whole
 from refresh_pipeline.orchestration.resources import WarehouseParam
 from refresh_pipeline.orchestration.skips import Answer, still_running
 from refresh_pipeline.pipeline.job_names import publish_job_name, refresh_job_name

@@ -9,8 +9,8 @@ import numpy as np
 from refresh_pipeline.market.freshness import behind
 from refresh_pipeline.market.gaps import Gap, Place, due, planned
 from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.partition_ranges import range_tags
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.orchestration.partitions import range_tags
 from refresh_pipeline.orchestration.resources import WarehouseParam
 from refresh_pipeline.orchestration.run_options import KEY
 from refresh_pipeline.orchestration.skips import Answer, still_running

@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ import uvicorn
 
 from refresh_pipeline.api.access import rules_of
 from refresh_pipeline.api.app import create_app
+from refresh_pipeline.api.reading import OPENING
 from refresh_pipeline.api.service import Service
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
@@ -84,7 +86,14 @@ class Shop:
         return shop
 
     def refresh(self, arrivals: dict[Series, Any], now: datetime = NOW) -> None:
-        """Store candles, compute what follows from them, and write the files."""
+        """Store candles, compute what follows from them, and write the files.
+
+        Not while a server in this process reads: two threads would open one file.
+        """
+        with OPENING:
+            self._refresh(arrivals, now)
+
+    def _refresh(self, arrivals: dict[Series, Any], now: datetime) -> None:
         self.warehouse.store_candles(self.market, arrivals, "demo", now)
         for table in (Table.enhanced_candles, Table.indicators):
             compute.compute(self.warehouse, self.market, table, list(arrivals))
@@ -103,7 +112,16 @@ def served(shop: Shop, now: datetime = NOW) -> Iterator[httpx.Client]:
     """A client of a server over the shop, whose clock stands still."""
     service = Service.of(shop.settings, shop.markets, lambda: now)
     with uvicorn_of(service, shop.settings) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        wait_for(lambda: service.feed.version > 0)
         yield client
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Return once something is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import duckdb
@@ -12,21 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from refresh_pipeline_tests.api.served import BARS, Shop, served
+from refresh_pipeline_tests.api.served import BARS, Shop
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import query
 
 PATH = "/api/v1/data/BTC/USD/m5"
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    return Shop.stocked(tmp_path_factory.mktemp("api") / "shop", REFRESH_API_RATE="100000")
-
-
-@pytest.fixture(scope="module")
-def client(shop: Shop) -> Iterator[httpx.Client]:
-    with served(shop) as client:
-        yield client
 
 
 def closes(answer: httpx.Response) -> list[float]:

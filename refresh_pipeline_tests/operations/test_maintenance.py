@@ -12,8 +12,9 @@ from dagster import DagsterRunStatus
 from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, this_process
 from refresh_pipeline.instance.run_retention import retention_of
 from refresh_pipeline.market.model import Market, parse_market
+from refresh_pipeline.market.partition_ranges import range_tags
 from refresh_pipeline.orchestration.maintenance_job import maintenance_job, maintenance_schedule
-from refresh_pipeline.orchestration.partitions import range_tags, whole
+from refresh_pipeline.orchestration.partitions import whole
 from refresh_pipeline.settings import load_settings, prepare_dagster
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.project_folder import QUIET, command

@@ -5,11 +5,11 @@ from itertools import product
 import dagster as dg
 import pytest
 
-from refresh_pipeline.instance.run_retention import RANGE_END, RANGE_START
 from refresh_pipeline.market.model import Market, parse_market
+from refresh_pipeline.market.partition_ranges import RANGE_END, RANGE_START, range_tags
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.orchestration.partitions import grid, range_tags, whole
+from refresh_pipeline.orchestration.partitions import grid, whole
 
 MARKET = parse_market(
     """

@@ -14,9 +14,9 @@ import pytest
 from dagster import DagsterRunStatus
 
 from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, this_process
-from refresh_pipeline.instance.run_retention import RANGE_END, RANGE_START
 from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline.market.model import Market, parse_market
+from refresh_pipeline.market.partition_ranges import RANGE_END, RANGE_START
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.orchestration.partitions import grid
 from refresh_pipeline.orchestration.schedules import (

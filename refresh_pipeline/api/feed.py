@@ -1,0 +1,127 @@
+"""What changed, for everybody who waits for it: one follower of the change feed, the tails, and those who listen.
+
+The follower runs in a thread of its own; whoever listens is called in the event loop, once for
+each commit that was seen.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+
+from refresh_pipeline.api.reading import OPENING
+from refresh_pipeline.api.tails import Tails
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
+from refresh_pipeline.warehouse.follower import LOOK_EVERY, Follower
+from refresh_pipeline.warehouse.schema import Table
+from refresh_pipeline.warehouse.versions import Change, Changes
+
+Listener = Callable[[Changes], None]
+NOWHERE = ("", 0)
+
+log = logging.getLogger("refresh_pipeline.api")
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """The newest change of some assets of a series; 0 and None where nothing is stored."""
+
+    number: int = 0
+    changed_at: datetime | None = None
+
+
+@dataclass(slots=True)
+class Feed:
+    """The newest change of each asset and series, and who is told of the next."""
+
+    database: Path
+    tails: Tails
+    epoch: str = ""
+    version: int = 0
+    loop: asyncio.AbstractEventLoop | None = None
+    _changes: dict[tuple[str, str, str, str], Change] = field(default_factory=dict)
+    _listeners: set[Listener] = field(default_factory=set)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to follow, in a thread."""
+        self.loop = loop
+        self._thread = threading.Thread(target=self._follow, name="change feed", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Call the listener in the event loop with what changes from now on; gives what ends that."""
+        self._listeners.add(listener)
+        return lambda: self._listeners.discard(listener)
+
+    def newest(self, market: str, series: Series, assets: Iterable[Table]) -> Version:
+        """The newest change of a series in any of these assets."""
+        keys = [(market, asset.value, series.instrument, series.timeframe.value) for asset in assets]
+        changes = [change for key in keys if (change := self._changes.get(key)) is not None]
+        if not changes:
+            return Version()
+        newest = max(changes, key=lambda change: change.version)
+        return Version(newest.version, newest.changed_at)
+
+    async def wait_beyond(self, version: int, seconds: float) -> None:
+        """Return once a version above this one was seen, or after so many seconds."""
+        if self.version > version or seconds <= 0:
+            return
+        changed = asyncio.Event()
+        stop = self.listen(lambda _: changed.set())
+        try:
+            async with asyncio.timeout(seconds):
+                await changed.wait()
+        except TimeoutError:
+            pass
+        finally:
+            stop()
+
+    def take(self, connection: duckdb.DuckDBPyConnection, read: Changes) -> None:
+        """Bring versions and tails forward, in the opening that read the changes; then tell who listens."""
+        if read.reset or (self.epoch and read.epoch != self.epoch):
+            self.tails.forget()
+            self._changes = {}
+        self.tails.follow(connection, _of_raw(read.changes))
+        self._changes |= {(c.market, c.asset, c.instrument, c.timeframe): c for c in read.changes}
+        self.epoch, self.version = read.epoch, read.version
+        if self.loop is not None and not self._stop.is_set():
+            self.loop.call_soon_threadsafe(self._tell, read)
+
+    def _tell(self, read: Changes) -> None:
+        for listener in list(self._listeners):
+            listener(read)
+
+    def _follow(self) -> None:
+        follower = Follower(self.database, self.take)
+        while not self._stop.wait(LOOK_EVERY):
+            try:
+                with OPENING:
+                    follower.look()
+            except (WarehouseBusy, WarehouseUnreadable) as error:
+                log.info("the feed waits: %s", error)
+            except Exception:
+                # A fault of ours in one look must not end all news.
+                log.exception("the feed could not read what changed")
+
+
+def _of_raw(changes: Sequence[Change]) -> dict[tuple[str, Series], datetime | None]:
+    return {
+        (change.market, Series(change.instrument, Timeframe(change.timeframe))): change.since
+        for change in changes
+        if change.asset == Table.raw_candles
+    }

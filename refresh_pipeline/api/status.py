@@ -1,0 +1,383 @@
+"""How the pipeline fares: ready, status, configuration, metrics, alerts, checks."""
+
+import asyncio
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from refresh_pipeline.api.addressing import chosen_markets
+from refresh_pipeline.api.answers import json_response
+from refresh_pipeline.api.catalog import sessions
+from refresh_pipeline.api.control import iso_of
+from refresh_pipeline.api.dagster_client import Instigator, Run
+from refresh_pipeline.api.operation import VERSION
+from refresh_pipeline.api.parameters import MarketParameter
+from refresh_pipeline.api.problems import ProblemError
+from refresh_pipeline.api.series_status import FAILED, FRESH, LATE, STALE, status_of
+from refresh_pipeline.api.service import Service, service_of
+from refresh_pipeline.market.candles import TIME_UNIT, instant, iso_utc
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.monitoring import notify, problems
+from refresh_pipeline.monitoring.notification_policy import MACHINE, Problem
+from refresh_pipeline.pipeline.job_names import (
+    BACKUP,
+    MAINTENANCE,
+    backfill_job_name,
+    publish_job_name,
+    refresh_job_name,
+)
+from refresh_pipeline.settings import Settings
+
+router = APIRouter(prefix="/api/v1", tags=["status"])
+
+# Settings whose values may be shown; of every other one the answer says whether it is set.
+SHOWN = (
+    "enabled_markets",
+    "backups_kept",
+    "backups_kept_weekly",
+    "backups_kept_monthly",
+    "api_host",
+    "api_port",
+    "api_hosts",
+    "api_origins",
+    "api_rate",
+    "api_tail",
+    "dagster_url",
+    "smtp_port",
+    "smtp_security",
+)
+# Parts of the health score, out of a hundred.
+RUNNING, HOURS, ERRORS, FRESHNESS, PERFORMANCE = 30, 20, 25, 15, 10
+LEAST_FREE = 1024**3
+Row = dict[str, Any]
+
+
+@router.get("/ready")
+async def ready(request: Request) -> Response:
+    """Whether all parts can do their work; 503 where one cannot."""
+    checks = await readiness(service_of(request))
+    is_ready = all(check["ok"] for check in checks.values())
+    body = {"status": "ready" if is_ready else "not_ready", "checks": checks}
+    return json_response(body, 200 if is_ready else 503, None if is_ready else {"Retry-After": "10"})
+
+
+@router.get("/status")
+async def status(request: Request) -> Response:
+    """The markets, the daemon, the warehouse and the alerts at a glance."""
+    return json_response(await status_body(service_of(request)))
+
+
+@router.get("/config")
+async def config(request: Request) -> Response:
+    """The settings that may be shown, by name; of the others whether they are set."""
+    settings = service_of(request).settings
+    return json_response({"settings": config_rows(settings), **predecessors_config(service_of(request))})
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Figures of this process, the data and the files."""
+    service = service_of(request)
+    exports = service.settings.exports_dir
+    files = await asyncio.to_thread(_files_below, exports)
+    return json_response(
+        {
+            "service_uptime": round((service.now() - service.started_at).total_seconds(), 3),
+            "timestamp": iso_utc(service.now()),
+            "requests": service.requests.total,
+            "instruments_count": len({name for market in service.markets for name in market.instruments}),
+            "timeframes_count": len({one for market in service.markets for one in market.timeframes}),
+            "data_files": {"files": len(files), "total_size_mb": round(sum(files) / 1e6, 3)},
+            "warehouse_bytes": _size(service.settings),
+            "version": service.feed.version,
+            "reader": {
+                "openings": service.reader.holds.count,
+                "hold_seconds": round(service.reader.holds.seconds, 3),
+                "wait_seconds": round(service.reader.waits.seconds, 3),
+            },
+        }
+    )
+
+
+@router.get("/alerts")
+async def alerts(request: Request, market: MarketParameter = None) -> Response:
+    """What is wrong now, as `refresh alerts` lists it, and the channels that are told."""
+    service = service_of(request)
+    channels, missing = notify.channels_of(service.settings)
+    found = await problems_now(service)
+    wanted = {one.name for one in chosen_markets(service.markets, market)} | ({MACHINE} if market is None else set())
+    rows = [
+        {"subject": one.subject, "scope": one.scope, "kind": one.kind, "item": one.item, "text": one.text}
+        for one in found
+        if one.scope in wanted
+    ]
+    return json_response(
+        {"records": len(rows), "alerts": rows, "channels": [one.name for one in channels], "missing": missing}
+    )
+
+
+@router.post("/alerts/test")
+async def test_alerts(request: Request) -> Response:
+    """Send a test message to every channel."""
+    channels, missing = notify.channels_of(service_of(request).settings)
+    errors = await asyncio.to_thread(notify.send_test_message, channels)
+    listed = [{"channel": name, "sent": error is None, "error": error} for name, error in errors.items()]
+    return json_response({"channels": listed, "missing": missing})
+
+
+@router.get("/checks")
+async def checks(request: Request, market: MarketParameter = None) -> Response:
+    """The newest result of every check, as Dagster has it."""
+    service = service_of(request)
+    names = {one.name for one in chosen_markets(service.markets, market)}
+    rows = [_check(node, one) for node in await service.dagster.checks() for one in _checks_of(node)]
+    listed = [row for row in rows if row["market"] in names]
+    return json_response({"records": len(listed), "checks": listed})
+
+
+def _checks_of(node: Row) -> Sequence[Row]:
+    return (node.get("assetChecksOrError") or {}).get("checks", ())
+
+
+def _check(node: Row, one: Row) -> Row:
+    path, execution = node["assetKey"]["path"], one["executionForLatestMaterialization"] or {}
+    evaluation = execution.get("evaluation") or {}
+    return {
+        "market": path[0],
+        "asset": path[-1],
+        "check": one["name"],
+        "description": one["description"],
+        "passed": evaluation.get("success"),
+        "severity": (evaluation.get("severity") or "").lower() or None,
+        "detail": evaluation.get("description"),
+        "at": iso_of(execution.get("timestamp")),
+        "run_id": execution.get("runId"),
+    }
+
+
+async def status_body(service: Service) -> Row:
+    """The body of /status."""
+    rows = {market.name: await status_of(service, market) for market in service.markets}
+    instigators = await _or_none(service.dagster.instigators())
+    markets = [await _market_status(service, market, rows[market.name], instigators) for market in service.markets]
+    daemons = await _or_none(service.dagster.daemons())
+    listed = [row for of_market in rows.values() for row in of_market]
+    return {
+        "running": daemons is not None and all(one["healthy"] is not False for one in daemons if one["required"]),
+        "timestamp": iso_utc(service.now()),
+        "version": VERSION,
+        "epoch": service.feed.epoch or None,
+        "config": predecessors_config(service),
+        "markets": markets,
+        "daemon": None if daemons is None else [_daemon(one) for one in daemons if one["required"]],
+        "warehouse": {
+            "bytes": _size(service.settings),
+            "candles": sum(row["candle_count"] for row in listed),
+            "series": len(listed),
+        },
+        "alerts": len(await problems_now(service)),
+        "health_score": health_score(markets, listed, is_running=bool(daemons)),
+    }
+
+
+def health_score(markets: Sequence[Row], rows: Sequence[Row], *, is_running: bool) -> int:
+    """The NSE predecessor's score: running 30, market hours 20, error rate 25, freshness 15, performance 10."""
+    attempted = [row for row in rows if row["attempted_at"]]
+    failed = sum(row["outcome"] == "failed" for row in attempted)
+    error_share = failed / len(attempted) if attempted else 0.0
+    stored = [row for row in rows if row["newest_candle"]]
+    current = sum(row["freshness"] in (FRESH, "closed", LATE) for row in stored)
+    fresh_share = current / len(stored) if stored else 0.0
+    known = all(market["is_open"] is not None for market in markets)
+    seconds = [market["tick_to_fresh_seconds"] for market in markets if market["tick_to_fresh_seconds"] is not None]
+    is_fast = not seconds or max(seconds) < 60
+    score = RUNNING * is_running + HOURS * known + ERRORS * (1 - error_share)
+    return round(score + FRESHNESS * fresh_share + PERFORMANCE * is_fast)
+
+
+def predecessors_config(service: Service) -> Row:
+    """The keys that the broker service's /config and /status had."""
+    instruments = list(dict.fromkeys(name for market in service.markets for name in market.instruments))
+    timeframes = sorted({one for market in service.markets for one in market.timeframes})
+    return {
+        "instruments": instruments,
+        "timeframes": [one.value for one in timeframes],
+        "max_workers": 1,
+        "enable_upload": True,
+        "data_path": None,
+        "use_fresh": True,
+        "use_full": False,
+        "refresh_interval": min(timeframes).minutes * 60 if timeframes else None,
+    }
+
+
+def config_rows(settings: Settings) -> Row:
+    """Every setting by its name: its value, or whether it is set."""
+    rows: Row = {}
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        shown = {"value": value} if name in SHOWN else {"set": value not in (None, "")}
+        rows[str(field.validation_alias)] = shown
+    return rows
+
+
+async def readiness(service: Service) -> dict[str, Row]:
+    """Whether each part can do its work, and a sentence on it."""
+    return {
+        "warehouse": await _warehouse_check(service),
+        "daemon": await _daemon_check(service),
+        "schedules": await _schedule_check(service),
+        "freshness": await _freshness_check(service),
+        "disk": _disk_check(service.settings),
+    }
+
+
+async def _warehouse_check(service: Service) -> Row:
+    if not service.settings.database.exists():
+        return {"ok": False, "detail": "there is no warehouse yet; refresh once"}
+    try:
+        await service.reader.ask(lambda connection: connection.execute("select 1").fetchall())
+    except ProblemError as error:
+        return {"ok": False, "detail": str(error.detail)}
+    return {"ok": True, "detail": "the warehouse can be read"}
+
+
+async def _daemon_check(service: Service) -> Row:
+    daemons = await _or_none(service.dagster.daemons())
+    if daemons is None:
+        return {"ok": False, "detail": f"Dagster does not answer at {service.dagster.url}"}
+    dead = [one["daemonType"] for one in daemons if one["required"] and not one["healthy"]]
+    return {"ok": not dead, "detail": f"without a heartbeat: {', '.join(dead)}" if dead else "every daemon is alive"}
+
+
+async def _schedule_check(service: Service) -> Row:
+    instigators = await _or_none(service.dagster.instigators())
+    if instigators is None:
+        return {"ok": False, "detail": f"Dagster does not answer at {service.dagster.url}"}
+    running = {one.name for one in instigators if one.is_running}
+    stopped = [market.name for market in service.markets if refresh_job_name(market) not in running]
+    return {
+        "ok": not stopped,
+        "detail": f"stopped for {', '.join(stopped)}" if stopped else "every market is scheduled",
+    }
+
+
+async def _freshness_check(service: Service) -> Row:
+    stale = []
+    try:
+        for market in service.markets:
+            states = Counter(row["freshness"] for row in await status_of(service, market))
+            if states[STALE] + states[FAILED] == states.total():
+                stale.append(market.name)
+    except ProblemError as error:
+        return {"ok": False, "detail": str(error.detail)}
+    return {"ok": not stale, "detail": f"no series is current: {', '.join(stale)}" if stale else "markets are current"}
+
+
+def _disk_check(settings: Settings) -> Row:
+    faults = list(problems.full_disks(settings))
+    folder = next(path for path in (settings.data, *settings.data.parents) if path.exists())
+    free = shutil.disk_usage(folder).free
+    return {"ok": not faults, "detail": f"{free:,} bytes are free"}
+
+
+async def problems_now(service: Service) -> list[Problem]:
+    """What is wrong now, without what only an opening of its own could say."""
+    settings, now = service.settings, service.now()
+    listed = [
+        *await _failed_runs(service),
+        *problems.full_disks(settings),
+        *problems.missing_warehouse(settings),
+        *problems.faulty_backups(settings, now),
+        *problems.ending_calendars(service.markets, now),
+        *problems.broken_markets(settings, service.markets),
+    ]
+    for market in service.markets:
+        reports, _ = await service.reports.of(service.reader, market)
+        listed += problems.series_problems(market, reports, now)
+    return listed
+
+
+async def _failed_runs(service: Service) -> list[Problem]:
+    jobs = {
+        name(market): market.name
+        for market in service.markets
+        for name in (refresh_job_name, publish_job_name, backfill_job_name)
+    }
+    found = []
+    for job, scope in {**jobs, BACKUP: MACHINE, MAINTENANCE: MACHINE}.items():
+        run = await newest_run(service, job)
+        if run is not None and run.status == "FAILURE":
+            text = f"{iso_of(run.ended_at)}, run {run.id}; its page says why"
+            found.append(Problem(scope=scope, kind="failed run", item=job, text=text))
+    return found
+
+
+async def newest_run(service: Service, job: str) -> Run | None:
+    """The newest run of a job that succeeded or failed; None where there is none, or Dagster does not answer."""
+    runs = await _or_none(service.dagster.runs(jobs=[job], statuses=("SUCCESS", "FAILURE"), limit=1))
+    return runs[0] if runs else None
+
+
+async def _market_status(
+    service: Service, market: Market, rows: Sequence[Row], instigators: Sequence[Instigator] | None
+) -> Row:
+    now, states = instant(service.now()), Counter(row["freshness"] for row in rows)
+    schedule = next((one for one in instigators or () if one.name == refresh_job_name(market)), None)
+    run = await newest_run(service, refresh_job_name(market))
+    is_open = None
+    if market.calendar.knows(now):
+        is_open = bool(market.calendar.is_open(np.array([now], dtype=TIME_UNIT))[0])
+    return {
+        "name": market.name,
+        "is_open": is_open,
+        **sessions(market, now),
+        "series": len(rows),
+        "fresh": states[FRESH] + states["closed"],
+        "late": states[LATE],
+        "stale": states[STALE],
+        "failed": states[FAILED],
+        "newest_candle": max((row["newest_candle"] for row in rows if row["newest_candle"]), default=None),
+        "schedule_running": None if schedule is None else schedule.is_running,
+        "next_tick": iso_of(schedule.next_tick) if schedule and schedule.is_running else None,
+        "last_refresh": None if run is None else _refreshed(run),
+        "tick_to_fresh_seconds": None if run is None else tick_to_fresh(run),
+    }
+
+
+def tick_to_fresh(run: Run) -> float | None:
+    """Seconds from the tick that a run is of to its end; None for a run that no tick asked for."""
+    tick = run.tags.get("refresh/tick")
+    if tick is None or run.ended_at is None:
+        return None
+    return round(run.ended_at - datetime.fromisoformat(tick).timestamp(), 3)
+
+
+def _refreshed(run: Run) -> Row:
+    seconds = None if run.started_at is None or run.ended_at is None else round(run.ended_at - run.started_at, 3)
+    return {"run_id": run.id, "status": run.status.lower(), "ended_at": iso_of(run.ended_at), "seconds": seconds}
+
+
+def _daemon(one: Row) -> Row:
+    return {"type": one["daemonType"], "healthy": one["healthy"], "last_heartbeat": iso_of(one["lastHeartbeatTime"])}
+
+
+def _size(settings: Settings) -> int:
+    return settings.database.stat().st_size if settings.database.exists() else 0
+
+
+def _files_below(folder: Any) -> list[int]:
+    return [path.stat().st_size for path in folder.rglob("*") if path.is_file()] if folder.is_dir() else []
+
+
+async def _or_none(question: Any) -> Any:
+    try:
+        return await question
+    except ProblemError:
+        return None
