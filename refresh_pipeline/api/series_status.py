@@ -37,6 +37,7 @@ async def status_of(service: Service, market: Market) -> list[dict[str, Any]]:
 def freshness(report: SeriesReport, bars_behind: int | None, is_stale: bool, is_open: bool) -> str:
     """One word on a series.
 
+    >>> from refresh_pipeline.market.timeframe import Timeframe
     >>> freshness(SeriesReport(Series("A", Timeframe.m1), 0, None, None, None, None, None), None, False, True)
     'never'
     """
