@@ -14,7 +14,7 @@ from refresh_pipeline.analytics.bars import Bars, Column, Computation, Values
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.analytics.indicators import IndicatorSpec
 from refresh_pipeline.analytics.indicators import indicators as indicators_table
-from refresh_pipeline.market.calendars.registry import CALENDARS
+from refresh_pipeline.market.calendars.registry import calendar_named
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, PRICE_COLUMNS, TIME_UNIT
 
 # Whole numbers that may be missing.
@@ -64,9 +64,11 @@ def indicators(
     Raises:
         ValueError: as for `enhanced_candles`; there is no such indicator; there is no such calendar.
     """
-    if calendar not in CALENDARS:
-        raise ValueError(f"found calendar {calendar!r}, allowed: {', '.join(CALENDARS)}")
-    return _computed(frame, indicators_table(compute, CALENDARS[calendar]))
+    try:
+        days = calendar_named(calendar)
+    except ValueError as error:
+        raise ValueError(f"found calendar {calendar!r}; {error}") from error
+    return _computed(frame, indicators_table(compute, days))
 
 
 def known_at(frame: pd.DataFrame) -> pd.DataFrame:

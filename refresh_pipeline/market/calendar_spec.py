@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time
 from functools import lru_cache
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator, model_validator
 
 from refresh_pipeline.market.calendars.base import Calendar
 from refresh_pipeline.market.calendars.overlay import NO_OVERLAY, Hours, Overlay
-from refresh_pipeline.market.calendars.registry import CALENDARS
+from refresh_pipeline.market.calendars.exchange import REGULAR_HOURS
+from refresh_pipeline.market.calendars.registry import calendar_named
 
 CLOCK = re.compile(r"([01]?\d|2[0-4]):([0-5]\d)")
 A_DAY = 24 * 60
@@ -80,6 +81,8 @@ class CalendarSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
+    # Before the opening and after the close too, where the exchange has such hours.
+    hours: Literal["regular", "extended"] = REGULAR_HOURS
     # Days without a session.
     closed: tuple[Day, ...] = ()
     # Days with these sessions in place of the regular ones.
@@ -92,8 +95,7 @@ class CalendarSpec(BaseModel):
     @field_validator("name")
     @classmethod
     def _calendar_exists(cls, name: str) -> str:
-        if name not in CALENDARS:
-            raise ValueError(f"allowed: {', '.join(CALENDARS)}")
+        calendar_named(name)
         return name
 
     @field_validator("closed", mode="before")
@@ -102,6 +104,11 @@ class CalendarSpec(BaseModel):
         if not isinstance(value, list | tuple):
             raise ValueError("allowed: a list of dates, for instance [2027-01-26]")
         return value
+
+    @model_validator(mode="after")
+    def _hours_exist(self) -> "CalendarSpec":
+        calendar_named(self.name, self.hours)
+        return self
 
     @model_validator(mode="after")
     def _each_day_is_said_once(self) -> "CalendarSpec":
@@ -114,7 +121,7 @@ class CalendarSpec(BaseModel):
 
     @model_validator(mode="after")
     def _sessions_are_in_order(self) -> "CalendarSpec":
-        begins = int(CALENDARS[self.name].day_ends.astype("timedelta64[m]").astype(int)) % A_DAY
+        begins = int(self._plain.day_ends.astype("timedelta64[m]").astype(int)) % A_DAY
         for day, hours in self.sessions.items():
             minutes = [
                 (first - begins) % A_DAY if number % 2 == 0 else (first - begins) % A_DAY or A_DAY
@@ -137,12 +144,16 @@ class CalendarSpec(BaseModel):
     @property
     def calendar(self) -> Calendar:
         """The calendar with its days. The same specification gives the same object."""
-        return CALENDARS[self.name] if self.overlay == NO_OVERLAY else _with_overlay(self.name, self.overlay)
+        return self._plain if self.overlay == NO_OVERLAY else _with_overlay(self._plain, self.overlay)
+
+    @property
+    def _plain(self) -> Calendar:
+        return calendar_named(self.name, self.hours)
 
 
 @lru_cache(maxsize=64)
-def _with_overlay(name: str, overlay: Overlay) -> Calendar:
-    return CALENDARS[name].with_overlay(overlay)
+def _with_overlay(calendar: Calendar, overlay: Overlay) -> Calendar:
+    return calendar.with_overlay(overlay)
 
 
 def parse_calendar(value: object) -> object:
@@ -152,8 +163,7 @@ def parse_calendar(value: object) -> object:
         ValueError: there is no such calendar.
     """
     if isinstance(value, str):
-        if value not in CALENDARS:
-            raise ValueError(f"allowed: {', '.join(CALENDARS)}")
+        calendar_named(value)
         return {"name": value}
     if not isinstance(value, Mapping):
         raise ValueError(f"allowed: text, or a mapping with {', '.join(CalendarSpec.model_fields)}")

@@ -251,7 +251,7 @@ def zone_offsets(zone: str, utc: Times) -> NDArray[np.timedelta64]:
     return offsets[np.maximum(np.searchsorted(starts, utc, side="right") - 1, 0)]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _transitions(zone: str) -> tuple[Times, NDArray[np.timedelta64]]:
     """When a zone's offset changes between 1970 and 2100, to the hour, and what it is from then on."""
     tz = ZoneInfo(zone)

@@ -6,13 +6,11 @@ the table's first day. After its last day the grid goes on with regular hours on
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from refresh_pipeline.market.calendars.base import DAY, FIRST_MONDAY, Calendar, length_of
+from refresh_pipeline.market.calendars.base import DAY
 from refresh_pipeline.market.calendars.nse_sessions import (
     CORRECTIONS,
     FIRST_DAY,
@@ -21,18 +19,16 @@ from refresh_pipeline.market.calendars.nse_sessions import (
     LAST_DAY,
     SPECIAL_SESSIONS,
 )
-from refresh_pipeline.market.calendars.overlay import Hours, Overlay, Runs
+from refresh_pipeline.market.calendars.overlay import Hours, Overlay
+from refresh_pipeline.market.calendars.session_table import LAST_GRID_DAY, Sessions, TableCalendar
 from refresh_pipeline.market.candles import TIME_UNIT, Times
 from refresh_pipeline.market.timeframe import Timeframe
 
 # India has had no summer time since 1945.
 INDIA = np.timedelta64(330, "m").astype("timedelta64[us]")
-MICROSECOND = np.timedelta64(1, "us")
-# The grid's last day: far beyond every known session.
-LAST_GRID_DAY = "2099-12-31"
 
 
-class NseCalendar(Calendar):
+class NseCalendar(TableCalendar):
     """Open from 09:15 to 15:30 in India on days that are no holidays, and in special sessions.
 
     >>> NseCalendar().last_closed(Timeframe.H1, np.datetime64("2026-11-27T12:00"))
@@ -54,114 +50,25 @@ class NseCalendar(Calendar):
 
     last_known = np.datetime64(LAST_DAY, "us") + DAY - INDIA
 
-    def floor(self, timeframe: Timeframe, times: Times) -> Times:
-        """See Calendar."""
-        local = np.asarray(times, dtype=TIME_UNIT) + INDIA
-        if timeframe is Timeframe.MN1:
-            return local.astype("datetime64[M]").astype(TIME_UNIT) - INDIA
-        if timeframe is Timeframe.W1:
-            return local - (local - FIRST_MONDAY) % length_of(timeframe) - INDIA
-        days = local.astype("datetime64[D]").astype(TIME_UNIT)
-        if timeframe is Timeframe.D1:
-            return days - INDIA
-        opens = days + self._sessions.first_openings(days) - INDIA
-        floored = opens + (local - INDIA - opens) // length_of(timeframe) * length_of(timeframe)
-        # What comes before the session must not begin on the day before.
-        return np.maximum(floored, days - INDIA)
-
-    def is_open(self, times: Times) -> NDArray[np.bool_]:
-        """See Calendar."""
-        times = np.asarray(times, dtype=TIME_UNIT)
-        return self._sessions.trades_between(times, times + MICROSECOND)
-
-    def closes(self, timeframe: Timeframe, open_times: Times) -> Times:
-        """See Calendar; a bar up to a day ends with the last session in it."""
-        opens = np.asarray(open_times, dtype=TIME_UNIT)
-        if timeframe > Timeframe.D1:
-            return super().closes(timeframe, opens)
-        ends = opens + length_of(timeframe)
-        starts, stops = self._sessions.starts, self._sessions.stops
-        last = np.maximum(np.searchsorted(starts, ends, side="left") - 1, 0)
-        return np.where(stops[last] > opens, np.minimum(stops[last], ends), ends)
-
-    def open_times(self, timeframe: Timeframe, start: np.datetime64, end: np.datetime64) -> Times:
-        """See Calendar."""
-        if not start < end:
-            return np.array([], dtype=TIME_UNIT)
-        if not timeframe.is_intraday:
-            grid = self._long_bars(timeframe)
-            return grid[np.searchsorted(grid, start) : np.searchsorted(grid, end)]
-        runs = self._runs(timeframe)
-        first, last = np.searchsorted(runs.starts, np.array([start - DAY, end], dtype=TIME_UNIT))
-        grid = Runs(runs.starts[first:last], runs.counts[first:last], runs.length).listed()
-        return grid[np.searchsorted(grid, start) : np.searchsorted(grid, end)]
-
-    def bar_index(self, timeframe: Timeframe, times: Times) -> NDArray[np.int64]:
-        """See Calendar."""
-        times = np.asarray(times, dtype=TIME_UNIT)
-        if timeframe.is_intraday:
-            return self._runs(timeframe).begun_before(times)
-        return np.searchsorted(self._long_bars(timeframe), times)
-
-    def _has_session(self, timeframe: Timeframe, grid: Times) -> NDArray[np.bool_]:
-        return self._sessions.trades_between(grid, grid + length_of(timeframe))
-
-    @cached_property
-    def _sessions(self) -> "_Sessions":
-        return _Sessions.of(self.overlay)
-
-    @lru_cache(maxsize=len(Timeframe))  # noqa: B019 - calendars live as long as the process
-    def _long_bars(self, timeframe: Timeframe) -> Times:
-        """Every day, week or month with a session in it."""
-        return np.unique(self.floor(timeframe, self._sessions.starts))
-
-    @lru_cache(maxsize=len(Timeframe))  # noqa: B019 - calendars live as long as the process
-    def _runs(self, timeframe: Timeframe) -> Runs:
-        """The bars of every session; bars are counted from the day's first opening."""
-        sessions = self._sessions
-        days = sessions.days()
-        origins = days + sessions.first_openings(days) - INDIA
-        return Runs.of(origins, sessions.starts, sessions.stops, length_of(timeframe))
-
-
-@dataclass(frozen=True, slots=True)
-class _Sessions:
-    """When every session opens and closes, in UTC, in order."""
-
-    starts: Times
-    stops: Times
-
-    @classmethod
-    def of(cls, overlay: Overlay) -> "_Sessions":
-        """The table's sessions and, after its last day, regular hours on weekdays; the overlay's days replace both."""
-        special = _special_days(overlay)
+    def sessions(self) -> Sessions:
+        """See TableCalendar; after the table's last day, regular hours on weekdays."""
+        special = _special_days(self.overlay)
         days = np.arange(np.datetime64(FIRST_DAY), np.datetime64(LAST_GRID_DAY) + 1)
         holidays = [f"{year}-{day}" for year, listed in HOLIDAYS.items() for day in listed.split()]
         regular = days[np.is_busday(days, holidays=np.array([*holidays, *special], dtype="datetime64[D]"))]
-        opens, closes = _regular_hours(regular.astype(TIME_UNIT))
+        regular = regular.astype(TIME_UNIT)
+        opens, closes = _regular_hours(regular)
         listed = [(np.datetime64(day, "us"), pair) for day, hours in special.items() for pair in hours]
         origins = np.array([day for day, _ in listed], dtype=TIME_UNIT)
         minutes = np.array([pair for _, pair in listed], dtype=np.int64).reshape(-1, 2).astype("timedelta64[m]")
         starts = np.concatenate([regular + opens, origins + minutes[:, 0]]) - INDIA
         stops = np.concatenate([regular + closes, origins + minutes[:, 1]]) - INDIA
         order = np.argsort(starts)
-        return cls(starts[order], stops[order])
+        return Sessions(np.concatenate([regular, origins])[order], starts[order], stops[order])
 
-    def days(self) -> Times:
-        """Midnight of each session's day, in India's time."""
-        return (self.starts + INDIA).astype("datetime64[D]").astype(TIME_UNIT)
-
-    def trades_between(self, since: Times, until: Times) -> NDArray[np.bool_]:
-        """Whether a session has a part from `since` to `until` (excluded)."""
-        last = np.searchsorted(self.starts, until, side="left") - 1
-        return (last >= 0) & (self.stops[np.maximum(last, 0)] > since)
-
-    def first_openings(self, days: Times) -> NDArray[np.timedelta64]:
-        """How long after midnight in India each day's first session opens; on a day without one, when it would."""
-        first = np.minimum(np.searchsorted(self.starts, days - INDIA), len(self.starts) - 1)
-        after_midnight = self.starts[first] + INDIA - days
-        usual, _ = _regular_hours(days)
-        return np.where((after_midnight >= np.timedelta64(0, "us")) & (after_midnight < DAY), after_midnight, usual)
+    def usual_openings(self, days: Times) -> NDArray[np.timedelta64]:
+        """See TableCalendar."""
+        return _regular_hours(days)[0]
 
 
 def _special_days(overlay: Overlay) -> dict[str, tuple[Hours, ...]]:
