@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator, model_validator
 
 from refresh_pipeline.market.calendars.base import Calendar
-from refresh_pipeline.market.calendars.overlay import NO_OVERLAY, Hours, Overlay
 from refresh_pipeline.market.calendars.exchange import REGULAR_HOURS
+from refresh_pipeline.market.calendars.overlay import NO_OVERLAY, Hours, Overlay
 from refresh_pipeline.market.calendars.registry import calendar_named
 
 CLOCK = re.compile(r"([01]?\d|2[0-4]):([0-5]\d)")
