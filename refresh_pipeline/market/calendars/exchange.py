@@ -1,13 +1,12 @@
-"""The calendars of exchanges by their codes, XNYS and the like: tables made from exchange_calendars, one file each.
+"""The calendars of exchanges by their codes, XNYS and the like: tables made from exchange_calendars, one module each.
 
-A file is read when a market names its code. `python -m refresh_pipeline_tests.market.calendars.exchanges_from_library`
-writes the files; see docs/decisions/0096.
+A module is imported when a market names its code. `python -m refresh_pipeline_tests.market.calendars.exchanges_from_library`
+writes the modules; see docs/decisions/0096.
 """
 
-import json
+import importlib
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,14 @@ from refresh_pipeline.market.calendars.session_table import LAST_GRID_DAY, Sessi
 from refresh_pipeline.market.candles import TIME_UNIT, Times
 from refresh_pipeline.market.timeframe import Timeframe
 
-FOLDER = Path(__file__).parent / "exchanges"
+# A module with a table each.
+CODES = (
+    "AIXK", "ASEX", "BVMF", "CMES", "IEPA", "XAMS", "XASX", "XBDA", "XBEL", "XBKK", "XBOG", "XBOM", "XBRA", "XBRU",
+    "XBSE", "XBUD", "XBUE", "XCBF", "XCSE", "XCYS", "XDUB", "XDUS", "XEEE", "XETR", "XEUR", "XFRA", "XHAM", "XHEL",
+    "XHKG", "XICE", "XIDX", "XIST", "XJSE", "XKAR", "XKLS", "XKRX", "XLIM", "XLIS", "XLIT", "XLJU", "XLON", "XLUX",
+    "XMAD", "XMEX", "XMIL", "XMOS", "XNYS", "XNZE", "XOSL", "XPAR", "XPHS", "XPRA", "XRIS", "XSAU", "XSES", "XSGO",
+    "XSHG", "XSTO", "XSTU", "XSWX", "XTAE", "XTAI", "XTAL", "XTKS", "XTSE", "XWAR", "XWBO", "XZAG",
+)  # fmt: skip
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 HOUR, A_DAY = 60, 24 * 60
 # Codes that stand for another one's table.
@@ -35,12 +41,6 @@ EXTENDED = {"XNYS": (4 * HOUR, 4 * HOUR)}
 REGULAR_HOURS, EXTENDED_HOURS = "regular", "extended"
 
 
-@lru_cache(maxsize=1)
-def codes() -> tuple[str, ...]:
-    """The codes of all exchanges with a table."""
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
-
-
 class ExchangeCalendar(TableCalendar):
     """An exchange's sessions from its table.
 
@@ -52,13 +52,14 @@ class ExchangeCalendar(TableCalendar):
         """The calendar of one exchange.
 
         Args:
-            code: one of `codes()`.
+            code: one of CODES.
             hours: "regular", or "extended" where the exchange has such hours.
             overlay: what a market's YAML adds.
         """
         self.code, self.hours = code, hours
         self.name = code if hours == REGULAR_HOURS else f"{code} {hours}"
-        self._table: Mapping[str, Any] = json.loads((FOLDER / f"{code}.json").read_text(encoding="utf-8"))
+        module = importlib.import_module(f"refresh_pipeline.market.calendars.exchanges.{code.lower()}")
+        self._table: Mapping[str, Any] = module.TABLE
         self.zone = self._table["zone"]
         usual = [pair for regimes in self._regimes().values() for pair in list(regimes.values())[-1]]
         # A trading day that opens on the evening before begins with the full hour of its opening.

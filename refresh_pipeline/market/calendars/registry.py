@@ -7,11 +7,11 @@ from refresh_pipeline.market.calendars.base import Calendar
 from refresh_pipeline.market.calendars.crypto import CryptoCalendar
 from refresh_pipeline.market.calendars.exchange import (
     ALIASES,
+    CODES,
     EXTENDED,
     EXTENDED_HOURS,
     REGULAR_HOURS,
     ExchangeCalendar,
-    codes,
 )
 from refresh_pipeline.market.calendars.fx import FxCalendar
 from refresh_pipeline.market.calendars.nse import NseCalendar
@@ -32,9 +32,9 @@ def calendar_named(name: str, hours: str = REGULAR_HOURS) -> Calendar:
     if name in CALENDARS and hours == REGULAR_HOURS:
         return CALENDARS[name]
     code = ALIASES.get(name.upper(), name.upper())
-    if name not in CALENDARS and code not in codes():
-        known = [*CALENDARS, *codes(), *ALIASES]
-        near = difflib.get_close_matches(name.upper(), [*codes(), *ALIASES], n=1, cutoff=0.6)
+    if name not in CALENDARS and code not in CODES:
+        known = [*CALENDARS, *CODES, *ALIASES]
+        near = difflib.get_close_matches(name.upper(), [*CODES, *ALIASES], n=1, cutoff=0.6)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"allowed: {', '.join(known[:3])}, or an exchange's code such as XNYS{hint}")
     if hours != REGULAR_HOURS and code not in EXTENDED:

@@ -1,6 +1,6 @@
 """The tables in `market/calendars/exchanges/`, made from exchange_calendars with the corrections named here.
 
-`python -m refresh_pipeline_tests.market.calendars.exchanges_from_library` writes them. With pandas 3 the library loses
+`python -m refresh_pipeline_tests.market.calendars.exchanges_from_library` writes them; `ruff format` and CODES in `exchange.py` follow. With pandas 3 the library loses
 special Saturdays without a word: it is run with pandas 2, in an environment of its own.
 """
 
@@ -117,7 +117,13 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for code in sys.argv[1:] or exchange_calendars.get_calendar_names(include_aliases=False):
         if code not in LEFT_OUT:
-            (FOLDER / f"{code}.json").write_text(json.dumps(table(code), indent=1) + "\n", encoding="utf-8")
+            write(code, table(code))
+
+
+def write(code: str, contents: dict[str, Any]) -> None:
+    """Write a table as a module, to be formatted by ruff."""
+    text = f'"""The sessions of {code}: see exchange.py."""\n\nTABLE = {json.dumps(contents, indent=4)}\n'
+    (FOLDER / f"{code.lower()}.py").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

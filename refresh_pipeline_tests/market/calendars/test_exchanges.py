@@ -8,7 +8,7 @@ import pytest
 
 from refresh_pipeline.market.calendar_spec import CalendarSpec
 from refresh_pipeline.market.calendars.base import Calendar, length_of
-from refresh_pipeline.market.calendars.exchange import ALIASES, codes
+from refresh_pipeline.market.calendars.exchange import ALIASES, CODES
 from refresh_pipeline.market.calendars.registry import calendar_named
 from refresh_pipeline.market.calendars.session_table import local_to_utc
 from refresh_pipeline.market.candles import TIME_UNIT
@@ -100,7 +100,7 @@ def test_the_tables_are_those_of_the_library(code: str) -> None:
     assert not calendar.is_open(closes).any()
 
 
-@pytest.mark.parametrize("code", codes())
+@pytest.mark.parametrize("code", CODES)
 def test_every_table_holds_together(code: str) -> None:
     calendar = calendar_named(code)
     since, until = np.datetime64("2025-03-01", "us"), np.datetime64("2025-04-15", "us")
