@@ -1,7 +1,7 @@
 """The calendars of exchanges by their codes, XNYS and the like: tables made from exchange_calendars, one module each.
 
-A module is imported when a market names its code. `python -m refresh_pipeline_tests.market.calendars.exchanges_from_library`
-writes the modules; see docs/decisions/0096.
+A module is imported when a market names its code. They are written by `exchanges_from_library` beside the tests; see
+docs/decisions/0096.
 """
 
 import importlib

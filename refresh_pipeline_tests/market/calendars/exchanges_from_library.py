@@ -1,7 +1,8 @@
 """The tables in `market/calendars/exchanges/`, made from exchange_calendars with the corrections named here.
 
-`python -m refresh_pipeline_tests.market.calendars.exchanges_from_library` writes them; `ruff format` and CODES in `exchange.py` follow. With pandas 3 the library loses
-special Saturdays without a word: it is run with pandas 2, in an environment of its own.
+`python -m refresh_pipeline_tests.market.calendars.exchanges_from_library` writes them; `ruff format` and CODES in
+`exchange.py` follow. With pandas 3 the library loses special Saturdays without a word: it is run with pandas 2, in an
+environment of its own.
 """
 
 import json
