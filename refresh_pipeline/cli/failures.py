@@ -13,7 +13,7 @@ from refresh_pipeline.cli.console import err, print_error
 
 SOME_FAILED, WRONG_REQUEST, INTERRUPTED = 1, 2, 130
 INTERRUPTED_TEXT = "Interrupted. Nothing stored is lost: run the command again to continue."
-FULL = "The disk is full: make room, then run the command again. Nothing stored is lost."
+FULL = "The disk is full: make room (refresh maintain helps), then run the command again. Nothing stored is lost."
 # Phrases of SQLite and DuckDB, and the sentence for each.
 DISK_FULL = ("database or disk is full", "disk i/o error", "no space left on device", "disk quota exceeded")
 DAMAGED = (

@@ -136,15 +136,22 @@ def maintain(*, dry_run: DryRunOption = False, market: MarketOption = None, data
         from refresh_pipeline.settings import prepare_dagster
 
         prepare_dagster(wanted.settings)
-    from refresh_pipeline.instance import run_pruning, run_retention
+    from refresh_pipeline.instance import disk_reserve, run_pruning, run_retention
     from refresh_pipeline.operations import maintenance
     from refresh_pipeline.orchestration.maintenance_job import pruning_summary
     from refresh_pipeline.orchestration.run_jobs import dagster_instance
 
-    now = wanted.now
+    now, folder = wanted.now, wanted.settings.data
+    if not dry_run and (released := disk_reserve.release_reserve(folder)):
+        print_warning(
+            f"The disk is full: {released:,} bytes of {folder / disk_reserve.FILE} are freed for this command."
+        )
     with dagster_instance(wanted.settings) as instance:
         pruned = run_pruning.prune(instance, run_retention.retention_of, now, dry_run=dry_run)
     print_line(pruning_summary(pruned, dry_run=dry_run))
+    if not dry_run and (free := disk_reserve.free_bytes(folder)) < disk_reserve.ROOM_TO_MAKE:
+        print_warning(_little_room(folder, free))
+        return
     with warehouse_errors():
         if dry_run:
             rows = maintenance.pending_compaction(wanted.settings, wanted.markets, now)
@@ -152,6 +159,17 @@ def maintain(*, dry_run: DryRunOption = False, market: MarketOption = None, data
         else:
             compacted = maintenance.compact(wanted.settings, wanted.markets, now)
             print_line(maintenance.compaction_summary(compacted))
+
+
+def _little_room(folder: Path, free: int) -> str:
+    """What is not done on a disk with little room, and what takes its room."""
+    from refresh_pipeline.instance.disk_reserve import largest
+
+    sizes = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in [*largest(folder).items()][:4])
+    return (
+        f"{free / 1e6:,.0f} MB are free: rows are not compacted. Make room; the largest of {folder}: {sizes}. "
+        "refresh exports prune deletes older exports."
+    )
 
 
 def up(

@@ -122,8 +122,8 @@ class Pruning:
         shared = databases(self.instance)
         before = sum(map(used_bytes, shared))
         events = sum(map(len, self.superseded.values())) + sum(self._events_of_runs().values())
-        self._delete_superseded_events()
         freed = self._delete_in_bulk() if self.log.is_run_sharded else self._delete_publicly()
+        self._delete_superseded_events()
         files = RunFiles.of(self.instance)
         freed += sum(delete_files(files.of_run(run_id)) for run_id in self.orphans)
         freed += before - sum(map(used_bytes, shared))
@@ -148,7 +148,9 @@ class Pruning:
             time.sleep(PAUSE)
 
     def _delete_in_bulk(self) -> int:
-        files, freed = RunFiles.of(self.instance), 0
+        files = RunFiles.of(self.instance)
+        # First, because it needs no room on the disk: deleting rows does.
+        freed = sum(delete_files(files.of_run(run_id)) for run_id in self.runs)
         for run_ids in self._batches():
             with self.log.index_connection() as connection:
                 connection.exec_driver_sql(QUICKLY)
@@ -156,7 +158,6 @@ class Pruning:
                 connection.execute(AssetEventTagsTable.delete().where(TAGS.event_id.in_(event_ids)))
                 connection.execute(SqlEventLogStorageTable.delete().where(EVENTS.run_id.in_(run_ids)))
                 connection.execute(AssetCheckExecutionsTable.delete().where(CHECKS.run_id.in_(run_ids)))
-            freed += sum(delete_files(files.of_run(run_id)) for run_id in run_ids)
             # Last, so that a run is found again while anything is left of it.
             _delete_runs(self.instance.run_storage, run_ids)
             time.sleep(PAUSE)

@@ -10,6 +10,7 @@ import dagster as dg
 from dagster import DagsterRunStatus, RunsFilter
 from filelock import FileLock
 
+from refresh_pipeline.instance.disk_reserve import keep_reserve
 from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, going_runs, this_process
 from refresh_pipeline.market.candles import parse_instant
 from refresh_pipeline.market.destination_spec import UploadsSpec
@@ -61,6 +62,7 @@ class Refreshed:
 @contextmanager
 def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     """The project's Dagster instance."""
+    keep_reserve(settings.data)
     # Two processes that both find no databases would both create them, and one of them would fail.
     with FileLock(prepare_dagster(settings) / "creating.lock"):
         instance = dg.DagsterInstance.get()

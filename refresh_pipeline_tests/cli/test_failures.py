@@ -57,8 +57,16 @@ def within(error: Exception) -> Exception:
     ("error", "code", "said"),
     [
         (KeyboardInterrupt(), 130, "Interrupted."),
-        (wrapped(sqlite3.OperationalError("database or disk is full")), 1, "The disk is full: make room"),
-        (wrapped(sqlite3.OperationalError("disk I/O error")), 1, "The disk is full: make room"),
+        (
+            wrapped(sqlite3.OperationalError("database or disk is full")),
+            1,
+            "The disk is full: make room",
+        ),
+        (
+            wrapped(sqlite3.OperationalError("disk I/O error")),
+            1,
+            "The disk is full: make room",
+        ),
         (OSError(28, "No space left on device", "/data/x"), 1, "The disk is full: make room"),
         (wrapped(sqlite3.DatabaseError("file is not a database")), 1, "restore a backup with refresh restore"),
         (wrapped(sqlite3.DatabaseError("database disk image is malformed")), 1, "Dagster's files are damaged"),
