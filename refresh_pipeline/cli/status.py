@@ -134,6 +134,8 @@ def _series_table(market: str, rows: Sequence[Row]) -> Any:
 
 
 def _series_cells(row: Row) -> list[str | Text]:
+    from refresh_pipeline.market.freshness import short_duration
+
     behind, outcome = row["bars_behind"], row["outcome"] or NEVER
     return [
         row["instrument"],
@@ -157,24 +159,6 @@ def _share(share: float | None) -> Text:
         return Text("-", style="yellow")
     text = "100 %" if share == 1 else f"{min(share, 0.9999):.2%}".replace("%", " %")
     return Text(text, style="green" if share == 1 else "yellow")
-
-
-def short_duration(seconds: float | None) -> str:
-    """A duration by its two largest units; a negative one is said to lie ahead.
-
-    >>> short_duration(7230), short_duration(30), short_duration(200_000), short_duration(None), short_duration(-60)
-    ('2h 0m', '30s', '2d 7h', '-', '1m 0s ahead')
-    """
-    if seconds is None:
-        return "-"
-    if round(seconds) < 0:
-        return f"{short_duration(-seconds)} ahead"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d {hours}h"
-    return f"{hours}h {minutes}m" if hours else f"{minutes}m {rest}s" if minutes else f"{rest}s"
 
 
 # ---- reasons

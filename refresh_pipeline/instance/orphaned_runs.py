@@ -12,7 +12,8 @@ from dagster import DagsterRunStatus, RunRecord, RunsFilter
 
 # The process that works on a run, written by the launcher or the run: boot id, process id and, where the system tells
 # it, the process's start. A boot id outlives the machine's name, and a reboot changes it.
-PROCESS_TAG = "refresh/process"
+# Dagster's pages hide tags that begin with .dagster/.
+PROCESS_TAG = ".dagster/refresh_process"
 
 # Linux writes a new id at each boot. Other systems get one id for all boots, stored in the user's folder.
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")

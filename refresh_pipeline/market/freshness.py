@@ -106,6 +106,24 @@ def completeness(
     return np.minimum(counts / np.maximum(expected, 1), 1.0)
 
 
+def short_duration(seconds: float | None) -> str:
+    """A duration by its two largest units; a negative one is said to lie ahead.
+
+    >>> short_duration(7230), short_duration(30), short_duration(200_000), short_duration(None), short_duration(-60)
+    ('2h 0m', '30s', '2d 7h', '-', '1m 0s ahead')
+    """
+    if seconds is None:
+        return "-"
+    if round(seconds) < 0:
+        return f"{short_duration(-seconds)} ahead"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours}h"
+    return f"{hours}h {minutes}m" if hours else f"{minutes}m {rest}s" if minutes else f"{rest}s"
+
+
 def data_age(calendar: Calendar, timeframe: Timeframe, last_open_times: Times, now: datetime) -> Floats:
     """Seconds between the close of each series' newest candle and `now`."""
     return (instant(now) - calendar.closes(timeframe, last_open_times)) / np.timedelta64(1, "s")

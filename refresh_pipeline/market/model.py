@@ -209,7 +209,7 @@ class Market(BaseModel):
     # How far apart, in percent, two sources may be in the same candle before a check says so.
     max_deviation_percent: float = Field(default=5.0, ge=0.0)
     indicators: IndicatorSettings = IndicatorSettings()
-    owners: tuple[str, ...] = ("team:market-data",)
+    owners: tuple[str, ...] = ()
     # Files, by the name of the export that they belong to.
     exports: Annotated[Mapping[str, Export], BeforeValidator(parse_exports)] = {DEFAULT_NAME: Export()}
     # Where files and candles go, by name; `uploads` is always there.

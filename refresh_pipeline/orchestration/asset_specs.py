@@ -9,6 +9,7 @@ from refresh_pipeline.market.calendars.base import Calendar
 from refresh_pipeline.market.candles import QUOTE_COLUMNS
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.orchestration.partitions import grid
+from refresh_pipeline.settings import load_settings
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.schema import FIXED_TABLES, Table, candle_columns, columns_of
 
@@ -32,6 +33,21 @@ KINDS = {
     Table.indicators: ("duckdb", "numpy"),
     Table.exports: ("csv", "parquet"),
     Table.uploads: ("file",),
+}
+# The tag `layer`, which filters the catalog: tag:layer=computed.
+LAYERS = {
+    Table.raw_candles: "raw",
+    Table.enhanced_candles: "computed",
+    Table.indicators: "computed",
+    Table.exports: "published",
+    Table.uploads: "published",
+}
+MANUAL = {
+    Table.raw_candles: "docs/data.md (tables), docs/markets.md (what is fetched), `refresh status`, `refresh gaps`",
+    Table.enhanced_candles: "docs/enhanced-candles.md, `refresh chart`",
+    Table.indicators: "docs/indicators.md, `refresh query`",
+    Table.exports: "docs/exports.md, `refresh exports verify`",
+    Table.uploads: "docs/destinations.md, `refresh publish`",
 }
 COLUMN_NOTES = {
     "instrument": "canonical name",
@@ -83,14 +99,22 @@ def asset(
         ),
         owners=list(market.owners),
         kinds=set(KINDS[table]),
+        tags={"layer": LAYERS[table], "source": market.source.kind, "calendar": market.calendar_spec.name},
         partitions_def=grid(market),
         backfill_policy=dg.BackfillPolicy.single_run(),
         freshness_policy=freshness(table, market),
         metadata={
             "dagster/column_schema": column_schema(table, market),
             "dagster/table_name": f"{market.name}.{table.value}",
+            "dashboard": dg.MetadataValue.url(dashboard_address(market)),
+            "manual": dg.MetadataValue.md(MANUAL[table]),
         },
     )
+
+
+def dashboard_address(market: Market) -> str:
+    """The market's page of the dashboard that `refresh up` serves on this machine."""
+    return f"http://127.0.0.1:{load_settings().api_port}/?market={market.name}"
 
 
 def column_schema(table: Table, market: Market) -> dg.TableSchema:

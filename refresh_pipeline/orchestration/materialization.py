@@ -10,7 +10,7 @@ from refresh_pipeline.instance.orphaned_runs import claim
 from refresh_pipeline.instance.wide_run import describe_partitions, materialize_only
 from refresh_pipeline.market.calendars.base import Calendar
 from refresh_pipeline.market.candles import TIME_UNIT
-from refresh_pipeline.market.freshness import data_age
+from refresh_pipeline.market.freshness import data_age, short_duration
 from refresh_pipeline.market.gaps import Coverage
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series, listing
@@ -124,7 +124,8 @@ def _metadata(
         for series, measures in zip(stored, standing, strict=True):
             entries[series] |= measures
     for series in coverage.keys() & entries.keys():
-        entries[series]["completeness"] = round(coverage[series].completeness, 6)
+        share = coverage[series].completeness
+        entries[series] |= {"completeness": round(share, 6), "complete": f"{share:.2%}".replace("%", " %")}
     return {series.key: entry for series, entry in entries.items()}
 
 
@@ -151,6 +152,7 @@ def _standing(
             "first_open_time": _timestamp(first),
             "last_open_time": _timestamp(last),
             "data_age_seconds": round(age, 3),
+            "data_age": short_duration(age),
         }
         for first, last, age in zip(firsts, lasts, ages.tolist(), strict=True)
     ]

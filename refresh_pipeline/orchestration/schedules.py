@@ -24,7 +24,8 @@ from refresh_pipeline.warehouse.queries import SeriesReport
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
 # The due time of a tick's run: once it has succeeded, the next tick requests everything that has closed since.
-TICK_TAG = "refresh/tick"
+# Dagster's pages hide tags that begin with .dagster/.
+TICK_TAG = ".dagster/refresh_tick"
 # Seconds that a tick waits for the warehouse's lock.
 PATIENCE = 5.0
 # Among so many of the newest runs one is looked for whose tick does not lie in the future.

@@ -113,16 +113,17 @@ def overdue(market: Market, reports: Sequence[SeriesReport], now: datetime) -> d
     """The series whose newest candle is older than it should be, and when to ask for each again.
 
     The longer its next candle has been due, the longer the wait: a venue that is late is asked soon, and a series that
-    ended long ago once an hour.
+    ended long ago once an hour. A series that is new in the YAML was never asked for: it is asked for at once.
     """
     late = behind(market, reports, now)
-    again = {report.series: _again(market, report) for report in late if report.attempted_at is not None}
+    again = {report.series: _again(market, report, now) for report in late}
     # An instant later than the longest wait is from a clock that was ahead.
     return {series: at if at <= now + LONGEST_WAIT else now for series, at in again.items()}
 
 
-def _again(market: Market, report: SeriesReport) -> datetime:
-    assert report.attempted_at is not None
+def _again(market: Market, report: SeriesReport, now: datetime) -> datetime:
+    if report.attempted_at is None:
+        return now
     attempted = report.attempted_at.astype(datetime).replace(tzinfo=UTC)
     if report.last_open_time is None:
         return attempted + LONGEST_WAIT

@@ -1,6 +1,8 @@
 """What the web UI tells a stranger of each asset, held against the tables as they are."""
 
+import re
 from datetime import timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -16,6 +18,7 @@ from refresh_pipeline.settings import load_settings
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 YAML = """
 name: {name}
 source: {{kind: demo}}
@@ -52,6 +55,12 @@ def test_an_asset_says_what_it_is_whose_and_of_which_kind(market: Market, spec: 
     assert "{" not in spec.description
     assert list(spec.owners) == list(market.owners)
     assert spec.kinds
+    assert spec.tags["source"] == market.source.kind
+    assert spec.tags["layer"] in {"raw", "computed", "published"}
+    assert spec.metadata["dashboard"].url == f"http://127.0.0.1:8080/?market={market.name}"
+    pages = re.findall(r"docs/[\w-]+\.md", spec.metadata["manual"].value)
+    assert pages
+    assert all((REPOSITORY / page).is_file() for page in pages)
     assert spec.group_name == market.name
     assert spec.metadata["dagster/table_name"] == f"{market.name}.{spec.key.path[-1]}"
 

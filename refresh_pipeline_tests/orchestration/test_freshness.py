@@ -44,9 +44,9 @@ def test_what_is_current_or_just_on_its_way_is_not_overdue() -> None:
     assert list(overdue(MARKET, [report(MINUTES, "2026-06-02T00:11")], MOMENT)) == [MINUTES]
 
 
-def test_a_series_without_any_candle_is_asked_for_every_hour_and_one_never_asked_for_is_left_to_the_schedule() -> None:
+def test_a_series_without_any_candle_is_asked_for_every_hour_and_one_that_is_new_at_once() -> None:
     assert overdue(MARKET, [report(newest=None)], MOMENT) == {DAYS: MOMENT + timedelta(hours=1)}
-    assert overdue(MARKET, [report(newest=None, asked=None)], MOMENT) == {}
+    assert overdue(MARKET, [report(newest=None, asked=None)], MOMENT) == {DAYS: MOMENT}
 
 
 def test_while_the_market_is_closed_nothing_is_overdue() -> None:

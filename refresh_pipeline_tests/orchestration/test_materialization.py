@@ -20,7 +20,7 @@ KEYS = [f"{name}/USD|{timeframe}" for name in ("BTC", "ETH", "SOL", "XRP") for t
 REFRESHED = ["raw_candles", "enhanced_candles", "indicators"]
 BROKEN = {"ETH/USD|m15", "XRP/USD|H1"}
 FIELDS = {"outcome", "source", "rows_added", "rows_revised", "candle_count", "seconds"}
-STANDING = {"first_open_time", "last_open_time", "completeness", "data_age_seconds"}
+STANDING = {"first_open_time", "last_open_time", "completeness", "complete", "data_age_seconds", "data_age"}
 
 
 @pytest.fixture
@@ -85,6 +85,7 @@ def test_every_partition_says_what_became_of_it(instance: dg.DagsterInstance, as
     assert entry["first_open_time"] == moment("2026-05-31T12:00")
     assert entry["last_open_time"] == moment("2026-06-01T11:45")
     assert (entry["completeness"], entry["data_age_seconds"]) == (1.0, 30.0)
+    assert (entry["complete"], entry["data_age"]) == ("100.00 %", "30s")
     assert isinstance(entry["seconds"], float)
     assert 0 <= entry["seconds"] < 60
 

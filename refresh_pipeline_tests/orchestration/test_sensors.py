@@ -94,6 +94,14 @@ def test_before_any_refresh_there_is_nothing_to_retry(new_world: World, instance
     assert not (new_world.root / "data").exists()
 
 
+def test_a_series_that_is_new_in_the_yaml_is_asked_for_at_once(world: World, instance: dg.DagsterInstance) -> None:
+    world.run(now=datetime.now(UTC))
+    market = world.root / "markets" / "bazaar.yaml"
+    market.write_text(market.read_text().replace("BTC/USD", "NEW/USD, BTC/USD"))
+    requests, _ = look(world, instance)
+    assert [asked_for(request) for request in requests] == [["NEW/USD|m15", "NEW/USD|H1"]]
+
+
 def test_what_failed_is_fetched_again_just_that_and_then_left_alone(world: World, instance: dg.DagsterInstance) -> None:
     good = {key: world.candle_file(key).read_text() for key in BROKEN}
     for key in BROKEN:
