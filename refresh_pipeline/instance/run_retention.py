@@ -18,6 +18,8 @@ OTHERS_KEPT = timedelta(days=7)
 # The reason of a failure is needed later, after a weekend for instance.
 FAILED_KEPT = timedelta(days=3)
 PARTITION = "dagster/partition"
+# The shortest timeframe of a run that has no range of partitions: a live run.
+TIMEFRAME_TAG = "refresh/timeframe"
 
 
 def retention_of(run: dg.DagsterRun) -> timedelta:
@@ -38,6 +40,8 @@ def retention_of_timeframe(timeframe: Timeframe) -> timedelta:
 
 def shortest_timeframe(run: dg.DagsterRun) -> Timeframe | None:
     """The shortest timeframe in the run's range of partitions, or of its only one; None where it has none of ours."""
+    if named := run.tags.get(TIMEFRAME_TAG):
+        return Timeframe.parse(named)
     # A range begins with its shortest timeframe, as the grid does.
     key = run.tags.get(RANGE_START) or run.tags.get(PARTITION)
     try:

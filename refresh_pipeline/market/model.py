@@ -86,6 +86,9 @@ PUBLISH_CRONS = {
     timedelta(days=1): "15 0 * * *",
 }
 
+# A live market's refresh compares the candles of the last hour with the venue's, and a few more.
+RECONCILED_MINUTES = 65
+
 Options = TypeVar("Options", bound=BaseModel)
 
 
@@ -347,6 +350,10 @@ class Market(BaseModel):
         for each in series:
             groups.setdefault((self.calendar_of(each.instrument), each.timeframe), []).append(each)
         return groups
+
+    def reread_of(self, timeframe: Timeframe) -> int:
+        """How many of the newest stored candles a refresh reads again; of a live market what its streams delivered."""
+        return max(self.reread, RECONCILED_MINUTES // timeframe.minutes) if self.live else self.reread
 
     @cached_property
     def series(self) -> tuple[Series, ...]:

@@ -33,6 +33,8 @@ LATENESS = timedelta(minutes=3)
 LEAST_FREE = 1024**3
 # Seconds to wait for the warehouse's lock; a process that holds it for longer is a problem of its own.
 PATIENCE = 10.0
+# A little more than the hour between two reconciliations of a live market.
+RECONCILED = timedelta(minutes=65)
 COMPUTED_TABLES = (Table.enhanced_candles, Table.indicators, Table.exports)
 
 
@@ -70,6 +72,7 @@ def snapshot(settings: Settings, markets: Sequence[Market], runs: RunHistory, no
     try:
         for market in markets:
             problems += series_problems(market, warehouse.series_status(market), now)
+            problems += streamed_otherwise(market, warehouse, now)
     except (WarehouseBusy, WarehouseUnreadable) as error:
         unreadable = Problem(scope=MACHINE, kind="the warehouse cannot be read", text=str(error))
         return Snapshot([*problems, unreadable], frozenset(market.name for market in markets))
@@ -131,6 +134,16 @@ def series_problems(market: Market, reports: Sequence[SeriesReport], now: dateti
         *failed_uploads(market, attempted),
         *stale(market, attempted, now),
     ]
+
+
+def streamed_otherwise(market: Market, warehouse: Warehouse, now: datetime) -> Iterator[Problem]:
+    """A problem where the venue's REST corrected candles of a live market since its last reconciliation."""
+    if market.live is None or not warehouse.exists:
+        return
+    revised = warehouse.activity(market, now - RECONCILED, now).revised
+    if revised:
+        text = f"{revised} candles of the last hour differ from what was streamed and were corrected by a refresh"
+        yield Problem(scope=market.name, kind="streamed candles were corrected", text=text)
 
 
 def rejections(market: Market, attempted: Sequence[SeriesReport]) -> Iterator[Problem]:

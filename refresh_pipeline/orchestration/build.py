@@ -12,6 +12,7 @@ from refresh_pipeline.orchestration.backup_job import backup_job, backup_schedul
 from refresh_pipeline.orchestration.checks import market_checks
 from refresh_pipeline.orchestration.destination_assets import destination_assets, destination_checks
 from refresh_pipeline.orchestration.jobs import market_jobs
+from refresh_pipeline.orchestration.live_job import live_job, live_sensor
 from refresh_pipeline.orchestration.maintenance_job import maintenance_job, maintenance_schedule
 from refresh_pipeline.orchestration.resources import resources
 from refresh_pipeline.orchestration.schedules import market_schedules
@@ -41,7 +42,12 @@ def _collected(settings: Settings, markets: Sequence[Market]) -> dg.Definitions:
     return dg.Definitions(
         assets=[asset for market in markets for asset in [*market_assets(market), *destination_assets(market)]],
         asset_checks=[check for market in markets for check in [*market_checks(market), *destination_checks(market)]],
-        jobs=[*(job for market in markets for job in market_jobs(market)), backup_job, maintenance_job],
+        jobs=[
+            *(job for market in markets for job in market_jobs(market)),
+            *(live_job(market) for market in markets if market.live),
+            backup_job,
+            maintenance_job,
+        ],
         schedules=[
             *(schedule for market in markets for schedule in market_schedules(market)),
             backup_schedule,
@@ -49,6 +55,7 @@ def _collected(settings: Settings, markets: Sequence[Market]) -> dg.Definitions:
         ],
         sensors=[
             *(sensor for market in markets for sensor in (retry_sensor(market), repair_sensor(market))),
+            *(live_sensor(market) for market in markets if market.live),
             alerts_sensor(markets),
         ],
         resources=resources(settings),

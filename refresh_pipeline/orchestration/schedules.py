@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import numpy as np
 from dagster import DagsterRunStatus, RunsFilter
 
+from refresh_pipeline.instance.orphaned_runs import going_runs
 from refresh_pipeline.market.calendars.base import Calendar
 from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.model import PUBLISH_CRONS, Market
@@ -17,7 +18,7 @@ from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.orchestration.partitions import whole
 from refresh_pipeline.orchestration.resources import WarehouseParam
 from refresh_pipeline.orchestration.skips import Answer, still_running
-from refresh_pipeline.pipeline.job_names import publish_job_name, refresh_job_name
+from refresh_pipeline.pipeline.job_names import live_job_name, publish_job_name, refresh_job_name
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
 from refresh_pipeline.warehouse.outcomes import Outcome
 from refresh_pipeline.warehouse.queries import SeriesReport
@@ -26,6 +27,8 @@ from refresh_pipeline.warehouse.warehouse import Warehouse
 # The due time of a tick's run: once it has succeeded, the next tick requests everything that has closed since.
 # Dagster's pages hide tags that begin with .dagster/.
 TICK_TAG = ".dagster/refresh_tick"
+# How often a refresh compares a live market with the venue.
+RECONCILED_EVERY = timedelta(hours=1)
 # Seconds that a tick waits for the warehouse's lock.
 PATIENCE = 5.0
 # Among so many of the newest runs one is looked for whose tick does not lie in the future.
@@ -52,13 +55,29 @@ def refresh_schedule(market: Market) -> dg.ScheduleDefinition:
         now = context.scheduled_execution_time
         if skip := still_running(context.instance, refresh_job_name(market)):
             return skip
-        request = tick_request(market, previous_tick(context.instance, market, now), now)
+        previous = previous_tick(context.instance, market, now)
+        if skip := left_to_live_run(context.instance, market, previous, now):
+            return skip
+        request = tick_request(market, previous, now)
         if isinstance(request, dg.SkipReason):
             return request
         waiting = current_pace(market, warehouse, now).wait(last_tick(context.instance, market, now=now), now)
         return dg.SkipReason(f"{market.name} is refreshed {waiting}") if waiting else request
 
     return tick
+
+
+def left_to_live_run(
+    instance: dg.DagsterInstance, market: Market, previous: datetime | None, now: datetime
+) -> dg.SkipReason | None:
+    """Why a tick of a live market refreshes nothing: its live run does, and a refresh reconciles it once an hour."""
+    if market.live is None or previous is None or now - previous >= RECONCILED_EVERY:
+        return None
+    runs = going_runs(instance, live_job_name(market))
+    if not runs:
+        return None
+    at = f"{previous + RECONCILED_EVERY:%H:%M} UTC"
+    return dg.SkipReason(f"{market.name} is live in run {runs[0].run_id}; the next reconciliation is at {at}")
 
 
 def publish_schedule(market: Market) -> dg.ScheduleDefinition:

@@ -88,7 +88,7 @@ def _start(market: Market, series: Series, held: SeriesStats, now: datetime, sin
         # A late correction comes within the newest few candles; they are read again each time. Candles of the future,
         # which a clock that was ahead has let in, do not keep those of now from being asked for.
         newest = min(held.last_open_time, instant(now))
-        wanted = newest - length_of(series.timeframe) * (market.reread - 1)
+        wanted = newest - length_of(series.timeframe) * (market.reread_of(series.timeframe) - 1)
     return bar_start(market, series, wanted)
 
 

@@ -25,3 +25,8 @@ def check_job_name(market: Market) -> str:
 def backfill_job_name(market: Market) -> str:
     """The job that asks for history that is missing, beside the refreshes, which go on meanwhile."""
     return f"{market.name}_backfill"
+
+
+def live_job_name(market: Market) -> str:
+    """The job whose runs stream the market's candles, an hour each."""
+    return f"{market.name}_live"

@@ -9,7 +9,7 @@ from refresh_pipeline.market.model import Market, MarketError
 from refresh_pipeline.market_files import load_each
 from refresh_pipeline.pipeline.export import check_exports
 from refresh_pipeline.settings import Settings, secret
-from refresh_pipeline.sources.registry import open_source, variables
+from refresh_pipeline.sources.registry import open_source, open_stream, variables
 from refresh_pipeline.warehouse.computations import computations
 
 # The settings that a source asks for where its YAML names no others.
@@ -21,6 +21,17 @@ def require_usable(settings: Settings, market: Market) -> None:
     open_source(market, settings.limits_dir)
     computations(market)
     check_exports(market)
+    if market.live:
+        _require_streamable(settings, market)
+
+
+def _require_streamable(settings: Settings, market: Market) -> None:
+    stream = open_stream(market, settings.limits_dir)
+    if market.two_sided or not set(market.timeframes) & set(stream.streamed_timeframes):
+        raise MarketError(
+            f"market {market.name!r}: live: found quotes with two sides, or no timeframe that {stream.kind} streams; "
+            f"allowed: one-sided candles of {', '.join(stream.streamed_timeframes)}"
+        )
 
 
 def missing_credentials(market: Market) -> list[str]:

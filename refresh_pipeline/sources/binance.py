@@ -20,7 +20,7 @@ from pydantic import Field
 from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.calendars.crypto import CryptoCalendar
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, BulkFile, Candles, Floats, Malformed, Times
-from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.model import Market, normalized
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.redaction import excerpt
@@ -254,7 +254,7 @@ class _FetchSession:
     async def _archived(self, series: Series, archive: Archive) -> Fetched | None:
         assert self._archive is not None
         started = time.monotonic()
-        path = archive.path(self.symbol(series.instrument), INTERVALS[series.timeframe])
+        path = archive.path(self._symbol(series), INTERVALS[series.timeframe])
         checksum = await checksum_of(self._archive, path)
         if checksum is None:
             return None
@@ -263,10 +263,13 @@ class _FetchSession:
         whole = candles.between(archive.since, archive.until).sorted()
         return Fetched(series, whole, last=False, seconds=time.monotonic() - started, file=file)
 
+    def _symbol(self, series: Series) -> str:
+        return self._market.symbol(series.instrument, normalized)
+
     async def _klines(
         self, series: Series, since: np.datetime64, until: np.datetime64, rows: int = PAGE_ROWS
     ) -> list[Any]:
-        symbol = self.symbol(series.instrument)
+        symbol = self._symbol(series)
         interval = INTERVALS.get(series.timeframe)
         if interval is None:
             raise PermanentError(f"Binance has no {series.timeframe}; it has {', '.join(INTERVALS)}")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
 
@@ -53,6 +53,8 @@ SHORTEST_SILENCE, SILENT_BARS = 5.0, 1.25
 # A venue's clock may be off by so many seconds before a warning.
 CLOCK_TOLERANCE = 0.5
 POLL = 0.005
+# A run whose time is over ends after a wave, or after so long without one.
+LONGEST_LULL = timedelta(minutes=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,8 @@ class LiveRun:
         self._unwritten: list[Wave] = []
         self._busy_since: float | None = None
         self._to_load: set[Series] = set()
+        # Why REST could not fetch a series the last time.
+        self._errors: dict[Series, str] = {}
         self._reloaded: list[Series] = []
         self._asked: set[Series] = set()
         self._by_rest: set[tuple[Series, np.datetime64]] = set()
@@ -250,9 +254,23 @@ class LiveRun:
             )
             for seconds in ASKED_AGAIN:
                 asyncio.get_running_loop().call_later(seconds / self._clock.speed, self._ask_again, close)
+            wait = (ASKED_AGAIN[-1] + BETWEEN_LOADS) / self._clock.speed
+            asyncio.get_running_loop().call_later(wait, self._record_failures, close)
 
     def _ask_again(self, close: np.datetime64) -> None:
         self._ask(self._intake.behind(close))
+
+    def _record_failures(self, close: np.datetime64) -> None:
+        """Put on record which series REST could not fetch either; their candles stay, and checks say so."""
+        failed = {
+            each: Attempt(Outcome.failed, reason=self._errors[each], transient=True)
+            for each in self._intake.behind(close)
+            if each in self._errors
+        }
+        if failed and not self._is_over:
+            record = self._parts.warehouse.record
+            arguments = (self._market, Table.raw_candles, failed, self._parts.run_id, self._clock.now())
+            asyncio.get_running_loop().run_in_executor(self._worker, record, *arguments)
 
     def _ask(self, series: Iterable[Series]) -> None:
         known = set(self._intake.series)
@@ -292,7 +310,9 @@ class LiveRun:
                 self._last_arrival = time.monotonic()
         if error is not None:
             log.info("%s: REST: %s", self._market.name, error)
+            self._errors[series] = str(error).removeprefix(f"{series}: ")
         elif last:
+            self._errors.pop(series, None)
             self._intake.know(series, last - SETTLED - length_of(series.timeframe))
         self._changed.set()
 
@@ -304,6 +324,8 @@ class LiveRun:
                 await asyncio.wait_for(self._changed.wait(), 1.0)
             self._changed.clear()
             if not self._intake.count_ready() and not self._unwritten:
+                if until is not None and self._clock.now() >= until + LONGEST_LULL:
+                    return
                 continue
             await self._collected()
             await self._advance()
@@ -449,9 +471,3 @@ class LiveRun:
 
     async def _sleep_until(self, moment: np.datetime64, seconds_after: float) -> None:
         await asyncio.sleep(max(self._clock.seconds_until(moment) + seconds_after, 0))
-
-
-def failed_attempts(report: Report) -> dict[Series, Attempt]:
-    """The outcome of each series whose candle did not come in time."""
-    reason = "neither the stream nor REST had the newest candle"
-    return {each: Attempt(Outcome.failed, reason=reason, transient=True) for each in report.missing}

@@ -25,6 +25,7 @@ from refresh_pipeline.warehouse.incremental import FEEDS, TailRefresh, as_stored
 from refresh_pipeline.warehouse.ingest import Staged
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome, write_outcomes
 from refresh_pipeline.warehouse.schema import Table, columns_of, qualified
+from refresh_pipeline.warehouse.versions import record_changes
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
 _TABLES = (Table.enhanced_candles, Table.indicators)
@@ -219,8 +220,16 @@ class LiveStore:
             "where q.asset = ? and q.instrument = w.instrument and q.timeframe = w.timeframe",
             [Table.enhanced_candles.value],
         )
-        with registered(connection, "newest", numbered(wave.series, since=wave.open_time)):
-            connection.execute("create temp table touched as select instrument, timeframe, since from newest")
+        # The rows whose flags were set lie before the new one.
+        since = wave.open_time.copy()
+        for _, members, times in wave.flags:
+            np.minimum.at(since, members, times)
+        with registered(connection, "newest", numbered(wave.series, since=wave.open_time, flagged=since)):
+            connection.execute("create temp table touched as select instrument, timeframe, since, flagged from newest")
+        record_changes(connection, self._market.name, [Table.indicators])
+        connection.execute("create temp table flagged as select instrument, timeframe, flagged as since from touched")
+        record_changes(connection, self._market.name, [Table.enhanced_candles], "flagged")
+        connection.execute("drop table flagged")
         ingest.queue_recompute(connection, self._market.name, FEEDS[Table.indicators])
         connection.execute("drop table touched")
 
