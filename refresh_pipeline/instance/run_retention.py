@@ -19,7 +19,7 @@ OTHERS_KEPT = timedelta(days=7)
 FAILED_KEPT = timedelta(days=3)
 PARTITION = "dagster/partition"
 # The shortest timeframe of a run that has no range of partitions: a live run.
-TIMEFRAME_TAG = "refresh/timeframe"
+TIMEFRAME_TAG = ".dagster/refresh_timeframe"
 
 
 def retention_of(run: dg.DagsterRun) -> timedelta:
