@@ -11,11 +11,12 @@ from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse import stored_ranges
 from refresh_pipeline.warehouse.ingest import queue_recompute
 from refresh_pipeline.warehouse.schema import FIXED_TABLES, Table, qualified
+from refresh_pipeline.warehouse.versions import OF_EVERY_SERIES, record_changes
 
 # Where candles that are kept for the record may be of either name.
 OF_BOTH = (Table.raw_candle_revisions, Table.rejected_candles, Table.cross_checks)
-# What is known of files by their former names.
-FILES = (Table.exports, Table.uploads)
+# What is known of files by their former names, and changes, which both names have.
+BY_FORMER_NAME = (Table.exports, Table.uploads, Table.versions)
 
 
 def rename(connection: duckdb.DuckDBPyConnection, market: Market, before: str, after: str) -> dict[Series, int]:
@@ -35,6 +36,7 @@ def rename(connection: duckdb.DuckDBPyConnection, market: Market, before: str, a
         for table in _tables(connection, market.name):
             _move(connection, qualified(market.name, table), before, after, replace=table not in OF_BOTH)
         _queue_exports(connection, market, after)
+        _record_changes(connection, market.name, before, after)
         stored_ranges.bring_forward(connection, market)
     connection.execute(f"delete from {qualified(market.name, Table.series_sources)} where instrument = ?", [after])
     return counts
@@ -58,7 +60,7 @@ def _require_room(connection: duckdb.DuckDBPyConnection, market: str, after: str
 
 def _tables(connection: duckdb.DuckDBPyConnection, market: str) -> list[Table]:
     present = stored_ranges.present_tables(connection, market)
-    keyed = [table for table, columns in FIXED_TABLES.items() if "instrument" in columns and table not in FILES]
+    keyed = [table for table, columns in FIXED_TABLES.items() if "instrument" in columns and table not in BY_FORMER_NAME]
     return [table for table in (*keyed, Table.enhanced_candles, Table.indicators) if table.value in present]
 
 
@@ -68,6 +70,17 @@ def _move(connection: duckdb.DuckDBPyConnection, table: str, before: str, after:
     connection.execute(
         f"update {table} set instrument = $after where instrument = $before", {"after": after, "before": before}
     )
+
+
+def _record_changes(connection: duckdb.DuckDBPyConnection, market: str, before: str, after: str) -> None:
+    """Move the versions of both names: the rows of one are gone, those of the other are new."""
+    connection.execute(
+        "create temp table renamed as select unnest([$before, $after]) as instrument, timeframe, "
+        f"first_open_time as since from {qualified(market, Table.series)} where instrument = $after",
+        {"before": before, "after": after},
+    )
+    record_changes(connection, market, OF_EVERY_SERIES, "renamed")
+    connection.execute("drop table renamed")
 
 
 def _queue_exports(connection: duckdb.DuckDBPyConnection, market: Market, instrument: str) -> None:

@@ -20,6 +20,7 @@ from refresh_pipeline.warehouse.follower import FileWatch, Follower, signature_o
 from refresh_pipeline.warehouse.forgetting import Choice
 from refresh_pipeline.warehouse.manifests import Exported, Published
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
+from refresh_pipeline.warehouse.renaming import rename
 from refresh_pipeline.warehouse.schema import SCHEMA_VERSION, Table
 from refresh_pipeline.warehouse.versions import Changes, begin_epoch, changes, epoch_of, record_changes
 from refresh_pipeline.warehouse.warehouse import Warehouse
@@ -166,6 +167,15 @@ def test_withdrawn_candles_and_those_made_from_them_move_the_versions(tmp_path: 
 
 def _first_two(base: Candles) -> dict[str, np.ndarray]:
     return {name: values[:2] for name, values in base.columns.items()}
+
+
+def test_a_renamed_instrument_moves_the_versions_of_both_names(known: tuple[Warehouse, int]):
+    warehouse, version = known
+    market = market_of(["XBT/USD", "ETH/USD"])
+    with connect(warehouse.database) as connection, transaction(connection):
+        rename(connection, market, "BTC/USD", "XBT/USD")
+    assets = ("raw_candles", *COMPUTED)
+    assert set(told(feed(warehouse, version))) == {(asset, name) for asset in assets for name in ("BTC/USD", "XBT/USD")}
 
 
 EXPORTED = Exported(BTC, "all", "raw", "csv", "a.csv", "wide", 1, 1, "a", datetime(2024, 1, 1), datetime(2024, 1, 1))  # noqa: DTZ001
