@@ -18,9 +18,23 @@ The rooms from the top. A room imports the rooms below it, never one above.
    makes Dagster fast and bounded.
 5. `market` is what is refreshed: series, timeframes, calendars, the catalog of markets. It is pure. `settings` is the
    only module that reads the environment.
-6. `cli` is the `refresh` command.
+6. `cli` is the `refresh` command, `client` reads a data folder or an API from Python.
 
-Imports point downward only: cli, definitions > orchestration > monitoring > pipeline, operations > warehouse,
+Imports point downward only: cli, client, definitions > orchestration > monitoring > pipeline, operations > warehouse,
 destinations > files, sources, analytics, instance, market_files > market, settings. CONTRIBUTING.md lists where to find
 each topic and what an addition touches; docs/architecture.md tells the story of a tick.
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from refresh_pipeline.client import connect as connect
+
+
+def __getattr__(name: str) -> Any:
+    """`refresh_pipeline.connect`; the client is imported where it is used."""
+    if name == "connect":
+        from refresh_pipeline.client import connect  # noqa: PLC0415 (every program of ours imports this package)
+
+        return connect
+    raise AttributeError(f"module 'refresh_pipeline' has no attribute {name!r}")

@@ -60,7 +60,9 @@ def _require_room(connection: duckdb.DuckDBPyConnection, market: str, after: str
 
 def _tables(connection: duckdb.DuckDBPyConnection, market: str) -> list[Table]:
     present = stored_ranges.present_tables(connection, market)
-    keyed = [table for table, columns in FIXED_TABLES.items() if "instrument" in columns and table not in BY_FORMER_NAME]
+    keyed = [
+        table for table, columns in FIXED_TABLES.items() if "instrument" in columns and table not in BY_FORMER_NAME
+    ]
     return [table for table in (*keyed, Table.enhanced_candles, Table.indicators) if table.value in present]
 
 

@@ -1,0 +1,220 @@
+"""A data folder as a client reads it: the file is opened for one question and closed before the answer is used."""
+
+from datetime import datetime
+from pathlib import Path
+
+import duckdb
+import numpy as np
+
+from refresh_pipeline.client.errors import ClientError
+from refresh_pipeline.client.place import Columns, Question
+from refresh_pipeline.market.candles import Times, instant
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe, UnknownTimeframe
+from refresh_pipeline.warehouse import versions
+from refresh_pipeline.warehouse.arrays import arrays_of, texts, timestamp
+from refresh_pipeline.warehouse.connection import WarehouseUnreadable, connect
+from refresh_pipeline.warehouse.point_in_time import candles_as_of
+from refresh_pipeline.warehouse.schema import Table, qualified
+
+DATABASE = "refresh.duckdb"
+LAYERS = {
+    "candles": Table.raw_candles,
+    "enhanced": Table.enhanced_candles,
+    "indicators": Table.indicators,
+}
+# Columns that say which series a row is of.
+KEY = ("instrument", "timeframe")
+
+
+class FolderPlace:
+    """The warehouse of a data folder, or a database file.
+
+    Raises:
+        ClientError: there is neither.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._database = path / DATABASE if path.is_dir() else path
+        if not self._database.is_file():
+            raise ClientError(
+                f"wanted a data folder or a URL, found {str(path)!r}; {self._database} is no file: run refresh once, "
+                "or name the folder of REFRESH_DATA_DIR"
+            )
+
+    def rows(self, question: Question) -> Columns:
+        """The rows of one series."""
+        with self._open() as connection:
+            market, series = _series_of(connection, question)
+            if question.as_of is not None:
+                return _as_of(connection, market, series, question.as_of, question)
+            return _rows(connection, market, series, question)
+
+    def series(self, market: str | None) -> Columns:
+        """The stored series with the version of their candles."""
+        with self._open() as connection:
+            return arrays_of(
+                connection,
+                " union all ".join(
+                    f"select '{name}' as market, s.instrument, s.timeframe, s.candle_count, s.first_open_time, "
+                    f"s.last_open_time, v.version from {qualified(name, Table.series)} s left join "
+                    f"{qualified(name, Table.versions)} v on v.asset = '{Table.raw_candles}' "
+                    "and v.instrument = s.instrument and v.timeframe = s.timeframe"
+                    for name in _markets(connection, market)
+                )
+                + " order by market, instrument, timeframe",
+            )
+
+    def gaps(self, market: str | None) -> Columns:
+        """The missing candles as of the last refresh."""
+        with self._open() as connection:
+            return arrays_of(
+                connection,
+                " union all ".join(
+                    f"select '{name}' as market, instrument, timeframe, first_open_time, last_open_time, candles "
+                    f"from {qualified(name, Table.gaps)}"
+                    for name in _markets(connection, market)
+                )
+                + " order by market, instrument, timeframe, first_open_time",
+            )
+
+    def changes(self, after: int, epoch: str | None) -> tuple[str, int, Columns, bool]:
+        """What the change feed says."""
+        with self._open() as connection:
+            read = versions.changes(connection, after, epoch=epoch)
+        return read.epoch, read.version, change_columns([_row(change) for change in read.changes]), read.reset
+
+    def _open(self) -> "_Opened":
+        return _Opened(str(self._database))
+
+
+class _Opened:
+    """A connection for one question, with errors in a client's words."""
+
+    def __init__(self, database: str) -> None:
+        self._connection = connect(database, read_only=True)
+
+    def __enter__(self) -> duckdb.DuckDBPyConnection:
+        try:
+            return self._connection.__enter__()
+        except (WarehouseUnreadable, TimeoutError) as error:
+            raise ClientError(str(error)) from error
+
+    def __exit__(self, *failure: object) -> None:
+        self._connection.__exit__(*failure)  # pyright: ignore[reportArgumentType]
+
+
+def _row(change: versions.Change) -> tuple[object, ...]:
+    return (
+        change.version,
+        change.market,
+        change.asset,
+        change.instrument,
+        change.timeframe,
+        change.since,
+        change.changed_at,
+    )
+
+
+def change_columns(rows: list[tuple[object, ...]]) -> Columns:
+    """Changes by column: version, market, asset, instrument, timeframe, since, changed_at."""
+    columns = list(zip(*rows, strict=True)) or [()] * 7
+    names = ("market", "asset", "instrument", "timeframe")
+    return {
+        "version": np.array(columns[0], dtype=np.int64),
+        **{name: texts(values) for name, values in zip(names, columns[1:5], strict=True)},
+        "since": np.array([value or "NaT" for value in columns[5]], dtype="datetime64[us]"),
+        "changed_at": np.array(columns[6], dtype="datetime64[us]"),
+    }
+
+
+def _markets(connection: duckdb.DuckDBPyConnection, wanted: str | None) -> list[str]:
+    rows = connection.execute(
+        "select schema_name from duckdb_tables() where table_name = ? and database_name = current_database() "
+        "order by all",
+        [Table.series.value],
+    ).fetchall()
+    markets = [name for (name,) in rows if wanted in (None, name)]
+    if not markets:
+        stored = ", ".join(name for (name,) in rows) or "none"
+        raise ClientError(f"market: found {wanted!r}, stored: {stored}")
+    return markets
+
+
+def _series_of(connection: duckdb.DuckDBPyConnection, question: Question) -> tuple[str, Series]:
+    """The market and the series that a question means."""
+    try:
+        timeframe = Timeframe.parse(question.timeframe)
+    except UnknownTimeframe as error:
+        raise ClientError(str(error)) from error
+    markets = _markets(connection, question.market)
+    stored = connection.execute(
+        " union all ".join(
+            f"select '{name}', instrument from {qualified(name, Table.series)} where timeframe = $timeframe"
+            for name in markets
+        ),
+        {"timeframe": timeframe.value},
+    ).fetchall()
+    found = [(market, name) for market, name in stored if _plain(name) == _plain(question.instrument)]
+    if not found:
+        names = ", ".join(sorted({name for _, name in stored})[:20]) or "none"
+        raise ClientError(f"instrument: found {question.instrument!r}; stored on {timeframe}: {names}")
+    if len(found) > 1:
+        names = ", ".join(market for market, _ in found)
+        raise ClientError(f"{question.instrument} on {timeframe} is stored in the markets {names}; name one: market=")
+    return found[0][0], Series(found[0][1], timeframe)
+
+
+def _plain(instrument: str) -> str:
+    return "".join(letter for letter in instrument.upper() if letter not in "/-_ ")
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, market: str, series: Series, question: Question) -> Columns:
+    table = LAYERS[question.layer]
+    columns = _columns(connection, market, table, question)
+    asked = {"since": question.since, "until": question.until}
+    bounds = {name: timestamp(moment) for name, moment in asked.items() if moment is not None}
+    newest_first = question.limit is not None and question.since is None
+    limit = "" if question.limit is None else f" limit {int(question.limit)}"
+    signs = {"since": ">=", "until": "<"}
+    where = "".join(f" and open_time {signs[name]} ${name}" for name in bounds)
+    quoted = ", ".join(f'"{name}"' for name in columns)
+    rows = arrays_of(
+        connection,
+        f"select {quoted} from {qualified(market, table)} where instrument = $instrument and timeframe = $timeframe"
+        f"{where} order by open_time{' desc' if newest_first else ''}{limit}",
+        {"instrument": series.instrument, "timeframe": series.timeframe.value, **bounds},
+    )
+    return {name: values[::-1] for name, values in rows.items()} if newest_first else rows
+
+
+def _columns(connection: duckdb.DuckDBPyConnection, market: str, table: Table, question: Question) -> list[str]:
+    described = connection.execute(f"describe {qualified(market, table)}").fetchall()
+    stored = [row[0] for row in described if row[0] not in KEY]
+    wanted = stored if question.columns is None else ["open_time", *question.columns]
+    if unknown := [name for name in wanted if name not in stored]:
+        raise ClientError(f"columns: found {unknown[0]!r}; {question.layer} of {market} has {', '.join(stored)}")
+    return list(dict.fromkeys(wanted))
+
+
+def _as_of(
+    connection: duckdb.DuckDBPyConnection, market: str, series: Series, moment: datetime, question: Question
+) -> Columns:
+    described = connection.execute(f"describe {qualified(market, Table.raw_candles)}").fetchall()
+    two_sided = any(row[0] == "bid_open" for row in described)
+    candles = candles_as_of(connection, market, series, moment, two_sided)
+    chosen = _window(candles.open_time, question)
+    return {
+        "open_time": candles.open_time[chosen],
+        **{name: values[chosen] for name, values in candles.columns.items()},
+    }
+
+
+def _window(times: Times, question: Question) -> slice:
+    first = 0 if question.since is None else int(np.searchsorted(times, instant(question.since)))
+    end = len(times) if question.until is None else int(np.searchsorted(times, instant(question.until)))
+    if question.limit is None:
+        return slice(first, end)
+    if question.since is None:
+        return slice(max(first, end - question.limit), end)
+    return slice(first, min(end, first + question.limit))
