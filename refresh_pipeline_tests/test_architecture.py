@@ -210,10 +210,14 @@ def test_every_public_function_and_class_says_what_it_does() -> None:
     assert silent == []
 
 
+def is_overload(node: Definition) -> bool:
+    return any(isinstance(each, ast.Name) and each.id == "overload" for each in node.decorator_list)
+
+
 def public_definitions(scope: ast.Module | ast.ClassDef) -> Iterator[Definition]:
-    """What others can call: nothing private, nothing within a function."""
+    """What others can call: nothing private, nothing within a function, no further signature of a function."""
     for node in scope.body:
-        if isinstance(node, Definition) and not node.name.startswith("_"):
+        if isinstance(node, Definition) and not node.name.startswith("_") and not is_overload(node):
             yield node
             if isinstance(node, ast.ClassDef):
                 yield from public_definitions(node)
