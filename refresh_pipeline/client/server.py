@@ -24,6 +24,9 @@ OF_SERIES = ("market", "instrument", "timeframe")
 SERIES = ("candle_count", "first_open_time", "last_open_time", "version")
 GAPS = ("first_open_time", "last_open_time", "candles")
 TIMES = ("first_open_time", "last_open_time")
+# The API's names of both, in rows of series and in gaps.
+OF_CANDLES = {"first_candle": "first_open_time", "newest_candle": "last_open_time"}
+OF_GAPS = {"first": "first_open_time", "last": "last_open_time"}
 TIME = re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+Z")
 
 
@@ -43,13 +46,18 @@ class ServerPlace:
 
     def series(self, market: str | None) -> Columns:
         """The series of the API's markets."""
-        rows = self._get("/series", {"market": market})["series"]
+        listed = self._get("/series", {"market": market})["series"]
+        rows = [_renamed(row, OF_CANDLES) for row in listed if row["candle_count"]]
         return _table(sorted(rows, key=_key), (*OF_SERIES, *SERIES))
 
     def gaps(self, market: str | None) -> Columns:
         """The missing candles as of the last refresh."""
         series = self._get("/gaps", {"market": market})["series"]
-        rows = [{**{name: row.get(name) for name in OF_SERIES}, **gap} for row in series for gap in row.get("gaps", ())]
+        rows = [
+            {**{name: row[name] for name in OF_SERIES}, **_renamed(gap, OF_GAPS)}
+            for row in series
+            for gap in row["gaps"]
+        ]
         return _table(sorted(rows, key=_key), (*OF_SERIES, *GAPS))
 
     def changes(self, after: int, epoch: str | None) -> tuple[str, int, Columns, bool]:
@@ -155,6 +163,10 @@ def _values(values: Sequence[Any]) -> NDArray:
     if known and known <= {int} and None not in values:
         return np.array(values, dtype=np.int64)
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def _renamed(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names.get(name, name): value for name, value in row.items()}
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -88,8 +88,11 @@ def test_candles_as_of_an_instant_are_as_they_stood(folder: Client[Any], server:
         assert client.as_of("BTC/USD", "m5", "2024-01-01T00:00Z").empty
 
 
-def test_changes_are_told_once(shop: Shop, folder: Client[Any]):
+def test_changes_are_told_once(shop: Shop, folder: Client[Any], server: Client[Any]):
     before = folder.changes()
+    there = server.changes().changes.assign(changed_at=before.changes["changed_at"])
+    pd.testing.assert_frame_equal(before.changes, there)
+    assert server.changes(before.version, epoch=before.epoch).changes.empty
     assert set(before.changes["asset"]) == {"raw_candles", "enhanced_candles", "indicators", "exports"}
     assert folder.changes(before.version, epoch=before.epoch).changes.empty
     shop.refresh({BTC: flat(8.0, 5)}, LATER)
@@ -99,12 +102,15 @@ def test_changes_are_told_once(shop: Shop, folder: Client[Any]):
     assert folder.changes(after.version, epoch="another").reset
 
 
-def test_series_and_gaps_are_listed(folder: Client[Any]):
-    series = folder.series().set_index("instrument")
-    assert series.loc["BTC/USD", "candle_count"] == 1200
-    assert series.loc["ETH/USD", "market"] == "fair"
-    gaps = folder.gaps("fair")
-    assert list(gaps) == ["market", "instrument", "timeframe", "first_open_time", "last_open_time", "candles"]
+def test_series_and_gaps_are_listed(folder: Client[Any], server: Client[Any]):
+    for client in (folder, server):
+        listed = client.series("fair")
+        series = listed[listed["timeframe"] == "m5"].set_index("instrument")
+        assert series.loc["BTC/USD", "candle_count"] == 1200
+        assert series.loc["BTC/USD", "first_open_time"] == pd.Timestamp(opens(1)[0], tz="UTC")
+    columns = ["market", "instrument", "timeframe", "first_open_time", "last_open_time", "candles"]
+    assert list(folder.gaps("fair")) == list(server.gaps("fair")) == columns
+    assert len(folder.gaps("fair")) == len(server.gaps("fair"))
 
 
 def test_a_wrong_question_is_answered_in_words(folder: Client[Any], server: Client[Any], tmp_path: Path):
