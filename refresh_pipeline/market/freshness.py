@@ -27,7 +27,12 @@ def allowed_delay(timeframes: Iterable[Timeframe]) -> timedelta:
 
 
 def latest_due(market: Market, now: datetime) -> dict[Series, np.datetime64]:
-    """The newest candle that should be stored of each series at `now`; none past the known end of its calendar."""
+    """The newest candle that should be stored of each series at `now`.
+
+    None past the known end of its calendar, and none of a static market.
+    """
+    if market.static:
+        return {}
     return {
         series: newest
         for (calendar, timeframe), members in market.by_calendar(market.series).items()

@@ -136,6 +136,13 @@ class MissingRanges:
     expected: NDArray[np.int64]
     stored: NDArray[np.int64]
 
+    def without_end(self, lasts: Times) -> "MissingRanges":
+        """Without the gaps behind each series' newest candle, which are not expected any more."""
+        behind = self.first > lasts[self.series_no]
+        counts = np.bincount(self.series_no[behind], weights=self.candles[behind], minlength=len(self.expected))
+        kept = {name: getattr(self, name)[~behind] for name in ("series_no", "first", "last", "candles")}
+        return MissingRanges(**kept, expected=self.expected - counts.astype(np.int64), stored=self.stored)
+
     def renumbered(self, numbers: NDArray[np.int32]) -> "MissingRanges":
         """The same gaps with the numbers that their series have in another batch."""
         return replace(self, series_no=numbers[self.series_no])

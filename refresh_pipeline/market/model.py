@@ -207,6 +207,8 @@ class Market(BaseModel):
     off_peak: float = Field(default=1.0, ge=1, le=4)
     # Whether quotes have a bid and an ask side, kept in bid_ and ask_ columns beside the mid prices.
     two_sided: bool = False
+    # Whether candles have stopped coming: nothing is late then, and nothing is missing before or after what is stored.
+    static: bool = Field(default=False, strict=True)
     # Who serves a series when the source fails or is behind, in this order; in the YAML `source` is a list then.
     fallbacks: tuple[SourceSettings, ...] = Field(default=(), alias=FALLBACKS_KEY)
     # How far apart, in percent, two sources may be in the same candle before a check says so.

@@ -76,7 +76,8 @@ def _add_standing(market: Market, rows: Sequence[dict[str, Any]], now: datetime)
     by_series = dict(zip(market.series, rows, strict=True))
     for (calendar, timeframe), series in market.by_calendar(market.series).items():
         members = [by_series[member] for member in series]
-        is_known = calendar.knows(instant(now))
+        # Of a static market no candle is expected.
+        is_known = calendar.knows(instant(now)) and not market.static
         if is_known:
             expected = _iso(calendar.last_closed(timeframe, instant(now)))
             for row in members:

@@ -135,8 +135,10 @@ def _columns(table: Table, market: Market) -> list[tuple[str, str, str]]:
     return [(name, kind, notes[name]) for name, kind in columns.items()]
 
 
-def freshness(table: Table, market: Market) -> dg.FreshnessPolicy:
-    """How old an asset may become before the web UI says so."""
+def freshness(table: Table, market: Market) -> dg.FreshnessPolicy | None:
+    """How old an asset may become before the web UI says so; None for a static market."""
+    if market.static:
+        return None
     if table in PUBLISHED:
         every = market.publish
         return dg.FreshnessPolicy.time_window(fail_window=every * MISSED_TICKS, warn_window=every * 2)

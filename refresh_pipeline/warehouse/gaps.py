@@ -149,11 +149,13 @@ def _missing(
     parts: list[MissingRanges] = []
     for group in groups(market, batch):
         begin = market.calendar.floor(group.timeframe, np.array([instant(now - market.history[group.timeframe])]))
-        # As far back as a first refresh would go, or as the oldest candle that is stored.
-        since[group.numbers] = np.fmin(begin, bounds.first[group.numbers])
+        # As far back as a first refresh would go, or as the oldest stored candle; of a static market as that candle.
+        firsts, lasts = bounds.first[group.numbers], bounds.last[group.numbers]
+        since[group.numbers] = np.where(np.isnat(firsts) | (not market.static), np.fmin(begin, firsts), firsts)
         end = group.calendar.last_closed(group.timeframe, group.calendar.known_end(closed)) + MICROSECOND
         own = within(group, ranges, len(batch))
         part = missing_ranges(group.calendar, group.timeframe, own, since[group.numbers], end)
+        part = part.without_end(lasts) if market.static else part
         expected[group.numbers], stored[group.numbers] = part.expected, part.stored
         parts.append(part.renumbered(group.numbers))
     return _Missing(batch, _rows(parts, bounds), expected, stored, since, Table.confirmed_gaps.value in tables)
