@@ -57,6 +57,36 @@ def follow(
     return made, without_base(touched, made, withdrawn.keys())
 
 
+def regrid(
+    connection: duckdb.DuckDBPyConnection, market: Market, series: Series, base: Series
+) -> tuple[dict[Series, Candles], Arrays]:
+    """The longer candles of one series on its calendar of now, and the stored ones that are not on its grid.
+
+    Candles from before the first stored base candle are left as they are.
+    """
+    stored, below = (_open_times(connection, market, each) for each in (series, base))
+    if not len(stored) or not len(below):
+        return {}, _keys([])
+    calendar = market.calendar_of(series.instrument)
+    opens = np.unique(calendar.floor(series.timeframe, below))
+    # The first bar is a part of one, as at a first refresh, where no longer history precedes it.
+    first = below[0] if stored[0] < below[0] else opens[0]
+    touched = TouchedBars(series, base, opens[(opens >= first) & (opens <= stored[-1])])
+    made = made_again(connection, market, [touched], set()) if len(touched.open_times) else {}
+    later = stored[stored >= below[0]]
+    return made, _keys([(series, time) for time in later[calendar.floor(series.timeframe, later) != later]])
+
+
+def _open_times(connection: duckdb.DuckDBPyConnection, market: Market, series: Series) -> Times:
+    rows = arrays_of(
+        connection,
+        f"select open_time from {qualified(market.name, Table.raw_candles)} "
+        "where instrument = ? and timeframe = ? order by open_time",
+        [series.instrument, series.timeframe.value],
+    )
+    return rows["open_time"].astype(TIME_UNIT)
+
+
 def touched_bars(
     connection: duckdb.DuckDBPyConnection, market: Market, changed: Mapping[Series, Times], derived: Derived
 ) -> list[TouchedBars]:
@@ -126,10 +156,14 @@ def without_base(touched: Sequence[TouchedBars], made: Mapping[Series, Candles],
         if each.base in withdrawn
         for time in np.setdiff1d(each.open_times, made[each.series].open_time if each.series in made else [])
     ]
+    return _keys(lost)
+
+
+def _keys(candles: Sequence[tuple[Series, np.datetime64]]) -> Arrays:
     return {
-        "instrument": texts(series.instrument for series, _ in lost),
-        "timeframe": texts(series.timeframe.value for series, _ in lost),
-        "open_time": np.array([time for _, time in lost], dtype=TIME_UNIT),
+        "instrument": texts(series.instrument for series, _ in candles),
+        "timeframe": texts(series.timeframe.value for series, _ in candles),
+        "open_time": np.array([time for _, time in candles], dtype=TIME_UNIT),
     }
 
 

@@ -3,7 +3,7 @@
 A series without stored candles has no origin yet: whatever the YAML names is recorded when it is fetched.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import duckdb
@@ -47,6 +47,16 @@ def _stored(connection: duckdb.DuckDBPyConnection, market: str, batch: Origins) 
         origin = Origin(venue, symbol, Timeframe(base) if base else None)
         stored[series[number]] = (*stored.get(series[number], ()), origin)
     return stored
+
+
+def bases(connection: duckdb.DuckDBPyConnection, market: str, batch: Sequence[Series]) -> dict[Series, Series]:
+    """The series that the preferred source is asked for, of each series of the batch that it does not serve."""
+    rows = connection.execute(
+        f"select instrument, timeframe, made_from from {qualified(market, Table.series_sources)} "
+        "where rank = 0 and made_from is not null"
+    ).fetchall()
+    made = {Series(name, Timeframe(longer)): Series(name, Timeframe(base)) for name, longer, base in rows}
+    return {series: made[series] for series in batch if series in made}
 
 
 def derived_timeframes(connection: duckdb.DuckDBPyConnection, market: str) -> dict[Timeframe, list[Timeframe]]:

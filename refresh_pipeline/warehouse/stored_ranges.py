@@ -108,6 +108,18 @@ def bring_forward(connection: duckdb.DuckDBPyConnection, market: Market) -> None
         _replace(connection, market, batch, outdated, _derived(connection, market, batch, outdated, counts))
 
 
+def of_another_calendar(connection: duckdb.DuckDBPyConnection, market: Market) -> list[Series]:
+    """The series whose ranges another calendar made than theirs is now, before `bring_forward` derives them anew."""
+    batch = market.series
+    with registered(connection, "wanted", numbered(batch, calendar=_fingerprints(market, batch))):
+        rows = connection.execute(
+            f"select series_no from wanted w join {qualified(market.name, Table.stored_ranges)} s "
+            "on s.instrument = w.instrument and s.timeframe = w.timeframe group by series_no "
+            "having not bool_or(s.calendar = w.calendar) order by series_no"
+        ).fetchall()
+    return [batch[number] for (number,) in rows]
+
+
 def extend(
     connection: duckdb.DuckDBPyConnection,
     market: Market,

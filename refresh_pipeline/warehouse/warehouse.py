@@ -38,7 +38,7 @@ from refresh_pipeline.warehouse import (
     stored_ranges,
     withdrawals,
 )
-from refresh_pipeline.warehouse.arrays import BEGINNING, timestamp
+from refresh_pipeline.warehouse.arrays import BEGINNING, Arrays, timestamp
 from refresh_pipeline.warehouse.column_refresh import refresh_columns
 from refresh_pipeline.warehouse.compaction import COMPACTION_MEMORY, Compaction, CompactionResult
 from refresh_pipeline.warehouse.compaction import TABLES as COMPACTED_TABLES
@@ -155,7 +155,11 @@ class Warehouse:
             column_versions.ensure(connection, market.name, tables, market.two_sided)
             column_versions.follow_keep(connection, market.name, Table.indicators, market.indicators.keep)
             ensure_known_view(connection, market.name, ENHANCED_CANDLES, market.two_sided)
+            changed = stored_ranges.of_another_calendar(connection, market)
             stored_ranges.bring_forward(connection, market)
+            for series, base in series_origins.bases(connection, market.name, changed).items():
+                again, gone = resampled.regrid(connection, market, series, base)
+                _replace_made(connection, market, again, gone, datetime.now(UTC))
         self._prepared[market.name] = (Path(self.database).stat().st_ino, market)
 
     def write_gaps(self, market: Market, now: datetime) -> None:
@@ -465,12 +469,19 @@ def _make_again(
 ) -> None:
     """Make the stored longer candles of removed ones again, and remove those of which no base is left."""
     derived = series_origins.derived_timeframes(connection, market.name)
-    again, lost = resampled.follow(connection, market, {}, removed, derived)
+    _replace_made(connection, market, *resampled.follow(connection, market, {}, removed, derived), now)
+
+
+def _replace_made(
+    connection: duckdb.DuckDBPyConnection, market: Market, again: Mapping[Series, Candles], gone: Arrays, now: datetime
+) -> None:
+    """Store longer candles that were made again, and remove others."""
     for source, arrivals in series_origins.by_source(connection, market.name, again).items():
         staged = Staged.of(arrivals, schema.candle_columns(market.two_sided))
-        ingest.store(connection, market.name, staged, source=source, now=now)
-    if len(lost["open_time"]):
-        forgetting.remove(connection, market, lost, now)
+        stored = ingest.store(connection, market.name, staged, source=source, now=now)
+        _with_ranges(connection, market, staged, stored)
+    if len(gone["open_time"]):
+        forgetting.remove(connection, market, gone, now)
 
 
 def _with_ranges(

@@ -12,7 +12,7 @@ from refresh_pipeline.analytics.formulas import computation
 from refresh_pipeline.analytics.indicators import IndicatorSpec, UnknownIndicator, indicators
 from refresh_pipeline.analytics.registry import registry
 from refresh_pipeline.market.calendars.crypto import CryptoCalendar
-from refresh_pipeline.market.calendars.fx import FxCalendar
+from refresh_pipeline.market.calendars.fx import FxCalendar, RestingFxCalendar
 from refresh_pipeline_tests.analytics import column_values
 from refresh_pipeline_tests.analytics.sample_bars import Market, differing, history, stacked
 
@@ -44,6 +44,12 @@ def test_a_calendar_s_version_is_part_of_its_columns(monkeypatch: pytest.MonkeyP
     before = prints("vwap", "sma_10")
     monkeypatch.setattr(CryptoCalendar, "version", 2)
     assert changed(before, prints("vwap", "sma_10", calendar=CryptoCalendar())) == {"vwap"}
+
+
+def test_the_calendars_of_classes_are_part_of_its_columns(monkeypatch: pytest.MonkeyPatch):
+    before = prints("vwap", "sma_10", calendar=FX)
+    monkeypatch.setattr(RestingFxCalendar, "version", 9)
+    assert changed(before, prints("vwap", "sma_10", calendar=FxCalendar())) == {"vwap"}
 
 
 def test_a_constant_of_a_formula_is_part_of_its_columns(monkeypatch: pytest.MonkeyPatch):

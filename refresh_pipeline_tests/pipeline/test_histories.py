@@ -237,6 +237,46 @@ def test_a_candle_corrected_at_any_depth_is_found_by_asking_again(desk: Desk, tm
     assert_equal(desk, fresh(desk, tmp_path))
 
 
+OVER_A_WEEKEND = MARKET.replace("history: 5d", "history: 12d").replace("[BTC/USD]", "{BTC/USD: {class: metal}}")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [OVER_A_WEEKEND.replace("crypto", "fx"), OVER_A_WEEKEND.replace("crypto", "{name: crypto, closed: [2026-05-29]}")],
+)
+def test_longer_candles_follow_the_calendar(tmp_path: Path, changed: str) -> None:
+    desk = Desk(Warehouse(tmp_path / "refresh.duckdb"), parse_market(OVER_A_WEEKEND, "histories.yaml"), Venue.of())
+    desk.refresh()
+    desk.market = parse_market(changed, "histories.yaml")
+    desk.refresh()
+    assert longer(desk) == longer(anew(desk, tmp_path))
+
+
+def test_the_class_of_an_instrument_decides_which_longer_candles_are_complete(tmp_path: Path) -> None:
+    def market_of(asset_class: str) -> Market:
+        return parse_market(OVER_A_WEEKEND.replace("crypto", "fx").replace("metal", asset_class), "histories.yaml")
+
+    # Metals rest for an hour after 17:00 New York.
+    candles = {time: row for time, row in Venue.of().candles.items() if str(time)[11:13] != "21"}
+    desk = Desk(Warehouse(tmp_path / "refresh.duckdb"), market_of("currency"), Venue(candles))
+    desk.refresh()
+    before, desk.market = longer(desk), market_of("metal")
+    desk.refresh()
+    assert before != longer(desk) == longer(anew(desk, tmp_path))
+
+
+def anew(desk: Desk, folder: Path) -> Desk:
+    """A new warehouse of the same venue and market."""
+    other = Desk(Warehouse(folder / "fresh.duckdb"), desk.market, desk.venue)
+    other.refresh()
+    return other
+
+
+def longer(desk: Desk) -> list[tuple[object, ...]]:
+    """The longer candles."""
+    return [row for row in desk.rows() if row[1] == "H4"]
+
+
 def test_timeframes_that_disagree_are_reported(desk: Desk) -> None:
     def faults() -> list[str]:
         found = candle_verdicts(desk.warehouse, desk.market, NOW, ["timeframes_agree"])["timeframes_agree"]

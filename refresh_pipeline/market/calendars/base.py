@@ -67,10 +67,11 @@ class Calendar(ABC):
 
     @property
     def fingerprint(self) -> str:
-        """A text that differs from that of every calendar with other days, sessions or grid."""
+        """A text that differs from that of every calendar with other days, sessions or grid, also of a class."""
         days = replace(self.overlay, known_until=None)
         added = "" if days == NO_OVERLAY else f" {days}"
-        return f"{type(self).__name__} {self.name} {self.version}{added}"
+        classes = "".join(f"; {name}: {each.fingerprint}" for name, each in sorted(self.classes.items()))
+        return f"{type(self).__name__} {self.name} {self.version}{added}{classes}"
 
     def with_overlay(self, overlay: Overlay) -> Self:
         """The same calendar with the days that a market's YAML adds to it."""
