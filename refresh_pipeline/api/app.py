@@ -18,17 +18,21 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from refresh_pipeline.api import (
+    binance,
     catalog,
     changes,
     control,
     data,
     files,
     operation,
+    pages,
     prometheus,
     runs,
     series,
     session,
+    signals,
     status,
+    udf,
 )
 from refresh_pipeline.api.guard import App, Guard, Receive, Rules, Scope, Send
 from refresh_pipeline.api.problems import (
@@ -44,6 +48,7 @@ from refresh_pipeline.api.service import Service
 ROUTERS = (
     *(operation.router, session.router, status.router, prometheus.router, catalog.router, series.router),
     *(changes.router, files.router, control.router, runs.router, data.router),
+    *(signals.router, udf.router, binance.router, pages.router),
 )
 LONGEST_BODY = 64 * 1024
 EXPOSED = ["ETag", "Link", "X-Records", "X-Version", "Retry-After", "RateLimit", "RateLimit-Policy", "Location"]

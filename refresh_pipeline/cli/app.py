@@ -25,6 +25,7 @@ from refresh_pipeline.cli import (
     rename,
     serve,
     settings_table,
+    signals,
     status,
 )
 from refresh_pipeline.cli.console import print_line
@@ -51,7 +52,15 @@ for command in (operate.backup, operate.restore, operate.maintain):
     app.command()(command)
 for command in (status.status, gaps.gaps, check.check, alerts.alerts):
     app.command()(command)
-for command in (new.new, markets.markets, settings_table.settings, doctor.doctor, query.query, chart.chart):
+for command in (
+    new.new,
+    markets.markets,
+    settings_table.settings,
+    doctor.doctor,
+    query.query,
+    chart.chart,
+    signals.signals,
+):
     app.command()(command)
 for command in (operate.up, serve.serve, operate.universe, forget.forget, compute.compute, rename.rename):
     app.command()(command)

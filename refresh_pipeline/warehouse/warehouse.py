@@ -67,6 +67,7 @@ from refresh_pipeline.warehouse.queries import Activity, FailedSeries, SeriesRep
 from refresh_pipeline.warehouse.resampled import Derived
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.series_origins import Origins
+from refresh_pipeline.warehouse.signals import ensure_signals_view
 from refresh_pipeline.warehouse.withdrawals import Answered
 
 # Before every turn that was taken.
@@ -156,6 +157,7 @@ class Warehouse:
             column_versions.follow_keep(connection, market.name, Table.indicators, market.indicators.keep)
             ensure_known_view(connection, market.name, ENHANCED_CANDLES, market.two_sided)
             changed = stored_ranges.of_another_calendar(connection, market)
+            ensure_signals_view(connection, market.name)
             stored_ranges.bring_forward(connection, market)
             for series, base in series_origins.bases(connection, market.name, changed).items():
                 again, gone = resampled.regrid(connection, market, series, base)

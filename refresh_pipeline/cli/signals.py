@@ -1,0 +1,77 @@
+"""The command `signals`: the newest signal of each kind for every series."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from refresh_pipeline.cli.console import out
+from refresh_pipeline.cli.options import (
+    DataDirOption,
+    InstrumentOption,
+    JsonOption,
+    MarketOption,
+    TimeframeOption,
+    chosen_series,
+    request,
+    warehouse_errors,
+)
+from refresh_pipeline.market.signals import SignalDirection, SignalKind
+
+SIGNS = {"buy": "▲", "up": "▲", "green": "▲", "sell": "▼", "down": "▼", "red": "▼", "squat": "■"}
+COLORS = {"▲": "green", "▼": "red", "■": "yellow"}
+
+KindOption = Annotated[SignalKind | None, typer.Option(help="Show signals of this kind alone.")]
+DirectionOption = Annotated[SignalDirection | None, typer.Option(help="Show signals of this direction alone.")]
+
+
+def signals(
+    *,
+    market: MarketOption = None,
+    instrument: InstrumentOption = None,
+    timeframe: TimeframeOption = None,
+    kind: KindOption = None,
+    direction: DirectionOption = None,
+    as_json: JsonOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Show the newest fractal, divergent bar, zone, saucer, zero cross and squat of every series."""
+    with request(market, data_dir) as wanted:
+        chosen = chosen_series(wanted.markets, instrument, timeframe)
+    from refresh_pipeline.monitoring.signals import SignalFilter, coherence_rows, signal_rows, stored_signals
+
+    with warehouse_errors():
+        found = stored_signals(wanted.settings, chosen)
+    rows = signal_rows(found, SignalFilter(kind, direction))
+    if as_json:
+        out.print_json(json.dumps({"signals": rows, "coherence": coherence_rows(found)}), highlight=False)
+    else:
+        _print_table(rows)
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as Grid
+
+    grid = Grid(box=SIMPLE_HEAD)
+    for name in ("market", "instrument", "timeframe", "mouth", "zone", *(kind.value for kind in SignalKind)):
+        grid.add_column(name.replace("_", " "))
+    for row in rows:
+        head = [row["market"], row["instrument"], row["timeframe"]]
+        mouth = _signed(row["mouth_direction"], row["mouth_phase"])
+        grid.add_row(*head, mouth, _signed(row["zone"]), *(_signal(row[kind.value]) for kind in SignalKind))
+    out.print(grid)
+
+
+def _signal(signal: Mapping[str, Any] | None) -> Any:
+    if signal is None:
+        return ""
+    return _signed(signal["direction"], (signal["known_at"] or signal["open_time"])[5:16].replace("T", " "))
+
+
+def _signed(direction: str | None, text: str | None = None) -> Any:
+    from rich.text import Text
+
+    sign = SIGNS.get(direction or "", "–")
+    return Text(f"{sign} {text or direction or ''}".strip(), style=COLORS.get(sign, "dim"))

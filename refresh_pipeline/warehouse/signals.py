@@ -1,0 +1,165 @@
+"""Signals of Bill Williams' methods as events: the bar on which each happened, and the bar whose close made it known.
+
+Signals follow from the enhanced candles and take no space: `<market>.signals` is a view, and the newest signals are one
+query over the newest bars. The columns themselves are defined in `analytics.enhanced_candles`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import duckdb
+
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.warehouse.queries import has_tables
+from refresh_pipeline.warehouse.schema import Table, qualified
+
+VIEW = "signals"
+# Bars of each series in which its newest signals are looked for.
+NEWEST_BARS = 300
+# Weekends and holidays without a bar.
+QUIET = timedelta(days=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One signal in SQL: its kind, its direction, when it is there, and how many bars later it is known."""
+
+    kind: str
+    direction: str
+    condition: str
+    known_later: int = 0
+
+
+# `zone_before` is the zone_signal of the bar before.
+RULES = (
+    Rule("fractal", "up", "fractal_up_2 = 1", 2),
+    Rule("fractal", "down", "fractal_down_2 = 1", 2),
+    Rule("divergent", "buy", "divergent = 1"),
+    Rule("divergent", "sell", "divergent = -1"),
+    Rule("zone_change", "buy", "zone_signal = 1 and zone_before <> 1"),
+    Rule("zone_change", "sell", "zone_signal = -1 and zone_before <> -1"),
+    Rule("saucer", "buy", "saucer_buy = 1"),
+    Rule("saucer", "sell", "saucer_sell = 1"),
+    Rule("zero_cross", "buy", "zero_cross = 1"),
+    Rule("zero_cross", "sell", "zero_cross = -1"),
+    Rule("squat", "squat", "mfi_squat = 1"),
+)
+STATE = ("close", "mouth_direction", "mouth_phase", "zone")
+FLAGS = (
+    "fractal_up_2",
+    "fractal_down_2",
+    "divergent",
+    "zone_signal",
+    "saucer_buy",
+    "saucer_sell",
+    "zero_cross",
+    "mfi_squat",
+)
+VIEW_COLUMNS = ("instrument", "timeframe", "open_time", "kind", "direction", "known_at", "close")
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A signal of a series; `known_at` is the open time of the bar whose close made it known, None before that."""
+
+    kind: str
+    direction: str
+    open_time: datetime
+    known_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesSignals:
+    """The state of a series at its newest bar, and its newest signal of each kind within NEWEST_BARS bars."""
+
+    series: Series
+    open_time: datetime
+    close: float
+    mouth_direction: str | None
+    mouth_phase: str | None
+    zone: str | None
+    newest: dict[str, Signal] = field(default_factory=dict)
+
+
+def ensure_signals_view(connection: duckdb.DuckDBPyConnection, market: str) -> None:
+    """Create the view `<market>.signals`, a row for each signal, or bring it forward."""
+    rows = connection.execute(
+        "select column_name from duckdb_columns() where schema_name = ? and table_name = ? "
+        "and database_name = current_database() order by column_index",
+        [market, VIEW],
+    ).fetchall()
+    if tuple(row[0] for row in rows) != VIEW_COLUMNS:
+        table = qualified(market, Table.enhanced_candles)
+        connection.execute(f'create or replace view "{market}".{VIEW} as {_events(table)}')
+
+
+def newest_signals(
+    connection: duckdb.DuckDBPyConnection, market: Market, timeframe: Timeframe, instruments: Sequence[str]
+) -> list[SeriesSignals]:
+    """The newest signals of these instruments on one timeframe, in their order; series without candles are left out."""
+    if not has_tables(connection, market.name) or not instruments:
+        return []
+    table = qualified(market.name, Table.enhanced_candles)
+    given = {"timeframe": timeframe.value, "instruments": list(instruments)}
+    since = _since(connection, market.name, timeframe, given)
+    if since is None:
+        return []
+    narrowed = (
+        f"(select instrument, timeframe, open_time, {', '.join((*STATE, *FLAGS))} from {table} where "
+        "timeframe = $timeframe and instrument in (select unnest($instruments)) and open_time >= $since)"
+    )
+    given = {**given, "since": since}
+    states = connection.execute(
+        f"select instrument, max(open_time), {', '.join(f'arg_max({name}, open_time)' for name in STATE)} "
+        f"from {narrowed} group by instrument",
+        given,
+    ).fetchall()
+    events = connection.execute(
+        "select instrument, kind, arg_max(direction, open_time), max(open_time), arg_max(known_at, open_time) "
+        f"from ({_events(narrowed)}) group by instrument, kind",
+        given,
+    ).fetchall()
+    return _by_series(timeframe, instruments, states, events)
+
+
+def _by_series(
+    timeframe: Timeframe, instruments: Sequence[str], states: list[tuple], events: list[tuple]
+) -> list[SeriesSignals]:
+    found = {row[0]: SeriesSignals(Series(row[0], timeframe), *row[1:]) for row in states}
+    for instrument, *signal in events:
+        found[instrument].newest[signal[0]] = Signal(*signal)
+    return [found[instrument] for instrument in instruments if instrument in found]
+
+
+def _since(
+    connection: duckdb.DuckDBPyConnection, market: str, timeframe: Timeframe, given: dict[str, object]
+) -> datetime | None:
+    """The instant from which the newest bars of the series that is furthest behind are read, bounded by the newest."""
+    [(newest,)] = connection.execute(
+        f"select max(last_open_time) from {qualified(market, Table.series)} "
+        "where timeframe = $timeframe and instrument in (select unnest($instruments)) and candle_count > 0",
+        given,
+    ).fetchall()
+    return None if newest is None else newest - NEWEST_BARS * timedelta(minutes=timeframe.minutes) - QUIET
+
+
+def _events(table: str) -> str:
+    later = {rule.known_later for rule in RULES if rule.known_later}
+    known = "".join(f", lead(open_time, {bars}) over series as known_{bars}" for bars in sorted(later))
+    rules = " union all ".join(_rule(rule) for rule in RULES)
+    return (
+        f"with bars as (select instrument, timeframe, open_time, close, {', '.join(FLAGS)}, "
+        f"coalesce(lag(zone_signal) over series, 0) as zone_before{known} from {table} "
+        f"window series as (partition by instrument, timeframe order by open_time)) {rules}"
+    )
+
+
+def _rule(rule: Rule) -> str:
+    known = f"known_{rule.known_later}" if rule.known_later else "open_time"
+    return (
+        f"select instrument, timeframe, open_time, '{rule.kind}' as kind, '{rule.direction}' as direction, "
+        f"{known} as known_at, close from bars where {rule.condition}"
+    )
