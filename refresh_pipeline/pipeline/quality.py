@@ -204,7 +204,11 @@ def sources_agree(examination: Examination) -> Verdict:
 
 
 def timeframes_agree(examination: Examination) -> Verdict:
-    """Whether each newest candle that is made from shorter ones has the high and the low of those that are stored."""
+    """Whether each newest candle has the high and the low of the stored shorter ones of its time.
+
+    A candle that is made from shorter ones has theirs to a rounding. A native one may differ by the market's
+    `max_deviation_percent`: venues count auctions, late trades and quotes differently by timeframe.
+    """
     market, connection = examination.market, examination.connection
     faults: list[Fault] = []
     examined = 0
@@ -250,10 +254,10 @@ def _disagreements(
             *timeframes,
             market.calendar_of(instrument),
         )
-        # Native candles of two lengths may differ by a venue's rules, derived ones may not.
-        derived = longer["open_time"][~np.isnan(longer["base_bars"])]
-        whole = np.flatnonzero((made["complete"] > 0) & np.isin(made.open_time, derived))
+        whole = np.flatnonzero((made["complete"] > 0) & np.isin(made.open_time, longer["open_time"]))
         stored = np.searchsorted(longer["open_time"], made.open_time[whole])
+        native = np.isnan(longer["base_bars"][stored])
+        tolerance = np.where(native, market.max_deviation_percent / 100, ROUNDING)
         examined += len(stored)
         for name in ("high", "low"):
             given, wanted = longer[name][stored], made[name][whole]
@@ -263,7 +267,7 @@ def _disagreements(
                     made.open_time[int(whole[row])],
                     f"{name} is {given[row]:g}, its {timeframes[1]} candles give {wanted[row]:g}",
                 )
-                for row in np.flatnonzero(np.abs(given / wanted - 1) > ROUNDING)
+                for row in np.flatnonzero(np.abs(given / wanted - 1) > tolerance)
             ]
     return faults, examined
 
@@ -304,7 +308,7 @@ CANDLE_CHECKS = (
     ),
     CandleCheck(
         "timeframes_agree",
-        "Each newest candle that is made from shorter ones has their highest high and their lowest low.",
+        "Each newest candle has the highest high and the lowest low of the shorter ones of its time.",
         timeframes_agree,
     ),
     CandleCheck(

@@ -291,6 +291,20 @@ def test_timeframes_that_disagree_are_reported(desk: Desk) -> None:
     assert faults() == ["BTC/USD H4 2026-06-01T04: high is 114.254, its m15 candles give 218.732"]
 
 
+@pytest.mark.parametrize(("factor", "count"), [(1.04, 0), (1.06, 1)])
+def test_native_candles_of_two_lengths_agree_within_what_sources_may_differ(
+    desk: Desk, factor: float, count: int
+) -> None:
+    with desk.warehouse.get_connection() as connection:
+        connection.execute(
+            "update histories.raw_candles set high = high * ?, base_bars = null, complete = null "
+            "where timeframe = 'H4' and open_time = '2026-06-01 04:00'",
+            [factor],
+        )
+    verdict = candle_verdicts(desk.warehouse, desk.market, NOW, ["timeframes_agree"])["timeframes_agree"]
+    assert (len(verdict.faults), verdict.examined > 1) == (count, True)
+
+
 # ---- candles that the venue no longer has
 
 
