@@ -367,7 +367,7 @@ def implausible(connection: duckdb.DuckDBPyConnection, market: Market, now: date
             batch = series[first : first + SERIES_AT_ONCE]
             rows = queries.prices_since(connection, market.name, batch, since)
             starts = np.searchsorted(rows["series_no"], np.arange(len(batch) + 1))
-            found = price_faults({name: rows[name] for name in PRICE_COLUMNS}, starts)
+            found = price_faults({name: rows[name] for name in (*PRICE_COLUMNS, "volume")}, starts)
             whose, opened = rows["series_no"][found.rows], rows["open_time"][found.rows].astype(TIME_UNIT)
             faults += [
                 Fault(batch[number], at, f"{kind.value}: {ratio:.4g} times")

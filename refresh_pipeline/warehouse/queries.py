@@ -280,12 +280,12 @@ def prices_since(
     """The candles of the batch from an instant on, in order of series and time.
 
     Candles whose numbers contradict themselves are left out; `incoherent_prices` reports them. The arrays are series_no
-    (in the batch), open_time, open, high, low and close.
+    (in the batch), open_time, open, high, low, close and volume.
     """
     with registered(connection, "wanted", numbered(batch)):
         return arrays_of(
             connection,
-            "select w.series_no, open_time, open, high, low, close "
+            "select w.series_no, open_time, open, high, low, close, volume "
             f"from {qualified(market, Table.raw_candles)} join wanted w using (instrument, timeframe) "
             f"where open_time >= ? and {COHERENT} order by series_no, open_time",
             [since.astype(datetime)],

@@ -118,3 +118,50 @@ def test_one_series_says_nothing_of_the_next_one() -> None:
 def test_of_nothing_nothing_is_said() -> None:
     assert len(price_faults(flat(np.array([])), np.array([0])).rows) == 0
     assert faults(flat(np.array([5.0]))) == {}
+
+
+# ---- a market that moves as violently as a fault
+
+# GME in January 2021, unadjusted: open, high, low, close in dollars and volume in millions. A public record.
+GME = np.array(
+    [
+        (19.00, 19.10, 17.15, 17.25, 10.0), (17.35, 18.08, 17.23, 17.37, 5.0), (17.34, 18.98, 17.33, 18.36, 6.1),
+        (18.47, 19.45, 18.02, 18.08, 6.1), (18.18, 18.30, 17.08, 17.69, 6.5), (19.41, 20.65, 19.01, 19.94, 14.9),
+        (19.96, 20.40, 19.32, 19.95, 7.1), (20.42, 38.65, 20.03, 31.40, 144.5), (38.09, 43.06, 33.05, 39.91, 93.7),
+        (38.49, 40.75, 34.01, 35.50, 46.9), (41.55, 45.52, 36.64, 39.36, 74.7), (37.37, 41.19, 36.06, 39.12, 33.5),
+        (39.23, 44.75, 37.00, 43.03, 56.2), (42.59, 76.76, 42.32, 65.01, 197.2), (96.73, 159.18, 61.13, 76.79, 177.9),
+        (88.56, 150.00, 80.20, 147.98, 178.6), (354.83, 380.00, 249.00, 347.51, 93.4),
+        (265.00, 483.00, 112.25, 193.60, 58.8), (379.71, 413.98, 250.00, 325.00, 50.6),
+        (316.56, 322.00, 212.00, 225.00, 37.4), (140.76, 158.00, 74.22, 90.00, 78.2),
+        (112.01, 113.40, 85.25, 92.41, 42.7), (91.19, 91.50, 53.33, 53.50, 62.4),
+    ]
+)  # fmt: skip
+
+
+def squeeze(*, with_volume: bool) -> dict[str, Floats]:
+    """A calm year, then GME's days."""
+    calm = 17.2 * CALM[:250] / CALM[249]
+    columns = [np.concatenate([calm, GME[:, number]]) for number in range(4)]
+    prices = dict(zip(PRICE_COLUMNS, columns, strict=True))
+    return prices | {"volume": np.concatenate([np.full(250, 8.0), GME[:, 4]])} if with_volume else prices
+
+
+@pytest.mark.parametrize("with_volume", [True, False])
+def test_a_squeeze_is_no_fault(with_volume: bool) -> None:
+    assert faults(squeeze(with_volume=with_volume)) == {}
+
+
+@pytest.mark.parametrize(
+    ("factor", "kind"), [(0.25, Kind.step), (4.0, Kind.step), (100.0, Kind.unit), (0.01, Kind.unit)]
+)
+def test_a_split_is_flagged_though_it_multiplies_shares(factor: float, kind: Kind) -> None:
+    close, volume = with_factor(factor, slice(200, None)), np.full(400, 8.0)
+    volume[200:] /= factor
+    assert faults(flat(close, volume=volume)) == {200: kind}
+
+
+def test_a_single_price_far_from_the_others_is_flagged_whatever_the_volume_beside() -> None:
+    low, volume = CALM.copy(), np.full(400, 8.0)
+    low[200] /= 2
+    volume[199] = 800.0
+    assert faults(flat(CALM, low=low, volume=volume)) == {200: Kind.inside}
