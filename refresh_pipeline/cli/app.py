@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from refresh_pipeline.cli import (
+    acknowledge,
     alerts,
     chart,
     check,
@@ -50,7 +51,7 @@ files_app.command()(files.inspect)
 app.add_typer(files_app, name="files")
 for command in (operate.backup, operate.restore, operate.maintain):
     app.command()(command)
-for command in (status.status, gaps.gaps, check.check, alerts.alerts):
+for command in (status.status, gaps.gaps, check.check, acknowledge.acknowledge, alerts.alerts):
     app.command()(command)
 for command in (
     new.new,

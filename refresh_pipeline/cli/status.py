@@ -54,7 +54,7 @@ def status(
     if orphans:
         show_orphans(wanted, as_json=as_json)
         return
-    from refresh_pipeline.monitoring.status import status_rows
+    from refresh_pipeline.monitoring.status import acknowledged_counts, status_rows
     from refresh_pipeline.operations.missing_warehouse import why_missing
 
     warn_of_unfinished_restore(wanted.settings)
@@ -62,6 +62,7 @@ def status(
         print_warning(reason)
     with warehouse_errors():
         rows = status_rows(wanted.settings, wanted.markets, moment)
+        accepted = acknowledged_counts(wanted.settings, wanted.markets)
     rows = [row for row in rows if _key(row) in keys and (not failed or is_at_fault(row))]
     warn_of_calendars(wanted)
     if as_json:
@@ -69,6 +70,8 @@ def status(
     else:
         by_series = bool(instrument or timeframe or failed or everything)
         print_status(out, str(wanted.settings.database), rows, by_series=by_series)
+        for name, count in accepted.items():
+            out.print(f"{name}: {count} faults acknowledged; refresh acknowledge --market {name} --list lists them")
 
 
 def is_at_fault(row: Row) -> bool:

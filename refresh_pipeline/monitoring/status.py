@@ -15,6 +15,7 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse import gaps, queries
+from refresh_pipeline.warehouse.acknowledgements import acknowledged
 from refresh_pipeline.warehouse.connection import connect
 from refresh_pipeline.warehouse.outcomes import Outcome
 from refresh_pipeline.warehouse.queries import SeriesReport
@@ -35,6 +36,15 @@ def rows_of(
     rows = [_status_row(market, report, coverage.get(report.series)) for report in reports]
     _add_standing(market, rows, now)
     return rows
+
+
+def acknowledged_counts(settings: Settings, markets: Sequence[Market]) -> dict[str, int]:
+    """The number of acknowledged faults of each market that has one."""
+    if not settings.database.exists():
+        return {}
+    with connect(str(settings.database), read_only=True) as connection:
+        counts = {market.name: len(acknowledged(connection, market.name)) for market in markets}
+    return {name: count for name, count in counts.items() if count}
 
 
 def calendar_warnings(markets: Sequence[Market], now: datetime) -> list[str]:

@@ -55,6 +55,8 @@ def market_checks(market: Market) -> list[dg.AssetChecksDefinition]:
 def result(verdict: Verdict, key: dg.AssetKey | None = None, name: str | None = None) -> dg.AssetCheckResult:
     """A verdict as Dagster shows it."""
     metadata: dict[str, dg.MetadataValue | int] = {"examined": verdict.examined, "faults": len(verdict.faults)}
+    if verdict.acknowledged:
+        metadata["acknowledged"] = verdict.acknowledged
     if verdict.faults:
         rows = [dg.TableRecord(_row(fault)) for fault in verdict.faults[:FAULTS_SHOWN]]
         metadata["first_faults"] = dg.MetadataValue.table(rows, schema=COLUMNS)

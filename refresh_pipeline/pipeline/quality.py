@@ -1,7 +1,7 @@
 """Checks of stored candles, exports and uploads: what each one examines and the faults it finds. No Dagster."""
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,6 +25,7 @@ from refresh_pipeline.pipeline.export import Wanted, wanted_files
 from refresh_pipeline.pipeline.redis_cache import series_kept
 from refresh_pipeline.pipeline.upload import remotes
 from refresh_pipeline.warehouse import forgetting, queries
+from refresh_pipeline.warehouse.acknowledgements import acknowledged, identity
 from refresh_pipeline.warehouse.gaps import gaps as find_gaps
 from refresh_pipeline.warehouse.manifests import Exported, Published
 from refresh_pipeline.warehouse.outcomes import Outcome
@@ -55,10 +56,12 @@ class Verdict:
     noun: str
     # There may be more faults than are listed.
     is_cut_short: bool = False
+    # Faults that a person has accepted; they are not among `faults`.
+    acknowledged: int = 0
 
     @property
     def summary(self) -> str | None:
-        """The number of faults in words; None where there are none.
+        """The number of faults and of acknowledged ones in words; None where there are none.
 
         >>> from refresh_pipeline.market.series import Series
         >>> from refresh_pipeline.market.timeframe import Timeframe
@@ -66,7 +69,16 @@ class Verdict:
         '1 of 40 series failed'
         """
         at_least = "at least " if self.is_cut_short else ""
-        return f"{at_least}{len(self.faults)} of {self.examined} {self.noun} failed" if self.faults else None
+        failed = [f"{at_least}{len(self.faults)} of {self.examined} {self.noun} failed"] if self.faults else []
+        accepted = [f"{self.acknowledged} acknowledged"] if self.acknowledged else []
+        return ", ".join(failed + accepted) or None
+
+    def without(self, accepted: Collection[tuple[str, str, str]]) -> "Verdict":
+        """The verdict without the faults of these identities; unchanged where not every fault is listed."""
+        left = [fault for fault in self.faults if identity(fault) not in accepted]
+        if self.is_cut_short or len(left) == len(self.faults):
+            return self
+        return replace(self, faults=left, acknowledged=len(self.faults) - len(left))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +132,10 @@ def candle_verdicts(
         reports = queries.series_report(connection, market.name, market.series)
         examination = Examination(connection, market, reports, now, clock or datetime.now(UTC))
         chosen = [check for check in candle_checks(market) if names is None or check.name in names]
-        return {check.name: check.examine(examination) for check in chosen}
+        accepted: dict[str, set[tuple[str, str, str]]] = {}
+        for entry in acknowledged(connection, market.name):
+            accepted.setdefault(entry.check, set()).add(identity(entry.fault))
+        return {check.name: check.examine(examination).without(accepted.get(check.name, ())) for check in chosen}
 
 
 def _is_cut_short(faults: Sequence[Fault]) -> bool:

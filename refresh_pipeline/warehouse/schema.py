@@ -55,6 +55,8 @@ class Table(StrEnum):
     completeness = "completeness"
     # Stretches that the source was asked for and has nothing for.
     confirmed_gaps = "confirmed_gaps"
+    # Faults of checks that a person has accepted.
+    acknowledged_faults = "acknowledged_faults"
     # One row a table: the instant before which its rows are in the order that reads fastest.
     compaction_state = "compaction_state"
     schema_info = "schema_info"
@@ -193,6 +195,8 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
         "first_asked_at": "timestamp",
         "asked_at": "timestamp",
     },
+    Table.acknowledged_faults: KEY
+    | {"check_name": "varchar", "fault": "varchar", "note": "varchar", "acknowledged_at": "timestamp"},
     Table.compaction_state: {"asset": "varchar", "before": "timestamp"},
     # `epoch` and `first_version` are the same in all markets of a file.
     Table.schema_info: {"schema_version": "integer", "epoch": "varchar", "first_version": "bigint"},

@@ -21,6 +21,7 @@ from refresh_pipeline.market.gaps import Coverage, Gap, Stretch
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.warehouse import (
+    acknowledgements,
     archives,
     column_refresh,
     column_versions,
@@ -38,6 +39,7 @@ from refresh_pipeline.warehouse import (
     stored_ranges,
     withdrawals,
 )
+from refresh_pipeline.warehouse.acknowledgements import Acknowledged
 from refresh_pipeline.warehouse.arrays import BEGINNING, Arrays, timestamp
 from refresh_pipeline.warehouse.column_refresh import refresh_columns
 from refresh_pipeline.warehouse.compaction import COMPACTION_MEMORY, Compaction, CompactionResult
@@ -63,7 +65,7 @@ from refresh_pipeline.warehouse.manifests import (
 )
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome, SeriesStats, write_outcomes
 from refresh_pipeline.warehouse.point_in_time import candles_as_of, ensure_known_view
-from refresh_pipeline.warehouse.queries import Activity, FailedSeries, SeriesReport, activity
+from refresh_pipeline.warehouse.queries import Activity, FailedSeries, Fault, SeriesReport, activity
 from refresh_pipeline.warehouse.resampled import Derived
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.series_origins import Origins
@@ -259,6 +261,21 @@ class Warehouse:
             removed = forgetting.remove(connection, market, forgetting.choose(connection, market, choice), now)
             _make_again(connection, market, removed, now)
         return {series: len(times) for series, times in removed.items()}
+
+    def acknowledged(self, market: Market) -> list[Acknowledged]:
+        """The faults of checks that a person has accepted."""
+        with self.reader() as connection:
+            return acknowledgements.acknowledged(connection, market.name)
+
+    def acknowledge(self, market: Market, check: str, faults: Sequence[Fault], note: str, now: datetime) -> None:
+        """Store faults of a check as accepted."""
+        with self.get_connection() as connection, transaction(connection):
+            acknowledgements.acknowledge(connection, market.name, check, faults, note=note, now=now)
+
+    def withdraw_acknowledgements(self, market: Market, check: str, faults: Sequence[Fault]) -> None:
+        """Let accepted faults fail their check again."""
+        with self.get_connection() as connection, transaction(connection):
+            acknowledgements.withdraw(connection, market.name, check, faults)
 
     def drop_files(self, market: Market) -> series_files.DroppedFiles:
         """Take the files of series without candles off the manifests, and give their paths."""

@@ -14,8 +14,9 @@ from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.orchestration.checks import FAULTS_SHOWN, market_checks, result
 from refresh_pipeline.orchestration.resources import uploads_of
 from refresh_pipeline.pipeline.quality import Verdict, candle_verdicts, export_verdict, upload_verdict
+from refresh_pipeline.warehouse.acknowledgements import identity
 from refresh_pipeline.warehouse.queries import Fault
-from refresh_pipeline_tests.project_folder import BAZAAR, LATER, NOW, World, verdicts_of
+from refresh_pipeline_tests.project_folder import BAZAAR, LATER, NOW, World, command, verdicts_of
 
 BTC = Series("BTC/USD", Timeframe.m15)
 BTC_ROWS = "instrument = 'BTC/USD' and timeframe = 'm15'"
@@ -332,3 +333,39 @@ def test_an_implausible_price_is_flagged_and_not_altered(world: World) -> None:
     assert fault[0] == "BTC/USD m15 2026-06-01T03:00"
     assert fault[1].startswith("a factor of 100: 1")
     assert world.query("select * from bazaar.raw_candles order by all") == before
+
+
+# ---- acknowledged faults
+
+
+def test_an_acknowledged_fault_fails_its_check_no_more_and_another_one_does(world: World) -> None:
+    def jump(at: str, factor: int = 3) -> None:
+        world.change(
+            f"update bazaar.raw_candles set open = open * {factor}, high = high * {factor}, low = low * {factor}, "
+            f"close = close * {factor} where {BTC_ROWS} and open_time = '{at}'"
+        )
+
+    name = "prices_are_plausible"
+    jump("2026-06-01 03:00")
+    words = ["acknowledge", "--market", "bazaar", "--now", NOW.isoformat(), "--check", name]
+    refused = command(*words)
+    assert (refused.exit_code, len(found(world, name))) == (2, 1)
+    assert "BTC/USD m15 2026-06-01T03:00:00: a jump that the next candle takes back" in refused.output
+    assert command(*words, "--note", "seen elsewhere", "--yes").exit_code == 0
+    assert (verdict(world, name).faults, verdict(world, name).summary) == ([], "1 acknowledged")
+    shown = result(verdict(world, name))
+    assert (shown.passed, shown.metadata["acknowledged"].value) == (True, 1)
+    listed = command("acknowledge", "--market", "bazaar", "--list").output
+    assert "seen elsewhere" in listed
+    assert "bazaar: 1 faults acknowledged" in command("status", "--now", NOW.isoformat()).output
+    jump("2026-06-01 06:00")
+    assert list(found(world, name)) == ["BTC/USD m15 2026-06-01T06:00"]
+    assert verdict(world, name).summary == "1 of 8 series failed, 1 acknowledged"
+    assert command(*words, "--undo", "--yes").exit_code == 0
+    assert len(found(world, name)) == 2
+
+
+def test_a_verdict_that_does_not_list_every_fault_is_not_shortened() -> None:
+    fault = Fault(Series("BTC/USD", Timeframe.m15), None, "odd")
+    cut = Verdict([fault], 8, "candles", is_cut_short=True)
+    assert cut.without({identity(fault)}) is cut
