@@ -62,6 +62,8 @@ VENUE, EVERYTHING = "venue", "everything"
 ROUND = (RUN, RUN, VENUE, VENUE, DAEMON, CODE_SERVER, FORK_SERVER, EVERYTHING)
 # A run is at work for a part of each minute only: then it is the next one's turn.
 RARE = (RUN, EVERYTHING)
+# Seconds without a kill after which everything is killed without a run: on a busy machine runs start rarely.
+LONGEST_WAIT = 60.0
 # After the last kill: a run that never started is given up after 3 minutes, and the venue is asked ever more rarely.
 CATCHING_UP = 900.0
 # A run that was killed before it had begun holds the next one up for so long; the rest is a busy machine's.
@@ -137,6 +139,7 @@ class Hour:
         if API in self.roles:
             self._commands[API] = [installed("refresh"), "serve", "--port", str(free_port())]
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
+        self._killed_at = time.monotonic()
         # The programs that are away, and when they come back.
         self._back: dict[str, float] = {}
 
@@ -203,7 +206,8 @@ class Hour:
         present = {*processes.values()}
         if self.random.random() > CHANCE_PER_LOOK:
             present.discard(RUN)
-        if present >= {RUN, DAEMON}:
+        is_late = now - self._killed_at > LONGEST_WAIT
+        if present >= {RUN, DAEMON} or (is_late and DAEMON in present):
             present.add(EVERYTHING)
         if VENUE not in self._back:
             present.add(VENUE)
@@ -218,6 +222,8 @@ class Hour:
             self.kills[target] += 1
         away = {VENUE: [VENUE], EVERYTHING: [*self._commands]}.get(target or "", {target} & {*self._commands})
         self._back |= {name: now + self.random.uniform(*AWAY) for name in away}
+        if target:
+            self._killed_at = now
         return target is not None
 
     def _bring_back(self, now: float) -> None:
