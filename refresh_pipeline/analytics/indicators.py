@@ -9,15 +9,17 @@ from refresh_pipeline.analytics.bars import Bars, Computation, Values
 from refresh_pipeline.analytics.evaluation import BLOCK_BARS, Part, RecursiveFormula, RowFormula, evaluate, fingerprints
 from refresh_pipeline.analytics.fingerprints import fingerprint
 from refresh_pipeline.analytics.registry import (
+    ALL,
     CLASSIC,
     LAST_BAR,
     TALIB,
+    TRADINGVIEW,
     Indicator,
     Parameters,
     hidden_dependencies,
     registry,
 )
-from refresh_pipeline.analytics.talib_functions import Number, lookback
+from refresh_pipeline.analytics.talib_functions import Number
 from refresh_pipeline.market.calendars.base import Calendar
 
 # An entry of a market's YAML: a group, an indicator, a column, or one indicator with parameter sets.
@@ -30,7 +32,7 @@ class UnknownIndicator(ValueError):
 
 def groups(calendar: Calendar) -> list[str]:
     """The names of groups that a market may choose."""
-    return [CLASSIC, TALIB, *dict.fromkeys(each.group for each in registry(calendar).values())]
+    return [CLASSIC, TALIB, TRADINGVIEW, ALL, *dict.fromkeys(each.group for each in registry(calendar).values())]
 
 
 def indicators(specs: Sequence[IndicatorSpec] | None, calendar: Calendar) -> Computation:
@@ -123,11 +125,11 @@ def _by_name(entries: Mapping[str, Indicator], spec: str) -> Iterator[tuple[Part
         (entry, shipped, [name for name in shipped.names if everything or name == spec])
         for entry in entries.values()
         for shipped in entry.shipped
-        for everything in [spec in (shipped.of, entry.group, entry.name)]
+        for everything in [spec in (ALL, shipped.of, entry.group, entry.name)]
         if everything or spec in shipped.names
     ]
     if not matches:
-        known = [*entries, *(entry.group for entry in entries.values()), CLASSIC, TALIB]
+        known = [*entries, *(entry.group for entry in entries.values()), CLASSIC, TALIB, TRADINGVIEW, ALL]
         raise UnknownIndicator(f"found {spec!r}{_nearest(spec, known)}; allowed: a group, an indicator or a column")
     for entry, shipped, names in matches:
         yield entry.part(shipped.parameters, shipped.names), names
@@ -179,9 +181,9 @@ def _like(default: Number, value: object) -> Number:
 
 
 def _try_out(entry: Indicator, parameters: Parameters, allowed: str) -> None:
-    if lookback(entry.name.upper(), parameters) < 0:
+    if not entry.accepts(parameters):
         given = ", ".join(f"{key} {value:g}" for key, value in parameters.items())
-        raise UnknownIndicator(f"found {entry.name} with {given}, which TA-Lib refuses; {allowed}")
+        raise UnknownIndicator(f"found {entry.name} with {given}, with which it cannot be computed; {allowed}")
 
 
 def _nearest(spec: str, known: Sequence[str]) -> str:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
-from refresh_pipeline.analytics import cumulative, denominators, derived, hilbert, levels, sessions
+from refresh_pipeline.analytics import anchored, cumulative, denominators, derived, hilbert, levels, sessions, zigzag
 from refresh_pipeline.analytics.bars import Bars, Column, Values, flag_column, number_column, price_column, text_column
+from refresh_pipeline.analytics.charting_registry import CHARTING, ChartingFunction
 from refresh_pipeline.analytics.evaluation import BlockFormula, Part, RecursiveFormula, RowFormula
 from refresh_pipeline.analytics.recursive import Average
 from refresh_pipeline.analytics.talib_functions import (
@@ -25,8 +26,10 @@ from refresh_pipeline.analytics.talib_functions import (
 from refresh_pipeline.market.calendars.base import Calendar
 
 Parameters = Mapping[str, Number]
-# The two sets that were promised: the columns of the NSE predecessor, and every function of TA-Lib.
-CLASSIC, TALIB = "classic", "talib"
+# The sets: the NSE predecessor's columns, every function of TA-Lib, what charting programs have besides, and all.
+CLASSIC, TALIB, TRADINGVIEW, ALL = "classic", "talib", "tradingview", "all"
+# Periods of own parameters: one bar is no window, and longer ones than this have no end.
+SHORTEST, LONGEST = 2, 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,8 @@ class Indicator:
     cumulative: bool
     # The columns for one set of parameters under these names, and how they are computed.
     part: Callable[[Parameters, Sequence[str]], Part]
+    # Whether it can be computed with a set of parameters.
+    accepts: Callable[[Parameters], bool] = lambda _: True
 
     def names_for(self, parameters: Parameters) -> list[str]:
         """The columns of a market's own parameters: the indicator, its output, and the parameters that were given.
@@ -159,7 +164,12 @@ def _talib_indicators() -> Iterator[Indicator]:
             shipped=shipped,
             cumulative=name in _ENDLESS or name == "ADOSC",
             part=partial(_talib_part, name, function),
+            accepts=partial(_talib_accepts, name),
         )
+
+
+def _talib_accepts(name: str, parameters: Parameters) -> bool:
+    return lookback(name, parameters) >= 0
 
 
 def _talib_part(name: str, function: TalibFunction, parameters: Parameters, names: Sequence[str]) -> Part:
@@ -256,6 +266,8 @@ def _own(
     source: str,
     formula: RecursiveFormula | BlockFormula | RowFormula,
     columns: Sequence[Column],
+    *,
+    of: str = CLASSIC,
 ) -> Indicator:
     """An indicator without a choice of parameters."""
     names = [column.name for column in columns]
@@ -267,7 +279,7 @@ def _own(
         source=source,
         parameters={},
         outputs=names,
-        shipped=[DefaultColumns(CLASSIC, {}, names)],
+        shipped=[DefaultColumns(of, {}, names)],
         cumulative=isinstance(formula, RecursiveFormula),
         part=lambda _, __: Part(columns, formula),
     )
@@ -484,6 +496,93 @@ def _quality() -> Iterator[Indicator]:
     )
 
 
+# ---- what charting programs have besides
+
+
+def _charting_indicators() -> Iterator[Indicator]:
+    for name, function in CHARTING.items():
+        outputs = [output for output, *_ in function.columns]
+        yield Indicator(
+            name=name,
+            group=function.group,
+            source=function.source,
+            parameters=function.parameters,
+            outputs=outputs,
+            shipped=[
+                DefaultColumns(TRADINGVIEW, function.parameters, [f"{name}_{each}".rstrip("_") for each in outputs])
+            ],
+            cumulative=False,
+            part=function.part,
+            accepts=partial(_charting_accepts, function),
+        )
+
+
+def _charting_accepts(function: ChartingFunction, parameters: Parameters) -> bool:
+    periods = [parameters[name] for name, default in function.parameters.items() if isinstance(default, int)]
+    return all(SHORTEST <= each <= LONGEST for each in periods) and all(each > 0 for each in parameters.values())
+
+
+def _zigzag_part(parameters: Parameters, names: Sequence[str]) -> Part:
+    percent = float(parameters["percent"])
+    settings = f"(percent {percent:g})"
+    meanings = (
+        ("price", f"Price of the last turning point that was confirmed by then {settings}."),
+        ("1 or -1", f"1 where it was a low, -1 where it was a high {settings}."),
+        ("bars", f"Bars since the turning point {settings}."),
+    )
+    columns = [number_column(name, meaning, unit) for name, (unit, meaning) in zip(names, meanings, strict=True)]
+    return Part(columns, RecursiveFormula(partial(zigzag.zigzag, percent=percent), zigzag.states(percent)))
+
+
+def _zigzag() -> Iterator[Indicator]:
+    yield Indicator(
+        name="zigzag",
+        group="levels",
+        source="Turns by a percentage of highs and lows; a turning point is shown from the bar that confirmed it.",
+        parameters={"percent": 5.0},
+        outputs=["price", "side", "age"],
+        shipped=[DefaultColumns(TRADINGVIEW, {"percent": 5.0}, ["zigzag_price", "zigzag_side", "zigzag_age"])],
+        cumulative=True,
+        part=_zigzag_part,
+        accepts=lambda parameters: 0 < parameters["percent"] < 100,
+    )
+
+
+def _anchored(calendar: Calendar) -> Iterator[Indicator]:
+    levels_of = {"fib": ("Fibonacci's", 3), "camarilla": ("Camarilla's", 4)}
+    day = [
+        price_column(f"vwap_{side}_{number}", f"Session's VWAP {sign} {number} of its deviations.")
+        for number in (1, 2)
+        for side, sign in (("upper", "plus"), ("lower", "less"))
+    ]
+    day += [
+        price_column(f"pivot_{name}_{side}{number}", f"{who} {side.upper()}{number} of the session before.")
+        for name, (who, count) in levels_of.items()
+        for side in ("r", "s")
+        for number in range(1, count + 1)
+    ]
+    for name, who, sides in (("woodie", "Woodie's", ("r1", "r2", "s1", "s2")), ("demark", "DeMark's", ("r1", "s1"))):
+        day.append(price_column(f"pivot_{name}", f"{who} pivot point of the session before."))
+        day += [price_column(f"pivot_{name}_{each}", f"{who} {each.upper()} of the session before.") for each in sides]
+    yield _of_period(
+        "day", "VWAP's bands, and pivots of Fibonacci, Camarilla, Woodie and DeMark, by session.", day, calendar
+    )
+    for period in ("week", "month"):
+        columns = [price_column(f"vwap_{period}", f"VWAP since the {period} began.")]
+        columns.append(price_column(f"pivot_{period}", f"(H + L + C) / 3 of the {period} before."))
+        columns += [
+            price_column(f"pivot_{period}_{each}", f"{each.upper()} of the {period} before.")
+            for each in ("r1", "r2", "r3", "s1", "s2", "s3")
+        ]
+        yield _of_period(period, f"VWAP and floor traders' pivots by {period}.", columns, calendar)
+
+
+def _of_period(period: str, source: str, columns: Sequence[Column], calendar: Calendar) -> Indicator:
+    compute = partial(anchored.anchored_columns, calendar=calendar, period=period)
+    formula = RecursiveFormula(compute, anchored.states(period))
+    return _own(f"{period}s", "sessions", source, formula, columns, of=TRADINGVIEW)
+
+
 def hidden_dependencies() -> Iterator[Part]:
     """What others are made of and nobody asked for."""
     atr = FUNCTIONS["ATR"]
@@ -511,4 +610,5 @@ def registry(calendar: Calendar) -> Mapping[str, Indicator]:
         *_regimes(),
         *_quality(),
     ]
-    return {indicator.name: indicator for indicator in [*indicators, *_talib_indicators()]}
+    charting = [*_anchored(calendar), *_zigzag(), *_charting_indicators()]
+    return {indicator.name: indicator for indicator in [*indicators, *_talib_indicators(), *charting]}

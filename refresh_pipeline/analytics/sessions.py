@@ -81,14 +81,23 @@ class Sessions:
     continues: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, bars: Bars, calendar: Calendar) -> "Sessions":
-        """Cut the bars into sessions; a series that goes on may be in the middle of one."""
-        day = _days(calendar, bars.open_time)
+    def of(
+        cls, bars: Bars, calendar: Calendar, timeframe: Timeframe = Timeframe.D1, state: str = "session_day"
+    ) -> "Sessions":
+        """Cut the bars into sessions, or weeks or months; a series that goes on may be in the middle of one.
+
+        Args:
+            bars: of one series or several.
+            calendar: whose days are the sessions.
+            timeframe: D1, W1 or MN1.
+            state: the name of the state that holds `day`.
+        """
+        day = _days(calendar, timeframe, bars.open_time)
         first_rows = bars.starts[:-1][bars.lengths > 0]
         begins = np.unique(np.append(first_rows, np.flatnonzero(day[1:] != day[:-1]) + 1))
         series = np.searchsorted(bars.starts, begins, side="right") - 1
         unknown = np.full(len(bars.lengths), np.nan)
-        same_day = bars.states.get("session_day", unknown).astype(np.float64)[series] == day[begins]
+        same_day = bars.states.get(state, unknown).astype(np.float64)[series] == day[begins]
         is_first = (begins == bars.starts[series]) & (bars.earlier[series] > 0)
         return cls(bars, day, begins, series, is_first & same_day)
 
@@ -114,6 +123,13 @@ class Sessions:
             values[rows] = ufunc.accumulate(values[rows])
         return values
 
+    def firsts(self, values: Floats) -> Floats:
+        """The values at the first bar of each session, NaN at the others: their running minimum is the first one."""
+        firsts = np.full(len(values), np.nan)
+        begins = self.begins[~self.continues]
+        firsts[begins] = values[begins]
+        return firsts
+
     def of_previous(self, so_far: str, state: str, values: Floats) -> Floats:
         """What a running column had come to at the end of the session before, at each row; NaN in the first session."""
         ends = values[self.begins - 1]
@@ -124,7 +140,7 @@ class Sessions:
         return np.repeat(np.where(is_first, known, ends), self._lengths)
 
 
-def _days(calendar: Calendar, open_times: Times) -> Floats:
+def _days(calendar: Calendar, timeframe: Timeframe, open_times: Times) -> Floats:
     """The session that each bar belongs to, as the days since 1970 at which it begins."""
-    begins = calendar.floor(Timeframe.D1, np.asarray(open_times, dtype=TIME_UNIT))
+    begins = calendar.floor(timeframe, np.asarray(open_times, dtype=TIME_UNIT))
     return begins.astype(np.int64) / 86_400_000_000

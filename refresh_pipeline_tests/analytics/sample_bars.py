@@ -19,7 +19,7 @@ SHARED_GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
 
 FIRST = np.datetime64("2024-01-01T00:00", "us")
 QUARTER = np.timedelta64(15 * 60 * 1_000_000, "us")
-INDICATORS = indicators(None, CALENDARS["crypto"])
+INDICATORS = indicators(["all"], CALENDARS["crypto"])
 
 History = Mapping[str, Floats]
 

@@ -325,10 +325,12 @@ def names(wishes):
     return [column.name for column in indicators(wishes, CRYPTO).columns]
 
 
-def test_everything_is_the_default_each_column_once():
+def test_all_is_everything_each_column_once():
     everything = [column.name for column in INDICATORS.columns]
-    assert len(set(everything)) == len(everything) == len(set(CLASSIC_COLUMNS) | set(TALIB_COLUMNS))
-    assert names(None) == everything
+    shipped = {name for each in REGISTRY.values() for some in each.shipped for name in some.names}
+    assert len(set(everything)) == len(everything) == len(shipped)
+    assert names(["all"]) == everything
+    assert set(names(None)) == set(CLASSIC_COLUMNS) | set(TALIB_COLUMNS)
 
 
 def test_a_group_an_indicator_and_a_column_can_be_wished_for():
@@ -376,7 +378,7 @@ def test_a_longer_period_warms_up_for_longer():
         ([{"ema": [True]}], "found True, allowed: a number"),
         ([{"ema": [8.7]}], "found 8.7, allowed: a whole number"),
         ([{"ema": [float("nan")]}], "found nan, allowed: a whole number"),
-        ([{"ema": [-3]}], "found ema with timeperiod -3, which TA-Lib refuses"),
+        ([{"ema": [-3]}], "found ema with timeperiod -3, with which it cannot be computed"),
     ],
 )
 def test_a_wish_that_cannot_be_met_is_refused_with_the_nearest(wishes, says):
@@ -388,4 +390,5 @@ def test_entries_have_groups_and_sources():
     assert all(each.group and each.source.endswith(".") for each in REGISTRY.values())
     assert {each.name for each in REGISTRY.values() if each.cumulative} == {
         *("obv", "ad", "adosc", "pvt", "wad", "cumsum", "nvi", "pvi", "vwap", "sessions", "zones"),
+        *("days", "weeks", "months", "zigzag"),
     }
