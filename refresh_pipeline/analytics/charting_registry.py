@@ -1,6 +1,6 @@
 """The registry's entries for charting.py: what charting programs have and TA-Lib lacks, each with parameters."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from refresh_pipeline.analytics import charting
@@ -65,17 +65,8 @@ class ChartingFunction:
         )
 
 
-def _entries() -> Iterator[tuple[str, ChartingFunction]]:
-    yield from _trend()
-    yield from _stops()
-    yield from _momentum()
-    yield from _oscillators()
-    yield from _volatility()
-    yield from _volume()
-
-
-def _trend() -> Iterator[tuple[str, ChartingFunction]]:
-    yield "ichimoku", ChartingFunction(
+CHARTING: Mapping[str, ChartingFunction] = {
+    "ichimoku": ChartingFunction(
         charting.ichimoku, "overlap", "Hosoda; the lagging line is the close drawn 26 bars back.", "high low",
         {"conversion": 9, "base": 26, "span": 52},
         [
@@ -85,32 +76,32 @@ def _trend() -> Iterator[tuple[str, ChartingFunction]]:
             ("span_b", "price", "Leading span B at this bar: middle of the longest range, base bars ago"),
         ],
         lambda p: p["span"] + p["base"] + p["conversion"],
-    )  # fmt: skip
-    yield "alma", ChartingFunction(
+    ),
+    "alma": ChartingFunction(
         charting.alma, "overlap", "Legoux and Kouzis-Loukas, 2009.", "close",
         {"timeperiod": 9, "offset": 0.85, "sigma": 6.0},
         [("", "price", "Arnaud Legoux's moving average")], lambda p: p["timeperiod"],
-    )  # fmt: skip
-    yield "vidya", ChartingFunction(
+    ),
+    "vidya": ChartingFunction(
         charting.vidya, "overlap", "Chande, 1994: weighted by his momentum.", "close", {"timeperiod": 14},
         [("", "price", "Variable index dynamic average")], lambda p: p["timeperiod"], lambda p: 4 * p["timeperiod"],
-    )  # fmt: skip
-    yield "mcginley", ChartingFunction(
+    ),
+    "mcginley": ChartingFunction(
         charting.mcginley, "overlap", "McGinley, 1990, without his factor 0.6, as TradingView has it.", "close",
         {"timeperiod": 14}, [("", "price", "McGinley's dynamic line")], lambda p: p["timeperiod"],
         lambda p: 3 * p["timeperiod"],
-    )  # fmt: skip
-    yield "frama", ChartingFunction(
+    ),
+    "frama": ChartingFunction(
         charting.frama, "overlap", "Ehlers, 2005.", "high low close", {"timeperiod": 16},
         [("", "price", "Fractal adaptive moving average")],
         lambda p: 2 * p["timeperiod"], lambda p: 4 * p["timeperiod"],
-    )  # fmt: skip
-    yield "envelope", ChartingFunction(
+    ),
+    "envelope": ChartingFunction(
         charting.envelope, "overlap", "Mean and percent.", "close", {"timeperiod": 20, "percent": 2.5},
         [("upper", "price", "Mean plus the percentage"), ("lower", "price", "Mean less the percentage")],
         lambda p: p["timeperiod"],
-    )  # fmt: skip
-    yield "regression_channel", ChartingFunction(
+    ),
+    "regression_channel": ChartingFunction(
         charting.regression_channel, "overlap", "Least squares; deviations of the closes from the line.", "close",
         {"timeperiod": 100, "deviations": 2.0},
         [
@@ -119,55 +110,49 @@ def _trend() -> Iterator[tuple[str, ChartingFunction]]:
             ("lower", "price", "The line less the deviations"),
         ],
         lambda p: p["timeperiod"],
-    )  # fmt: skip
-
-
-def _stops() -> Iterator[tuple[str, ChartingFunction]]:
-    yield "chandelier_exit", ChartingFunction(
+    ),
+    "chandelier_exit": ChartingFunction(
         charting.chandelier_exit, "overlap", "Le Beau.", "high low close", {"timeperiod": 22, "multiplier": 3.0},
         [
             ("long", "price", "Highest high less the multiple of the ATR"),
             ("short", "price", "Lowest low plus the multiple of the ATR"),
         ],
         lambda p: p["timeperiod"], lambda p: 2 * p["timeperiod"],
-    )  # fmt: skip
-    yield "chande_kroll_stop", ChartingFunction(
+    ),
+    "chande_kroll_stop": ChartingFunction(
         charting.chande_kroll_stop, "overlap", "Chande and Kroll, 1994.", "high low close",
         {"timeperiod": 10, "multiplier": 1.0, "smoothing": 9},
         [("long", "price", "Stop of long positions"), ("short", "price", "Stop of short positions")],
         lambda p: p["timeperiod"] + p["smoothing"], lambda p: 2 * p["timeperiod"],
-    )  # fmt: skip
-    yield "atr_stop", ChartingFunction(
+    ),
+    "atr_stop": ChartingFunction(
         charting.atr_stop, "overlap", "Wilder's volatility stop, from the close.", "high low close",
         {"timeperiod": 21, "multiplier": 3.0},
         [("", "price", "Trailing stop"), ("side", "1 or -1", "1 while the stop lies below the close, -1 above")],
         lambda p: p["timeperiod"], lambda p: 2 * p["timeperiod"],
-    )  # fmt: skip
-
-
-def _momentum() -> Iterator[tuple[str, ChartingFunction]]:
-    yield "fisher", ChartingFunction(
+    ),
+    "fisher": ChartingFunction(
         charting.fisher, "momentum", "Ehlers, 2002.", "high low", {"timeperiod": 10},
         [("", "number", "Fisher transform of the median price"), ("trigger", "number", "Its value a bar ago")],
         lambda p: p["timeperiod"], lambda _: 12,
-    )  # fmt: skip
-    yield "stc", ChartingFunction(
+    ),
+    "stc": ChartingFunction(
         charting.schaff_trend_cycle, "momentum", "Schaff, in the form of one stochastic of MACD.", "close",
         {"cycle": 10, "fastperiod": 23, "slowperiod": 50}, [("", "0 to 100", "Schaff's trend cycle")],
         lambda p: p["slowperiod"] + p["cycle"], lambda p: p["slowperiod"],
-    )  # fmt: skip
-    yield "kst", ChartingFunction(
+    ),
+    "kst": ChartingFunction(
         charting.kst, "momentum", "Pring, 1992.", "close", {"signalperiod": 9},
         [("", "percent", "Know Sure Thing"), ("signal", "percent", "Mean of the line")],
         lambda p: 45 + p["signalperiod"],
-    )  # fmt: skip
-    yield "pmo", ChartingFunction(
+    ),
+    "pmo": ChartingFunction(
         charting.price_momentum, "momentum", "Swenlin, DecisionPoint.", "close",
         {"firstperiod": 35, "secondperiod": 20, "signalperiod": 10},
         [("", "percent", "Price momentum oscillator"), ("signal", "percent", "Average of the line")],
         lambda p: p["firstperiod"] + p["secondperiod"] + p["signalperiod"], lambda p: 1.5 * p["firstperiod"],
-    )  # fmt: skip
-    yield "squeeze", ChartingFunction(
+    ),
+    "squeeze": ChartingFunction(
         charting.squeeze, "momentum", "Carter's TTM squeeze, with LazyBear's momentum.", "high low close",
         {"timeperiod": 20, "deviations": 2.0, "reach": 1.5},
         [
@@ -175,79 +160,68 @@ def _momentum() -> Iterator[tuple[str, ChartingFunction]]:
             ("momentum", "price", "Regression of the close against its middle"),
         ],
         lambda p: 2 * p["timeperiod"] + 1, types={"on": "smallint"},
-    )  # fmt: skip
-    yield "td_sequential", ChartingFunction(
+    ),
+    "td_sequential": ChartingFunction(
         charting.sequential, "momentum", "DeMark's setups; counts begin anew after 9.", "close", {},
         [
             ("buy", "bars", "Closes in a row below the close 4 bars before"),
             ("sell", "bars", "Closes in a row above the close 4 bars before"),
         ],
         lambda _: 40, lambda _: 30, types={"buy": "smallint", "sell": "smallint"},
-    )  # fmt: skip
-
-
-def _oscillators() -> Iterator[tuple[str, ChartingFunction]]:
-    yield "connors_rsi", ChartingFunction(
+    ),
+    "connors_rsi": ChartingFunction(
         charting.connors_rsi, "momentum", "Connors, 2012.", "close", {"timeperiod": 3, "streak": 2, "rank": 100},
         [("", "0 to 100", "Mean of RSI, RSI of the streak, and rank of the change")],
         lambda p: p["rank"] + 1, lambda p: 2 * p["timeperiod"] + 2 * p["streak"],
-    )  # fmt: skip
-    yield "rvgi", ChartingFunction(
+    ),
+    "rvgi": ChartingFunction(
         charting.relative_vigor, "momentum", "Ehlers, 2002.", "open high low close", {"timeperiod": 10},
         [("", "ratio", "Relative vigor index"), ("signal", "ratio", "Weighted mean of the line")],
         lambda p: p["timeperiod"] + 6,
-    )  # fmt: skip
-    yield "wavetrend", ChartingFunction(
+    ),
+    "wavetrend": ChartingFunction(
         charting.wave_trend, "momentum", "LazyBear, TradingView.", "high low close", {"channel": 10, "average": 21},
         [("", "number", "WaveTrend"), ("signal", "number", "Mean of 4 bars of the line")],
         lambda p: 2 * p["channel"] + p["average"] + 4, lambda p: p["average"] + p["channel"],
-    )  # fmt: skip
-    yield "qqe", ChartingFunction(
+    ),
+    "qqe": ChartingFunction(
         charting.qqe, "momentum", "Livshin; TradingView.", "close",
         {"timeperiod": 14, "smoothing": 5, "factor": 4.236},
         [("", "0 to 100", "Smoothed RSI"), ("trailing", "0 to 100", "Its trailing line")],
         lambda p: 5 * p["timeperiod"] + p["smoothing"], lambda p: 3 * p["timeperiod"],
-    )  # fmt: skip
-
-
-def _volatility() -> Iterator[tuple[str, ChartingFunction]]:
-    yield "choppiness", ChartingFunction(
+    ),
+    "choppiness": ChartingFunction(
         charting.choppiness, "volatility", "Dreiss.", "high low close", {"timeperiod": 14},
         [("", "0 to 100", "Choppiness: 100 goes nowhere")], lambda p: p["timeperiod"] + 1,
-    )  # fmt: skip
-    yield "ulcer", ChartingFunction(
+    ),
+    "ulcer": ChartingFunction(
         charting.ulcer, "volatility", "Martin, 1987.", "close", {"timeperiod": 14},
         [("", "percent", "Ulcer index: root mean square of drawdowns")], lambda p: p["timeperiod"],
-    )  # fmt: skip
-    yield "historical_volatility", ChartingFunction(
+    ),
+    "historical_volatility": ChartingFunction(
         charting.historical_volatility, "volatility", "Sample deviation of log returns, not annualized.", "close",
         {"timeperiod": 20}, [("", "percent", "Standard deviation of log returns a bar")], lambda p: p["timeperiod"] + 1,
-    )  # fmt: skip
-    yield "log_return", ChartingFunction(
+    ),
+    "log_return": ChartingFunction(
         charting.log_return, "volatility", "ln(close / close before).", "close", {},
         [("", "number", "Logarithm of the close against the close before")], lambda _: 1,
-    )  # fmt: skip
-    yield "z_score", ChartingFunction(
+    ),
+    "z_score": ChartingFunction(
         charting.z_score, "volatility", "Mean and population deviation.", "close", {"timeperiod": 20},
         [("", "deviations", "Distance of the close from its mean in standard deviations")], lambda p: p["timeperiod"],
-    )  # fmt: skip
-    yield "drawdown", ChartingFunction(
+    ),
+    "drawdown": ChartingFunction(
         charting.drawdown, "volatility", "Against the highest close of a window.", "close", {"timeperiod": 252},
         [("", "percent", "Distance of the close below its highest one; 0 at a high")], lambda p: p["timeperiod"],
-    )  # fmt: skip
-
-
-def _volume() -> Iterator[tuple[str, ChartingFunction]]:
-    yield "klinger", ChartingFunction(
+    ),
+    "klinger": ChartingFunction(
         charting.klinger, "volume", "Klinger, in TradingView's form.", "high low close volume",
         {"fastperiod": 34, "slowperiod": 55, "signalperiod": 13},
         [("", "volume", "Klinger's volume oscillator"), ("signal", "volume", "Average of the line")],
         lambda p: p["slowperiod"] + p["signalperiod"], lambda p: p["slowperiod"],
-    )  # fmt: skip
-    yield "ease_of_movement", ChartingFunction(
+    ),
+    "ease_of_movement": ChartingFunction(
         charting.ease_of_movement, "volume", "Arms; by 10,000 units of volume.", "high low volume", {"timeperiod": 14},
         [("", "number", "Ease of movement; null over bars without volume")], lambda p: p["timeperiod"] + 1,
-    )  # fmt: skip
-
-
-CHARTING: Mapping[str, ChartingFunction] = dict(_entries())
+    ),
+}  # fmt: skip
