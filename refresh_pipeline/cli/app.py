@@ -22,6 +22,7 @@ from refresh_pipeline.cli import (
     new,
     operate,
     query,
+    recompute,
     refresh,
     rename,
     serve,
@@ -49,7 +50,7 @@ for command in (export_files.verify, export_files.prune, export_files.duplicates
 app.add_typer(exports_app, name="exports")
 files_app.command()(files.inspect)
 app.add_typer(files_app, name="files")
-for command in (operate.backup, operate.restore, operate.maintain):
+for command in (operate.backup, operate.restore, operate.maintain, recompute.recompute):
     app.command()(command)
 for command in (status.status, gaps.gaps, check.check, acknowledge.acknowledge, alerts.alerts):
     app.command()(command)

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from refresh_pipeline.cli.console import grid, log_on, out, print_error, terminal
+from refresh_pipeline.cli.console import grid, log_on, out, print_error, print_line, terminal
 from refresh_pipeline.cli.options import (
     DONE,
     SOME_FAILED,
@@ -20,11 +20,13 @@ from refresh_pipeline.cli.options import (
     JsonOption,
     MarketOption,
     NowOption,
+    Request,
     VerboseOption,
     open_sources,
     request,
     require_bounds,
     require_warehouse,
+    warehouse_errors,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ def check(
     junit: Annotated[
         str | None, typer.Option("--junit", help="Write the results to this file as JUnit XML, for CI.")
     ] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Compare inner tables with what the stored candles give; takes long.")
+    ] = False,
     now: NowOption = None,
     verbose: VerboseOption = 0,
     data_dir: DataDirOption = None,
@@ -54,6 +59,9 @@ def check(
             raise ValueError(f"{wanted.settings.database}: not found; refresh once creates it")
         open_sources(wanted.settings, wanted.markets)
         prepare_dagster(wanted.settings)
+    if deep:
+        _check_deep(wanted)
+        return
     from refresh_pipeline.orchestration.run_jobs import run_checks
 
     results, errors = [], []
@@ -71,6 +79,27 @@ def check(
     for message in errors:
         print_error(message)
     raise typer.Exit(SOME_FAILED if errors or not all(result.passed for result in results) else DONE)
+
+
+def _check_deep(wanted: Request) -> None:
+    """Read every block and compute every table anew; exit code 1 where something differs."""
+    from refresh_pipeline.warehouse.integrity import read_every_row
+    from refresh_pipeline.warehouse.warehouse import Warehouse
+
+    warehouse, faults = Warehouse(database=str(wanted.settings.database)), 0
+    with warehouse_errors():
+        counts = read_every_row(str(wanted.settings.database))
+        print_line(f"{sum(counts.values()):,} rows of {len(counts)} tables can be read")
+        for member in wanted.markets:
+            warehouse.prepare(member)
+            for table, fault in warehouse.deep_faults(member, member.series):
+                at = "" if fault.open_time is None else f" at {fault.open_time.astype('datetime64[s]')}"
+                print_error(f"{member.name}.{table.value} of {fault.series}{at}: {fault.what}")
+                faults += 1
+    if faults:
+        print_error(f"{faults} faults; refresh recompute computes the tables anew from the stored candles")
+        raise typer.Exit(SOME_FAILED)
+    print_line("Every inner table is what the stored candles give.")
 
 
 def print_checks(console: Console, results: Sequence["CheckResult"]) -> None:

@@ -25,6 +25,7 @@ from refresh_pipeline.warehouse import (
     archives,
     column_refresh,
     column_versions,
+    deep_check,
     forgetting,
     gaps,
     incremental,
@@ -32,6 +33,7 @@ from refresh_pipeline.warehouse import (
     manifests,
     queries,
     renaming,
+    repair,
     resampled,
     schema,
     series_files,
@@ -261,6 +263,16 @@ class Warehouse:
             removed = forgetting.remove(connection, market, forgetting.choose(connection, market, choice), now)
             _make_again(connection, market, removed, now)
         return {series: len(times) for series, times in removed.items()}
+
+    def queue_recompute(self, market: Market, tables: Sequence[Table], batch: Sequence[Series]) -> None:
+        """Queue computed tables of series to be computed anew from their first candle."""
+        with self.get_connection() as connection, transaction(connection):
+            repair.queue_recompute_from_raw(connection, market, tables, batch)
+
+    def deep_faults(self, market: Market, batch: Sequence[Series]) -> list[tuple[Table, Fault]]:
+        """Where inner tables differ from what the stored candles give; see `deep_check`."""
+        with self.reader() as connection:
+            return list(deep_check.deep_faults(connection, market, batch))
 
     def acknowledged(self, market: Market) -> list[Acknowledged]:
         """The faults of checks that a person has accepted."""

@@ -1,0 +1,60 @@
+"""The command `recompute`: computed tables anew from the stored candles, for a warehouse that was damaged."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from refresh_pipeline.cli.console import print_line
+from refresh_pipeline.cli.options import (
+    DataDirOption,
+    InstrumentOption,
+    MarketOption,
+    TimeframeOption,
+    chosen_series,
+    request,
+    require_warehouse,
+    warehouse_errors,
+)
+
+if TYPE_CHECKING:
+    from refresh_pipeline.warehouse.schema import Table
+
+
+def recompute(
+    *,
+    table: Annotated[
+        str | None, typer.Option("--table", help="Compute only enhanced_candles or only indicators anew.")
+    ] = None,
+    market: MarketOption = None,
+    instrument: InstrumentOption = None,
+    timeframe: TimeframeOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Compute tables anew from the first stored candle, without anything that was computed before."""
+    with request(market, data_dir) as wanted:
+        chosen = chosen_series(wanted.markets, instrument, timeframe)
+        tables = _tables(table)
+        require_warehouse(wanted.settings, new=False)
+        if not wanted.settings.database.exists():
+            raise ValueError(f"{wanted.settings.database}: not found; refresh once creates it")
+    from refresh_pipeline.pipeline.compute import compute
+    from refresh_pipeline.warehouse.warehouse import Warehouse
+
+    warehouse = Warehouse(database=str(wanted.settings.database))
+    with warehouse_errors():
+        for member, series in chosen:
+            warehouse.prepare(member)
+            warehouse.queue_recompute(member, tables, series)
+            for name in tables:
+                attempts = compute(warehouse, member, name, series)
+                rows = sum(attempt.rows_added + attempt.rows_revised for attempt in attempts.values())
+                print_line(f"{member.name}.{name.value}: {rows:,} rows of {len(series)} series computed anew")
+
+
+def _tables(name: str | None) -> "list[Table]":
+    from refresh_pipeline.warehouse.schema import Table
+
+    tables = [Table.enhanced_candles, Table.indicators]
+    if name is not None and name not in tables:
+        raise ValueError(f"--table: found {name}, allowed: {', '.join(tables)}")
+    return [table for table in tables if name in (None, table.value)]
