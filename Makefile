@@ -11,7 +11,7 @@ unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_PYTHON
 # make's own -j would let two pips loose on one environment.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help refresh up test check docs bench bench-scaling bench-backfill bench-minute soak constraints clean
+.PHONY: help refresh up test check docs dist bench bench-scaling bench-backfill bench-minute soak constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,10 @@ check: .venv/installed-dev ## Format, lint, types, architecture
 docs: .venv/installed-dev ## Build the manual as a site in build/site; a broken link fails the build
 	@NO_MKDOCS_2_WARNING=1 $(IN_VENV) -m mkdocs build --strict
 	@echo "Open build/site/index.html"
+
+dist: $(IN_VENV) ## Build a wheel into dist/, to install without a checkout
+	@$(PIP) wheel -qq --no-deps -w dist .
+	@ls dist/*.whl
 
 # Which parts: cycle, start, fetch, exports, enhanced, indicators; all of them if none is named.
 PARTS =

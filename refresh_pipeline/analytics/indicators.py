@@ -8,6 +8,7 @@ from functools import partial
 from refresh_pipeline.analytics.bars import Bars, Computation, Values
 from refresh_pipeline.analytics.evaluation import BLOCK_BARS, Part, RecursiveFormula, RowFormula, evaluate, fingerprints
 from refresh_pipeline.analytics.fingerprints import fingerprint
+from refresh_pipeline.analytics.own_indicators import own_indicators
 from refresh_pipeline.analytics.registry import (
     ALL,
     CLASSIC,
@@ -32,7 +33,12 @@ class UnknownIndicator(ValueError):
 
 def groups(calendar: Calendar) -> list[str]:
     """The names of groups that a market may choose."""
-    return [CLASSIC, TALIB, TRADINGVIEW, ALL, *dict.fromkeys(each.group for each in registry(calendar).values())]
+    return [CLASSIC, TALIB, TRADINGVIEW, ALL, *dict.fromkeys(each.group for each in _entries(calendar).values())]
+
+
+def _entries(calendar: Calendar) -> Mapping[str, Indicator]:
+    """The registry, and the indicators of other packages whose names it has not."""
+    return {indicator.name: indicator for indicator in own_indicators()} | dict(registry(calendar))
 
 
 def indicators(specs: Sequence[IndicatorSpec] | None, calendar: Calendar) -> Computation:
@@ -45,7 +51,7 @@ def indicators(specs: Sequence[IndicatorSpec] | None, calendar: Calendar) -> Com
         UnknownIndicator: there is no such group, indicator, column or parameter; the message names the nearest. Or two
             specs with different parameters come to the same column; the message names both.
     """
-    entries = registry(calendar)
+    entries = _entries(calendar)
     selected = list(_selected(entries, [CLASSIC, TALIB] if specs is None else specs))
     _refuse_one_name_for_two(selected)
     chosen = dict.fromkeys(name for _, columns, _ in selected for name in columns)

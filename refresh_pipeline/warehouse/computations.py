@@ -6,6 +6,7 @@ from functools import lru_cache
 from refresh_pipeline.analytics.bars import Computation
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.analytics.indicators import UnknownIndicator, indicators
+from refresh_pipeline.analytics.own_indicators import OwnIndicatorError
 from refresh_pipeline.market.calendars.base import Calendar
 from refresh_pipeline.market.model import Market, MarketError
 from refresh_pipeline.warehouse.schema import Table
@@ -21,7 +22,7 @@ def computations(market: Market) -> dict[Table, Computation]:
         table = _indicators(json.dumps(market.indicators.compute), market.calendar)
     except OverflowError as error:
         raise MarketError(f"market {market.name!r}: indicators.compute: found a number that is too large") from error
-    except UnknownIndicator as error:
+    except (UnknownIndicator, OwnIndicatorError) as error:
         raise MarketError(f"market {market.name!r}: indicators.compute: {error}") from error
     return {Table.enhanced_candles: ENHANCED_CANDLES, Table.indicators: table}
 

@@ -1,0 +1,108 @@
+"""Candles and computed columns as pandas DataFrames, for notebooks and scripts.
+
+Each call opens the warehouse, reads and closes it: it waits while a refresh writes, and keeps no refresh waiting. The
+extra `frames` installs pandas; `refresh_pipeline.analytics.dataframes` computes columns of frames from elsewhere.
+"""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from refresh_pipeline.market.candles import TIME_UNIT, instant
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market_files import load_markets
+from refresh_pipeline.settings import Settings, load_settings
+from refresh_pipeline.warehouse.connection import connect
+from refresh_pipeline.warehouse.schema import Table, qualified
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LAYERS = {"candles": Table.raw_candles, "enhanced": Table.enhanced_candles, "indicators": Table.indicators}
+
+
+def candles(
+    market: str,
+    instrument: str,
+    timeframe: str,
+    *,
+    layer: str = "candles",
+    since: str | datetime | None = None,
+    until: str | datetime | None = None,
+    data_dir: str | None = None,
+) -> "pd.DataFrame":
+    """The stored rows of one series, oldest first, with the open time (UTC) as index.
+
+    The column `close_time` says when the bar ends by the market's calendar: the row is known from then on.
+
+    Args:
+        market: its name; its YAML is looked for as every command does.
+        instrument: by any usual spelling.
+        timeframe: by any usual spelling.
+        layer: candles, enhanced or indicators.
+        since: rows that open at or after this instant (UTC without an offset).
+        until: rows that open before this instant.
+        data_dir: the data folder, instead of REFRESH_DATA_DIR.
+
+    Raises:
+        ValueError: the market, the instrument, the timeframe or the layer does not exist, or an instant is none.
+        WarehouseBusy: another program holds the file for longer than a minute.
+        WarehouseUnreadable: there is no warehouse, or it is damaged.
+    """
+    if layer not in LAYERS:
+        raise ValueError(f"layer: found {layer!r}, allowed: {', '.join(LAYERS)}")
+    settings = load_settings(enabled_markets=market, data_dir=data_dir)
+    [chosen] = load_markets(settings, named_by="market")
+    series = Series(chosen.instrument(instrument), chosen.timeframe(timeframe))
+    frame = _read(settings, chosen, LAYERS[layer], series, _bounds(since, until))
+    opens = frame["open_time"].to_numpy().astype(TIME_UNIT)
+    closes = chosen.calendar_of(series.instrument).closes(series.timeframe, opens)
+    frame = frame.drop(columns=["instrument", "timeframe"]).set_index("open_time").tz_localize("UTC")
+    frame.insert(0, "close_time", closes)
+    frame["close_time"] = frame["close_time"].dt.tz_localize("UTC")
+    return frame
+
+
+def joined_as_of(left: "pd.DataFrame", right: "pd.DataFrame", suffix: str = "_right") -> "pd.DataFrame":
+    """The rows of a short timeframe, each with the newest row of a longer one that was known at its close.
+
+    Both are frames of `candles`. A row of `right` is joined from its `close_time` on, so nothing looks ahead: the bar
+    H1 of 10:00 is first seen beside the bar m15 of 10:45, which closes at the same instant.
+
+    Args:
+        left: the shorter timeframe, whose index stays.
+        right: the longer timeframe.
+        suffix: appended to each column of `right`.
+
+    Raises:
+        ValueError: a frame has no column `close_time`.
+    """
+    import pandas as pd  # noqa: PLC0415 (an extra, and a second to import)
+
+    for name, frame in (("left", left), ("right", right)):
+        if "close_time" not in frame:
+            raise ValueError(f"{name}: found no column close_time; take frames of refresh_pipeline.notebook.candles")
+    known = right.add_suffix(suffix).rename(columns={f"close_time{suffix}": "close_time"})
+    known[f"close_time{suffix}"] = known["close_time"]
+    result = pd.merge_asof(left.reset_index(), known.reset_index(drop=True), on="close_time")
+    return result.set_index("open_time")
+
+
+def _bounds(since: str | datetime | None, until: str | datetime | None) -> list[np.datetime64 | None]:
+    return [None if bound is None else instant(bound) for bound in (since, until)]
+
+
+def _read(
+    settings: Settings, market: Market, table: Table, series: Series, bounds: list[np.datetime64 | None]
+) -> "pd.DataFrame":
+    values: list[Any] = [series.instrument, series.timeframe.value]
+    condition = "instrument = ? and timeframe = ?"
+    for comparison, bound in zip((">=", "<"), bounds, strict=True):
+        if bound is not None:
+            condition += f" and open_time {comparison} ?"
+            values.append(bound.astype(datetime))
+    statement = f"select * from {qualified(market.name, table)} where {condition} order by open_time"
+    with connect(str(settings.database), read_only=True) as connection:
+        return connection.execute(statement, values).df()
