@@ -8,7 +8,7 @@ from functools import partial
 from refresh_pipeline.analytics.bars import Bars, Computation, Values
 from refresh_pipeline.analytics.evaluation import BLOCK_BARS, Part, RecursiveFormula, RowFormula, evaluate, fingerprints
 from refresh_pipeline.analytics.fingerprints import fingerprint
-from refresh_pipeline.analytics.own_indicators import own_indicators
+from refresh_pipeline.analytics.own_indicators import OWN, own_indicators
 from refresh_pipeline.analytics.registry import (
     ALL,
     CLASSIC,
@@ -131,7 +131,8 @@ def _by_name(entries: Mapping[str, Indicator], spec: str) -> Iterator[tuple[Part
         (entry, shipped, [name for name in shipped.names if everything or name == spec])
         for entry in entries.values()
         for shipped in entry.shipped
-        for everything in [spec in (ALL, shipped.of, entry.group, entry.name)]
+        # Of another package's indicators nothing comes unasked.
+        for everything in [spec in (shipped.of, entry.group, entry.name) or (spec == ALL and entry.group != OWN)]
         if everything or spec in shipped.names
     ]
     if not matches:

@@ -19,6 +19,7 @@ from refresh_pipeline.cli.options import (
     DryRunOption,
     MarketOption,
     NewOption,
+    VerboseOption,
     in_words,
     open_sources,
     refuse_unfinished_restore,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from refresh_pipeline.settings import Settings
 
 LOCALHOST = "127.0.0.1"
+# Of the daemon and the code server, by the number of -v.
+LOG_LEVELS = ("warning", "info", "debug")
 
 
 def backup(
@@ -182,6 +185,7 @@ def up(
     no_api: Annotated[bool, typer.Option("--no-api", help="Run without the API.")] = False,
     market: MarketOption = None,
     new: NewOption = False,
+    verbose: VerboseOption = 0,
     data_dir: DataDirOption = None,
 ) -> None:
     """Run the web UI, the daemon and the API on localhost until interrupted."""
@@ -217,7 +221,8 @@ def up(
     names = ", ".join(selected.name for selected in wanted.markets)
     api = "" if served_port is None else f" and the API on port {served_port}"
     err.print(f"Markets: {names}. Starting the web UI on port {port}{api}. Ctrl-C stops it.", highlight=False)
-    plan = supervisor_plan(wanted.settings, port, Path(mkdtemp(prefix="refresh-")), served_port)
+    folder = Path(mkdtemp(prefix="refresh-"))
+    plan = supervisor_plan(wanted.settings, port, folder, served_port, verbose)
     exec_supervisor(plan, {**child_environment(wanted.settings), "REFRESH_DAGSTER_URL": f"http://{LOCALHOST}:{port}"})
 
 
@@ -236,10 +241,13 @@ def refuse_used_port(port: int, host: str = LOCALHOST, option: str = "--port") -
             ) from error
 
 
-def supervisor_plan(settings: "Settings", port: int, folder: Path, api_port: int | None = None) -> "Plan":
+def supervisor_plan(
+    settings: "Settings", port: int, folder: Path, api_port: int | None = None, verbose: int = 0
+) -> "Plan":
     """The web UI, the daemon, and one code server for both, which they reach through a socket in `folder`; the API.
 
-    Without it, each would start a code server, the daemon a new one every minute.
+    Without it, each would start a code server, the daemon a new one every minute. Their log is of warnings; with
+    `verbose` it is of what every schedule and sensor does.
     """
     from refresh_pipeline.cli.supervisor import Plan
     from refresh_pipeline.settings import PACKAGE, dagster_home, settings_files
@@ -259,12 +267,13 @@ def supervisor_plan(settings: "Settings", port: int, folder: Path, api_port: int
         PACKAGE.name,
     ]
     api = {"API": [*dagster, f"{PACKAGE.name}.api.serving", LOCALHOST, str(api_port)]} if api_port is not None else {}
+    log = ["--log-level", LOG_LEVELS[min(verbose, len(LOG_LEVELS) - 1)]]
     markets_dirs = [settings.markets_dir] if settings.markets_dir else []
     return Plan(
         programs={
-            "code server": [*dagster, *code, "-m", f"{PACKAGE.name}.definitions"],
+            "code server": [*dagster, *code, *log, "-m", f"{PACKAGE.name}.definitions"],
             "web UI": [*dagster, f"{PACKAGE.name}.front_door", "-p", str(port), "-w", str(workspace)],
-            "daemon": [*dagster, "dagster._daemon", "run", "-w", str(workspace)],
+            "daemon": [*dagster, "dagster._daemon", "run", *log, "-w", str(workspace)],
             **api,
         },
         renewed="code server",

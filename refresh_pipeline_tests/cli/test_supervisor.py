@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from refresh_pipeline.cli.operate import supervisor_plan
 from refresh_pipeline.cli.supervisor import Plan
+from refresh_pipeline.settings import load_settings
 
 # Says that it is there by a file of its process id, and waits.
 STAYS = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1], str(os.getpid())).touch(); time.sleep(60)"
@@ -158,3 +160,11 @@ def test_the_supervising_process_imports_nothing_but_the_standard_library():
     )
     foreign = set(answer.stdout.split()) - sys.stdlib_module_names - set(bare.stdout.split())
     assert foreign == {"refresh_pipeline"}
+
+
+@pytest.mark.parametrize(("verbose", "level"), [(0, "warning"), (1, "info"), (5, "debug")])
+def test_the_programs_are_quiet_unless_asked(tmp_path: Path, verbose: int, level: str) -> None:
+    programs = supervisor_plan(load_settings(), 3000, tmp_path, verbose=verbose).programs
+    for name in ("daemon", "code server"):
+        command = list(programs[name])
+        assert command[command.index("--log-level") + 1] == level
