@@ -96,6 +96,8 @@ class Settings(BaseSettings):
     database_path: Path | None = Field(default=None, validation_alias="REFRESH_DATABASE")
     enabled_markets: str = Field(default="demo", validation_alias="REFRESH_MARKETS")
     markets_dir: Path | None = Field(default=None, validation_alias="REFRESH_MARKETS_DIR")
+    enabled_collections: str = Field(default="", validation_alias="REFRESH_APIS")
+    apis_dir: Path | None = Field(default=None, validation_alias="REFRESH_APIS_DIR")
     backup_dir: Path | None = Field(default=None, validation_alias="REFRESH_BACKUP_DIR")
     backups_kept: int = Field(default=3, ge=1, validation_alias="REFRESH_BACKUPS_KEPT")
     backups_kept_weekly: int = Field(default=4, ge=0, validation_alias="REFRESH_BACKUPS_KEPT_WEEKLY")
@@ -179,6 +181,11 @@ class Settings(BaseSettings):
             InitSettingsSource(settings_cls, _config_file(config)),
             DotEnvSettingsSource(settings_cls, env_file=env_files),
         )
+
+    @property
+    def collection_names(self) -> list[str]:
+        """The enabled collections of APIs, in order."""
+        return [name.strip() for name in self.enabled_collections.split(",") if name.strip()]
 
     @cached_property
     def data(self) -> Path:

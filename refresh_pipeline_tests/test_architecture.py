@@ -24,7 +24,7 @@ FLOORS = (
     {"monitoring", "streaming"},
     {"pipeline", "operations"},
     {"warehouse", "destinations"},
-    {"files", "sources", "analytics", "instance", "market_files"},
+    {"files", "sources", "analytics", "instance", "market_files", "api_files"},
     {"duckdb_connection", "redaction"},
     {"market", "settings"},
 )

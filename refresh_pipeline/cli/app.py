@@ -10,6 +10,7 @@ import typer
 from refresh_pipeline.cli import (
     acknowledge,
     alerts,
+    apis,
     chart,
     check,
     compute,
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 exports_app = typer.Typer(help="Verify export files, delete older copies, find duplicates.", no_args_is_help=True)
 files_app = typer.Typer(help="Look at files of candles that somebody else writes.", no_args_is_help=True)
+apis_app = typer.Typer(help="List, ask and show API snapshots.", no_args_is_help=True)
 
 for command in (refresh.once, refresh.backfill, refresh.publish):
     app.command()(command)
@@ -50,6 +52,10 @@ for command in (export_files.verify, export_files.prune, export_files.duplicates
 app.add_typer(exports_app, name="exports")
 files_app.command()(files.inspect)
 app.add_typer(files_app, name="files")
+apis_app.command("list")(apis.list_apis)
+for command in (apis.once, apis.show):
+    apis_app.command()(command)
+app.add_typer(apis_app, name="apis")
 for command in (operate.backup, operate.restore, operate.maintain, recompute.recompute):
     app.command()(command)
 for command in (status.status, gaps.gaps, check.check, acknowledge.acknowledge, alerts.alerts):

@@ -105,13 +105,20 @@ select d.*, coalesce(k.earlier, []) as earlier from drawn d left join kept k usi
 """
 
 
-def ensure(connection: duckdb.DuckDBPyConnection, market: str) -> None:
-    """Let a market take part in the feed; the series of an older file get their first versions."""
-    about = qualified(market, Table.schema_info)
+def join_feed(connection: duckdb.DuckDBPyConnection, schema: str) -> bool:
+    """Let a schema take part in the feed of its file; false where it does already."""
+    about = qualified(schema, Table.schema_info)
     if connection.execute(f"select 1 from {about} where epoch is not null").fetchall():
-        return
+        return False
     epoch, first_version = _feed(connection) or _begin(connection)
     connection.execute(f"update {about} set epoch = ?, first_version = ?", [epoch, first_version])
+    return True
+
+
+def ensure(connection: duckdb.DuckDBPyConnection, market: str) -> None:
+    """Let a market take part in the feed; the series of an older file get their first versions."""
+    if not join_feed(connection, market):
+        return
     _record_all(connection, market, OF_EVERY_SERIES, Table.series, "first_open_time")
     for manifest, since in ((Table.exports, "first_open_time"), (Table.uploads, "null")):
         _record_all(connection, market, [manifest], manifest, since)

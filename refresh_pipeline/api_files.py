@@ -1,0 +1,106 @@
+"""The YAML files of API collections: where they are, which are loaded, and what somebody changed of them."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+
+from refresh_pipeline.market.apis import ApiError, Collection, Override, duration, parse_collection
+from refresh_pipeline.settings import PACKAGE, Settings
+
+CATALOG = PACKAGE / "market" / "catalog" / "apis"
+OVERRIDES, CUSTOM = "overrides.yaml", "custom.yaml"
+
+
+def load_collections(settings: Settings) -> list[Collection]:
+    """The enabled collections; a user's file wins over a shipped one of the same name.
+
+    Raises:
+        ApiError: a file is wrong or missing, or a collection is called as a market.
+    """
+    files = collection_files(settings)
+    names = list(dict.fromkeys(settings.collection_names))
+    for name in names:
+        if name not in files:
+            near = next(iter(difflib.get_close_matches(name, list(files), n=1, cutoff=0.6)), "")
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise ApiError(f"REFRESH_APIS: found {name!r}, allowed: {', '.join(sorted(files))}{hint}")
+        if name in settings.market_names:
+            raise ApiError(
+                f"REFRESH_APIS: found {name!r}, which is a market as well; call the collection something else"
+            )
+    return [_load(name, files[name]) for name in names]
+
+
+def collection_files(settings: Settings) -> dict[str, Path]:
+    """Every collection that could be enabled, by name."""
+    folders = [CATALOG]
+    if settings.apis_dir is not None:
+        folders.append(settings.apis_dir.expanduser())
+    if missing := [folder for folder in folders if not folder.is_dir()]:
+        raise ApiError(f"REFRESH_APIS_DIR: found {missing[0]}, allowed: a folder that exists")
+    files = {file.stem: file for folder in folders for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])}
+    custom = settings.data / "apis" / CUSTOM
+    return {**files, "custom": custom} if custom.is_file() else files
+
+
+def overrides(settings: Settings, collection: str) -> dict[str, Override]:
+    """What somebody changed of a collection's APIs, by API.
+
+    Raises:
+        ApiError: the file is wrong.
+    """
+    every = _read_overrides(settings).get(collection) or {}
+    try:
+        return {str(api): _override(changed) for api, changed in every.items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ApiError(f"{_overrides_file(settings)}: {collection}: {error}") from error
+
+
+def write_override(settings: Settings, collection: str, api: str, changed: Override) -> None:
+    """Change the interval or the switch of one API; the next tick goes by it."""
+    content = {name: dict(apis) for name, apis in _read_overrides(settings).items()}
+    entry = dict(content.setdefault(collection, {}).get(api) or {})
+    if changed.every is not None:
+        entry["every"] = f"{int(changed.every.total_seconds())}s"
+    if changed.enabled is not None:
+        entry["enabled"] = changed.enabled
+    content[collection][api] = entry
+    file = _overrides_file(settings)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(yaml.safe_dump(content, sort_keys=True), encoding="utf-8")
+    part.replace(file)
+
+
+def _override(changed: Mapping[str, object]) -> Override:
+    enabled = changed.get("enabled")
+    if enabled is not None and not isinstance(enabled, bool):
+        raise ValueError(f"enabled: found {enabled!r}, allowed: true and false")
+    return Override(duration(changed["every"]) if "every" in changed else None, enabled)
+
+
+def _overrides_file(settings: Settings) -> Path:
+    return settings.data / "apis" / OVERRIDES
+
+
+def _read_overrides(settings: Settings) -> Mapping[str, Mapping[str, Mapping[str, object]]]:
+    file = _overrides_file(settings)
+    if not file.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ApiError(f"{file}: found no readable YAML: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _load(name: str, file: Path) -> Collection:
+    try:
+        collection = parse_collection(file.read_text(encoding="utf-8"), file.name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ApiError(f"{file}: found no readable text: {error}; allowed: a file in UTF-8") from error
+    if collection.name != name:
+        raise ApiError(f"{file.name}: name: found {collection.name!r}, allowed: {name!r}, as the file is called")
+    return collection

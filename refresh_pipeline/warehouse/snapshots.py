@@ -1,0 +1,381 @@
+"""Payloads of API snapshots: stored when they changed, noted as seen otherwise, with views for columns.
+
+Each collection has a schema of its own. Which API is asked when is `market.apis`' part, asking `sources.any_api`'s.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from refresh_pipeline.market.apis import Api, ApiQuestion, Collection, Keep
+from refresh_pipeline.redaction import clean
+from refresh_pipeline.warehouse.arrays import registered, texts, timestamp
+from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
+from refresh_pipeline.warehouse.schema import FIXED_TABLES, SCHEMA_VERSION, Table, qualified
+from refresh_pipeline.warehouse.versions import join_feed, record_changes
+
+# The asset of a collection's payloads.
+ASSET = "snapshots"
+TABLES: Mapping[str, Mapping[str, str]] = {
+    "snapshots": {
+        "api": "varchar",
+        "fetched_at": "timestamp",
+        "seen_at": "timestamp",
+        "status": "integer",
+        "url_used": "varchar",
+        "content_type": "varchar",
+        "bytes": "bigint",
+        "content_hash": "varchar",
+        "etag": "varchar",
+        "last_modified": "varchar",
+        "payload": "varchar",
+    },
+    "api_outcomes": {
+        "api": "varchar",
+        "outcome": "varchar",
+        "reason": "varchar",
+        "transient": "boolean",
+        "failures": "integer",
+        "attempted_at": "timestamp",
+        "due_at": "timestamp",
+        "successes": "bigint",
+        "errors": "bigint",
+    },
+    Table.versions.value: FIXED_TABLES[Table.versions],
+    Table.schema_info.value: FIXED_TABLES[Table.schema_info],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One stored payload; `fetched_at` is when it was first seen, `seen_at` when it was last seen (UTC, no zone)."""
+
+    api: str
+    fetched_at: datetime
+    seen_at: datetime
+    status: int
+    url_used: str
+    content_type: str
+    bytes: int
+    content_hash: str
+    etag: str | None
+    last_modified: str | None
+    payload: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApiStatus:
+    """The last attempt at one API: its outcome, its failures in a row, and when it is due again (UTC, no zone)."""
+
+    api: str
+    outcome: Outcome
+    reason: str | None
+    transient: bool
+    failures: int
+    attempted_at: datetime
+    due_at: datetime
+    successes: int
+    errors: int
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One attempt at an API: the payload where one came, what became of it, and when to ask again."""
+
+    attempt: Attempt
+    due_at: datetime
+    payload: Any = None
+    status: int = 0
+    url_used: str = ""
+    content_type: str = ""
+    bytes: int = 0
+    etag: str | None = None
+    last_modified: str | None = None
+
+
+def text_of(payload: Any) -> str:
+    """A payload as it is stored: JSON without blanks, keys in the answer's order; a text as it came."""
+    if isinstance(payload, str):
+        return payload
+    return json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
+
+
+def content_hash(payload: Any, ignore: Sequence[Sequence[str]] = ()) -> str:
+    """The hash of a payload's content: keys in any order are one content, and ignored paths none.
+
+    >>> content_hash({"a": 1, "t": 5}, [["t"]]) == content_hash({"t": 6, "a": 1}, [["t"]])
+    True
+    """
+    if isinstance(payload, str):
+        return hashlib.sha256(payload.encode("utf-8", "replace")).hexdigest()
+    kept = json.loads(json.dumps(payload))
+    for path in ignore:
+        _remove(kept, path)
+    text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _remove(payload: Any, path: Sequence[str]) -> None:
+    parents = [payload]
+    for step in path[:-1]:
+        parents = [child for parent in parents for child in _children(parent, step)]
+    for parent in parents:
+        if isinstance(parent, dict):
+            parent.pop(path[-1], None)
+        elif isinstance(parent, list) and path[-1].isdigit() and int(path[-1]) < len(parent):
+            parent[int(path[-1])] = None
+
+
+def _children(parent: Any, step: str) -> list[Any]:
+    """What lies at a step; `*` is every element of a list."""
+    if isinstance(parent, dict):
+        return [parent[step]] if step in parent else []
+    if isinstance(parent, list):
+        if step == "*":
+            return parent
+        return [parent[int(step)]] if step.isdigit() and int(step) < len(parent) else []
+    return []
+
+
+def ensure(connection: duckdb.DuckDBPyConnection, collection: Collection) -> None:
+    """Create a collection's tables and views, or bring them forward, inside the open transaction."""
+    name = collection.name
+    connection.execute(f'create schema if not exists "{name}"')
+    for table, columns in TABLES.items():
+        listed = ", ".join(f'"{column}" {kind}' for column, kind in columns.items())
+        connection.execute(f'create table if not exists "{name}".{table} ({listed})')
+        for column, kind in columns.items():
+            connection.execute(f'alter table "{name}".{table} add column if not exists "{column}" {kind}')
+    about = qualified(name, Table.schema_info)
+    if not connection.execute(f"select 1 from {about}").fetchall():
+        connection.execute(f"insert into {about} (schema_version) values (?)", [SCHEMA_VERSION])
+    join_feed(connection, name)
+    for identifier, api in collection.apis.items():
+        if api.columns:
+            connection.execute(view_of(name, identifier, api))
+
+
+def view_of(collection: str, identifier: str, api: Api) -> str:
+    """The statement that makes an API's columns a view over all of its payloads; nothing is stored twice.
+
+    A value that cannot be read as its column's type is null. With `rows` each element of that list is a row.
+    """
+    is_each = bool(api.each)
+    where = f"api like '{identifier}.%'" if is_each else f"api = '{identifier}'"
+    head = "api, fetched_at, seen_at" if is_each else "fetched_at, seen_at"
+    source = f'(select {head}, try_cast(payload as json) as payload from "{collection}".snapshots where {where})'
+    if api.rows is not None:
+        element = f"try_cast(json_extract(payload, {_pointer(api.rows)}) as json[])"
+        source = f"(select {head}, unnest({element}) as payload from {source})"
+    columns = "".join(
+        f', try_cast(json_extract_string(payload, {_pointer(column.path)}) as {column.type}) as "{name}"'
+        for name, column in api.columns.items()
+    )
+    return f'create or replace view "{collection}"."{identifier}" as select {head}{columns} from {source}'
+
+
+def _pointer(path: Sequence[str]) -> str:
+    steps = "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in path)
+    return "'" + steps.replace("'", "''") + "'"
+
+
+def newest(connection: duckdb.DuckDBPyConnection, collection: str, apis: Sequence[str]) -> dict[str, Snapshot]:
+    """The newest payload of each API that has one."""
+    return {snapshot.api: snapshot for snapshot in _read(connection, collection, apis, 1)}
+
+
+def history(connection: duckdb.DuckDBPyConnection, collection: str, api: str, limit: int = 100) -> list[Snapshot]:
+    """The newest payloads of one API, newest first."""
+    return _read(connection, collection, [api], limit)
+
+
+def as_of(connection: duckdb.DuckDBPyConnection, collection: str, api: str, moment: datetime) -> Snapshot | None:
+    """What was known of an API at an instant; None before its first payload."""
+    rows = connection.execute(
+        f'select {_LISTED} from "{collection}".snapshots where api = ? and fetched_at <= ? '
+        "order by fetched_at desc limit 1",
+        [api, timestamp(moment)],
+    ).fetchall()
+    return Snapshot(*rows[0]) if rows else None
+
+
+_LISTED = ", ".join(TABLES["snapshots"])
+
+
+def _read(connection: duckdb.DuckDBPyConnection, collection: str, apis: Sequence[str], limit: int) -> list[Snapshot]:
+    rows = connection.execute(
+        f'select {_LISTED} from "{collection}".snapshots where list_contains($apis::varchar[], api) '
+        "qualify row_number() over (partition by api order by fetched_at desc) <= $limit order by api, fetched_at desc",
+        {"apis": list(apis), "limit": limit},
+    ).fetchall()
+    return [Snapshot(*row) for row in rows]
+
+
+def statuses(connection: duckdb.DuckDBPyConnection, collection: str) -> dict[str, ApiStatus]:
+    """The last attempt at each API of a collection."""
+    listed = ", ".join(TABLES["api_outcomes"])
+    rows = connection.execute(f'select {listed} from "{collection}".api_outcomes').fetchall()
+    return {row[0]: ApiStatus(row[0], Outcome(row[1]), *row[2:]) for row in rows}
+
+
+def has_tables(connection: duckdb.DuckDBPyConnection, collection: str) -> bool:
+    """Whether a collection was ever refreshed."""
+    return bool(
+        connection.execute(
+            "select 1 from duckdb_tables() where schema_name = ? and table_name = 'snapshots' "
+            "and database_name = current_database()",
+            [collection],
+        ).fetchall()
+    )
+
+
+def store(
+    connection: duckdb.DuckDBPyConnection,
+    collection: Collection,
+    arrivals: Mapping[str, Arrival],
+    now: datetime,
+) -> dict[str, Attempt]:
+    """Write payloads that changed and note the others as seen, inside the open transaction; gives what became of each.
+
+    Arrivals are by question. A payload whose content is that of the newest stored one only moves `seen_at`.
+    """
+    questions = {question.id: question for question in collection.questions}
+    known = newest(connection, collection.name, list(arrivals))
+    changed: dict[str, Arrival] = {}
+    seen: list[str] = []
+    results: dict[str, Attempt] = {}
+    hashes: dict[str, str] = {}
+    for name, arrival in arrivals.items():
+        results[name] = arrival.attempt
+        if arrival.attempt.outcome is Outcome.failed:
+            continue
+        ignore = questions[name].api.ignore if name in questions else ()
+        hashes[name] = "" if arrival.payload is None else content_hash(arrival.payload, ignore)
+        if name in known and hashes[name] in ("", known[name].content_hash):
+            seen.append(name)
+            results[name] = Attempt(Outcome.unchanged, seconds=arrival.attempt.seconds)
+        elif arrival.payload is not None:
+            changed[name] = arrival
+            results[name] = Attempt(Outcome.updated, rows_added=1, seconds=arrival.attempt.seconds)
+    _note_seen(connection, collection.name, seen, arrivals, now)
+    _insert(connection, collection.name, changed, hashes, now)
+    _write_outcomes(connection, collection.name, results, arrivals, now)
+    return results
+
+
+def _note_seen(
+    connection: duckdb.DuckDBPyConnection,
+    collection: str,
+    seen: Sequence[str],
+    arrivals: Mapping[str, Arrival],
+    now: datetime,
+) -> None:
+    if not seen:
+        return
+    rows = {
+        "api": texts(seen),
+        "etag": texts(arrivals[name].etag for name in seen),
+        "last_modified": texts(arrivals[name].last_modified for name in seen),
+    }
+    with registered(connection, "seen", rows):
+        connection.execute(
+            f'update "{collection}".snapshots s set seen_at = $now, etag = seen.etag, '
+            "last_modified = seen.last_modified from seen "
+            "where s.api = seen.api and s.fetched_at = (select max(n.fetched_at) "
+            f'from "{collection}".snapshots n where n.api = s.api)',
+            {"now": timestamp(now)},
+        )
+
+
+def _insert(
+    connection: duckdb.DuckDBPyConnection,
+    collection: str,
+    changed: Mapping[str, Arrival],
+    hashes: Mapping[str, str],
+    now: datetime,
+) -> None:
+    if not changed:
+        return
+    arrivals = list(changed.values())
+    rows = {
+        "api": texts(changed),
+        "status": np.array([arrival.status for arrival in arrivals], dtype=np.int32),
+        "url_used": texts(clean(arrival.url_used) for arrival in arrivals),
+        "content_type": texts(arrival.content_type for arrival in arrivals),
+        "bytes": np.array([arrival.bytes for arrival in arrivals], dtype=np.int64),
+        "content_hash": texts(hashes[name] for name in changed),
+        "etag": texts(arrival.etag for arrival in arrivals),
+        "last_modified": texts(arrival.last_modified for arrival in arrivals),
+        "payload": texts(clean_payload(text_of(arrival.payload)) for arrival in arrivals),
+    }
+    with registered(connection, "arrived", rows):
+        connection.execute(
+            f'insert into "{collection}".snapshots by name '
+            "select *, $now::timestamp as fetched_at, $now::timestamp as seen_at from arrived order by api",
+            {"now": timestamp(now)},
+        )
+        connection.execute(
+            "create temp table touched as "
+            "select api as instrument, '' as timeframe, null::timestamp as since from arrived"
+        )
+    record_changes(connection, collection, [ASSET])
+    connection.execute("drop table touched")
+
+
+def clean_payload(text: str) -> str:
+    """A payload without characters that a database rejects; what it says is kept."""
+    return text.replace("\x00", "")
+
+
+def _write_outcomes(
+    connection: duckdb.DuckDBPyConnection,
+    collection: str,
+    results: Mapping[str, Attempt],
+    arrivals: Mapping[str, Arrival],
+    now: datetime,
+) -> None:
+    rows = {
+        "api": texts(results),
+        "outcome": texts(attempt.outcome.value for attempt in results.values()),
+        "reason": texts(attempt.reason for attempt in results.values()),
+        "transient": np.array([attempt.transient for attempt in results.values()], dtype=bool),
+        "due_at": np.array([arrivals[name].due_at for name in results], dtype="datetime64[us]"),
+    }
+    table = f'"{collection}".api_outcomes'
+    with registered(connection, "attempts", rows):
+        connection.execute(
+            "create temp table attempted as select a.*, a.outcome = 'failed' as is_failed, "
+            "if(a.outcome = 'failed', coalesce(o.failures, 0) + 1, 0)::integer as failures, "
+            "coalesce(o.successes, 0) + (a.outcome <> 'failed')::integer as successes, "
+            "coalesce(o.errors, 0) + (a.outcome = 'failed')::integer as errors, $now::timestamp as attempted_at "
+            f"from attempts a left join {table} o using (api)",
+            {"now": timestamp(now)},
+        )
+    connection.execute(f"delete from {table} o using attempted a where o.api = a.api")
+    connection.execute(f"insert into {table} by name select * exclude (is_failed) from attempted")
+    connection.execute("drop table attempted")
+
+
+def prune(connection: duckdb.DuckDBPyConnection, collection: Collection, now: datetime) -> int:
+    """Delete payloads that are more or older than each API keeps, never its newest; gives how many."""
+    return sum(
+        _prune(connection, collection.name, question, question.api.keep, now) for question in collection.questions
+    )
+
+
+def _prune(
+    connection: duckdb.DuckDBPyConnection, collection: str, question: ApiQuestion, keep: Keep, now: datetime
+) -> int:
+    [(count,)] = connection.execute(
+        f'delete from "{collection}".snapshots s using (select api, fetched_at, row_number() over (order by fetched_at '
+        f'desc) as number from "{collection}".snapshots where api = $api) n where s.api = n.api '
+        "and s.fetched_at = n.fetched_at and n.number > 1 and (n.number > $payloads or s.seen_at < $oldest)",
+        {"api": question.id, "payloads": keep.payloads, "oldest": timestamp(now) - timedelta(days=keep.days)},
+    ).fetchall()
+    return count
