@@ -21,13 +21,17 @@ from refresh_pipeline.market.export_spec import Compression, Export, Format, Lay
 from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.market_files import CATALOG
 from refresh_pipeline.pipeline import compute, fetch
+from refresh_pipeline.sources.alpaca import AlpacaOptions
 from refresh_pipeline.sources.binance import BinanceOptions
+from refresh_pipeline.sources.bybit import BybitOptions
 from refresh_pipeline.sources.ccxt_exchange import CcxtOptions
 from refresh_pipeline.sources.demo import DemoOptions
 from refresh_pipeline.sources.file_options import FilesOptions
 from refresh_pipeline.sources.json_api import HttpOptions
+from refresh_pipeline.sources.okx import OkxOptions
 from refresh_pipeline.sources.registry import SOURCES as KINDS
 from refresh_pipeline.sources.registry import open_source
+from refresh_pipeline.sources.yahoo import YahooOptions
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
@@ -235,6 +239,10 @@ def test_each_source_has_a_page() -> None:
         ("demo", DemoOptions),
         ("http", HttpOptions),
         ("ccxt", CcxtOptions),
+        ("yahoo", YahooOptions),
+        ("alpaca", AlpacaOptions),
+        ("bybit", BybitOptions),
+        ("okx", OkxOptions),
     ],
 )
 def test_every_option_of_a_source_is_on_its_page(page: str, options: type[BaseModel]) -> None:

@@ -26,13 +26,17 @@ SOURCES = {
     "files": "files:FilesSource",
     "http": "json_api:JsonApiSource",
     "ccxt": "ccxt_exchange:CcxtSource",
+    "yahoo": "yahoo:YahooSource",
+    "alpaca": "alpaca:AlpacaSource",
+    "bybit": "bybit:BybitSource",
+    "okx": "okx:OkxSource",
 }
 
 # The class that streams the closed candles of a kind.
 STREAMS = {"binance": "binance_stream:BinanceStream"}
 
 # The kinds that need a token, the options that name a variable, and names of headers and params that hold a token.
-WITH_TOKEN = ("oanda", "dhan")
+WITH_TOKEN = ("oanda", "dhan", "alpaca")
 CREDENTIALS = ("token", "client_id", "access_token")
 VARIABLE = re.compile(r"\$([A-Z][A-Z0-9_]*)")
 TOKEN_NAME = re.compile("key|token|secret|pass|auth|sign|cookie", re.IGNORECASE)

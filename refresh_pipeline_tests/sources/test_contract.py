@@ -20,6 +20,7 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.sources import Fetched, Request, TransientError
 from refresh_pipeline.sources.registry import open_source
 from refresh_pipeline_tests.fakes.binance import FakeBinance
+from refresh_pipeline_tests.fakes.chart_venues import KEY, FakeAlpaca, FakeBybit, FakeOkx
 from refresh_pipeline_tests.fakes.dhan import FakeDhan
 from refresh_pipeline_tests.fakes.fxcm import FakeFxcm
 from refresh_pipeline_tests.fakes.http_server import LoopbackServer
@@ -104,8 +105,25 @@ KINDS = {
         "ccxt, exchange: kraken, rate: {requests: 1000, seconds: 1}", "BTC/USD|m1", "2024-06-01T11:30", "/OHLC",
         long_since="2024-05-31", rows=kraken_rows, with_rows=with_kraken_rows,
     ),
+    "alpaca": Kind(
+        lambda now: FakeAlpaca(now, ("AAPL",)), at("2024-06-12T15:00:30"), "alpaca", "AAPL|m1", "2024-06-12T14:30",
+        "/bars", long_since="2024-06-11", rows=lambda body: body["bars"],
+        with_rows=lambda body, rows: body | {"bars": rows},
+    ),
+    "bybit": Kind(
+        lambda now: FakeBybit(now, ("BTCUSDT",)), at("2024-06-12T15:00:30"), "bybit", "BTC/USDT|m1", "2024-06-12T14:30",
+        "/kline", long_since="2024-06-10", rows=lambda body: body["result"]["list"],
+        with_rows=lambda body, rows: body | {"result": body["result"] | {"list": rows}},
+    ),
+    "okx": Kind(
+        lambda now: FakeOkx(now, ("BTC-USDT",)), at("2024-06-12T15:00:30"), "okx", "BTC/USDT|m1", "2024-06-12T14:30",
+        "/history-candles", long_since="2024-06-12T11:00", rows=lambda body: body["data"],
+        with_rows=lambda body, rows: body | {"data": rows},
+    ),
 }  # fmt: skip
 SECRETS = {
+    "REFRESH_SECRET_ALPACA_KEY": KEY["APCA-API-KEY-ID"],
+    "REFRESH_SECRET_ALPACA_SECRET": KEY["APCA-API-SECRET-KEY"],
     "OANDA_TOKEN": "t0ken-7f1c", "DHAN_CLIENT_ID": "1100003626", "DHAN_ACCESS_TOKEN": "eyJ0.t0ken.e1f9",
     "REFRESH_SECRET_KEY": "key-0123456789",
 }  # fmt: skip
