@@ -23,6 +23,7 @@ from refresh_pipeline.analytics.talib_functions import (
     lookback,
     whole_outputs,
 )
+from refresh_pipeline.analytics.tradingview import VARIANTS
 from refresh_pipeline.market.calendars.base import Calendar
 
 Parameters = Mapping[str, Number]
@@ -500,7 +501,7 @@ def _quality() -> Iterator[Indicator]:
 
 
 def _charting_indicators() -> Iterator[Indicator]:
-    for name, function in CHARTING.items():
+    for name, function in {**CHARTING, **VARIANTS}.items():
         outputs = [output for output, *_ in function.columns]
         yield Indicator(
             name=name,

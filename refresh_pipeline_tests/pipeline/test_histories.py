@@ -107,13 +107,22 @@ class Desk:
             return connection.execute(query).fetchall()
 
 
-@pytest.fixture
-def desk(market: Market, tmp_path: Path) -> Desk:
-    """A warehouse after its first refresh."""
-    desk = Desk(Warehouse(tmp_path / "refresh.duckdb"), market, Venue.of())
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a warehouse after its first refresh."""
+    path = tmp_path_factory.mktemp("histories") / "refresh.duckdb"
+    desk = Desk(Warehouse(path), parse_market(MARKET, "histories.yaml"), Venue.of())
     desk.refresh()
     desk.compute()
-    return desk
+    return path
+
+
+@pytest.fixture
+def desk(market: Market, original: Path, tmp_path: Path) -> Desk:
+    """A warehouse after its first refresh."""
+    path = tmp_path / "refresh.duckdb"
+    path.write_bytes(original.read_bytes())
+    return Desk(Warehouse(path), market, Venue.of())
 
 
 def fresh(desk: Desk, folder: Path, now: datetime = NOW) -> Desk:
