@@ -11,7 +11,7 @@ unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_PYTHON
 # make's own -j would let two pips loose on one environment.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help refresh up test check docs dist bench bench-scaling bench-backfill bench-minute soak constraints clean
+.PHONY: help refresh up test check docs dist bench bench-scaling bench-backfill bench-minute bench-live soak constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -57,6 +57,9 @@ bench-backfill: .venv/installed-dev ## Measure a backfill of DAYS=30 of m1 for 5
 # How long, and of how many series; the first refresh, of a day of history, takes some minutes more.
 bench-minute: .venv/installed-dev ## Measure `refresh up` for MINUTES=15: SERIES=487 on m1 from a venue on loopback
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.minute --minutes $(or $(MINUTES),15) --series $(or $(SERIES),487)
+
+bench-live: .venv/installed-dev ## Measure a live run for MINUTES=5: SERIES=487 on m1 from a venue on loopback that streams
+	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.live --minutes $(or $(MINUTES),5) --series $(or $(SERIES),487)
 
 # How long, and what the random moments are drawn from.
 SEED = 1

@@ -58,6 +58,7 @@ class StreamingBinance(FakeBinance):
         self._sockets: dict[web.WebSocketResponse, dict[str, tuple[str, str]]] = {}
         self._pushing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._klines_made: dict[tuple[str, str], list[Any]] = {}
 
     def cut(self) -> None:
         """Drop every connection, without a closing handshake."""
@@ -103,12 +104,22 @@ class StreamingBinance(FakeBinance):
     async def _push(self) -> None:
         boundary = self._clock().replace(second=0, microsecond=0) + MINUTE
         while True:
+            self._prepare(int(boundary.timestamp() * 1000))
             await asyncio.sleep(max((boundary - self._clock()).total_seconds() / self._speed, 0))
             for socket, streams in list(self._sockets.items()):
                 task = asyncio.create_task(self._push_closes(socket, streams, boundary))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             boundary += MINUTE
+
+    def _prepare(self, closes: int) -> None:
+        """Make the klines that close then before they do: a venue is not late for that."""
+        self._klines_made = {
+            (symbol, interval): self._rows(symbol, interval, np.array([closes - INTERVALS_MS[interval]]))
+            for streams in self._sockets.values()
+            for symbol, interval in streams.values()
+            if closes % INTERVALS_MS[interval] == 0
+        }
 
     async def _push_closes(
         self, socket: web.WebSocketResponse, streams: dict[str, tuple[str, str]], boundary: datetime
@@ -135,7 +146,9 @@ class StreamingBinance(FakeBinance):
                     await socket.send_str(message)
 
     def _message(self, stream: str, symbol: str, interval: str, opens: int, *, is_closed: bool = True) -> str:
-        [row] = self._rows(symbol, interval, np.array([opens], dtype=np.int64))
+        [row] = self._klines_made.get((symbol, interval), []) or [[None]]
+        if row[0] != opens:
+            [row] = self._rows(symbol, interval, np.array([opens], dtype=np.int64))
         names = dict(zip("ohlcv", row[1:6], strict=True))
         if not is_closed:
             names["c"] = names["h"]
@@ -148,9 +161,10 @@ class StreamingBinance(FakeBinance):
 class FastClock:
     """A clock that begins at an instant and runs `speed` times as fast as the machine's."""
 
-    def __init__(self, begin: datetime, speed: float) -> None:
-        """Minutes last 60 / speed seconds."""
-        self._begin, self._started, self.speed = begin, time.monotonic(), speed
+    def __init__(self, begin: datetime, speed: float, started: float | None = None) -> None:
+        """Minutes last 60 / speed seconds; `started` is the beginning in time.monotonic(), now if not given."""
+        self._begin, self.speed = begin, speed
+        self._started = time.monotonic() if started is None else started
 
     def now(self) -> datetime:
         """The instant, in UTC."""

@@ -1,0 +1,176 @@
+"""A live run beside a venue that streams, each in a process of its own: `make bench-live`.
+
+Prints the seconds from a close to readable rows, processor time a minute, memory, and what was lost, stored twice or
+has another bit than computing the whole. Minutes may be shorter than the clock's: `--speed 6` makes them ten seconds.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+
+from refresh_pipeline.analytics.bars import Bars
+from refresh_pipeline.market.candles import CANDLE_COLUMNS
+from refresh_pipeline.market.model import Market, parse_market
+from refresh_pipeline.pipeline.compute import compute
+from refresh_pipeline.pipeline.fetch import refresh_candles
+from refresh_pipeline.sources.registry import open_source, open_stream
+from refresh_pipeline.streaming.live_run import Clock, LiveRun, Parts, Report
+from refresh_pipeline.warehouse.arrays import arrays_of
+from refresh_pipeline.warehouse.computations import computations
+from refresh_pipeline.warehouse.schema import Table
+from refresh_pipeline.warehouse.warehouse import Warehouse
+from refresh_pipeline_tests.fakes.binance_stream import FastClock, StreamingBinance
+
+YAML = """
+name: wide
+source: {{kind: binance, base_url: "{url}"}}
+calendar: crypto
+instruments: [{instruments}]
+timeframes: [m1]
+history: 25h
+live: true
+"""
+# Of the closes, how many come late (by seconds), and how many never.
+LATE, LATE_SECONDS, MISSING = 0.015, (0.4, 2.0), 0.005
+# Series whose every bit is compared with the whole.
+COMPARED = 20
+
+
+def symbols_of(count: int) -> list[str]:
+    """The venue's symbols."""
+    return [f"S{number:04d}USDT" for number in range(count)]
+
+
+def serve(count: int, begin: datetime, started: float, speed: float, address: "multiprocessing.Queue[str]") -> None:
+    """The venue's process: it ends with its parent."""
+    clock, random = FastClock(begin, speed, started), np.random.default_rng(3)
+    with StreamingBinance(clock.now, speed, symbols_of(count)) as venue:
+        address.put(venue.base_url)
+        while True:
+            drawn = random.random(count)
+            names = np.array(symbols_of(count))
+            late = names[drawn < LATE]
+            venue.faults.late = dict(zip(late.tolist(), random.uniform(*LATE_SECONDS, len(late)).tolist(), strict=True))
+            venue.faults.missing = set(names[drawn > 1 - MISSING].tolist())
+            time.sleep(60 / speed)
+
+
+def store(market: Market, path: Path, now: datetime) -> None:
+    """Fetch and compute the history."""
+    warehouse = Warehouse(path)
+    warehouse.prepare(market)
+    refresh_candles(warehouse, market, open_source(market, path.parent / "limits"), market.series, now, gaps={})
+    for table in (Table.enhanced_candles, Table.indicators):
+        compute(warehouse, market, table, market.series)
+
+
+def measured(market: Market, path: Path, clock: FastClock, minutes: int) -> tuple[list[Report], float, float]:
+    """The reports of a live run, its processor time a minute once it is loaded, and its memory in MB."""
+    reports: list[Report] = []
+    began: list[tuple[float, datetime]] = []
+
+    def heard(report: Report) -> None:
+        if not began:
+            began.append((time.process_time(), clock.now()))
+        reports.append(report)
+
+    parts = Parts(
+        Warehouse(path),
+        open_source(market, path.parent / "limits"),
+        open_stream(market, path.parent / "limits"),
+        Clock(clock.now, clock.speed),
+        report=heard,
+    )
+    run = LiveRun(market, parts)
+    thread = threading.Thread(target=run.run)
+    thread.start()
+    while not began:
+        time.sleep(0.1)
+    time.sleep(minutes * 60 / clock.speed)
+    passed = (clock.now() - began[0][1]) / timedelta(minutes=1)
+    seconds = (time.process_time() - began[0][0]) / passed
+    run.end()
+    thread.join()
+    # The first reports are of what closed before the run began.
+    return reports[2:], seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def faults(market: Market, path: Path) -> tuple[int, int, int]:
+    """Candles that are missing between the first and the last, stored twice, and values with another bit."""
+    lost = twice = wrong = 0
+    with Warehouse(path).reader() as connection:
+        for number, series in enumerate(market.series):
+            where = f"from wide.{{}} where instrument = '{series.instrument}' order by open_time"
+            raw = arrays_of(connection, f"select open_time, {', '.join(CANDLE_COLUMNS)} " + where.format("raw_candles"))
+            times = raw.pop("open_time").astype("datetime64[us]")
+            steps = np.diff(times) // np.timedelta64(1, "m")
+            lost, twice = lost + int((steps - 1).clip(0).sum()), twice + int((steps == 0).sum())
+            if number < COMPARED:
+                bars = Bars(times, raw, np.array([0, len(times)]))
+                for table, computation in computations(market).items():
+                    stored = arrays_of(connection, "select * " + where.format(table.value))
+                    wrong += sum(_different(stored[name], of) for name, of in computation.compute(bars).items())
+    return lost, twice, wrong
+
+
+def _different(stored: np.ndarray, expected: np.ndarray) -> int:
+    if len(stored) != len(expected):
+        return max(len(stored), len(expected))
+    if expected.dtype == object:
+        return int((stored != expected).sum())
+    values = stored.astype(np.float64)
+    return int((~((values == expected) | (np.isnan(values) & np.isnan(expected)))).sum())
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run it and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--series", type=int, default=100)
+    parser.add_argument("--minutes", type=int, default=5)
+    parser.add_argument("--speed", type=float, default=1.0)
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        _run(Path(folder), options.series, options.minutes, options.speed)
+
+
+def _run(folder: Path, count: int, minutes: int, speed: float) -> None:
+    begin, started = datetime.now(UTC).replace(second=0, microsecond=0), time.monotonic()
+    context = multiprocessing.get_context("spawn")
+    address: multiprocessing.Queue[str] = context.Queue()
+    venue = context.Process(target=serve, args=(count, begin, started, speed, address), daemon=True)
+    venue.start()
+    clock = FastClock(begin, speed, started)
+    instruments = ", ".join(f"{symbol[:5]}/USDT" for symbol in symbols_of(count))
+    market = parse_market(YAML.format(url=address.get(), instruments=instruments), "wide.yaml")
+    path = folder / "candles.duckdb"
+    # In a process of its own: its memory is not the live run's.
+    refresh = context.Process(target=store, args=(market, path, clock.now()))
+    refresh.start()
+    refresh.join()
+    print(
+        f"{count} series with {len(computations(market)[Table.indicators].columns)} indicators are stored", flush=True
+    )
+    reports, seconds, megabytes = measured(market, path, clock, minutes)
+    venue.terminate()
+    soon, last = (
+        [value for report in reports if (value := report.lateness(share)) is not None] for share in (0.95, 1.0)
+    )
+    counted = {name: sum(len(getattr(report, name)) for report in reports) for name in ("late", "filled", "missing")}
+    lost, twice, wrong = faults(market, path)
+    print(f"minutes: {len(soon)} of {60 / speed:g} s; {counted}")
+    print(f"close to readable, 95 % of the series: median {np.median(soon):.2f} s, worst {max(soon):.2f} s")
+    print(f"close to readable, all series: median {np.median(last):.2f} s, worst {max(last):.2f} s")
+    print(f"processor time a minute: {seconds:.2f} s; memory at its most: {megabytes:.0f} MB")
+    print(f"lost {lost}, stored twice {twice}, values with another bit {wrong} (of {min(COMPARED, count)} series)")
+
+
+if __name__ == "__main__":
+    main()
