@@ -23,18 +23,22 @@ from refresh_pipeline.api import (
     changes,
     control,
     data,
+    events,
     files,
     operation,
     pages,
+    pipeline,
     prometheus,
     runs,
     series,
     session,
     signals,
+    sockets,
     status,
     udf,
 )
 from refresh_pipeline.api.guard import App, Guard, Receive, Rules, Scope, Send
+from refresh_pipeline.api.newsroom import Newsroom
 from refresh_pipeline.api.problems import (
     PROBLEM_TYPE,
     Problem,
@@ -48,6 +52,7 @@ from refresh_pipeline.api.service import Service
 ROUTERS = (
     *(operation.router, session.router, status.router, prometheus.router, catalog.router, series.router),
     *(changes.router, files.router, control.router, runs.router, data.router),
+    *(events.router, sockets.router, pipeline.router),
     *(signals.router, udf.router, binance.router, pages.router),
 )
 LONGEST_BODY = 64 * 1024
@@ -81,7 +86,10 @@ def create_app(service: Service, rules: Rules) -> App:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     await service.start()
+    newsroom = Newsroom(service)
+    newsroom.start()
     yield
+    await newsroom.close()
     await service.close()
 
 

@@ -15,6 +15,7 @@ from refresh_pipeline.api.addressing import find_market, instruments_called, par
 from refresh_pipeline.api.answers import json_response
 from refresh_pipeline.api.dagster_client import GOING, Run
 from refresh_pipeline.api.encoding import digest
+from refresh_pipeline.api.news import News, Topic
 from refresh_pipeline.api.parameters import parsed_instant
 from refresh_pipeline.api.problems import Problem, ProblemError
 from refresh_pipeline.api.service import Service, service_of
@@ -230,7 +231,9 @@ async def switch_schedule(request: Request, name: str, body: Switch) -> Response
         )
     await service.dagster.switch(found[name], body.running)
     [now] = [one for one in await service.dagster.instigators() if one.name == name]
-    return json_response(schedule_row(service, now))
+    row = schedule_row(service, now)
+    service.hub.publish(schedule_news(row))
+    return json_response(row)
 
 
 @router.post("/pause")
@@ -260,6 +263,9 @@ async def _switched(service: Service, body: MarketBody, *, on: bool) -> Response
     markets = [find_market(service.markets, body.market)] if body.market else list(service.markets)
     changed = await switch_markets(service, markets, on=on)
     rows = [schedule_row(service, one) for one in await service.dagster.instigators()]
+    for row in rows:
+        if row["name"] in changed:
+            service.hub.publish(schedule_news(row))
     names = {market.name for market in markets}
     status = {"status": "resumed" if on else "paused", "changed": changed, "timestamp": iso_utc(service.now())}
     return json_response({**status, "schedules": [row for row in rows if row["market"] in names]})
@@ -278,6 +284,11 @@ def schedule_row(service: Service, one: Any) -> dict[str, Any]:
         "next_tick": iso_of(one.next_tick) if one.is_running else None,
         "last_tick": iso_of(one.last_tick),
     }
+
+
+def schedule_news(row: Mapping[str, Any]) -> News:
+    """The message that a schedule was switched, whoever did it."""
+    return News(Topic.schedules, ("schedule", row["name"]), {"type": "schedule_update", "schedule": row})
 
 
 def iso_of(seconds: float | None) -> str | None:

@@ -21,6 +21,10 @@ class Requests:
         """All of them."""
         return sum(self.by_route.values())
 
+    def by_path(self, route: str) -> int:
+        """The requests of one route, by its path with its placeholders."""
+        return sum(count for (path, _, _), count in self.by_route.items() if path == route)
+
     def count(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an answered request; `route` is the route's path with its placeholders."""
         self.by_route[route, method, status] += 1

@@ -112,6 +112,8 @@ class Feed:
             try:
                 with OPENING:
                     follower.look()
+                # A file without any change is read as well.
+                self.epoch, self.version = follower.epoch or "", follower.version
             except (WarehouseBusy, WarehouseUnreadable) as error:
                 log.info("the feed waits: %s", error)
             except Exception:

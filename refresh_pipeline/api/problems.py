@@ -48,6 +48,7 @@ class Problem(Enum):
     origin_not_allowed = Kind(403, "Origin not allowed", "Another site asked: REFRESH_API_ORIGINS lists those allowed.")
     host_not_allowed = Kind(421, "Host not allowed", "The server does not answer to this Host: see REFRESH_API_HOSTS.")
     closed = Kind(403, "Closed", "This path is closed.")
+    already_stopped = Kind(400, "Already stopped", "Every schedule and sensor is stopped.")
     already_running = Kind(409, "Already running", "A run of this kind is under way: `run_id`.")
     confirmation_needed = Kind(409, "Confirmation needed", "The command deletes data: add ?confirm=true.")
     not_over_http = Kind(409, "Not over HTTP", "This is a command of the machine itself: `command`.")
@@ -78,13 +79,20 @@ _BY_SLUG = {problem.slug: problem for problem in Problem}
 class ProblemError(HTTPException):
     """A request that is answered by a problem.
 
-    `fields` are further members of the body, such as `nearest`; `headers` further headers of the answer.
+    `status` replaces the problem's, where a predecessor's answer had another. `fields` are members of the body, such as
+    `nearest`; `headers` further headers of the answer.
     """
 
     def __init__(
-        self, problem: Problem, detail: str, *, headers: Mapping[str, str] | None = None, **fields: Any
+        self,
+        problem: Problem,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        status: int | None = None,
+        **fields: Any,
     ) -> None:
-        super().__init__(problem.value.status, detail, dict(headers or {}))
+        super().__init__(status or problem.value.status, detail, dict(headers or {}))
         self.problem, self.fields = problem, fields
 
 
@@ -102,8 +110,9 @@ def problem_body(problem: Problem, detail: str, instance: str, fields: Mapping[s
 
 def problem_response(error: ProblemError, instance: str) -> Response:
     """A problem as an answer to the request for `instance`, a path."""
-    body = problem_body(error.problem, str(error.detail), instance, error.fields)
-    return Response(body, error.problem.value.status, error.headers, PROBLEM_TYPE)
+    fields = {"status": error.status_code, **error.fields}
+    body = problem_body(error.problem, str(error.detail), instance, fields)
+    return Response(body, error.status_code, error.headers, PROBLEM_TYPE)
 
 
 def explanation_page(problem: Problem) -> dict[str, Any]:

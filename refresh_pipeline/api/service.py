@@ -17,8 +17,10 @@ from refresh_pipeline.api.dagster_client import DagsterClient
 from refresh_pipeline.api.feed import Feed
 from refresh_pipeline.api.guard import Guard
 from refresh_pipeline.api.login import Keys
+from refresh_pipeline.api.news import Hub
 from refresh_pipeline.api.reading import Reader
 from refresh_pipeline.api.reports import Reports
+from refresh_pipeline.api.snapshots import NoSnapshots, Snapshots
 from refresh_pipeline.api.tails import Tails
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.settings import Settings
@@ -45,6 +47,9 @@ class Service:
     requests: Requests = field(default_factory=Requests)
     reports: Reports = field(default_factory=Reports)
     answers: AnswerCache = field(default_factory=AnswerCache)
+    # Everybody who listens, and what API snapshots there are.
+    hub: Hub = field(default_factory=Hub)
+    snapshots: Snapshots = field(default_factory=NoSnapshots)
     # One command at a time asks whether its key was used before.
     launching: asyncio.Lock = field(default_factory=asyncio.Lock)
     # Open streams by kind.

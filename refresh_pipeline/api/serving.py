@@ -15,7 +15,7 @@ from refresh_pipeline.market_files import load_each
 from refresh_pipeline.settings import Settings, SettingsError, keep_files_private, load_settings
 
 WRONG_REQUEST = 2
-SECONDS_TO_END = 5
+SECONDS_TO_END = 2
 LONGEST_MESSAGE = 64 * 1024
 SECONDS_BETWEEN_PINGS = 20.0
 

@@ -112,7 +112,7 @@ def served(shop: Shop, now: datetime = NOW) -> Iterator[httpx.Client]:
     """A client of a server over the shop, whose clock stands still."""
     service = Service.of(shop.settings, shop.markets, lambda: now)
     with uvicorn_of(service, shop.settings) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
-        wait_for(lambda: service.feed.version > 0)
+        wait_for(lambda: bool(service.feed.epoch))
         yield client
 
 
@@ -127,7 +127,9 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
 @contextmanager
 def uvicorn_of(service: Service, settings: Settings) -> Iterator[int]:
     """The port of a server of this service."""
-    config = uvicorn.Config(lambda: None, port=0, log_level="error", server_header=False, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        lambda: None, port=0, log_level="error", server_header=False, ws_max_size=65536, timeout_graceful_shutdown=1
+    )
     sock = config.bind_socket()
     port = sock.getsockname()[1]
     config.app = create_app(service, rules_of(settings, "127.0.0.1", port))  # type: ignore[assignment]

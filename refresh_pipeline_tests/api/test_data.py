@@ -189,3 +189,9 @@ def test_the_market_tells_two_series_apart(client: httpx.Client) -> None:
 def test_candles_as_they_stood(client: httpx.Client) -> None:
     assert client.get(f"{PATH}?layer=candles&as_of=2024-01-02").json()["records"] == 0
     assert client.get(f"{PATH}?layer=candles&as_of=2030-01-02%2B00:00&limit=7").json()["records"] == 7
+
+
+def test_the_nse_predecessors_line(client: httpx.Client, shop: Shop) -> None:
+    body = client.get("/pipeline/data/BTCUSD?timeframe=5T&start_date=2024-01-02&end_date=2024-01-02T01:00").json()
+    assert (body["count"], body["columns"][0], len(body["data"])) == (12, "open_time", 12)
+    assert body["data"][0]["close"] == stored(shop)[288]

@@ -1,0 +1,205 @@
+"""Commands: runs of Dagster's with the right series, once for each key; and what is answered where Dagster is away."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from graphql import parse, validate
+
+from refresh_pipeline.api.dagster_client import QUERIES
+from refresh_pipeline_tests.api.served import Shop, served
+from refresh_pipeline_tests.fakes.dagster_graphql import FakeDagster
+
+V1 = "/api/v1"
+
+
+@pytest.fixture(scope="module")
+def fake() -> Iterator[FakeDagster]:
+    with FakeDagster() as fake:
+        yield fake
+
+
+@pytest.fixture
+def dagster(fake: FakeDagster) -> FakeDagster:
+    """One that was asked for nothing yet."""
+    fake.reset()
+    return fake
+
+
+@pytest.fixture(scope="module")
+def served_client(fake: FakeDagster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    variables = {"REFRESH_DAGSTER_URL": fake.base_url, "REFRESH_API_RATE": "100000"}
+    with served(Shop.opened(tmp_path_factory.mktemp("control") / "shop", **variables)) as client:
+        yield client
+
+
+@pytest.fixture
+def client(served_client: httpx.Client, dagster: FakeDagster) -> httpx.Client:
+    return served_client
+
+
+def options(dagster: FakeDagster) -> dict[str, Any]:
+    return dagster.launched[-1]["runConfigData"]["resources"]["run_options"]["config"]
+
+
+def test_every_question_is_one_that_dagster_understands() -> None:
+    from dagster_graphql.schema import create_schema  # noqa: PLC0415
+
+    schema = create_schema().graphql_schema
+    assert {name: validate(schema, parse(text)) for name, text in QUERIES.items()} == {name: [] for name in QUERIES}
+
+
+def test_a_refresh_is_a_run_for_each_market_with_such_series(client: httpx.Client, dagster: FakeDagster) -> None:
+    answer = client.post(f"{V1}/refresh", json={"instruments": ["btcusd"], "timeframes": ["1h"]})
+    body = answer.json()
+    assert (answer.status_code, body["status"]) == (202, "refresh_started")
+    assert [(run["market"], run["job"]) for run in body["runs"]] == [("fair", "fair_refresh"), ("mall", "mall_refresh")]
+    assert (body["instruments"], body["timeframes"]) == (["BTC/USD"], ["H1"])
+    assert answer.headers["location"] == f"{V1}/runs/{body['runs'][0]['run_id']}"
+    tags = {tag["key"]: tag["value"] for tag in dagster.launched[0]["executionMetadata"]["tags"]}
+    assert tags == {
+        "dagster/asset_partition_range_start": "BTC/USD|H1",
+        "dagster/asset_partition_range_end": "BTC/USD|H1",
+        "refresh/asked_by": "api",
+    }
+    assert options(dagster) == {"series": ["BTC/USD|H1"]}
+
+
+def test_everything_is_refreshed_where_nothing_is_named(client: httpx.Client, dagster: FakeDagster) -> None:
+    assert len(client.post(f"{V1}/refresh").json()["runs"]) == 2
+    assert dagster.launched[0]["runConfigData"] == {}
+
+
+def test_a_key_gives_the_same_run_again(client: httpx.Client, dagster: FakeDagster) -> None:
+    asked = {"json": {"markets": ["mall"]}, "headers": {"Idempotency-Key": "k"}}
+    first, again = (client.post(f"{V1}/refresh", **asked).json()["runs"] for _ in range(2))
+    assert [run["run_id"] for run in first] == [run["run_id"] for run in again]
+    other = client.post(f"{V1}/publish", **asked).json()["runs"]
+    assert other[0]["job"] == "mall_publish"
+    assert len(dagster.launched) == 2
+
+
+def test_waiting_gives_the_runs_end(client: httpx.Client) -> None:
+    body = client.post(f"{V1}/refresh?wait=20", json={"markets": ["fair"]}).json()
+    assert body["runs"][0]["status"] == "success"
+    assert client.get(f"{V1}/runs/{body['runs'][0]['run_id']}").json()["status"] == "success"
+
+
+def test_a_backfill_and_a_gap(client: httpx.Client, dagster: FakeDagster) -> None:
+    client.post(f"{V1}/backfill", json={"markets": ["fair"], "since": "2024-01-01"})
+    assert options(dagster) == {"missing_only": True, "since": "2024-01-01T00:00:00+00:00"}
+    gap = {"series": "BTC/USD|H1", "market": "fair", "first": "2024-01-01T02:00Z", "last": "2024-01-01T04:00Z"}
+    client.post(f"{V1}/gaps/fill", json=gap)
+    line = "BTC/USD|H1 2024-01-01T02:00:00Z 2024-01-01T05:00:00Z"
+    assert options(dagster) == {"ranges": [line], "series": ["BTC/USD|H1"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "problem"),
+    [
+        ("refresh", {"markets": ["x"]}, "unknown-market"),
+        ("refresh", {"instruments": ["BTX"]}, "unknown-instrument"),
+        ("refresh", {"timeframes": ["M1"]}, "ambiguous-timeframe"),
+        ("refresh", {"timeframes": ["W1"]}, "unknown-timeframe"),
+        ("refresh", {"since": "x"}, "invalid-parameter"),
+        ("refresh", {"since": "2024-01-02", "until": "2024-01-01"}, "invalid-body"),
+        ("refresh", {"colour": "red"}, "invalid-body"),
+        ("backfill", {}, "invalid-body"),
+        ("gaps/fill", {"series": "BTC/USD|H1", "first": "2024-01-01", "last": "2024-01-02"}, "ambiguous-instrument"),
+        ("pause", {"market": "x"}, "unknown-market"),
+        ("restore", {}, "not-over-http"),
+    ],
+)
+def test_a_wrong_command_starts_nothing(
+    client: httpx.Client, dagster: FakeDagster, path: str, body: dict[str, Any], problem: str
+) -> None:
+    assert client.post(f"{V1}/{path}", json=body).json()["type"] == f"/problems/{problem}"
+    assert dagster.launched == []
+
+
+def test_schedules_are_switched_alone_and_by_market(client: httpx.Client, dagster: FakeDagster) -> None:
+    answer = client.put(f"{V1}/schedules/fair_refresh", json={"running": False}).json()
+    assert (answer["running"], answer["market"], answer["next_tick"]) == (False, "fair", None)
+    assert client.put(f"{V1}/schedules/x", json={"running": False}).json()["type"] == "/problems/unknown-schedule"
+    assert set(client.post(f"{V1}/pause", json={"market": "fair"}).json()["changed"]) == {
+        *("fair_publish", "fair_retry", "fair_repair")
+    }
+    assert not any(running for name, running in dagster.running.items() if name.startswith("fair"))
+    client.post(f"{V1}/resume")
+    assert all(dagster.running.values())
+
+
+def test_runs_are_listed_and_canceled(client: httpx.Client, dagster: FakeDagster) -> None:
+    dagster.ends_at_once = False
+    run = dagster.run_of("fair_refresh", {"dagster/schedule_name": "fair_refresh"}, "STARTED")
+    dagster.run_of("mall_refresh", {}, "FAILURE")
+    listed = client.get(f"{V1}/runs?market=fair").json()["runs"]
+    assert [(one["job"], one["asked_by"]) for one in listed] == [("fair_refresh", "fair_refresh")]
+    assert client.get(f"{V1}/runs?status=odd").json()["type"] == "/problems/invalid-parameter"
+    assert client.post(f"{V1}/runs/{run['runId']}/cancel").json()["status"] == "canceled"
+    assert client.get(f"{V1}/runs/x").json()["type"] == "/problems/unknown-run"
+    [alert] = [one for one in client.get(f"{V1}/alerts").json()["alerts"] if one["kind"] == "failed run"]
+    assert alert["subject"] == "mall: failed run: mall_refresh"
+
+
+def test_one_backup_at_a_time(client: httpx.Client, dagster: FakeDagster) -> None:
+    run = dagster.run_of("backup", {}, "STARTED")
+    refused = client.post(f"{V1}/backup")
+    assert (refused.status_code, refused.json()["run_id"]) == (409, run["runId"])
+    assert client.get(f"{V1}/backups").json() == {"backups": []}
+
+
+def test_status_and_readiness(client: httpx.Client) -> None:
+    body = client.get(f"{V1}/status").json()
+    assert (body["running"], [market["name"] for market in body["markets"]]) == (True, ["fair", "mall"])
+    assert body["markets"][0]["schedule_running"] is True
+    ready = client.get(f"{V1}/ready").json()
+    assert ready["checks"]["schedules"]["ok"]
+    text = client.get("/metrics").text
+    assert 'refresh_series{market="fair",timeframe="m5",state="never"} 3' in text
+    assert "refresh_api_request_seconds_count" in text
+
+
+def test_the_configuration_shows_no_secret(tmp_path: Path) -> None:
+    secret = "a secret that nobody sees"
+    shop = Shop.opened(tmp_path / "shop", SLACK_WEBHOOK_URL=f"https://hooks.example/{secret}", REFRESH_API_RATE="9999")
+    with served(shop) as client:
+        for path in ("config", "status", "metrics", "upload/status"):
+            assert secret not in client.get(f"{V1}/{path}").text
+        settings = client.get(f"{V1}/config").json()["settings"]
+    assert settings["SLACK_WEBHOOK_URL"] == {"set": True}
+    assert settings["REFRESH_MARKETS"] == {"value": "fair,mall"}
+    assert os.environ.get("SLACK_WEBHOOK_URL") is None
+
+
+def test_where_dagster_is_away_reading_goes_on(tmp_path: Path) -> None:
+    with served(Shop.opened(tmp_path / "shop", REFRESH_DAGSTER_URL="http://127.0.0.1:9")) as client:
+        for method, path in (("POST", "refresh"), ("GET", "runs"), ("GET", "schedules"), ("POST", "pause")):
+            answer = client.request(method, f"{V1}/{path}")
+            assert (answer.status_code, answer.json()["type"]) == (503, "/problems/control-unavailable")
+            assert answer.headers["retry-after"] == "5"
+        assert client.get(f"{V1}/status").json()["daemon"] is None
+        ready = client.get(f"{V1}/ready")
+        assert (ready.status_code, ready.json()["checks"]["daemon"]["ok"]) == (503, False)
+        assert client.get(f"{V1}/series").status_code == 200
+
+
+def test_the_predecessors_paths(client: httpx.Client, dagster: FakeDagster) -> None:
+    assert client.get("/pipeline/").json()["status"] == "running"
+    health = client.get("/pipeline/health")
+    assert (health.status_code, health.json()["status"]) == (200, "healthy")
+    stats = client.get("/pipeline/metrics").json()["pipeline_stats"]
+    assert {"health_score", "symbols_processed", "error_rate", "last_data_update"} <= set(stats)
+    assert client.get("/pipeline/status").json()["scheduler"]["running"] is True
+    assert client.post("/pipeline/start").status_code == 400
+    assert client.post("/pipeline/stop").json()["message"] == "Pipeline stopped successfully"
+    assert client.post("/pipeline/stop").status_code == 400
+    stopped = client.get("/pipeline/health")
+    assert (stopped.status_code, stopped.json()["status"]) == (503, "pipeline_stopped")
+    going = dagster.run_of("fair_refresh", {}, "STARTED")
+    body = client.post("/pipeline/restart").json()
+    assert (body["canceled"], len(body["runs"])) == ([going["runId"]], 2)
+    assert all(dagster.running.values())

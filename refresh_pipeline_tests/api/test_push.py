@@ -1,0 +1,255 @@
+"""News as they come: the mailbox of a slow client, Server-Sent Events with resume, WebSockets; over a real server."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from refresh_pipeline.api.news import Hub, Mailbox, News, Subscription, Topic
+from refresh_pipeline_tests.api.served import BTC, ETH, KEY, READ_KEY, Shop, served, wait_for
+from refresh_pipeline_tests.warehouse.warehouse_fixtures import candles, flat
+
+V1 = "/api/v1"
+SECONDS = 30
+
+
+def news(instrument: str, since: str, price: float, version: int = 1, timeframe: str = "m5") -> News:
+    body = {"type": "candles", "version": version, "market": "fair", "timeframe": timeframe}
+    row = {"open_time": since, "close": price}
+    series = {
+        (instrument, "candles"): {
+            "instrument": instrument,
+            "layer": "candles",
+            "since": since,
+            "last": row,
+            "rows": [row],
+        }
+    }
+    return News(Topic.candles, (Topic.candles, "fair", timeframe), body, series, version)
+
+
+def received(mailbox: Mailbox) -> list[dict[str, Any]]:
+    async def all_of_them() -> list[dict[str, Any]]:
+        messages = []
+        while (message := await mailbox.next(0.01)) is not None:
+            messages.append(json.loads(message if isinstance(message, bytes) else message.encoded))
+        return messages
+
+    return asyncio.run(all_of_them())
+
+
+def mailbox_of(*subscriptions: Subscription, most: int = 1000) -> Mailbox:
+    mailbox = Mailbox(most)
+    mailbox.subscriptions = list(subscriptions)
+    return mailbox
+
+
+def test_newer_news_of_a_series_replaces_older_and_keeps_every_row() -> None:
+    mailbox = mailbox_of(Subscription(Topic.candles, rows=True))
+    for number in range(5000):
+        mailbox.offer(news("A", f"2026-01-01T00:{number % 3:02d}:00Z", number, number))
+    mailbox.offer(news("B", "2026-01-01T00:00:00Z", 7.0, 5000))
+    [message] = received(mailbox)
+    first, second = message["series"]
+    assert (message["version"], first["since"], second["instrument"]) == (5000, "2026-01-01T00:00:00Z", "B")
+    assert [row["close"] for row in first["rows"]] == [4998, 4999, 4997]
+
+
+def test_what_does_not_fit_is_counted() -> None:
+    mailbox = mailbox_of(Subscription(Topic.runs), most=10)
+    for number in range(13):
+        mailbox.offer(News(Topic.runs, number, {"type": "run_update", "run_id": number}))
+    messages = received(mailbox)
+    assert messages[0] == {"type": "lagging", "dropped": 3}
+    assert [message["run_id"] for message in messages[1:]] == list(range(3, 13))
+
+
+def test_a_subscription_hears_what_it_named() -> None:
+    mailbox = mailbox_of(Subscription(Topic.candles, "fair", frozenset({"A"}), "m5"))
+    for one in (news("A", "x", 1.0), news("B", "x", 1.0), news("A", "x", 1.0, timeframe="H1")):
+        mailbox.offer(one)
+    mailbox.offer(News(Topic.runs, 1, {"type": "run_update"}))
+    [message] = received(mailbox)
+    assert [(one["instrument"], "rows" in one) for one in message["series"]] == [("A", False)]
+
+
+def test_one_message_is_encoded_once_for_all() -> None:
+    hub, boxes = Hub(), [mailbox_of(Subscription(Topic.candles, rows=True)) for _ in range(3)]
+    for mailbox in boxes:
+        hub.join(mailbox)
+    message = news("A", "x", 1.0)
+    hub.publish(message)
+    assert all(asyncio.run(mailbox.next(0)) is message for mailbox in boxes)
+
+
+# ---- over a real server
+
+
+@pytest.fixture(scope="module")
+def busy_shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """One that the tests here refresh while it is served."""
+    shop = Shop.opened(tmp_path_factory.mktemp("push") / "shop", REFRESH_API_RATE="100000")
+    shop.refresh({BTC: candles(50), ETH: candles(20, seed=1)})
+    return shop
+
+
+@contextmanager
+def events(client: httpx.Client, query: str = "", **headers: str) -> Iterator[Iterator[dict[str, Any]]]:
+    """The events of a stream: name, id and data."""
+    with client.stream("GET", f"{V1}/events{query}", headers=headers, timeout=SECONDS) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        lines = answer.iter_lines()
+        assert next(lines) == "retry: 2000"
+
+        def parsed() -> Iterator[dict[str, Any]]:
+            fields: dict[str, Any] = {}
+            for line in lines:
+                if not line and fields:
+                    yield fields
+                    fields = {}
+                elif line and not line.startswith(":"):
+                    name, _, value = line.partition(": ")
+                    fields[name] = json.loads(value) if name == "data" else value
+
+        yield parsed()
+
+
+def test_a_commit_is_told_and_a_stream_resumes_where_it_ended(busy_shop: Shop) -> None:
+    with served(busy_shop) as client:
+        with events(client, "?topics=candles&rows=true") as stream:
+            busy_shop.refresh({BTC: flat(3.5, 50)})
+            first = next(one for one in stream if any(s["layer"] == "candles" for s in one["data"]["series"]))
+        [series] = [one for one in first["data"]["series"] if one["layer"] == "candles"]
+        assert (first["event"], first["data"]["market"], first["data"]["timeframe"]) == ("candles", "fair", "m5")
+        assert (series["instrument"], series["since"]) == ("BTC/USD", "2024-01-01T04:10:00Z")
+        assert (series["last"]["close"], len(series["rows"])) == (3.5, 1)
+        missed_from = client.get(f"{V1}/changes").json()["version"]
+        busy_shop.refresh({ETH: flat(4.5, 20)})
+        wait_for(lambda: client.get(f"{V1}/changes").json()["version"] > missed_from)
+        with events(client, "?topics=candles", **{"last-event-id": str(missed_from)}) as stream:
+            assert {one["instrument"] for one in next(stream)["data"]["series"]} == {"ETH/USD"}
+        with events(client, "?topics=candles", **{"last-event-id": "5"}) as stream:
+            assert next(stream)["data"]["type"] == "reset"
+
+
+def test_a_wrong_topic_is_a_problem(client: httpx.Client) -> None:
+    assert client.get(f"{V1}/events?topics=gossip").json()["type"] == "/problems/invalid-parameter"
+    assert client.get(f"{V1}/events?instrument=BTX").json()["type"] == "/problems/unknown-instrument"
+
+
+def socket_of(client: httpx.Client, path: str = f"{V1}/ws", **headers: str) -> ClientConnection:
+    url = str(client.base_url).replace("http", "ws").rstrip("/")
+    return connect(f"{url}{path}", additional_headers=headers, open_timeout=SECONDS)
+
+
+def told(socket: ClientConnection, kind: str = "", **message: Any) -> dict[str, Any]:
+    """The next message of a kind, after one was sent."""
+    if message:
+        socket.send(json.dumps(message))
+    while True:
+        answer = json.loads(socket.recv(timeout=SECONDS))
+        if not kind or answer["type"] == kind:
+            return answer
+
+
+def test_the_trackers_messages(client: httpx.Client) -> None:
+    with socket_of(client, "/api/v2/ws") as socket:
+        hello = told(socket)
+        assert (hello["type"], hello["protocol"], hello["version"] > 0) == ("connected", 1, True)
+        assert told(socket, type="ping", id=7) | {"timestamp": ""} == {"type": "pong", "timestamp": "", "id": 7}
+        assert told(socket, type="get_all_data") == {"type": "data_response", "data": {}}
+        assert told(socket, type="get_schedule") == {"type": "schedule_response", "schedules": {}}
+        subscribed = {"type": "subscribed", "api_id": "*", "status": "success"}
+        assert told(socket, type="subscribe_all") == subscribed
+        assert told(socket, type="unsubscribe", api_id="*")["type"] == "unsubscribed"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("{", "invalid-json"),
+        ("[]", "invalid-message"),
+        ("{}", "missing-field"),
+        ('{"type": "dance"}', "unknown-type"),
+        ('{"type": "subscribe"}', "missing-field"),
+        ('{"type": "subscribe", "api_id": "fear"}', "unknown-api"),
+        ('{"type": "subscribe", "api_id": 5}', "invalid-field"),
+        ('{"type": "subscribe", "topic": "candles", "market": "x"}', "unknown-market"),
+        ('{"type": "force_update", "api_id": "fear"}', "unknown-api"),
+    ],
+)
+def test_a_wrong_message_is_answered_and_the_connection_stays(client: httpx.Client, text: str, code: str) -> None:
+    with socket_of(client) as socket:
+        told(socket, "connected")
+        socket.send(text)
+        assert (answer := told(socket))["type"] == "error"
+        assert answer["code"] == code
+        assert told(socket, type="ping")["type"] == "pong"
+
+
+def test_a_subscription_brings_candles(busy_shop: Shop) -> None:
+    with served(busy_shop) as client, socket_of(client) as socket:
+        told(socket, "connected")
+        told(socket, "subscribed", type="subscribe", topic="candles", instrument="btcusd", timeframe="5m", rows=True)
+        busy_shop.refresh({BTC: flat(5.5, 50), ETH: flat(2.0, 20)})
+        message = told(socket, "candles")
+        assert {one["instrument"] for one in message["series"]} == {"BTC/USD"}
+        assert message["series"][0]["layer"] == "candles"
+
+
+def test_what_is_too_large_or_too_much_is_refused(client: httpx.Client) -> None:
+    with socket_of(client) as socket:
+        told(socket, "connected")
+        for number in range(100):
+            answer = told(socket, type="subscribe", topic="candles", instrument="BTC/USD", rows=bool(number % 2))
+            assert answer["type"] == "subscribed"
+        socket.send("x" * 70_000)
+        with pytest.raises(ConnectionClosed) as closed:
+            told(socket)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009
+
+
+def test_a_foreign_page_is_refused_before_it_is_accepted(client: httpx.Client) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        socket_of(client, origin="https://evil.example")
+    assert refused.value.response.status_code == 403
+
+
+def test_a_key_comes_in_a_header_or_in_the_first_message(tmp_path: Path) -> None:
+    shop = Shop.opened(tmp_path / "shop", REFRESH_API_KEY=KEY, REFRESH_API_READ_KEY=READ_KEY)
+    with served(shop) as client:
+        with socket_of(client, **{"x-api-key": READ_KEY}) as socket:
+            assert told(socket)["type"] == "connected"
+            denied = told(socket, type="force_update", api_id="x")
+            assert denied["code"] == "read-only-key"
+        with socket_of(client) as socket:
+            assert told(socket, type="auth", key=KEY)["type"] == "connected"
+        with socket_of(client) as socket:
+            socket.send(json.dumps({"type": "ping"}))
+            with pytest.raises(ConnectionClosed) as closed:
+                socket.recv(timeout=SECONDS)
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 4401
+
+
+def test_a_client_that_never_reads_holds_up_nobody(busy_shop: Shop) -> None:
+    with served(busy_shop) as client, socket_of(client) as idle, socket_of(client) as busy:
+        for socket in (idle, busy):
+            told(socket, "connected")
+            told(socket, "subscribed", type="subscribe", topic="candles")
+        for number in range(2):
+            busy_shop.refresh({BTC: flat(float(number + 3), 52 + number)})
+            wait_for(lambda wanted=float(number + 3): _close_of(told(busy, "candles")) == wanted)
+
+
+def _close_of(message: dict[str, Any]) -> float | None:
+    listed = [one["last"]["close"] for one in message["series"] if one["layer"] == "candles"]
+    return listed[-1] if listed else None
