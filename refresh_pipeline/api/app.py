@@ -8,7 +8,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, MutableMapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -76,6 +76,7 @@ def create_app(service: Service, rules: Rules) -> App:
         routes.include_router(router)
     routes.add_exception_handler(HTTPException, _http_fault)
     routes.add_exception_handler(RequestValidationError, _invalid)
+    routes.add_exception_handler(Exception, _internal)
     routes.state.service = service
     guard = Guard(_Shell(routes, service), rules, service.keys, lambda: service.now().timestamp())
     service.guard = guard
@@ -120,14 +121,9 @@ class _Shell:
         began, answered = time.monotonic(), _Answered(send)
         method, path = scope["method"], scope["path"]
         inner = {**scope, "method": "GET"} if method == "HEAD" else scope
-        try:
+        # Starlette raises a fault again after `_internal` has answered and logged it.
+        with suppress(Exception):
             await self._app(inner, _bounded(scope, receive), answered)
-        except Exception:
-            number = uuid.uuid4().hex
-            log.exception("fault %s: %s %s", number, method, path)
-            if not answered.status:
-                fault = ProblemError(Problem.internal, "a fault of this program; its log has the id", id=number)
-                await problem_response(fault, path)(inner, receive, answered)
         seconds = time.monotonic() - began
         log.info("%s %s %s %.0f ms", method, path, answered.status, 1000 * seconds)
         self._service.requests.count(getattr(inner.get("route"), "path", "none"), method, answered.status, seconds)
@@ -162,6 +158,13 @@ def _bounded(scope: Scope, receive: Receive) -> Receive:
         return message
 
     return bounded
+
+
+async def _internal(request: Request, error: Exception) -> Response:
+    number = uuid.uuid4().hex
+    log.error("fault %s: %s %s", number, request.method, request.url.path, exc_info=error)
+    fault = ProblemError(Problem.internal, "a fault of this program; its log has the id", id=number)
+    return problem_response(fault, request.url.path)
 
 
 async def _http_fault(request: Request, error: Exception) -> Response:

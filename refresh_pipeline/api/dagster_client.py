@@ -17,6 +17,7 @@ from refresh_pipeline.api.problems import Problem, ProblemError
 from refresh_pipeline.settings import PACKAGE, Settings
 
 SECONDS = 15.0
+SECONDS_AWAY, SECONDS_KEPT = 3.0, 3.0
 REPOSITORY = "__repository__"
 # States of a run that has ended.
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
@@ -126,6 +127,9 @@ class DagsterClient:
         self._headers = {"X-API-Key": key} if key else {}
         self._client: httpx.AsyncClient | None = None
         self._location_name: str | None = None
+        # Until when Dagster is taken for away; the newest finished run of jobs, with when it was asked for.
+        self._away_until = 0.0
+        self._newest: dict[str, tuple[float, Run | None]] = {}
 
     async def close(self) -> None:
         """Close the connections."""
@@ -168,6 +172,14 @@ class DagsterClient:
         wanted |= {"createdAfter": created_after} if created_after is not None else {}
         answer = (await self.ask("runs", filter=wanted, cursor=after, limit=limit))["runsOrError"]
         return [Run.of(row) for row in _results(answer) if not jobs or row["jobName"] in jobs]
+
+    async def newest_finished(self, jobs: Sequence[str]) -> dict[str, Run | None]:
+        """The newest run of each job that succeeded or failed, all asked side by side; some seconds old at most."""
+        now = asyncio.get_running_loop().time()
+        missing = [job for job in jobs if job not in self._newest or now - self._newest[job][0] > SECONDS_KEPT]
+        answers = await asyncio.gather(*(self.runs(jobs=[job], statuses=ENDED[:2], limit=1) for job in missing))
+        self._newest |= {job: (now, runs[0] if runs else None) for job, runs in zip(missing, answers, strict=True)}
+        return {job: self._newest[job][1] for job in jobs}
 
     async def run(self, run_id: str) -> Run | None:
         """One run; None where Dagster knows none of this id."""
@@ -225,10 +237,15 @@ class DagsterClient:
         if self._client is None:
             self._client = httpx.AsyncClient(headers=self._headers, timeout=SECONDS, trust_env=False)
         question = {"query": QUERIES[name], "variables": variables}
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._away_until:
+            raise _unavailable(f"{self.url} does not answer")
         try:
             answer = await self._client.post(f"{self.url}/graphql", json=question)
             body = answer.json()
         except (httpx.HTTPError, ValueError) as error:
+            # A page that asks ten questions must not wait ten times.
+            self._away_until = loop.time() + SECONDS_AWAY
             raise _unavailable(f"{self.url} does not answer: {type(error).__name__}") from None
         if not isinstance(body, dict) or body.get("errors") or not body.get("data"):
             log.warning("Dagster answers %s to %s: %s", answer.status_code, name, str(body)[:500])

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -10,6 +11,7 @@ from starlette.responses import Response
 from refresh_pipeline.api.counters import BUCKETS, Requests
 from refresh_pipeline.api.dagster_client import Run
 from refresh_pipeline.api.files import failed_uploads
+from refresh_pipeline.api.problems import ProblemError
 from refresh_pipeline.api.series_status import status_of
 from refresh_pipeline.api.service import Service, service_of
 from refresh_pipeline.api.status import newest_run, problems_now, tick_to_fresh
@@ -99,6 +101,9 @@ async def _add_series(service: Service, page: Page) -> None:
 
 async def _add_runs(service: Service, page: Page) -> None:
     jobs = [name(market) for market in service.markets for name in _JOB_NAMES] + [BACKUP, MAINTENANCE]
+    with suppress(ProblemError):
+        # All side by side; where Dagster is away there is no run.
+        await service.dagster.newest_finished(jobs)
     runs = {job: run for job in jobs if (run := await newest_run(service, job)) is not None}
     seconds = [({"job": job}, length) for job, run in runs.items() if (length := _seconds(run)) is not None]
     page.family("refresh_run_last_seconds", "gauge", "Seconds of each job's newest run.", seconds)

@@ -159,5 +159,12 @@ def opened(database: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnectio
         with open_duckdb() as connection:
             yield connection
         return
-    with OPENING, connect(str(database), read_only=True, patience=patience) as connection:
-        yield connection
+    began = time.monotonic()
+    if not OPENING.acquire(timeout=patience):
+        raise WarehouseBusy(f"waited {patience:g} s for another reader of this process")
+    try:
+        left = max(patience - (time.monotonic() - began), BETWEEN_OPENINGS)
+        with connect(str(database), read_only=True, patience=left) as connection:
+            yield connection
+    finally:
+        OPENING.release()

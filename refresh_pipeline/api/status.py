@@ -311,7 +311,9 @@ async def _failed_runs(service: Service) -> list[Problem]:
         for name in (refresh_job_name, publish_job_name, backfill_job_name)
     }
     found = []
-    for job, scope in {**jobs, BACKUP: MACHINE, MAINTENANCE: MACHINE}.items():
+    scopes = {**jobs, BACKUP: MACHINE, MAINTENANCE: MACHINE}
+    await _or_none(service.dagster.newest_finished(list(scopes)))
+    for job, scope in scopes.items():
         run = await newest_run(service, job)
         if run is not None and run.status == "FAILURE":
             text = f"{iso_of(run.ended_at)}, run {run.id}; its page says why"
@@ -321,8 +323,8 @@ async def _failed_runs(service: Service) -> list[Problem]:
 
 async def newest_run(service: Service, job: str) -> Run | None:
     """The newest run of a job that succeeded or failed; None where there is none, or Dagster does not answer."""
-    runs = await _or_none(service.dagster.runs(jobs=[job], statuses=("SUCCESS", "FAILURE"), limit=1))
-    return runs[0] if runs else None
+    runs = await _or_none(service.dagster.newest_finished([job]))
+    return runs[job] if runs else None
 
 
 async def _market_status(

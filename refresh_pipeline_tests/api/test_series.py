@@ -121,6 +121,23 @@ def test_changes_come_when_they_are_made(tmp_path: Path) -> None:
         assert client.get(f"{V1}/changes?after=5").json()["reset"]
 
 
+def test_a_tag_changes_exactly_when_the_answer_does(tmp_path: Path) -> None:
+    shop = Shop.opened(tmp_path / "shop")
+    shop.refresh({BTC: flat(2.0, *range(20))})
+    seen: list[tuple[str, bytes]] = []
+    with served(shop) as client:
+        for number, price in ((19, 2.0), (19, 3.0), (3, 3.0), (3, 3.0)):
+            shop.refresh({BTC: flat(price, number)})
+            newest = client.get(f"{V1}/changes").json()["version"]
+            wait_for(lambda v=newest: client.get(f"{V1}/latest").json()["version"] >= v)
+            for query in ("limit=5", "limit=5&layer=candles", "limit=5&format=columns"):
+                answer = client.get(f"{V1}/data/BTC/USD/m5?{query}")
+                seen.append((answer.headers["etag"], answer.content))
+    for tag, content in seen:
+        assert all((tag == other) == (content == body) for other, body in seen)
+    assert len({tag for tag, _ in seen}) == 9
+
+
 def test_files_are_those_of_the_manifest_alone(client: httpx.Client, shop: Shop) -> None:
     listed = client.get(f"{V1}/exports").json()["exports"]
     one = next(row for row in listed if row["format"] == "csv" and row["instrument"] == "BTC/USD")
