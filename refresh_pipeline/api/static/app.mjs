@@ -141,7 +141,7 @@ const notHere = () => h("div", { class: "page" }, empty("search", "No such page"
 
 async function draw(page, main, mine) {
   try {
-    const module = await import(`/static/pages/${page.name}.mjs`);
+    const module = await loaded(page);
     const root = h("div", { class: `page page-${page.name}` });
     const opened = await module.open(root, { signal: mine.signal, go, path: location.pathname.slice(page.path.length).replace(/^\//, ""), query: new URLSearchParams(location.search) });
     if (mine.signal.aborted) { opened?.close?.(); return; }
@@ -152,6 +152,27 @@ async function draw(page, main, mine) {
     if (mine.signal.aborted || error.name === "AbortError") return;
     fill(main, failure(error));
   }
+}
+
+// Browsers remember a module that did not come: the next attempt has another address.
+const failures = new Map();
+
+/** The module of a page. Where it does not come, the server is gone: the page is opened again once it is back. */
+async function loaded(page) {
+  const failed = failures.get(page.name) ?? 0;
+  try {
+    return await import(`/static/pages/${page.name}.mjs${failed ? `?again=${failed}` : ""}`);
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    failures.set(page.name, failed + 1);
+    connection.lost();
+    throw new NotConnected();
+  }
+}
+
+/** Fetch the other pages' modules ahead, so that they open at once, also while the server is away. */
+function fetchAhead() {
+  for (const page of PAGES) import(`/static/pages/${page.name}.mjs`).catch(() => failures.set(page.name, 1));
 }
 
 function failure(error) {
@@ -238,4 +259,4 @@ document.getElementById("find").addEventListener("focus", suggest, { once: true 
 addEventListener("popstate", () => open());
 setInterval(clock, 1000);
 clock();
-open().then(() => { if (!document.body.classList.contains("locked")) { connection.start(); countAlerts(); } });
+open().then(() => { if (!document.body.classList.contains("locked")) { connection.start(); countAlerts(); setTimeout(fetchAhead, 1000); } });

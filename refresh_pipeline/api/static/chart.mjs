@@ -138,8 +138,10 @@ export function heikinAshi(rows) {
   });
 }
 
-/** Digits that the prices have: as many as the newest need, 8 at most. */
+/** Digits that the newest prices have: eight in all at most, so that no axis is wider than its prices. */
 export function digitsOf(rows) {
-  const digits = rows.slice(-50).flatMap(row => [row.open, row.close]).filter(defined).map(number => (String(number).split(".")[1] ?? "").length);
-  return Math.min(8, Math.max(1, ...digits));
+  const prices = rows.slice(-50).flatMap(row => [row.open, row.close]).filter(defined);
+  const digits = prices.map(number => (String(number).split(".")[1] ?? "").length);
+  const before = Math.max(1, ...prices.map(number => Math.floor(Math.log10(Math.abs(number) || 1)) + 1));
+  return Math.max(before < 3 ? 2 : 1, Math.min(8, 8 - before, ...(digits.length ? [Math.max(...digits)] : [2])));
 }
