@@ -33,6 +33,18 @@ def load_collections(settings: Settings) -> list[Collection]:
     return [_load(name, files[name]) for name in names]
 
 
+def load_usable(settings: Settings) -> tuple[list[Collection], dict[str, ApiError]]:
+    """The enabled collections whose files are right, and for each other one, by name, its error."""
+    collections: list[Collection] = []
+    faults: dict[str, ApiError] = {}
+    for name in dict.fromkeys(settings.collection_names):
+        try:
+            collections += load_collections(settings.model_copy(update={"enabled_collections": name}))
+        except ApiError as error:
+            faults[name] = error
+    return collections, faults
+
+
 def collection_files(settings: Settings) -> dict[str, Path]:
     """Every collection that could be enabled, by name."""
     folders = [CATALOG]

@@ -1,9 +1,10 @@
-"""The table of contents that Dagster loads: every enabled market's assets, checks, jobs, schedules and sensors."""
+"""The table of contents that Dagster loads: assets, checks, jobs, schedules and sensors of what is enabled."""
 
 import logging
 
 import dagster as dg
 
+from refresh_pipeline.api_files import load_usable
 from refresh_pipeline.orchestration.build import build
 from refresh_pipeline.pipeline.market_validation import usable_markets
 from refresh_pipeline.settings import keep_files_private, load_settings, set_dagster_variables
@@ -13,11 +14,14 @@ log = logging.getLogger("refresh_pipeline")
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    """What Dagster finds in this module: the markets that the environment enables; a wrong one is left out."""
+    """What Dagster finds in this module: the markets and collections that are enabled; a wrong one is left out."""
     keep_files_private()
     set_dagster_variables()
     settings = load_settings()
     markets, faults = usable_markets(settings)
     for fault in faults.values():
         log.error("A market is left out: %s", fault)
-    return build(settings, markets)
+    collections, wrong = load_usable(settings)
+    for fault in wrong.values():
+        log.error("A collection of APIs is left out: %s", fault)
+    return build(settings, markets, collections)

@@ -8,9 +8,13 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 
+from refresh_pipeline.api_files import load_usable
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.settings import Settings
+from refresh_pipeline.warehouse import snapshots
 from refresh_pipeline.warehouse.compaction import CompactionResult
+from refresh_pipeline.warehouse.connection import transaction
+from refresh_pipeline.warehouse.snapshots import prepare
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
 # At most so many seconds a night; the rest follows in the next night.
@@ -18,7 +22,7 @@ SECONDS_A_NIGHT = 600.0
 
 
 def compact(settings: Settings, markets: Sequence[Market], now: datetime) -> CompactionResult:
-    """Compact every market's older rows and delete old rejected candles.
+    """Compact every market's older rows, and delete old rejected candles and old payloads of APIs.
 
     Raises:
         WarehouseBusy: another process held the file's lock for too long.
@@ -27,11 +31,23 @@ def compact(settings: Settings, markets: Sequence[Market], now: datetime) -> Com
     warehouse, result = Warehouse(database=str(settings.database)), CompactionResult()
     if not warehouse.exists:
         return result
+    prune_snapshots(warehouse, settings, now)
     until = time.monotonic() + SECONDS_A_NIGHT
     for market in markets:
         warehouse.prepare(market)
         result += warehouse.compact(market, now, until - time.monotonic())
     return result
+
+
+def prune_snapshots(warehouse: Warehouse, settings: Settings, now: datetime) -> int:
+    """Delete payloads that are more or older than their APIs keep; gives how many."""
+    collections, _ = load_usable(settings)
+    count = 0
+    for collection in collections:
+        prepare(warehouse.get_connection, collection)
+        with warehouse.get_connection() as connection, transaction(connection):
+            count += snapshots.prune(connection, collection, now)
+    return count
 
 
 def pending_compaction(settings: Settings, markets: Sequence[Market], now: datetime) -> int:

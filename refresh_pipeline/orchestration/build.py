@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from refresh_pipeline.market.apis import Collection
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.orchestration.alert_sensor import alerts_sensor
+from refresh_pipeline.orchestration.api_assets import SnapshotDefinitions, snapshot_definitions
 from refresh_pipeline.orchestration.assets import market_assets
 from refresh_pipeline.orchestration.backup_job import backup_job, backup_schedule
 from refresh_pipeline.orchestration.checks import market_checks
@@ -22,8 +24,8 @@ from refresh_pipeline.redaction import redact_log
 from refresh_pipeline.settings import Settings
 
 
-def build(settings: Settings, markets: Sequence[Market]) -> dg.Definitions:
-    """Everything Dagster knows of these markets.
+def build(settings: Settings, markets: Sequence[Market], collections: Sequence[Collection] = ()) -> dg.Definitions:
+    """Everything Dagster knows of these markets and collections of APIs.
 
     Raises:
         MarketError: a market's source does not know what its YAML says of it, there is no such indicator, or this
@@ -35,21 +37,31 @@ def build(settings: Settings, markets: Sequence[Market]) -> dg.Definitions:
     with warnings.catch_warnings():
         # BackfillPolicy is beta; that is a choice, not news at every start.
         warnings.simplefilter("ignore", dg.BetaWarning)
-        return _collected(settings, markets)
+        return _collected(settings, markets, [snapshot_definitions(settings, each) for each in collections])
 
 
-def _collected(settings: Settings, markets: Sequence[Market]) -> dg.Definitions:
+def _collected(
+    settings: Settings, markets: Sequence[Market], snapshots: Sequence[SnapshotDefinitions]
+) -> dg.Definitions:
     return dg.Definitions(
-        assets=[asset for market in markets for asset in [*market_assets(market), *destination_assets(market)]],
-        asset_checks=[check for market in markets for check in [*market_checks(market), *destination_checks(market)]],
+        assets=[
+            *(asset for market in markets for asset in [*market_assets(market), *destination_assets(market)]),
+            *(each.asset for each in snapshots),
+        ],
+        asset_checks=[
+            *(check for market in markets for check in [*market_checks(market), *destination_checks(market)]),
+            *(check for each in snapshots for check in each.checks),
+        ],
         jobs=[
             *(job for market in markets for job in market_jobs(market)),
             *(live_job(market) for market in markets if market.live),
+            *(each.job for each in snapshots),
             backup_job,
             maintenance_job,
         ],
         schedules=[
             *(schedule for market in markets for schedule in market_schedules(market)),
+            *(each.schedule for each in snapshots),
             backup_schedule,
             maintenance_schedule,
         ],

@@ -1,29 +1,24 @@
 """Refreshes API snapshots: asks what is due, all at once, and stores what changed. No Dagster."""
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import duckdb
 
-from refresh_pipeline.market.apis import ApiQuestion, Collection, Override, overridden, wait_after
-from refresh_pipeline.sources import Secrets, SourceError
-from refresh_pipeline.sources.any_api import ApiAnswer, ApiClient, AskAgainLater, Known
+from refresh_pipeline.market.apis import ApiQuestion, Collection, Override, overridden
+from refresh_pipeline.sources import Secrets
 from refresh_pipeline.warehouse import snapshots
 from refresh_pipeline.warehouse.arrays import timestamp
 from refresh_pipeline.warehouse.connection import transaction
-from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
-from refresh_pipeline.warehouse.snapshots import ApiStatus, Arrival, Snapshot
+from refresh_pipeline.warehouse.outcomes import Attempt
+from refresh_pipeline.warehouse.snapshots import ApiStatus, prepare
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
+# Intervals, and a moment for a run, after which an API that was not answered is stale.
+TICKS_OF_GRACE, GRACE = 3, timedelta(minutes=1)
+NEVER = datetime.min  # noqa: DTZ901 (as the warehouse's instants, without a zone)
 NO_OVERRIDES: Mapping[str, Override] = {}
-
-
-def prepare(warehouse: Warehouse, collection: Collection) -> None:
-    """Create the collection's tables and views, or bring them forward."""
-    with warehouse.get_connection() as connection, transaction(connection):
-        snapshots.ensure(connection, collection)
 
 
 def due(
@@ -49,6 +44,47 @@ def _due_at(question: ApiQuestion, status: ApiStatus) -> datetime:
     return status.attempted_at + question.api.every
 
 
+def due_now(
+    warehouse: Warehouse,
+    collection: Collection,
+    now: datetime,
+    overrides: Mapping[str, Override] = NO_OVERRIDES,
+) -> list[ApiQuestion]:
+    """The questions to ask at `now`, by what the warehouse says of the last attempts."""
+    return due(collection, _statuses(warehouse, collection), now, overrides)
+
+
+def _statuses(warehouse: Warehouse, collection: Collection) -> Mapping[str, ApiStatus]:
+    if not warehouse.exists:
+        return {}
+    with warehouse.reader() as connection:
+        known = snapshots.has_tables(connection, collection.name)
+        return snapshots.statuses(connection, collection.name) if known else {}
+
+
+def stale(
+    warehouse: Warehouse,
+    collection: Collection,
+    now: datetime,
+    overrides: Mapping[str, Override] = NO_OVERRIDES,
+) -> dict[str, str]:
+    """By API, why it is not fresh: it was not answered within three of its intervals."""
+    questions = [overridden(question, overrides) for question in collection.questions]
+    names = [question.id for question in questions if question.api.enabled]
+    statuses = _statuses(warehouse, collection)
+    with warehouse.reader() as connection:
+        seen = {each.api: each.seen_at for each in snapshots.newest(connection, collection.name, names).values()}
+    faults: dict[str, str] = {}
+    for question in questions:
+        oldest = timestamp(now) - question.api.every * TICKS_OF_GRACE - GRACE
+        if question.id in names and seen.get(question.id, NEVER) < oldest:
+            status = statuses.get(question.id)
+            reason = (status.reason if status else None) or "it was not asked"
+            last = f"{seen[question.id]:%Y-%m-%d %H:%M} UTC" if question.id in seen else "never"
+            faults[question.id] = f"answered last: {last}; {reason}"
+    return faults
+
+
 def refresh(
     warehouse: Warehouse,
     collection: Collection,
@@ -57,58 +93,20 @@ def refresh(
     secrets: Secrets,
 ) -> dict[str, Attempt]:
     """Ask these questions and store what came; gives the outcome of each by its id."""
+    # Late: with it comes aiohttp, which loading the definitions should not take.
+    from refresh_pipeline.pipeline.api_requests import asked  # noqa: PLC0415
+
     if not questions:
         return {}
-    prepare(warehouse, collection)
+    prepare(warehouse.get_connection, collection)
     with warehouse.get_connection() as connection:
         known = snapshots.newest(connection, collection.name, [question.id for question in questions])
         statuses = snapshots.statuses(connection, collection.name)
     failures = {name: status.failures for name, status in statuses.items()}
     with_known = [(question, known.get(question.id), failures.get(question.id, 0)) for question in questions]
-    arrivals = asyncio.run(_asked(collection, with_known, now, secrets))
+    arrivals = asyncio.run(asked(collection, with_known, now, secrets))
     with warehouse.get_connection() as connection, transaction(connection):
         return snapshots.store(connection, collection, arrivals, now)
-
-
-async def _asked(
-    collection: Collection,
-    questions: Sequence[tuple[ApiQuestion, Snapshot | None, int]],
-    now: datetime,
-    secrets: Secrets,
-) -> dict[str, Arrival]:
-    """What came of each question, given its newest payload and its failures in a row."""
-    async with ApiClient(secrets, allow_private=collection.allow_private) as client:
-        arrivals = await asyncio.gather(*(_arrival(client, *each, now=now) for each in questions))
-    return {question.id: arrival for (question, _, _), arrival in zip(questions, arrivals, strict=True)}
-
-
-async def _arrival(
-    client: ApiClient, question: ApiQuestion, known: Snapshot | None, failures: int, *, now: datetime
-) -> Arrival:
-    began = time.monotonic()
-    try:
-        answer = await client.ask(question, Known(known.etag, known.last_modified) if known else Known())
-    except SourceError as error:
-        silence = error.seconds if isinstance(error, AskAgainLater) else None
-        due_at = timestamp(now) + wait_after(question.api.every, failures + 1, silence)
-        failed = Attempt(Outcome.failed, str(error), error.transient, seconds=time.monotonic() - began)
-        return Arrival(failed, due_at)
-    attempt = Attempt(Outcome.updated, seconds=time.monotonic() - began)
-    return _of_answer(answer, attempt, timestamp(now) + question.api.every)
-
-
-def _of_answer(answer: ApiAnswer, attempt: Attempt, due_at: datetime) -> Arrival:
-    return Arrival(
-        attempt,
-        due_at,
-        answer.payload,
-        answer.status,
-        answer.url,
-        answer.content_type,
-        answer.bytes,
-        answer.etag,
-        answer.last_modified,
-    )
 
 
 def columns_without_values(warehouse: Warehouse, collection: Collection) -> dict[str, list[str]]:

@@ -7,6 +7,11 @@ BACKUP = "backup"
 MAINTENANCE = "maintenance"
 
 
+def snapshots_job_name(collection: str) -> str:
+    """The job that asks the APIs of a collection."""
+    return f"{collection}_snapshots"
+
+
 def refresh_job_name(market: Market) -> str:
     """The job that brings candles and what is computed from them up to date."""
     return f"{market.name}_refresh"

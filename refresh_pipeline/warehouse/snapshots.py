@@ -16,6 +16,7 @@ import numpy as np
 from refresh_pipeline.market.apis import Api, ApiQuestion, Collection, Keep
 from refresh_pipeline.redaction import clean
 from refresh_pipeline.warehouse.arrays import registered, texts, timestamp
+from refresh_pipeline.warehouse.connection import Connect, transaction
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
 from refresh_pipeline.warehouse.schema import FIXED_TABLES, SCHEMA_VERSION, Table, qualified
 from refresh_pipeline.warehouse.versions import join_feed, record_changes
@@ -141,6 +142,12 @@ def _children(parent: Any, step: str) -> list[Any]:
             return parent
         return [parent[int(step)]] if step.isdigit() and int(step) < len(parent) else []
     return []
+
+
+def prepare(connect: Connect, collection: Collection) -> None:
+    """Create a collection's tables and views, or bring them forward."""
+    with connect() as connection, transaction(connection):
+        ensure(connection, collection)
 
 
 def ensure(connection: duckdb.DuckDBPyConnection, collection: Collection) -> None:

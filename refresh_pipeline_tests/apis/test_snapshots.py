@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from refresh_pipeline.market.apis import Collection, parse_collection
-from refresh_pipeline.pipeline.api_snapshots import columns_without_values, due, prepare, refresh
+from refresh_pipeline.pipeline.api_snapshots import columns_without_values, due, refresh, stale
 from refresh_pipeline.sources import PermanentError
 from refresh_pipeline.sources.any_api import payload_of, require_public
 from refresh_pipeline.warehouse import snapshots
@@ -202,7 +202,7 @@ def test_a_feed_is_kept_by_its_entries_and_one_with_entities_is_refused(server: 
 
 def test_failures_in_a_row_are_asked_more_rarely_and_silence_is_kept(server: ApiServer, warehouse: Warehouse):
     mine = collection(server, "{url: URL/a, every: 1m}")
-    prepare(warehouse, mine)
+    snapshots.prepare(warehouse.get_connection, mine)
     server.says("/a", "down", 500)
     waits, now = [], NOW
     for _ in range(5):
@@ -230,6 +230,20 @@ def test_what_is_due_is_what_was_never_asked_or_whose_interval_has_passed(server
     assert due(mine, _statuses(warehouse), at(9)) == []
     assert len(due(mine, _statuses(warehouse), at(10))) == 1
     assert due(collection(server, "{url: URL/a, enabled: false}"), {}, NOW) == []
+
+
+def test_an_api_that_was_not_answered_for_three_intervals_is_stale(server: ApiServer, warehouse: Warehouse):
+    mine = collection(server, "{url: URL/a, every: 10m}")
+    server.says("/a", "[1]")
+    asked(warehouse, mine)
+    assert stale(warehouse, mine, at(31)) == {}
+    server.says("/a", "down", 503)
+    asked(warehouse, mine, at(20))
+    [fault] = stale(warehouse, mine, at(32)).values()
+    assert "2026-01-01 00:00 UTC" in fault
+    assert "HTTP 503" in fault
+    off = collection(server, "{url: URL/a, every: 10m, enabled: false}")
+    assert stale(warehouse, off, at(32)) == {}
 
 
 def test_retention_keeps_the_newest_payload_whatever_its_age(server: ApiServer, warehouse: Warehouse):
