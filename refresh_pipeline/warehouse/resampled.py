@@ -13,7 +13,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from refresh_pipeline.market.calendars.base import Calendar
+from refresh_pipeline.market.calendars.base import Calendar, length_of
 from refresh_pipeline.market.candles import TIME_UNIT, Candles, Times
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.resampling import resample_counted
@@ -62,7 +62,7 @@ def regrid(
 ) -> tuple[dict[Series, Candles], Arrays]:
     """The longer candles of one series on its calendar of now, and the stored ones that are not on its grid.
 
-    Candles from before the first stored base candle are left as they are.
+    Candles that end before the first stored base candle are left as they are.
     """
     stored, below = (_open_times(connection, market, each) for each in (series, base))
     if not len(stored) or not len(below):
@@ -70,10 +70,11 @@ def regrid(
     calendar = market.calendar_of(series.instrument)
     opens = np.unique(calendar.floor(series.timeframe, below))
     # The first bar is a part of one, as at a first refresh, where no longer history precedes it.
-    first = below[0] if stored[0] < below[0] else opens[0]
+    older = below[0] - length_of(series.timeframe)
+    first = below[0] if stored[0] <= older else opens[0]
     touched = TouchedBars(series, base, opens[(opens >= first) & (opens <= stored[-1])])
     made = made_again(connection, market, [touched], set()) if len(touched.open_times) else {}
-    later = stored[stored >= below[0]]
+    later = stored[stored > older]
     return made, _keys([(series, time) for time in later[calendar.floor(series.timeframe, later) != later]])
 
 
