@@ -26,6 +26,8 @@ from refresh_pipeline.cli.options import (
 Row = Mapping[str, Any]
 
 COUNTS = ("expected", "stored", "complete")
+# Gaps of one market in the table; all of them are in --all and --json.
+MOST_SHOWN = 30
 
 
 def gaps(
@@ -63,8 +65,8 @@ def print_gaps(console: Console, rows: Sequence[Row], *, with_complete: bool = F
             console.print(_counts_table(market, series))
             console.print()
         if incomplete:
-            console.print(_gaps_table(market, incomplete))
-            console.print()
+            console.print(_gaps_table(market, incomplete, None if with_complete else MOST_SHOWN))
+            console.print(_more(incomplete, with_complete=with_complete), highlight=False)
         console.print(_summary(market, series), style="yellow" if incomplete else "green", highlight=False)
 
 
@@ -83,12 +85,17 @@ def _counts_table(market: str, rows: Sequence[Row]) -> Any:
     return table
 
 
-def _gaps_table(market: str, rows: Sequence[Row]) -> Any:
+def _more(rows: Sequence[Row], *, with_complete: bool) -> str:
+    rest = sum(len(row["gaps"]) for row in rows) - MOST_SHOWN
+    return f"... and {rest:,} more: --all, or narrow by -i and -t\n" if rest > 0 and not with_complete else ""
+
+
+def _gaps_table(market: str, rows: Sequence[Row], most: int | None) -> Any:
     names = ("instrument", "timeframe", "missing", "from", "to", "where")
     table = grid(*names, right=("missing",), wrapped=("instrument", "where"), title=f"{market}: missing candles")
-    for row in rows:
-        for gap in row["gaps"]:
-            table.add_row(row["instrument"], row["timeframe"], *_gap_cells(gap))
+    gaps_of_rows = [(row, gap) for row in rows for gap in row["gaps"]]
+    for row, gap in gaps_of_rows[:most]:
+        table.add_row(row["instrument"], row["timeframe"], *_gap_cells(gap))
     return table
 
 

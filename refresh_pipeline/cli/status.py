@@ -88,9 +88,14 @@ def print_status(console: Console, database: str, rows: Sequence[Row], *, by_ser
         console.print()
     if not rows:
         console.print("No series to show.")
+    elif not any(row["attempted_at"] or row["candle_count"] for row in rows):
+        console.print("Nothing is stored yet: [bold]refresh once[/bold] fetches candles.")
+        return
     _print_reasons(console, rows)
     if not by_series and any(map(is_at_fault, rows)):
-        console.print("[bold]refresh status --failed[/bold] lists series at fault, [bold]refresh gaps[/bold] gaps.")
+        console.print(
+            "[bold]refresh status --failed[/bold] lists series at fault; [bold]refresh gaps[/bold] lists gaps."
+        )
     console.print(f"warehouse {database}", soft_wrap=True, highlight=False, markup=False)
 
 

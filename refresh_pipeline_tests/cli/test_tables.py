@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from refresh_pipeline.cli.gaps import print_gaps
 from refresh_pipeline.cli.status import print_status
 from refresh_pipeline.cli.tables import print_refreshed, progress_bars
 from refresh_pipeline.market.series import Series
@@ -208,6 +209,7 @@ def test_the_table_before_any_refresh(new_world: World) -> None:
     rows = status_rows(new_world.settings, [new_world.market], NOW)
     print_status(Console(file=out, width=160), "", rows, by_series=True)
     assert "XRP/USD H1 - - - 0 - never" in [" ".join(x.split()) for x in out.getvalue().splitlines()]
+    assert "Nothing is stored yet: refresh once fetches candles." in out.getvalue()
 
 
 def five_hundred_rows(fault: dict[str, Any]) -> list[dict[str, Any]]:
@@ -240,7 +242,7 @@ def test_a_status_of_500_series_is_a_line_per_timeframe_that_adds_up() -> None:
     assert "m1 100 2026-06-01 11:45 1 9,600 99.50 % 1" in lines
     assert "m5 100 2026-06-01 11:45 0 9,600 100 % 0" in lines
     assert "failed: wide/raw_candles of INSTRUMENT0 m1: HTTP 503" in lines
-    assert "refresh status --failed lists series at fault, refresh gaps gaps." in lines
+    assert "refresh status --failed lists series at fault; refresh gaps lists gaps." in lines
 
 
 def test_a_share_just_below_100_percent_does_not_show_as_100() -> None:
@@ -262,6 +264,30 @@ def test_the_table_of_a_refresh_fits_80_columns(new_world: World, verbose: int) 
     assert max(map(len, text.splitlines())) <= 80
     assert "\u2026" not in text
     assert ("1 no data" in " ".join(text.split())) or verbose
+
+
+def test_many_gaps_are_cut_unless_all_are_asked_for() -> None:
+    gap = {"first": "2026-06-01T03:00:00Z", "last": "2026-06-01T04:00:00Z", "candles": 5, "place": "middle"}
+    counts = {"expected_count": 9, "stored_count": 4, "completeness": 0.4444}
+    rows = [
+        {
+            "market": "wide",
+            "instrument": f"I{number}",
+            "timeframe": "m15",
+            "gaps": [{**gap, "confirmed": True}],
+            **counts,
+        }
+        for number in range(500)
+    ]
+    out, every = StringIO(), StringIO()
+    print_gaps(Console(file=out, width=80), rows)
+    print_gaps(Console(file=every, width=80), rows, with_complete=True)
+    lines = out.getvalue().splitlines()
+    assert len(lines) < 70
+    assert max(map(len, lines)) <= 80
+    assert "... and 470 more: --all, or narrow by -i and -t" in lines
+    assert "wide: 0 of 500 series complete; 2,000 of 4,500 expected candles stored" in lines
+    assert every.getvalue().count("middle, not at") == 500
 
 
 # ---- progress
