@@ -88,7 +88,11 @@ def supervise(plan: Plan) -> int:
     running |= {name: _started(command) for name, command in plan.programs.items() if name != plan.renewed}
     watchdog = Watchdog(plan.home, plan.alert)
     reasons = _watch(plan, running, states, stopped, watchdog)
-    _end_all(running)
+    if not reasons:
+        _say("Stopping the programs.")
+    # The others complain at length about a code server that is gone: it ends last.
+    _end_all([process for name, process in running.items() if name != plan.renewed])
+    _end_all([running[plan.renewed]])
     shutil.rmtree(plan.temporary, ignore_errors=True)
     for reason in reasons:
         _say(reason)
@@ -98,10 +102,10 @@ def supervise(plan: Plan) -> int:
     return 1 if reasons else 0
 
 
-def _end_all(running: "Mapping[str, subprocess.Popen[bytes]]") -> None:
-    for process in running.values():
+def _end_all(running: "Sequence[subprocess.Popen[bytes]]") -> None:
+    for process in running:
         process.terminate()
-    for process in running.values():
+    for process in running:
         try:
             process.wait(SECONDS_TO_END)
         except subprocess.TimeoutExpired:

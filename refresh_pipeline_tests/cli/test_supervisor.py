@@ -78,6 +78,20 @@ def test_an_interrupt_ends_every_program(tmp_path: Path, number: int):
     assert not (tmp_path / "temporary").exists()
 
 
+def test_the_first_program_ends_last_as_the_others_complain_without_it(tmp_path: Path):
+    tells = "import pathlib, signal, sys, time\nfolder = pathlib.Path(sys.argv[1])\n"
+    tells += (
+        "def end(*_):\n    time.sleep(0.2)\n    (folder / 'ended').write_text(str(time.monotonic()))\n    sys.exit()\n"
+    )
+    tells += "signal.signal(signal.SIGTERM, end)\n(folder / 'began').touch()\ntime.sleep(60)"
+    with supervised(plan_of(tmp_path, code=tells, other=tells)) as process:
+        wait_until(lambda: all((tmp_path / name / "began").exists() for name in ("code", "other")))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 0
+    other, code = (float((tmp_path / name / "ended").read_text()) for name in ("other", "code"))
+    assert other + 0.2 <= code
+
+
 def test_the_others_start_once_the_first_one_is_ready(tmp_path: Path):
     late = f"import pathlib, time; time.sleep(1); pathlib.Path({str(tmp_path / 'ready')!r}).touch(); {STAYS}"
     with supervised(plan_of(tmp_path, code=late, other=STAYS)) as process:
@@ -124,7 +138,7 @@ def test_a_clock_that_is_set_back_is_said_and_restarts_what_waits_by_it(tmp_path
         assert len(shown(tmp_path / "code")) == 1
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=PATIENCE)
-    assert said == "The clock was set back by 10800 s: restarting the other.\n"
+    assert said == "The clock was set back by 10800 s: restarting the other.\nStopping the programs.\n"
 
 
 def shifted_clock(folder: Path, seconds: int) -> Path:
@@ -149,7 +163,7 @@ def test_the_address_is_printed_once_it_answers(tmp_path: Path):
         assert shown(tmp_path / "web")
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
-        assert process.stderr.read() == ""
+        assert process.stderr.read() == "Stopping the programs.\n"
 
 
 def test_the_supervising_process_imports_nothing_but_the_standard_library():
