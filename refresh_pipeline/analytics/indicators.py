@@ -1,4 +1,4 @@
-"""The table of a market's indicators: all of registry.py, or the selection in the market's YAML."""
+"""The table of a market's indicators: the group `standard`, or the selection in the market's YAML."""
 
 import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,11 +13,14 @@ from refresh_pipeline.analytics.registry import (
     ALL,
     CLASSIC,
     LAST_BAR,
+    STANDARD,
     TALIB,
     TRADINGVIEW,
+    DefaultColumns,
     Indicator,
     Parameters,
     hidden_dependencies,
+    is_standard,
     registry,
 )
 from refresh_pipeline.analytics.talib_functions import Number
@@ -33,7 +36,14 @@ class UnknownIndicator(ValueError):
 
 def groups(calendar: Calendar) -> list[str]:
     """The names of groups that a market may choose."""
-    return [CLASSIC, TALIB, TRADINGVIEW, ALL, *dict.fromkeys(each.group for each in _entries(calendar).values())]
+    return [
+        STANDARD,
+        CLASSIC,
+        TALIB,
+        TRADINGVIEW,
+        ALL,
+        *dict.fromkeys(each.group for each in _entries(calendar).values()),
+    ]
 
 
 def _entries(calendar: Calendar) -> Mapping[str, Indicator]:
@@ -42,7 +52,7 @@ def _entries(calendar: Calendar) -> Mapping[str, Indicator]:
 
 
 def indicators(specs: Sequence[IndicatorSpec] | None, calendar: Calendar) -> Computation:
-    """The table of a market's indicators: all of them, or those of `specs`.
+    """The table of a market's indicators: the group `standard`, or those of `specs`.
 
     A spec is the name of a group, an indicator or a column, or an indicator with parameters: `{"ema": [8, 21]}`,
     `{"macd": {"fastperiod": 8, "slowperiod": 21, "signalperiod": 5}}`.
@@ -52,7 +62,7 @@ def indicators(specs: Sequence[IndicatorSpec] | None, calendar: Calendar) -> Com
             specs with different parameters come to the same column; the message names both.
     """
     entries = _entries(calendar)
-    selected = list(_selected(entries, [CLASSIC, TALIB] if specs is None else specs))
+    selected = list(_selected(entries, [CLASSIC, STANDARD] if specs is None else specs))
     _refuse_one_name_for_two(selected)
     chosen = dict.fromkeys(name for _, columns, _ in selected for name in columns)
     return _computation(_with_needs([part for part, _, _ in selected], _Makers.of(entries)), list(chosen))
@@ -126,17 +136,23 @@ def _selected(
             yield from ((part, columns, repr(spec)) for part, columns in _by_name(entries, spec))
 
 
+def _names_all_of(spec: str, entry: Indicator, shipped: DefaultColumns) -> bool:
+    """Whether a spec names all columns of a set; of another package's indicators nothing comes unasked."""
+    if spec == STANDARD:
+        return is_standard(entry, shipped)
+    return spec in (shipped.of, entry.group, entry.name) or (spec == ALL and entry.group != OWN)
+
+
 def _by_name(entries: Mapping[str, Indicator], spec: str) -> Iterator[tuple[Part, Sequence[str]]]:
     matches = [
         (entry, shipped, [name for name in shipped.names if everything or name == spec])
         for entry in entries.values()
         for shipped in entry.shipped
-        # Of another package's indicators nothing comes unasked.
-        for everything in [spec in (shipped.of, entry.group, entry.name) or (spec == ALL and entry.group != OWN)]
+        for everything in [_names_all_of(spec, entry, shipped)]
         if everything or spec in shipped.names
     ]
     if not matches:
-        known = [*entries, *(entry.group for entry in entries.values()), CLASSIC, TALIB, TRADINGVIEW, ALL]
+        known = [*entries, *(entry.group for entry in entries.values()), STANDARD, CLASSIC, TALIB, TRADINGVIEW, ALL]
         raise UnknownIndicator(f"found {spec!r}{_nearest(spec, known)}; allowed: a group, an indicator or a column")
     for entry, shipped, names in matches:
         yield entry.part(shipped.parameters, shipped.names), names

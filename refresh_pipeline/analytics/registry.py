@@ -29,6 +29,11 @@ from refresh_pipeline.market.calendars.base import Calendar
 Parameters = Mapping[str, Number]
 # The sets: the NSE predecessor's columns, every function of TA-Lib, what charting programs have besides, and all.
 CLASSIC, TALIB, TRADINGVIEW, ALL = "classic", "talib", "tradingview", "all"
+# What is computed where a market chooses nothing: no transforms of single prices, cycles and patterns of TA-Lib, no
+# columns that are another one's double, but Ichimoku.
+STANDARD = "standard"
+_NOT_STANDARD = {"math", "prices", "cycles", "patterns"}
+_STANDARD_ALSO = {"ichimoku"}
 # Periods of own parameters: one bar is no window, and longer ones than this have no end.
 SHORTEST, LONGEST = 2, 10_000
 
@@ -516,6 +521,14 @@ def _charting_indicators() -> Iterator[Indicator]:
             part=function.part,
             accepts=partial(_charting_accepts, function),
         )
+
+
+def is_standard(entry: Indicator, columns: DefaultColumns) -> bool:
+    """Whether columns are computed where a market chooses nothing."""
+    if columns.of in (CLASSIC, TRADINGVIEW):
+        return columns.of == CLASSIC or entry.name in _STANDARD_ALSO
+    doubles = any(each.of == CLASSIC and each.parameters == columns.parameters for each in entry.shipped)
+    return columns.of == TALIB and entry.group not in _NOT_STANDARD and not doubles
 
 
 def _charting_accepts(function: ChartingFunction, parameters: Parameters) -> bool:

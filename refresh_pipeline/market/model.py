@@ -164,7 +164,7 @@ class IndicatorSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    # Groups, indicators, columns, or an indicator with parameters of its own (`ema: [8, 21]`); everything if not said.
+    # Groups, indicators, columns, or an indicator with parameters of its own (`ema: [8, 21]`); `standard` if not said.
     compute: tuple[str | dict[str, Any], ...] | None = None
     # Counted back from a series' newest candle; for ever where a timeframe is not in it.
     keep: Mapping[Timeframe, timedelta] = Field(default_factory=lambda: KEPT_BY_DEFAULT)

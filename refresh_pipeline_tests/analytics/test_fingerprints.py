@@ -128,7 +128,7 @@ def test_the_same_column_twice_is_one_column():
     "names", [["vwap"], ["keltner_upper"], ["ad", "stoch_k"], ["volatility_regime"], ["obv_so_far"]]
 )
 def test_some_columns_alone_have_the_values_that_they_have_among_all(names: Sequence[str]):
-    whole, bars = indicators(None, CRYPTO), stacked([history(Market(bars=700))])
+    whole, bars = indicators(["classic", "talib"], CRYPTO), stacked([history(Market(bars=700))])
     alone = whole.narrowed(names)
     assert len(alone.states) < len(whole.states)
     assert {column.name for column in alone.columns} == {*names} - {*whole.states}

@@ -330,7 +330,16 @@ def test_all_is_everything_each_column_once():
     shipped = {name for each in REGISTRY.values() for some in each.shipped for name in some.names}
     assert len(set(everything)) == len(everything) == len(shipped)
     assert names(["all"]) == everything
-    assert set(names(None)) == set(CLASSIC_COLUMNS) | set(TALIB_COLUMNS)
+
+
+def test_the_default_is_the_group_standard():
+    assert names(None) == names(["classic", "standard"])
+    assert set(names(None)) == set(names(["standard"]))
+    default = set(names(None))
+    assert set(CLASSIC_COLUMNS) < default
+    assert {"ichimoku_span_a", "supertrend_supertrend", "cci", "hma", "linearreg"} <= default
+    # Doubles of the predecessor's columns, transforms of a single price, TA-Lib's patterns.
+    assert default.isdisjoint({"rsi", "adx", "macd_macd", "bbands_middleband", "acos", "avgprice", "cdldoji", "alma"})
 
 
 def test_a_group_an_indicator_and_a_column_can_be_wished_for():
