@@ -276,7 +276,7 @@ def withdraw_injected() -> None:
     """
     copied = dotenv_values(".env")
     listed = copied.get("REFRESH_YAML_VARIABLES") or _at_start.get("REFRESH_YAML_VARIABLES") or ""
-    ours = {field.validation_alias for field in Settings.model_fields.values()} | set(PARTS.split(listed.upper()))
+    ours = {str(field.validation_alias) for field in Settings.model_fields.values()} | set(PARTS.split(listed.upper()))
     for name, value in copied.items():
         before = _at_start.get(name)
         is_ours = name in ours or name.startswith(SECRET_PREFIX)

@@ -342,7 +342,7 @@ class LiveIndicators:
         if call.formula.counts_rows:
             block = (self._windows.count[members] - 1) // BLOCK_BARS * BLOCK_BARS
             outputs = outputs + np.maximum(block - call.before, 0)
-        return outputs
+        return list(outputs)
 
     def _over_stretches(self, call: _Call, members: Members) -> Sequence[Floats]:
         results = [call.over_stretch(self._windows, member) for member in members.tolist()]

@@ -158,7 +158,11 @@ def shown_times(array: NDArray, style: TimeStyle, fx_refresh: bool = False) -> N
     if style is not TimeStyle.iso:
         unit = "datetime64[s]" if style is TimeStyle.s else "datetime64[ms]"
         numbers = array.astype(unit).astype(np.int64)
-        return numbers if not np.isnat(array).any() else np.where(np.isnat(array), None, numbers.astype(object))
+        if not np.isnat(array).any():
+            return numbers
+        nullable = numbers.astype(object)
+        nullable[np.isnat(array)] = None
+        return nullable
     return iso_times(array, fx_refresh)
 
 

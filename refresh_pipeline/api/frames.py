@@ -140,7 +140,7 @@ def read_window(
     first, last = extent
     is_newest = window.since is None
     wanted = window.limit + (not is_newest)
-    begin = first if is_newest else max(window.since, first)
+    begin = first if window.since is None else max(window.since, first)
     end = min(END if window.until is None else window.until, last + np.timedelta64(1, "us"))
     span = np.timedelta64(series.timeframe.minutes, "m") * (wanted + 2) + QUIET
     while True:

@@ -65,7 +65,7 @@ class _Server(socketserver.ThreadingTCPServer):
 
 
 class _Handler(socketserver.BaseRequestHandler):
-    server: _Server
+    server: _Server  # pyright: ignore[reportIncompatibleVariableOverride] (the only server that makes it)
 
     def handle(self) -> None:
         """Connect one client with the host it names, if it may be reached."""

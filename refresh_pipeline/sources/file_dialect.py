@@ -208,7 +208,7 @@ def with_clock(dialect: Dialect, rows: Sequence[Sequence[str]]) -> Mapping[str, 
     if date is None or clock is None or date == clock or len(dialect.positions["open_time"]) > 1:
         return dialect.positions
     clocks = [is_clock(_cell(row, clock)) for row in rows]
-    return dialect.positions | {"open_time": (date, clock)} if clocks and all(clocks[:20]) else dialect.positions
+    return {**dialect.positions, "open_time": (date, clock)} if clocks and all(clocks[:20]) else dialect.positions
 
 
 def _require_one_instrument(dialect: Dialect, rows: Sequence[Sequence[str]], where: str) -> None:

@@ -147,7 +147,8 @@ def _described(dialect: Dialect, encoding: str) -> dict[str, Any]:
     else:
         options |= {"header": False, "columns": list(dialect.names)}
     if dialect.formats:
-        options["time"] = list(dialect.formats) if len(dialect.formats) > 1 else dialect.formats[0]
+        first, *others = dialect.formats
+        options["time"] = [first, *others] if others else first
     if not dialect.marks.plain:
         options["decimal"] = dialect.marks.decimal
     return options | ({"encoding": encoding} if encoding not in ("utf-8", "utf-8-sig") else {})

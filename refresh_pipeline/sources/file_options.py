@@ -100,13 +100,13 @@ class FilesOptions(BaseModel):
     def order(self) -> str:
         """Whether the day or the month comes first where a file leaves both open; empty if nobody says."""
         named = [each for each in self.time if "%" not in each]
-        return named[0] if named else ORDERS.get(self.preset or "", "")
+        return named[0] if named else ORDERS.get(self.preset, "") if self.preset else ""
 
     @property
     def layouts(self) -> tuple[tuple[str, ...], ...]:
         """The names of all columns of a file without a header, by position; several where the program has variants."""
         if named := self.columns.get("by_position"):
             return (named,)
-        if self.preset in LAYOUTS:
+        if self.preset and self.preset in LAYOUTS:
             return LAYOUTS[self.preset]
         return (("open_time", *CANDLE_COLUMNS),) if self.header is False else ()

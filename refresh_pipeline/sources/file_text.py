@@ -166,7 +166,7 @@ def _transcode(source: Path, encoding: str, target: Path, skip: int = 0) -> None
         shutil.copyfileobj(text, copy, SAMPLE)
 
 
-def _unpack(packed: IO[bytes], target: Path) -> None:
+def _unpack(packed: IO[bytes] | gzip.GzipFile, target: Path) -> None:
     written = 0
     with target.open("wb") as plain:
         while block := packed.read(SAMPLE * 16):

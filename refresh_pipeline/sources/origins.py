@@ -55,7 +55,7 @@ def _symbol(member: Member, instrument: str) -> str:
     if instrument not in member.market.instruments:
         return instrument
     symbol = getattr(member.source, "symbol", None)
-    return symbol(instrument) if callable(symbol) else member.market.symbol(instrument, str)
+    return str(symbol(instrument)) if callable(symbol) else member.market.symbol(instrument, str)
 
 
 def _made_from(member: Member, timeframe: Timeframe) -> Timeframe | None:

@@ -74,7 +74,7 @@ def connect(
         ValueError: the database's path has a scheme.
         WarehouseDamaged: a statement of the block met a damaged part of the file.
     """
-    session: dict[str, SessionValue] = SESSION if time_zone is None else {**SESSION, "TimeZone": time_zone}
+    session: dict[str, SessionValue] = {**SESSION, **({"TimeZone": time_zone} if time_zone else {})}
     if only_file is not None:
         session = {**session, "allowed_paths": [str(only_file)], "enable_external_access": False}
     connection = _opened(database, read_only, patience, {**CONFIG, "memory_limit": memory_limit}, session)

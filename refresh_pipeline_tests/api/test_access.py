@@ -37,7 +37,7 @@ def routes() -> list[tuple[str, str]]:
     """Method and a path of every route."""
     listed = [route for router in ROUTERS for route in router.routes]
     return [
-        (method, re.sub(r"{[^}]*}", "x", route.path))
+        (method, re.sub(r"{[^}]*}", "x", getattr(route, "path", "")))
         for route in listed
         for method in sorted(getattr(route, "methods", ()) or ())
     ]

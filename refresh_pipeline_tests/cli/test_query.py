@@ -51,9 +51,9 @@ def test_parquet_is_written_whole_over_an_older_file(database: Path, tmp_path: P
     file = tmp_path / "it's.parquet"
     file.write_text("older")
     assert query(database, "from demo.raw_candles -- all", "--parquet", str(file)) == (0, "")
-    assert duckdb.sql(
-        "select count(*), sum(close) from read_parquet($file)", params={"file": str(file)}
-    ).fetchall() == [(1000, 249750.0)]
+    with duckdb.connect() as connection:
+        rows = connection.execute("select count(*), sum(close) from read_parquet(?)", [str(file)]).fetchall()
+    assert rows == [(1000, 249750.0)]
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["it's.parquet"]
 
 

@@ -220,7 +220,7 @@ class Hour:
             self.kills[processes[pid]] += 1
         if target in (VENUE, EVERYTHING):
             self.kills[target] += 1
-        away = {VENUE: [VENUE], EVERYTHING: [*self._commands]}.get(target or "", {target} & {*self._commands})
+        away = {VENUE: [VENUE], EVERYTHING: [*self._commands]}.get(target or "", {str(target)} & {*self._commands})
         self._back |= {name: now + self.random.uniform(*AWAY) for name in away}
         if target:
             self._killed_at = now
