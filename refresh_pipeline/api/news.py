@@ -85,7 +85,10 @@ def _from_the_first(older: Mapping[str, Any], newer: Mapping[str, Any]) -> Mappi
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What a client wants to hear: a topic, and of candles a market, instruments and a timeframe, or all."""
+    """What a client wants to hear: a topic, and of candles a market, instruments and a timeframe, or all.
+
+    Of APIs, `instruments` are their ids.
+    """
 
     topic: Topic
     market: str | None = None
@@ -99,6 +102,8 @@ class Subscription:
             return None
         if self.market is not None and news.body.get("market") != self.market:
             return None
+        if self.topic is Topic.apis:
+            return news if not self.instruments or news.body.get("api_id") in self.instruments else None
         if self.topic is not Topic.candles:
             return news
         if self.timeframe is not None and news.body["timeframe"] != self.timeframe:

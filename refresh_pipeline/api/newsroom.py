@@ -109,6 +109,12 @@ class Newsroom:
         if len(self._service.hub):
             for news in news_of(self._service, read):
                 self._service.hub.publish(news)
+            if self._service.hub.has_listeners(Topic.apis):
+                self._service.in_background(self._tell_apis(read))
+
+    async def _tell_apis(self, read: Changes) -> None:
+        for news in await self._service.snapshots.news_of(read.changes):
+            self._service.hub.publish(news)
 
     async def _repeat(self, seconds: float, look: Any) -> None:
         while True:

@@ -21,7 +21,9 @@ from refresh_pipeline.api.news import Hub
 from refresh_pipeline.api.reading import Reader
 from refresh_pipeline.api.reports import Reports
 from refresh_pipeline.api.snapshots import NoSnapshots, Snapshots
+from refresh_pipeline.api.stored_snapshots import StoredSnapshots
 from refresh_pipeline.api.tails import Tails
+from refresh_pipeline.market.apis import Collection
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.settings import Settings
 
@@ -59,12 +61,20 @@ class Service:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @classmethod
-    def of(cls, settings: Settings, markets: Sequence[Market], now: Callable[[], datetime] = _clock) -> "Service":
-        """The service of these settings."""
+    def of(
+        cls,
+        settings: Settings,
+        markets: Sequence[Market],
+        now: Callable[[], datetime] = _clock,
+        collections: Sequence[Collection] = (),
+    ) -> "Service":
+        """The service of these settings, markets and collections of APIs."""
         feed = Feed(settings.database, Tails(markets, settings.api_tail))
-        return cls(
-            settings, markets, keys_of(settings), Reader(settings.database), feed, DagsterClient(settings), now, now()
-        )
+        reader, dagster = Reader(settings.database), DagsterClient(settings)
+        service = cls(settings, markets, keys_of(settings), reader, feed, dagster, now, now())
+        if collections:
+            service.snapshots = StoredSnapshots(settings, collections, reader, dagster)
+        return service
 
     async def start(self) -> None:
         """Begin what runs beside the requests."""

@@ -1,7 +1,10 @@
 """API snapshots as pushed and as the tracker's messages ask for them: the place where their store is plugged in."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
+
+from refresh_pipeline.api.news import News
+from refresh_pipeline.warehouse.versions import Change
 
 
 class Snapshots(Protocol):
@@ -27,6 +30,10 @@ class Snapshots(Protocol):
         """Ask an API now; gives `success` or `failed`."""
         ...
 
+    async def news_of(self, changes: Sequence[Change]) -> list[News]:
+        """A message for each API whose payload changed."""
+        ...
+
 
 class NoSnapshots:
     """Where no API collection is loaded."""
@@ -50,3 +57,7 @@ class NoSnapshots:
     async def force(self, api_id: str) -> str:
         """No API can be asked."""
         raise KeyError(api_id)
+
+    async def news_of(self, changes: Sequence[Change]) -> list[News]:
+        """Nothing changes."""
+        return []

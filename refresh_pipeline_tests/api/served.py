@@ -17,6 +17,7 @@ from refresh_pipeline.api.access import rules_of
 from refresh_pipeline.api.app import create_app
 from refresh_pipeline.api.reading import OPENING
 from refresh_pipeline.api.service import Service
+from refresh_pipeline.api_files import load_collections
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
@@ -110,7 +111,7 @@ class Shop:
 @contextmanager
 def served(shop: Shop, now: datetime = NOW) -> Iterator[httpx.Client]:
     """A client of a server over the shop, whose clock stands still."""
-    service = Service.of(shop.settings, shop.markets, lambda: now)
+    service = Service.of(shop.settings, shop.markets, lambda: now, load_collections(shop.settings))
     with uvicorn_of(service, shop.settings) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
         wait_for(lambda: bool(service.feed.epoch))
         yield client

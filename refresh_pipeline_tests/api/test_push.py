@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from refresh_pipeline.api.news import Hub, Mailbox, News, Subscription, Topic
-from refresh_pipeline_tests.api.served import BTC, ETH, KEY, READ_KEY, Shop, served, wait_for
+from refresh_pipeline.api.reading import OPENING
+from refresh_pipeline.api_files import load_collections
+from refresh_pipeline.market.apis import Collection
+from refresh_pipeline.warehouse import snapshots
+from refresh_pipeline.warehouse.arrays import timestamp
+from refresh_pipeline.warehouse.connection import transaction
+from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
+from refresh_pipeline.warehouse.snapshots import Arrival
+from refresh_pipeline_tests.api.served import BTC, ETH, KEY, NOW, READ_KEY, Shop, served, wait_for
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import candles, flat
 
 V1 = "/api/v1"
@@ -253,3 +262,42 @@ def test_a_client_that_never_reads_holds_up_nobody(busy_shop: Shop) -> None:
 def _close_of(message: dict[str, Any]) -> float | None:
     listed = [one["last"]["close"] for one in message["series"] if one["layer"] == "candles"]
     return listed[-1] if listed else None
+
+
+MINE = """
+name: mine
+apis:
+  fear: {category: sentiment, url: "https://api.example/fng", every: 1h}
+  gas: {url: "https://api.example/gas", every: 1h}
+"""
+
+
+def test_snapshots_are_asked_for_and_told(tmp_path: Path) -> None:
+    (tmp_path / "apis").mkdir()
+    (tmp_path / "apis" / "mine.yaml").write_text(MINE)
+    shop = Shop.opened(tmp_path / "shop", REFRESH_APIS="mine", REFRESH_APIS_DIR=str(tmp_path / "apis"))
+    [mine] = load_collections(shop.settings)
+    _store(shop, mine, {"value": 1})
+    with served(shop) as client, socket_of(client, "/api/v2/ws") as socket:
+        told(socket, "connected")
+        assert told(socket, type="get_data", api_id="fear")["data"]["data"] == {"value": 1}
+        assert told(socket, type="get_data", api_id="gas")["data"] is None
+        schedules = told(socket, type="get_schedule")["schedules"]
+        assert (schedules["fear"]["interval"], schedules["fear"]["success_count"]) == (3600, 1)
+        assert told(socket, type="subscribe", api_id="fear")["status"] == "success"
+        _store(shop, mine, {"value": 2}, NOW + timedelta(hours=1))
+        update = told(socket, "api_update")
+        assert (update["api_id"], update["data"], update["metadata"]["category"]) == ("fear", {"value": 2}, "sentiment")
+        told(socket, "subscribed", type="subscribe", topic="schedules")
+        socket.send(json.dumps({"type": "update_schedule", "api_id": "gas", "interval": 60, "enabled": False}))
+        answers = {answer["type"]: answer for answer in (told(socket), told(socket))}
+        assert answers["schedule_update"]["schedule"]["interval"] == 60
+        assert answers["schedule_updated"]["status"] == "success"
+        assert told(socket, type="update_schedule", api_id="gas", interval=-5)["code"] == "invalid-field"
+
+
+def _store(shop: Shop, mine: Collection, payload: Any, now: datetime = NOW) -> None:
+    with OPENING, shop.warehouse.get_connection() as connection, transaction(connection):
+        snapshots.ensure(connection, mine)
+        arrival = Arrival(Attempt(Outcome.updated), timestamp(now), payload, 200, "https://api.example/fng", "json", 9)
+        snapshots.store(connection, mine, {"fear": arrival}, now)
