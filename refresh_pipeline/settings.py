@@ -99,6 +99,7 @@ class Settings(BaseSettings):
     enabled_collections: str = Field(default="", validation_alias="REFRESH_APIS")
     apis_dir: Path | None = Field(default=None, validation_alias="REFRESH_APIS_DIR")
     backup_dir: Path | None = Field(default=None, validation_alias="REFRESH_BACKUP_DIR")
+    snapshot_path: Path | None = Field(default=None, validation_alias="REFRESH_SNAPSHOT")
     backups_kept: int = Field(default=3, ge=1, validation_alias="REFRESH_BACKUPS_KEPT")
     backups_kept_weekly: int = Field(default=4, ge=0, validation_alias="REFRESH_BACKUPS_KEPT_WEEKLY")
     backups_kept_monthly: int = Field(default=3, ge=0, validation_alias="REFRESH_BACKUPS_KEPT_MONTHLY")
@@ -157,7 +158,7 @@ class Settings(BaseSettings):
             raise ValueError("allowed: http:// or https://, a host and a port, for instance http://127.0.0.1:3000")
         return url.rstrip("/")
 
-    @field_validator("data_dir", "database_path", "backup_dir", mode="before")
+    @field_validator("data_dir", "database_path", "backup_dir", "snapshot_path", mode="before")
     @classmethod
     def _is_a_path(cls, path: object) -> object:
         if scheme_of(str(path)):
@@ -206,6 +207,11 @@ class Settings(BaseSettings):
     def backups(self) -> Path:
         """Where backups are kept, a folder each."""
         return (self.backup_dir or self.data / "backups").expanduser().absolute()
+
+    @property
+    def snapshot(self) -> Path | None:
+        """The readers' copy of the warehouse, renewed after each publish; None for no copy."""
+        return self.snapshot_path.expanduser().absolute() if self.snapshot_path else None
 
     @property
     def limits_dir(self) -> Path:

@@ -29,6 +29,7 @@ from refresh_pipeline.cli import (
     serve,
     settings_table,
     signals,
+    snapshot,
     status,
 )
 from refresh_pipeline.cli.console import print_line
@@ -56,7 +57,7 @@ apis_app.command("list")(apis.list_apis)
 for command in (apis.once, apis.show):
     apis_app.command()(command)
 app.add_typer(apis_app, name="apis")
-for command in (operate.backup, operate.restore, operate.maintain, recompute.recompute):
+for command in (operate.backup, operate.restore, operate.maintain, recompute.recompute, snapshot.snapshot):
     app.command()(command)
 for command in (status.status, gaps.gaps, check.check, acknowledge.acknowledge, alerts.alerts):
     app.command()(command)

@@ -54,7 +54,7 @@ def market_assets(market: Market) -> list[dg.AssetsDefinition]:
     @asset(Table.exports, market, after=indicators)
     def exports(context: Context, warehouse: WarehouseParam, files: Exports, run_options: Options) -> Result:
         now, batch = run_options.now_instant(market), remaining_series(context, run_options, warehouse, market)
-        attempts = publish_files(warehouse, market, files.root, batch, now)
+        attempts = publish_files(warehouse, market, files.root, batch, now, snapshot=files.snapshot)
         return materialized(context, warehouse, market, attempts, options=run_options, now=now)
 
     @asset(Table.uploads, market, after=exports)

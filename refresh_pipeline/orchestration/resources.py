@@ -39,9 +39,10 @@ class Venues:
 
 @dataclass(frozen=True)
 class Exports:
-    """The folder of export files."""
+    """The folder of export files, and the readers' copy of the warehouse."""
 
     root: Path
+    snapshot: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def resources(settings: Settings) -> dict[str, dg.ResourceDefinition]:
     return {
         "warehouse": warehouse_resource(settings),
         "venues": _without_config(lambda: Venues(settings.limits_dir)),
-        "files": _without_config(lambda: Exports(settings.exports_dir)),
+        "files": _without_config(lambda: Exports(settings.exports_dir, settings.snapshot)),
         "destination": _without_config(lambda: uploads_of(settings)),
         **run_options_resources(),
     }

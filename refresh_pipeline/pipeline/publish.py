@@ -11,7 +11,9 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.pipeline.export import current_files, export
 from refresh_pipeline.pipeline.export_retention import prune
+from refresh_pipeline.pipeline.snapshot import renew_snapshot
 from refresh_pipeline.pipeline.status_report import write_status_report
+from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
 from refresh_pipeline.warehouse.outcomes import Attempt
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
@@ -19,17 +21,26 @@ log = logging.getLogger("refresh_pipeline")
 
 
 def publish_files(
-    warehouse: Warehouse, market: Market, root: Path, batch: Sequence[Series], now: datetime
+    warehouse: Warehouse,
+    market: Market,
+    root: Path,
+    batch: Sequence[Series],
+    now: datetime,
+    *,
+    snapshot: Path | None = None,
 ) -> dict[Series, Attempt]:
     """Write the due files, delete the older copies beyond their retention, and write the status report.
 
-    A status report that cannot be written fails nothing: the log and the metadata of each series say so.
+    With `snapshot`, the readers' copy of the warehouse is renewed. A report or a copy that cannot be written fails
+    nothing: the log and the metadata of each series say so.
     """
     attempts = export(warehouse, market, root, batch, now)
     prune(warehouse, market, root, now)
     try:
         write_status_report(root, market, current_files(warehouse, market), attempts, now)
-    except ExportError as error:
+        if snapshot:
+            renew_snapshot(Path(warehouse.database), snapshot)
+    except (ExportError, OSError, ValueError, WarehouseUnreadable, WarehouseBusy) as error:
         return with_warning(attempts, str(error))
     return attempts
 

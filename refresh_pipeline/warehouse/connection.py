@@ -1,5 +1,6 @@
 """The one place that opens a DuckDB connection. It waits for the file's lock and always closes the connection."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -8,6 +9,7 @@ import duckdb
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from refresh_pipeline.duckdb_connection import SessionValue, open_duckdb, require_path
+from refresh_pipeline.redaction import clean
 
 # How a function that opens and closes connections itself gets them.
 Connect = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
@@ -16,6 +18,7 @@ Connect = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
 # processes; a minute is far above any transaction of ours.
 SHORTEST_WAIT = 0.002
 LONGEST_WAIT = 0.2
+LONGEST_COMMAND = 120
 PATIENCE = 60.0
 # Every array of objects in this package is text: guessing the type from a sample fails in DuckDB 1.5 where the sample
 # holds nulls alone. A missing table is an error, never the Python variable of that name. DuckDB takes a process started
@@ -125,7 +128,7 @@ def _opened(
     except duckdb.Error as error:
         if _is_locked(error):
             raise WarehouseBusy(
-                f"wanted to open {database}, waited {patience:g} s, and it is still held: {_first_line(error)}. "
+                f"wanted to open {database}, waited {patience:g} s, and it is still held: {_holder(error)}. "
                 "Close the program that keeps the file open; readers must close it between questions, too."
             ) from error
         raise WarehouseUnreadable(
@@ -137,6 +140,19 @@ def _opened(
 
 def _is_locked(error: BaseException) -> bool:
     return isinstance(error, duckdb.Error) and any(phrase in str(error) for phrase in LOCKED)
+
+
+def _holder(error: BaseException) -> str:
+    """The process that holds the file, by its id and command; DuckDB's own words where they name none."""
+    named = re.search(r"\(PID (\d+)\)", str(error))
+    if named is None:
+        return _first_line(error)
+    try:
+        command = Path(f"/proc/{named[1]}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return _first_line(error)
+    shown = " ".join(command.split("\0")).strip()
+    return f"by PID {named[1]} ({clean(shown)[:LONGEST_COMMAND]})" if shown else _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:
