@@ -23,6 +23,7 @@ from refresh_pipeline.market.series import Series, listing
 from refresh_pipeline.orchestration.resources import VenuesParam, WarehouseParam
 from refresh_pipeline.orchestration.skips import Answer, still_running
 from refresh_pipeline.pipeline.job_names import live_job_name
+from refresh_pipeline.settings import secret
 from refresh_pipeline.sources.registry import open_stream
 from refresh_pipeline.streaming.live_run import Clock, LiveRun, Parts, Report
 from refresh_pipeline.warehouse.schema import Table
@@ -58,7 +59,7 @@ def live_job(market: Market) -> dg.JobDefinition:
         parts = Parts(
             warehouse,
             venues.open(market),
-            open_stream(market, venues.limits_dir),
+            open_stream(market, venues.limits_dir, secret),
             Clock(lambda: datetime.now(UTC)),
             run_id=context.run_id,
             report=events.tell,

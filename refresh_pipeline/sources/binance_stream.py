@@ -18,7 +18,7 @@ from refresh_pipeline.market.candles import TIME_UNIT
 from refresh_pipeline.market.model import Market, normalized, source_options
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.redaction import excerpt
-from refresh_pipeline.sources import SourceError, TransientError
+from refresh_pipeline.sources import Secrets, SourceError, TransientError, no_secrets
 from refresh_pipeline.sources.binance import INTERVALS, BinanceOptions
 from refresh_pipeline.sources.http_source import venue_at
 from refresh_pipeline.sources.rate_limits import SharedLimit
@@ -47,8 +47,8 @@ class BinanceStream:
     kind = "binance"
     streamed_timeframes = tuple(INTERVALS)
 
-    def __init__(self, market: Market, limits_dir: Path) -> None:
-        """The streams of one market; attempts to connect are limited for all processes together."""
+    def __init__(self, market: Market, limits_dir: Path, secrets: Secrets = no_secrets) -> None:
+        """The streams of one market, which need no secrets; attempts to connect are limited for all processes."""
         self._market, self._options = market, source_options(market, BinanceOptions)
         venue = venue_at("binance-stream", self._options.stream)
         self._limit = SharedLimit(limits_dir, venue, ATTEMPTS, ATTEMPTS_SECONDS)

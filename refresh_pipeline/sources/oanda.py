@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from pydantic import Field
 
 from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.calendars.fx import FxCalendar
@@ -64,6 +65,8 @@ class OandaOptions(SourceOptions):
     insecure_http: bool = False
     # The setting that holds the token.
     token: str = "OANDA_TOKEN"  # noqa: S105 (its name)
+    # The id of the account, which live mode asks for the newest candles of many instruments at once.
+    account: str = Field(default="", pattern=r"^[\w-]*$")
 
 
 class OandaSource(HttpSource[OandaOptions]):
@@ -196,14 +199,15 @@ def _read_rows(options: OandaOptions, response: httpx.Response) -> list[Any]:
     """
     body, _ = json_body(response)
     if not response.is_success:
-        raise _error(options, response, body)
+        raise error_of(options, response, body)
     rows = body.get("candles") if isinstance(body, dict) else None
     if isinstance(rows, list):
         return rows
     raise unexpected(response, "candles", "; is base_url right?")
 
 
-def _error(options: OandaOptions, response: httpx.Response, body: Any) -> Exception:
+def error_of(options: OandaOptions, response: httpx.Response, body: Any) -> Exception:
+    """What an answer that is not good says, and whether to ask again."""
     message = body.get("errorMessage") if isinstance(body, dict) else None
     text = f"HTTP {response.status_code}: {excerpt(str(message) if message else response.text)}"
     if response.status_code in (401, 403):

@@ -33,7 +33,7 @@ SOURCES = {
 }
 
 # The class that streams the closed candles of a kind.
-STREAMS = {"binance": "binance_stream:BinanceStream"}
+STREAMS = {"binance": "binance_stream:BinanceStream", "oanda": "oanda_stream:OandaStream"}
 
 # The kinds that need a token, the options that name a variable, and names of headers and params that hold a token.
 WITH_TOKEN = ("oanda", "dhan", "alpaca")
@@ -76,7 +76,7 @@ def base_urls(market: Market, limits_dir: Path) -> list[str]:
     return [url for url in urls if url]
 
 
-def open_stream(market: Market, limits_dir: Path) -> Streaming:
+def open_stream(market: Market, limits_dir: Path, secrets: Secrets = no_secrets) -> Streaming:
     """The stream of a market's preferred source.
 
     Raises:
@@ -86,7 +86,7 @@ def open_stream(market: Market, limits_dir: Path) -> Streaming:
     if kind not in STREAMS:
         raise MarketError(f"market {market.name!r}: live: found source.kind {kind!r}; allowed: {', '.join(STREAMS)}")
     module, _, name = STREAMS[kind].partition(":")
-    return getattr(importlib.import_module(f"refresh_pipeline.sources.{module}"), name)(market, limits_dir)
+    return getattr(importlib.import_module(f"refresh_pipeline.sources.{module}"), name)(market, limits_dir, secrets)
 
 
 def _opened(market: Market, limits_dir: Path, secrets: Secrets) -> Source:

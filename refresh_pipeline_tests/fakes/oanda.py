@@ -112,6 +112,10 @@ class FakeOanda(LoopbackServer):
         if request.headers.get("Authorization") != f"Bearer {self.token}":
             return 401, UNAUTHORIZED.body
         parts = request.path.split("/")
+        if parts[:3] == ["", "v3", "accounts"] and parts[4:] == ["candles", "latest"]:
+            return 200, {
+                "latestCandles": [self._latest(spec) for spec in request.query["candleSpecifications"].split(",")]
+            }
         if len(parts) != 5 or parts[:3] != ["", "v3", "instruments"] or parts[4] != "candles":
             return 404, {"errorMessage": "The endpoint does not exist"}
         query = dict(request.query)
@@ -122,6 +126,14 @@ class FakeOanda(LoopbackServer):
         rows = [self._row(parts[3], granularity, at, query.get("price", "M")) for at in opens]
         rows = [row for row in rows if row is not None]
         return 200, {"instrument": parts[3], "granularity": granularity, "candles": rows}
+
+    def _latest(self, spec: str) -> dict[str, Any]:
+        """The newest complete candle and the one that forms."""
+        instrument, granularity, sides = spec.split(":")
+        step = timedelta(minutes=MINUTES[granularity])
+        opens = _grid(granularity, self.now - 3 * step, self.now, {})[-2:]
+        rows = [self._row(instrument, granularity, at, sides) for at in opens]
+        return {"instrument": instrument, "granularity": granularity, "candles": [row for row in rows if row]}
 
     def _wrong_with(self, instrument: str, query: dict[str, str]) -> str | None:
         wrong = "Invalid value specified for '{}'"
