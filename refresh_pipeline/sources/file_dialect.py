@@ -24,25 +24,33 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "open_time": (
         *TIME_COLUMNS, "date_time", "opentime", "gmt_time", "local_time", "utc_time", "time_utc", "timestamp_utc",
         "datetime_utc", "window_start", "bar_time", "unix", "unix_timestamp", "unix_time", "epoch", "ts", "t",
-        "trading_date", "trade_date", "dtyyyymmdd", "data", "datum", "fecha", "time_eet", "date_utc",
+        "trading_date", "trade_date", "date/time", "begin", "time_period_start", "candle_time", "dtyyyymmdd",
+        "data", "datum", "fecha", "time_eet", "date_utc",
     ),
     "open": (
-        "open", "o", "open_price", "opening_price", "px_open", "first", "otwarcie", "eröffn", "eröffnung", "erster",
-        "ouverture", "ouv", "apertura",
+        "open", "o", "open_price", "price_open", "opening_price", "px_open", "first", "otwarcie", "eröffn",
+        "eröffnung", "erster", "ouverture", "ouv", "apertura",
     ),
-    "high": ("high", "h", "high_price", "px_high", "max", "najwyzszy", "hoch", "plus_haut", "máximo", "maximo"),
-    "low": ("low", "l", "low_price", "px_low", "min", "najnizszy", "tief", "plus_bas", "mínimo", "minimo"),
+    "high": (
+        "high", "h", "high_price", "price_high", "px_high", "max", "najwyzszy", "hoch", "plus_haut", "máximo",
+        "maximo",
+    ),
+    "low": (
+        "low", "l", "low_price", "price_low", "px_low", "min", "najnizszy", "tief", "plus_bas", "mínimo", "minimo",
+    ),
     "close": (
-        "close", "c", "close_price", "closing_price", "close/last", "last_price", "last", "px_last", "price",
-        "zamkniecie", "schluss", "schlusskurs", "zuletzt", "dernier", "clôture", "cierre", "último", "ultimo",
+        "close", "c", "close_price", "price_close", "closing_price", "close/last", "last_price", "last", "px_last",
+        "price", "zamkniecie", "schluss", "schlusskurs", "zuletzt", "dernier", "clôture", "cierre", "último",
+        "ultimo",
     ),
     "volume": (
         "volume", "tickvol", "tick_volume", "tickvolume", "vol", "v", "base_volume", "tottrdqty",
-        "total_traded_quantity",
-        "ttl_trd_qnty", "no_of_shares", "volumefrom", "px_volume", "wolumen", "volumen", "shares_traded",
+        "total_traded_quantity", "volume_traded", "ttl_trd_qnty", "no_of_shares", "volumefrom", "px_volume",
+        "wolumen", "volumen", "shares_traded",
     ),
 }  # fmt: skip
 # Where the date stands in a column of its own beside the clock's.
+CLOCKS = ("time", "zeit", "uhrzeit", "heure", "hora", "godzina")
 DATES = ("date", "dtyyyymmdd", "trading_date", "datum", "fecha", "data", "day")
 INSTRUMENTS = ("symbol", "ticker", "instrument")
 # A header's word for a zone that is not UTC, as in `Time (EET)`.
@@ -204,11 +212,19 @@ def with_clock(dialect: Dialect, rows: Sequence[Sequence[str]]) -> Mapping[str, 
     """The positions with date and clock together, where they stand in two columns."""
     plain = [normalized(name) for name in dialect.names]
     date = next((plain.index(name) for name in DATES if name in plain), None)
-    clock = plain.index("time") if "time" in plain else None
-    if date is None or clock is None or date == clock or len(dialect.positions["open_time"]) > 1:
+    if date is None or len(dialect.positions["open_time"]) > 1 or not rows:
         return dialect.positions
     clocks = [is_clock(_cell(row, clock)) for row in rows]
     return {**dialect.positions, "open_time": (date, clock)} if clocks and all(clocks[:20]) else dialect.positions
+    clocks = [at for at in range(len(plain)) if at != date and _holds_clocks(rows[:20], at, plain[at])]
+    return dialect.positions | {"open_time": (date, clocks[0])} if clocks else dialect.positions
+
+
+def _holds_clocks(rows: Sequence[Sequence[str]], at: int, name: str) -> bool:
+    """Whether a column holds times of day; of digits alone, or all the same, only where it is called so."""
+    cells = [_cell(row, at) for row in rows]
+    is_named = name in CLOCKS
+    return all(is_clock(cell) and (":" in cell or is_named) for cell in cells) and (is_named or len(set(cells)) > 1)
 
 
 def _require_one_instrument(dialect: Dialect, rows: Sequence[Sequence[str]], where: str) -> None:

@@ -187,13 +187,14 @@ def _with_formats(path: Path, scan: str, columns: Mapping[str, str], text: str, 
         return f"try_strptime({raw}, {_list(formats)})" if formats else "null::timestamp"
 
     zoned = [form for form in written.formats if "%z" in form]
-    naive = [form for form in written.formats if "%z" not in form]
+    in_utc = [form for form in written.formats if "%z" not in form and form.endswith(("Z", "UTC", "GMT"))]
+    naive = [form for form in written.formats if form not in (*zoned, *in_utc)]
     dates = [form for form in naive if "%H" not in form and "%I" not in form]
-    moment = f"coalesce({parsed('raw_time', naive)}::timestamptz, {parsed('raw_time', zoned)}::timestamptz)"
-    rough = f"epoch_us({parsed(text, [*naive, *zoned])})"
+    moments = [f"{parsed('raw_time', naive)}::timestamptz", parsed("raw_time", zoned), parsed("raw_time", in_utc)]
+    time = f"coalesce({', '.join(f'epoch_us({moment})' for moment in moments)})"
+    rough = f"epoch_us({parsed(text, written.formats)})"
     wall = f"epoch_us({parsed('raw_time', naive)})"
     is_date = f"{parsed('raw_time', dates)} is not null"
-    time = f"epoch_us({moment})"
     return Table(path, scan, columns, text, time, _nearby(rough), written.is_text, wall, is_date, written.marks)
 
 

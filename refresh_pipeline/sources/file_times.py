@@ -21,7 +21,7 @@ TRIPLE = re.compile(r"(\d{1,4})([./-])(\d{1,2})\2(\d{4}|\d{2})")
 MONTH_NAMED = re.compile(r"([A-Za-z]{3,9})(\.?) (\d{1,2})(,?) (\d{4})")
 DAY_MONTH_NAMED = re.compile(r"(\d{1,2})([- /])([A-Za-z]{3,9})(\.?)\2(\d{4}|\d{2})")
 WEEKDAY = re.compile(r"(Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*,? ")
-ZONE = re.compile(r" ?(GMT|UTC)?([+-]\d{2}:?\d{2})?")
+ZONE = re.compile(r" ?(GMT|UTC)?([+-]\d{2}:?\d{2})?( UTC| GMT)?")
 # The fields of a date in digits, by who writes them; the one that a market's YAML may prefer where both fit.
 FIELDS = {DAY_FIRST: "%d{0}%m{0}{1}", MONTH_FIRST: "%m{0}%d{0}{1}", "year first": "%y{0}%m{0}%d"}
 # Reads how many rows of the whole file the first formats read and the second do not, and the other way round.
@@ -182,8 +182,9 @@ def _after(text: str) -> str | None:
 
 def _clock(text: str) -> str | None:
     """The format of a time of day, with the zone behind it."""
-    if text.isdigit() and len(text) in CLOCK_DIGITS:
-        return CLOCK_DIGITS[len(text)]
+    digits = text.removesuffix("Z")
+    if digits.isdigit() and len(digits) in CLOCK_DIGITS:
+        return f"{CLOCK_DIGITS[len(digits)]}{text[len(digits) :]}"
     if match := HOUR_ALONE.fullmatch(text):
         return f"%I{match[2]}%p"
     match = CLOCK.match(text)
@@ -194,6 +195,6 @@ def _clock(text: str) -> str | None:
     fraction = f"{match[3][0]}%f" if match[3] else ""
     named, offset = zone[1] or "", "%z" if zone[2] else ""
     blank = " " if zone[0].startswith(" ") else ""
-    end = text[len(text.rstrip("Z")) :]
+    end = (zone[3] or "") + text[len(text.rstrip("Z")) :]
     half = f"{match[4]}%p" if match[5] else match[4]
     return f"{hour}{':%S' if match[2] else ''}{fraction}{half}{blank}{named}{offset}{end}"

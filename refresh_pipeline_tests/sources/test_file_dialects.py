@@ -205,6 +205,30 @@ HOURLY: Mapping[str, tuple[str, str]] = {
         simple("%Y-%m-%dT%H:%M", "time open high low close volume", delimiter=" "),
         'delimiter: " "',
     ),
+    "german columns of date and clock": (
+        "Datum\tZeit\tErster\tHoch\tTief\tSchlusskurs\tVolumen\n"
+        + rows(
+            HOURS, lambda t, *p: "\t".join([f"{t:%d.%m.%Y\t%H:%M}", *(f"{each:.2f}".replace(".", ",") for each in p)])
+        ),
+        "",
+    ),
+    "a clock in a column of any name": (
+        "Date,Bar,Open,High,Low,Close,Volume\n"
+        + rows(HOURS, lambda t, *p: f"{t:%Y-%m-%d,%H:%M:%S},{','.join(map(str, p))}"),
+        "",
+    ),
+    "iso in its basic form": (simple("%Y%m%dT%H%M%SZ", f"Time,{OHLCV}"), ""),
+    "offset and zone": (simple("%Y-%m-%d %H:%M:%S +0000 UTC", f"Time,{OHLCV}"), ""),
+    "coinapi": (
+        "time_period_start,price_open,price_high,price_low,price_close,volume_traded\n"
+        + rows(HOURS, lambda t, *p: f"{t:%Y-%m-%dT%H:%M:%S.0000000Z},{','.join(map(str, p))}"),
+        "",
+    ),
+    "moex": (
+        "open;close;high;low;value;volume;begin;end\n"
+        + rows(HOURS, lambda t, o, h, lo, c, v: f"{o};{c};{h};{lo};9;{v};{t:%Y-%m-%d %H:%M:%S};x"),
+        "",
+    ),
     "weekday and month by name": (simple("%a %d %b %Y %H:%M", f"Time,{OHLCV}"), ""),
 }
 DAILY: Mapping[str, tuple[str, str]] = {
@@ -427,6 +451,12 @@ def test_the_options_decide_what_the_file_leaves_open(options: str, days: list[s
     (tmp_path / "A_H1.csv").write_text(REFUSED["thousands or decimals"][0])
     assert read(tmp_path, 'decimal: "."').candles["open"].tolist() == [1100]
     assert read(tmp_path, 'decimal: ","').candles["open"].tolist() == [1.1]
+
+
+@pytest.mark.parametrize("form", ["%Y%m%dT%H%M%SZ", "%d.%m.%Y %H:%M:%S GMT", "%d.%m.%Y %H:%M:%S GMT+0000"])
+def test_a_time_that_names_utc_is_not_of_the_markets_timezone(form: str, tmp_path: Path) -> None:
+    (tmp_path / "A_H1.csv").write_text(simple(form, f"Time,{OHLCV}"))
+    require_right(candles_of(read(tmp_path, "timezone: Asia/Kolkata")), "H1")
 
 
 def test_one_day_beyond_the_twelfth_anywhere_in_the_file_decides(tmp_path: Path) -> None:
