@@ -214,10 +214,8 @@ def with_clock(dialect: Dialect, rows: Sequence[Sequence[str]]) -> Mapping[str, 
     date = next((plain.index(name) for name in DATES if name in plain), None)
     if date is None or len(dialect.positions["open_time"]) > 1 or not rows:
         return dialect.positions
-    clocks = [is_clock(_cell(row, clock)) for row in rows]
-    return {**dialect.positions, "open_time": (date, clock)} if clocks and all(clocks[:20]) else dialect.positions
     clocks = [at for at in range(len(plain)) if at != date and _holds_clocks(rows[:20], at, plain[at])]
-    return dialect.positions | {"open_time": (date, clocks[0])} if clocks else dialect.positions
+    return {**dialect.positions, "open_time": (date, clocks[0])} if clocks else dialect.positions
 
 
 def _holds_clocks(rows: Sequence[Sequence[str]], at: int, name: str) -> bool:
