@@ -53,8 +53,13 @@ def collection_files(settings: Settings) -> dict[str, Path]:
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise ApiError(f"REFRESH_APIS_DIR: found {missing[0]}, allowed: a folder that exists")
     files = {file.stem: file for folder in folders for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])}
-    custom = settings.data / "apis" / CUSTOM
+    custom = custom_file(settings)
     return {**files, "custom": custom} if custom.is_file() else files
+
+
+def custom_file(settings: Settings) -> Path:
+    """The file of the collection `custom`, which commands write."""
+    return settings.data / "apis" / CUSTOM
 
 
 def overrides(settings: Settings, collection: str) -> dict[str, Override]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from refresh_pipeline.cli.options import (
     DONE,
     SOME_FAILED,
     DataDirOption,
+    DryRunOption,
     JsonOption,
     VerboseOption,
     warehouse_errors,
@@ -97,6 +99,40 @@ def show(
                 f"{payload.fetched_at:%Y-%m-%d %H:%M:%S} to {payload.seen_at:%Y-%m-%d %H:%M:%S} UTC, {payload.url_used}"
             )
             print_line(payload.payload)
+
+
+def import_catalogue(
+    file: Annotated[Path, typer.Argument(help="The tracker's catalogue, in JSON.", exists=True, dir_okay=False)],
+    *,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the collection `custom`.")] = False,
+    dry_run: DryRunOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Bring a catalogue of APIs in as the collection `custom`, without its keys."""
+    from refresh_pipeline.api_files import custom_file
+    from refresh_pipeline.market.api_import import import_catalogue as imported
+    from refresh_pipeline.settings import load_settings
+
+    with wrong_requests():
+        target = custom_file(load_settings(data_dir=data_dir))
+        if target.exists() and not (replace or dry_run):
+            raise ValueError(f"found {target}; to write it anew, add --replace")
+        text, report = imported(file.read_text(encoding="utf-8", errors="replace"), "custom", file.name)
+    for line in report.lines:
+        print_line(line)
+    if not dry_run:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+        print_line(f"written: {target}; REFRESH_APIS=custom refreshes it")
+
+
+def export(*, collection: CollectionOption = None, data_dir: DataDirOption = None) -> None:
+    """Print the APIs as a catalogue in JSON; keys are masked."""
+    from refresh_pipeline.market.api_import import export_catalogue
+
+    with wrong_requests():
+        _, collections = _chosen(collection, data_dir, or_all=True)
+    print_line(export_catalogue([question for each in collections for question in each.questions]))
 
 
 def _chosen(names: str | None, data_dir: str | None, *, or_all: bool = False) -> "tuple[Settings, list[Collection]]":

@@ -44,7 +44,7 @@ app = typer.Typer(
 )
 exports_app = typer.Typer(help="Verify export files, delete older copies, find duplicates.", no_args_is_help=True)
 files_app = typer.Typer(help="Look at files of candles that somebody else writes.", no_args_is_help=True)
-apis_app = typer.Typer(help="List, ask and show API snapshots.", no_args_is_help=True)
+apis_app = typer.Typer(help="List, ask and show API snapshots; import and export catalogues.", no_args_is_help=True)
 
 for command in (refresh.once, refresh.backfill, refresh.publish):
     app.command()(command)
@@ -54,7 +54,8 @@ app.add_typer(exports_app, name="exports")
 files_app.command()(files.inspect)
 app.add_typer(files_app, name="files")
 apis_app.command("list")(apis.list_apis)
-for command in (apis.once, apis.show):
+apis_app.command("import")(apis.import_catalogue)
+for command in (apis.once, apis.show, apis.export):
     apis_app.command()(command)
 app.add_typer(apis_app, name="apis")
 for command in (operate.backup, operate.restore, operate.maintain, recompute.recompute, snapshot.snapshot):

@@ -54,6 +54,18 @@ def test_one_that_fails_ends_with_1_and_says_why(server: ApiServer):
     assert "HTTP 404" in result.stdout
 
 
+def test_a_catalogue_is_imported_once_and_exported_masked(server: ApiServer, tmp_path: Path):
+    catalogue = {"apis": [{"id": "a", "base_url": "https://a.example", "endpoints": {"x": "/x?key={key}"}, "auth": {}}]}
+    (tmp_path / "all.json").write_text(json.dumps(catalogue))
+    assert "1 entries read" in run("import", "all.json", "--dry-run").stdout
+    assert not (tmp_path / "data").exists()
+    assert run("import", "all.json").exit_code == 0
+    assert run("import", "all.json").exit_code == 2
+    assert run("import", "all.json", "--replace").exit_code == 0
+    [exported] = json.loads(run("export", "-c", "custom").stdout)["apis"]
+    assert (exported["id"], exported["base_url"]) == ("a.x", "https://a.example/x?key=***")
+
+
 def test_wrong_names_are_wrong_requests_and_without_a_wish_nobody_is_asked(server: ApiServer, tmp_path: Path):
     assert run("once", "three").exit_code == 2
     assert run("once", "-c", "yours").exit_code == 2
