@@ -35,6 +35,7 @@ from refresh_pipeline.api import (
     signals,
     sockets,
     status,
+    tracker,
     udf,
 )
 from refresh_pipeline.api.guard import App, Guard, Receive, Rules, Scope, Send
@@ -53,7 +54,7 @@ ROUTERS = (
     *(operation.router, session.router, status.router, prometheus.router, catalog.router, series.router),
     *(changes.router, files.router, control.router, runs.router, data.router),
     *(events.router, sockets.router, pipeline.router),
-    *(signals.router, udf.router, binance.router, pages.router),
+    *(signals.router, udf.router, binance.router, tracker.router, pages.router),
 )
 LONGEST_BODY = 64 * 1024
 EXPOSED = ["ETag", "Link", "X-Records", "X-Version", "Retry-After", "RateLimit", "RateLimit-Policy", "Location"]

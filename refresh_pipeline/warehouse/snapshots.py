@@ -224,6 +224,14 @@ def _read(connection: duckdb.DuckDBPyConnection, collection: str, apis: Sequence
     return [Snapshot(*row) for row in rows]
 
 
+def counts(connection: duckdb.DuckDBPyConnection, collection: str) -> list[tuple[str, int, datetime, datetime]]:
+    """How many payloads each API has, with the times of the oldest and the newest (UTC, no zone)."""
+    return connection.execute(
+        "select api, count(*), min(fetched_at), max(fetched_at) "
+        f'from "{collection}".snapshots group by api order by api'
+    ).fetchall()
+
+
 def statuses(connection: duckdb.DuckDBPyConnection, collection: str) -> dict[str, ApiStatus]:
     """The last attempt at each API of a collection."""
     listed = ", ".join(TABLES["api_outcomes"])
