@@ -31,6 +31,7 @@ from refresh_pipeline.cli import (
     signals,
     snapshot,
     status,
+    watch,
 )
 from refresh_pipeline.cli.console import print_line
 from refresh_pipeline.cli.failures import CommandGroup
@@ -60,7 +61,7 @@ for command in (apis.once, apis.show, apis.export):
 app.add_typer(apis_app, name="apis")
 for command in (operate.backup, operate.restore, operate.maintain, recompute.recompute, snapshot.snapshot):
     app.command()(command)
-for command in (status.status, gaps.gaps, check.check, acknowledge.acknowledge, alerts.alerts):
+for command in (status.status, gaps.gaps, check.check, acknowledge.acknowledge, alerts.alerts, watch.watch):
     app.command()(command)
 for command in (
     new.new,

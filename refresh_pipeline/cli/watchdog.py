@@ -25,6 +25,12 @@ SIGNS = {
     "tick": (*TICK, "No schedule or sensor was evaluated. Restart refresh up, or turn schedules on in the web UI."),
 }
 
+# The instants of the newest signs, in seconds since 1970.
+NEWEST = {
+    "heartbeat": (HEARTBEAT[0], "select cast(strftime('%s', max(timestamp)) as integer) from daemon_heartbeats"),
+    "tick": (TICK[0], "select cast(strftime('%s', max(timestamp)) as integer) from job_ticks"),
+}
+
 
 class Watchdog:
     """Looks at Dagster's folder, and tells the alert channels when nothing moves there."""
@@ -90,3 +96,22 @@ def newest(file: Path, query: str) -> object:
             return connection.execute(query).fetchone()
     except sqlite3.Error as error:
         return str(error)
+
+
+def silences(home: Path, now: float) -> list[str]:
+    """A sentence for each sign of life of the daemon that is missing or older than ten minutes.
+
+    Args:
+        home: Dagster's folder, with SQLite files.
+        now: seconds since 1970.
+    """
+    sentences = []
+    for name, (file, query) in NEWEST.items():
+        answer = newest(home / file, query)
+        at = answer[0] if isinstance(answer, tuple) else None
+        if at is None:
+            reason = "" if isinstance(answer, tuple) else f" ({answer})"
+            sentences.append(f"no {name} was ever written to {home / file}{reason}: start the daemon")
+        elif now - at > LONGEST_SILENCE:
+            sentences.append(f"no {name} for {(now - at) / 60:.0f} minutes; {SIGNS[name][2]}")
+    return sentences

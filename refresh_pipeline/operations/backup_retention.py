@@ -19,7 +19,7 @@ from refresh_pipeline.operations.backup import (
     list_backups,
 )
 from refresh_pipeline.operations.missing_warehouse import why_missing
-from refresh_pipeline.settings import Settings
+from refresh_pipeline.settings import Settings, dagster_home
 from refresh_pipeline.warehouse.connection import WarehouseBusy
 
 log = logging.getLogger("refresh_pipeline")
@@ -30,6 +30,8 @@ LAST_ATTEMPT = "last_attempt.json"
 FAR_MORE = 1.1
 # The daily backup and what it takes.
 OVERDUE = timedelta(hours=26)
+# The schedule makes a backup a day; without one after so many days it is turned off.
+DAYS_WITHOUT_BACKUP = 3.0
 RAW_CANDLES = ".raw_candles"
 
 
@@ -142,6 +144,8 @@ def backup_faults(settings: Settings, now: datetime) -> Iterator[tuple[str, str]
     backups = list_backups(settings.backups, now)
     yield from (("future", sentence) for sentence in _future_ones(settings.backups, now))
     if not backups:
+        if settings.database.exists() and (days := _days_at_work(settings, now)) > DAYS_WITHOUT_BACKUP:
+            yield "none", f"there is no backup in {settings.backups} after {days:.0f} days; run refresh backup"
         return
     newest = backups[0]
     path = newest.folder / DATABASE
@@ -153,6 +157,15 @@ def backup_faults(settings: Settings, now: datetime) -> Iterator[tuple[str, str]
             "age",
             f"the newest backup is of {newest.instant:%Y-%m-%d %H:%M} UTC, older than a day; run refresh backup",
         )
+
+
+def _days_at_work(settings: Settings, now: datetime) -> float:
+    """The days since Dagster's folder was set up; its dagster.yaml is written once."""
+    try:
+        began = (dagster_home(settings) / "dagster.yaml").stat().st_mtime
+    except OSError:
+        return 0.0
+    return (now.timestamp() - began) / 86_400
 
 
 def _record(folder: Path, now: datetime, error: str) -> None:

@@ -6,9 +6,18 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from refresh_pipeline.cli.watchdog import LONGEST_SILENCE, SECONDS_BETWEEN_READINGS, SIGNS, Watchdog, newest
+import dagster as dg
+import pytest
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.scheduler.instigation import TickData, TickStatus
+from dagster._daemon.types import DaemonHeartbeat
+from typer.testing import CliRunner
+
+from refresh_pipeline.cli.app import app
+from refresh_pipeline.cli.watchdog import LONGEST_SILENCE, SECONDS_BETWEEN_READINGS, SIGNS, Watchdog, newest, silences
 from refresh_pipeline_tests.project_folder import World
 
+NOON = 1_780_315_200.0
 # Appends its title to a file.
 TELLS = "import sys; open(sys.argv[1], 'a').write(sys.argv[2] + '\\n')"
 
@@ -93,3 +102,33 @@ def test_dagsters_own_files_hold_the_signs(new_world: World) -> None:
     with new_world.dagster() as instance:
         home = Path(instance.root_directory)
     assert [newest(home / file, query) for file, query, _ in SIGNS.values()] == [(None,), (None, None)]
+
+
+# ---- refresh watch
+
+
+@pytest.fixture
+def lived(tmp_path: Path) -> Path:
+    """Dagster's folder as a daemon leaves it that wrote its last signs at 12:00."""
+    home = tmp_path / "dagster"
+    home.mkdir()
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
+        instance.add_daemon_heartbeat(DaemonHeartbeat(NOON, "SENSOR", "1", []))
+        tick = TickData("origin", "alerts", InstigatorType.SENSOR, TickStatus.SKIPPED, NOON, selector_id="s")
+        assert instance.schedule_storage is not None
+        instance.schedule_storage.create_tick(tick)
+    return home
+
+
+def test_a_daemon_that_lives_is_well_and_a_silent_one_is_named(lived: Path, tmp_path: Path) -> None:
+    assert silences(lived, NOON + 500) == []
+    heartbeat, tick = silences(lived, NOON + 1200)
+    assert heartbeat.startswith("no heartbeat for 20 minutes; ")
+    assert tick.startswith("no tick for 20 minutes; ")
+    assert len(silences(tmp_path / "nowhere", NOON)) == 2
+
+
+def test_the_command_ends_with_1_where_the_daemon_is_silent(lived: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(lived))
+    result = CliRunner().invoke(app, ["watch"])
+    assert (result.exit_code, "no heartbeat for" in result.output) == (1, True)

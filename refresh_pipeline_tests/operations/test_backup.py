@@ -32,7 +32,7 @@ from refresh_pipeline.operations.backup import (
 from refresh_pipeline.operations.backup_retention import backup_faults, keep_newest, make_backup
 from refresh_pipeline.operations.restore import restore
 from refresh_pipeline.orchestration.build import build
-from refresh_pipeline.settings import dagster_home
+from refresh_pipeline.settings import dagster_home, prepare_dagster
 from refresh_pipeline_tests.destinations.limits import largest_file
 from refresh_pipeline_tests.project_folder import LATER, NOW, World, command
 
@@ -372,3 +372,14 @@ def test_the_job_backs_up_and_keeps_as_many_as_the_settings_say(world: World) ->
     [only] = backups_in(world.settings.backups)
     assert only.name != f"{NOW:%Y%m%dT%H%M%SZ}"
     verify_backup(read_backup(only))
+
+
+def test_that_there_was_never_a_backup_is_a_problem_after_some_days(new_world: World) -> None:
+    settings = new_world.settings
+    settings.data.mkdir(exist_ok=True)
+    with duckdb.connect(str(settings.database)) as connection:
+        connection.execute("create table candles as select 1 as close")
+    prepare_dagster(settings)
+    assert list(backup_faults(settings, datetime.now(UTC) + timedelta(days=2))) == []
+    [(item, sentence)] = backup_faults(settings, datetime.now(UTC) + timedelta(days=4))
+    assert (item, sentence.endswith("after 4 days; run refresh backup")) == ("none", True)
