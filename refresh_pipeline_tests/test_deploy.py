@@ -12,7 +12,6 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import typer
 import yaml
@@ -22,7 +21,9 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from refresh_pipeline import front_door
+from refresh_pipeline.api import access
 from refresh_pipeline.api.guard import host_names
+from refresh_pipeline.cli.app import app
 from refresh_pipeline.settings import DAGSTER_VARIABLES, Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -32,6 +33,7 @@ UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 CLICK_COMMANDS: dict[str, Any] = {
     "refresh-web": typer.main.get_command(front_door.app),
     "dagster-daemon": create_dagster_daemon_cli(),
+    "refresh": typer.main.get_command(app),
 }
 OURS = re.compile(r"\b((?:REFRESH|DROPBOX|DAGSTER)_[A-Z_]+)\b")
 
@@ -87,7 +89,7 @@ def commands() -> list[list[str]]:
 def test_every_command_is_installed_and_knows_its_options(words: list[str]) -> None:
     assert words[0] in {script.name for script in entry_points(group="console_scripts")}
     command, arguments = CLICK_COMMANDS[words[0]], words[1:]
-    if isinstance(command, click.Group):
+    if hasattr(command, "commands"):
         command, arguments = command.commands[arguments[0]], arguments[1:]
     command.make_context(words[0], [each for each in arguments if not each.endswith("workspace.yaml") and each != "-w"])
     options = {option for parameter in command.params for option in parameter.opts}
@@ -137,39 +139,41 @@ def test_nothing_runs_as_root() -> None:
 
 
 def test_nobody_else_reaches_the_web_ui() -> None:
-    assert compose()["web"]["ports"] == ["127.0.0.1:3000:3000"]
+    assert compose()["web"]["ports"] == ["127.0.0.1:3000:3000", "127.0.0.1:8080:8080"]
     assert manifests()["Service"]["type"] == "ClusterIP"
     assert all("-h 0.0.0.0" not in path.read_text() for path in UNITS)
     # In a container other containers reach the port: the front door wants a key there.
-    [web] = [
-        container for container in manifests()["Deployment"]["template"]["spec"]["containers"] if "ports" in container
-    ]
-    assert web["envFrom"] == [{"secretRef": {"name": "refresh-pipeline"}}]
+    for container in containers_with_ports():
+        assert container["envFrom"] == [{"secretRef": {"name": "refresh-pipeline"}}]
 
 
-def test_probes_come_under_a_name_that_the_front_door_answers() -> None:
-    [web] = [
-        container for container in manifests()["Deployment"]["template"]["spec"]["containers"] if "ports" in container
-    ]
-    for probe in (web["readinessProbe"], web["livenessProbe"]):
-        [host] = [header["value"] for header in probe["httpGet"]["httpHeaders"] if header["name"] == "Host"]
-        assert host in host_names(3000)
-        assert probe["httpGet"]["path"] in front_door.PUBLIC
+def containers_with_ports() -> list[dict[str, Any]]:
+    return [each for each in manifests()["Deployment"]["template"]["spec"]["containers"] if "ports" in each]
+
+
+def test_probes_come_under_a_name_that_is_answered_and_need_no_key() -> None:
+    public = {3000: front_door.PUBLIC, 8080: access.PUBLIC}
+    for container in containers_with_ports():
+        [port] = [each["containerPort"] for each in container["ports"]]
+        for probe in (container["readinessProbe"], container["livenessProbe"]):
+            [host] = [header["value"] for header in probe["httpGet"]["httpHeaders"] if header["name"] == "Host"]
+            assert host in host_names(port)
+            assert probe["httpGet"]["path"] in public[port]
 
 
 def test_both_processes_see_one_another_as_runs_name_them() -> None:
     pod = manifests()["Deployment"]["template"]["spec"]
     assert pod["shareProcessNamespace"]
     assert pod["hostname"]
-    assert len({service["hostname"] for service in compose().values()}) == 1
-    assert compose()["daemon"]["pid"] == "service:web"
+    assert compose()["web"]["hostname"] == compose()["daemon"]["hostname"]
+    assert {compose()[name]["pid"] for name in ("daemon", "api")} == {"service:web"}
 
 
 def test_files_are_shared_by_one_machine_alone() -> None:
     deployment = manifests()["Deployment"]
     assert (deployment["replicas"], deployment["strategy"]["type"]) == (1, "Recreate")
     mounts = [c["volumeMounts"] for c in deployment["template"]["spec"]["containers"]]
-    assert mounts[0] == mounts[1]
+    assert all(each == mounts[0] for each in mounts)
 
 
 def test_dagsters_settings_are_copied_once_and_the_users_from_then_on(tmp_path: Path) -> None:

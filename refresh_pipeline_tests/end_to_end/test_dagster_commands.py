@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import httpx
 import pytest
 from dagster import DagsterRunStatus
 
@@ -96,6 +97,16 @@ def answers(port: int) -> bool:
         return False
 
 
+def lists_schedules(port: int) -> bool:
+    """Whether the API answers, and reaches Dagster."""
+    try:
+        answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/schedules", timeout=20)
+    except httpx.TransportError:
+        return False
+    names = [one["name"] for one in answer.json().get("schedules", ())]
+    return "bazaar_refresh" in names
+
+
 def wait_until(what: Any, *arguments: Any) -> None:
     deadline = time.monotonic() + PATIENCE
     while not what(*arguments):
@@ -106,8 +117,10 @@ def wait_until(what: Any, *arguments: Any) -> None:
 def test_up_serves_the_web_ui_runs_what_is_queued_and_ends_when_told(new_world: World) -> None:
     shutil.copy(shipped("workspace.yaml"), new_world.root)
     port = free_port()
-    with running("refresh", "up", "--port", str(port)) as process:
+    api = free_port()
+    with running("refresh", "up", "--port", str(port), "--api-port", str(api)) as process:
         wait_until(answers, port)
+        wait_until(lists_schedules, api)
         assets = asked(port, "{ assetNodes { id groupName hasMaterializePermission } }")["assetNodes"]
         assert {node["groupName"] for node in assets} == {"bazaar"}
         assert len(assets) == 5

@@ -52,7 +52,7 @@ PARTS = {
 def pipeline(folder: Path) -> Iterator[int]:
     """`refresh up` as somebody types it, its output in a file; the process's id. All of it is gone afterwards."""
     with (folder / "up.log").open("w") as log:
-        command = [installed("refresh"), "up", "--port", str(free_port())]
+        command = [installed("refresh"), "up", "--port", str(free_port()), "--no-api"]
         process = subprocess.Popen(command, stdout=log, stderr=log, text=True, start_new_session=True)
         try:
             yield process.pid
