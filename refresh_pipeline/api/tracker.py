@@ -201,14 +201,19 @@ async def data_history(
     """The newest payloads of one API that differ, newest first."""
     service = service_of(request)
     entry = await _entry(service, api_id)
-    name, question = entry.collection.name, entry.question.id
+    payloads = await payloads_of(service, api_id, entry, limit)
+    return json_response({"api_id": api_id, "history": payloads, "count": len(payloads)})
+
+
+async def payloads_of(service: Service, name: str, entry: Entry, limit: int) -> list[dict[str, Any]]:
+    """The newest payloads of one API, newest first, as the tracker shows them."""
+    collection, question = entry.collection.name, entry.question.id
 
     def read(connection: duckdb.DuckDBPyConnection) -> list[Snapshot]:
-        known = snapshots.has_tables(connection, name)
-        return snapshots.history(connection, name, question, limit) if known else []
+        known = snapshots.has_tables(connection, collection)
+        return snapshots.history(connection, collection, question, limit) if known else []
 
-    payloads = [_cached(api_id, each) for each in await service.reader.ask(read)]
-    return json_response({"api_id": api_id, "history": payloads, "count": len(payloads)})
+    return [_cached(name, each) for each in await service.reader.ask(read)]
 
 
 @router.get("/data/statistics")

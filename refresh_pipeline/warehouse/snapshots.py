@@ -377,6 +377,16 @@ def _write_outcomes(
     connection.execute("drop table attempted")
 
 
+def delete_history(connection: duckdb.DuckDBPyConnection, collection: str, api: str, before: datetime | None) -> int:
+    """Delete the payloads of an API but its newest one, those seen last before an instant where one is given."""
+    [(count,)] = connection.execute(
+        f'delete from "{collection}".snapshots where api = $api and fetched_at < (select max(fetched_at) '
+        f'from "{collection}".snapshots where api = $api) and ($before is null or seen_at < $before)',
+        {"api": api, "before": None if before is None else timestamp(before)},
+    ).fetchall()
+    return count
+
+
 def prune(connection: duckdb.DuckDBPyConnection, collection: Collection, now: datetime) -> int:
     """Delete payloads that are more or older than each API keeps, never its newest; gives how many."""
     return sum(

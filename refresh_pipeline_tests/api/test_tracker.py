@@ -124,3 +124,39 @@ def test_status_and_health_tell_the_truth_without_a_scheduler(client: httpx.Clie
     health = client.get("/api/v2/health")
     assert (health.status_code, health.json()["services"]["scheduler"]) == (503, False)
     assert client.post("/api/v2/schedule/tasks/fear/force-update", json={}).status_code == 503
+
+
+def test_exports_are_files_of_ours_and_nothing_else_can_be_downloaded(client: httpx.Client):
+    assert client.post("/api/v2/export/json", json={"include_history": True}).status_code == 200
+    for path, body in (("json", ["fear"]), ("json", {"api_ids": ["fear"]}), ("csv", ["fear"])):
+        made = client.post(f"/api/v2/export/{path}", json=body).json()
+        answer = client.get(made["download_url"])
+        assert answer.status_code == 200
+        assert "2" in answer.text
+        assert "/" not in made["filepath"]
+    assert (
+        len(client.get(client.post("/api/v2/export/history/fear", json={}).json()["download_url"]).json()["history"])
+        == 2
+    )
+    for name in ("/etc/hostname", "../overrides.yaml", "", "nothing.json"):
+        assert client.get("/api/v2/download", params={"file": name}).status_code == 404
+    assert client.post("/api/v2/export/json", json=["x"]).status_code == 404
+
+
+def test_an_api_of_ones_own_is_added_checked_and_removed(client: httpx.Client):
+    mine = {"id": "mine", "base_url": "https://d.example/x", "name": "<img onerror=x>"}
+    assert client.post("/api/v2/config/apis", json=mine).status_code == 201
+    assert client.post("/api/v2/config/apis", json={**mine, "base_url": "file:///etc/passwd"}).status_code == 422
+    assert client.post("/api/v2/config/apis", json={**mine, "id": "a/b"}).status_code == 422
+    assert client.delete("/api/v2/config/apis/mine").status_code == 200
+    assert client.delete("/api/v2/config/apis/mine").status_code == 404
+
+
+def test_cleanup_asks_for_confirmation_and_keeps_the_newest_payload(client: httpx.Client):
+    for path in ("cache", "history", "old-data"):
+        assert client.post(f"/api/v2/cleanup/{path}", json={}).status_code == 409
+    assert client.post("/api/v2/cleanup/old-data?confirm=true", json={}).json()["removed_count"] == 0
+    assert client.post("/api/v2/cleanup/history?confirm=true&api_id=fear", json={}).json()["removed_count"] == 1
+    assert client.get("/api/v2/data/cached/fear").json()["data"] == {"value": 2}
+    assert client.post("/api/v2/restore", json={}).json()["command"] == "refresh restore"
+    assert client.post("/api/v2/backup", json={}).status_code == 503
