@@ -18,10 +18,10 @@ help: ## Show this list
 
 refresh: .venv/installed ## Install if needed, then refresh once: candles, indicators, exports, uploads
 	@.venv/bin/refresh once
-	@echo "To look at it: make up, then http://127.0.0.1:3000"
+	@echo "To look at it: make up, then http://127.0.0.1:3000. For the commands: source .venv/bin/activate"
 
-up: .venv/installed ## Run the web UI and the daemon on http://127.0.0.1:3000 until Ctrl-C
-	@.venv/bin/refresh up
+up: .venv/installed ## Run the web UI and the daemon on http://127.0.0.1:3000, or on PORT=, until Ctrl-C
+	@.venv/bin/refresh up $(if $(PORT),--port $(PORT))
 
 test: .venv/installed-dev ## Run the tests, doctests included
 	@$(IN_VENV) -m pytest -n 2 --dist loadfile

@@ -1,8 +1,10 @@
 """The exact list of what Dagster loads, so that nothing comes or goes unnoticed."""
 
+import importlib
 import os
 import subprocess
 import sys
+import tomllib
 from datetime import timedelta
 from pathlib import Path
 
@@ -168,3 +170,10 @@ def test_loading_the_definitions_imports_nothing_that_only_some_runs_need() -> N
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]", said.stderr
+
+
+def test_dg_finds_the_definitions_where_pyproject_says() -> None:
+    text = (Path(__file__).resolve().parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    project = tomllib.loads(text)["tool"]["dg"]["project"]
+    assert project["root_module"] == "refresh_pipeline"
+    assert importlib.import_module(project["code_location_target_module"]).defs

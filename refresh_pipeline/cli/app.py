@@ -3,6 +3,7 @@
 Commands import late: a wrong request is answered before Dagster, DuckDB and the sources are imported.
 """
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -42,39 +43,44 @@ app = typer.Typer(
     help="Keep market candles fresh: candles, indicators, exports, uploads.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    epilog="Begin with: refresh once, refresh status, refresh up. The manual explains every command: docs/commands.md.",
 )
 exports_app = typer.Typer(help="Verify export files, delete older copies, find duplicates.", no_args_is_help=True)
 files_app = typer.Typer(help="Look at files of candles that somebody else writes.", no_args_is_help=True)
 apis_app = typer.Typer(help="List, ask and show API snapshots; import and export catalogues.", no_args_is_help=True)
 
-for command in (refresh.once, refresh.backfill, refresh.publish):
-    app.command()(command)
-for command in (export_files.verify, export_files.prune, export_files.duplicates):
-    exports_app.command()(command)
-app.add_typer(exports_app, name="exports")
-files_app.command()(files.inspect)
-app.add_typer(files_app, name="files")
+# What `refresh --help` shows, in this order.
+PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Refresh": (refresh.once, refresh.backfill, refresh.publish, operate.up, serve.serve),
+    "Look": (
+        status.status,
+        gaps.gaps,
+        check.check,
+        alerts.alerts,
+        chart.chart,
+        query.query,
+        signals.signals,
+        watch.watch,
+    ),
+    "Set up": (new.new, markets.markets, settings_table.settings, doctor.doctor, operate.universe),
+    "Repair": (acknowledge.acknowledge, recompute.recompute, compute.compute, forget.forget, rename.rename),
+    "Keep": (operate.backup, operate.restore, operate.maintain, snapshot.snapshot),
+}
+GROUPS = {
+    "exports": (exports_app, (export_files.verify, export_files.prune, export_files.duplicates)),
+    "files": (files_app, (files.inspect,)),
+    "apis": (apis_app, (apis.once, apis.show, apis.export)),
+}
+
+for panel, commands in PANELS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
 apis_app.command("list")(apis.list_apis)
 apis_app.command("import")(apis.import_catalogue)
-for command in (apis.once, apis.show, apis.export):
-    apis_app.command()(command)
-app.add_typer(apis_app, name="apis")
-for command in (operate.backup, operate.restore, operate.maintain, recompute.recompute, snapshot.snapshot):
-    app.command()(command)
-for command in (status.status, gaps.gaps, check.check, acknowledge.acknowledge, alerts.alerts, watch.watch):
-    app.command()(command)
-for command in (
-    new.new,
-    markets.markets,
-    settings_table.settings,
-    doctor.doctor,
-    query.query,
-    chart.chart,
-    signals.signals,
-):
-    app.command()(command)
-for command in (operate.up, serve.serve, operate.universe, forget.forget, compute.compute, rename.rename):
-    app.command()(command)
+for name, (group, commands) in GROUPS.items():
+    for command in commands:
+        group.command()(command)
+    app.add_typer(group, name=name, rich_help_panel="Files and APIs")
 
 
 def _print_version(wanted: bool) -> None:
