@@ -41,7 +41,7 @@ def gaps(
     data_dir: DataDirOption = None,
 ) -> None:
     """Show every range of missing candles, and how many candles are expected and stored."""
-    with request(market, data_dir, now=now) as wanted:
+    with request(market, data_dir, lenient=True, now=now) as wanted:
         moment = wanted.now
         keys = {(m.name, s.key) for m, series in chosen_series(wanted.markets, instrument, timeframe) for s in series}
     from refresh_pipeline.monitoring.gap_report import gap_rows

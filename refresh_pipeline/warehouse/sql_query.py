@@ -39,7 +39,8 @@ def require_query(sql: str) -> None:
     if len(statements) != 1:
         raise QueryError(f"found {len(statements)} statements, allowed: one select")
     if statements[0].type != duckdb.StatementType.SELECT:
-        raise QueryError(f"found a statement of type {statements[0].type.name.lower()}, allowed: one select")
+        hint = "; a pivot names its values: on x in (...)" if statements[0].type == duckdb.StatementType.MULTI else ""
+        raise QueryError(f"found a statement of type {statements[0].type.name.lower()}, allowed: one select{hint}")
 
 
 def print_table(database: str, sql: str, *, width: int, most_rows: int, seconds: float) -> None:

@@ -23,5 +23,6 @@ def test_a_wrong_market_stops_only_itself(new_world: World) -> None:
     looked = command("status")
     assert looked.exit_code == 0
     assert "left out: broken.yaml: " in " ".join(looked.stderr.split())
+    assert "left out: " in command("gaps").stderr
     for arguments in (["status", "-m", "broken"], ["once"], ["up", "-m", "odd"]):
         assert command(*arguments).exit_code == 2
