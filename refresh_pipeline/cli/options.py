@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from refresh_pipeline.cli.completion import complete_instrument, complete_market, complete_timeframe
 from refresh_pipeline.cli.console import print_error, print_warning
 
 if TYPE_CHECKING:
@@ -21,13 +22,25 @@ Name = TypeVar("Name")
 DONE, SOME_FAILED, WRONG_REQUEST = 0, 1, 2
 
 MarketOption = Annotated[
-    str | None, typer.Option("--market", "-m", help="Use these markets (comma list) instead of REFRESH_MARKETS.")
+    str | None,
+    typer.Option(
+        "--market",
+        "-m",
+        help="Use these markets (comma list) instead of REFRESH_MARKETS.",
+        autocompletion=complete_market,
+    ),
 ]
 InstrumentOption = Annotated[
-    str | None, typer.Option("--instrument", "-i", help="Use only these instruments (comma list).")
+    str | None,
+    typer.Option(
+        "--instrument", "-i", help="Use only these instruments (comma list).", autocompletion=complete_instrument
+    ),
 ]
 TimeframeOption = Annotated[
-    str | None, typer.Option("--timeframe", "-t", help="Use only these timeframes (comma list).")
+    str | None,
+    typer.Option(
+        "--timeframe", "-t", help="Use only these timeframes (comma list).", autocompletion=complete_timeframe
+    ),
 ]
 SinceOption = Annotated[str | None, typer.Option(help="Fetch candles from this instant on (ISO 8601).")]
 UntilOption = Annotated[str | None, typer.Option(help="Fetch candles up to this instant (ISO 8601).")]

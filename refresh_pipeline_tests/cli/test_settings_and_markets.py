@@ -2,11 +2,14 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from refresh_pipeline.cli.completion import complete_instrument, complete_market, complete_timeframe
 from refresh_pipeline.settings import load_settings, setting_faults, setting_origins
 from refresh_pipeline_tests.isolated_env import inside
 from refresh_pipeline_tests.project_folder import command
@@ -100,3 +103,29 @@ def test_an_unknown_market_gets_a_suggestion(name: str, hint: str) -> None:
     assert result.exit_code == 2
     assert f"--market: found '{name}'" in result.stderr
     assert hint in " ".join(result.stderr.split())
+
+
+def test_the_shell_completes_names_within_lists() -> None:
+    assert complete_market("d") == ["demo"]
+    assert complete_market("demo,c") == ["demo,crypto"]
+    assert complete_instrument("btc") == ["BTC/USD"]
+    assert complete_timeframe("D1,h") == ["D1,H1", "D1,H4"]
+    Path(".env").write_text("REFRESH_MARKETS=nowhere\nREFRESH_MARKETS_DIR=nowhere\n")
+    assert complete_market("d") == complete_instrument("") == []
+
+
+def test_completion_is_of_the_shells_protocol() -> None:
+    environment = {
+        **os.environ,
+        "_REFRESH_COMPLETE": "complete_bash",
+        "COMP_WORDS": "refresh status -m cr",
+        "COMP_CWORD": "3",
+    }
+    command_line = [
+        sys.executable,
+        "-P",
+        "-c",
+        "import sys; sys.argv[0] = 'refresh'; from refresh_pipeline.cli import main; main()",
+    ]
+    answer = subprocess.run(command_line, env=environment, capture_output=True, text=True, check=False)
+    assert answer.stdout.split() == ["crypto"]
