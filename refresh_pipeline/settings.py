@@ -15,7 +15,7 @@ from functools import cached_property
 from glob import has_magic
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from dotenv import dotenv_values
@@ -495,15 +495,19 @@ def prepare_dagster(settings: Settings) -> Path:
     to change.
 
     Raises:
-        SettingsError: the folder's path is a pattern to Dagster, which then overlooks its dagster.yaml.
+        SettingsError: Dagster would read the folder's path as another one.
     """
     set_dagster_variables()
     chosen = os.environ.get("DAGSTER_HOME")
     home = dagster_home(settings)
+    name = "DAGSTER_HOME" if chosen else "REFRESH_DATA_DIR or --data-dir"
     if has_magic(str(home)):
-        name = "DAGSTER_HOME" if chosen else "REFRESH_DATA_DIR or --data-dir"
         raise SettingsError(
             f"{name}: found {home}; allowed: a path without * ? [, as Dagster finds no dagster.yaml in such a folder"
+        )
+    if unquote(str(home)) != str(home):
+        raise SettingsError(
+            f"{name}: found {home}; allowed: a path without % before two hex digits, which Dagster reads as one letter"
         )
     keep_files_private()
     make_private(settings.data)

@@ -344,3 +344,17 @@ def test_a_credential_that_is_no_text_is_refused_without_showing_it() -> None:
     with pytest.raises(SettingsError, match="KEY: found a value that is not shown") as caught:
         secret("KEY")
     assert "4242" not in str(caught.value)
+
+
+@pytest.mark.parametrize("folder", ["a%20b", "a?b", "a*b", "a[1]"])
+def test_a_folder_that_dagster_would_read_as_another_is_refused(here: Path, folder: str) -> None:
+    with pytest.raises(SettingsError, match=r"REFRESH_DATA_DIR or --data-dir: found .* allowed: a path without"):
+        prepare_dagster(load_settings(data_dir=str(here / folder)))
+    os.environ["DAGSTER_HOME"] = str(here / folder)
+    with pytest.raises(SettingsError, match="DAGSTER_HOME: found"):
+        prepare_dagster(load_settings())
+
+
+@pytest.mark.parametrize("folder", ["a b", "100%", "#1", "é'x", "50% off"])
+def test_other_odd_folders_are_taken(here: Path, folder: str) -> None:
+    assert prepare_dagster(load_settings(data_dir=str(here / folder))).is_dir()
