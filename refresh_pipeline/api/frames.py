@@ -223,24 +223,56 @@ def _read(
         "first": bounds[0].astype(datetime),
         "until": bounds[1].astype(datetime),
     }
-    tables = list(dict.fromkeys(column.table for column in columns))
-    listed = ", ".join(f"{column.table.value}.{_quoted(column.column)} as {_quoted(column.name)}" for column in columns)
-    narrowed = ", ".join(f"{table.value} as ({_narrowed(market, table, columns)})" for table in tables)
-    joins = " ".join(f"left join {table.value} using (open_time)" for table in tables[1:])
-    rows = "" if limit is None else f"limit {limit}"
-    arrays = arrays_of(
-        connection,
-        f"with {narrowed} select {listed} from {tables[0].value} {joins} "
-        f"order by {tables[0].value}.open_time {'desc' if newest_first else ''} {rows}",
-        values,
-    )
+    tail = f"{'desc' if newest_first else ''} {'' if limit is None else f'limit {limit}'}"
+    try:
+        arrays = arrays_of(connection, f"{_statement(market, columns, {})} {tail}", values)
+    except duckdb.BinderException:
+        # A table of before an update lacks the new columns until the next refresh: nobody knows their values yet.
+        missing = _missing(connection, market, columns)
+        arrays = arrays_of(connection, f"{_statement(market, columns, missing)} {tail}", values)
     return {name: array[::-1] for name, array in arrays.items()} if newest_first else arrays
 
 
-def _narrowed(market: str, table: Table, columns: Sequence[Column]) -> str:
+def tables_of(columns: Sequence[Column]) -> list[Table]:
+    """The tables of some columns, each once."""
+    return list(dict.fromkeys(column.table for column in columns))
+
+
+def _statement(market: str, columns: Sequence[Column], missing: Mapping[tuple[Table, str], str]) -> str:
+    """The rows of these columns in the order of their time; what follows says which way, and how many."""
+    tables = tables_of(columns)
+    listed = ", ".join(f"{column.table.value}.{_quoted(column.column)} as {_quoted(column.name)}" for column in columns)
+    narrowed = ", ".join(f"{table.value} as ({_narrowed(market, table, columns, missing)})" for table in tables)
+    joins = " ".join(f"left join {table.value} using (open_time)" for table in tables[1:])
+    first = tables[0].value
+    return f"with {narrowed} select {listed} from {first} {joins} order by {first}.open_time"
+
+
+def _missing(
+    connection: duckdb.DuckDBPyConnection, market: str, columns: Sequence[Column]
+) -> dict[tuple[Table, str], str]:
+    """The SQL types of the columns that their tables lack."""
+    rows = connection.execute(
+        "select table_name, column_name from duckdb_columns() where schema_name = ? "
+        "and database_name = current_database()",
+        [market],
+    ).fetchall()
+    present = set(rows)
+    return {
+        (column.table, column.column): column.sql_type
+        for column in columns
+        if (column.table.value, column.column) not in present
+    }
+
+
+def _narrowed(market: str, table: Table, columns: Sequence[Column], missing: Mapping[tuple[Table, str], str]) -> str:
     names = dict.fromkeys([OPEN_TIME, *(column.column for column in columns if column.table is table)])
+    listed = (
+        f"null::{missing[table, name]} as {_quoted(name)}" if (table, name) in missing else _quoted(name)
+        for name in names
+    )
     return (
-        f"select {', '.join(map(_quoted, names))} from {qualified(market, table)} where instrument = $instrument "
+        f"select {', '.join(listed)} from {qualified(market, table)} where instrument = $instrument "
         "and timeframe = $timeframe and open_time >= $first and open_time < $until"
     )
 

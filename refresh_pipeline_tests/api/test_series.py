@@ -11,12 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from refresh_pipeline.api.frames import Window
+from refresh_pipeline.api.reading import OPENING
 from refresh_pipeline.api.series_status import freshness
 from refresh_pipeline.api.tails import Tails
 from refresh_pipeline.warehouse.connection import connect
 from refresh_pipeline.warehouse.queries import SeriesReport
 from refresh_pipeline_tests.api.served import BARS, BTC, NOW, Shop, served, wait_for
-from refresh_pipeline_tests.warehouse.warehouse_fixtures import candles, flat, query
+from refresh_pipeline_tests.warehouse.warehouse_fixtures import candles, change, flat, query
 
 V1 = "/api/v1"
 
@@ -98,6 +99,10 @@ def test_gaps_revisions_and_lineage(tmp_path: Path) -> None:
         shop.refresh({BTC: flat(-1.0, 7)})
         [rejected] = client.get(f"{V1}/rejected").json()["rejected"]
         assert rejected["reason"] == "a price is zero or negative"
+        with OPENING:
+            change(shop.warehouse, "alter table fair.indicators drop column sma_10")
+        [row] = client.get(f"{V1}/data/BTC/USD/m5?layer=indicators&limit=1").json()["data"]
+        assert row["sma_10"] is None
         lineage = client.get(f"{V1}/lineage/BTC-USD/m5").json()
         assert (lineage["source"], len(lineage["exported"]) > 0) == ("demo", True)
 
