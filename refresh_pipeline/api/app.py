@@ -39,6 +39,7 @@ from refresh_pipeline.api import (
     tracker_files,
     udf,
 )
+from refresh_pipeline.api.description import describe
 from refresh_pipeline.api.guard import App, Guard, Receive, Rules, Scope, Send
 from refresh_pipeline.api.newsroom import Newsroom
 from refresh_pipeline.api.problems import (
@@ -76,6 +77,7 @@ def create_app(service: Service, rules: Rules) -> App:
     )
     for router in ROUTERS:
         routes.include_router(router)
+    describe(routes)
     routes.add_exception_handler(HTTPException, _http_fault)
     routes.add_exception_handler(RequestValidationError, _invalid)
     routes.add_exception_handler(Exception, _internal)

@@ -367,7 +367,7 @@ export function snippets(row) {
   return {
     curl: `curl -s '${url}'`,
     pandas: `import pandas as pd\n\ndf = pd.read_csv("${url}&format=csv", parse_dates=["open_time"])`,
-    polars: `import polars as pl\n\ndf = pl.read_csv("${url}&format=csv", try_parse_dates=True)`,
+    polars: `import polars as pl, urllib.request\n\ndf = pl.read_csv(urllib.request.urlopen("${url}&format=csv"), infer_schema_length=None, try_parse_dates=True)`,
     SQL: `select * from ${row.market}.enhanced_candles\nwhere instrument = '${row.instrument.replaceAll("'", "''")}' and timeframe = '${row.timeframe}'\norder by open_time desc limit 500;`,
   };
 }
