@@ -54,6 +54,8 @@ PROBLEM_SCHEMA = {
     },
 }
 FAULTS_OF_BINANCE = "/binance/"
+# A part that does not work is told by 503 with the body of 200.
+HEALTH = ("/api/v1/ready", "/pipeline/health", "/api/v2/health")
 # Parameters that speak for themselves in the code.
 PARAMETERS = {
     "market": "A loaded market; all of them, or the only one that fits, where it is left out.",
@@ -123,6 +125,6 @@ def _problem(text: str, path: str, status: str) -> Spec:
     kinds: Spec = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     if path.startswith(FAULTS_OF_BINANCE) and status == "400":
         kinds["application/json"] = {"schema": {"type": "object", "required": ["code", "msg"]}}
-    if (path == "/api/v1/ready" and status == "503") or (path == "/pipeline/health" and status == "503"):
+    if path in HEALTH and status == "503":
         kinds["application/json"] = {}
     return {"description": text, "content": kinds}
