@@ -31,6 +31,16 @@ VENUES = {
     "oanda": Venue("{kind: oanda}", "fx", "my_fx", "EUR/USD,USD/JPY", ("OANDA_TOKEN",)),
     "fxcm": Venue("{kind: fxcm}", "fx", "my_fxcm", "EUR/USD,USD/JPY"),
     "ccxt": Venue("{kind: ccxt, exchange: %s}", "crypto", "my_exchange", "BTC/USDT,ETH/USDT"),
+    "bybit": Venue("{kind: bybit}", "crypto", "my_bybit", "BTC/USDT,ETH/USDT"),
+    "okx": Venue("{kind: okx}", "crypto", "my_okx", "BTC/USDT,ETH/USDT"),
+    "yahoo": Venue("{kind: yahoo}", "XNYS", "my_stocks", "AAPL,MSFT,SPY"),
+    "alpaca": Venue(
+        "{kind: alpaca}",
+        "{name: XNYS, hours: extended}",
+        "my_shares",
+        "AAPL,MSFT,SPY",
+        ("REFRESH_SECRET_ALPACA_KEY", "REFRESH_SECRET_ALPACA_SECRET"),
+    ),
     "files": Venue("{kind: files, directory: %s}", "crypto", "my_files", "BTC/USD"),
 }
 # What the other option of a source is called, its question and its usual answer.

@@ -13,7 +13,11 @@ from refresh_pipeline.sources.registry import open_source, open_stream, variable
 from refresh_pipeline.warehouse.computations import computations
 
 # The settings that a source asks for where its YAML names no others.
-CREDENTIALS = {"oanda": ("OANDA_TOKEN",), "dhan": ("DHAN_CLIENT_ID", "DHAN_ACCESS_TOKEN")}
+CREDENTIALS = {
+    "oanda": ("OANDA_TOKEN",),
+    "dhan": ("DHAN_CLIENT_ID", "DHAN_ACCESS_TOKEN"),
+    "alpaca": ("REFRESH_SECRET_ALPACA_KEY", "REFRESH_SECRET_ALPACA_SECRET"),
+}
 
 
 def require_usable(settings: Settings, market: Market) -> None:
