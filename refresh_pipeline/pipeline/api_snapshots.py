@@ -73,7 +73,7 @@ def stale(
     names = [question.id for question in questions if question.api.enabled]
     statuses = _statuses(warehouse, collection)
     with warehouse.reader() as connection:
-        seen = {each.api: each.seen_at for each in snapshots.newest(connection, collection.name, names).values()}
+        seen = {each.api: each.seen_at for each in snapshots.newest_heads(connection, collection.name, names).values()}
     faults: dict[str, str] = {}
     for question in questions:
         oldest = timestamp(now) - question.api.every * TICKS_OF_GRACE - GRACE
@@ -100,7 +100,7 @@ def refresh(
         return {}
     prepare(warehouse.get_connection, collection)
     with warehouse.get_connection() as connection:
-        known = snapshots.newest(connection, collection.name, [question.id for question in questions])
+        known = snapshots.newest_heads(connection, collection.name, [question.id for question in questions])
         statuses = snapshots.statuses(connection, collection.name)
     failures = {name: status.failures for name, status in statuses.items()}
     with_known = [(question, known.get(question.id), failures.get(question.id, 0)) for question in questions]

@@ -115,7 +115,7 @@ def content_hash(payload: Any, ignore: Sequence[Sequence[str]] = ()) -> str:
     """
     if isinstance(payload, str):
         return hashlib.sha256(payload.encode("utf-8", "replace")).hexdigest()
-    kept = json.loads(json.dumps(payload))
+    kept = json.loads(json.dumps(payload)) if ignore else payload
     for path in ignore:
         _remove(kept, path)
     text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
@@ -197,6 +197,18 @@ def newest(connection: duckdb.DuckDBPyConnection, collection: str, apis: Sequenc
     return {snapshot.api: snapshot for snapshot in _read(connection, collection, apis, 1)}
 
 
+def newest_heads(connection: duckdb.DuckDBPyConnection, collection: str, apis: Sequence[str]) -> dict[str, Snapshot]:
+    """The newest payload of each API, without its content: the payloads of a long history are not read for it."""
+    listed = ", ".join("'' as payload" if name == "payload" else f"s.{name}" for name in TABLES["snapshots"])
+    rows = connection.execute(
+        f'select {listed} from "{collection}".snapshots s join (select api, max(fetched_at) as fetched_at '
+        f'from "{collection}".snapshots where list_contains($apis::varchar[], api) group by api) n '
+        "using (api, fetched_at)",
+        {"apis": list(apis)},
+    ).fetchall()
+    return {row[0]: Snapshot(*row) for row in rows}
+
+
 def history(connection: duckdb.DuckDBPyConnection, collection: str, api: str, limit: int = 100) -> list[Snapshot]:
     """The newest payloads of one API, newest first."""
     return _read(connection, collection, [api], limit)
@@ -261,7 +273,7 @@ def store(
     Arrivals are by question. A payload whose content is that of the newest stored one only moves `seen_at`.
     """
     questions = {question.id: question for question in collection.questions}
-    known = newest(connection, collection.name, list(arrivals))
+    known = newest_heads(connection, collection.name, list(arrivals))
     changed: dict[str, Arrival] = {}
     seen: list[str] = []
     results: dict[str, Attempt] = {}
