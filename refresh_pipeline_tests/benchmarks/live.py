@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from refresh_pipeline.analytics.bars import Bars
-from refresh_pipeline.market.candles import CANDLE_COLUMNS
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, instant
 from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.pipeline.compute import compute
 from refresh_pipeline.pipeline.fetch import refresh_candles
@@ -99,8 +99,9 @@ def measured(market: Market, path: Path, clock: FastClock, minutes: int) -> tupl
     seconds = (time.process_time() - began[0][0]) / passed
     run.end()
     thread.join()
-    # The first reports are of what closed before the run began.
-    return reports[2:], seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Earlier closes were caught up with.
+    live = [report for report in reports if report.close > instant(began[0][1])]
+    return live, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def faults(market: Market, path: Path) -> tuple[int, int, int]:
