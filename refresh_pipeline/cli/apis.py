@@ -102,7 +102,7 @@ def show(
 
 
 def import_catalogue(
-    file: Annotated[Path, typer.Argument(help="The tracker's catalogue, in JSON.", exists=True, dir_okay=False)],
+    file: Annotated[Path, typer.Argument(help="The tracker's catalogue, in JSON.")],
     *,
     replace: Annotated[bool, typer.Option("--replace", help="Replace the collection `custom`.")] = False,
     dry_run: DryRunOption = False,
