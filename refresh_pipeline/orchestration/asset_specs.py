@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from datetime import timedelta
+from urllib.parse import quote
 
 import dagster as dg
 
 from refresh_pipeline.market.calendars.base import Calendar
 from refresh_pipeline.market.candles import QUOTE_COLUMNS
 from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
 from refresh_pipeline.orchestration.partitions import grid
 from refresh_pipeline.settings import load_settings
 from refresh_pipeline.warehouse.computations import computations
@@ -115,6 +117,12 @@ def asset(
 def dashboard_address(market: Market) -> str:
     """The market's page of the dashboard that `refresh up` serves on this machine."""
     return f"http://127.0.0.1:{load_settings().api_port}/?market={market.name}"
+
+
+def series_address(market: Market) -> Callable[[Series], str]:
+    """The address of each series' page of the dashboard."""
+    base = f"http://127.0.0.1:{load_settings().api_port}/series/{market.name}"
+    return lambda series: f"{base}/{quote(series.instrument)}/{series.timeframe.value}"
 
 
 def column_schema(table: Table, market: Market) -> dg.TableSchema:

@@ -15,6 +15,7 @@ from refresh_pipeline.market.gaps import Coverage
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series, listing
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.orchestration.asset_specs import series_address
 from refresh_pipeline.orchestration.run_options import RunOptions
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome, SeriesStats
 from refresh_pipeline.warehouse.schema import Table
@@ -119,6 +120,9 @@ def _metadata(
 ) -> dict[str, dict[str, object]]:
     """The metadata of each partition's materialization, by partition key."""
     entries = {series: _basics(market, attempts[series], stats[series]) for series in stats}
+    address = series_address(market)
+    for series, entry in entries.items():
+        entry["dashboard"] = dg.MetadataValue.url(address(series))
     for (calendar, timeframe), stored in market.by_calendar(s for s in stats if stats[s].candle_count).items():
         standing = _standing(calendar, timeframe, [stats[series] for series in stored], now)
         for series, measures in zip(stored, standing, strict=True):

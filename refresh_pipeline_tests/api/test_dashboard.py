@@ -150,6 +150,22 @@ def test_a_cell_opens_its_series_and_refreshes_it(tab: Tab, server: Server) -> N
     assert tab.faults() == []
 
 
+def test_links_lead_to_dagster_and_from_it(tab: Tab, server: Server) -> None:
+    show(tab, server, SERIES, "document.querySelector('.chart canvas')")
+    click(tab, "Where it stands")
+    tab.until("document.querySelector('a[href*=\"/assets/demo/raw_candles\"]')")
+    address = tab.evaluate("document.querySelector('a[href*=\"/assets/demo/raw_candles\"]').href")
+    assert address.endswith("?view=partitions&partition=BTC%2FUSD%7CH1")
+    tab.open(f"{server.url}/?market=demo")
+    tab.until("document.querySelector('.cell')")
+
+
+def test_changes_are_pushed(tab: Tab, server: Server) -> None:
+    tab.run_first(CLOCK)
+    tab.open(f"{server.url}/gaps")
+    tab.until("document.getElementById('connection')?.innerText === 'Live'")
+
+
 def test_a_gap_is_filled(tab: Tab, server: Server) -> None:
     show(tab, server, "/gaps", "document.querySelector('button.day')")
     tab.evaluate("[...document.querySelectorAll('button.day')].find(one => one.title.includes('EUR/USD H1')).click()")

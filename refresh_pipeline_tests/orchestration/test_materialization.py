@@ -19,7 +19,7 @@ from refresh_pipeline_tests.project_folder import LATER, World, failures_of, met
 KEYS = [f"{name}/USD|{timeframe}" for name in ("BTC", "ETH", "SOL", "XRP") for timeframe in ("m15", "H1")]
 REFRESHED = ["raw_candles", "enhanced_candles", "indicators"]
 BROKEN = {"ETH/USD|m15", "XRP/USD|H1"}
-FIELDS = {"outcome", "source", "rows_added", "rows_revised", "candle_count", "seconds"}
+FIELDS = {"outcome", "source", "rows_added", "rows_revised", "candle_count", "seconds", "dashboard"}
 STANDING = {"first_open_time", "last_open_time", "completeness", "complete", "data_age_seconds", "data_age"}
 
 
@@ -80,6 +80,7 @@ def test_every_partition_says_what_became_of_it(instance: dg.DagsterInstance, as
     assert all(entry.keys() >= FIELDS | STANDING for entry in said.values())
     entry = said["SOL/USD|m15"]
     assert (entry["outcome"], entry["source"]) == ("updated", "files")
+    assert entry["dashboard"].startswith("http://127.0.0.1:8080/series/")
     assert (entry["rows_added"], entry["rows_revised"]) == (0 if asset == "uploads" else 96, 0)
     assert entry["candle_count"] == 96
     assert entry["first_open_time"] == moment("2026-05-31T12:00")

@@ -7,10 +7,12 @@ import { Matrix, STATES, stateOf } from "/static/matrix.mjs";
 
 const ACTIVITY = 12;
 
-export async function open(root, { signal, go }) {
+export async function open(root, { signal, go, query }) {
   const [status, answer] = await Promise.all([recent("/api/v1/status"), recent("/api/v1/series")]);
   const view = new Overview(go);
   view.show(status, answer.series);
+  // A link from an asset in Dagster names its market.
+  if (status.markets.some(market => market.name === query.get("market"))) view.matrix.only(query.get("market"));
   fill(root, view.elements);
   view.more(signal);
   return { update: (kind, message) => view.update(kind, message), close: () => view.close() };

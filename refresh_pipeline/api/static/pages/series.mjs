@@ -294,7 +294,9 @@ class SeriesView {
     const draw = more => fill(facts, [...lines, ...more].map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
     draw([]);
     getOr(`/api/v1/lineage/${row.instrument.split("/").map(encodeURIComponent).join("/")}/${row.timeframe}?market=${encodeURIComponent(row.market)}`, {}, { signal: this.signal }).then(lineage => draw(lineageLines(lineage)), () => {});
-    fill(place, facts);
+    const links = h("div", { class: "row" });
+    recent("/api/v1/config", 600000).then(config => fill(links, dagsterLinks(row, config.settings?.REFRESH_DAGSTER_URL?.value)), () => {});
+    fill(place, facts, links);
     return place;
   }
 
@@ -359,6 +361,13 @@ function lineageLines(lineage) {
   for (const one of lineage.exported ?? []) lines.push(["Exported", h("span", {}, h("code", {}, one.path), " ", ago(one.at))]);
   for (const one of lineage.uploaded ?? []) lines.push([`Uploaded to ${one.destination}`, ago(one.at)]);
   return lines;
+}
+
+/** The partition of the series on the page of each of its assets in Dagster. */
+function dagsterLinks(row, base) {
+  if (!/^https?:\/\//.test(base ?? "")) return [];
+  const partition = encodeURIComponent(`${row.instrument}|${row.timeframe}`);
+  return ["raw_candles", "enhanced_candles", "indicators"].map(asset => h("a", { class: "button small", target: "_blank", rel: "noreferrer", href: `${base.replace(/\/$/, "")}/assets/${encodeURIComponent(row.market)}/${asset}?view=partitions&partition=${partition}` }, icon("link"), `${asset} in Dagster`));
 }
 
 /** The same question for other programs. */
