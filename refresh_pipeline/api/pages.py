@@ -54,15 +54,15 @@ def static_files() -> dict[str, Body]:
 
 
 def _walk(folder: Traversable, below: PurePosixPath) -> list[tuple[str, Body]]:
-    found: list[tuple[str, Body]] = []
+    bodies: list[tuple[str, Body]] = []
     for entry in folder.iterdir():
         name = below / entry.name
         if entry.is_dir():
-            found += _walk(entry, name)
+            bodies += _walk(entry, name)
         elif name.suffix in MEDIA_TYPES:
             content = entry.read_bytes()
-            found.append((str(name), Body(content, MEDIA_TYPES[name.suffix], tag_of(content))))
-    return found
+            bodies.append((str(name), Body(content, MEDIA_TYPES[name.suffix], tag_of(content))))
+    return bodies
 
 
 @router.get("/static/{name:path}")

@@ -41,8 +41,8 @@ async def signals(
     """The newest signal of each kind for every series, and whether the timeframes of an instrument agree."""
     service = service_of(request)
     wanted = SignalFilter(kind, direction, _naive(parsed_instant("since", since)))
-    found = await _found(service, chosen_markets(service.markets, market), instrument, timeframe)
-    return tagged_json(request, {"signals": signal_rows(found, wanted), "coherence": coherence_rows(found)})
+    listed = await _found(service, chosen_markets(service.markets, market), instrument, timeframe)
+    return tagged_json(request, {"signals": signal_rows(listed, wanted), "coherence": coherence_rows(listed)})
 
 
 async def _found(
@@ -53,13 +53,13 @@ async def _found(
     having = [(market, list(market.instruments)) for market in markets]
     if instrument is not None:
         having = [(market, [name]) for market, name in instruments_called(markets, instrument)]
-    found: list[tuple[Market, SeriesSignals]] = []
+    listed: list[tuple[Market, SeriesSignals]] = []
     for market, names in having:
         for one in market.timeframes:
             if parsed in (None, one):
                 states = await service.reader.ask(lambda c, m=market, t=one, n=names: newest_signals(c, m, t, n))
-                found += [(market, state) for state in states]
-    return found
+                listed += [(market, state) for state in states]
+    return listed
 
 
 def _naive(moment: datetime | None) -> datetime | None:

@@ -180,9 +180,10 @@ async def marks(
         stretch = _stretch(since, to)
     except UdfError as error:
         return _error(error)
-    found = await service.reader.ask(lambda c: read_marks(c, market.name, series, stretch))
+    listed = await service.reader.ask(lambda c: read_marks(c, market.name, series, stretch))
     names = ("id", "time", "color", "text", "label", "labelFontColor", "minSize")
-    return json_response(dict(zip(names, map(list, zip(*found, strict=True)), strict=True)) if found else _none(names))
+    columns = [list(column) for column in zip(*listed, strict=True)] or [[] for _ in names]
+    return json_response(dict(zip(names, columns, strict=True)))
 
 
 @router.get("/timescale_marks")
@@ -196,10 +197,10 @@ async def timescale_marks(
         stretch = _stretch(since, to)
     except UdfError as error:
         return _error(error)
-    found = await service.reader.ask(lambda c: read_marks(c, market.name, series, stretch))
+    listed = await service.reader.ask(lambda c: read_marks(c, market.name, series, stretch))
     shown = [
         {"id": number, "time": when, "color": color, "label": label, "tooltip": [text]}
-        for number, when, color, text, label, *_ in found
+        for number, when, color, text, label, *_ in listed
         if label == "c"
     ]
     return json_response(shown)
@@ -263,24 +264,24 @@ def read_marks(
         f"order by open_time desc limit {MOST_MARKS}",
         key,
     ).fetchall()
-    found = [mark for row in flags for mark in _flag_marks(series, row)]
-    found += [_correction(series, *row) for row in revisions]
-    inside = (mark for mark in found if stretch.since <= mark[1] < stretch.until)
+    listed = [mark for row in flags for mark in _flag_marks(series, row)]
+    listed += [_correction(series, *row) for row in revisions]
+    inside = (mark for mark in listed if stretch.since <= mark[1] < stretch.until)
     return sorted(inside, key=lambda mark: (mark[1], mark[0]))[-MOST_MARKS:]
 
 
 def _flag_marks(series: Series, row: Sequence[Any]) -> list[tuple[str, int, str, str, str, str, int]]:
     when, up, down, cross = row
     stamp = _stamp(series, when)
-    found = []
+    listed = []
     if up == 1:
-        found.append((f"u{stamp}", stamp, "blue", "Fractal up, known two bars later", "▲", "white", 14))
+        listed.append((f"u{stamp}", stamp, "blue", "Fractal up, known two bars later", "▲", "white", 14))
     if down == 1:
-        found.append((f"d{stamp}", stamp, "blue", "Fractal down, known two bars later", "▼", "white", 14))
+        listed.append((f"d{stamp}", stamp, "blue", "Fractal down, known two bars later", "▼", "white", 14))
     if cross:
         side, color = ("above", "green") if cross > 0 else ("below", "red")
-        found.append((f"z{stamp}", stamp, color, f"The awesome oscillator went {side} zero", "0", "white", 14))
-    return found
+        listed.append((f"z{stamp}", stamp, color, f"The awesome oscillator went {side} zero", "0", "white", 14))
+    return listed
 
 
 def _correction(series: Series, when: Any, close: float, at: Any) -> tuple[str, int, str, str, str, str, int]:
@@ -385,10 +386,6 @@ def _seconds(times: NDArray) -> list[int]:
 def _numbers(values: NDArray) -> list[float | None]:
     # A chart reads no null; a volume that is unknown is none.
     return [value if np.isfinite(value) else 0 for value in values.tolist()]
-
-
-def _none(names: Sequence[str]) -> dict[str, list[Any]]:
-    return {name: [] for name in names}
 
 
 def _error(error: UdfError) -> Response:

@@ -42,10 +42,10 @@ def signals(
     from refresh_pipeline.monitoring.signals import SignalFilter, coherence_rows, signal_rows, stored_signals
 
     with warehouse_errors():
-        found = stored_signals(wanted.settings, chosen)
-    rows = signal_rows(found, SignalFilter(kind, direction))
+        states = stored_signals(wanted.settings, chosen)
+    rows = signal_rows(states, SignalFilter(kind, direction))
     if as_json:
-        out.print_json(json.dumps({"signals": rows, "coherence": coherence_rows(found)}), highlight=False)
+        out.print_json(json.dumps({"signals": rows, "coherence": coherence_rows(states)}), highlight=False)
     else:
         _print_table(rows)
 

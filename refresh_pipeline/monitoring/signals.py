@@ -62,16 +62,16 @@ def by_timeframe(series: Iterable[Series]) -> dict[Timeframe, list[str]]:
     return instruments
 
 
-def signal_rows(found: Iterable[tuple[Market, SeriesSignals]], wanted: SignalFilter) -> list[dict[str, Any]]:
+def signal_rows(states: Iterable[tuple[Market, SeriesSignals]], wanted: SignalFilter) -> list[dict[str, Any]]:
     """A row for each series that has a wanted signal, or for each series where every signal is wanted."""
-    rows = [_row(market, state, wanted) for market, state in found]
+    rows = [_row(market, state, wanted) for market, state in states]
     return rows if wanted.is_open else [row for row in rows if any(row[kind] for kind in SignalKind)]
 
 
-def coherence_rows(found: Iterable[tuple[Market, SeriesSignals]]) -> list[dict[str, Any]]:
+def coherence_rows(states: Iterable[tuple[Market, SeriesSignals]]) -> list[dict[str, Any]]:
     """The mouth's direction of each instrument on every timeframe; `score` is 1 where all buy, -1 where all sell."""
     directions: dict[tuple[str, str], dict[str, str | None]] = {}
-    for market, state in found:
+    for market, state in states:
         series = state.series
         directions.setdefault((market.name, series.instrument), {})[series.timeframe.value] = state.mouth_direction
     return [

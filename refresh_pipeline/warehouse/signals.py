@@ -128,10 +128,10 @@ def newest_signals(
 def _by_series(
     timeframe: Timeframe, instruments: Sequence[str], states: list[tuple], events: list[tuple]
 ) -> list[SeriesSignals]:
-    found = {row[0]: SeriesSignals(Series(row[0], timeframe), *row[1:]) for row in states}
+    by_instrument = {row[0]: SeriesSignals(Series(row[0], timeframe), *row[1:]) for row in states}
     for instrument, *signal in events:
-        found[instrument].newest[signal[0]] = Signal(*signal)
-    return [found[instrument] for instrument in instruments if instrument in found]
+        by_instrument[instrument].newest[signal[0]] = Signal(*signal)
+    return [by_instrument[instrument] for instrument in instruments if instrument in by_instrument]
 
 
 def _since(
