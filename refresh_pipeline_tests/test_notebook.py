@@ -34,7 +34,7 @@ def test_a_longer_bar_is_joined_from_its_close_on(world: World) -> None:
 def test_cutting_the_future_off_changes_no_joined_row(world: World) -> None:
     quarters, hours = (candles("bazaar", "BTC/USD", timeframe) for timeframe in ("m15", "H1"))
     cut = pd.Timestamp("2026-06-01 06:30", tz="UTC")
-    known = joined_as_of(quarters[quarters["close_time"] <= cut], hours[hours["close_time"] <= cut])
+    known = joined_as_of(quarters.loc[quarters["close_time"] <= cut], hours.loc[hours["close_time"] <= cut])
     pd.testing.assert_frame_equal(known, joined_as_of(quarters, hours).loc[known.index])
 
 

@@ -55,8 +55,8 @@ def anchored_columns(bars: Bars, calendar: Calendar, period: str) -> Sequence[Va
         *bands,
         *fibonacci(*before[:3]),
         *camarilla(*before[:3]),
-        *woodie(*before[:3], opened),
-        *demark(*before),
+        *woodie(before[0], before[1], before[2], opened),
+        *demark(before[0], before[1], before[2], before[3]),
         *carried,
     ]
 

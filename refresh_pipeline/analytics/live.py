@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Bars, Computation, Values
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
@@ -165,8 +166,11 @@ def _merged(members: Members, parts: list[LiveRows]) -> LiveRows:
     """Several groups of series as one, in the order of `members`."""
     order = np.argsort(np.concatenate([part.members for part in parts]), kind="stable")
     order = order[np.argsort(np.argsort(members, kind="stable"), kind="stable")]
-    enhanced, indicators = (
-        {name: np.concatenate([table[name] for table in tables])[order] for name in tables[0]}
-        for tables in ([part.enhanced for part in parts], [part.indicators for part in parts])
-    )
+    enhanced = _joined([part.enhanced for part in parts], order)
+    indicators = _joined([part.indicators for part in parts], order)
     return LiveRows(members, enhanced, indicators, [flag for part in parts for flag in part.flags])
+
+
+def _joined(tables: list[Mapping[str, Values]], order: NDArray[np.int64]) -> dict[str, Values]:
+    parts: dict[str, list[NDArray]] = {name: [table[name] for table in tables] for name in tables[0]}
+    return {name: np.concatenate(values)[order] for name, values in parts.items()}

@@ -57,7 +57,9 @@ Start = Annotated[str | None, Query(alias="startTime", description="Candles from
 End = Annotated[str | None, Query(alias="endTime", description="Candles up to this open time, in milliseconds.")]
 Limit = Annotated[str | None, Query(description=f"The number of candles, {ROWS} without it, {MOST_ROWS} at most.")]
 
-FAULT = {400: {"description": "A wrong request, as Binance answers it: `code` and `msg`."}}
+FAULT: dict[int | str, dict[str, Any]] = {
+    400: {"description": "A wrong request, as Binance answers it: `code` and `msg`."}
+}
 
 
 class BinanceFaultError(Exception):
@@ -205,7 +207,7 @@ def _timeframe(market: Market, interval: str) -> Timeframe:
     if not interval:
         raise BinanceFaultError(MISSING, "Mandatory parameter 'interval' was not sent, was empty/null, or malformed.")
     timeframe = TIMEFRAMES.get(interval)
-    if timeframe not in market.timeframes:
+    if timeframe is None or timeframe not in market.timeframes:
         raise BinanceFaultError(INVALID_INTERVAL, "Invalid interval.")
     return timeframe
 

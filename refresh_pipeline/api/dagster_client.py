@@ -259,7 +259,9 @@ class DagsterClient:
             names = [node["location"]["name"] for node in answer.get("nodes", ()) if node["name"] == REPOSITORY]
             if not names:
                 raise _unavailable("Dagster has not loaded the definitions")
-            self._location_name = next((name for name in names if name.startswith(PACKAGE.name)), names[0])
+            chosen = next((str(name) for name in names if name.startswith(PACKAGE.name)), str(names[0]))
+            self._location_name = chosen
+            return chosen
         return self._location_name
 
 

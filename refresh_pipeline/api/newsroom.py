@@ -143,7 +143,8 @@ class Newsroom:
             self._schedules = None
             return
         rows = [schedule_row(self._service, one) for one in await self._service.dagster.instigators()]
-        before, self._schedules = self._schedules, {row["name"]: row for row in rows}
+        before, named = self._schedules, {str(row["name"]): row for row in rows}
+        self._schedules = {name: row for name, row in named.items()}
         for row in rows if before is not None else ():
             if before is not None and (before.get(row["name"]) or {}).get("running") != row["running"]:
                 self._service.hub.publish(schedule_news(row))

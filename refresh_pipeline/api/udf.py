@@ -342,7 +342,7 @@ def _symbol(service: Service, text: str) -> tuple[Market, str]:
 def _series(service: Service, symbol: str, resolution: str) -> tuple[Market, Series]:
     market, instrument = _symbol(service, symbol)
     timeframe = RESOLUTIONS.get(SHORT.get(resolution, resolution))
-    if timeframe not in market.timeframes:
+    if timeframe is None or timeframe not in market.timeframes:
         allowed = ", ".join(_resolutions(market.timeframes))
         raise UdfError(f"resolution: found {resolution!r}; {market.name} has {allowed}")
     return market, Series(instrument, timeframe)

@@ -11,8 +11,8 @@ Times = NDArray[np.datetime64]
 Floats = NDArray[np.float64]
 
 TIME_UNIT = "datetime64[us]"
-PRICE_COLUMNS = ("open", "high", "low", "close")
-CANDLE_COLUMNS = (*PRICE_COLUMNS, "volume")
+PRICE_COLUMNS: tuple[str, ...] = ("open", "high", "low", "close")
+CANDLE_COLUMNS: tuple[str, ...] = (*PRICE_COLUMNS, "volume")
 QUOTE_COLUMNS = tuple(f"{side}_{price}" for side in ("bid", "ask") for price in PRICE_COLUMNS)
 # Of candles that were made from shorter ones; NaN or missing for the source's native ones.
 RESAMPLED_COLUMNS = ("base_bars", "complete")

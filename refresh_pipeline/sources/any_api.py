@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from refresh_pipeline.market.apis import VARIABLE, ApiQuestion, Request
 from refresh_pipeline.redaction import clean, excerpt, request_secrets
@@ -202,7 +203,7 @@ class ApiClient:
             )
             if response.status not in MOVED or "Location" not in response.headers:
                 return response
-            target = str(response.url.join(aiohttp.client.URL(response.headers["Location"])))
+            target = str(response.url.join(URL(response.headers["Location"])))
             await response.release()
             if urlsplit(target).netloc != urlsplit(url).netloc:
                 raise PermanentError(f"redirects to another host ({urlsplit(target).netloc}); put its address into url")

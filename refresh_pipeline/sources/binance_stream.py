@@ -86,7 +86,10 @@ class _Connection:
                 try:
                     await self._attempt()
                     async with session.ws_connect(
-                        self._url, heartbeat=HEARTBEAT, max_msg_size=0, timeout=aiohttp.ClientWSTimeout(ws_close=1.0)
+                        self._url,
+                        heartbeat=HEARTBEAT,
+                        max_msg_size=0,
+                        timeout=aiohttp.ClientWSTimeout(ws_close=1.0),  # pyright: ignore[reportCallIssue] (attrs)
                     ) as socket:
                         await self._subscribe(socket)
                         wait = FIRST_WAIT

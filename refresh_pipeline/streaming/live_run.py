@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from refresh_pipeline.market.calendars.base import length_of
-from refresh_pipeline.market.candles import Candles, instant
+from refresh_pipeline.market.candles import TIME_UNIT, Candles, instant
 from refresh_pipeline.market.live_spec import LiveSettings
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series, listing
@@ -311,9 +311,9 @@ class LiveRun:
         if error is not None:
             log.info("%s: REST: %s", self._market.name, error)
             self._errors[series] = str(error).removeprefix(f"{series}: ")
-        elif last:
+        elif isinstance(last, np.datetime64):
             self._errors.pop(series, None)
-            self._intake.know(series, last - SETTLED - length_of(series.timeframe))
+            self._intake.know(series, (last - (SETTLED + length_of(series.timeframe))).astype(TIME_UNIT))
         self._changed.set()
 
     # ---- waves

@@ -86,7 +86,7 @@ def _table_faults(
         for name in part:
             rows_that_differ = differing(rows[name], wanted[name][kept])
             if len(rows_that_differ):
-                yield Fault(series, stored[rows_that_differ[0]], f"{name}: {len(rows_that_differ)} values differ")
+                yield Fault(series, stored[int(rows_that_differ[0])], f"{name}: {len(rows_that_differ)} values differ")
                 return
 
 

@@ -102,7 +102,7 @@ class LiveStore:
         firsts = np.array([known.first_open_time for known in held.values()], dtype=TIME_UNIT)
         lasts = np.array([known.last_open_time for known in held.values()], dtype=TIME_UNIT)
         counts = np.array([known.candle_count for known in held.values()], dtype=np.int64)
-        since = lasts + np.timedelta64(1, "us")
+        since = (lasts + np.timedelta64(1, "us")).astype(TIME_UNIT)
         return PendingRecompute(list(held), since, texts([None] * len(held)), counts, firsts, lasts)
 
     def _bars(self, pending: PendingRecompute, table: Table, begins: int) -> Bars:
@@ -286,10 +286,9 @@ def _of(wave: Wave, series: set[Series]) -> Wave:
     return Wave(
         [each for each, taken in zip(wave.series, chosen, strict=True) if taken],
         wave.open_time[chosen],
-        *(
-            {name: values[chosen] for name, values in table.items()}
-            for table in (wave.candles, wave.enhanced, wave.indicators)
-        ),
+        {name: values[chosen] for name, values in wave.candles.items()},
+        {name: values[chosen] for name, values in wave.enhanced.items()},
+        {name: values[chosen] for name, values in wave.indicators.items()},
         [flag for flag in flags if len(flag[1])],
         wave.count_before[chosen],
         wave.last_before[chosen],

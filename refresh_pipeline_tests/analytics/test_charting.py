@@ -2,6 +2,8 @@
 
 import csv
 import gzip
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +55,7 @@ def quotes() -> Bars:
 
 
 @pytest.fixture(scope="module")
-def computed(quotes: Bars) -> dict[str, Floats]:
+def computed(quotes: Bars) -> Mapping[str, Any]:
     return dict(indicators(["tradingview"], CRYPTO).compute(quotes))
 
 

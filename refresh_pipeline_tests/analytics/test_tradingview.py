@@ -2,6 +2,8 @@
 
 import csv
 import gzip
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,9 +35,9 @@ def table(name: str, *columns: str) -> list[Floats]:
 
 
 @pytest.fixture(scope="module")
-def computed() -> dict[str, Floats]:
+def computed() -> Mapping[str, Any]:
     names = ("open", "high", "low", "close", "volume")
-    columns = dict(zip(names, table("spy_2017_2018", *names), strict=True))
+    columns: dict[str, Floats] = dict(zip(names, table("spy_2017_2018", *names), strict=True))
     times = np.datetime64("2017-01-03", "us") + np.arange(len(columns["close"])) * np.timedelta64(1, "D")
     return dict(indicators(SPECS, CRYPTO).compute(Bars(times, columns, np.array([0, len(times)]))))
 

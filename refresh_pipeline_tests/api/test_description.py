@@ -34,7 +34,7 @@ FEW = settings(
     deadline=None,
     database=None,
     phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=list(HealthCheck),
+    suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
 )
 
 
@@ -68,7 +68,7 @@ def contradictions(address: str, headers: dict[str, str]) -> list[str]:
     return [
         fault
         for operation in schema.exclude(path="/api/v1/events").get_all_operations()
-        for fault in _faults(operation.ok(), headers)
+        for fault in _faults(operation.ok(), headers)  # pyright: ignore[reportAttributeAccessIssue]
     ]
 
 

@@ -143,7 +143,8 @@ def squeeze(*, with_volume: bool) -> dict[str, Floats]:
     calm = 17.2 * CALM[:250] / CALM[249]
     columns = [np.concatenate([calm, GME[:, number]]) for number in range(4)]
     prices = dict(zip(PRICE_COLUMNS, columns, strict=True))
-    return prices | {"volume": np.concatenate([np.full(250, 8.0), GME[:, 4]])} if with_volume else prices
+    volume = {"volume": np.concatenate([np.full(250, 8.0), GME[:, 4]])} if with_volume else {}
+    return {**prices, **volume}
 
 
 @pytest.mark.parametrize("with_volume", [True, False])

@@ -62,6 +62,7 @@ def test_a_live_run_stores_candles_and_tells_dagster(tmp_path):
     assert count >= 118
     assert last >= now.replace(tzinfo=None) - timedelta(minutes=3)
     assert told == [{"BTC/USDT|m1", "ETH/USDT|m1"}] * 3
+    assert observation.asset_observation
     assert observation.asset_observation.metadata["candles"].value == 2
 
 

@@ -80,7 +80,7 @@ def test_every_partition_says_what_became_of_it(instance: dg.DagsterInstance, as
     assert all(entry.keys() >= FIELDS | STANDING for entry in said.values())
     entry = said["SOL/USD|m15"]
     assert (entry["outcome"], entry["source"]) == ("updated", "files")
-    assert entry["dashboard"].startswith("http://127.0.0.1:8080/series/")
+    assert str(entry["dashboard"]).startswith("http://127.0.0.1:8080/series/")
     assert (entry["rows_added"], entry["rows_revised"]) == (0 if asset == "uploads" else 96, 0)
     assert entry["candle_count"] == 96
     assert entry["first_open_time"] == moment("2026-05-31T12:00")

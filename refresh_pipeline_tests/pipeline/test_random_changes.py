@@ -74,7 +74,7 @@ class Venue:
                     for side, shift in (("bid", -0.25), ("ask", 0.25))
                     for name in ("open", "high", "low", "close")
                 }
-            yield Fetched(request.series, Candles.of(np.array(times, dtype=TIME_UNIT), **columns))
+            yield Fetched(request.series, Candles(np.array(times, dtype=TIME_UNIT), columns))
 
 
 def prices_of(random: np.random.Generator) -> Prices:
@@ -167,7 +167,8 @@ class World:
             names = [name for name, *_ in cursor.description or ()]
             found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
         for row in found:
-            row.pop("source", None), row.pop("fetched_at", None)
+            row.pop("source", None)
+            row.pop("fetched_at", None)
         keyed = {(row.pop("instrument"), row.pop("timeframe"), row.pop("open_time")): row for row in found}
         return {key: row for key, row in keyed.items() if key[:2] in named}
 

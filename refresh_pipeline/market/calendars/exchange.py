@@ -67,7 +67,9 @@ class ExchangeCalendar(TableCalendar):
         self._opens, self._closes = first, max((pair[1] for pair in usual), default=A_DAY)
         self.day_begins = np.timedelta64(min(0, first // HOUR * HOUR), "m").astype("timedelta64[us]")
         self.day_ends = self.day_begins + DAY
-        self.last_known = local_to_utc(self.zone, np.array([self._table["last"]], dtype=TIME_UNIT) + self.day_ends)[0]
+        self.last_known = local_to_utc(self.zone, np.array([np.datetime64(self._table["last"], "us") + self.day_ends]))[
+            0
+        ]
         super().__init__(overlay)
 
     def with_overlay(self, overlay: Overlay) -> "ExchangeCalendar":
@@ -179,7 +181,7 @@ class ExchangeCalendar(TableCalendar):
 
     def _hours_by_rule(self, day: str) -> tuple[Hours, ...]:
         regimes = self._regimes().get(WEEKDAYS[(int(np.datetime64(day).astype(np.int64)) + 3) % 7], {})
-        return next((hours for since, hours in reversed(regimes.items()) if since <= day), ())
+        return next((hours for since, hours in reversed([*regimes.items()]) if since <= day), ())
 
     def _extended(self, hours: tuple[Hours, ...]) -> tuple[Hours, ...]:
         if self.hours == REGULAR_HOURS or not hours:

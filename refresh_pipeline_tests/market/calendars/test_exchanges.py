@@ -11,18 +11,22 @@ from refresh_pipeline.market.calendars.base import Calendar, length_of
 from refresh_pipeline.market.calendars.exchange import ALIASES, CODES
 from refresh_pipeline.market.calendars.registry import calendar_named
 from refresh_pipeline.market.calendars.session_table import local_to_utc
-from refresh_pipeline.market.candles import TIME_UNIT
+from refresh_pipeline.market.candles import TIME_UNIT, Times
 from refresh_pipeline.market.model import MarketError, parse_market
 from refresh_pipeline.market.timeframe import Timeframe
 
 MINUTE = np.timedelta64(1, "m")
 
 
+def _moved(times: Times, length: np.timedelta64) -> Times:
+    return (times + length).astype(TIME_UNIT)
+
+
 def hours_of(calendar: Calendar, day: str) -> str:
     """The sessions of a trading day by its minutes, on the exchange's clock."""
-    midnight = np.array([day], dtype=TIME_UNIT)
-    since = local_to_utc(calendar.zone, midnight + getattr(calendar, "day_begins", np.timedelta64(0, "us")))[0]
-    until = local_to_utc(calendar.zone, midnight + getattr(calendar, "day_ends", np.timedelta64(1, "D")))[0]
+    midnight: Times = np.array([day], dtype=TIME_UNIT)
+    since = local_to_utc(calendar.zone, _moved(midnight, getattr(calendar, "day_begins", np.timedelta64(0, "us"))))[0]
+    until = local_to_utc(calendar.zone, _moved(midnight, getattr(calendar, "day_ends", np.timedelta64(1, "D"))))[0]
     opens = calendar.open_times(Timeframe.m1, since, until)
     edges = np.flatnonzero(np.diff(opens) > MINUTE)
     zone = np.timedelta64(0, "us") if not len(opens) else midnight[0] - local_to_utc(calendar.zone, midnight)[0]
