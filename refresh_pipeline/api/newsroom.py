@@ -144,7 +144,7 @@ class Newsroom:
             return
         rows = [schedule_row(self._service, one) for one in await self._service.dagster.instigators()]
         before, named = self._schedules, {str(row["name"]): row for row in rows}
-        self._schedules = {name: row for name, row in named.items()}
+        self._schedules = dict(named)
         for row in rows if before is not None else ():
             if before is not None and (before.get(row["name"]) or {}).get("running") != row["running"]:
                 self._service.hub.publish(schedule_news(row))
