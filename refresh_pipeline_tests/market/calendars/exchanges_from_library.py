@@ -19,8 +19,23 @@ FIRST = date(2000, 1, 1)
 # Holidays by rule are known ahead. Those that follow the moon, or a yearly decree, are known for as long as the library
 # lists them; beyond it has too few a year and says nothing.
 KNOWN_UNTIL = date(2027, 12, 31)
-DECREED_CODES = ["AIXK", "XBDA", "XBEL", "XBKK", "XBOM", "XIST", "XKLS", "XKRX", "XMOS", "XPHS", "XSAU", "XSES", "XSHG", "XTAI"]
-DECREED = {code: date(2026, 12, 31) for code in DECREED_CODES} | {code: date(2025, 12, 31) for code in ("XIDX", "XKAR")}
+DECREED_CODES = [
+    "AIXK",
+    "XBDA",
+    "XBEL",
+    "XBKK",
+    "XBOM",
+    "XIST",
+    "XKLS",
+    "XKRX",
+    "XMOS",
+    "XPHS",
+    "XSAU",
+    "XSES",
+    "XSHG",
+    "XTAI",
+]
+DECREED = dict.fromkeys(DECREED_CODES, date(2026, 12, 31)) | dict.fromkeys(["XIDX", "XKAR"], date(2025, 12, 31))
 # Not of exchanges, or less exact than a calendar of ours.
 LEFT_OUT = ("24/5", "24/7", "us_futures")
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
