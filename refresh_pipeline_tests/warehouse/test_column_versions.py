@@ -44,6 +44,8 @@ BASE: Options = {
     "history": "30d",
     "indicators": {"compute": ["sma_10"], "keep": "for ever"},
 }
+# Few enough to be computed alone.
+SESSIONS = ("vwap", "opening_range_high", "opening_range_low", "pivot_point", "pivot_r1", "pivot_r2", "pivot_r3")
 
 
 def market_of(**options: Any) -> Market:
@@ -189,10 +191,10 @@ def test_two_wishes_for_one_name_are_refused_when_the_market_is_loaded():
 
 @pytest.mark.parametrize("calendar", ["fx", "nse"])
 def test_another_calendar_recomputes_the_columns_of_sessions_alone(warehouse: Warehouse, calendar: str):
-    refresh(warehouse, with_indicators("sma_10", "sessions", "obv"))
+    refresh(warehouse, with_indicators("sma_10", *SESSIONS, "obv"))
     poison(warehouse, Table.indicators, "sma_10")
     poison(warehouse, Table.enhanced_candles, "ao")
-    market = with_indicators("sma_10", "sessions", "obv", calendar=calendar)
+    market = with_indicators("sma_10", *SESSIONS, "obv", calendar=calendar)
     # Later candles follow the new days from the first refresh on.
     later = {Timeframe.m15: BARS[Timeframe.m15] + 40}
     refresh(warehouse, market)
@@ -318,8 +320,8 @@ def work_of(warehouse: Warehouse, market: Market, table: Table, killed: Killed) 
 
 def test_a_killed_recompute_goes_on_where_it_was(warehouse: Warehouse):
     long = {Timeframe.m15: 2500}
-    refresh(warehouse, with_indicators("sma_10", "sessions"), long)
-    market = with_indicators("sma_10", "sessions", {"ema": [8]}, "obv", calendar="fx")
+    refresh(warehouse, with_indicators("sma_10", *SESSIONS), long)
+    market = with_indicators("sma_10", *SESSIONS, {"ema": [8]}, "obv", calendar="fx")
     warehouse.prepare(market)
     with warehouse.get_connection() as connection:
         queued = queued_columns(connection, "fair", Table.indicators, market.series)
