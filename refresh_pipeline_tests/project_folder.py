@@ -46,6 +46,7 @@ calendar: crypto
 instruments: [BTC/USD, ETH/USD, SOL/USD, XRP/USD]
 timeframes: [m15, H1]
 history: 1d
+max_deviation_percent: 1000
 """
 # The same market for tests that are not about what is computed: hundreds of columns take their time.
 FEW_INDICATORS = f"{BAZAAR}indicators: {{compute: [sma_10, mfi]}}\n"

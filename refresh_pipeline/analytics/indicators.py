@@ -29,6 +29,9 @@ from refresh_pipeline.market.calendars.base import Calendar
 # An entry of a market's YAML: a group, an indicator, a column, or one indicator with parameter sets.
 IndicatorSpec = str | Mapping[str, object]
 
+# Groups over the groups of entries.
+GROUPS = (STANDARD, CLASSIC, TALIB, TRADINGVIEW, ALL)
+
 
 class UnknownIndicator(ValueError):
     """A market names an indicator or a parameter that does not exist."""
@@ -147,12 +150,14 @@ def _by_name(entries: Mapping[str, Indicator], spec: str) -> Iterator[tuple[Part
     matches = [
         (entry, shipped, [name for name in shipped.names if everything or name == spec])
         for entry in entries.values()
+        # Another package's indicator that is called as a group is, hides the group from nobody.
+        if entry.group != OWN or spec not in GROUPS
         for shipped in entry.shipped
         for everything in [_names_all_of(spec, entry, shipped)]
         if everything or spec in shipped.names
     ]
     if not matches:
-        known = [*entries, *(entry.group for entry in entries.values()), STANDARD, CLASSIC, TALIB, TRADINGVIEW, ALL]
+        known = [*entries, *(entry.group for entry in entries.values()), *GROUPS]
         raise UnknownIndicator(f"found {spec!r}{_nearest(spec, known)}; allowed: a group, an indicator or a column")
     for entry, shipped, names in matches:
         yield entry.part(shipped.parameters, shipped.names), names

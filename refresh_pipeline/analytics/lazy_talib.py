@@ -1,6 +1,7 @@
-"""TA-Lib without pandas: how the package is loaded. Which functions it has: talib_functions.py.
+"""TA-Lib without pandas and polars: how the package is loaded.
 
-`import talib` imports pandas wherever that is installed, 0.3 s and 40 MB that a run has no use for.
+`import talib` imports both wherever they are installed: 0.3 s and 40 MB that a run has no use for. Polars starts
+threads as well, and a process with threads cannot be forked. Which functions TA-Lib has: talib_functions.py.
 """
 
 import sys
@@ -20,7 +21,7 @@ class _OncePandasIsThere(type):
 
 
 def load_talib() -> ModuleType:
-    """The package `talib`, imported without importing pandas.
+    """The package `talib`, imported without importing pandas or polars.
 
     TA-Lib looks for pandas once, while it is imported, to accept and return its frames. Where pandas is not loaded yet
     it is shown a stand-in, so that TA-Lib still takes frames from whoever imports pandas later in the same process.
@@ -28,12 +29,17 @@ def load_talib() -> ModuleType:
     >>> load_talib().EMA.__name__
     'EMA'
     """
-    if "pandas" in sys.modules or "talib" in sys.modules:
+    if "talib" in sys.modules:
         return import_module("talib")
     stand_in = ModuleType("pandas")
     vars(stand_in).update({name: _OncePandasIsThere(name, (), {}) for name in ("DataFrame", "Series")})
-    sys.modules["pandas"] = stand_in
+    # Python takes a None for a module that cannot be imported.
+    stand_ins = {"pandas": stand_in, "polars": None}
+    modules: dict[str, ModuleType | None] = sys.modules  # pyright: ignore[reportAssignmentType] (Python allows None)
+    shown = [name for name in stand_ins if name not in modules]
+    modules.update({name: stand_ins[name] for name in shown})
     try:
         return import_module("talib")
     finally:
-        del sys.modules["pandas"]
+        for name in shown:
+            del modules[name]

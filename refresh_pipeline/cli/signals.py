@@ -20,6 +20,8 @@ from refresh_pipeline.cli.options import (
 from refresh_pipeline.market.signals import SignalDirection, SignalKind
 
 SIGNS = {"buy": "▲", "up": "▲", "green": "▲", "sell": "▼", "down": "▼", "red": "▼", "squat": "■"}
+# As many as fit 80 columns beside the series.
+KINDS_A_TABLE = 3
 COLORS = {"▲": "green", "▼": "red", "■": "yellow"}
 
 KindOption = Annotated[SignalKind | None, typer.Option(help="Show signals of this kind alone.")]
@@ -51,17 +53,23 @@ def signals(
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line a series, as wide as a terminal is: kinds without a signal have no column, times no year."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table as Grid
 
-    grid = Grid(box=SIMPLE_HEAD)
-    for name in ("market", "instrument", "timeframe", "mouth", "zone", *(kind.value for kind in SignalKind)):
-        grid.add_column(name.replace("_", " "))
-    for row in rows:
-        head = [row["market"], row["instrument"], row["timeframe"]]
-        mouth = _signed(row["mouth_direction"], row["mouth_phase"])
-        grid.add_row(*head, mouth, _signed(row["zone"]), *(_signal(row[kind.value]) for kind in SignalKind))
-    out.print(grid)
+    kinds = [kind for kind in SignalKind if any(row[kind.value] for row in rows)]
+    markets = {row["market"] for row in rows}
+    for first in range(0, max(len(kinds), 1), KINDS_A_TABLE):
+        shown = kinds[first : first + KINDS_A_TABLE]
+        grid = Grid(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for name in ("series", "", "mouth", "zone", *(kind.value.replace("_", " ") for kind in shown)):
+            grid.add_column(name, no_wrap=True)
+        for row in rows:
+            instrument = row["instrument"] if len(markets) == 1 else f"{row['market']} {row['instrument']}"
+            mouth = _signed(row["mouth_direction"], row["mouth_phase"])
+            cells = [_signal(row[kind.value]) for kind in shown]
+            grid.add_row(instrument, row["timeframe"], mouth, _signed(row["zone"]), *cells)
+        out.print(grid)
 
 
 def _signal(signal: Mapping[str, Any] | None) -> Any:

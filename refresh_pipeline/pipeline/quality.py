@@ -276,13 +276,15 @@ def _disagreements(
         examined += len(stored)
         for name in ("high", "low"):
             given, wanted = longer[name][stored], made[name][whole]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                deviation = np.abs(given / wanted - 1)
             faults += [
                 Fault(
                     Series(instrument, timeframes[0]),
                     made.open_time[int(whole[row])],
                     f"{name} is {given[row]:g}, its {timeframes[1]} candles give {wanted[row]:g}",
                 )
-                for row in np.flatnonzero(np.abs(given / wanted - 1) > tolerance)
+                for row in np.flatnonzero(deviation > tolerance)
             ]
     return faults, examined
 

@@ -47,9 +47,16 @@ def made(function, warm_up=12):
 
 
 good, ahead, endless = made(momentum), made(tomorrow), made(whole_history)
-short, standard, number = made(too_short), made(centered), 5
+short, scaled, number = made(too_short), made(centered), 5
 """
-NAMES = {"my_momentum": "good", "ahead": "ahead", "endless": "endless", "short": "short", "standard": "standard"}
+NAMES = {
+    "my_momentum": "good",
+    "ahead": "ahead",
+    "endless": "endless",
+    "short": "short",
+    "scaled": "scaled",
+    "standard": "scaled",
+}
 POINTS = NAMES | {"number": "number", "gone": "nowhere"}
 
 
@@ -89,7 +96,7 @@ def test_nothing_of_ones_own_is_computed_unless_it_is_chosen() -> None:
     ("name", "words"),
     [
         ("ahead", "it looks ahead"),
-        ("standard", "it looks ahead"),
+        ("scaled", "it looks ahead"),
         ("endless", "more than the 12 bars of its warm_up"),
         ("short", "one for each bar"),
         ("number", "found int, allowed: the result of own_indicator"),

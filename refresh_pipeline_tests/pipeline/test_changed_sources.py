@@ -167,11 +167,11 @@ def test_a_symbol_that_says_what_the_venues_rule_says_is_no_change(tmp_path: Pat
 
 
 def everything_of(warehouse: Warehouse, name: str) -> dict[str, int]:
-    """How many rows of an instrument each table holds."""
+    """How many rows of an instrument each table holds; the change feed goes on naming what is gone."""
     with warehouse.reader() as connection:
         tables = connection.execute(
             "select distinct table_name from duckdb_columns() where schema_name = 'moved' "
-            "and column_name = 'instrument'"
+            "and column_name = 'instrument' and table_name <> 'versions'"
         ).fetchall()
         counts = {
             table: connection.execute(f"select count(*) from moved.{table} where instrument = ?", [name]).fetchall()

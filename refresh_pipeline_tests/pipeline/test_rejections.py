@@ -31,13 +31,11 @@ def shown(world: World) -> str:
     return output.getvalue()
 
 
-# As in European files, with thousands, with a currency's sign, and zeros for everything.
+# Words, and zeros for everything.
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ('2026-06-01 {:02}:00:00,"100,0","100,5","98,5","99,0",1000\n', "open is no number"),
-        ('2026-06-01 {:02}:00:00,"10,000.00","10,050.00","9,850.00","9,900.00","1,000"\n', "open is no number"),
-        ("2026-06-01 {:02}:00:00,$100.0,$100.5,$98.5,$99.0,$1000\n", "open is no number"),
+        ("2026-06-01 {:02}:00:00,ten,100.5,98.5,99.0,1000\n", "open is no number"),
         (ZERO, "a price is zero or negative"),
     ],
 )
@@ -52,7 +50,7 @@ def test_a_series_with_nothing_but_rejected_rows_has_failed_with_the_first_reaso
     assert not attempt.transient
 
 
-@pytest.mark.parametrize("volume", ["N/A", "-", "68.18K", "", "?"])
+@pytest.mark.parametrize("volume", ["N/A", "-", "68.18Q", "", "?"])
 def test_an_unreadable_volume_is_null_and_the_candle_stays(new_world: World, volume: str) -> None:
     attempt = refreshed(new_world, HEADER + "".join(GOOD.format(hour, volume) for hour in range(4)))
     assert (attempt.outcome, attempt.rows_added, attempt.reason) == (Outcome.updated, 4, None)
@@ -66,7 +64,7 @@ def test_rejected_candles_are_reported_until_good_ones_are_stored_in_their_place
     new_world.warehouse.record(new_world.market, "raw_candles", {BTC: attempt}, run_id="1", now=NOW)
     [fault] = candle_verdicts(new_world.warehouse, new_world.market, NOW)["nothing_was_rejected"].faults
     assert (fault.series, fault.what) == (BTC, "2 rejected: a price is zero or negative")
-    assert "updated (2 rejected: a price is zero or negative)" in shown(new_world)
+    assert "2 rejected: a price is zero or negative" in shown(new_world)
     [problem] = rejections(new_world.market, new_world.warehouse.series_status(new_world.market))
     assert (problem.kind, "2 rejected: a price is zero" in problem.text) == ("rejected candles", True)
     # A later answer without them: the candles are missing all the same.
