@@ -302,6 +302,7 @@ class _Unknown:
 
     @classmethod
     def volumes(cls, bars: Bars) -> "_Unknown":
+        """Where the volumes of bars are unknown, and how many are up to each bar."""
         unknown = np.isnan(bars["volume"])
         return cls(bool(unknown.any()), bars.position, np.append(0, np.cumsum(unknown)))
 

@@ -1,7 +1,7 @@
 """Implausible prices in coherent candles: a check flags them and changes nothing.
 
-A jump that the next candle takes back, a factor of a hundred (pence and pounds), a step as a split makes it that is not
-in the prices before, and a single price of a candle far from its others. What counts as far is a matter of the series:
+Four kinds are flagged: a jump that the next candle takes back; a factor of a hundred (pence and pounds); a step of the
+size of a split; a single price far from the candle's others. What counts as far is a matter of the series:
 a multiple of how much its closes usually move, and never less than half as much again.
 
 A violent market is no fault: its candles have wide ranges of their own that lead from one price to the next, its

@@ -73,8 +73,8 @@ def keep_newest(
 ) -> list[Path]:
     """Delete old backups, and what was never finished; gives what was deleted.
 
-    Kept are the newest `count`, the newest of each of the last `weekly` weeks and `monthly` months, the newest one
-    without a fault, those that hold far more rows than the newest one, and those dated in the future.
+    It keeps the newest `count`, and the newest of each of the last `weekly` weeks and `monthly` months. It also keeps
+    the newest one without a fault, those with far more rows than the newest one, and those dated in the future.
     """
     now = now or datetime.now(UTC)
     backups = list_backups(folder, now)

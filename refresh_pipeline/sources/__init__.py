@@ -58,9 +58,9 @@ class Request:
 class Fetched:
     """A stretch of one series' closed candles, oldest stretch first; `last` says that no more will come.
 
-    With `error`, the series ends here unfinished: what was yielded before stays good. `source` says who served the
-    candles where that is not the source that was asked, `failover_reason` why a preferred one did not, `file` where
-    they were read from a bulk file, so that it can be seen later whether that was issued again.
+    With `error`, the series ends here unfinished: what was yielded before stays good. `source` names the
+    source that served the candles in place of the one asked; `failover_reason` says why the preferred one did not.
+    `file` is the bulk file that they were read from, so that a later issue of it is noticed.
     """
 
     series: Series

@@ -1,7 +1,7 @@
 """A simulated venue: any instrument on any timeframe at any time, the same on every machine, offline.
 
 Trading hours and the edges of bars are the calendar's. A price follows a path with a hashed value at every whole
-minute: values a year apart are drawn independently, so that prices stay in a plausible range for ever, and a Brownian
+minute. Values a year apart are drawn independently, so that prices stay in a plausible range for ever. A Brownian
 bridge halves the steps between them, so that no minute depends on a simulation of the minutes before it. The path's
 unit is the standard deviation of one minute. Bars are aggregated in that unit and then turned into prices, which
 keeps their order. The arithmetic is addition, multiplication and square roots, which every platform rounds alike;
