@@ -11,6 +11,7 @@ from refresh_pipeline_tests.isolated_env import inside
 
 # Most tests need no Dagster, whose import takes longer than all of them: `worlds` is imported by the first that does.
 if TYPE_CHECKING:
+    from refresh_pipeline_tests.postgres_server import PostgresServer
     from refresh_pipeline_tests.project_folder import World
 
 
@@ -63,3 +64,12 @@ def world(refreshed: "World", tmp_path: Path) -> "Iterator[World]":
     world = refreshed.copied(tmp_path / "world")
     with inside(world.root):
         yield world
+
+
+@pytest.fixture(scope="session")
+def postgres() -> "Iterator[PostgresServer]":
+    """A PostgreSQL server for all tests of this process; each takes a database of its own."""
+    from refresh_pipeline_tests.postgres_server import postgres_server  # noqa: PLC0415
+
+    with postgres_server() as server:
+        yield server

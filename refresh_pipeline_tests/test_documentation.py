@@ -122,6 +122,6 @@ def test_the_readme_opens_with_the_two_commands() -> None:
     assert opening.index("make refresh") < opening.index("make test")
 
 
-@pytest.mark.parametrize("name", ["dagster.yaml", "workspace.yaml"])
+@pytest.mark.parametrize("name", ["dagster.yaml", "dagster-cluster.yaml", "workspace.yaml"])
 def test_dagsters_files_are_there_to_ship(name: str) -> None:
     assert shipped(name).is_file()

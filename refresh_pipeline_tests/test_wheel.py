@@ -62,7 +62,8 @@ def test_every_file_of_the_package_is_in_the_wheel(wheel: Path) -> None:
         ["git", "ls-files", "-z", "refresh_pipeline"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     assert {name for name in listed.stdout.split("\0") if name} - packed == set()
-    assert {"refresh_pipeline/dagster.yaml", "refresh_pipeline/workspace.yaml"} <= packed
+    files = ("dagster.yaml", "dagster-cluster.yaml", "workspace.yaml")
+    assert {f"refresh_pipeline/{name}" for name in files} <= packed
 
 
 def test_the_command_and_the_definitions_work_without_a_checkout(bin_folder: Path, tmp_path: Path) -> None:
