@@ -415,19 +415,25 @@ def _update_series(sql: _Statements) -> None:
     sql.run("drop table touched")
 
 
-def queue_recompute(connection: duckdb.DuckDBPyConnection, market: str, assets: Sequence[Table]) -> None:
-    """Queue the series in the temporary table `touched` for these assets, from their first changed candle on."""
-    queue = qualified(market, Table.recompute_queue)
+def queue_recompute(
+    connection: duckdb.DuckDBPyConnection,
+    market: str,
+    assets: Sequence[Table],
+    *,
+    changed: str = "touched",
+    since: str = "since",
+) -> None:
+    """Queue the series in the table `changed` for these assets, from their first changed candle on.
+
+    `since` is that table's column with the first open_time that changed.
+    """
+    # The version differs at each change: whoever computed from older rows leaves the queue as it is.
     connection.execute(
-        "create temp table queued as "
-        "select t.instrument, t.timeframe, a.asset, least(s.since, t.since) as since, uuid()::varchar as version "
-        f"from touched t cross join (select unnest(?) as asset) a left join {queue} s on s.asset = a.asset "
-        "and s.instrument = t.instrument and s.timeframe = t.timeframe",
-        [[asset.value for asset in assets]],
+        f"merge into {qualified(market, Table.recompute_queue)} s using (select t.instrument, t.timeframe, a.asset, "
+        f"t.{since} as since from {changed} t cross join (select unnest($assets::varchar[]) as asset) a) m "
+        "on s.asset = m.asset and s.instrument = m.instrument and s.timeframe = m.timeframe "
+        "when matched then update set since = least(s.since, m.since), version = uuid()::varchar "
+        "when not matched then insert (instrument, timeframe, asset, since, version) "
+        "values (m.instrument, m.timeframe, m.asset, m.since, uuid()::varchar)",
+        {"assets": [asset.value for asset in assets]},
     )
-    connection.execute(
-        f"delete from {queue} s using queued m "
-        "where s.asset = m.asset and s.instrument = m.instrument and s.timeframe = m.timeframe"
-    )
-    connection.execute(f"insert into {queue} by name select * from queued")
-    connection.execute("drop table queued")

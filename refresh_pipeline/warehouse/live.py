@@ -13,19 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Bars, Computation, Values
-from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles, Floats, Times
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Floats, Times, instant
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.warehouse import ingest, queries, stored_ranges
-from refresh_pipeline.warehouse.arrays import arrays_of, numbered, registered, texts, timestamp
+from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, numbered, registered, texts, timestamp
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.computed_batch import PendingRecompute
 from refresh_pipeline.warehouse.connection import transaction
 from refresh_pipeline.warehouse.incremental import FEEDS, TailRefresh, as_stored, finite
-from refresh_pipeline.warehouse.ingest import Staged
-from refresh_pipeline.warehouse.outcomes import Attempt, Outcome, write_outcomes
-from refresh_pipeline.warehouse.schema import Table, columns_of, qualified
-from refresh_pipeline.warehouse.versions import record_changes
+from refresh_pipeline.warehouse.outcomes import record_appended
+from refresh_pipeline.warehouse.schema import KEY, PROVENANCE, Table, columns_of, qualified
+from refresh_pipeline.warehouse.versions import record_each
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
 _TABLES = (Table.enhanced_candles, Table.indicators)
@@ -118,57 +117,47 @@ class LiveStore:
         return refresh.read_from_checkpoints(replace(pending, since=since))
 
     def _write(self, connection: duckdb.DuckDBPyConnection, wave: Wave, run_id: str, now: datetime) -> None:
-        market = self._market
-        with registered(connection, "wanted", numbered(wave.series)):
+        """Append a wave, whose candles are new: every statement costs milliseconds, so there are few."""
+        market = self._market.name
+        # The rows whose flags were set lie before the new one.
+        flagged_since = wave.open_time.copy()
+        for _, members, times in wave.flags:
+            np.minimum.at(flagged_since, members, times)
+        moments = {"open_time": wave.open_time, "flagged_since": flagged_since}
+        with registered(connection, "wanted", numbered(wave.series, **moments)):
             connection.execute("create temp table live_series as select * from wanted")
-        self._store_candles(connection, wave, now)
+        self._append_candles(connection, wave, now)
         for table, columns in zip(_TABLES, (wave.enhanced, wave.indicators), strict=True):
             self._insert(connection, table, wave, columns)
         self._set_flags(connection, wave)
         self._keep_checkpoints(connection, wave)
-        self._update_queue(connection, wave)
-        attempts = {each: Attempt(Outcome.updated, rows_added=1) for each in wave.series}
+        record_each(connection, market, _CHANGED)
+        ingest.queue_recompute(connection, market, FEEDS[Table.indicators], changed="live_series", since="open_time")
         # Those of the computed tables are the reconciling refresh's to write: each costs as much as the rows do.
-        fetched = Table.raw_candles.value
-        write_outcomes(connection, market.name, fetched, attempts, run_id=run_id, now=timestamp(now))
+        record_appended(connection, market, Table.raw_candles.value, "live_series", run_id=run_id, now=timestamp(now))
         connection.execute("drop table live_series")
 
-    def _store_candles(self, connection: duckdb.DuckDBPyConnection, wave: Wave, now: datetime) -> None:
-        arrivals = {
-            each: Candles(
-                wave.open_time[row : row + 1], {name: wave.candles[name][row : row + 1] for name in CANDLE_COLUMNS}
-            )
-            for row, each in enumerate(wave.series)
+    def _append_candles(self, connection: duckdb.DuckDBPyConnection, wave: Wave, now: datetime) -> None:
+        kinds = KEY | dict.fromkeys(CANDLE_COLUMNS, "double") | PROVENANCE
+        origin = {
+            "source": np.full(len(wave.series), self.source, dtype=object),
+            "fetched_at": np.full(len(wave.series), instant(now)),
         }
-        staged = Staged.of(arrivals, CANDLE_COLUMNS)
-        stored = ingest.store(connection, self._market.name, staged, self.source, now)
-        added = np.array([each.added for each in stored.values()], dtype=np.int64)
-        arrived = staged.good["series_no"], staged.good["open_time"]
-        stored_ranges.extend(connection, self._market, staged.series, arrived, added)
+        _append(connection, qualified(self._market.name, Table.raw_candles), kinds, wave, {**wave.candles, **origin})
+        connection.execute(
+            f"update {qualified(self._market.name, Table.series)} s set candle_count = s.candle_count + 1, "
+            "last_open_time = w.open_time from live_series w "
+            "where s.instrument = w.instrument and s.timeframe = w.timeframe"
+        )
+        stored_ranges.append(connection, self._market, wave.series, wave.open_time, wave.last_before)
 
     def _insert(
         self, connection: duckdb.DuckDBPyConnection, table: Table, wave: Wave, columns: Mapping[str, Values]
     ) -> None:
         computation = self._computations[table]
         carried = wave.candles if computation.carries_candles else {}
-        rows = {
-            "series_no": np.arange(len(wave.series), dtype=np.int32),
-            "open_time": wave.open_time,
-            **carried,
-            **columns,
-        }
-        kinds = {
-            name: kind
-            for name, kind in columns_of(computation, self._market.two_sided).items()
-            if name not in ("instrument", "timeframe")
-        }
-        listed = ", ".join(f'"{name}"' for name in kinds)
-        values = ", ".join(as_stored(name, kind) for name, kind in kinds.items())
-        with registered(connection, "staged", {name: finite(array) for name, array in rows.items()}):
-            connection.execute(
-                f"insert into {qualified(self._market.name, table)} (instrument, timeframe, {listed}) "
-                f"select w.instrument, w.timeframe, {values} from staged s join live_series w using (series_no)"
-            )
+        kinds = columns_of(computation, self._market.two_sided)
+        _append(connection, qualified(self._market.name, table), kinds, wave, {**carried, **columns})
 
     def _set_flags(self, connection: duckdb.DuckDBPyConnection, wave: Wave) -> None:
         if not wave.flags:
@@ -214,27 +203,24 @@ class LiveStore:
                     [asset.value],
                 )
 
-    def _update_queue(self, connection: duckdb.DuckDBPyConnection, wave: Wave) -> None:
-        """Take the series off the queue, where storing their candles has put them, and queue what they feed."""
-        connection.execute(
-            f"delete from {qualified(self._market.name, Table.recompute_queue)} q using live_series w "
-            "where q.asset = ? and q.instrument = w.instrument and q.timeframe = w.timeframe",
-            [Table.enhanced_candles.value],
-        )
-        # The rows whose flags were set lie before the new one.
-        since = wave.open_time.copy()
-        for _, members, times in wave.flags:
-            np.minimum.at(since, members, times)
-        with registered(connection, "newest", numbered(wave.series, since=since)):
-            connection.execute("create temp table touched as select instrument, timeframe, since from newest")
-        # One call for both tables takes half the time; of the indicators it names a few rows more than changed.
-        record_changes(connection, self._market.name, _TABLES)
-        with registered(connection, "newest", numbered(wave.series, since=wave.open_time)):
-            connection.execute(
-                "create or replace temp table touched as select instrument, timeframe, since from newest"
-            )
-        ingest.queue_recompute(connection, self._market.name, FEEDS[Table.indicators])
-        connection.execute("drop table touched")
+
+# The changes of a wave as the change feed has them, each asset from its first changed row on.
+_CHANGED = f"""(
+select w.instrument, w.timeframe, a.asset,
+  case a.asset when '{Table.enhanced_candles.value}' then w.flagged_since else w.open_time end as since
+from live_series w cross join (select unnest({[table.value for table in (Table.raw_candles, *_TABLES)]}) as asset) a)"""
+
+
+def _append(
+    connection: duckdb.DuckDBPyConnection, table: str, kinds: Mapping[str, str], wave: Wave, columns: Arrays
+) -> None:
+    """Insert one row a series, with these columns beside its key."""
+    key = numbered(wave.series, open_time=wave.open_time)
+    rows = {name: finite(array) for name, array in {**key, **columns}.items()}
+    listed = ", ".join(f'"{name}"' for name in kinds)
+    values = ", ".join(as_stored(name, kind) for name, kind in kinds.items())
+    with registered(connection, "staged", rows):
+        connection.execute(f"insert into {table} ({listed}) select {values} from staged s")
 
 
 def _with_required(computation: Computation, rows: dict[str, NDArray]) -> dict[str, NDArray]:
@@ -250,11 +236,7 @@ def _queued(connection: duckdb.DuckDBPyConnection, market: Market, series: Seque
     with registered(connection, "wanted", numbered(series)):
         rows = arrays_of(
             connection,
-            "select distinct w.series_no from wanted w where exists (select 1 "
-            f"from {qualified(market.name, Table.recompute_queue)} q where list_contains($assets, q.asset) "
-            "and q.instrument = w.instrument and q.timeframe = w.timeframe) or exists (select 1 "
-            f"from {qualified(market.name, Table.column_queue)} q where q.instrument = w.instrument "
-            "and q.timeframe = w.timeframe)",
+            f"select w.series_no from wanted w where {_is_queued(market)}",
             {"assets": assets},
         )
     return {series[number] for number in rows["series_no"].tolist()}
@@ -267,13 +249,27 @@ def _agreed(connection: duckdb.DuckDBPyConnection, market: Market, waves: Sequen
         for each, count, last in zip(wave.series, wave.count_before.tolist(), wave.last_before, strict=True):
             first.setdefault(each, (count, last))
     batch = list(first)
-    stats = queries.series_stats(connection, market.name, batch)
-    queued = _queued(connection, market, batch)
-    return {
-        each
-        for each, known in first.items()
-        if each not in queued and (stats[each].candle_count, stats[each].last_open_time) == known
-    }
+    counts = np.array([count for count, _ in first.values()], dtype=np.int64)
+    lasts = np.array([last for _, last in first.values()], dtype=TIME_UNIT)
+    with registered(connection, "wanted", numbered(batch, candle_count=counts, last_open_time=lasts)):
+        rows = arrays_of(
+            connection,
+            f"select w.series_no from wanted w semi join {qualified(market.name, Table.series)} s "
+            "using (instrument, timeframe, candle_count, last_open_time) "
+            f"where not ({_is_queued(market)})",
+            {"assets": [table.value for table in _TABLES]},
+        )
+    return {batch[number] for number in rows["series_no"].tolist()}
+
+
+def _is_queued(market: Market) -> str:
+    """SQL for whether a series in `wanted w` has something to compute; `$assets` are the computed tables."""
+    return (
+        f"exists (select 1 from {qualified(market.name, Table.recompute_queue)} q where "
+        "list_contains($assets, q.asset) and q.instrument = w.instrument and q.timeframe = w.timeframe) or "
+        f"exists (select 1 from {qualified(market.name, Table.column_queue)} q where q.instrument = w.instrument "
+        "and q.timeframe = w.timeframe)"
+    )
 
 
 def _of(wave: Wave, series: set[Series]) -> Wave:

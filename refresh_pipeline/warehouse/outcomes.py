@@ -131,6 +131,22 @@ def write_outcomes(
     connection.execute("drop table attempted")
 
 
+def record_appended(
+    connection: duckdb.DuckDBPyConnection, market: str, asset: str, appended: str, *, run_id: str, now: datetime
+) -> None:
+    """Put on record that the series in a table (instrument, timeframe) got one row each. `now` is in UTC."""
+    connection.execute(
+        f"merge into {qualified(market, Table.outcomes)} o using {appended} m "
+        "on o.asset = $asset and o.instrument = m.instrument and o.timeframe = m.timeframe "
+        "when matched then update set outcome = $updated, reason = null, transient = false, failures = 0, "
+        "rows_added = 1, rows_revised = 0, run_id = $run_id, attempted_at = $now::timestamp "
+        "when not matched then insert (instrument, timeframe, asset, outcome, transient, failures, rows_added, "
+        "rows_revised, run_id, attempted_at) values (m.instrument, m.timeframe, $asset, $updated, false, 0, 1, 0, "
+        "$run_id, $now::timestamp)",
+        {"asset": asset, "updated": Outcome.updated.value, "run_id": run_id, "now": now},
+    )
+
+
 def _columns(attempts: Mapping[Series, Attempt]) -> Arrays:
     results = attempts.values()
     return numbered(

@@ -145,6 +145,45 @@ def extend(
     _replace(connection, market, batch, np.flatnonzero(grown), _merged(market, batch, every))
 
 
+def append(
+    connection: duckdb.DuckDBPyConnection,
+    market: Market,
+    batch: Sequence[Series],
+    open_time: Times,
+    last_before: Times,
+) -> None:
+    """Take in one candle of each series that was stored just now, newer than all others and one more than before.
+
+    `extend` does the same for any candles; a bar that follows its range's last one takes one statement here.
+
+    Args:
+        connection: to the warehouse.
+        market: whose candles they are.
+        batch: the series.
+        open_time: of each series' new candle.
+        last_before: the open time of the candle that was its newest.
+    """
+    follows = np.zeros(len(batch), dtype=bool)
+    for calendar, timeframe, numbers in groups(market, batch):
+        times, before = open_time[numbers], last_before[numbers]
+        is_next = calendar.bar_index(timeframe, times) == calendar.bar_index(timeframe, before) + 1
+        follows[numbers] = is_next & on_grid(calendar, timeframe, times) & on_grid(calendar, timeframe, before)
+    columns = {"calendar": _fingerprints(market, batch), "open_time": open_time, "before": last_before}
+    with registered(connection, "wanted", numbered(batch, follows=follows, **columns)):
+        rows = arrays_of(
+            connection,
+            f"update {qualified(market.name, Table.stored_ranges)} s set last_open_time = w.open_time from wanted w "
+            f"where w.follows and {_SAME_SERIES} and s.calendar = w.calendar and s.last_open_time = w.before "
+            "returning s.instrument, s.timeframe",
+        )
+    appended = set(zip(rows["instrument"].tolist(), rows["timeframe"].tolist(), strict=True))
+    rest = np.array([(each.instrument, each.timeframe.value) not in appended for each in batch])
+    if rest.any():
+        series = [each for each, is_left in zip(batch, rest.tolist(), strict=True) if is_left]
+        numbers = np.arange(len(series), dtype=np.int32)
+        extend(connection, market, series, (numbers, open_time[rest]), np.ones(len(series), dtype=np.int64))
+
+
 def present_tables(connection: duckdb.DuckDBPyConnection, market: str) -> frozenset[str]:
     """The market's tables in the file: an older file lacks tables, and before the first refresh there are none."""
     rows = connection.execute(

@@ -8,7 +8,7 @@ Versions begin at the Unix time in milliseconds, which no series of changes over
 anew therefore starts above every version that its predecessor gave, and has another epoch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -65,32 +65,46 @@ def record_changes(
         assets: names as in `outcomes`.
         changed: a table with one row per series: instrument, timeframe, since (the first open_time that changed).
     """
+    listed = (
+        f"(select t.instrument, t.timeframe, a.asset, t.since from {changed} t "
+        "cross join (select unnest($assets::varchar[]) as asset) a)"
+    )
+    record_each(connection, market, listed, {"assets": [str(asset) for asset in assets]})
+
+
+def record_each(
+    connection: duckdb.DuckDBPyConnection, market: str, changed: str, values: Mapping[str, object] | None = None
+) -> None:
+    """Give assets of series new versions, each from an open time of its own.
+
+    Args:
+        connection: to the warehouse, in a transaction.
+        market: whose series they are.
+        changed: SQL for rows of instrument, timeframe, asset, since (the first open_time that changed), each asset of
+            a series once.
+        values: what that SQL names.
+    """
     versions = qualified(market, Table.versions)
     connection.execute(
-        _MOVED.format(changed=changed, versions=versions),
-        {"assets": [str(asset) for asset in assets], "now": timestamp(datetime.now(UTC))},
+        _MOVED.format(changed=changed, versions=versions), {**(values or {}), "now": timestamp(datetime.now(UTC))}
     )
-    connection.execute(
-        f"delete from {versions} v using moved m "
-        "where v.asset = m.asset and v.instrument = m.instrument and v.timeframe = m.timeframe"
-    )
-    connection.execute(f"insert into {versions} by name select * from moved order by version")
-    connection.execute("drop table moved")
 
 
 # `earlier` holds what a reader needs that has missed several changes: versions, and the first open_time that changed
-# from each on. A change that reaches further back makes earlier ones superfluous. Of older changes fewer are kept: one
-# in each block of versions as wide as the distance, so that a reader is told of twice the changes it missed at most.
+# from each on. A change that reaches further back makes earlier ones superfluous. Where they are many, fewer of the older
+# ones are kept: one in each block of versions as wide as the distance, so that a reader is told of twice the changes it
+# missed at most. Thinning takes five times as long as appending, so it waits until MANY have come together.
+MANY = 32
 _MOVED = f"""
-create temp table moved as
+merge into {{versions}} v using (
 with drawn as materialized (
-  select t.instrument, t.timeframe, a.asset, nextval('{SEQUENCE}') as version, t.since::timestamp as since,
+  select t.instrument, t.timeframe, t.asset, nextval('{SEQUENCE}') as version, t.since::timestamp as since,
     $now::timestamp as changed_at
-  from {{changed}} t cross join (select unnest($assets::varchar[]) as asset) a
+  from {{changed}} t
 ), past as (
   select v.instrument, v.timeframe, v.asset,
     unnest(list_append(v.earlier, {{{{'version': v.version, 'since': v.since}}}})) as change
-  from {{versions}} v semi join drawn using (instrument, timeframe, asset)
+  from {{versions}} v semi join drawn using (instrument, timeframe, asset) where len(v.earlier) >= {MANY}
 ), further_back as (
   select p.*, floor(log2(d.version - p.change.version))::integer as width
   from past p join drawn d using (instrument, timeframe, asset) where p.change.since < d.since
@@ -101,7 +115,14 @@ with drawn as materialized (
   select instrument, timeframe, asset, list({{{{'version': version, 'since': since}}}} order by version) as earlier
   from thinned group by all
 )
-select d.*, coalesce(k.earlier, []) as earlier from drawn d left join kept k using (instrument, timeframe, asset)
+select d.*, k.earlier from drawn d left join kept k using (instrument, timeframe, asset)
+) m on v.asset = m.asset and v.instrument = m.instrument and v.timeframe = m.timeframe
+when matched then update set version = m.version, since = m.since, changed_at = m.changed_at,
+  earlier = case when len(v.earlier) >= {MANY} then coalesce(m.earlier, [])
+    else list_filter(list_append(v.earlier, {{{{'version': v.version, 'since': v.since}}}}),
+      lambda change: change.since < m.since) end
+when not matched then insert (instrument, timeframe, asset, version, since, changed_at, earlier)
+  values (m.instrument, m.timeframe, m.asset, m.version, m.since, m.changed_at, [])
 """
 
 
