@@ -218,6 +218,11 @@ class Settings(BaseSettings):
         """Where processes share what they used of a venue's limits."""
         return self.data / "limits"
 
+    @property
+    def live_dir(self) -> Path:
+        """Where live runs say how the API reaches their memory."""
+        return self.data / "live"
+
     @cached_property
     def market_names(self) -> list[str]:
         """The markets that are loaded."""

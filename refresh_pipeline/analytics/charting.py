@@ -63,6 +63,21 @@ def ichimoku(high: Floats, low: Floats, conversion: int, base: int, span: int) -
     return fast, slow, shifted((fast + slow) / 2, base), shifted(_middle(high, low, span), base)
 
 
+def ichimoku_of_last(high: Floats, low: Floats, conversion: int, base: int, span: int) -> tuple[Floats, ...]:
+    """`ichimoku` at the last bar of many series: a row of the last highs and lows each, oldest first.
+
+    >>> ichimoku_of_last(np.array([[3.0, 4.0, 5.0]]), np.array([[1.0, 2.0, 3.0]]), 1, 1, 2)
+    (array([4.]), array([4.]), array([3.]), array([2.5]))
+    """
+
+    def middle(periods: int, back: int) -> Floats:
+        window = slice(high.shape[1] - back - periods, high.shape[1] - back)
+        return (high[:, window].max(axis=1) + low[:, window].min(axis=1)) / 2
+
+    leading = (middle(conversion, base) + middle(base, base)) / 2
+    return middle(conversion, 0), middle(base, 0), leading, middle(span, base)
+
+
 def chandelier_exit(high: Floats, low: Floats, close: Floats, periods: int, multiplier: float) -> tuple[Floats, Floats]:
     """Highest high less, and lowest low plus, so many times the ATR."""
     reach = multiplier * _atr(high, low, close, periods)

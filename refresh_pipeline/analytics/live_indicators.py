@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refresh_pipeline.analytics import denominators, derived, hilbert, levels
+from refresh_pipeline.analytics import charting, denominators, derived, hilbert, levels
 from refresh_pipeline.analytics.bars import Bars, Computation, Values
 from refresh_pipeline.analytics.evaluation import (
     BLOCK_BARS,
@@ -317,6 +317,8 @@ class LiveIndicators:
             elif function is derived.fibonacci:
                 highs, lows = (self._windows.last(name, members, derived.WINDOW) for name in ("high", "low"))
                 outputs = derived.retracements(highs.max(axis=1), lows.min(axis=1))
+            elif function is charting.ichimoku:
+                outputs = self._ichimoku(call, members)
             elif call.talib is not None:
                 outputs = self._from_handles(call, members, lists)
                 if number in self._strengths:
@@ -328,6 +330,14 @@ class LiveIndicators:
                 matrix[numbers] = output
         self._null_missing(members, matrix)
         return matrix
+
+    def _ichimoku(self, call: _Call, members: Members) -> Sequence[Floats]:
+        base, longest = int(str(call.formula.arguments[1])), max(int(str(each)) for each in call.formula.arguments)
+        rows = base + longest
+        if int(self._windows.held(members).min(initial=rows)) < rows:
+            return self._over_stretches(call, members)
+        high, low = (self._windows.last(name, members, rows) for name in ("high", "low"))
+        return charting.ichimoku_of_last(high, low, *call.formula.arguments)
 
     def _from_handles(self, call: _Call, members: Members, lists: Mapping[str, list[float]]) -> Sequence[Floats]:
         taken = [lists[name] for name in call.takes]

@@ -140,7 +140,7 @@ async def data(
     question = Question(address, layer, chosen, window, moment, kind, time, names)
     _refuse_too_many(question)
     version = service.feed.newest(address.market.name, address.series, question.assets)
-    state = (version.number, service.feed.epoch, _expected(service, address))
+    state = (version.number, version.pushed, service.feed.epoch, _expected(service, address))
     body = service.answers.get(question.parts, state) if version.number else None
     if body is None:
         body = await _answered(service, question, version)
@@ -154,7 +154,7 @@ async def _answered(service: Service, question: Question, version: Version) -> B
     if frame.following is not None:
         head["next"] = _next_url(question, frame.following)
     content = await _encoded(question, frame, head)
-    tag = _tag(service, question, head, content)
+    tag = _tag(service, question, {**head, "pushed": version.pushed}, content)
     return Body(content, encoding.MEDIA_TYPES[question.kind], tag, _headers(frame, head, version))
 
 
@@ -269,7 +269,7 @@ def _tag(service: Service, question: Question, head: Mapping[str, Any], content:
     """The epoch, the version and the question; before the first version, the content in place of them."""
     if head["version"] is None:
         return f'"{digest(content)}-{digest(*question.parts)}"'
-    asked = digest(*question.parts, head["expected_open_time"])
+    asked = digest(*question.parts, head["expected_open_time"], head["pushed"])
     return f'"{service.feed.epoch[:8]}-{head["version"]}-{asked}"'
 
 

@@ -9,21 +9,25 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
+import numpy as np
 
 from refresh_pipeline.api.reading import OPENING
 from refresh_pipeline.api.tails import Tails
+from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.streaming.push import Pushed
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
 from refresh_pipeline.warehouse.follower import LOOK_EVERY, Follower
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.versions import Change, Changes
 
 Listener = Callable[[Changes], None]
+PushListener = Callable[[Pushed, Sequence[Series]], None]
 NOWHERE = ("", 0)
 
 log = logging.getLogger("refresh_pipeline.api")
@@ -35,6 +39,8 @@ class Version:
 
     number: int = 0
     changed_at: datetime | None = None
+    # The open time of the newest candle that a live run pushed and the file does not tell of yet.
+    pushed: np.datetime64 | None = None
 
 
 @dataclass(slots=True)
@@ -48,6 +54,7 @@ class Feed:
     loop: asyncio.AbstractEventLoop | None = None
     _changes: dict[tuple[str, str, str, str], Change] = field(default_factory=dict)
     _listeners: set[Listener] = field(default_factory=set)
+    _push_listeners: list[PushListener] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -70,12 +77,14 @@ class Feed:
 
     def newest(self, market: str, series: Series, assets: Iterable[Table]) -> Version:
         """The newest change of a series in any of these assets."""
+        assets = list(assets)
+        pushed = self.tails.pushed_until(market, series) if Table.raw_candles in assets else None
         keys = [(market, asset.value, series.instrument, series.timeframe.value) for asset in assets]
         changes = [change for key in keys if (change := self._changes.get(key)) is not None]
         if not changes:
-            return Version()
+            return Version(pushed=pushed)
         newest = max(changes, key=lambda change: change.version)
-        return Version(newest.version, newest.changed_at)
+        return Version(newest.version, newest.changed_at, pushed)
 
     async def wait_beyond(self, version: int, seconds: float) -> None:
         """Return once a version above this one was seen, or after so many seconds."""
@@ -90,6 +99,22 @@ class Feed:
             pass
         finally:
             stop()
+
+    def listen_to_pushes(self, listener: PushListener) -> None:
+        """Call the listener in the event loop with candles that live runs push, and how many of them are news."""
+        self._push_listeners.append(listener)
+
+    def take_pushed(self, pushed: Pushed) -> None:
+        """Bring tails forward by candles that are not in the file yet; tell who listens. In the event loop."""
+        fetched_at = instant(datetime.now(UTC))
+        taken: list[Series] = []
+        for number, series in enumerate(pushed.series):
+            row = {name: values[number] for name, values in pushed.candles.items()}
+            row |= {"open_time": pushed.open_time[number], "source": pushed.source, "fetched_at": fetched_at}
+            if self.tails.push(pushed.market, series, pushed.before[number], row):
+                taken.append(series)
+        for listener in self._push_listeners if taken else ():
+            listener(pushed, taken)
 
     def take(self, connection: duckdb.DuckDBPyConnection, read: Changes) -> None:
         """Bring versions and tails forward, in the opening that read the changes; then tell who listens."""

@@ -20,6 +20,7 @@ from refresh_pipeline.api.status import problems_now
 from refresh_pipeline.market.candles import iso_utc
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.streaming.push import Pushed
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.versions import Change, Changes
 
@@ -49,6 +50,21 @@ def news_of(service: Service, read: Changes) -> list[News]:
         series = {(one.instrument, LAYERS[one.asset]): _series(service, one) for one in changes}
         messages.append(News(Topic.candles, (Topic.candles, market, timeframe), body, series, version))
     return messages
+
+
+def news_of_push(service: Service, pushed: Pushed, taken: Sequence[Series]) -> News:
+    """The message of candles that a live run pushed: `live` is true, and the version is the newest of the file."""
+    version, timeframe = service.feed.version, pushed.series[0].timeframe.value
+    body = {"type": "candles", "version": version, "market": pushed.market, "timeframe": timeframe, "live": True}
+    times, layer = iso_times(pushed.open_time).tolist(), LAYERS[Table.raw_candles.value]
+    values = {name: array.tolist() for name, array in pushed.candles.items()}
+    series, wanted = {}, set(taken)
+    for number, one in enumerate(pushed.series):
+        if one in wanted:
+            row = {OPEN_TIME: times[number], **{name: column[number] for name, column in values.items()}}
+            told = {"instrument": one.instrument, "layer": layer, "since": times[number], "last": row, "rows": [row]}
+            series[one.instrument, layer] = told
+    return News(Topic.candles, (Topic.candles, pushed.market, timeframe), body, series, version)
 
 
 def _series(service: Service, change: Change) -> Mapping[str, Any]:
@@ -92,6 +108,7 @@ class Newsroom:
     def start(self) -> None:
         """Listen to the feed, and look at Dagster now and then."""
         self._service.feed.listen(self._take)
+        self._service.feed.listen_to_pushes(self._take_pushed)
         looks = (
             (RUNS_EVERY, self._look_at_runs),
             (SCHEDULES_EVERY, self._look_at_schedules),
@@ -111,6 +128,10 @@ class Newsroom:
                 self._service.hub.publish(news)
             if self._service.hub.has_listeners(Topic.apis):
                 self._service.in_background(self._tell_apis(read))
+
+    def _take_pushed(self, pushed: Pushed, taken: Sequence[Series]) -> None:
+        if self._service.hub.has_listeners(Topic.candles):
+            self._service.hub.publish(news_of_push(self._service, pushed, taken))
 
     async def _tell_apis(self, read: Changes) -> None:
         for news in await self._service.snapshots.news_of(read.changes):

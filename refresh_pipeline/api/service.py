@@ -26,6 +26,7 @@ from refresh_pipeline.api.tails import Tails
 from refresh_pipeline.market.apis import Collection
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.settings import Settings
+from refresh_pipeline.streaming.push import subscribe
 
 log = logging.getLogger("refresh_pipeline.api")
 
@@ -79,6 +80,7 @@ class Service:
     async def start(self) -> None:
         """Begin what runs beside the requests."""
         self.feed.start(asyncio.get_running_loop())
+        self.in_background(subscribe(self.settings.live_dir, self.feed.take_pushed))
 
     async def close(self) -> None:
         """End the threads, the connections and what runs in the background."""

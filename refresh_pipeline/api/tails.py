@@ -6,7 +6,7 @@ are kept as codes: 1,000 rows of a series take some 55 kB.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import duckdb
@@ -83,23 +83,61 @@ class Tail:
         return first, max(min(end, first + window.limit + 1), first)
 
 
+@dataclass(frozen=True, slots=True)
+class _PushedRows:
+    """Candles that are in a live run's memory and not in the tail yet, and the tail that they follow."""
+
+    tail: Tail
+    rows: Sequence[Mapping[str, object]]
+    # The tail with these rows, once somebody asked.
+    joined: list[Tail] = field(default_factory=list)
+
+    @property
+    def newest(self) -> np.datetime64:
+        """The open time of the last of them."""
+        return self.rows[-1][OPEN_TIME]  # pyright: ignore[reportReturnType]
+
+
 class Tails:
     """The tails of the loaded markets, by market and series."""
 
     def __init__(self, markets: Sequence[Market], rows: int) -> None:
         self._markets, self._rows = {market.name: market for market in markets}, rows
         self._tails: dict[str, dict[Series, Tail]] = {market.name: {} for market in markets}
+        self._pushed: dict[tuple[str, Series], _PushedRows] = {}
 
     def get(self, market: str, series: Series) -> Tail | None:
-        """The tail of a series; None where it is not loaded."""
-        return self._tails[market].get(series)
+        """The tail of a series, with what was pushed since it was read; None where it is not loaded."""
+        tail, pushed = self._tails[market].get(series), self._pushed.get((market, series))
+        if tail is None or pushed is None or pushed.tail is not tail:
+            return tail
+        if not pushed.joined:
+            pushed.joined.append(_followed_by(tail, pushed.rows, self._rows))
+        return pushed.joined[0]
 
-    def of_market(self, market: str) -> Mapping[Series, Tail]:
-        """The tails of a market."""
-        return self._tails[market]
+    def pushed_until(self, market: str, series: Series) -> np.datetime64 | None:
+        """The open time of the newest candle that was pushed and is not read from the file yet."""
+        pushed = self._pushed.get((market, series))
+        return None if pushed is None or pushed.tail is not self._tails[market].get(series) else pushed.newest
+
+    def push(self, market: str, series: Series, before: np.datetime64, row: Mapping[str, object]) -> bool:
+        """Let a candle of a live run follow the tail; False where it is not the one after the newest.
+
+        It stays until the file's rows of the series are read again, which hold it.
+        """
+        tail = self._tails.get(market, {}).get(series)
+        if tail is None or not len(tail.open_times):
+            return False
+        pushed = self._pushed.get((market, series))
+        rows = pushed.rows if pushed is not None and pushed.tail is tail else ()
+        if before != (rows[-1][OPEN_TIME] if rows else tail.open_times[-1]):
+            return False
+        self._pushed[market, series] = _PushedRows(tail, [*rows, row])
+        return True
 
     def forget(self) -> None:
         """Drop everything: the file is another one."""
+        self._pushed.clear()
         for tails in self._tails.values():
             tails.clear()
 
@@ -146,6 +184,34 @@ class Tails:
         rows = {name: array[-self._rows :] for name, array in rows.items()}
         packed = {name: Codes.of(array) if name in REPEATING else np.array(array) for name, array in rows.items()}
         self._tails[market][series] = Tail(packed, len(rows[OPEN_TIME]) == count)
+        self._carry_over(market, series)
+
+    def _carry_over(self, market: str, series: Series) -> None:
+        """Keep pushed candles that the file's newest rows lack: it was read between a push and its commit."""
+        pushed, tail = self._pushed.get((market, series)), self._tails[market][series]
+        if pushed is None:
+            return
+        newest = tail.open_times[-1:]
+        later = [row for row in pushed.rows if len(newest) and row[OPEN_TIME] > newest[0]]  # pyright: ignore[reportOperatorIssue]
+        if later and newest[0] >= pushed.tail.open_times[-1]:
+            self._pushed[market, series] = _PushedRows(tail, later)
+        else:
+            self._pushed.pop((market, series), None)
+
+
+def _followed_by(tail: Tail, rows: Sequence[Mapping[str, object]], most: int) -> Tail:
+    """A tail with rows after its newest; columns that the rows lack are null there."""
+    arrays: dict[str, NDArray | Codes] = {}
+    for name, each in tail.arrays.items():
+        known = each.array if isinstance(each, Codes) else each
+        if known.dtype.kind == "b":
+            known = known.astype(np.float64)
+        nothing = {"M": np.datetime64("NaT"), "O": None}.get(known.dtype.kind, np.nan)
+        values = [row.get(name, nothing) for row in rows]
+        kind = known.dtype if known.dtype.kind in "MO" else np.float64
+        joined = np.concatenate([known.astype(kind), np.array(values, dtype=kind)])[-most:]
+        arrays[name] = Codes.of(joined) if isinstance(each, Codes) else joined
+    return Tail(arrays, tail.is_whole and len(tail.open_times) + len(rows) <= most)
 
 
 def _extents(

@@ -6,6 +6,7 @@ of all of them before it ends: every event costs space for as long as the run is
 
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -20,12 +21,13 @@ from refresh_pipeline.instance.run_retention import TIMEFRAME_TAG
 from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series, listing
-from refresh_pipeline.orchestration.resources import VenuesParam, WarehouseParam
+from refresh_pipeline.orchestration.resources import Venues, VenuesParam, WarehouseParam
 from refresh_pipeline.orchestration.skips import Answer, still_running
 from refresh_pipeline.pipeline.job_names import live_job_name
 from refresh_pipeline.settings import secret
 from refresh_pipeline.sources.registry import open_stream
 from refresh_pipeline.streaming.live_run import Clock, LiveRun, Parts, Report
+from refresh_pipeline.streaming.push import PushDoor
 from refresh_pipeline.warehouse.schema import Table
 
 SECONDS_BETWEEN_LOOKS = 5
@@ -56,18 +58,20 @@ def live_job(market: Market) -> dg.JobDefinition:
     ) -> None:
         claim(context)
         events = _Events(context, market)
-        parts = Parts(
-            warehouse,
-            venues.open(market),
-            open_stream(market, venues.limits_dir, secret),
-            Clock(lambda: datetime.now(UTC)),
-            run_id=context.run_id,
-            report=events.tell,
-        )
-        try:
-            run_until(LiveRun(market, parts), datetime.now(UTC) + timedelta(minutes=config.minutes))
-        finally:
-            events.tell_all()
+        with _door(market, venues) as door:
+            parts = Parts(
+                warehouse,
+                venues.open(market),
+                open_stream(market, venues.limits_dir, secret),
+                Clock(lambda: datetime.now(UTC)),
+                run_id=context.run_id,
+                report=events.tell,
+                pushed=door.push if door else lambda waves: None,
+            )
+            try:
+                run_until(LiveRun(market, parts), datetime.now(UTC) + timedelta(minutes=config.minutes))
+            finally:
+                events.tell_all()
 
     @dg.job(
         name=live_job_name(market),
@@ -78,6 +82,12 @@ def live_job(market: Market) -> dg.JobDefinition:
         stream()
 
     return job
+
+
+def _door(market: Market, venues: Venues) -> AbstractContextManager[PushDoor | None]:
+    if venues.live_dir is None:
+        return nullcontext()
+    return PushDoor(venues.live_dir, market.name, market.source.kind)
 
 
 def live_sensor(market: Market) -> dg.SensorDefinition:

@@ -31,6 +31,8 @@ class Venues:
     """Opens the source of a market's candles."""
 
     limits_dir: Path
+    # Where live runs write their doors; without it they push to nobody.
+    live_dir: Path | None = None
 
     def open(self, market: Market) -> Source:
         """The market's source; credentials stay in the environment until a run needs them."""
@@ -85,7 +87,7 @@ def resources(settings: Settings) -> dict[str, dg.ResourceDefinition]:
     """Every resource by its key; a run config can only set the run's options."""
     return {
         "warehouse": warehouse_resource(settings),
-        "venues": _without_config(lambda: Venues(settings.limits_dir)),
+        "venues": _without_config(lambda: Venues(settings.limits_dir, settings.live_dir)),
         "files": _without_config(lambda: Exports(settings.exports_dir, settings.snapshot)),
         "destination": _without_config(lambda: uploads_of(settings)),
         **run_options_resources(),

@@ -91,9 +91,9 @@ def record_each(
 
 
 # `earlier` holds what a reader needs that has missed several changes: versions, and the first open_time that changed
-# from each on. A change that reaches further back makes earlier ones superfluous. Where they are many, fewer of the older
-# ones are kept: one in each block of versions as wide as the distance, so that a reader is told of twice the changes it
-# missed at most. Thinning takes five times as long as appending, so it waits until MANY have come together.
+# from each on. A change that reaches further back makes earlier ones superfluous. Where they are many, fewer of the
+# older ones are kept: one in each block of versions as wide as the distance, so that a reader is told of twice the
+# changes it missed at most. Thinning takes longer than appending, so it waits until MANY have come together.
 MANY = 32
 _MOVED = f"""
 merge into {{versions}} v using (

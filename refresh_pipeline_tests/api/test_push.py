@@ -4,11 +4,14 @@ import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from socket import create_connection
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -17,13 +20,17 @@ from refresh_pipeline.api.news import Hub, Mailbox, News, Subscription, Topic
 from refresh_pipeline.api.reading import OPENING
 from refresh_pipeline.api_files import load_collections
 from refresh_pipeline.market.apis import Collection
+from refresh_pipeline.market.candles import TIME_UNIT
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.streaming.push import PushDoor
 from refresh_pipeline.warehouse import snapshots
 from refresh_pipeline.warehouse.arrays import timestamp
 from refresh_pipeline.warehouse.connection import transaction
+from refresh_pipeline.warehouse.live import Wave
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
 from refresh_pipeline.warehouse.snapshots import Arrival
 from refresh_pipeline_tests.api.served import BTC, ETH, KEY, NOW, READ_KEY, Shop, served, wait_for
-from refresh_pipeline_tests.warehouse.warehouse_fixtures import candles, flat
+from refresh_pipeline_tests.warehouse.warehouse_fixtures import candles, flat, opens
 
 V1 = "/api/v1"
 SECONDS = 30
@@ -301,3 +308,55 @@ def _store(shop: Shop, mine: Collection, payload: Any, now: datetime = NOW) -> N
         snapshots.ensure(connection, mine)
         arrival = Arrival(Attempt(Outcome.updated), timestamp(now), payload, 200, "https://api.example/fng", "json", 9)
         snapshots.store(connection, mine, {"fear": arrival}, now)
+
+
+def _wave_after(shop: Shop, prices: dict[Series, float]) -> Wave:
+    """One new candle of each series, the one after its newest stored one."""
+    stats = shop.warehouse.series_stats(shop.market, list(prices))
+    last = np.array([stats[series].last_open_time for series in prices], dtype=TIME_UNIT)
+    closes = np.array(list(prices.values()))
+    bars = {"open": closes, "high": closes + 1, "low": closes - 1, "close": closes, "volume": closes}
+    counts = np.array([stats[series].candle_count for series in prices], dtype=np.int64)
+    return Wave(list(prices), last + np.timedelta64(5, "m"), bars, {}, {}, [], counts, last, {})
+
+
+def test_candles_of_a_live_run_are_served_and_told_before_they_are_in_the_file(busy_shop: Shop) -> None:
+    url = f"{V1}/data/BTC/USD/5m?layer=candles&limit=2&columns=open_time,close,source,complete"
+    folder = busy_shop.settings.live_dir
+    with served(busy_shop) as client, PushDoor(folder, "fair", "demo") as door, socket_of(client) as socket:
+        assert (folder / "fair.json").stat().st_mode & 0o777 == 0o600
+        told(socket, "connected")
+        told(socket, "subscribed", type="subscribe", topic="candles", rows=True)
+        before = client.get(url)
+        wave = _wave_after(busy_shop, {BTC: 42.5, ETH: 7.0})
+        # The API looks for doors twice a second.
+        wait_for(lambda: door.subscribers > 0)
+        door.push([wave])
+        message = told(socket, "candles")
+        assert (message["live"], message["version"]) == (True, client.get(f"{V1}/changes").json()["version"])
+        assert [one["last"]["close"] for one in message["series"]] == [42.5, 7.0]
+        answer = client.get(url)
+        [_, newest] = answer.json()["data"]
+        opened = message["series"][0]["since"]
+        assert newest == {"open_time": opened, "close": 42.5, "source": "demo", "complete": None}
+        assert answer.headers["etag"] != before.headers["etag"]
+        assert client.get(f"{V1}/data/BTC/USD/5m/latest?layer=candles").json()["latest"]["close"] == 42.5
+        # The same candle twice, and one after a hole, are nothing.
+        later = replace(wave, open_time=wave.open_time + np.timedelta64(10, "m"), last_before=wave.open_time + 1)
+        door.push([wave, later])
+        # What is stored takes the place of what was pushed.
+        at = (opened, 43.5)
+        number = int((np.datetime64(opened[:-1]) - opens(1, 1)[0]) / np.timedelta64(5, "m"))
+        busy_shop.refresh({BTC: flat(43.5, number + 1)})
+        wait_for(lambda: tuple(client.get(url).json()["data"][-1][name] for name in ("open_time", "close")) == at)
+        assert client.get(url).json()["version"] > message["version"]
+    assert not (folder / "fair.json").exists()
+
+
+def test_a_door_sends_nothing_to_who_does_not_know_its_secret(tmp_path: Path) -> None:
+    with PushDoor(tmp_path, "fair", "demo") as door:
+        port = json.loads((tmp_path / "fair.json").read_text())["port"]
+        with create_connection(("127.0.0.1", port), timeout=SECONDS) as stranger:
+            stranger.sendall(b"let me in\n")
+            assert stranger.recv(100) == b""
+        assert door.subscribers == 0
