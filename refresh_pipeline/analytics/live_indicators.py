@@ -332,12 +332,12 @@ class LiveIndicators:
         return matrix
 
     def _ichimoku(self, call: _Call, members: Members) -> Sequence[Floats]:
-        base, longest = int(str(call.formula.arguments[1])), max(int(str(each)) for each in call.formula.arguments)
-        rows = base + longest
+        conversion, base, span = (int(str(each)) for each in call.formula.arguments)
+        rows = base + max(conversion, base, span)
         if int(self._windows.held(members).min(initial=rows)) < rows:
             return self._over_stretches(call, members)
         high, low = (self._windows.last(name, members, rows) for name in ("high", "low"))
-        return charting.ichimoku_of_last(high, low, *call.formula.arguments)
+        return charting.ichimoku_of_last(high, low, conversion, base, span)
 
     def _from_handles(self, call: _Call, members: Members, lists: Mapping[str, list[float]]) -> Sequence[Floats]:
         taken = [lists[name] for name in call.takes]

@@ -317,7 +317,8 @@ def _wave_after(shop: Shop, prices: dict[Series, float]) -> Wave:
     closes = np.array(list(prices.values()))
     bars = {"open": closes, "high": closes + 1, "low": closes - 1, "close": closes, "volume": closes}
     counts = np.array([stats[series].candle_count for series in prices], dtype=np.int64)
-    return Wave(list(prices), last + np.timedelta64(5, "m"), bars, {}, {}, [], counts, last, {})
+    following = (last + np.timedelta64(5, "m")).astype(TIME_UNIT)
+    return Wave(list(prices), following, bars, {}, {}, [], counts, last, {})
 
 
 def test_candles_of_a_live_run_are_served_and_told_before_they_are_in_the_file(busy_shop: Shop) -> None:
