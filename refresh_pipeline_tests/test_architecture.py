@@ -126,7 +126,8 @@ for name in sys.argv[1:]:
 def test_importing_a_room_imports_no_dagster() -> None:
     names = [dotted(module) for room in sorted(set(rooms()) - WITH_DAGSTER) for module in rooms()[room]]
     assert len(names) > 100
-    answer = subprocess.run([sys.executable, "-c", IMPORTS_DAGSTER, *names], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", IMPORTS_DAGSTER, *names]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (answer.returncode, answer.stderr) == (0, "")
 
 
