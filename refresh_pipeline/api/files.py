@@ -1,14 +1,16 @@
 """Export files as the manifest lists them, and uploads. Files are sent from the disk, and by its names alone."""
 
 import asyncio
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import duckdb
 from fastapi import APIRouter, Request
 from fastapi import Path as PathParameter
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, Response, StreamingResponse
 
 from refresh_pipeline.api.addressing import chosen_markets
 from refresh_pipeline.api.answers import tagged_json
@@ -47,14 +49,34 @@ async def file(
     service = service_of(request)
     entry = await _entry(service, path)
     name = service.settings.exports_dir / entry["path"]
-    if not await asyncio.to_thread(name.is_file):
+    found = await asyncio.to_thread(_stat, name)
+    if found is None:
         raise ProblemError(Problem.unknown_file, f"{path}: the manifest lists it, and the file is gone; publish again")
     tag = f'"{entry["sha256"]}"'
     headers = {"ETag": tag, "Cache-Control": "no-cache", "Accept-Ranges": "bytes"}
     known = request.headers.get("if-none-match")
     if known is not None and matches(known, tag):
         return Response(None, 304, headers)
-    return FileResponse(name, headers=headers, filename=name.name, content_disposition_type="attachment")
+    is_longer = bool(entry.get("block_hashes")) and found.st_size > entry["bytes"]
+    listed = os.stat_result((*found[:6], entry["bytes"], *found[7:10])) if is_longer else found
+    if is_longer and "range" not in request.headers:
+        headers |= {"Content-Disposition": f'attachment; filename="{name.name}"', "Content-Length": str(entry["bytes"])}
+        return StreamingResponse(_first_bytes(name, entry["bytes"]), 200, headers)
+    return FileResponse(
+        name, headers=headers, filename=name.name, content_disposition_type="attachment", stat_result=listed
+    )
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    return path.stat() if path.is_file() else None
+
+
+def _first_bytes(path: Path, count: int) -> Iterator[bytes]:
+    """A file that grows, as the manifest has it: rows that were appended since are of another entity tag."""
+    with path.open("rb") as file:
+        while count and (piece := file.read(min(count, 64 * 1024))):
+            count -= len(piece)
+            yield piece
 
 
 @router.get("/uploads")
@@ -138,10 +160,10 @@ async def _entry(service: Service, path: str) -> Row:
 def _listed(connection: duckdb.DuckDBPyConnection, market: Market, path: str) -> Row | None:
     if not has_tables(connection, market.name):
         return None
-    rows = connection.execute(
-        f"select path, sha256 from {qualified(market.name, Table.exports)} where path = ? limit 1", [path]
-    ).fetchall()
-    return {"path": rows[0][0], "sha256": rows[0][1]} if rows else None
+    # Every column: the manifest of an older file lacks `block_hashes` until its next refresh.
+    answer = connection.execute(f"select * from {qualified(market.name, Table.exports)} where path = ? limit 1", [path])
+    names = [column[0] for column in answer.description or ()]
+    return next((dict(zip(names, row, strict=True)) for row in answer.fetchall()), None)
 
 
 def _status(service: Service, rows: Sequence[Row], failed: Sequence[Row]) -> Row:

@@ -117,6 +117,32 @@ class TableWriter:
 
         return _replaced(path, rows, sum(values.nbytes for values in plain.values()), older, copy)
 
+    def csv_lines(self, columns: Table, folder: Path, *, time_format: str = "") -> list[bytes]:
+        """The rows as the lines that a CSV file of them has, without its header; no text may hold a line break.
+
+        Args:
+            columns: as in `write`.
+            folder: an existing folder for a file in between.
+            time_format: as in `write`.
+
+        Raises:
+            ExportError: the disk is full, the folder refuses.
+        """
+        plain = {name: plain_values(values) for name, values in columns.items()}
+        listed = _listed({name: name for name in columns}, kinds_of(columns), Format.csv, time_format, None)
+        between = folder / "lines.csv"
+        with _explained(between, sum(values.nbytes for values in plain.values())):
+            self._connection.register("exported", plain)
+            try:
+                self._connection.execute(
+                    f"copy (select {listed} from exported) to ? (format csv, header false)", [str(between)]
+                )
+            finally:
+                self._connection.unregister("exported")
+            lines = between.read_bytes().splitlines(keepends=True)
+            between.unlink()
+        return lines
+
     def stage(self, pieces: Iterable[Table], folder: Path) -> StagedTable:
         """Rows that are too many for memory as files of a folder that exists, for `write_staged`.
 

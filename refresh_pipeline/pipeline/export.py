@@ -17,22 +17,32 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from refresh_pipeline.destinations.parallel import map_in_threads
-from refresh_pipeline.files import fx_refresh
-from refresh_pipeline.files.atomic import one_line, temporary_folder
+from refresh_pipeline.files.atomic import one_line, sha256_of, temporary_folder
+from refresh_pipeline.files.growing import Blocks
 from refresh_pipeline.files.staging import StagedTable
 from refresh_pipeline.files.writer import ExportError, TableWriter, ending_of, feather_writer
-from refresh_pipeline.market.export_spec import Export, Format, Layer, Layout, Window
+from refresh_pipeline.market.export_spec import Format
 from refresh_pipeline.market.model import Market, MarketError
 from refresh_pipeline.market.series import Series
+from refresh_pipeline.pipeline.export_content import (
+    Wanted,
+    columns_of,
+    content_of,
+    first_row_of,
+    names_of,
+    types_of,
+    wanted_files,
+    wanted_paths,
+    window_of,
+)
+from refresh_pipeline.pipeline.export_growth import GrownFile, grow_files
 from refresh_pipeline.pipeline.progress import advance
-from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.connection import WarehouseBusy
-from refresh_pipeline.warehouse.manifests import EXPORTED_AT_ONCE, UNREADABLE, Exported, Rows, joined_columns
+from refresh_pipeline.warehouse.manifests import EXPORTED_AT_ONCE, UNREADABLE, Exported, Rows
 from refresh_pipeline.warehouse.outcomes import Attempt
-from refresh_pipeline.warehouse.schema import Table, candle_columns
+from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
 log = logging.getLogger("refresh_pipeline")
@@ -45,31 +55,23 @@ WORKERS = min(8, 2 * (os.cpu_count() or 1))
 STAMP = "%Y%m%dT%H%M%SZ"
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """One file that a market's YAML asks for."""
-
-    series: Series
-    export: Export
-    layer: Layer
-    kind: Format
-    path: str
-
-    @property
-    def shape(self) -> str:
-        """What decides its content beside its rows."""
-        return self.export.shape(self.kind)
-
-
 @dataclass(slots=True)
 class _Done:
     """What became of a series' files."""
 
     files: list[Exported] = field(default_factory=list)
     replaced: int = 0
+    rows: int = 0
     bytes: int = 0
     errors: list[ExportError] = field(default_factory=list)
     seconds: float = 0.0
+
+    def add(self, row: Exported, *, replaced: bool, rows: int, size: int) -> None:
+        """Count a file, with the rows and bytes that were written; `replaced` where any were."""
+        self.files.append(row)
+        self.replaced += replaced
+        self.rows = max(self.rows, rows if replaced else 0)
+        self.bytes += size if replaced else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +80,6 @@ class _Place:
 
     market: Market
     root: Path
-
-
-def wanted_files(market: Market, series: Series) -> list[Wanted]:
-    """Every file of one series that the market's YAML asks for."""
-    return [
-        Wanted(series, export, layer, kind, export.path(market.name, layer, series, kind))
-        for export in market.exports.values()
-        for layer in export.layers
-        for kind in export.formats
-    ]
-
-
-def wanted_paths(market: Market) -> set[str]:
-    """The names of every file that the market's YAML asks for now."""
-    return {file.path for series in market.series for file in wanted_files(market, series)}
 
 
 def current_files(warehouse: Warehouse, market: Market) -> list[Exported]:
@@ -135,10 +122,16 @@ def export(
     changed = set(pending.series)
     due = {series: _due(market, root, series, manifest, series in changed) for series in batch}
     due = {series: files for series, files in due.items() if files and held[series].candle_count}
-    done: dict[Series, _Done] = {}
-    for number, (series, result) in enumerate(_written(warehouse, market, root, due, cells_at_once), start=1):
+    grow = grow_files(warehouse, market, root, due, manifest=manifest, pending=pending)
+    grown = {each.file.path: each for each in grow}
+    whole = {series: [file for file in files if file.path not in grown] for series, files in due.items()}
+    whole = {series: files for series, files in whole.items() if files}
+    done = {series: _Done() for series in due if series not in whole}
+    for number, (series, result) in enumerate(_written(warehouse, market, root, whole, cells_at_once), start=1):
         done[series] = result
-        advance(Table.exports, number, len(due))
+        advance(Table.exports, number, len(whole))
+    for each in grown.values():
+        _add_grown(done[each.file.series], each)
     is_exported = np.array([series in done and not done[series].errors for series in pending.series], dtype=bool)
     rows = [file for result in done.values() for file in result.files if file != manifest.get(file.path)]
     warehouse.record_exports(market, rows, pending.take(is_exported), now)
@@ -229,21 +222,40 @@ def _write_file(writer: TableWriter, place: _Place, file: Wanted, content: Rows 
     market, root = place.market, place.root
     times = content.open_times if isinstance(content, StagedTable) else content["open_time"]
     path, compression = root / file.path, file.export.compression_of(file.kind)
-    time_format = fx_refresh.TIME_FORMAT if file.export.layout is Layout.fx_refresh else ""
     older = older_name(root, file.path) if file.export.keep.newest > 1 else None
-    first_row = _first_row(times, file.export.window)
+    first_row = first_row_of(times, file.export.window)
     types = types_of(market, file)
-    how: dict[str, Any] = {"compression": compression, "time_format": time_format, "older": older, "types": types}
+    how: dict[str, Any] = {"compression": compression, "time_format": file.time_format, "older": older, "types": types}
     if isinstance(content, StagedTable):
         names = {theirs: ours for ours, theirs in names_of(market, file.layer, file.export.layout)}
         written = writer.write_staged(content, names, path, first_row=first_row, **how)
     else:
         written = writer.write(content_of(market, file, content), path, **how)
-    done.replaced += written.replaced
-    done.bytes += written.bytes if written.replaced else 0
     first, last = (times[index].astype(datetime) for index in (first_row, -1))
     entry = (file.export.name, file.layer.value, file.kind.value, file.path, file.shape)
-    done.files.append(Exported(file.series, *entry, written.rows, written.bytes, written.sha256, first, last))
+    sha256, blocks = written.sha256, Blocks.of(path) if file.grows else None
+    if blocks is not None:
+        sha256 = blocks.digest
+    row = Exported(file.series, *entry, written.rows, written.bytes, sha256, first, last, str(blocks or ""))
+    done.add(row, replaced=written.replaced, rows=written.rows, size=written.bytes)
+
+
+def _add_grown(done: _Done, grown: GrownFile) -> None:
+    done.add(grown.row, replaced=grown.rows > 0, rows=grown.rows, size=grown.bytes)
+
+
+def is_as_written(root: Path, row: Exported) -> bool:
+    """Whether a file still has the length and the hash that the manifest has; False where it is gone.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    path = root / row.path
+    if not path.is_file() or path.stat().st_size != row.bytes:
+        return False
+    if row.block_hashes:
+        return Blocks.of(path) == Blocks.parse(row.bytes, row.block_hashes)
+    return sha256_of(path) == row.sha256
 
 
 def _attempt(done: _Done) -> Attempt:
@@ -252,69 +264,10 @@ def _attempt(done: _Done) -> Attempt:
         reasons=[str(error) for error in done.errors],
         changed=is_written,
         has_data=bool(done.files),
-        rows_added=max(file.rows for file in done.files) if is_written else 0,
+        rows_added=done.rows if is_written else 0,
         seconds=done.seconds,
         metadata={"files": done.replaced, "bytes": done.bytes},
     )
-
-
-# ---- which rows and columns
-
-
-def columns_of(market: Market, files: Sequence[Wanted]) -> list[str]:
-    """Every column of the warehouse that these files need, `open_time` first."""
-    needed = dict.fromkeys(["open_time"])
-    for layer, layout in {(file.layer, file.export.layout) for file in files}:
-        needed |= dict.fromkeys(ours for ours, _ in names_of(market, layer, layout))
-    return list(needed)
-
-
-def names_of(market: Market, layer: Layer, layout: Layout) -> list[tuple[str, str]]:
-    """The joined tables' name and the file's of every column of a layer, in the file's order."""
-    if layout is Layout.fx_refresh:
-        return fx_refresh.columns(layer, market.two_sided)
-    candles = () if layer is Layer.indicators else candle_columns(market.two_sided)
-    joined = joined_columns(computations(market).values())
-    computed = [(name, name) for name in joined]
-    if layer is not Layer.joined:
-        # By itself a table has no need of names that tell it from the other.
-        own = {Layer.enhanced: Table.enhanced_candles, Layer.indicators: Table.indicators}.get(layer)
-        computed = [(name, column) for name, (table, column) in joined.items() if table == own]
-    return [*((name, name) for name in ("open_time", *candles)), *computed]
-
-
-def window_of(files: Sequence[Wanted]) -> Window:
-    """The rows that all of these files need together."""
-    windows = [file.export.window for file in files]
-    if any(window == Window.model_validate("full") for window in windows):
-        return Window.model_validate("full")
-    return Window.model_construct(
-        last=max((window.last for window in windows if window.last), default=None),
-        days=max((window.days for window in windows if window.days), default=None),
-    )
-
-
-def content_of(market: Market, file: Wanted, rows: Rows) -> dict[str, NDArray]:
-    """What belongs into a file, out of at least that much of its series."""
-    first = _first_row(rows["open_time"], file.export.window)
-    return {theirs: rows[ours][first:] for ours, theirs in names_of(market, file.layer, file.export.layout)}
-
-
-def types_of(market: Market, file: Wanted) -> dict[str, str]:
-    """The tables' SQL types of the computed columns of a file, by its names; arrays of rows hold numbers as float64."""
-    tables = computations(market).values()
-    types = {(table.name, column.name): column.sql_type for table in tables for column in table.columns}
-    joined = {name: types[place] for name, place in joined_columns(tables).items()}
-    names = names_of(market, file.layer, file.export.layout)
-    return {theirs: joined[ours] for ours, theirs in names if ours in joined}
-
-
-def _first_row(open_times: NDArray, window: Window) -> int:
-    if window.last:
-        return max(len(open_times) - window.last, 0)
-    if window.days:
-        return int(np.searchsorted(open_times, open_times[-1] - np.timedelta64(window.days, "D"), side="right"))
-    return 0
 
 
 # ---- files that were replaced

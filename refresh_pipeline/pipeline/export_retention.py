@@ -10,12 +10,11 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 
-from refresh_pipeline.files.atomic import sha256_of
 from refresh_pipeline.files.reader import TableReader
 from refresh_pipeline.files.writer import ExportError
 from refresh_pipeline.market.export_spec import Export
 from refresh_pipeline.market.model import Market
-from refresh_pipeline.pipeline.export import STAMP, current_files, older_folder
+from refresh_pipeline.pipeline.export import STAMP, current_files, is_as_written, older_folder
 from refresh_pipeline.warehouse.manifests import Exported
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
@@ -135,8 +134,7 @@ def _listed(folder: Path) -> list[os.DirEntry[str]]:
 
 def _last_good(root: Path, file: Exported, older: Sequence[Older]) -> Older | None:
     """The older file that must stay because nothing else of its series can be relied on."""
-    path = root / file.path
-    if path.is_file() and sha256_of(path) == file.sha256:
+    if is_as_written(root, file):
         return None
     return next((each for each in older if _is_readable(each.path)), None)
 

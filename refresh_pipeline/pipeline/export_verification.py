@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from refresh_pipeline.files.atomic import sha256_of
 from refresh_pipeline.files.reader import TableReader
 from refresh_pipeline.files.writer import ExportError
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, Candles, faults
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.pipeline.export import Wanted, columns_of, content_of, wanted_files, window_of
+from refresh_pipeline.pipeline.export import is_as_written
+from refresh_pipeline.pipeline.export_content import Wanted, columns_of, content_of, wanted_files, window_of
 from refresh_pipeline.pipeline.progress import advance
 from refresh_pipeline.warehouse.manifests import Exported
 from refresh_pipeline.warehouse.queries import Fault
@@ -53,6 +53,10 @@ def _faults(reader: TableReader, root: Path, row: Exported, wanted: Cells, *, is
         if not path.is_file():
             yield Fault(row.series, None, f"{row.path}: the file is gone")
             return
+        if row.block_hashes and path.stat().st_size > row.bytes:
+            words = f"{path.stat().st_size - row.bytes:,} bytes behind the recorded ones; publish again to repair it"
+            yield Fault(row.series, None, f"{row.path}: {words}")
+            return
         names = reader.names(path)
         if row.rows and names != [*wanted]:
             yield Fault(row.series, None, f"{row.path}: {_schema_words(names, [*wanted])}")
@@ -61,7 +65,7 @@ def _faults(reader: TableReader, root: Path, row: Exported, wanted: Cells, *, is
     except ExportError as error:
         yield Fault(row.series, None, str(error))
         return
-    if (path.stat().st_size, sha256_of(path)) != (row.bytes, row.sha256):
+    if not is_as_written(root, row):
         yield Fault(row.series, None, f"{row.path}: the file is not the one that was written")
     yield from _row_faults(row, held)
     if is_current:

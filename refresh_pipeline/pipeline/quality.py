@@ -10,7 +10,6 @@ import duckdb
 import numpy as np
 
 from refresh_pipeline.destinations import Destination, DestinationError
-from refresh_pipeline.files.atomic import sha256_of
 from refresh_pipeline.market.calendars.base import Calendar, length_of
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, PRICE_COLUMNS, TIME_UNIT, Candles, instant
 from refresh_pipeline.market.destination_spec import FileSpec, RedisSpec
@@ -21,7 +20,8 @@ from refresh_pipeline.market.outliers import price_faults
 from refresh_pipeline.market.resampling import resample_counted
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.pipeline.export import Wanted, wanted_files
+from refresh_pipeline.pipeline.export import is_as_written
+from refresh_pipeline.pipeline.export_content import Wanted, wanted_files
 from refresh_pipeline.pipeline.redis_cache import series_kept
 from refresh_pipeline.pipeline.upload import remotes
 from refresh_pipeline.warehouse import forgetting, queries
@@ -425,7 +425,7 @@ def _altered(root: Path, file: Exported) -> Fault | None:
     path = root / file.path
     if not path.exists():
         return Fault(file.series, None, f"{file.path}: the file is gone")
-    if path.stat().st_size != file.bytes or sha256_of(path) != file.sha256:
+    if not is_as_written(root, file):
         return Fault(file.series, None, f"{file.path}: the file is not the one that was written")
     return None
 

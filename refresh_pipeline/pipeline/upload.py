@@ -11,7 +11,7 @@ from refresh_pipeline.destinations import Destination, Outgoing, Uploaded
 from refresh_pipeline.market.destination_spec import FileSpec
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.pipeline.export import wanted_files
+from refresh_pipeline.pipeline.export_content import wanted_files
 from refresh_pipeline.pipeline.progress import advance
 from refresh_pipeline.warehouse.manifests import Exported, Published
 from refresh_pipeline.warehouse.outcomes import Attempt

@@ -43,7 +43,8 @@ Rows = Mapping[str, NDArray]
 class Exported:
     """One export file of one series; `path` is relative to the folder of exports and unique within a market.
 
-    `shape` names the layout, compression and window; files of an older version of the project have none.
+    `shape` names the layout, compression and window; files of an older version of the project have none. `block_hashes`
+    are those of a file that grows (see `files.growing`), with a space between them; others have none.
     """
 
     series: Series
@@ -57,6 +58,7 @@ class Exported:
     sha256: str
     first_open_time: datetime
     last_open_time: datetime
+    block_hashes: str | None = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,13 @@ def _chunk_pieces(
             yield from _chunk_pieces(connect, market, selection, [series], since[number : number + 1])
     else:
         yield from ((series, iter([rows])) for series, rows in answers)
+
+
+def rows_since(
+    connect: Connect, market: Market, selection: Selection, batch: Sequence[Series], since: NDArray
+) -> Iterator[tuple[Series, Rows]]:
+    """Each series with its selected rows from an instant of its own on, in one query: they must be few."""
+    yield from _chunk_rows(connect, market, selection, batch, since)
 
 
 def _raised(error: Exception) -> Iterator[Rows]:

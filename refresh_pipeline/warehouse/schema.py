@@ -104,6 +104,7 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
         "rows": "bigint",
         "bytes": "bigint",
         "sha256": "varchar",
+        "block_hashes": "varchar",
         "first_open_time": "timestamp",
         "last_open_time": "timestamp",
         "exported_at": "timestamp",

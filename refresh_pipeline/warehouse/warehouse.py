@@ -404,6 +404,13 @@ class Warehouse:
         selection = Selection(computations(market).values(), columns, window)
         yield from pieces_to_export(self.get_connection, market, selection, batch, cells_at_once)
 
+    def rows_since(
+        self, market: Market, batch: Sequence[Series], columns: Sequence[str], since: NDArray
+    ) -> Iterator[tuple[Series, Rows]]:
+        """The rows of each series with these columns of all tables, from an instant of its own on."""
+        selection = Selection(computations(market).values(), columns, Window.model_validate("full"))
+        yield from manifests.rows_since(self.get_connection, market, selection, batch, since)
+
     def newest_candles(
         self, market: Market, batch: Sequence[Series], back: timedelta
     ) -> Iterator[tuple[Series, dict[str, NDArray]]]:

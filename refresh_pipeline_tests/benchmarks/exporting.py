@@ -9,7 +9,7 @@ import duckdb
 
 from refresh_pipeline.market.export_spec import Export, Format, Layer
 from refresh_pipeline.market.model import Market
-from refresh_pipeline.pipeline import export
+from refresh_pipeline.pipeline import export, export_content
 from refresh_pipeline.warehouse.connection import transaction
 from refresh_pipeline.warehouse.schema import Table, queue_full_recompute
 from refresh_pipeline.warehouse.warehouse import Warehouse
@@ -66,7 +66,7 @@ def _export_anew(warehouse: Warehouse, market: Market, root: Path) -> None:
 
 def files_of(market: Market, root: Path) -> Iterator[Path]:
     """Every file that there should be."""
-    return (root / file.path for series in market.series for file in export.wanted_files(market, series))
+    return (root / file.path for series in market.series for file in export_content.wanted_files(market, series))
 
 
 def bare_copy(database: Path, market: Market, root: Path) -> None:
@@ -78,7 +78,7 @@ def bare_copy(database: Path, market: Market, root: Path) -> None:
     }
     with duckdb.connect(str(database), read_only=True) as connection:
         for series in market.series:
-            for file in export.wanted_files(market, series):
+            for file in export_content.wanted_files(market, series):
                 path = root / file.path
                 path.parent.mkdir(parents=True, exist_ok=True)
                 table, columns = tables[file.layer]

@@ -1,6 +1,7 @@
 """Which files of a market are due, and what is in them: over real files and a real warehouse."""
 
 import csv
+import hashlib
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ from refresh_pipeline.market.candles import CANDLE_COLUMNS
 from refresh_pipeline.market.export_spec import Layer
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.pipeline import export
+from refresh_pipeline.pipeline.export_verification import verify
 from refresh_pipeline.pipeline.publish import publish_files
 from refresh_pipeline.pipeline.status_report import write_status_report
 from refresh_pipeline.warehouse.computations import computations
@@ -326,3 +328,47 @@ def test_a_status_report_that_cannot_be_written_fails_no_series(
     assert attempts[BTC].outcome is Outcome.updated
     assert str(report) in str(attempts[BTC].metadata["warning"])
     assert str(report) in caplog.text
+
+
+GROWING = "{grown: {layers: candles, formats: csv}}"
+GROWN = "bazaar/grown/candles/BTC-USD_m15.csv"
+
+
+def test_a_csv_file_of_candles_grows_in_place_by_its_new_rows_alone(new_world: World) -> None:
+    made(new_world, GROWING)
+    path = new_world.settings.exports_dir / GROWN
+    before, inode = path.read_bytes(), path.stat().st_ino
+    done = made(new_world, GROWING, LATER)
+    grown = path.read_bytes()
+    assert (path.stat().st_ino, grown[: len(before)]) == (inode, before)
+    added = grown[len(before) :].count(b"\n")
+    assert (done[BTC].rows_added, done[BTC].metadata) == (added, {"files": 1, "bytes": len(grown) - len(before)})
+    assert new_world.query("select rows, bytes, sha256, block_hashes from bazaar.exports") == [
+        (96 + added, len(grown), digest := hashlib.sha256(grown).hexdigest(), digest)
+    ]
+    # A file that is written whole is the same.
+    path.unlink()
+    exported(new_world, LATER, [BTC])
+    assert path.read_bytes() == grown
+    assert path.stat().st_ino != inode
+
+
+def test_a_corrected_candle_and_a_killed_append_leave_each_row_once(new_world: World) -> None:
+    made(new_world, GROWING)
+    path = new_world.settings.exports_dir / GROWN
+    with path.open("ab") as file:
+        file.write(b"2026-06-01T12:00:00Z,1,1,1,1,1\n2026-06-0")
+    [fault] = verify(new_world.warehouse, new_world.market, new_world.settings.exports_dir, [BTC])[1]
+    assert "40 bytes behind the recorded ones; publish again to repair it" in fault.what
+    made(new_world, GROWING, LATER)
+    whole = path.read_bytes()
+    new_world.change("update bazaar.enhanced_candles set volume = volume + 0.5 where open_time = '2026-06-01 03:00'")
+    new_world.change(
+        "insert into bazaar.recompute_queue (instrument, timeframe, asset, since, version) "
+        "values ('BTC/USD', 'm15', 'exports', '2026-06-01 03:00', 'x')"
+    )
+    exported(new_world, LATER, [BTC])
+    corrected = path.read_bytes()
+    assert len(corrected.splitlines()) == len(whole.splitlines())
+    assert sum(one != other for one, other in zip(corrected.splitlines(), whole.splitlines(), strict=True)) == 1
+    assert verify(new_world.warehouse, new_world.market, new_world.settings.exports_dir, [BTC]) == (1, [])
