@@ -104,5 +104,5 @@ def _read(
             condition += f" and open_time {comparison} ?"
             values.append(bound.astype(datetime))
     statement = f"select * from {qualified(market.name, table)} where {condition} order by open_time"
-    with connect(str(settings.database), read_only=True) as connection:
+    with connect(settings.warehouse, read_only=True) as connection:
         return connection.execute(statement, values).df()

@@ -195,8 +195,13 @@ class Settings(BaseSettings):
 
     @cached_property
     def database(self) -> Path:
-        """The DuckDB file."""
+        """The DuckDB file; for what copies or restores it. Everybody else goes by `warehouse`."""
         return (self.database_path or self.data / "refresh.duckdb").expanduser().absolute()
+
+    @cached_property
+    def warehouse(self) -> str:
+        """The address of the warehouse: what `place_of` and `connect` take."""
+        return str(self.database)
 
     @property
     def exports_dir(self) -> Path:

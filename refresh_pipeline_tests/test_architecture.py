@@ -162,6 +162,23 @@ def test_only_settings_reads_the_environment() -> None:
     assert readers == {"refresh_pipeline/settings.py"}
 
 
+# Copies and restores of the file itself; everybody else goes by the warehouse's address and its place.
+OF_THE_FILE = {"settings.py", "cli/operate.py", "cli/options.py", "operations/backup_retention.py"}
+OF_THE_FILE |= {"operations/missing_warehouse.py"}
+
+
+def test_nobody_takes_the_warehouse_for_a_file() -> None:
+    """It may be a lake: whether it exists, what it is called and whether it changed is for its place to say."""
+    path_of_it = r"\bsettings\.database\b|\bPath\((self\.|warehouse\.)?_?database\)|\bdatabase\.(exists|stat|is_file)\("
+    own = {"warehouse/connection.py", "operations/backup.py", "operations/restore.py", "pipeline/export_duplicates.py"}
+    astray = {
+        str(module.relative_to(PACKAGE))
+        for module in modules(PACKAGE)
+        if re.search(path_of_it, module.read_text(encoding="utf-8"))
+    }
+    assert astray - own - OF_THE_FILE == set()
+
+
 def test_duckdb_is_opened_in_one_place() -> None:
     openers = set()
     for module in modules(PACKAGE):

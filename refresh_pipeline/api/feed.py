@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -47,7 +46,7 @@ class Version:
 class Feed:
     """The newest change of each asset and series, and who is told of the next."""
 
-    database: Path
+    database: str
     tails: Tails
     epoch: str = ""
     version: int = 0

@@ -22,6 +22,7 @@ from refresh_pipeline.pipeline.job_names import (
     publish_job_name,
     refresh_job_name,
 )
+from refresh_pipeline.warehouse.connection import place_of
 
 router = APIRouter(tags=["status"])
 
@@ -127,8 +128,7 @@ async def _add_rest(service: Service, page: Page) -> None:
         rows = await service.reader.ask(lambda c, m=market: failed_uploads(c, m))
         failed.update(row["asset"] for row in rows)
     page.family("refresh_upload_files_failed", "gauge", "Series whose upload failed.", _by("destination", failed))
-    database = service.settings.database
-    size = database.stat().st_size if database.exists() else 0
+    size = place_of(service.settings.warehouse).bytes
     page.family("refresh_warehouse_bytes", "gauge", "Size of the warehouse.", [({}, size)])
     requests = [
         ({"route": route, "method": method, "status": status}, count)

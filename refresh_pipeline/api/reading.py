@@ -20,7 +20,7 @@ import duckdb
 
 from refresh_pipeline.api.problems import Problem, ProblemError
 from refresh_pipeline.duckdb_connection import open_duckdb
-from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect
+from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect, place_of
 
 Answer = TypeVar("Answer")
 Question = Callable[[duckdb.DuckDBPyConnection], Any]
@@ -64,8 +64,8 @@ class _Asked:
 class Reader:
     """Answers questions about the warehouse, functions of a connection, in a thread that starts with the first."""
 
-    def __init__(self, database: Path, patience: float = PATIENCE) -> None:
-        self.database, self._patience = database, patience
+    def __init__(self, database: str | Path, patience: float = PATIENCE) -> None:
+        self.database, self._patience = str(database), patience
         self._waiting: deque[_Asked] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -153,9 +153,9 @@ def busy(detail: str) -> ProblemError:
 
 
 @contextmanager
-def opened(database: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
+def opened(database: str, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
     """The warehouse to read; an empty one in memory before the first refresh."""
-    if not database.exists():
+    if not place_of(database).exists:
         with open_duckdb() as connection:
             yield connection
         return
@@ -164,7 +164,7 @@ def opened(database: Path, patience: float) -> Iterator[duckdb.DuckDBPyConnectio
         raise WarehouseBusy(f"waited {patience:g} s for another reader of this process")
     try:
         left = max(patience - (time.monotonic() - began), BETWEEN_OPENINGS)
-        with connect(str(database), read_only=True, patience=left) as connection:
+        with connect(database, read_only=True, patience=left) as connection:
             yield connection
     finally:
         OPENING.release()

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import duckdb
 
@@ -12,7 +11,7 @@ from refresh_pipeline.market.gaps import Coverage
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.warehouse.follower import Signature, signature_of
+from refresh_pipeline.warehouse.connection import Signature, place_of
 from refresh_pipeline.warehouse.queries import SeriesReport, has_tables, series_report
 from refresh_pipeline.warehouse.schema import Table, qualified
 
@@ -30,7 +29,7 @@ class Reports:
 
     async def of(self, reader: Reader, market: Market) -> Read:
         """The reports and the coverage of a market."""
-        signature, now = signature_of(Path(reader.database)), time.monotonic()
+        signature, now = place_of(reader.database).signature(), time.monotonic()
         kept = self.read.get(market.name)
         if kept is not None and (kept[0] == signature or now - kept[1] < SHORTEST_AGE):
             return kept[2]

@@ -70,8 +70,8 @@ class Service:
         collections: Sequence[Collection] = (),
     ) -> "Service":
         """The service of these settings, markets and collections of APIs."""
-        feed = Feed(settings.database, Tails(markets, settings.api_tail))
-        reader, dagster = Reader(settings.database), DagsterClient(settings)
+        feed = Feed(settings.warehouse, Tails(markets, settings.api_tail))
+        reader, dagster = Reader(settings.warehouse), DagsterClient(settings)
         service = cls(settings, markets, keys_of(settings), reader, feed, dagster, now, now())
         if collections:
             service.snapshots = StoredSnapshots(settings, collections, reader, dagster)

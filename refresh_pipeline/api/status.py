@@ -33,6 +33,7 @@ from refresh_pipeline.pipeline.job_names import (
     refresh_job_name,
 )
 from refresh_pipeline.settings import Settings
+from refresh_pipeline.warehouse.connection import place_of
 
 router = APIRouter(prefix="/api/v1", tags=["status"])
 
@@ -239,7 +240,7 @@ async def readiness(service: Service) -> dict[str, Row]:
 
 
 async def _warehouse_check(service: Service) -> Row:
-    if not service.settings.database.exists():
+    if not place_of(service.settings.warehouse).exists:
         return {"ok": False, "detail": "there is no warehouse yet; refresh once"}
     try:
         await service.reader.ask(lambda connection: connection.execute("select 1").fetchall())
@@ -371,7 +372,7 @@ def _daemon(one: Row) -> Row:
 
 
 def _size(settings: Settings) -> int:
-    return settings.database.stat().st_size if settings.database.exists() else 0
+    return place_of(settings.warehouse).bytes
 
 
 def _files_below(folder: Any) -> list[int]:

@@ -211,7 +211,7 @@ async def _cleaned(service: Service, api_id: str | None, days: int) -> Response:
     before = service.now() - timedelta(days=days) if days else None
 
     def delete() -> int:
-        with connect(str(service.settings.database), patience=PATIENCE) as connection, transaction(connection):
+        with connect(service.settings.warehouse, patience=PATIENCE) as connection, transaction(connection):
             return sum(
                 snapshots.delete_history(connection, entry.collection.name, entry.question.id, before)
                 for entry in entries.values()

@@ -53,7 +53,7 @@ def acknowledge(
         series = set(narrowed(chosen, instrument, timeframe))
     from refresh_pipeline.warehouse.warehouse import Warehouse
 
-    warehouse = Warehouse(database=str(wanted.settings.database))
+    warehouse = Warehouse(database=wanted.settings.warehouse)
     with warehouse_errors():
         warehouse.prepare(chosen)
         if as_list:

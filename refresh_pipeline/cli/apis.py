@@ -168,7 +168,7 @@ def _ask(settings: "Settings", collection: "Collection", names: Sequence[str] | 
     from refresh_pipeline.warehouse.outcomes import Outcome
     from refresh_pipeline.warehouse.warehouse import Warehouse
 
-    now, warehouse = datetime.now(UTC), Warehouse(settings.database)
+    now, warehouse = datetime.now(UTC), Warehouse(settings.warehouse)
     changed = overrides(settings, collection.name)
     if names is None:
         statuses = {} if everything else _statuses(warehouse, collection)
@@ -206,7 +206,7 @@ def _payloads(settings: "Settings", collection: "Collection", api: str, count: i
     from refresh_pipeline.warehouse.snapshots import history
     from refresh_pipeline.warehouse.warehouse import Warehouse
 
-    with _reading(Warehouse(settings.database), collection) as connection:
+    with _reading(Warehouse(settings.warehouse), collection) as connection:
         return history(connection, collection.name, api, count) if connection else []
 
 
@@ -215,7 +215,7 @@ def _rows(settings: "Settings", collections: "Sequence[Collection]") -> list[dic
     from refresh_pipeline.market.apis import overridden
     from refresh_pipeline.warehouse.warehouse import Warehouse
 
-    rows, warehouse = [], Warehouse(settings.database)
+    rows, warehouse = [], Warehouse(settings.warehouse)
     for collection in collections:
         statuses, changed = _statuses(warehouse, collection), overrides(settings, collection.name)
         for question in collection.questions:

@@ -17,6 +17,7 @@ from refresh_pipeline.cli.options import (
     chosen_series,
     in_words,
     request,
+    require_stored,
     warehouse_errors,
 )
 
@@ -55,11 +56,10 @@ def chart(
         if in_browser:
             _open_dashboard(member, series, wanted.settings.api_port)
             return
-        if not wanted.settings.database.exists():
-            raise ValueError(f"{wanted.settings.database}: not found; refresh once creates it")
+        require_stored(wanted.settings)
     from refresh_pipeline.warehouse.warehouse import Warehouse
 
-    warehouse = Warehouse(database=str(wanted.settings.database))
+    warehouse = Warehouse(database=wanted.settings.warehouse)
     with warehouse_errors(), in_words((_NoRows, OSError), SOME_FAILED):
         if png:
             _write_png(warehouse, member, series, Path(png).expanduser())

@@ -25,6 +25,7 @@ from refresh_pipeline.cli.options import (
     open_sources,
     request,
     require_bounds,
+    require_stored,
     require_warehouse,
     warehouse_errors,
 )
@@ -55,8 +56,7 @@ def check(
     with request(market, data_dir, now=now) as wanted:
         require_bounds(wanted)
         require_warehouse(wanted.settings, new=False)
-        if not wanted.settings.database.exists():
-            raise ValueError(f"{wanted.settings.database}: not found; refresh once creates it")
+        require_stored(wanted.settings)
         open_sources(wanted.settings, wanted.markets)
         prepare_dagster(wanted.settings)
     if deep:
@@ -86,9 +86,9 @@ def _check_deep(wanted: Request) -> None:
     from refresh_pipeline.warehouse.integrity import read_every_row
     from refresh_pipeline.warehouse.warehouse import Warehouse
 
-    warehouse, faults = Warehouse(database=str(wanted.settings.database)), 0
+    warehouse, faults = Warehouse(database=wanted.settings.warehouse), 0
     with warehouse_errors():
-        counts = read_every_row(str(wanted.settings.database))
+        counts = read_every_row(wanted.settings.warehouse)
         print_line(f"{sum(counts.values()):,} rows of {len(counts)} tables can be read")
         for member in wanted.markets:
             warehouse.prepare(member)

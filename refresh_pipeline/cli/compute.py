@@ -54,7 +54,7 @@ def compute(
         chosen[0],
         {name: instant(parse_instant(text)) for name, text in wanted.instants.items()},
     )
-    warehouse = Warehouse(database=str(wanted.settings.database))
+    warehouse = Warehouse(database=wanted.settings.warehouse)
     with (
         warehouse_errors(),
         wrong_requests(),

@@ -40,7 +40,7 @@ def verify(
     from refresh_pipeline.pipeline.progress import watched
     from refresh_pipeline.warehouse.warehouse import Warehouse
 
-    warehouse, exports_dir = Warehouse(database=str(wanted.settings.database)), wanted.settings.exports_dir
+    warehouse, exports_dir = Warehouse(database=wanted.settings.warehouse), wanted.settings.exports_dir
     messages: list[str] = []
     with warehouse_errors(), progress_bars(err) as watcher, watched(watcher):
         for selected in wanted.markets:
@@ -60,7 +60,7 @@ def prune(*, market: MarketOption = None, dry_run: DryRunOption = False, data_di
     from refresh_pipeline.pipeline import export_retention
     from refresh_pipeline.warehouse.warehouse import Warehouse
 
-    warehouse, verb = Warehouse(database=str(wanted.settings.database)), "would be deleted" if dry_run else "deleted"
+    warehouse, verb = Warehouse(database=wanted.settings.warehouse), "would be deleted" if dry_run else "deleted"
     with warehouse_errors():
         for selected in wanted.markets:
             warehouse.prepare(selected)

@@ -85,7 +85,7 @@ def _forget(wanted: Request, choice: "Choice", *, yes: bool) -> None:
     from refresh_pipeline.pipeline.forgotten_files import delete_files
     from refresh_pipeline.warehouse.warehouse import Warehouse
 
-    warehouse, market = Warehouse(database=str(wanted.settings.database)), wanted.markets[0]
+    warehouse, market = Warehouse(database=wanted.settings.warehouse), wanted.markets[0]
     warehouse.prepare(market)
     counts = warehouse.chosen_candles(market, choice)
     for series, count in counts.items():
@@ -107,12 +107,15 @@ def _settings_without(market: str, data_dir: str | None) -> "Settings | None":
     from refresh_pipeline.settings import load_settings
 
     settings = load_settings(data_dir=data_dir)
-    if market in market_files(settings) or not MARKET_NAME.fullmatch(market) or not settings.database.exists():
+    if market in market_files(settings) or not MARKET_NAME.fullmatch(market):
         return None
-    from refresh_pipeline.warehouse.connection import connect
+    from refresh_pipeline.warehouse.connection import connect, place_of
     from refresh_pipeline.warehouse.queries import has_tables
 
-    with warehouse_errors(), connect(str(settings.database), read_only=True) as connection:
+    if not place_of(settings.warehouse).exists:
+        return None
+
+    with warehouse_errors(), connect(settings.warehouse, read_only=True) as connection:
         return settings if has_tables(connection, market) else None
 
 
@@ -121,7 +124,7 @@ def _forget_market(settings: "Settings", market: str, *, yes: bool) -> None:
 
     _require_consent(f"Remove every table and export file of market {market}, which has no YAML?", yes=yes)
     with warehouse_errors():
-        paths = Warehouse(database=str(settings.database)).drop_market(market)
+        paths = Warehouse(database=settings.warehouse).drop_market(market)
     for path in paths:
         (settings.exports_dir / path).unlink(missing_ok=True)
     print_line(f"market {market} and {len(paths):,} export files forgotten")

@@ -239,9 +239,11 @@ def require_warehouse(settings: "Settings", *, new: bool) -> None:
     if not new:
         print_error(reason)
         raise typer.Exit(SOME_FAILED)
+    from refresh_pipeline.warehouse.connection import place_of
+
     with warehouse_errors():
         begin_warehouse(settings)
-    print_warning(f"{settings.database}: a new warehouse is begun")
+    print_warning(f"{place_of(settings.warehouse).name}: a new warehouse is begun")
 
 
 def warn_of_unfinished_restore(settings: "Settings") -> bool:
@@ -256,6 +258,19 @@ def warn_of_unfinished_restore(settings: "Settings") -> bool:
     for path in leftovers(settings.database, home):
         print_warning(f"{path}: a restore was killed before it replaced anything; the next one deletes this copy")
     return False
+
+
+def require_stored(settings: "Settings") -> None:
+    """Refuse to read a warehouse before it exists.
+
+    Raises:
+        ValueError: nothing was refreshed yet.
+    """
+    from refresh_pipeline.warehouse.connection import place_of
+
+    place = place_of(settings.warehouse)
+    if not place.exists:
+        raise ValueError(f"{place.name}: not found; refresh once creates it, --data-dir chooses another")
 
 
 def wrong_requests() -> Any:

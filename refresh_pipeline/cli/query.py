@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from refresh_pipeline.cli.console import out
-from refresh_pipeline.cli.options import DataDirOption, warehouse_errors, wrong_requests
+from refresh_pipeline.cli.options import DataDirOption, require_stored, warehouse_errors, wrong_requests
 
 
 def query(
@@ -28,12 +28,11 @@ def query(
         settings = load_settings(data_dir=data_dir)
         if csv and parquet:
             raise ValueError("--csv and --parquet: found both, allowed: one of them")
-        if not settings.database.exists():
-            raise ValueError(f"{settings.database}: not found; refresh once creates it, --data-dir chooses another")
+        require_stored(settings)
         text = sys.stdin.read() if sql == "-" else sql
     from refresh_pipeline.warehouse import sql_query
 
-    database = str(settings.database)
+    database = settings.warehouse
     with warehouse_errors(), wrong_requests():
         if parquet:
             sql_query.write_file(database, text, Path(parquet).expanduser(), kind="parquet", seconds=seconds)

@@ -12,6 +12,7 @@ from refresh_pipeline.cli.options import (
     TimeframeOption,
     chosen_series,
     request,
+    require_stored,
     require_warehouse,
     warehouse_errors,
 )
@@ -35,12 +36,11 @@ def recompute(
         chosen = chosen_series(wanted.markets, instrument, timeframe)
         tables = _tables(table)
         require_warehouse(wanted.settings, new=False)
-        if not wanted.settings.database.exists():
-            raise ValueError(f"{wanted.settings.database}: not found; refresh once creates it")
+        require_stored(wanted.settings)
     from refresh_pipeline.pipeline.compute import compute
     from refresh_pipeline.warehouse.warehouse import Warehouse
 
-    warehouse = Warehouse(database=str(wanted.settings.database))
+    warehouse = Warehouse(database=wanted.settings.warehouse)
     with warehouse_errors():
         for member, series in chosen:
             warehouse.prepare(member)

@@ -29,7 +29,7 @@ def rename(
     from refresh_pipeline.warehouse.forgetting import Choice
     from refresh_pipeline.warehouse.warehouse import Warehouse
 
-    warehouse = Warehouse(database=str(wanted.settings.database))
+    warehouse = Warehouse(database=wanted.settings.warehouse)
     with warehouse_errors(), wrong_requests():
         warehouse.prepare(chosen)
         for series, count in warehouse.chosen_candles(chosen, Choice(former)).items():

@@ -56,6 +56,7 @@ def status(
         return
     from refresh_pipeline.monitoring.status import acknowledged_counts, status_rows
     from refresh_pipeline.operations.missing_warehouse import why_missing
+    from refresh_pipeline.warehouse.connection import place_of
 
     warn_of_unfinished_restore(wanted.settings)
     if reason := why_missing(wanted.settings):
@@ -69,7 +70,7 @@ def status(
         out.print_json(json.dumps(rows), highlight=False)
     else:
         by_series = bool(instrument or timeframe or failed or everything)
-        print_status(out, str(wanted.settings.database), rows, by_series=by_series)
+        print_status(out, place_of(wanted.settings.warehouse).name, rows, by_series=by_series)
         for name, count in accepted.items():
             out.print(f"{name}: {count} faults acknowledged; refresh acknowledge --market {name} --list lists them")
 

@@ -13,7 +13,7 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse import gaps
-from refresh_pipeline.warehouse.connection import connect
+from refresh_pipeline.warehouse.connection import connect, place_of
 
 
 def gap_rows(settings: Settings, markets: Sequence[Market], now: datetime) -> list[dict[str, Any]]:
@@ -29,8 +29,8 @@ def gap_rows(settings: Settings, markets: Sequence[Market], now: datetime) -> li
 @contextmanager
 def _looking(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
     """The warehouse as it is; an empty one in memory before the first refresh."""
-    if settings.database.exists():
-        with connect(str(settings.database), read_only=True) as connection:
+    if place_of(settings.warehouse).exists:
+        with connect(settings.warehouse, read_only=True) as connection:
             yield connection
     else:
         with open_duckdb() as connection:

@@ -21,7 +21,7 @@ from refresh_pipeline.monitoring.status import calendar_warnings
 from refresh_pipeline.pipeline.market_validation import missing_credentials, require_usable
 from refresh_pipeline.settings import Settings, dagster_home, setting_faults, shipped
 from refresh_pipeline.sources.registry import base_urls
-from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect
+from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect, place_of
 
 PACKAGES = ("dagster", "duckdb", "numpy", "TA-Lib", "httpx")
 OPTIONAL = ("pandas", "ccxt", "obstore", "arro3-io", "redis", "apprise")
@@ -63,7 +63,7 @@ def examine(settings: Settings, markets: Sequence[Market], *, offline: bool) -> 
     yield from _settings()
     yield _folder("data folder", settings.data)
     yield _space(settings.data)
-    yield _warehouse(settings.database)
+    yield _warehouse(settings.warehouse)
     yield _service(settings.data)
     yield from _ports(settings)
     yield _instance_file(settings)
@@ -135,17 +135,18 @@ def _space(folder: Path) -> Finding:
     return Finding("disk", Health.ok, text)
 
 
-def _warehouse(database: Path) -> Finding:
-    if not database.exists():
-        return Finding("warehouse", Health.ok, f"{database} does not exist yet; the first refresh creates it")
+def _warehouse(address: str) -> Finding:
+    place = place_of(address)
+    if not place.exists:
+        return Finding("warehouse", Health.ok, f"{place.name} does not exist yet; the first refresh creates it")
     try:
-        with connect(str(database), read_only=True, patience=1.0) as connection:
+        with connect(address, read_only=True, patience=1.0) as connection:
             connection.execute("select 1").fetchall()
     except WarehouseBusy as error:
         return Finding("warehouse", Health.warning, str(error))
     except WarehouseUnreadable as error:
         return Finding("warehouse", Health.failed, str(error))
-    return Finding("warehouse", Health.ok, f"{database}, {database.stat().st_size / 1e6:,.1f} MB, opens")
+    return Finding("warehouse", Health.ok, f"{place.name}, {place.bytes / 1e6:,.1f} MB, opens")
 
 
 def _instance_file(settings: Settings) -> Finding:

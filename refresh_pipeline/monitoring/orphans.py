@@ -9,7 +9,7 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market_files import market_files
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse import queries
-from refresh_pipeline.warehouse.connection import connect
+from refresh_pipeline.warehouse.connection import connect, place_of
 from refresh_pipeline.warehouse.schema import Table, qualified
 from refresh_pipeline.warehouse.stored_ranges import present_tables
 
@@ -23,9 +23,9 @@ def orphan_rows(settings: Settings, markets: Sequence[Market]) -> list[dict[str,
     Each has the market, the instrument and the timeframe (None for a market without a YAML), the number of stored
     candles, of rows in all tables of candles, of export files and of uploaded files.
     """
-    if not settings.database.exists():
+    if not place_of(settings.warehouse).exists:
         return []
-    with connect(str(settings.database), read_only=True) as connection:
+    with connect(settings.warehouse, read_only=True) as connection:
         stored = [market for market in markets if queries.has_tables(connection, market.name)]
         orphans = [row for market in stored for row in _of_market(connection, market)]
         return [*orphans, *_markets(connection, set(market_files(settings)))]

@@ -19,7 +19,7 @@ from refresh_pipeline.operations.backup_retention import backup_faults
 from refresh_pipeline.operations.missing_warehouse import why_missing
 from refresh_pipeline.pipeline.market_validation import left_out
 from refresh_pipeline.settings import Settings
-from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
+from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, place_of
 from refresh_pipeline.warehouse.outcomes import Outcome
 from refresh_pipeline.warehouse.queries import Activity, SeriesReport
 from refresh_pipeline.warehouse.schema import Table
@@ -60,7 +60,7 @@ class Snapshot:
 
 def snapshot(settings: Settings, markets: Sequence[Market], runs: RunHistory, now: datetime) -> Snapshot:
     """The problems of runs, disks, calendars and series as of `now`."""
-    warehouse = Warehouse(database=str(settings.database), patience=PATIENCE)
+    warehouse = Warehouse(database=settings.warehouse, patience=PATIENCE)
     problems = [
         *runs.problems,
         *full_disks(settings),
@@ -99,10 +99,10 @@ def missing_warehouse(settings: Settings) -> Iterator[Problem]:
 
 def full_disks(settings: Settings) -> Iterator[Problem]:
     """The disks that hold data and have too little free space."""
-    warehouse = settings.database.stat().st_size if settings.database.exists() else 0
-    wanted = max(LEAST_FREE, warehouse)
+    place = place_of(settings.warehouse)
+    wanted = max(LEAST_FREE, place.bytes if place.folder else 0)
     seen: set[int] = set()
-    for folder in (_existing(settings.data), _existing(settings.database.parent)):
+    for folder in map(_existing, (settings.data, *([place.folder] if place.folder else []))):
         device = folder.stat().st_dev
         usage = shutil.disk_usage(folder)
         if device not in seen and usage.free < wanted:
@@ -214,7 +214,7 @@ def report(settings: Settings, markets: Sequence[Market], runs: RunHistory, peri
         WarehouseBusy: another process holds the warehouse.
         WarehouseUnreadable: the warehouse cannot be opened.
     """
-    warehouse = Warehouse(database=str(settings.database), patience=PATIENCE)
+    warehouse = Warehouse(database=settings.warehouse, patience=PATIENCE)
     since = now - period.length
     lines = [f"{since:%Y-%m-%d %H:%M} to {now:%Y-%m-%d %H:%M} UTC; {runs.count_failed(since)} runs failed"]
     for market in markets:

@@ -11,7 +11,7 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.signals import SignalKind
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.settings import Settings
-from refresh_pipeline.warehouse.connection import connect
+from refresh_pipeline.warehouse.connection import connect, place_of
 from refresh_pipeline.warehouse.signals import SeriesSignals, Signal, newest_signals
 
 SIDES = {"buy": 1, "sell": -1}
@@ -43,9 +43,9 @@ def stored_signals(
     settings: Settings, chosen: Iterable[tuple[Market, Sequence[Series]]]
 ) -> list[tuple[Market, SeriesSignals]]:
     """The newest signals of these series; none before the first refresh."""
-    if not settings.database.exists():
+    if not place_of(settings.warehouse).exists:
         return []
-    with connect(str(settings.database), read_only=True) as connection:
+    with connect(settings.warehouse, read_only=True) as connection:
         return [
             (market, state)
             for market, series in chosen

@@ -16,7 +16,7 @@ from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse import gaps, queries
 from refresh_pipeline.warehouse.acknowledgements import acknowledged
-from refresh_pipeline.warehouse.connection import connect
+from refresh_pipeline.warehouse.connection import connect, place_of
 from refresh_pipeline.warehouse.outcomes import Outcome
 from refresh_pipeline.warehouse.queries import SeriesReport
 
@@ -40,9 +40,9 @@ def rows_of(
 
 def acknowledged_counts(settings: Settings, markets: Sequence[Market]) -> dict[str, int]:
     """The number of acknowledged faults of each market that has one."""
-    if not settings.database.exists():
+    if not place_of(settings.warehouse).exists:
         return {}
-    with connect(str(settings.database), read_only=True) as connection:
+    with connect(settings.warehouse, read_only=True) as connection:
         counts = {market.name: len(acknowledged(connection, market.name)) for market in markets}
     return {name: count for name, count in counts.items() if count}
 
@@ -54,8 +54,8 @@ def calendar_warnings(markets: Sequence[Market], now: datetime) -> list[str]:
 
 
 def _reports(settings: Settings, market: Market, now: datetime) -> tuple[list[SeriesReport], dict[Series, Coverage]]:
-    if settings.database.exists():
-        with connect(str(settings.database), read_only=True) as connection:
+    if place_of(settings.warehouse).exists:
+        with connect(settings.warehouse, read_only=True) as connection:
             if queries.has_tables(connection, market.name):
                 reports = queries.series_report(connection, market.name, market.series)
                 return reports, gaps.coverage(connection, market, now)

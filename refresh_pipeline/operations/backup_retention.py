@@ -20,7 +20,7 @@ from refresh_pipeline.operations.backup import (
 )
 from refresh_pipeline.operations.missing_warehouse import why_missing
 from refresh_pipeline.settings import Settings, dagster_home
-from refresh_pipeline.warehouse.connection import WarehouseBusy
+from refresh_pipeline.warehouse.connection import WarehouseBusy, place_of
 
 log = logging.getLogger("refresh_pipeline")
 
@@ -144,7 +144,7 @@ def backup_faults(settings: Settings, now: datetime) -> Iterator[tuple[str, str]
     backups = list_backups(settings.backups, now)
     yield from (("future", sentence) for sentence in _future_ones(settings.backups, now))
     if not backups:
-        if settings.database.exists() and (days := _days_at_work(settings, now)) > DAYS_WITHOUT_BACKUP:
+        if place_of(settings.warehouse).exists and (days := _days_at_work(settings, now)) > DAYS_WITHOUT_BACKUP:
             yield "none", f"there is no backup in {settings.backups} after {days:.0f} days; run refresh backup"
         return
     newest = backups[0]
@@ -152,7 +152,7 @@ def backup_faults(settings: Settings, now: datetime) -> Iterator[tuple[str, str]
     wanted, found = newest.files.get(DATABASE, (0, ""))[0], path.stat().st_size if path.is_file() else 0
     if wanted != found:
         yield "copy", f"{path} is damaged: wanted {wanted:,} bytes, found {found:,}; run refresh backup"
-    if settings.database.exists() and now - newest.instant > OVERDUE:
+    if place_of(settings.warehouse).exists and now - newest.instant > OVERDUE:
         yield (
             "age",
             f"the newest backup is of {newest.instant:%Y-%m-%d %H:%M} UTC, older than a day; run refresh backup",

@@ -28,7 +28,7 @@ def compact(settings: Settings, markets: Sequence[Market], now: datetime) -> Com
         WarehouseBusy: another process held the file's lock for too long.
         WarehouseUnreadable: DuckDB cannot open the file.
     """
-    warehouse, result = Warehouse(database=str(settings.database)), CompactionResult()
+    warehouse, result = Warehouse(database=settings.warehouse), CompactionResult()
     if not warehouse.exists:
         return result
     prune_snapshots(warehouse, settings, now)
@@ -52,7 +52,7 @@ def prune_snapshots(warehouse: Warehouse, settings: Settings, now: datetime) -> 
 
 def pending_compaction(settings: Settings, markets: Sequence[Market], now: datetime) -> int:
     """How many rows `compact` would rewrite, given enough time."""
-    warehouse = Warehouse(database=str(settings.database))
+    warehouse = Warehouse(database=settings.warehouse)
     if not warehouse.exists:
         return 0
     for market in markets:

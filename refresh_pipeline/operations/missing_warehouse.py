@@ -9,7 +9,7 @@ from pathlib import Path
 from refresh_pipeline.operations.backup import list_backups
 from refresh_pipeline.operations.restore import Places
 from refresh_pipeline.settings import Settings, dagster_home
-from refresh_pipeline.warehouse.connection import connect
+from refresh_pipeline.warehouse.connection import connect, place_of
 
 # Where Dagster's SQLite storage keeps the events that belong to assets, below DAGSTER_HOME.
 EVENTS = Path("history") / "runs" / "index.db"
@@ -21,20 +21,21 @@ def why_missing(settings: Settings) -> str:
 
     A folder in which nothing was refreshed yet has neither.
     """
-    if settings.database.exists():
+    place = place_of(settings.warehouse)
+    if place.exists:
         return ""
     signs = list(_signs(settings))
     if not signs:
         return ""
     return (
-        f"{settings.database} is missing, although there is {' and '.join(signs)}: mount its disk or correct "
+        f"{place.name} is missing, although there is {' and '.join(signs)}: mount its disk or correct "
         "REFRESH_DATABASE, or restore a backup (refresh restore), or begin a new warehouse (refresh once --new)"
     )
 
 
 def begin_warehouse(settings: Settings) -> None:
     """Create an empty warehouse; raises as `connect` does."""
-    with connect(str(settings.database)):
+    with connect(settings.warehouse):
         pass
 
 

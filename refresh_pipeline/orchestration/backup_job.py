@@ -10,7 +10,7 @@ from refresh_pipeline.operations.backup_retention import make_backup
 from refresh_pipeline.orchestration.schedules import utc_schedule
 from refresh_pipeline.pipeline.job_names import BACKUP
 from refresh_pipeline.settings import load_settings
-from refresh_pipeline.warehouse.connection import WarehouseBusy
+from refresh_pipeline.warehouse.connection import WarehouseBusy, place_of
 
 # Between two publishing times, when most markets are quiet.
 DAILY = "40 3 * * *"
@@ -42,7 +42,7 @@ def backup_job() -> None:
 
 
 def _request(_now: datetime) -> dg.RunRequest | dg.SkipReason:
-    if load_settings().database.exists():
+    if place_of(load_settings().warehouse).exists:
         return dg.RunRequest()
     return dg.SkipReason("there is no warehouse yet: no market was refreshed")
 

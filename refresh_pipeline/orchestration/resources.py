@@ -96,7 +96,7 @@ def resources(settings: Settings) -> dict[str, dg.ResourceDefinition]:
 
 def warehouse_resource(settings: Settings) -> dg.ResourceDefinition:
     """The warehouse of these settings, a new object for each run: sensors in several threads must not share one."""
-    return _without_config(lambda: Warehouse(settings.database, why_missing=partial(why_missing, settings)))
+    return _without_config(lambda: Warehouse(settings.warehouse, why_missing=partial(why_missing, settings)))
 
 
 def uploads_of(settings: Settings) -> Uploads:

@@ -31,7 +31,7 @@ from refresh_pipeline.pipeline.job_names import (
 )
 from refresh_pipeline.settings import Settings, prepare_dagster
 from refresh_pipeline.warehouse import gaps, queries
-from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect
+from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect, place_of
 from refresh_pipeline.warehouse.queries import SeriesOutcome
 from refresh_pipeline.warehouse.schema import Table
 
@@ -199,10 +199,10 @@ def _executed(
 
 
 def _outcomes(settings: Settings, market: Market, run_ids: Sequence[str]) -> list[SeriesOutcome]:
-    if not settings.database.exists():
+    if not place_of(settings.warehouse).exists:
         return []
     # A file that cannot be opened was told already, as the error of the step that needed it.
-    with suppress(WarehouseBusy, WarehouseUnreadable), connect(str(settings.database), read_only=True) as connection:
+    with suppress(WarehouseBusy, WarehouseUnreadable), connect(settings.warehouse, read_only=True) as connection:
         if queries.has_tables(connection, market.name):
             return queries.outcomes_of(connection, market.name, run_ids)
     return []
@@ -212,7 +212,7 @@ def _gaps(settings: Settings, market: Market, outcomes: Sequence[SeriesOutcome],
     fetched = {each.series for each in outcomes if each.asset == Table.raw_candles and each.outcome != "failed"}
     if not fetched:
         return []
-    with suppress(WarehouseBusy, WarehouseUnreadable), connect(str(settings.database), read_only=True) as connection:
+    with suppress(WarehouseBusy, WarehouseUnreadable), connect(settings.warehouse, read_only=True) as connection:
         found = gaps.gaps(connection, market, parse_instant(now) if now else datetime.now(UTC))
         # The newest candles come with the next refresh.
         between = [gap for gap in found if gap.place not in (Place.end, Place.whole)]
@@ -262,7 +262,7 @@ def _failed_checks(result: dg.ExecuteInProcessResult) -> dict[str, str]:
 
 
 def _places(settings: Settings) -> dict[str, str]:
-    places = {"warehouse": str(settings.database), "exports": str(settings.exports_dir)}
+    places = {"warehouse": settings.warehouse, "exports": str(settings.exports_dir)}
     # A wrong destination was told already, as the error of the step that needed it.
     with suppress(ValueError):
         places["uploads"] = uploads_of(settings).open(UploadsSpec()).url

@@ -39,7 +39,7 @@ def publish_files(
     try:
         write_status_report(root, market, current_files(warehouse, market), attempts, now)
         if snapshot:
-            renew_snapshot(Path(warehouse.database), snapshot)
+            renew_snapshot(warehouse.database, snapshot)
     except (ExportError, OSError, ValueError, WarehouseUnreadable, WarehouseBusy) as error:
         return with_warning(attempts, str(error))
     return attempts

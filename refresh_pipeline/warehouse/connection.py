@@ -1,9 +1,16 @@
-"""The one place that opens a DuckDB connection. It waits for the file's lock and always closes the connection."""
+"""The one place that opens the warehouse, and that knows what it is: a DuckDB file, or a lake (`lake.py`).
 
+It waits for other writers and always closes the connection. Whoever asks whether there is a warehouse, what it is
+called, or whether it changed, asks its `Place`: nobody else looks at a path.
+"""
+
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import duckdb
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
@@ -25,9 +32,13 @@ PATIENCE = 60.0
 # by multiprocessing, such as Dagster's runs, for a terminal: progress bars would fill their logs.
 CONFIG = {"pandas_analyze_sample": 0, "python_enable_replacements": "false"}
 SESSION = {"enable_progress_bar": False}
-# DuckDB's default is four fifths of the machine's memory. This is enough to write whole row groups of the widest table
-# at full speed; the rest spills to disk beside the file.
-MEMORY = "512MB"
+# DuckDB's default is four fifths of the machine's memory. So much for each core (DuckDB works on as many row groups) is
+# enough to write the widest table at full speed; the rest spills to disk.
+MEMORY_OF_A_CORE = 256
+MEMORY = f"{MEMORY_OF_A_CORE * max(os.cpu_count() or 2, 2)}MB"
+# DuckDB's default is nine tenths of the free disk. The largest rewrite that was measured spills a tenth of this; a plan
+# that runs away ends with an error before the disk is full.
+LARGEST_SPILL = "20GB"
 # DuckDB's messages where another process has the file open, and where this process has it open in the other mode (read
 # or write). Whole phrases: a damaged block is no lock, nor is a folder of that name.
 LOCKED = (
@@ -56,6 +67,137 @@ class WarehouseDamaged(WarehouseUnreadable):
     """The database file opens, and one of its blocks does not read."""
 
 
+# What a place looked like when it was asked: differs after every transaction of any process; empty where there is none.
+Signature = tuple[tuple[int | str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opening:
+    """How a warehouse is to be opened.
+
+    `patience` is in seconds. `market` is the one whose tables are written, None for several: in a lake writers of
+    different markets do not wait for each other. The others are as `connect` says.
+    """
+
+    read_only: bool = False
+    patience: float = PATIENCE
+    memory_limit: str = MEMORY
+    time_zone: str | None = None
+    only_files: Sequence[Path] | None = None
+    market: str | None = None
+
+
+class Place(Protocol):
+    """Where a warehouse is."""
+
+    @property
+    def name(self) -> str:
+        """What people know it by, without credentials."""
+        ...
+
+    @property
+    def file(self) -> Path | None:
+        """The DuckDB file; None where the warehouse is no file."""
+        ...
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of this machine whose disk it fills; None where it is elsewhere."""
+        ...
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a warehouse."""
+        ...
+
+    @property
+    def identity(self) -> object:
+        """Equal for as long as it is the same warehouse; call it where it exists."""
+        ...
+
+    @property
+    def bytes(self) -> int:
+        """Its size; 0 where there is none."""
+        ...
+
+    def signature(self) -> Signature:
+        """What differs after every transaction."""
+        ...
+
+    def opened(self, opening: Opening) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        """A connection, closed when the block ends; raises as `connect` does."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FilePlace:
+    """A DuckDB file of this machine. A writer holds its lock, and everybody else waits."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    @property
+    def file(self) -> Path:
+        """The path."""
+        return self.path
+
+    @property
+    def folder(self) -> Path:
+        """The folder the file is in."""
+        return self.path.parent
+
+    @property
+    def exists(self) -> bool:
+        """Whether the file exists."""
+        return self.path.exists()
+
+    @property
+    def identity(self) -> object:
+        """The file's number on its disk: another one after a restore."""
+        return self.path.stat().st_ino
+
+    @property
+    def bytes(self) -> int:
+        """The file's size."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def signature(self) -> Signature:
+        """Device, number, size and time of the database and of its log; an empty first part where there is none."""
+        return tuple(_stat(path) for path in (self.path, self.path.with_name(f"{self.path.name}.wal")))
+
+    @contextmanager
+    def opened(self, opening: Opening) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection of its own."""
+        session: dict[str, SessionValue] = dict(SESSION)
+        if opening.time_zone:
+            session["TimeZone"] = opening.time_zone
+        if opening.only_files is not None:
+            session |= {"allowed_paths": [*map(str, opening.only_files)], "enable_external_access": False}
+        config = {**CONFIG, "memory_limit": opening.memory_limit, "max_temp_directory_size": LARGEST_SPILL}
+        connection = _opened(str(self.path), opening.read_only, opening.patience, config, session)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+def place_of(address: str | Path) -> Place:
+    """The place of an address: the path of a DuckDB file, or a lake's `ducklake:postgresql://...?data=...`.
+
+    >>> place_of("data/refresh.duckdb").name
+    'data/refresh.duckdb'
+
+    Raises:
+        ValueError: the address has another scheme.
+    """
+    require_path(str(address))
+    return FilePlace(Path(address))
+
+
 @contextmanager
 def connect(
     database: str,
@@ -64,33 +206,40 @@ def connect(
     patience: float = PATIENCE,
     memory_limit: str = MEMORY,
     time_zone: str | None = None,
-    only_file: Path | None = None,
+    only_files: Sequence[Path] | None = None,
+    market: str | None = None,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection to the database file, closed when the block ends, however it ends.
+    """A connection to the warehouse of an address, closed when the block ends, however it ends.
 
     Its configuration is locked: `memory_limit` (the rest spills to disk) and `time_zone` (default: the machine's) are
-    chosen here or not at all. With `only_file`, statements reach that file and the database's, and no other.
+    chosen here or not at all. With `only_files`, statements reach those files and the warehouse's, and no others.
+    A writer names the `market` whose tables it writes, or waits for the writers of all.
 
     Raises:
-        WarehouseBusy: another process held the file's lock for `patience` seconds.
+        WarehouseBusy: another process held the lock for `patience` seconds.
         WarehouseUnreadable: the file is damaged, of a newer DuckDB, missing (to read), or not to be opened.
-        ValueError: the database's path has a scheme.
+        ValueError: the address is no path, and no lake's.
         WarehouseDamaged: a statement of the block met a damaged part of the file.
     """
-    session: dict[str, SessionValue] = {**SESSION, **({"TimeZone": time_zone} if time_zone else {})}
-    if only_file is not None:
-        session = {**session, "allowed_paths": [str(only_file)], "enable_external_access": False}
-    connection = _opened(database, read_only, patience, {**CONFIG, "memory_limit": memory_limit}, session)
-    try:
-        yield connection
-    except duckdb.Error as error:
-        if any(phrase in str(error) for phrase in DAMAGED):
-            raise WarehouseDamaged(
-                f"{database} is damaged: {_first_line(error)}. Stop refresh up, and restore a backup: refresh restore."
-            ) from error
-        raise
-    finally:
-        connection.close()
+    opening = Opening(
+        read_only=read_only,
+        patience=patience,
+        memory_limit=memory_limit,
+        time_zone=time_zone,
+        only_files=only_files,
+        market=market,
+    )
+    place = place_of(database)
+    with place.opened(opening) as connection:
+        try:
+            yield connection
+        except duckdb.Error as error:
+            if any(phrase in str(error) for phrase in DAMAGED):
+                raise WarehouseDamaged(
+                    f"{place.name} is damaged: {_first_line(error)}. Stop refresh up, and restore a backup: refresh "
+                    "restore."
+                ) from error
+            raise
 
 
 @contextmanager
@@ -107,6 +256,14 @@ def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDB
     connection.execute("commit")
 
 
+def _stat(path: Path) -> tuple[int, ...]:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def _opened(
     database: str,
     read_only: bool,
@@ -114,7 +271,6 @@ def _opened(
     config: Mapping[str, str | int],
     session: Mapping[str, SessionValue],
 ) -> duckdb.DuckDBPyConnection:
-    require_path(database)
     if not read_only:
         Path(database).parent.mkdir(parents=True, exist_ok=True)
     waiting = Retrying(

@@ -1,9 +1,8 @@
-"""Follows the change feed from another process: looks at the file's times, and opens the file only after a change.
+"""Follows the change feed from another process: looks at the warehouse's signature, opens it only after a change.
 
-Looking costs a few microseconds and keeps nobody out. One opening reads every change since the last one.
+Looking at a file costs a few microseconds and keeps nobody out. One opening reads every change since the last one.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import duckdb
 
-from refresh_pipeline.warehouse.connection import WarehouseUnreadable, connect
+from refresh_pipeline.warehouse.connection import Signature, WarehouseUnreadable, connect, place_of
 from refresh_pipeline.warehouse.versions import Changes, changes
 
 # Seconds between two looks; a file that is still for so long is between two transactions.
@@ -22,23 +21,8 @@ LONGEST_WAIT = 2.0
 # Another process may hold the file for longer; the next look tries again.
 PATIENCE = 5.0
 
-# What a file looked like: device, inode, size and time of the database and of its log; empty where there is none.
-Signature = tuple[tuple[int, ...], ...]
 # Called in the opening that read the changes: further questions need no second one.
 OnChanges = Callable[[duckdb.DuckDBPyConnection, Changes], None]
-
-
-def signature_of(database: Path) -> Signature:
-    """What differs after every transaction of any process."""
-    return tuple(_stat(path) for path in (database, database.with_name(f"{database.name}.wal")))
-
-
-def _stat(path: Path) -> tuple[int, ...]:
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        return ()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @dataclass(slots=True)
@@ -75,14 +59,14 @@ class Follower:
     """Gives the changes of a warehouse, each once; all of them again where the file is another one.
 
     Args:
-        database: the file, which need not exist yet.
+        database: the warehouse's address; it need not exist yet.
         on_changes: what to do with changes, in the opening that read them; it should take a fraction of a second.
         after: the newest version that is known; 0 for all of them.
         epoch: the epoch of that version.
     """
 
     def __init__(self, database: str | Path, on_changes: OnChanges, *, after: int = 0, epoch: str | None = None):
-        self.database, self.version, self.epoch = Path(database), after, epoch
+        self.database, self.version, self.epoch = str(database), after, epoch
         self._on_changes, self._watch = on_changes, FileWatch()
 
     def look(self, now: float | None = None) -> Changes | None:
@@ -92,10 +76,10 @@ class Follower:
             WarehouseBusy: another process holds the file; the next look tries again.
             WarehouseUnreadable: the file cannot be read.
         """
-        signature = signature_of(self.database)
+        signature = place_of(self.database).signature()
         if not signature[0] or not self._watch.is_due(signature, time.monotonic() if now is None else now):
             return None
-        with connect(str(self.database), read_only=True, patience=PATIENCE) as connection:
+        with connect(self.database, read_only=True, patience=PATIENCE) as connection:
             read = changes(connection, self.version, epoch=self.epoch)
             if read.changes or read.reset:
                 self._on_changes(connection, read)

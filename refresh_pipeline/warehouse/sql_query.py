@@ -82,8 +82,8 @@ def write_file(database: str, sql: str, path: Path, *, kind: str, seconds: float
 @contextmanager
 def _reading(database: str, seconds: float, output: Path | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection that reads the warehouse alone; errors of the query in words."""
-    nothing = Path(database).absolute()
-    with connect(database, read_only=True, memory_limit=MEMORY, only_file=output or nothing) as connection:
+    outputs = [output] if output else []
+    with connect(database, read_only=True, memory_limit=MEMORY, only_files=outputs) as connection:
         timer = Timer(seconds, connection.interrupt)
         timer.start()
         try:

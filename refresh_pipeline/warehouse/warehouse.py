@@ -49,7 +49,7 @@ from refresh_pipeline.warehouse.compaction import TABLES as COMPACTED_TABLES
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.compute_on_read import computed_rows
 from refresh_pipeline.warehouse.computed_batch import PendingRecompute
-from refresh_pipeline.warehouse.connection import MEMORY, PATIENCE, WarehouseMissing, connect, transaction
+from refresh_pipeline.warehouse.connection import MEMORY, PATIENCE, WarehouseMissing, connect, place_of, transaction
 from refresh_pipeline.warehouse.forgetting import Choice
 from refresh_pipeline.warehouse.gaps import Stretches
 from refresh_pipeline.warehouse.incremental import Recomputed, TailRefresh
@@ -92,9 +92,10 @@ class Warehouse:
         `why_missing` is asked before a file is created: a sentence where there was one already, empty otherwise.
         """
         self.database, self.patience, self._why_missing = str(database), patience, why_missing
+        self.place = place_of(database)
         self._held: duckdb.DuckDBPyConnection | None = None
-        # Markets whose tables this object has prepared, with the inode of the file that holds them.
-        self._prepared: dict[str, tuple[int, Market]] = {}
+        # Markets whose tables this object has prepared, with the identity of the warehouse that holds them.
+        self._prepared: dict[str, tuple[object, Market]] = {}
 
     @contextmanager
     def get_connection(self, *, memory_limit: str = MEMORY) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -146,12 +147,12 @@ class Warehouse:
 
     @property
     def exists(self) -> bool:
-        """Whether the database file exists."""
-        return Path(self.database).exists()
+        """Whether there is a warehouse."""
+        return self.place.exists
 
     def prepare(self, market: Market) -> None:
         """Create the market's tables and views or bring them forward, once per object and file."""
-        if self.exists and self._prepared.get(market.name) == (Path(self.database).stat().st_ino, market):
+        if self.exists and self._prepared.get(market.name) == (self.place.identity, market):
             return
         renamed = {spec.former_asset: spec.asset for spec in market.destinations.values()}
         with self.get_connection() as connection, transaction(connection):
@@ -166,7 +167,7 @@ class Warehouse:
             for series, base in series_origins.bases(connection, market.name, changed).items():
                 again, gone = resampled.regrid(connection, market, series, base)
                 _replace_made(connection, market, again, gone, datetime.now(UTC))
-        self._prepared[market.name] = (Path(self.database).stat().st_ino, market)
+        self._prepared[market.name] = (self.place.identity, market)
 
     def write_gaps(self, market: Market, now: datetime) -> None:
         """Write down what is missing at `now` for whoever asks in SQL."""

@@ -15,8 +15,8 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse.arrays import registered, texts
 from refresh_pipeline.warehouse.compaction import Compaction
-from refresh_pipeline.warehouse.connection import connect, transaction
-from refresh_pipeline.warehouse.follower import FileWatch, Follower, signature_of
+from refresh_pipeline.warehouse.connection import connect, place_of, transaction
+from refresh_pipeline.warehouse.follower import FileWatch, Follower
 from refresh_pipeline.warehouse.forgetting import Choice
 from refresh_pipeline.warehouse.manifests import Exported, Published
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
@@ -368,4 +368,4 @@ def test_a_follower_waits_for_a_file_until_it_is_told_to_stop(tmp_path: Path):
 
     Follower(warehouse.database, hear).run(stop)
     assert told(heard[-1]) == {("raw_candles", "BTC/USD"): opens(1)[0]}
-    assert signature_of(Path(warehouse.database)) != signature_of(tmp_path / "other.duckdb")
+    assert warehouse.place.signature() != place_of(tmp_path / "other.duckdb").signature()
