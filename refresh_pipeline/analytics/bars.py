@@ -33,6 +33,9 @@ class Bars:
     memory: dict[str, Floats] | None = None
     # The first row of each series whose values are wanted; None for its first row.
     first: NDArray[np.int64] | None = None
+    # The volumes of the bars before the first row of each series, the newest last: one row a series, NaN where there
+    # are fewer bars. None where no series starts at a checkpoint, or no formula looks back beyond one.
+    earlier_volumes: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.open_time)
@@ -140,6 +143,8 @@ class Computation:
     narrow: Callable[[Collection[str]], "Computation"] | None = None
     # The states of a stored checkpoint, in order, where these are not `states`: of a narrowed computation.
     checkpoint_states: Sequence[str] | None = None
+    # Bars before a checkpoint whose volumes its recursions read: `Bars.earlier_volumes`.
+    lookback: int = 0
     # The parts of a table of indicators, for `live_indicators`, which computes them a bar at a time.
     parts: Sequence[object] = ()
 

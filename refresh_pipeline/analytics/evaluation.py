@@ -34,6 +34,8 @@ class RecursiveFormula:
     states: Sequence[str] = ()
     # Whether it continues only where its states are known; otherwise a missing state means that there is no value yet.
     required_states: bool = False
+    # Bars before a checkpoint whose volumes it reads: a window of so many bars is whole after a checkpoint too.
+    lookback: int = field(default=0, compare=False)
     # Raised with every change of the formula's code that changes a value: stored values are computed anew.
     version: int = 1
 

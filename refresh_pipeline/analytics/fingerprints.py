@@ -76,7 +76,8 @@ def _described(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_described, value))}]"
     if is_dataclass(value) and not isinstance(value, type):
-        return _described({field.name: getattr(value, field.name) for field in fields(value)})
+        # What changes how bars are read, and no value, is no ingredient.
+        return _described({field.name: getattr(value, field.name) for field in fields(value) if field.compare})
     return str(value) if isinstance(value, np.generic) else repr(value)
 
 

@@ -92,6 +92,9 @@ def _computation(complete: Sequence[Part], chosen: Sequence[str]) -> Computation
         block=BLOCK_BARS,
         fingerprints={name: known[name] for name in [*chosen, *states]},
         narrow=partial(_narrowed, complete, chosen),
+        lookback=max(
+            (part.formula.lookback for part in complete if isinstance(part.formula, RecursiveFormula)), default=0
+        ),
         parts=tuple(complete),
     )
 

@@ -157,7 +157,16 @@ def _states(side: str) -> list[str]:
 def _is_busy(bars: Bars, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether these rows' volumes are above the quantile of their windows; not where a window is cut short."""
     enough = bars.number[rows] >= ZONE_BARS - 1
-    windows = bars["volume"][np.maximum(rows[:, None] - np.arange(ZONE_BARS), 0)]
+    back = np.arange(ZONE_BARS)
+    windows = bars["volume"][np.maximum(rows[:, None] - back, 0)]
+    # Of a series that starts at a checkpoint, a window begins before the first row here.
+    beyond = back - bars.position[rows][:, None]
+    row, place = np.nonzero(beyond > 0)
+    if bars.earlier_volumes is None:
+        windows[row, place] = np.nan
+    else:
+        series = np.searchsorted(bars.starts, rows[row], side="right") - 1
+        windows[row, place] = bars.earlier_volumes[series, bars.earlier_volumes.shape[1] - beyond[row, place]]
     return enough & is_busy(bars["volume"][rows], windows)
 
 

@@ -159,7 +159,9 @@ def _series_of(bars: Bars, chosen: np.ndarray) -> Bars:
     starts = np.cumsum([0, *bars.lengths[chosen]])
     columns = {name: values[rows] for name, values in bars.columns.items()}
     states = {name: values[chosen] for name, values in bars.states.items()}
-    return Bars(bars.open_time[rows], columns, starts, before=bars.earlier[chosen], states=states)
+    volumes = None if bars.earlier_volumes is None else bars.earlier_volumes[chosen]
+    before = bars.earlier[chosen]
+    return Bars(bars.open_time[rows], columns, starts, before=before, states=states, earlier_volumes=volumes)
 
 
 def _merged(members: Members, parts: list[LiveRows]) -> LiveRows:

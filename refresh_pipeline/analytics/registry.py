@@ -381,7 +381,7 @@ def _levels() -> Iterator[Indicator]:
         "zones",
         "levels",
         "The NSE predecessor's, with a rolling quantile.",
-        RecursiveFormula(levels.zones, levels.ZONE_STATES, version=2),
+        RecursiveFormula(levels.zones, levels.ZONE_STATES, lookback=levels.ZONE_BARS - 1, version=3),
         _zone_columns(),
     )
 

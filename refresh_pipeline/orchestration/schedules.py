@@ -102,7 +102,10 @@ def publish_schedule(market: Market) -> dg.ScheduleDefinition:
 def utc_schedule(
     job: dg.JobDefinition, cron_schedule: str, description: str, evaluate: Callable[[datetime], Answer]
 ) -> dg.ScheduleDefinition:
-    """A schedule named as its job, that starts no run while another is in progress; `evaluate` gets the tick's time."""
+    """A schedule named as its job, that starts no run while another is in progress; `evaluate` gets the tick's time.
+
+    A reason of `evaluate` to skip comes first: it says what is missing, and needs no look at the runs.
+    """
 
     @dg.schedule(
         name=job.name,
@@ -113,7 +116,8 @@ def utc_schedule(
         description=description,
     )
     def tick(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-        return still_running(context.instance, job.name) or evaluate(context.scheduled_execution_time)
+        answer = evaluate(context.scheduled_execution_time)
+        return answer if isinstance(answer, dg.SkipReason) else still_running(context.instance, job.name) or answer
 
     return tick
 

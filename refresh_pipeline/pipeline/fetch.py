@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
 
@@ -173,6 +173,13 @@ class _Work:
     source: Source
     now: datetime
     tallies: Mapping[Series, "_Tally"]
+    # When `now` was, by the clock that no correction of the time moves.
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def moment(self) -> datetime:
+        """The instant that it is by now: a slow venue's candles are stored minutes after the run began."""
+        return self.now + timedelta(seconds=time.monotonic() - self.began)
 
     def ask(self, requests: Sequence[Request], watch: Callable[[Sequence[Fetched]], None]) -> None:
         """Ask the source and store what arrives, as it arrives."""
@@ -197,7 +204,7 @@ class _Work:
             self.market,
             arrivals,
             name,
-            self.now,
+            self.moment,
             preferred=preferred,
             files=files,
             derived=derived_timeframes(primary_of(self.source), self.market),

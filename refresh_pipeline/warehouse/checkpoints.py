@@ -28,10 +28,38 @@ class Checkpoints:
     open_time: Times
     candles: NDArray[np.int64]
     states: Mapping[str, Floats]
+    # The newest checkpoint before which no bar is looked back at; NaT where that is the series' beginning.
+    looks_back_to: Times
 
-    def go_on(self, bars: Bars) -> Bars:
-        """The bars after the checkpoints, marked as the rest of longer series."""
-        return replace(bars, before=self.candles, states=self.states)
+    def go_on(self, bars: Bars, lookback: int) -> Bars:
+        """The bars after the checkpoints, marked as the rest of longer series, with so many volumes before them."""
+        checkpoints = np.repeat(self.open_time, bars.lengths)
+        # A comparison with NaT is false: a series without checkpoint has no bar before it.
+        is_before = bars.open_time <= checkpoints
+        if not is_before.any():
+            return replace(bars, before=self.candles, states=self.states)
+        counts = np.add.reduceat(np.append(is_before, False).astype(np.int64), bars.starts[:-1]) * (bars.lengths > 0)
+        volumes = _last_of_each(bars["volume"], bars.starts[:-1], counts, lookback)
+        return Bars(
+            bars.open_time[~is_before],
+            {name: values[~is_before] for name, values in bars.columns.items()},
+            bars.starts - np.append(0, np.cumsum(counts)),
+            before=self.candles,
+            states=self.states,
+            earlier_volumes=volumes,
+        )
+
+
+def _last_of_each(values: Floats, starts: NDArray[np.int64], counts: NDArray[np.int64], number: int) -> Floats:
+    """The last values of the first so many of each series, one row a series; NaN where there are fewer.
+
+    >>> _last_of_each(np.arange(5.0), np.array([0, 3]), np.array([3, 1]), 2)
+    array([[ 1.,  2.],
+           [nan,  3.]])
+    """
+    place = counts[:, None] - number + np.arange(number)
+    rows = np.clip(starts[:, None] + place, 0, max(len(values) - 1, 0))
+    return np.where(place >= 0, values[rows], np.nan)
 
 
 def checkpoints_before(
@@ -57,24 +85,29 @@ def checkpoints_before(
             "newest as ("
             "select series_no, max(candles) // $block * $block - $before as candles from earlier group by all), "
             "chosen as (select e.instrument, e.timeframe, e.series_no, max(e.candles) as candles "
-            "from earlier e join newest n on e.series_no = n.series_no and e.candles <= n.candles group by all) "
-            f"select f.series_no, c.open_time, c.candles{listed} from {table} c join chosen f "
+            "from earlier e join newest n on e.series_no = n.series_no and e.candles <= n.candles group by all), "
+            "ahead as (select f.series_no, max(e.open_time) as looks_back_to from chosen f join earlier e "
+            "on e.series_no = f.series_no and e.candles <= f.candles - $lookback group by all) "
+            f"select f.series_no, c.open_time, c.candles, a.looks_back_to{listed} from {table} c join chosen f "
             "on c.asset = $asset and c.instrument = f.instrument and c.timeframe = f.timeframe "
-            "and c.candles = f.candles",
+            "and c.candles = f.candles left join ahead a on a.series_no = f.series_no",
             {
                 "asset": computation.name,
                 "states": len(stored),
                 "block": block,
                 "before": computation.warm_up + computation.repaint,
+                "lookback": computation.lookback,
             },
         )
     times, candles = np.full(count, np.datetime64("NaT", "us")), np.zeros(count, dtype=np.int64)
+    looks_back_to = times.copy()
     series_no = rows["series_no"]
     times[series_no], candles[series_no] = rows["open_time"], rows["candles"]
+    looks_back_to[series_no] = rows["looks_back_to"]
     values = {name: np.full(count, np.nan) for name in states}
     for number, name in enumerate(states, start=1):
         values[name][series_no] = rows[f"state_{number}"]
-    return Checkpoints(times, candles, values)
+    return Checkpoints(times, candles, values, looks_back_to)
 
 
 def checkpoints_in(

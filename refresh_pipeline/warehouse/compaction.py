@@ -62,6 +62,7 @@ class Compaction:
     def rewrite(self, now: datetime, seconds: float) -> CompactionResult:
         """Compact the rows that grew old since the last time; starts no new piece after so many seconds."""
         result, until = CompactionResult(), time.monotonic() + seconds
+        self._forget_the_future(now)
         for since, before, _ in self._windows(now):
             for piece in list(self._pieces(since, before)):
                 if time.monotonic() > until:
@@ -85,9 +86,17 @@ class Compaction:
     def _columns(self, connection: duckdb.DuckDBPyConnection) -> int:
         return connection.execute(f"select count(*) from (describe {self._name})").fetchall()[0][0]
 
+    def _forget_the_future(self, now: datetime) -> None:
+        """Compact from today's cut on where a clock that was ahead has recorded a later one."""
+        cut = _cut(now).astype(datetime)
+        with self.connect() as connection:
+            if compacted_before(connection, self.market, self.table) > cut:
+                with transaction(connection):
+                    record_compacted(connection, self.market, self.table, cut)
+
     def _windows(self, now: datetime) -> list[tuple[datetime, datetime, int]]:
         """The ranges whose rows are sorted together, with their number of rows: whole days, oldest first."""
-        cut = (instant(now) - np.timedelta64(UNTOUCHED)).astype("datetime64[D]").astype("datetime64[us]")
+        cut = _cut(now)
         with self.connect() as connection:
             together = self.cells_together // self._columns(connection)
             since = compacted_before(connection, self.market, self.table)
@@ -147,6 +156,11 @@ class Compaction:
                 count = arrays_of(connection, "select count(*) as n from compacted")["n"]
                 connection.execute("drop table compacted")
         return int(count[0]), time.monotonic() - began
+
+
+def _cut(now: datetime) -> np.datetime64:
+    """The instant before which rows are old: a day's beginning."""
+    return (instant(now) - np.timedelta64(UNTOUCHED)).astype("datetime64[D]").astype("datetime64[us]")
 
 
 def compacted_before(connection: duckdb.DuckDBPyConnection, market: str, table: Table) -> datetime:

@@ -218,9 +218,10 @@ class TailRefresh:
         with self.connect() as connection:
             wanted = numbered(pending.series, since=pending.since)
             checkpoints = checkpoints_before(connection, self.market, self.computation, wanted)
-        after = checkpoints.open_time + np.timedelta64(1, "us")
-        read_from = np.where(checkpoints.candles > 0, after, pending.first_open_time)
-        return checkpoints.go_on(self._candles(pending, read_from, until))
+        looks_back_to = checkpoints.looks_back_to
+        after = looks_back_to + np.timedelta64(1, "us")
+        read_from = np.where(np.isnat(looks_back_to), pending.first_open_time, after)
+        return checkpoints.go_on(self._candles(pending, read_from, until), self.computation.lookback)
 
     def _read_with_warm_up(self, pending: PendingRecompute, until: Times) -> Bars:
         """Candles from `_bars_before` bars before the first change; reads further back where gaps leave too few."""

@@ -9,7 +9,7 @@ from refresh_pipeline.analytics.bars import Bars, Computation, Values
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.analytics.live import LiveTables
 from refresh_pipeline.market.candles import CANDLE_COLUMNS
-from refresh_pipeline_tests.analytics.sample_bars import History, rows_of, stacked
+from refresh_pipeline_tests.analytics.sample_bars import History, rows_of, stacked, volumes_before
 
 Table = Mapping[str, Values]
 
@@ -28,7 +28,8 @@ def head(table: Computation, histories: Sequence[History], cuts: Sequence[int], 
     at = np.maximum(whole.starts[:-1] + before - 1, 0)
     known = {name: values[at].astype(np.float64) for name, values in states.items()}
     columns = {name: values[kept] for name, values in whole.columns.items()}
-    return Bars(whole.open_time[kept], columns, starts, before=np.array(before, dtype=np.int64), states=known)
+    bars = Bars(whole.open_time[kept], columns, starts, before=np.array(before, dtype=np.int64), states=known)
+    return replace(bars, earlier_volumes=volumes_before(whole, before))
 
 
 def begun(indicators: Computation, histories: Sequence[History], cuts: Sequence[int]) -> LiveTables:

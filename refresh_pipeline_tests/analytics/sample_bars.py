@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,8 @@ class Market:
     # The market stands still for so many bars in every thousand.
     halted: int = 0
     seed: int = 0
+    # The share of bars without a volume.
+    unknown_volumes: float = 0.1
 
 
 def history(market: Market) -> History:
@@ -50,7 +52,7 @@ def history(market: Market) -> History:
     top, bottom = np.maximum(open_, close), np.minimum(open_, close)
     high = np.maximum(_on_grid(top * wick, market.tick), top)
     low = np.minimum(_on_grid(bottom / wick, market.tick), bottom)
-    volume = np.where(random.random(market.bars) < 0.1, np.nan, random.integers(0, 1000, market.bars))
+    volume = np.where(random.random(market.bars) < market.unknown_volumes, np.nan, random.integers(0, 1000, market.bars))
     return dict(zip(CANDLE_COLUMNS, (open_, high, low, close, volume), strict=True))
 
 
@@ -90,7 +92,17 @@ def tails(whole: Bars, cuts: Sequence[int], first: Sequence[int], states: Mappin
     known = {name: np.append(values, np.nan).astype(np.float64)[at] for name, values in states.items()}
     columns = {name: values[kept] for name, values in whole.columns.items()}
     begin = starts[:-1] + np.array(first, dtype=np.int64) - before
-    return Bars(whole.open_time[kept], columns, starts, before=before, states=known, first=begin)
+    bars = Bars(whole.open_time[kept], columns, starts, before=before, states=known, first=begin)
+    return replace(bars, earlier_volumes=volumes_before(whole, cuts))
+
+
+def volumes_before(whole: Bars, cuts: Sequence[int]) -> Floats:
+    """The 49 volumes of each series before its cut, one row a series; NaN where there are fewer."""
+    volumes = np.full((len(cuts), 49), np.nan)
+    for row, rows, cut in zip(volumes, whole.slices, cuts, strict=True):
+        if known := min(cut, 49):
+            row[-known:] = whole["volume"][rows][cut - known : cut]
+    return volumes
 
 
 def computed_alone(computation: Computation, market: History) -> Mapping[str, Values]:

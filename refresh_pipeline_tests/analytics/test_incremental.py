@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.analytics.evaluation import BLOCK_BARS
+from refresh_pipeline.analytics.indicators import indicators
 from refresh_pipeline.analytics.recursive import CHECKPOINT_BARS
+from refresh_pipeline.analytics.registry import registry
+from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline_tests.analytics.sample_bars import INDICATORS, Market, differing, history, rows_of, stacked, tails
 
 TABLES = {table.name: table for table in (ENHANCED_CANDLES, INDICATORS)}
@@ -21,8 +24,10 @@ LINES_COMPARED |= {"mouth_direction", "mouth_phase", "bar_position", "water_stat
 def markets(bars: st.SearchStrategy[int]) -> st.SearchStrategy[Market]:
     """Calm and wild ones, on coarse ticks and fine ones, with halts."""
 
-    def market(bars: int, volatility: float, price: float, moves_per_tick: float, halted: int, seed: int) -> Market:
-        return Market(bars, volatility, price, moves_per_tick * volatility * price, halted, seed)
+    def market(
+        bars: int, volatility: float, price: float, moves_per_tick: float, halted: int, seed: int, unknown: float
+    ) -> Market:
+        return Market(bars, volatility, price, moves_per_tick * volatility * price, halted, seed, unknown)
 
     return st.builds(
         market,
@@ -32,6 +37,7 @@ def markets(bars: st.SearchStrategy[int]) -> st.SearchStrategy[Market]:
         moves_per_tick=st.sampled_from([0.0, 0.01, 1.0]),
         halted=st.sampled_from([0, 100, 300]),
         seed=st.integers(0, 2**32 - 1),
+        unknown=st.sampled_from([0.0, 0.1]),
     )
 
 
@@ -123,3 +129,18 @@ def test_a_flag_that_is_known_later_is_0_until_then_and_never_taken_back(market,
         flags = then[column.name]
         assert not np.nan_to_num(flags[max(known - column.repaint, 0) :]).any(), column.name
         assert set(np.unique(flags[~np.isnan(flags)])) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("volatility", [0.0005, 0.03])
+def test_each_indicator_alone_goes_on_from_a_checkpoint_to_the_last_bit(volatility):
+    """Alone, an indicator reads no more bars than it says itself: other columns' warm-up does not help it."""
+    several = [Market(1300, volatility, seed=seed, unknown_volumes=0) for seed in (1, 2)]
+    whole, first = stacked([history(market) for market in several]), [1030, 1280]
+    kept = whole.position >= np.repeat(first, whole.lengths)
+    for name in registry(CALENDARS["crypto"]):
+        table = indicators([name], CALENDARS["crypto"])
+        computed, states = table.compute_with_states(whole)
+        cuts = [checkpoint_for(table, row) for row in first]
+        tail = table.compute(tails(whole, cuts, first, states))
+        for column, values in tail.items():
+            assert not len(differing(values, computed[column][kept], relative=0)), (column, cuts)

@@ -18,6 +18,7 @@ from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.market.partition_ranges import RANGE_END, RANGE_START
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.orchestration.backup_job import backup_job, backup_schedule
 from refresh_pipeline.orchestration.partitions import grid
 from refresh_pipeline.orchestration.schedules import (
     TICK_TAG,
@@ -28,6 +29,7 @@ from refresh_pipeline.orchestration.schedules import (
     refresh_schedule,
     tick_request,
 )
+from refresh_pipeline.settings import load_settings
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.project_folder import QUIET, World, metadata_of
 
@@ -242,6 +244,23 @@ def test_a_run_of_an_old_name_of_this_machine_blocks_no_tick(instance: dg.Dagste
     run = instance.get_run_by_id(run_id)
     assert run is not None
     assert run.status is DagsterRunStatus.FAILURE
+
+
+def test_without_a_warehouse_a_backup_says_so_before_it_looks_at_the_runs(
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFRESH_DATA_DIR", str(tmp_path))
+    instance.create_run_for_job(
+        job_def=backup_job, tags={PROCESS_TAG: this_process()}, status=DagsterRunStatus.STARTED
+    )
+
+    def answer() -> str | None:
+        with dg.build_schedule_context(instance=instance, scheduled_execution_time=NOON) as context:
+            return backup_schedule.evaluate_tick(context).skip_message
+
+    assert answer() == "there is no warehouse yet: no market was refreshed"
+    load_settings().database.touch()
+    assert "is still going" in str(answer())
 
 
 def test_at_a_weekend_a_tick_is_skipped_with_the_reason(instance: dg.DagsterInstance) -> None:

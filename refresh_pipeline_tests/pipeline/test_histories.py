@@ -1,5 +1,6 @@
 """Whatever changes at a venue, a refresh makes the warehouse equal to a fresh one: corrections, holes, withdrawals."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -187,6 +188,19 @@ def test_a_correction_of_a_newer_candle_asks_for_nothing_more(desk: Desk) -> Non
     desk.venue.asked.clear()
     assert "correction" not in desk.refresh()[M15].metadata
     assert len(desk.venue.asked) == 1
+
+
+def test_a_slow_venues_candles_were_not_known_before_they_were_stored(desk: Desk, tmp_path: Path) -> None:
+    class Slow(Venue):
+        def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
+            time.sleep(0.05)
+            yield from super().fetch(requests, now)
+
+    other = Desk(Warehouse(tmp_path / "slow.duckdb"), desk.market, Slow(desk.venue.candles))
+    other.refresh()
+    with other.warehouse.reader() as connection:
+        [(first,)] = connection.execute("select min(fetched_at) from histories.raw_candles").fetchall()
+    assert first >= NOW.replace(tzinfo=None) + timedelta(seconds=0.05)
 
 
 # ---- what is made from candles that change

@@ -12,7 +12,7 @@ import pytest
 
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.warehouse.compaction import Compaction, CompactionResult
+from refresh_pipeline.warehouse.compaction import Compaction, CompactionResult, record_compacted
 from refresh_pipeline.warehouse.connection import Connect
 from refresh_pipeline.warehouse.schema import Table, queue_full_recompute
 from refresh_pipeline.warehouse.warehouse import Warehouse
@@ -166,3 +166,12 @@ def test_candles_that_were_turned_away_are_forgotten_after_ninety_days(warehouse
     assert query(warehouse, "select count(*) from fair.rejected_candles") == [(3,)]
     warehouse.compact(MARKET, NOW + timedelta(days=91), 60)
     assert query(warehouse, "select count(*) from fair.rejected_candles") == [(1,)]
+
+
+def test_a_cut_that_a_clock_ahead_has_recorded_is_put_back(stored: Warehouse) -> None:
+    with stored.get_connection() as connection:
+        record_compacted(connection, "fair", Table.raw_candles, NOW.replace(tzinfo=None) + timedelta(days=400))
+    assert compaction(stored).rewrite(NOW, 60).rows == 0
+    later = NOW + timedelta(days=3)
+    stored.store_candles(MARKET, {BTC: candles(3 * A_DAY, 4 * A_DAY)}, "test", later)
+    assert compaction(stored, days=0.5).rewrite(later, 60).rows > 0
