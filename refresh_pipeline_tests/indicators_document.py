@@ -62,7 +62,8 @@ def _row(column: Column, entry: Indicator, shipped: DefaultColumns, empty: str) 
 
 def main() -> None:
     """Write the tables anew."""
-    written_by_hand = DOCUMENT.read_text(encoding="utf-8").split("\n## ")[0].rstrip("\n")
+    generated = tables().split("\n\n| ")[0]
+    written_by_hand = DOCUMENT.read_text(encoding="utf-8").split(generated)[0].rstrip("\n")
     DOCUMENT.write_text(f"{written_by_hand}\n{tables()}", encoding="utf-8")
 
 

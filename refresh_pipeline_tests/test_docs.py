@@ -12,8 +12,10 @@ import pytest
 import typer
 from pydantic import BaseModel
 
+from refresh_pipeline.analytics.registry import registry
 from refresh_pipeline.cli.app import app
 from refresh_pipeline.market import candles
+from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline.market.candles import QUOTE_COLUMNS
 from refresh_pipeline.market.destination_spec import KINDS as DESTINATION_KINDS
 from refresh_pipeline.market.destination_spec import MODELS, PLACEHOLDERS
@@ -129,6 +131,14 @@ def test_indicators_are_documented_as_the_registry_has_them(database: Path) -> N
     real = columns_in(database, Table.indicators)[len(documented()["indicators"]) :]
     documented_types = {name: cells[1] for name, cells in rows_of(text).items()}
     assert {name: documented_types[name] for name, _ in real} == dict(real)
+
+
+def test_every_indicator_has_its_formula_in_the_document() -> None:
+    _, formulas = INDICATORS.read_text(encoding="utf-8").split("\n## Formulas\n")
+    rows = [line.split(" | ") for line in formulas.split("\n## ")[0].splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(named) == sorted(registry(CALENDARS["crypto"]))
+    assert all(len(row) == 3 and row[1].strip() for row in rows)
 
 
 def test_the_markets_that_the_documents_show_are_markets() -> None:

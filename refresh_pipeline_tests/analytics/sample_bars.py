@@ -52,7 +52,9 @@ def history(market: Market) -> History:
     top, bottom = np.maximum(open_, close), np.minimum(open_, close)
     high = np.maximum(_on_grid(top * wick, market.tick), top)
     low = np.minimum(_on_grid(bottom / wick, market.tick), bottom)
-    volume = np.where(random.random(market.bars) < market.unknown_volumes, np.nan, random.integers(0, 1000, market.bars))
+    volume = np.where(
+        random.random(market.bars) < market.unknown_volumes, np.nan, random.integers(0, 1000, market.bars)
+    )
     return dict(zip(CANDLE_COLUMNS, (open_, high, low, close, volume), strict=True))
 
 

@@ -250,9 +250,7 @@ def test_without_a_warehouse_a_backup_says_so_before_it_looks_at_the_runs(
     instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REFRESH_DATA_DIR", str(tmp_path))
-    instance.create_run_for_job(
-        job_def=backup_job, tags={PROCESS_TAG: this_process()}, status=DagsterRunStatus.STARTED
-    )
+    instance.create_run_for_job(job_def=backup_job, tags={PROCESS_TAG: this_process()}, status=DagsterRunStatus.STARTED)
 
     def answer() -> str | None:
         with dg.build_schedule_context(instance=instance, scheduled_execution_time=NOON) as context:

@@ -1,10 +1,10 @@
 """Whatever changes at a venue, a refresh makes the warehouse equal to a fresh one: corrections, holes, withdrawals."""
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import pytest
@@ -193,7 +193,7 @@ def test_a_correction_of_a_newer_candle_asks_for_nothing_more(desk: Desk) -> Non
 def test_a_slow_venues_candles_were_not_known_before_they_were_stored(desk: Desk, tmp_path: Path) -> None:
     class Slow(Venue):
         def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
-            time.sleep(0.05)
+            sleep(0.05)
             yield from super().fetch(requests, now)
 
     other = Desk(Warehouse(tmp_path / "slow.duckdb"), desk.market, Slow(desk.venue.candles))
