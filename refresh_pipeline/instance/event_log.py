@@ -16,6 +16,8 @@ from sqlalchemy.engine import Engine
 from refresh_pipeline.instance.run_files import write_if_absent
 from refresh_pipeline.settings import event_log_dir, set_dagster_variables
 
+# Slightly more, so that rounding leaves no two events in the same whole millisecond.
+MILLISECOND = 0.001_001
 BATCHED = {DagsterEventType.ASSET_MATERIALIZATION, DagsterEventType.ASSET_OBSERVATION}
 
 
@@ -29,6 +31,8 @@ class BatchingSqliteEventLogStorage(SqliteEventLogStorage):
         # Every process that opens this log (web server, daemon, run, CLI) gets the variables that batching needs.
         set_dagster_variables()
         self._new_file: bytes | None = None
+        # The timestamp of the newest event of a batch.
+        self._newest = 0.0
         super().__init__(base_dir=base_dir, inst_data=inst_data)
 
     @classmethod
@@ -50,6 +54,7 @@ class BatchingSqliteEventLogStorage(SqliteEventLogStorage):
         if len(kinds) != 1 or not kinds <= BATCHED or len({event.run_id for event in events}) != 1:
             super().store_event_batch(events)
             return
+        events = self._spread(events)
         rows = [self._event_to_row(event) for event in events]
         with self.run_connection(events[0].run_id) as run:
             run.execute(SqlEventLogStorageTable.insert(), rows)
@@ -65,6 +70,19 @@ class BatchingSqliteEventLogStorage(SqliteEventLogStorage):
             }
             for event, id_ in newest_of.values():
                 self._store_asset_event(index, event, id_)
+
+    def _spread(self, events: Sequence[EventLogEntry]) -> Sequence[EventLogEntry]:
+        """The events a millisecond apart: the web UI pages by timestamp, and shows one event of each millisecond.
+
+        The last event keeps its time. Earlier ones move back, but not before an earlier batch of this process.
+        """
+        times = [event.timestamp for event in events]
+        for number in range(len(times) - 2, -1, -1):
+            if times[number + 1] - times[number] < 0.001:
+                times[number] = times[number + 1] - MILLISECOND
+        for number, time in enumerate(times):
+            times[number] = self._newest = time if time - self._newest >= 0.001 else self._newest + MILLISECOND
+        return [event._replace(timestamp=time) for event, time in zip(events, times, strict=True)]
 
     # If Dagster calls it differently one day, its own method does the work, more slowly.
     def _initdb(self, engine: Engine, for_index_shard: bool = False) -> None:

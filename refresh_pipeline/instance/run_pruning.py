@@ -4,6 +4,9 @@ The caller says how long a run is kept. Never pruned are: a run that is going; t
 schedule; a run that holds the newest materialization or observation of a partition, the newest evaluation of a check,
 or an attempt at a partition that was not materialized since. Such a run loses only its superseded events.
 
+Events that belong to no run (states of freshness, materializations that another program reported) go as soon as they are
+older than a week, but for the newest of each asset, partition and kind.
+
 On SQLite, Dagster's public way takes several transactions per run and leaves the run's file behind. Here events are
 deleted by the thousand, and files as files. On other databases runs are deleted the public way.
 """
@@ -11,7 +14,7 @@ deleted by the thousand, and files as files. On other databases runs are deleted
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -19,6 +22,7 @@ import dagster as dg
 import sqlalchemy as db
 from dagster import DagsterEventType, RunsFilter
 from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionsFilter, BulkActionStatus
+from dagster._core.instance import RUNLESS_RUN_ID
 from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.storage.event_log.schema import (
@@ -37,6 +41,7 @@ KeptFor = Callable[[dg.DagsterRun], timedelta]
 
 MADE = DagsterEventType.ASSET_MATERIALIZATION.value
 OBSERVED = DagsterEventType.ASSET_OBSERVATION.value
+CHECKED = DagsterEventType.ASSET_CHECK_EVALUATION.value
 PLANNED = DagsterEventType.ASSET_MATERIALIZATION_PLANNED.value
 # Runs per question, and events per transaction: other writers wait for less than a second, and get their turn in the
 # pause between two transactions (a waiting SQLite connection tries again every tenth of a second).
@@ -45,6 +50,8 @@ EVENTS_AT_ONCE = 10_000
 PAUSE = 0.1
 # Many builds of SQLite overwrite deleted rows with zeros, which takes twice the time; no event is a secret.
 QUICKLY = "pragma secure_delete = off"
+# As long as runs that refresh nothing.
+RUNLESS_KEPT = timedelta(days=7)
 # Values per statement, well below SQLite's limit.
 VALUES_AT_ONCE = 10_000
 WHO_ASKED = ("dagster/schedule_name", "dagster/sensor_name")
@@ -88,6 +95,8 @@ class Pruning:
     # The superseded events of runs that stay.
     superseded: dict[str, list[int]]
     orphans: Sequence[str]
+    # Superseded events of no run that are older than this go; seconds since 1970.
+    runless_before: float
 
     @classmethod
     def of(cls, instance: dg.DagsterInstance, now: datetime, kept_for: KeptFor) -> "Pruning":
@@ -105,11 +114,14 @@ class Pruning:
             thinned = [run_id for run_id in due if run_id in holding] if log.is_run_sharded else []
             superseded = {run_id: events for run_id in thinned if (events := _superseded(connection, run_id, newest))}
         orphans = sorted(RunFiles.of(instance).orphans(known, now))
-        return cls(instance, log, [run_id for run_id in due if run_id not in holding], superseded, orphans)
+        runs = [run_id for run_id in due if run_id not in holding]
+        return cls(instance, log, runs, superseded, orphans, (now - RUNLESS_KEPT).timestamp())
 
     def expected(self) -> Pruned:
         """What would be deleted, with an estimate of bytes."""
         events = sum(self._events_of_runs().values()) + sum(map(len, self.superseded.values()))
+        with self.log.index_connection() as connection:
+            events += len(_superseded_runless(connection, self.runless_before))
         with self.log.index_connection() as connection:
             [(total,)] = connection.execute(db.select(db.func.count()).select_from(SqlEventLogStorageTable)).fetchall()
         shared = sum(used_bytes(path) for path in databases(self.instance)) * events // max(total, 1)
@@ -124,6 +136,7 @@ class Pruning:
         events = sum(map(len, self.superseded.values())) + sum(self._events_of_runs().values())
         freed = self._delete_in_bulk() if self.log.is_run_sharded else self._delete_publicly()
         self._delete_superseded_events()
+        events += self._delete_runless()
         files = RunFiles.of(self.instance)
         freed += sum(delete_files(files.of_run(run_id)) for run_id in self.orphans)
         freed += before - sum(map(used_bytes, shared))
@@ -143,9 +156,17 @@ class Pruning:
         for event_ids in _by(EVENTS_AT_ONCE, [event for events in self.superseded.values() for event in events]):
             with self.log.index_connection() as connection:
                 connection.exec_driver_sql(QUICKLY)
-                connection.execute(AssetEventTagsTable.delete().where(TAGS.event_id.in_(event_ids)))
-                connection.execute(SqlEventLogStorageTable.delete().where(EVENTS.id.in_(event_ids)))
+                _delete_events(connection, event_ids)
             time.sleep(PAUSE)
+
+    def _delete_runless(self) -> int:
+        """Delete superseded events of no run; returns how many are gone from the index."""
+        with self.log.index_connection() as connection:
+            count = _delete_events(connection, _superseded_runless(connection, self.runless_before))
+        if self.log.is_run_sharded and any(path.exists() for path in RunFiles.of(self.instance).of_run(RUNLESS_RUN_ID)):
+            with self.log.run_connection(RUNLESS_RUN_ID) as connection:
+                _delete_events(connection, _superseded_runless(connection, self.runless_before))
+        return count
 
     def _delete_in_bulk(self) -> int:
         files = RunFiles.of(self.instance)
@@ -259,7 +280,28 @@ def _superseded(connection: db.engine.Connection, run_id: str, newest: set[int])
     return [row[0] for row in connection.execute(made).fetchall() if row[0] not in newest]
 
 
+def _superseded_runless(connection: db.engine.Connection, before: float) -> list[int]:
+    """Events of no run that are older than an instant, but for the newest of each asset, partition and kind.
+
+    Evaluations of checks stay, since a table of their own points to them.
+    """
+    mine = db.and_(EVENTS.run_id == RUNLESS_RUN_ID, EVENTS.dagster_event_type != CHECKED)
+    newest = db.select(db.func.max(EVENTS.id)).where(mine)
+    newest = newest.group_by(EVENTS.asset_key, EVENTS.partition, EVENTS.dagster_event_type)
+    # Dagster stores timestamps of SQLite in UTC without a zone.
+    old = EVENTS.timestamp < datetime.fromtimestamp(before, UTC).replace(tzinfo=None)
+    chosen = db.select(EVENTS.id).where(mine, old, EVENTS.id.not_in(newest))
+    return [row[0] for row in connection.execute(chosen).fetchall()]
+
+
 # ---- deleting
+
+
+def _delete_events(connection: db.engine.Connection, event_ids: Sequence[int]) -> int:
+    for ids in _by(EVENTS_AT_ONCE, event_ids):
+        connection.execute(AssetEventTagsTable.delete().where(TAGS.event_id.in_(ids)))
+        connection.execute(SqlEventLogStorageTable.delete().where(EVENTS.id.in_(ids)))
+    return len(event_ids)
 
 
 def _delete_runs(storage: Any, run_ids: Sequence[str]) -> None:

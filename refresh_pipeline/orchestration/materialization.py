@@ -16,6 +16,7 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series, listing
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.orchestration.asset_specs import series_address
+from refresh_pipeline.orchestration.reported_partitions import reported
 from refresh_pipeline.orchestration.run_options import RunOptions
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome, SeriesStats
 from refresh_pipeline.warehouse.schema import Table
@@ -25,6 +26,8 @@ EVERY_SERIES_FAILED = "every series failed"
 # Failed partitions of one step that get an observation with the reason. Dagster writes observations one by one, 10 ms
 # each; the check lists all failed series.
 MOST_OBSERVED = 20
+# What only a partition of raw candles says: the other assets' events do not repeat it.
+OF_CANDLES = frozenset({"source", "candle_count", "first_open_time", "completeness", "complete"})
 
 
 def series_of(context: dg.AssetExecutionContext, options: RunOptions) -> list[Series]:
@@ -58,7 +61,8 @@ def materialized(
 ) -> dg.MaterializeResult:
     """Record the outcome of each series, and materialize the partitions of those that did not fail.
 
-    A failed partition keeps its last materialization and gets an observation with the reason.
+    A scheduled tick of many series materializes a share of them in turn. A failed partition keeps its last
+    materialization and gets an observation with the reason.
 
     Raises:
         dagster.Failure: every series of the run's whole range failed, for a reason that asking again may mend.
@@ -66,10 +70,14 @@ def materialized(
     asset = context.asset_key.path[-1]
     failed = {series: attempt for series, attempt in attempts.items() if attempt.outcome is Outcome.failed}
     succeeded = [series for series in attempts if series not in failed]
+    due = reported(context, market, succeeded)
     with warehouse.session():
+        due |= warehouse.failed_series(market, asset) | _corrected(asset, attempts)
         warehouse.record(market, asset, attempts, context.run.run_id, now)
-        stats = warehouse.series_stats(market, succeeded)
-        coverage = warehouse.coverage(market, [series for series in succeeded if stats[series].candle_count], now)
+        chosen = [series for series in succeeded if series in due]
+        stats = warehouse.series_stats(market, chosen)
+        stored = [series for series in chosen if stats[series].candle_count] if asset == Table.raw_candles else []
+        coverage = warehouse.coverage(market, stored, now) if stored else {}
     context.log.info("%s: %s", asset, summary(attempts))
     for line in failures(failed):
         context.log.warning("%s: %s", asset, line)
@@ -77,8 +85,9 @@ def materialized(
         context.log_event(_observation(context.asset_key, series, attempt))
     if must_fail(attempts, options):
         raise _failure(asset, failed)
-    describe_partitions(context, _metadata(market, attempts, stats, coverage, now))
-    is_narrowed = materialize_only(context, [series.key for series in succeeded])
+    entries = _metadata(market, attempts, stats, coverage, now)
+    describe_partitions(context, entries if asset == Table.raw_candles else _without_candles(entries))
+    is_narrowed = materialize_only(context, [series.key for series in chosen])
     if failed and not succeeded and not is_narrowed:
         raise _failure(asset, failed)
     return dg.MaterializeResult()
@@ -92,6 +101,12 @@ def must_fail(attempts: Mapping[Series, Attempt], options: RunOptions) -> bool:
     """
     all_may_mend = all(each.outcome is Outcome.failed and each.transient for each in attempts.values())
     return bool(attempts) and not options.series and all_may_mend
+
+
+def _corrected(asset: str, attempts: Mapping[Series, Attempt]) -> set[Series]:
+    """The series of which candles were corrected; computed rows are written again at most ticks."""
+    is_fetched = asset == Table.raw_candles
+    return {series for series, attempt in attempts.items() if is_fetched and attempt.rows_revised}
 
 
 def _observation(asset: dg.AssetKey, series: Series, attempt: Attempt) -> dg.AssetObservation:
@@ -131,6 +146,13 @@ def _metadata(
         share = coverage[series].completeness
         entries[series] |= {"completeness": round(share, 6), "complete": f"{share:.2%}".replace("%", " %")}
     return {series.key: entry for series, entry in entries.items()}
+
+
+def _without_candles(entries: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, object]]:
+    """The metadata of partitions without the entries that those of raw candles hold."""
+    return {
+        key: {name: value for name, value in entry.items() if name not in OF_CANDLES} for key, entry in entries.items()
+    }
 
 
 def _basics(market: Market, attempt: Attempt, stats: SeriesStats) -> dict[str, object]:

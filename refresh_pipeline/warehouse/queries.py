@@ -217,12 +217,12 @@ def cross_check_turns(connection: duckdb.DuckDBPyConnection, market: str, now: d
     return {Series(name, Timeframe(timeframe)): at.replace(tzinfo=UTC) for name, timeframe, at in rows}
 
 
-def failed_series(connection: duckdb.DuckDBPyConnection, market: str, asset: Table) -> list[FailedSeries]:
+def failed_series(connection: duckdb.DuckDBPyConnection, market: str, asset: str) -> list[FailedSeries]:
     """The series whose last attempt at this asset failed."""
     rows = connection.execute(
         "select instrument, timeframe, reason, transient, failures, attempted_at "
         f"from {qualified(market, Table.outcomes)} where asset = ? and outcome = 'failed' order by attempted_at",
-        [asset.value],
+        [asset],
     ).fetchall()
     return [FailedSeries(Series(r[0], Timeframe(r[1])), r[2], r[3], r[4], r[5].replace(tzinfo=UTC)) for r in rows]
 

@@ -468,12 +468,17 @@ class Warehouse:
         with self.get_connection() as connection:
             return queries.failed_series_of_run(connection, market.name, asset, run_id)
 
+    def failed_series(self, market: Market, asset: str) -> set[Series]:
+        """The series whose last attempt at an asset failed."""
+        with self.get_connection() as connection:
+            return {failure.series for failure in queries.failed_series(connection, market.name, asset)}
+
     def failed(self, market: Market) -> list[FailedSeries]:
         """The series whose last fetch failed."""
         with self.market_reader(market) as connection:
             if connection is None:
                 return []
-            failed = queries.failed_series(connection, market.name, Table.raw_candles)
+            failed = queries.failed_series(connection, market.name, Table.raw_candles.value)
         # A series that left the market's YAML cannot be fetched again.
         known = set(market.series)
         return [failure for failure in failed if failure.series in known]

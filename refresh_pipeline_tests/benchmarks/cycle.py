@@ -26,6 +26,7 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.orchestration import checks
 from refresh_pipeline.orchestration.build import build
 from refresh_pipeline.orchestration.partitions import grid, whole
+from refresh_pipeline.orchestration.schedules import TICK_TAG
 from refresh_pipeline.pipeline import backfill, compute, fetch
 from refresh_pipeline.pipeline.job_names import refresh_job_name
 from refresh_pipeline.pipeline.quality import candle_checks
@@ -297,12 +298,10 @@ def run_job(
     asked = {"run_options": {"config": {"now": now.isoformat(), **more}}} if "run_options" in job.resource_defs else {}
     config = {"resources": asked, "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     results: list[dg.ExecuteInProcessResult] = []
+    # As a tick tags its run: of many series it reports a share to Dagster.
+    tags = {**whole(market), TICK_TAG: now.isoformat(), "dagster/schedule_name": job.name}
     with (watch or Watch()).on():
-        total = seconds(
-            lambda: results.append(
-                job.execute_in_process(instance=instance, tags=dict(whole(market)), run_config=config)
-            )
-        )
+        total = seconds(lambda: results.append(job.execute_in_process(instance=instance, tags=tags, run_config=config)))
     stats = {_plain(each.step_key, market): each for each in instance.get_run_step_stats(results[0].run_id)}
     spans = {name: (each.start_time or 0.0, each.end_time or 0.0) for name, each in stats.items()}
     work = {name: watch.stages.between(*span) if watch else 0.0 for name, span in spans.items()}

@@ -202,6 +202,24 @@ def test_the_rows_of_the_index_are_the_same(two: Two, table: str):
     assert two.agree(rows)
 
 
+def test_events_of_a_batch_are_at_least_a_millisecond_apart_in_their_order(
+    tmp_path: Path, instance: dg.DagsterInstance
+):
+    # Dagster's pages show one event of each millisecond.
+    events = [event._replace(timestamp=1_780_000_000.5) for event in [*stored_events(instance)][:30]]
+    with ExitStack() as stack:
+        log = opened(tmp_path, BatchingSqliteEventLogStorage, stack)
+        for batch in (events[:20], events[20:]):
+            log.store_event_batch(batch)
+        stored = [event.timestamp for event in log.get_logs_for_run(events[0].run_id)]
+    milliseconds = [int(time * 1000) for time in stored]
+    assert milliseconds == sorted(set(milliseconds))
+    assert len(stored) == 30
+    # The last of a batch keeps its time, unless another batch has just taken it.
+    assert stored[19] == 1_780_000_000.5 > stored[0] > 1_780_000_000.4
+    assert stored[-1] < 1_780_000_000.6
+
+
 # ---- what is no batch of one run's materializations
 
 

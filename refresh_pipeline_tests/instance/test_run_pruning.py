@@ -30,6 +30,10 @@ def kept_for_an_hour(run: dg.DagsterRun) -> timedelta:
     return HOUR
 
 
+def kept_for_ever(run: dg.DagsterRun) -> timedelta:
+    return timedelta(days=1000)
+
+
 def in_two_hours() -> datetime:
     return datetime.now(UTC) + 2 * HOUR
 
@@ -137,6 +141,28 @@ def test_of_a_run_that_holds_a_partitions_newest_materialization_only_the_rest_g
     # Its own page still shows all of it.
     made = instance.get_records_for_run(history.holder, of_type=DagsterEventType.ASSET_MATERIALIZATION).records
     assert len(made) == 2 * len(FEW)
+
+
+def test_of_events_without_a_run_the_newest_of_each_kind_stay(history: History) -> None:
+    instance = history.instance
+    for number in range(3):
+        for key in FEW[:2]:
+            instance.report_runless_asset_event(dg.AssetMaterialization(RAW, partition=key, metadata={"n": number}))
+        instance.report_runless_asset_event(dg.AssetObservation(COMPUTED))
+    log = instance.event_log_storage
+    assert isinstance(log, SqlEventLogStorage)
+    with log.run_connection("") as connection:
+        assert connection.exec_driver_sql("select count(*) from event_logs").fetchall() == [(9,)]
+    before = state(instance)
+    assert prune(instance, kept_for_ever, in_two_hours()) == Pruned()
+    in_a_week = datetime.now(UTC) + timedelta(days=7, hours=1)
+    assert prune(instance, kept_for_ever, in_a_week, dry_run=True).events == 6
+    assert prune(instance, kept_for_ever, in_a_week).events == 6
+    assert rows(instance, "event_logs", "run_id = ''") == 3
+    assert state(instance) == before
+    with log.run_connection("") as connection:
+        assert connection.exec_driver_sql("select count(*) from event_logs").fetchall() == [(3,)]
+    assert prune(instance, kept_for_ever, in_a_week) == Pruned()
 
 
 def test_a_dry_run_says_the_same_and_deletes_nothing(history: History) -> None:
