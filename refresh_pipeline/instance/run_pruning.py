@@ -4,8 +4,8 @@ The caller says how long a run is kept. Never pruned are: a run that is going; t
 schedule; a run that holds the newest materialization or observation of a partition, the newest evaluation of a check,
 or an attempt at a partition that was not materialized since. Such a run loses only its superseded events.
 
-Events that belong to no run (states of freshness, materializations that another program reported) go as soon as they are
-older than a week, but for the newest of each asset, partition and kind.
+Events that belong to no run (states of freshness, materializations that another program reported) go after a week, but
+for the newest of each asset, partition and kind.
 
 On SQLite, Dagster's public way takes several transactions per run and leaves the run's file behind. Here events are
 deleted by the thousand, and files as files. On other databases runs are deleted the public way.
