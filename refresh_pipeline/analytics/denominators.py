@@ -140,6 +140,10 @@ def _bodies(opened: Floats, close: Floats, periods: int) -> Masks:
 
 def _is_constant(values: Floats, periods: int, scale: Floats) -> Mask:
     """Whether the variance is below 1e-13 of the scale's square: TA-Lib's sums of squares have no more digits."""
+    # A window's variance is at least the square of its range over twice its length: hardly any needs a deviation.
+    spread = _highest(values, periods) - _lowest(values, periods)
+    if not (spread**2 <= 4 * periods * AVERAGES * scale**2).any():
+        return np.zeros(len(values), dtype=bool)
     return standard_deviation(values, periods) ** 2 <= AVERAGES * scale**2
 
 

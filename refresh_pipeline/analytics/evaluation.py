@@ -7,13 +7,15 @@ block: every refresh calls the same function on the same bars. A `RowFormula` us
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Bars, Column, Values
+from refresh_pipeline.analytics.denominators import without_nulls
 from refresh_pipeline.analytics.fingerprints import Fingerprint, fingerprint
+from refresh_pipeline.analytics.null_masks import Movement, Nulls, nulls_of, window_masks
 from refresh_pipeline.market.candles import Floats
 
 # Bars per block of a BlockFormula: a tail computes half a block before its first row, a whole history calls each
@@ -233,9 +235,14 @@ def _blocks(bars: Bars) -> Iterator[_BlockRows]:
 def _evaluate_blocks(parts: Sequence[Part[BlockFormula]], rows: Rows) -> dict[str, Values]:
     names = [name for part in parts for name in part.names]
     matrix = np.empty((len(names), len(rows.at)))
-    groups = grouped(parts)
-    for block_rows in _blocks(rows.bars):
-        _compute_block(groups, rows.bars, block_rows, matrix)
+    groups = [(before, takes, [_NullingCall.of(*call) for call in calls]) for before, takes, calls in grouped(parts)]
+    if parts:
+        movement = Movement.of(rows.bars)
+        for block_rows in _blocks(rows.bars):
+            _compute_block(groups, rows.bars, block_rows, movement, matrix)
+    for _, takes, calls in groups:
+        for call in calls:
+            call.null_by_window(rows, takes, matrix)
     _null_missing(parts, rows, matrix)
     return dict(zip(names, matrix, strict=True))
 
@@ -259,16 +266,56 @@ def grouped(parts: Sequence[Part[BlockFormula]]) -> list[Group]:
     return [(before, takes, list(calls.values())) for (before, takes), calls in groups.items()]
 
 
-def _compute_block(groups: Sequence[Group], bars: Bars, block_rows: _BlockRows, matrix: Floats) -> None:
+@dataclass(frozen=True, slots=True)
+class _NullingCall:
+    """A call, and how its nulls for 0/0 are known: from windows at once, from averages only where a market halts."""
+
+    formula: BlockFormula
+    fills: list[list[int]]
+    # The formula to call where the market stood still, moved, and moved all the time before: with its nulls or without.
+    by_movement: tuple[BlockFormula, BlockFormula, BlockFormula]
+    mask: Callable[..., Any] | None
+    nulls: Nulls
+
+    @classmethod
+    def of(cls, formula: BlockFormula, fills: list[list[int]]) -> "_NullingCall":
+        """The call that computes these rows of the matrix."""
+        function, mask = without_nulls(formula.function)
+        nulls, plain = nulls_of(mask, formula.arguments), replace(formula, function=function)
+        # Nulls of windows are written later.
+        still = plain if nulls in (Nulls.never, Nulls.window) else formula
+        moved = plain if nulls is Nulls.halt else still
+        return cls(formula, fills, (still, moved, plain if nulls is Nulls.earlier_halt else moved), mask, nulls)
+
+    def null_by_window(self, rows: Rows, takes: Sequence[str], matrix: Floats) -> None:
+        """Write the nulls that follow from windows alone."""
+        if self.nulls is not Nulls.window or self.mask is None:
+            return
+        masks = window_masks(self.mask, rows.bars, takes, self.formula.arguments, rows.at)
+        each = masks if isinstance(masks, tuple) else (masks,) * len(self.fills)
+        for numbers, mask in zip(self.fills, each, strict=True):
+            if mask.any():
+                for number in numbers:
+                    matrix[number, mask] = np.nan
+
+
+def _compute_block(
+    groups: Sequence[tuple[int, Sequence[str], Sequence[_NullingCall]]],
+    bars: Bars,
+    block_rows: _BlockRows,
+    movement: Movement,
+    matrix: Floats,
+) -> None:
     into = slice(block_rows.into, block_rows.into + block_rows.end - block_rows.begin)
+    moved = movement.throughout(block_rows.begin, block_rows.end, block_rows.series)
     for before, takes, calls in groups:
         start = max(block_rows.block - before, block_rows.series)
         arrays = [bars[name][start : block_rows.end] for name in takes]
-        for formula, fills in calls:
-            outputs = outputs_of(formula, arrays, block_rows.begin - start)
-            if formula.counts_rows:
+        for call in calls:
+            outputs = outputs_of(call.by_movement[moved], arrays, block_rows.begin - start)
+            if call.formula.counts_rows:
                 outputs = [output + (start - block_rows.series + block_rows.earlier) for output in outputs]
-            for numbers, output in zip(fills, outputs, strict=True):
+            for numbers, output in zip(call.fills, outputs, strict=True):
                 for number in numbers:
                     matrix[number, into] = output
 

@@ -8,7 +8,6 @@ none of TA-Lib's, or has no case here, is computed over its block's stretch.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any
@@ -32,17 +31,13 @@ from refresh_pipeline.analytics.evaluation import (
     outputs_of,
 )
 from refresh_pipeline.analytics.live_windows import Members, Windows
+from refresh_pipeline.analytics.null_masks import MASK_BARS, MOVE, MOVING_BARS, Nulls, moved, nulls_of
 from refresh_pipeline.analytics.registry import LAST_BAR
 from refresh_pipeline.analytics.talib_functions import FUNCTIONS, bare
 from refresh_pipeline.market.candles import Floats
 
 # One bar in, the value or the values of the function out.
 Update = Callable[..., Any]
-# Bars of which one at least has to move for a market that does not stand still, and how much of the price: an average
-# that remembers for ever is then a million times what counts as 0.
-MOVING_BARS, MOVE = 8, 1e-6
-# Before so many bars a mask looks no further back.
-MASK_BARS = 64
 # Bars that a row formula reads at least.
 ROW_BARS = 256
 
@@ -58,41 +53,6 @@ def _stream(name: str) -> Callable[..., Any]:
     return _streams()[bare(name)]
 
 
-class _Nulls(Enum):
-    """How it is known where a call's value at a new bar is null for 0/0."""
-
-    never = "never"
-    # From the last bars, of all series at once.
-    window = "window"
-    # Not where the market moved in the last bars, or throughout the bars before as well.
-    halt = "halt"
-    earlier_halt = "earlier halt"
-    # From the last values of the RSI; not where volume was traded.
-    strength = "strength"
-    volume = "volume"
-    # Only from the block's stretch.
-    stretch = "stretch"
-
-
-def _nulls(mask: Callable[..., Any] | None, arguments: Sequence[object]) -> _Nulls:
-    if mask is None:
-        return _Nulls.never
-    periods = [value for value in arguments if isinstance(value, int)]
-    if sum(periods) >= MASK_BARS:
-        return _Nulls.stretch
-    if mask in denominators.OF_A_WINDOW:
-        return _Nulls.window
-    if denominators.is_stochastic_rsi(mask):
-        return _Nulls.strength
-    if denominators.is_volume_oscillator(mask):
-        return _Nulls.volume if min(periods[:2]) > 1 else _Nulls.stretch
-    # An average of one bar, or two of two bars, forgets a move too soon.
-    forgets = min(periods) < 2 or periods.count(2) > 1
-    if mask in denominators.NEEDS_A_HALT and not forgets:
-        return _Nulls.halt
-    return _Nulls.earlier_halt if mask in denominators.NEEDS_AN_EARLIER_HALT and not forgets else _Nulls.stretch
-
-
 @dataclass(slots=True)
 class _Call:
     """One distinct call: where its stretch begins, what it takes, and what goes on of it for each series."""
@@ -105,14 +65,14 @@ class _Call:
     # The function without its nulls, where those are, and its stream if the value goes on from a handle.
     function: Callable[..., Any] = field(init=False)
     mask: Callable[..., Any] | None = field(init=False)
-    nulls: _Nulls = field(init=False)
+    nulls: Nulls = field(init=False)
     talib: Callable[..., Any] | None = field(init=False)
 
     def __post_init__(self) -> None:
         self.function, self.mask = denominators.without_nulls(self.formula.function)
-        self.nulls = _nulls(self.mask, self.formula.arguments)
+        self.nulls = nulls_of(self.mask, self.formula.arguments)
         name = bare("MFI") if denominators.is_money_flow(self.function) else self.function
-        is_computed = self.nulls is _Nulls.stretch or self.formula.leaves_out
+        is_computed = self.nulls is Nulls.stretch or self.formula.leaves_out
         self.talib = None if is_computed else _streams().get(name)
 
     def over_stretch(self, windows: Windows, member: int) -> Sequence[Floats]:
@@ -230,7 +190,7 @@ class LiveIndicators:
         self._ranges: list[Update | None] = [None] * series
         self._periods: list[Update | None] = [None] * series
         self._strengths = {
-            number: _Strength.empty(series) for number, call in enumerate(self._calls) if call.nulls is _Nulls.strength
+            number: _Strength.empty(series) for number, call in enumerate(self._calls) if call.nulls is Nulls.strength
         }
 
     # ---- begin
@@ -437,11 +397,9 @@ class _Masks:
     @classmethod
     def of(cls, windows: Windows, members: Members) -> "_Masks":
         high, low, close = (windows.last(name, members, MASK_BARS + MOVING_BARS) for name in ("high", "low", "close"))
-        up, down = np.diff(high), -np.diff(low)
-        moved = (np.abs(np.diff(close)) > MOVE * close[:, 1:]) & (high - low > MOVE * close)[:, 1:]
-        moved &= (up != down) & (np.maximum(up, down) > MOVE * close[:, 1:])
-        bars = np.where(moved, np.arange(moved.shape[1]), -1)
-        since = np.arange(moved.shape[1]) - np.maximum.accumulate(bars, axis=1)
+        moving = moved(high, low, close)
+        bars = np.where(moving, np.arange(moving.shape[1]), -1)
+        since = np.arange(moving.shape[1]) - np.maximum.accumulate(bars, axis=1)
         recent = since[:, MOVING_BARS - 1 :] < MOVING_BARS
         columns = {name: windows.last(name, members, MASK_BARS).ravel() for name in ("open", "high", "low", "close")}
         columns["volume_or_0"] = np.nan_to_num(windows.last("volume", members, MASK_BARS)).ravel()
@@ -451,12 +409,12 @@ class _Masks:
         """The outputs of a call with null for 0/0."""
         if call.mask is None:
             return outputs
-        if call.nulls is _Nulls.window:
+        if call.nulls is Nulls.window:
             return self._by_window(call, call.mask, outputs)
-        if call.nulls is _Nulls.volume:
+        if call.nulls is Nulls.volume:
             moves = self._was_traded(call, members)
         else:
-            moves = self.moves if call.nulls is _Nulls.halt else self.always_moved
+            moves = self.moves if call.nulls is Nulls.halt else self.always_moved
         outputs = [np.array(output) for output in outputs]
         for row in np.flatnonzero(~moves).tolist():
             exact = call.over_stretch(self.windows, int(members[row]))
