@@ -84,7 +84,7 @@ class WarmRunLauncher(DefaultRunLauncher):
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         """Whether the process of a started run still exists."""
-        gone = why_gone(run)
+        gone = why_gone(self._instance, run)
         return CheckRunHealthResult(WorkerStatus.FAILED if gone else WorkerStatus.RUNNING, gone)
 
     def dispose(self) -> None:

@@ -1,4 +1,8 @@
-"""Runs whose process is gone. A killed process reports nothing, so its run would count as going for ever."""
+"""Runs whose process is gone. A killed process reports nothing, so its run would count as going for ever.
+
+On one machine the process itself is looked for. Where Dagster's records are in PostgreSQL, a run's process may be on
+any machine: it holds a lock there, as `run_lock` says.
+"""
 
 import os
 import socket
@@ -14,6 +18,8 @@ from dagster import DagsterRunStatus, RunRecord, RunsFilter
 # it, the process's start. A boot id outlives the machine's name, and a reboot changes it.
 # Dagster's pages hide tags that begin with .dagster/.
 PROCESS_TAG = ".dagster/refresh_process"
+# Whether that process holds the run's lock in PostgreSQL.
+LOCK_TAG = ".dagster/refresh_lock"
 
 # Linux writes a new id at each boot. Other systems get one id for all boots, stored in the user's folder.
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -56,9 +62,15 @@ def boot_id() -> str:
 
 
 def claim(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> None:
-    """Write into the run's tags that this process works on it."""
-    if context.run.tags.get(PROCESS_TAG) != this_process():
-        context.instance.add_run_tags(context.run.run_id, {PROCESS_TAG: this_process()})
+    """Write into the run's tags that this process works on it, and hold its lock where there are locks."""
+    # Late: with it comes SQLAlchemy, which loading the definitions does not need.
+    from refresh_pipeline.instance import run_lock  # noqa: PLC0415
+
+    tags = {PROCESS_TAG: this_process()}
+    if run_lock.hold(context.instance, context.run.run_id):
+        tags[LOCK_TAG] = "held"
+    if not tags.items() <= context.run.tags.items():
+        context.instance.add_run_tags(context.run.run_id, tags)
 
 
 def going_runs(instance: dg.DagsterInstance, job_name: str, now: float | None = None) -> list[dg.DagsterRun]:
@@ -68,7 +80,7 @@ def going_runs(instance: dg.DagsterInstance, job_name: str, now: float | None = 
     """
     going = []
     for record in instance.get_run_records(RunsFilter(job_name=job_name, statuses=GOING)):
-        reason = _why_orphan(record, time.time() if now is None else now)
+        reason = _why_orphan(instance, record, time.time() if now is None else now)
         if not reason:
             going.append(record.dagster_run)
         elif _is_going_still(instance, record.dagster_run.run_id):
@@ -82,10 +94,10 @@ def _is_going_still(instance: dg.DagsterInstance, run_id: str) -> bool:
     return run is not None and run.status in GOING
 
 
-def _why_orphan(record: RunRecord, now: float) -> str | None:
+def _why_orphan(instance: dg.DagsterInstance, record: RunRecord, now: float) -> str | None:
     run = record.dagster_run
-    if PROCESS_TAG in run.tags:
-        return why_gone(run)
+    if _is_known(instance, run):
+        return why_gone(instance, run)
     # Dagster's run monitor ends runs that wait or start for too long.
     since = record.start_time if run.status is DagsterRunStatus.STARTED else None
     # A start of the future is from a clock that was ahead.
@@ -93,13 +105,29 @@ def _why_orphan(record: RunRecord, now: float) -> str | None:
     return f"No worker process registered for this run within {UNCLAIMED_AT_MOST:.0f} s of its start." if late else None
 
 
-def why_gone(run: dg.DagsterRun) -> str:
-    """The reason why a run's process is gone; empty where the process lives, or the tag names none."""
+def why_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    """The reason why a run's process is gone; empty where the process lives, or nothing is known of it."""
+    # Late: as above.
+    from refresh_pipeline.instance import run_lock  # noqa: PLC0415
+
+    if not _is_known(instance, run):
+        return ""
     machine, pid, began = _process_of(run)
+    process = f"The process that worked on this run ({machine}:{pid}:{began})"
+    if LOCK_TAG in run.tags:
+        is_held = run_lock.is_held(instance, run.run_id)
+        return "" if is_held else f"{process} is gone: its lock in PostgreSQL is free. It or its machine has died."
     if not pid.isdigit() or process_here(run) is not None:
         return ""
     where = "" if _is_here(machine) else " It belongs to another boot of this machine, or to another machine."
-    return f"The process that worked on this run ({machine}:{pid}:{began}) is gone.{where}"
+    return f"{process} is gone.{where}"
+
+
+def _is_known(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether it can be said from here if a run's process lives; among several machines only a lock says it."""
+    from refresh_pipeline.instance import run_lock  # noqa: PLC0415
+
+    return LOCK_TAG in run.tags or (PROCESS_TAG in run.tags and not run_lock.postgres_url(instance))
 
 
 def process_here(run: dg.DagsterRun) -> int | None:

@@ -102,7 +102,7 @@ def test_a_run_that_has_just_ended_is_not_one_whose_process_is_gone(instance: dg
     assert _is_going_still(instance, run_id)
     instance.report_run_canceled(record.dagster_run)
     # As it stood a moment ago its process looks gone; as it stands there is nothing to mark.
-    assert why_gone(record.dagster_run)
+    assert why_gone(instance, record.dagster_run)
     assert not _is_going_still(instance, run_id)
     assert going(instance) == []
     assert status(instance, run_id) is DagsterRunStatus.CANCELED
@@ -142,7 +142,7 @@ def test_a_run_of_an_old_name_or_of_another_boot_is_ended_when_it_is_looked_at(
     run = instance.get_run_by_id(run_id)
     assert run is not None
     assert process_here(run) is None
-    assert "another boot" in why_gone(run)
+    assert "another boot" in why_gone(instance, run)
     assert going(instance) == []
     assert status(instance, run_id) is DagsterRunStatus.FAILURE
 
