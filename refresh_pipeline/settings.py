@@ -96,6 +96,8 @@ class Settings(BaseSettings):
     database_path: Path | None = Field(default=None, validation_alias="REFRESH_DATABASE")
     enabled_markets: str = Field(default="demo", validation_alias="REFRESH_MARKETS")
     markets_dir: Path | None = Field(default=None, validation_alias="REFRESH_MARKETS_DIR")
+    # What a code location has: everything, markets alone, or maintenance, backup and alerts alone.
+    role: Literal["all", "markets", "operations"] = Field(default="all", validation_alias="REFRESH_ROLE")
     enabled_collections: str = Field(default="", validation_alias="REFRESH_APIS")
     apis_dir: Path | None = Field(default=None, validation_alias="REFRESH_APIS_DIR")
     backup_dir: Path | None = Field(default=None, validation_alias="REFRESH_BACKUP_DIR")

@@ -223,6 +223,8 @@ class Market(BaseModel):
     }
     # How often files are written and uploaded.
     publish: Duration = timedelta(hours=2)
+    # Series in one run of a tick; a tick of more asks for several runs side by side. One run where it is left out.
+    chunks: int | None = Field(default=None, ge=1, strict=True)
     # Candles by stream, half a second after their close; without it refreshes alone fetch them.
     live: Annotated[LiveSettings | None, BeforeValidator(parse_live)] = None
 

@@ -8,7 +8,7 @@ import dagster as dg
 from refresh_pipeline.operations.backup import BackupError
 from refresh_pipeline.operations.backup_retention import make_backup
 from refresh_pipeline.orchestration.schedules import utc_schedule
-from refresh_pipeline.pipeline.job_names import BACKUP
+from refresh_pipeline.pipeline.job_names import BACKUP, ON_FILES
 from refresh_pipeline.settings import load_settings
 from refresh_pipeline.warehouse.connection import WarehouseBusy, place_of
 
@@ -35,7 +35,12 @@ def back_up_everything(context: dg.OpExecutionContext) -> None:
         raise dg.Failure(f"{backup.folder} lacks files of Dagster: {'; '.join(backup.faults)}", allow_retries=False)
 
 
-@dg.job(name=BACKUP, description="Backs up the warehouse and Dagster's files.", executor_def=dg.in_process_executor)
+@dg.job(
+    name=BACKUP,
+    description="Backs up the warehouse and Dagster's files.",
+    executor_def=dg.in_process_executor,
+    tags=ON_FILES,
+)
 def backup_job() -> None:
     """A backup is one step."""
     back_up_everything()

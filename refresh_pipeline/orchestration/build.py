@@ -18,7 +18,7 @@ from refresh_pipeline.orchestration.live_job import live_job, live_sensor
 from refresh_pipeline.orchestration.maintenance_job import maintenance_job, maintenance_schedule
 from refresh_pipeline.orchestration.resources import resources
 from refresh_pipeline.orchestration.schedules import market_schedules
-from refresh_pipeline.orchestration.sensors import repair_sensor, retry_sensor
+from refresh_pipeline.orchestration.sensors import checks_sensor, repair_sensor, retry_sensor
 from refresh_pipeline.pipeline.market_validation import require_usable
 from refresh_pipeline.redaction import redact_log
 from refresh_pipeline.settings import Settings
@@ -41,8 +41,12 @@ def build(settings: Settings, markets: Sequence[Market], collections: Sequence[C
 
 
 def _collected(
-    settings: Settings, markets: Sequence[Market], snapshots: Sequence[SnapshotDefinitions]
+    settings: Settings, enabled: Sequence[Market], snapshots: Sequence[SnapshotDefinitions]
 ) -> dg.Definitions:
+    # Of several code locations over one Dagster, one alone has maintenance, backup and alerts, or all would run them.
+    markets, is_operator = enabled, settings.role != "markets"
+    if settings.role == "operations":
+        markets, snapshots = [], []
     return dg.Definitions(
         assets=[
             *(asset for market in markets for asset in [*market_assets(market), *destination_assets(market)]),
@@ -56,19 +60,18 @@ def _collected(
             *(job for market in markets for job in market_jobs(market)),
             *(live_job(market) for market in markets if market.live),
             *(each.job for each in snapshots),
-            backup_job,
-            maintenance_job,
+            *([backup_job, maintenance_job] if is_operator else []),
         ],
         schedules=[
             *(schedule for market in markets for schedule in market_schedules(market)),
             *(each.schedule for each in snapshots),
-            backup_schedule,
-            maintenance_schedule,
+            *([backup_schedule, maintenance_schedule] if is_operator else []),
         ],
         sensors=[
             *(sensor for market in markets for sensor in (retry_sensor(market), repair_sensor(market))),
             *(live_sensor(market) for market in markets if market.live),
-            alerts_sensor(markets),
+            *(checks_sensor(market) for market in markets if market.chunks),
+            *([alerts_sensor(enabled)] if is_operator else []),
         ],
         resources=resources(settings),
         # One process a run: a wide run is a handful of steps, and starting a process costs more than any of them.

@@ -14,7 +14,7 @@ from refresh_pipeline.instance.run_retention import retention_of
 from refresh_pipeline.market_files import load_markets
 from refresh_pipeline.operations.maintenance import compact, compaction_summary
 from refresh_pipeline.orchestration.schedules import utc_schedule
-from refresh_pipeline.pipeline.job_names import MAINTENANCE
+from refresh_pipeline.pipeline.job_names import MAINTENANCE, ON_FILES
 from refresh_pipeline.settings import load_settings
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
 
@@ -71,6 +71,7 @@ def compact_warehouse(context: dg.OpExecutionContext, config: CompactConfig) -> 
     name=MAINTENANCE,
     description="Deletes superseded runs from Dagster's database and compacts old rows of the warehouse.",
     executor_def=dg.in_process_executor,
+    tags=ON_FILES,
 )
 def maintenance_job() -> None:
     """Two steps that do not depend on each other."""

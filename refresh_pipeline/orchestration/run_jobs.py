@@ -25,6 +25,7 @@ from refresh_pipeline.orchestration.resources import uploads_of
 from refresh_pipeline.orchestration.run_options import KEY
 from refresh_pipeline.pipeline.job_names import (
     backfill_job_name,
+    candle_check_job_name,
     check_job_name,
     publish_job_name,
     refresh_job_name,
@@ -74,7 +75,8 @@ def refresh_once(
     settings: Settings, market: Market, series: Sequence[Series], options: Mapping[str, str], verbose: int
 ) -> Refreshed:
     """Run the market's refresh and then its publishing, for these series; raises as `run_jobs` does."""
-    jobs = [refresh_job_name(market), publish_job_name(market)]
+    checks = [candle_check_job_name(market)] if market.chunks else []
+    jobs = [refresh_job_name(market), *checks, publish_job_name(market)]
     return run_jobs(settings, market, series, jobs, options=options, verbose=verbose)
 
 
@@ -116,7 +118,9 @@ def run_jobs(
         "loggers": {"console": {"config": {"log_level": LOG_LEVELS[min(verbose, 2)]}}},
     }
     with dagster_instance(settings) as instance:
-        results = [_executed(instance, definitions, name, tags, run_config) for name in jobs]
+        # Checks have no partitions.
+        tags_of = {candle_check_job_name(market): {}}
+        results = [_executed(instance, definitions, name, tags_of.get(name, tags), run_config) for name in jobs]
     outcomes = _outcomes(settings, market, [result.run_id for result in results])
     return Refreshed(
         market,

@@ -1,5 +1,10 @@
-"""The schedules of a market: refresh requests one wide run of the timeframes that closed, publish its files."""
+"""The schedules of a market: refresh requests one wide run of the timeframes that closed, publish its files.
 
+With `chunks` in the market's YAML, a tick requests several runs, each of a range of instruments.
+"""
+
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -27,6 +32,8 @@ from refresh_pipeline.warehouse.warehouse import Warehouse
 # The due time of a tick's run: once it has succeeded, the next tick requests everything that has closed since.
 # Dagster's pages hide tags that begin with .dagster/.
 TICK_TAG = ".dagster/refresh_tick"
+# How many runs a tick asked for; it has succeeded once all of them have.
+CHUNKS_TAG = ".dagster/refresh_chunks"
 # How often a refresh compares a live market with the venue.
 RECONCILED_EVERY = timedelta(hours=1)
 # Seconds that a tick waits for the warehouse's lock.
@@ -41,7 +48,7 @@ def market_schedules(market: Market) -> list[dg.ScheduleDefinition]:
 
 
 def refresh_schedule(market: Market) -> dg.ScheduleDefinition:
-    """Request one wide run of the timeframes with a candle that closed since the last successful tick."""
+    """Request one wide run, or one a chunk, of the timeframes that closed since the last successful tick."""
 
     @dg.schedule(
         name=refresh_job_name(market),
@@ -51,7 +58,9 @@ def refresh_schedule(market: Market) -> dg.ScheduleDefinition:
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description=f"Refreshes the timeframes of {market.name} that have closed, in one run.",
     )
-    def tick(context: dg.ScheduleEvaluationContext, warehouse: WarehouseParam) -> dg.RunRequest | dg.SkipReason:
+    def tick(
+        context: dg.ScheduleEvaluationContext, warehouse: WarehouseParam
+    ) -> list[dg.RunRequest] | dg.RunRequest | dg.SkipReason:
         now = context.scheduled_execution_time
         if skip := still_running(context.instance, refresh_job_name(market)):
             return skip
@@ -62,7 +71,9 @@ def refresh_schedule(market: Market) -> dg.ScheduleDefinition:
         if isinstance(request, dg.SkipReason):
             return request
         waiting = current_pace(market, warehouse, now).wait(last_tick(context.instance, market, now=now), now)
-        return dg.SkipReason(f"{market.name} is refreshed {waiting}") if waiting else request
+        if waiting:
+            return dg.SkipReason(f"{market.name} is refreshed {waiting}")
+        return in_chunks(market, request, due_timeframes(market, previous, now)) if market.chunks else request
 
     return tick
 
@@ -131,6 +142,44 @@ def tick_request(market: Market, previous: datetime | None, now: datetime) -> dg
     return dg.RunRequest(tags=tags)
 
 
+def in_chunks(market: Market, request: dg.RunRequest, due: Sequence[Timeframe]) -> list[dg.RunRequest]:
+    """The runs of a tick, each of a range of instruments; the run key keeps a tick from asking for one twice."""
+    chunks = chunks_of(market, len(due))
+    tick = request.tags[TICK_TAG]
+    return [
+        dg.RunRequest(
+            run_key=f"{tick} {number}",
+            tags={**request.tags, **range_tags(market, instruments, due), CHUNKS_TAG: str(len(chunks))},
+        )
+        for number, instruments in enumerate(chunks, start=1)
+    ]
+
+
+def chunks_of(market: Market, timeframes: int) -> list[list[str]]:
+    """The instruments of each run of a tick: of equal size, and at most `chunks` series on so many timeframes.
+
+    >>> from refresh_pipeline.market.model import parse_market
+    >>> market = parse_market("{name: x, source: {kind: demo}, calendar: crypto, instruments: [A, B, C, D, E],"
+    ...                       " timeframes: [m1, m5], history: 1d, chunks: 4}", file="x.yaml")
+    >>> chunks_of(market, timeframes=1), chunks_of(market, timeframes=2)
+    ([['A', 'B', 'C'], ['D', 'E']], [['A', 'B'], ['C', 'D'], ['E']])
+    """
+    instruments = list(market.instruments)
+    most = max((market.chunks or len(market.series)) // timeframes, 1)
+    size = math.ceil(len(instruments) / math.ceil(len(instruments) / most))
+    return [instruments[start : start + size] for start in range(0, len(instruments), size)]
+
+
+def tick_runs(
+    instance: dg.DagsterInstance, market: Market, statuses: Sequence[DagsterRunStatus] = ()
+) -> list[dg.DagsterRun]:
+    """The newest runs that ticks have asked for, newest first."""
+    name = refresh_job_name(market)
+    filters = RunsFilter(job_name=name, tags={"dagster/schedule_name": name}, statuses=statuses)
+    limit = RUNS_LOOKED_AT * len(chunks_of(market, len(market.timeframes)))
+    return [run for run in instance.get_runs(filters, limit=limit) if TICK_TAG in run.tags]
+
+
 def current_pace(market: Market, warehouse: Warehouse, now: datetime) -> Pace:
     """The pace of refreshes now: slower while many series fail, and off-peak where the YAML says so."""
     reports: list[SeriesReport] = []
@@ -167,12 +216,13 @@ def last_tick(
 ) -> datetime | None:
     """When the newest run was due that a tick asked for, whatever became of it, or one of these statuses.
 
-    A tick later than `now` is from a clock that was ahead, and does not count.
+    A tick later than `now` is from a clock that was ahead, and does not count. Nor does one with statuses of which only
+    some chunks have one.
     """
-    name = refresh_job_name(market)
-    filters = RunsFilter(job_name=name, tags={"dagster/schedule_name": name}, statuses=statuses)
-    runs = instance.get_runs(filters, limit=RUNS_LOOKED_AT)
-    ticks = [datetime.fromisoformat(run.tags[TICK_TAG]) for run in runs if TICK_TAG in run.tags]
+    runs = tick_runs(instance, market, statuses)
+    counts = Counter(run.tags[TICK_TAG] for run in runs)
+    complete = [run for run in runs if not statuses or counts[run.tags[TICK_TAG]] >= int(run.tags.get(CHUNKS_TAG, 1))]
+    ticks = [datetime.fromisoformat(run.tags[TICK_TAG]) for run in complete]
     return next((tick for tick in ticks if now is None or tick <= now), None)
 
 

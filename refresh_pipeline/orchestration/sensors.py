@@ -1,4 +1,7 @@
-"""Two sensors: retry refreshes failed and overdue series again, repair fetches missing candles within a budget."""
+"""Sensors: retry refreshes failed and overdue series again, repair fetches missing candles within a budget.
+
+A market in chunks has a third one: it runs the checks of candles once all chunks of a tick have finished.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,8 +16,9 @@ from refresh_pipeline.market.partition_ranges import range_tags
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.orchestration.resources import WarehouseParam
 from refresh_pipeline.orchestration.run_options import KEY
+from refresh_pipeline.orchestration.schedules import CHUNKS_TAG, TICK_TAG, tick_runs
 from refresh_pipeline.orchestration.skips import Answer, still_running
-from refresh_pipeline.pipeline.job_names import refresh_job_name
+from refresh_pipeline.pipeline.job_names import candle_check_job_name, refresh_job_name
 from refresh_pipeline.warehouse.queries import FailedSeries, SeriesReport
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
@@ -22,6 +26,7 @@ FIRST_WAIT = timedelta(minutes=1)
 LONGEST_WAIT = timedelta(hours=1)
 SECONDS_BETWEEN_LOOKS = 30
 SECONDS_BETWEEN_REPAIRS = 300
+SECONDS_BETWEEN_CHECKS = 15
 
 
 def retry_sensor(market: Market) -> dg.SensorDefinition:
@@ -64,6 +69,36 @@ def _sensor(
         return still_running(context.instance, refresh_job_name(market)) or evaluate(warehouse, datetime.now(UTC))
 
     return sensor
+
+
+def checks_sensor(market: Market) -> dg.SensorDefinition:
+    """Request one run of the checks of candles after each tick of a market in chunks."""
+
+    @dg.sensor(
+        name=candle_check_job_name(market),
+        job_name=candle_check_job_name(market),
+        minimum_interval_seconds=SECONDS_BETWEEN_CHECKS,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Runs the checks of {market.name}'s candles once all chunks of a tick have finished.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        return still_running(context.instance, candle_check_job_name(market)) or checks_request(
+            context.instance, market
+        )
+
+    return sensor
+
+
+def checks_request(instance: dg.DagsterInstance, market: Market) -> dg.RunRequest | dg.SkipReason:
+    """The run of checks after the newest tick, or the reason for none; Dagster starts one run for each run key."""
+    runs = tick_runs(instance, market)
+    if not runs:
+        return dg.SkipReason(f"no tick has refreshed {market.name} yet")
+    tick, chunks = runs[0].tags[TICK_TAG], int(runs[0].tags.get(CHUNKS_TAG, 1))
+    finished = sum(run.is_finished for run in runs if run.tags[TICK_TAG] == tick)
+    if finished < chunks:
+        return dg.SkipReason(f"{finished} of {chunks} chunks of the tick {tick} have finished")
+    return dg.RunRequest(run_key=tick)
 
 
 def repair_request(market: Market, gaps: Sequence[Gap], now: datetime) -> dg.RunRequest | dg.SkipReason:

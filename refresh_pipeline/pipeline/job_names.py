@@ -6,6 +6,12 @@ from refresh_pipeline.market.model import Market
 BACKUP = "backup"
 MAINTENANCE = "maintenance"
 
+# The tag by which dagster-celery picks a run's queue, and the queue of runs that work on one machine's files. Launchers
+# without queues ignore it.
+QUEUE_TAG = "dagster-celery/queue"
+FILES_QUEUE = "files"
+ON_FILES = {QUEUE_TAG: FILES_QUEUE}
+
 
 def snapshots_job_name(collection: str) -> str:
     """The job that asks the APIs of a collection."""
@@ -25,6 +31,11 @@ def publish_job_name(market: Market) -> str:
 def check_job_name(market: Market) -> str:
     """The job that runs the checks of every asset."""
     return f"{market.name}_check"
+
+
+def candle_check_job_name(market: Market) -> str:
+    """The job that runs the checks of candles after all chunks of a tick."""
+    return f"{market.name}_check_candles"
 
 
 def backfill_job_name(market: Market) -> str:

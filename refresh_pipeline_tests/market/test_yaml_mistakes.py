@@ -20,6 +20,7 @@ timeframes: [m1, H1]
 history: {m1: 30d, H1: 1y}
 reread: 10
 off_peak: 2
+chunks: 100
 two_sided: false
 max_deviation_percent: 5
 owners: ["team:desk"]
