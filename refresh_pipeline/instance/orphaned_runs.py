@@ -113,14 +113,14 @@ def why_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
     if not _is_known(instance, run):
         return ""
     machine, pid, began = _process_of(run)
-    process = f"The process that worked on this run ({machine}:{pid}:{began})"
+    gone = f"The process that worked on this run ({machine}:{pid}:{began}) is gone."
     if LOCK_TAG in run.tags:
         is_held = run_lock.is_held(instance, run.run_id)
-        return "" if is_held else f"{process} is gone: its lock in PostgreSQL is free. It or its machine has died."
+        return "" if is_held else f"{gone} Its lock in PostgreSQL is free: it or its machine has died."
     if not pid.isdigit() or process_here(run) is not None:
         return ""
     where = "" if _is_here(machine) else " It belongs to another boot of this machine, or to another machine."
-    return f"{process} is gone.{where}"
+    return f"{gone}{where}"
 
 
 def _is_known(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:

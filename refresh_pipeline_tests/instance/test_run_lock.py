@@ -119,7 +119,7 @@ def test_a_run_of_a_machine_that_dies_is_ended_from_any_other_one(instance: dg.D
         process.wait()
         assert within(10, lambda: going_runs(instance, JOB) == [])
         assert run_of(instance, run_id).status is DagsterRunStatus.FAILURE
-        assert "its lock in PostgreSQL is free" in why_gone(instance, run)
+        assert "Its lock in PostgreSQL is free" in why_gone(instance, run)
         # Dagster's run monitor asks the launcher.
         assert isinstance(instance.run_launcher, WarmRunLauncher)
         assert "lock" in str(instance.run_launcher.check_run_worker_health(run).msg)
