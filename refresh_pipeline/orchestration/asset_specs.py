@@ -73,6 +73,7 @@ COLUMN_NOTES = {
     "rows": "candles in the file",
     "bytes": "size of the file",
     "sha256": "of the file's bytes",
+    "block_hashes": "of a file that grows: the SHA-256 of each block of 4 MiB",
     "content_hash": "as the destination reports it",
     "hash_name": "which hash the destination uses",
     "url": "where it lies",
