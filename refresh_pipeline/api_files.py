@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from refresh_pipeline.market.apis import ApiError, Collection, Override, duration, parse_collection
+from refresh_pipeline.market.plain_yaml import YamlError, plain_yaml
 from refresh_pipeline.settings import PACKAGE, Settings
 
 CATALOG = PACKAGE / "market" / "catalog" / "apis"
@@ -107,10 +108,16 @@ def _read_overrides(settings: Settings) -> Mapping[str, Mapping[str, Mapping[str
     if not file.is_file():
         return {}
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = plain_yaml(file.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, YamlError) as error:
         raise ApiError(f"{file}: found no readable YAML: {error}") from error
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict) or not all(_is_of_apis(apis) for apis in content.values()):
+        raise ApiError(f"{file}: found no collections; allowed: collections, their APIs, and every or enabled of each")
+    return content
+
+
+def _is_of_apis(apis: object) -> bool:
+    return isinstance(apis, dict) and all(isinstance(changed, dict) for changed in apis.values())
 
 
 def _load(name: str, file: Path) -> Collection:

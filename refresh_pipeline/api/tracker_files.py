@@ -24,6 +24,7 @@ from refresh_pipeline.api.tracker import Entry, entries_of, payloads_of
 from refresh_pipeline.api_files import CUSTOM, custom_file
 from refresh_pipeline.market.apis import ApiError, parse_collection
 from refresh_pipeline.market.candles import iso_utc
+from refresh_pipeline.market.plain_yaml import plain_yaml
 from refresh_pipeline.pipeline.job_names import BACKUP
 from refresh_pipeline.warehouse import snapshots
 from refresh_pipeline.warehouse.connection import WarehouseBusy, connect, transaction
@@ -185,7 +186,7 @@ async def remove_api(
 
 def _change_custom(service: Service, change: Any) -> None:
     file = custom_file(service.settings)
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {"name": "custom", "apis": {}}
+    content = _custom_content(file) if file.is_file() else {"name": "custom", "apis": {}}
     content["apis"] = dict(change(content.get("apis") or {}))
     if not content["apis"]:
         file.unlink(missing_ok=True)
@@ -199,6 +200,15 @@ def _change_custom(service: Service, change: Any) -> None:
     part = file.with_suffix(".part")
     part.write_text(text, encoding="utf-8")
     part.replace(file)
+
+
+def _custom_content(file: Path) -> dict[str, Any]:
+    text = file.read_text(encoding="utf-8")
+    try:
+        parse_collection(text, CUSTOM)
+    except ApiError as error:
+        raise ProblemError(Problem.invalid_body, f"the file that is there is wrong: {error}", errors=[]) from error
+    return plain_yaml(text)
 
 
 def _require(confirm: bool) -> None:

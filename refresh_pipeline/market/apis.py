@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from refresh_pipeline.market.plain_yaml import TOO_DEEP, YamlError, plain_yaml
 
 API_ID = re.compile(r"[a-z0-9_.]{1,80}")
 COLLECTION_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -259,9 +260,9 @@ def parse_collection(text: str, file: str) -> Collection:
         ApiError: the YAML is wrong.
     """
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ApiError(f"{file}: found no YAML: {' '.join(str(error).split())}") from error
+        content = plain_yaml(text)
+    except YamlError as error:
+        raise ApiError(f"{file}: {error}") from error
     if not isinstance(content, dict):
         raise ApiError(f"{file}: found {type(content).__name__}, allowed: a mapping with name and apis")
     try:
@@ -272,6 +273,8 @@ def parse_collection(text: str, file: str) -> Collection:
         found = first.get("input")
         shown = f": found {found!r}" if isinstance(found, str | int | float) and len(str(found)) < 80 else ""
         raise ApiError(f"{file}: {place}{shown}: {first['msg'].removeprefix('Value error, ')}") from error
+    except RecursionError:
+        raise ApiError(f"{file}: {TOO_DEEP}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,11 @@ import csv
 import difflib
 import io
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import cached_property
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -37,13 +35,12 @@ from refresh_pipeline.market.destination_spec import (
 )
 from refresh_pipeline.market.export_spec import DEFAULT_NAME, Export, Retention, Window, parse_exports
 from refresh_pipeline.market.live_spec import LiveSettings, parse_live
+from refresh_pipeline.market.plain_yaml import TOO_DEEP, YamlError, plain_yaml, repeated
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 
 # What Dagster's multi-partition keys cannot hold, and what would make a file name or an SQL schema another one.
 FORBIDDEN_IN_INSTRUMENTS = re.compile(r"[|,\[\]\s\\]|\.\.")
-# Nodes of a YAML document with its aliases written out: a universe of 50,000 instruments has half a million.
-MOST_NODES = 1_000_000
 # DuckDB's schemas and databases.
 RESERVED_NAMES = {"information_schema", "pg_catalog", "temp", "system"}
 OWNER = re.compile(r"team:[\w.-]+|[\w.%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}")
@@ -443,59 +440,14 @@ def parse_market(text: str, file: str, read_universe: Callable[[str], str] | Non
     except ValidationError as error:
         raise MarketError("\n".join(_explained(file, fault, Market) for fault in error.errors())) from error
     except RecursionError:
-        raise MarketError(
-            f"{file}: found lists or mappings within each other too deeply; allowed: ten levels"
-        ) from None
+        raise MarketError(f"{file}: {TOO_DEEP}") from None
 
 
 def _data_of(text: str, file: str) -> Any:
     try:
-        loader = _LoaderWithoutRepeats(text)
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _require_plain(node)
-        return loader.construct_document(node)
-    except RecursionError:
-        raise MarketError(
-            f"{file}: found lists or mappings within each other too deeply; allowed: ten levels"
-        ) from None
-    except (yaml.YAMLError, ValueError, TypeError, OverflowError, AttributeError) as error:
-        raise MarketError(f"{file}: not readable as YAML: {printable(' '.join(str(error).split()))}") from error
-
-
-def _require_plain(root: yaml.Node) -> None:
-    """Raise ValueError for control characters, and for a document that aliases make too large or endless."""
-    sizes: dict[int, int] = {}
-
-    def size_of(node: yaml.Node) -> int:
-        if id(node) in sizes:
-            return sizes[id(node)]
-        # Until it is counted, a node that holds itself is endless.
-        sizes[id(node)] = MOST_NODES
-        if isinstance(node, yaml.ScalarNode):
-            if printable(node.value) != node.value:
-                raise ValueError(f"line {node.start_mark.line + 1}: a control character; allowed: printable text")
-            size = 1
-        else:
-            size = 1 + sum(
-                size_of(part) for item in node.value for part in (item if isinstance(item, tuple) else (item,))
-            )
-        if size >= MOST_NODES:
-            raise ValueError(f"line {node.start_mark.line + 1}: aliases that repeat too much; allowed: no repetition")
-        sizes[id(node)] = size
-        return size
-
-    size_of(root)
-
-
-def printable(text: str) -> str:
-    """A text with control characters and halves of characters written out; line ends and tabs stay.
-
-    >>> printable(f"a{chr(7)}b") == f"a{chr(92)}x07b"
-    True
-    """
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+        return plain_yaml(text)
+    except YamlError as error:
+        raise MarketError(f"{file}: {error}") from error
 
 
 def source_options(market: Market, model: type[Options]) -> Options:
@@ -511,18 +463,6 @@ def source_options(market: Market, model: type[Options]) -> Options:
         raise MarketError("\n".join(_explained(where, fault, model) for fault in error.errors())) from error
 
 
-class _LoaderWithoutRepeats(yaml.SafeLoader):
-    """YAML as it is safe, minus its habit of letting the last of several equal keys win without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if repeated := _repeated(names):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"found {', '.join(repeated)} more than once; allowed: each key once", node.start_mark
-            )
-        return super().construct_mapping(node, deep)
-
-
 def _universe(data: dict[str, Any], file: str, read_universe: Callable[[str], str] | None) -> dict[str, dict[str, Any]]:
     name = data["universe"]
     if "instruments" in data or read_universe is None or not isinstance(name, str):
@@ -532,8 +472,8 @@ def _universe(data: dict[str, Any], file: str, read_universe: Callable[[str], st
         raise MarketError(f"{name}: found {len(rows)} rows; allowed: a header, and an instrument in each row below it")
     header = [cell.strip().lower() for cell in rows[0]]
     names = [row[0].strip() for row in rows[1:]]
-    if repeated := _repeated(names):
-        raise MarketError(f"{name}: found {', '.join(repeated)} more than once; allowed: a row per instrument")
+    if doubles := repeated(names):
+        raise MarketError(f"{name}: found {', '.join(doubles)} more than once; allowed: a row per instrument")
     return {instrument: _details(header, row) for instrument, row in zip(names, rows[1:], strict=True)}
 
 
@@ -623,14 +563,9 @@ def instrument_name(value: object) -> str:
 
 
 def _without_repeats(values: list[Any]) -> list[Any]:
-    if repeated := _repeated(values):
-        raise ValueError(f"{', '.join(repeated)} named more than once; allowed: each once")
+    if doubles := repeated(values):
+        raise ValueError(f"{', '.join(doubles)} named more than once; allowed: each once")
     return values
-
-
-def _repeated(values: Iterable[object]) -> list[str]:
-    """What is there more than once; thousands of instruments are looked through at once."""
-    return sorted(value for value, count in Counter(map(str, values)).items() if count > 1)
 
 
 def _nonempty(values: Any, what: str) -> Any:

@@ -22,6 +22,8 @@ def computations(market: Market) -> dict[Table, Computation]:
         table = _indicators(json.dumps(market.indicators.compute), market.calendar)
     except OverflowError as error:
         raise MarketError(f"market {market.name!r}: indicators.compute: found a number that is too large") from error
+    except TypeError as error:
+        raise MarketError(f"market {market.name!r}: indicators.compute: found binary data; allowed: text") from error
     except (UnknownIndicator, OwnIndicatorError) as error:
         raise MarketError(f"market {market.name!r}: indicators.compute: {error}") from error
     return {Table.enhanced_candles: ENHANCED_CANDLES, Table.indicators: table}

@@ -3,12 +3,17 @@
 import copy
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from refresh_pipeline.market.apis import ApiError, parse_collection
 from refresh_pipeline.market.model import MarketError, parse_market
+from refresh_pipeline.market_files import CATALOG
+from refresh_pipeline.pipeline.export import check_exports
+from refresh_pipeline.sources.registry import open_source
 from refresh_pipeline.warehouse.computations import computations
 
 RICH = """
@@ -41,9 +46,8 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from paths(value[key], (*path, key))
 
 
-def mutations() -> Iterator[Any]:
-    """The rich market with one value, one key or one entry changed."""
-    market = yaml.safe_load(RICH)
+def mutations_of(market: Any) -> Iterator[Any]:
+    """A document with one value, one key or one entry changed."""
     for path in [path for path in paths(market) if path]:
         for value in [*ODD, "removed", "renamed"]:
             mutant = copy.deepcopy(market)
@@ -69,7 +73,7 @@ def answer(text: str) -> str:
 
 
 def test_every_mutation_is_right_or_refused_in_printable_words() -> None:
-    sample = random.Random(7).sample(list(mutations()), 250)
+    sample = random.Random(7).sample(list(mutations_of(yaml.safe_load(RICH))), 250)
     answers = [answer(yaml.safe_dump(mutant)) for mutant in sample]
     assert sum(map(bool, answers)) > 150
     assert all(line.isprintable() for text in answers for line in text.splitlines())
@@ -98,3 +102,50 @@ def test_a_mistake_is_named(text: str, said: str) -> None:
 
 def test_the_rich_market_is_right() -> None:
     assert answer(RICH) == ""
+
+
+FILES = [*sorted(CATALOG.glob("*.yaml")), *sorted((CATALOG / "apis").glob("*.yaml"))]
+SHORT = {**{name: ["BTC/USD"] for name in ("demo", "crypto")}, "fx": {"EUR/USD": {"class": "currency"}}}
+
+
+def shipped(file: Path) -> Any:
+    """A shipped file with few instruments or APIs: each of them is read alike."""
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if "apis" in content:
+        return content | {"apis": dict(list(content["apis"].items())[:3])}
+    return content | ({"instruments": SHORT[file.stem]} if file.stem in SHORT else {})
+
+
+def words(file: Path, text: str, folder: Path) -> str:
+    """What somebody reads of a file with this text; empty where it is right."""
+    try:
+        if file.parent.name == "apis":
+            parse_collection(text, file.name)
+        else:
+            market = parse_market(text, file.name, read_universe=lambda _: "instrument,dhan\nRELIANCE,2885\n")
+            open_source(market, folder)
+            computations(market)
+            check_exports(market)
+    except (MarketError, ApiError) as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_mutation_of_a_shipped_file_is_right_or_refused_in_a_sentence(file: Path, tmp_path: Path) -> None:
+    content, chance = shipped(file), random.Random(file.stem)
+    assert words(file, yaml.safe_dump(content), tmp_path) == ""
+    mutants = [yaml.safe_dump(mutant) for mutant in chance.sample(list(mutations_of(content)), 25)]
+    text = yaml.safe_dump(content)
+    for odd in ("\t", ":", "[", "}", "&a ", "*a", "'", "\n", "- ", "%", "!!binary aGk=\n", "2026-13-45"):
+        place = chance.randrange(len(text))
+        mutants.append(text[:place] + odd + text[place:])
+    answers = [words(file, mutant, tmp_path) for mutant in mutants]
+    assert sum(map(bool, answers)) > 15
+    assert all(line.isprintable() and len(line) < 600 for answer in answers for line in answer.splitlines())
+
+
+@pytest.mark.parametrize("file", [FILES[0], FILES[-1]], ids=lambda file: file.stem)
+@pytest.mark.parametrize("text", ["a: " + "[" * 5000 + "]" * 5000, LAUGHS, "a: &x [*x]", 'a: "\\x07"', "a: 2026-13-45"])
+def test_a_document_without_end_or_sense_is_refused_whoever_reads_it(file: Path, text: str, tmp_path: Path) -> None:
+    assert words(file, text, tmp_path).startswith(f"{file.name}: ")

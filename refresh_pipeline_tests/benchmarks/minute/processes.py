@@ -15,6 +15,7 @@ KINDS = (
     (("dagster_webserver",), "web UI"),
     (("dagster._daemon",), "daemon"),
     (("api", "grpc"), "code server"),
+    (("refresh_pipeline.api.serving",), "API"),
     (("refresh_pipeline.instance.fork_server",), STARTER),
     # Where runs are started as Dagster does it.
     (("--multiprocessing-fork",), "run"),
