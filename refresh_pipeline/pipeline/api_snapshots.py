@@ -33,11 +33,14 @@ def due(
     return [
         question
         for question in questions
-        if question.api.enabled and (question.id not in statuses or _due_at(question, statuses[question.id]) <= at)
+        if question.api.enabled and (question.id not in statuses or _due_at(question, statuses[question.id], at) <= at)
     ]
 
 
-def _due_at(question: ApiQuestion, status: ApiStatus) -> datetime:
+def _due_at(question: ApiQuestion, status: ApiStatus, at: datetime) -> datetime:
+    # An attempt of the future is from a clock that was ahead.
+    if status.attempted_at > at + snapshots.CLOCK_SLACK:
+        return at
     # An interval that was shortened counts at once; one that failed waits for what was decided then.
     if status.failures:
         return status.due_at

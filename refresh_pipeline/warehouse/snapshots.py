@@ -23,6 +23,8 @@ from refresh_pipeline.warehouse.versions import join_feed, record_changes
 
 # The asset of a collection's payloads.
 ASSET = "snapshots"
+# Clocks of machines that share a warehouse may differ by so much; what lies further ahead is from a wrong clock.
+CLOCK_SLACK = timedelta(minutes=1)
 TABLES: Mapping[str, Mapping[str, str]] = {
     "snapshots": {
         "api": "varchar",
@@ -273,6 +275,7 @@ def store(
     Arrivals are by question. A payload whose content is that of the newest stored one only moves `seen_at`.
     """
     questions = {question.id: question for question in collection.questions}
+    _put_back(connection, collection.name, now)
     known = newest_heads(connection, collection.name, list(arrivals))
     changed: dict[str, Arrival] = {}
     seen: list[str] = []
@@ -294,6 +297,19 @@ def store(
     _insert(connection, collection.name, changed, hashes, now)
     _write_outcomes(connection, collection.name, results, arrivals, now)
     return results
+
+
+def _put_back(connection: duckdb.DuckDBPyConnection, collection: str, now: datetime) -> None:
+    """Put instants of the future, which a clock that was ahead has written, back to now; payloads keep their order."""
+    table, values = f'"{collection}".snapshots', {"now": timestamp(now), "latest": timestamp(now) + CLOCK_SLACK}
+    connection.execute(f"update {table} set seen_at = $now where seen_at > $latest", values)
+    # The newest of them would hide every later payload.
+    connection.execute(
+        f"update {table} s set fetched_at = $now::timestamp - to_microseconds(n.number) from (select api, fetched_at, "
+        f"row_number() over (partition by api order by fetched_at desc) as number from {table} "
+        "where fetched_at > $latest) n where s.api = n.api and s.fetched_at = n.fetched_at",
+        values,
+    )
 
 
 def _note_seen(

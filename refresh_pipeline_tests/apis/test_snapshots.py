@@ -246,6 +246,19 @@ def test_an_api_that_was_not_answered_for_three_intervals_is_stale(server: ApiSe
     assert stale(warehouse, off, at(32)) == {}
 
 
+def test_what_a_clock_that_was_ahead_has_written_is_put_back(server: ApiServer, warehouse: Warehouse):
+    mine = collection(server, "{url: URL/a, every: 1h}")
+    for minute, answer in ((0, "[1]"), (26 * 60, "[2]"), (27 * 60, "[3]")):
+        server.says("/a", answer)
+        asked(warehouse, mine, at(minute))
+    assert len(due(mine, _statuses(warehouse), at(30))) == 1
+    server.says("/a", "[4]")
+    outcomes = [asked(warehouse, mine, at(minute))["one"].outcome for minute in (30, 31)]
+    assert outcomes == [Outcome.updated, Outcome.unchanged]
+    assert due(mine, _statuses(warehouse), at(32)) == []
+    assert stored(warehouse) == [("[1]", 0, 0), ("[2]", 29, 30), ("[3]", 29, 30), ("[4]", 30, 31)]
+
+
 def test_retention_keeps_the_newest_payload_whatever_its_age(server: ApiServer, warehouse: Warehouse):
     mine = collection(server, "{url: URL/a, keep: {payloads: 3, days: 1}}")
     for number in range(6):
