@@ -94,7 +94,7 @@ def test_each_gives_a_partition_for_each_value_and_types_of_updates_are_interval
         ("name: mine\napis: {a: {url: https://a.example, every: -5}}", "10s to 7d"),
         ("name: mine\napis: {a: {url: 'https://a.example/{x}'}}", "has no values"),
         ("name: mine\napis: {a: {url: https://a.example, evry: 1h}}", "evry"),
-        ("name: [", "no YAML"),
+        ("name: [", "not readable as YAML"),
     ],
 )
 def test_wrong_yaml_is_named(text: str, message: str):
