@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from refresh_pipeline.market.candles import TIME_UNIT, instant
-from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market_files import load_markets
 from refresh_pipeline.settings import Settings, load_settings
+from refresh_pipeline.warehouse.adjustments import ADJUSTED
 from refresh_pipeline.warehouse.connection import connect
 from refresh_pipeline.warehouse.schema import Table, qualified
 
@@ -31,6 +31,7 @@ def candles(
     layer: str = "candles",
     since: str | datetime | None = None,
     until: str | datetime | None = None,
+    adjusted: bool = False,
     data_dir: str | None = None,
 ) -> "pd.DataFrame":
     """The stored rows of one series, oldest first, with the open time (UTC) as index.
@@ -44,6 +45,7 @@ def candles(
         layer: candles, enhanced or indicators.
         since: rows that open at or after this instant (UTC without an offset).
         until: rows that open before this instant.
+        adjusted: whether prices of before a split or dividend are as if after it; of the layer candles.
         data_dir: the data folder, instead of REFRESH_DATA_DIR.
 
     Raises:
@@ -53,10 +55,13 @@ def candles(
     """
     if layer not in LAYERS:
         raise ValueError(f"layer: found {layer!r}, allowed: {', '.join(LAYERS)}")
+    if adjusted and layer != "candles":
+        raise ValueError(f"adjusted: found True with layer {layer!r}, allowed: with layer 'candles'")
     settings = load_settings(enabled_markets=market, data_dir=data_dir)
     [chosen] = load_markets(settings, named_by="market")
     series = Series(chosen.instrument(instrument), chosen.timeframe(timeframe))
-    frame = _read(settings, chosen, LAYERS[layer], series, _bounds(since, until))
+    table = f'"{chosen.name}".{ADJUSTED}' if adjusted else qualified(chosen.name, LAYERS[layer])
+    frame = _read(settings, table, series, _bounds(since, until))
     opens = frame["open_time"].to_numpy().astype(TIME_UNIT)
     closes = chosen.calendar_of(series.instrument).closes(series.timeframe, opens)
     frame = frame.drop(columns=["instrument", "timeframe"]).set_index("open_time").tz_localize("UTC")
@@ -94,15 +99,18 @@ def _bounds(since: str | datetime | None, until: str | datetime | None) -> list[
     return [None if bound is None else instant(bound) for bound in (since, until)]
 
 
-def _read(
-    settings: Settings, market: Market, table: Table, series: Series, bounds: list[np.datetime64 | None]
-) -> "pd.DataFrame":
+def _read(settings: Settings, table: str, series: Series, bounds: list[np.datetime64 | None]) -> "pd.DataFrame":
     values: list[Any] = [series.instrument, series.timeframe.value]
     condition = "instrument = ? and timeframe = ?"
     for comparison, bound in zip((">=", "<"), bounds, strict=True):
         if bound is not None:
             condition += f" and open_time {comparison} ?"
             values.append(bound.astype(datetime))
+<<<<<<< HEAD
     statement = f"select * from {qualified(market.name, table)} where {condition} order by open_time"
     with connect(settings.warehouse, read_only=True) as connection:
+=======
+    statement = f"select * from {table} where {condition} order by open_time"
+    with connect(str(settings.database), read_only=True) as connection:
+>>>>>>> 82d69c1 (Splits and dividends of Yahoo and Alpaca stand in a table; views, API, client and notebook give prices that follow them)
         return connection.execute(statement, values).df()

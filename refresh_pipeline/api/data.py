@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
@@ -26,9 +26,11 @@ from refresh_pipeline.api.parameters import (
 )
 from refresh_pipeline.api.problems import Problem, ProblemError, invalid_parameter
 from refresh_pipeline.api.service import Service, service_of
+from refresh_pipeline.market.adjustments import adjusted as adjusted_columns
 from refresh_pipeline.market.candles import instant, iso_utc
 from refresh_pipeline.market.export_spec import Layer
 from refresh_pipeline.market.freshness import bars_behind
+from refresh_pipeline.warehouse import adjustments
 from refresh_pipeline.warehouse.schema import Table
 
 router = APIRouter(prefix="/api/v1", tags=["data"])
@@ -43,6 +45,7 @@ LimitParameter = Annotated[int, Query(ge=1, le=10_000, description="The number o
 AsOf = Annotated[str | None, Query(description="Candles as they stood at this instant; layer candles only.")]
 FormatParameter = Annotated[Format | None, Query(description="The format; without it, Accept decides.")]
 TimeParameter = Annotated[TimeStyle, Query(description="How times are written.")]
+AdjustedParameter = Annotated[bool, Query(description="Prices of before a split or dividend as if after it.")]
 NamesParameter = Annotated[Names, Query(description="Whose column names.")]
 
 
@@ -58,6 +61,7 @@ class Question:
     kind: Format
     time: TimeStyle
     names: Names
+    adjusted: bool = False
 
     @property
     def assets(self) -> tuple[Table, ...]:
@@ -82,6 +86,7 @@ class Question:
             self.kind,
             self.time,
             self.names,
+            self.adjusted,
         )
 
 
@@ -129,6 +134,7 @@ async def data(
     format: FormatParameter = None,  # noqa: A002 (the parameter's name in the address)
     time: TimeParameter = TimeStyle.iso,
     names: NamesParameter = Names.own,
+    adjusted: AdjustedParameter = False,
 ) -> Response:
     """Rows of a series, oldest first: the newest `limit`, or those from `since` on."""
     service = service_of(request)
@@ -137,7 +143,9 @@ async def data(
     moment = parsed_instant("as_of", as_of)
     chosen = _chosen(address, layer, columns, names, is_past=moment is not None)
     window = Window(limit, parsed_time("since", since), parsed_time("until", until))
-    question = Question(address, layer, chosen, window, moment, kind, time, names)
+    if adjusted and (layer is not Layer.candles or names is not Names.own or moment is not None):
+        raise invalid_parameter("adjusted", "allowed with layer=candles and names=own, and without as_of", adjusted)
+    question = Question(address, layer, chosen, window, moment, kind, time, names, adjusted)
     _refuse_too_many(question)
     version = service.feed.newest(address.market.name, address.series, question.assets)
     state = (version.number, version.pushed, service.feed.epoch, _expected(service, address))
@@ -160,6 +168,16 @@ async def _answered(service: Service, question: Question, version: Version) -> B
 
 async def read(service: Service, question: Question) -> Frame:
     """The rows of a question, read in several openings where they are many."""
+    frame = await _stored(service, question)
+    if not question.adjusted:
+        return frame
+    market, series = question.address.market, question.address.series
+    factors = await service.reader.ask(lambda c: adjustments.factors_of(c, market.name, series))
+    times = frame.arrays[frames.OPEN_TIME]
+    return replace(frame, arrays=adjusted_columns(times, frame.arrays, factors))
+
+
+async def _stored(service: Service, question: Question) -> Frame:
     market, series, window = question.address.market, question.address.series, question.window
     columns = question.columns
     if (frame := _from_memory(service, question)) is not None:
@@ -304,6 +322,7 @@ def _next_url(question: Question, following: np.datetime64) -> str:
         "format": question.kind.value,
         "time": question.time.value,
         "names": question.names.value,
+        "adjusted": "true" if question.adjusted else None,
     }
     path = f"/api/v1/data/{quote(address.series.instrument)}/{address.series.timeframe.value}"
     return f"{path}?{urlencode({name: value for name, value in asked.items() if value is not None})}"

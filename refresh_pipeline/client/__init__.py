@@ -61,6 +61,7 @@ class Client(Generic[Table]):
         until: Moment | None = None,
         limit: int | None = None,
         columns: Sequence[str] | None = None,
+        adjusted: bool = False,
     ) -> Table:
         """Raw candles that open from `since` up to `until` (excluded), all where neither is given.
 
@@ -72,12 +73,15 @@ class Client(Generic[Table]):
             until: the end, excluded.
             limit: rows at most: the first from `since`, the newest without it.
             columns: their names; all of the table without them.
+            adjusted: whether prices of before a split or dividend are as if after it.
 
         Raises:
             ClientError: the series or a column is unknown, or the place does not answer.
         """
         bounds = moment_of("since", since), moment_of("until", until)
-        return self._rows(Question("candles", instrument, timeframe, market, *bounds, limit, columns))
+        return self._rows(
+            Question("candles", instrument, timeframe, market, *bounds, limit, columns, adjusted=adjusted)
+        )
 
     def enhanced(
         self,

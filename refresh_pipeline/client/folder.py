@@ -12,6 +12,7 @@ from refresh_pipeline.market.candles import Times, instant
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe, UnknownTimeframe
 from refresh_pipeline.warehouse import versions
+from refresh_pipeline.warehouse.adjustments import ADJUSTED
 from refresh_pipeline.warehouse.arrays import arrays_of, texts, timestamp
 from refresh_pipeline.warehouse.connection import WarehouseUnreadable, connect
 from refresh_pipeline.warehouse.point_in_time import candles_as_of
@@ -170,7 +171,7 @@ def _plain(instrument: str) -> str:
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, market: str, series: Series, question: Question) -> Columns:
-    table = LAYERS[question.layer]
+    table = f'"{market}".{ADJUSTED}' if question.adjusted else qualified(market, LAYERS[question.layer])
     columns = _columns(connection, market, table, question)
     asked = {"since": question.since, "until": question.until}
     bounds = {name: timestamp(moment) for name, moment in asked.items() if moment is not None}
@@ -181,15 +182,15 @@ def _rows(connection: duckdb.DuckDBPyConnection, market: str, series: Series, qu
     quoted = ", ".join(f'"{name}"' for name in columns)
     rows = arrays_of(
         connection,
-        f"select {quoted} from {qualified(market, table)} where instrument = $instrument and timeframe = $timeframe"
+        f"select {quoted} from {table} where instrument = $instrument and timeframe = $timeframe"
         f"{where} order by open_time{' desc' if newest_first else ''}{limit}",
         {"instrument": series.instrument, "timeframe": series.timeframe.value, **bounds},
     )
     return {name: values[::-1] for name, values in rows.items()} if newest_first else rows
 
 
-def _columns(connection: duckdb.DuckDBPyConnection, market: str, table: Table, question: Question) -> list[str]:
-    described = connection.execute(f"describe {qualified(market, table)}").fetchall()
+def _columns(connection: duckdb.DuckDBPyConnection, market: str, table: str, question: Question) -> list[str]:
+    described = connection.execute(f"describe {table}").fetchall()
     stored = [row[0] for row in described if row[0] not in KEY]
     wanted = stored if question.columns is None else ["open_time", *question.columns]
     if unknown := [name for name in wanted if name not in stored]:

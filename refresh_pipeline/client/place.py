@@ -26,6 +26,8 @@ class Question:
     limit: int | None
     columns: Sequence[str] | None
     as_of: datetime | None = None
+    # Whether prices of before a split or dividend are as if after it; of the layer candles.
+    adjusted: bool = False
 
 
 def moment_of(name: str, moment: datetime | str | None) -> datetime | None:

@@ -137,6 +137,7 @@ def _parameters(question: Question) -> dict[str, Any]:
         "since": _iso(since),
         "until": _iso(question.until),
         "as_of": _iso(question.as_of),
+        "adjusted": "true" if question.adjusted else None,
         "format": "columns",
     }
 

@@ -211,6 +211,11 @@ class _Work:
             # What another source gives is a part: it is asked for what the preferred one did not have.
             answered=self._answered(arrivals, {series for series, _ in files}) if number == 0 else {},
         )
+        if number == 0 and (told := [each for chunk in chunks for each in chunk.adjustments]):
+            # Another source's prices may follow other splits and dividends.
+            count = self.warehouse.store_adjustments(self.market, told, name, self.now)
+            if count:
+                log.info("%s: %d splits and dividends are new or changed", self.market.name, count)
         for series, counts in stored.items():
             if series in self.tallies:
                 self.tallies[series].count(counts, name)

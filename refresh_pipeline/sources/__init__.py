@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from refresh_pipeline.market.adjustments import Adjustment
 from refresh_pipeline.market.candles import BulkFile, Candles
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
@@ -60,7 +61,8 @@ class Fetched:
 
     With `error`, the series ends here unfinished: what was yielded before stays good. `source` names the
     source that served the candles in place of the one asked; `failover_reason` says why the preferred one did not.
-    `file` is the bulk file that they were read from, so that a later issue of it is noticed.
+    `file` is the bulk file that they were read from, so that a later issue of it is noticed. `adjustments` are splits
+    and dividends of the stretch, which some sources tell.
     """
 
     series: Series
@@ -71,6 +73,7 @@ class Fetched:
     source: str = ""
     failover_reason: str = ""
     file: BulkFile | None = None
+    adjustments: Sequence[Adjustment] = ()
 
 
 class Source(Protocol):

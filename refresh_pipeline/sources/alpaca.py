@@ -11,13 +11,14 @@ from urllib.parse import quote
 import httpx
 import numpy as np
 
+from refresh_pipeline.market.adjustments import Adjustment, AdjustmentKind
 from refresh_pipeline.market.candles import Candles, iso_utc
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.redaction import excerpt
 from refresh_pipeline.sources import PermanentError, Request
 from refresh_pipeline.sources.http_client import AccessDenied, BaseUrl, by_status, is_fit_for_a_header
 from refresh_pipeline.sources.http_source import SourceOptions
-from refresh_pipeline.sources.rows import json_body, unexpected
+from refresh_pipeline.sources.rows import json_body, number, unexpected
 from refresh_pipeline.sources.windowed import Ask, WindowedSource
 
 # What the venue calls its timeframes.
@@ -106,6 +107,45 @@ class AlpacaSource(WindowedSource[AlpacaOptions]):
         if bars is None or isinstance(bars, list):
             return [_row(bar) for bar in bars or []]
         raise unexpected(response, "bars", "; is base_url right?")
+
+    def ask_adjustments(self, symbol: str, since: np.datetime64, until: np.datetime64) -> Ask:
+        """See WindowedSource; one answer holds a thousand, more than a share has in a century."""
+        params = {
+            "symbols": symbol,
+            "types": "forward_split,reverse_split,cash_dividend",
+            "start": str(since.astype("datetime64[D]")),
+            "end": str(until.astype("datetime64[D]")),
+            "limit": 1000,
+        }
+        return Ask("/v1/corporate-actions", params)
+
+    def read_adjustments(self, response: httpx.Response, instrument: str) -> Sequence[Adjustment]:
+        """See WindowedSource: an ex-date is a day in New York."""
+        body, _ = json_body(response)
+        if not response.is_success:
+            raise self._error(response, body, instrument)
+        actions = body.get("corporate_actions") if isinstance(body, dict) else None
+        if not isinstance(actions, dict):
+            raise unexpected(response, "corporate_actions")
+        found = []
+        for name in ("forward_splits", "reverse_splits"):
+            for each in actions.get(name) or ():
+                old = number(each.get("old_rate"))
+                found.append((AdjustmentKind.split, each, number(each.get("new_rate")) / old if old else np.nan))
+        for each in actions.get("cash_dividends") or ():
+            found.append((AdjustmentKind.dividend, each, number(each.get("rate"))))
+        follows = self._options.adjustment
+        return [
+            Adjustment(instrument, session, kind, value, follows in {kind.value, "all"})
+            for kind, each, value in found
+            if value > 0 and (session := self._session(instrument, each.get("ex_date"))) is not None
+        ]
+
+    def _session(self, instrument: str, day: object) -> np.datetime64 | None:
+        try:
+            return self.session_of(instrument, np.datetime64(f"{day}T17:00", "us"))
+        except ValueError:
+            return None
 
     def following(self, response: httpx.Response) -> Mapping[str, Any]:
         """See WindowedSource; an answer may hold fewer bars than its limit, and a token for the next page."""

@@ -149,7 +149,7 @@ class PreferredSources:
             candles = replace(candles.where(np.isin(candles.open_time, wish.tail)), malformed=())
         else:
             wish.observe(candles)
-        if len(candles) or candles.malformed:
+        if len(candles) or candles.malformed or fetched.adjustments:
             yield replace(fetched, candles=candles, last=False, error=None, source=member.source.kind)
 
     def _is_open(self, member: Member, wish: _Wish, fetched: Fetched, now: datetime) -> bool:

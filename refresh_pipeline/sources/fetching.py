@@ -126,7 +126,7 @@ class _Resampled(_Wanted):
         bars = resample_counted(candles.where(complete), self.request.series.timeframe, base, self.calendar)
         bars = bars.between(self.request.since, self.request.until)
         bars = replace(bars, malformed=fetched.candles.malformed)
-        if fetched.last or len(bars) or bars.malformed:
+        if fetched.last or len(bars) or bars.malformed or fetched.adjustments:
             yield replace(fetched, series=self.request.series, candles=bars, error=self._own(fetched.error))
 
     def _own(self, error: SourceError | None) -> SourceError | None:

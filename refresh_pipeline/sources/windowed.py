@@ -4,6 +4,7 @@ A venue adds its timeframes, what it is asked, and how its rows are read. How re
 `http_client`'s part.
 """
 
+import logging
 import time
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
@@ -15,14 +16,17 @@ from typing import Any, Generic, TypeVar
 import httpx
 import numpy as np
 
+from refresh_pipeline.market.adjustments import Adjustment
 from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles, Malformed, instant
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.sources import Fetched, PermanentError, Request
+from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError
 from refresh_pipeline.sources.concurrency import in_background, put_failures, side_by_side
 from refresh_pipeline.sources.http_client import Client, Put, served_at
 from refresh_pipeline.sources.http_source import HttpSource, SourceOptions, venue_at
 from refresh_pipeline.sources.rows import floats, malformed, number
+
+log = logging.getLogger(__name__)
 
 Options = TypeVar("Options", bound=SourceOptions)
 # Of one window; a venue that repeats its token would be asked without an end.
@@ -82,6 +86,26 @@ class WindowedSource(HttpSource[Options], Generic[Options]):
         """The candles with the opening times of the market's calendar, for a venue that stamps them otherwise."""
         return candles
 
+    def adjustments(self, response: httpx.Response, instrument: str) -> Sequence[Adjustment]:
+        """The splits and dividends that an answer with candles tells of besides."""
+        return ()
+
+    def ask_adjustments(self, symbol: str, since: np.datetime64, until: np.datetime64) -> Ask | None:
+        """The request for splits and dividends from `since` to `until`; None where there is none of its own."""
+        return None
+
+    def read_adjustments(self, response: httpx.Response, instrument: str) -> Sequence[Adjustment]:
+        """The splits and dividends of an answer to `ask_adjustments`.
+
+        Raises:
+            SourceError: the answer is not good.
+        """
+        return ()
+
+    def session_of(self, instrument: str, moment: np.datetime64) -> np.datetime64:
+        """The open time of the day's bar that an instant lies in."""
+        return self._market.calendar_of(instrument).floor(Timeframe.D1, np.array([moment], dtype=TIME_UNIT))[0]
+
     def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
         """See Source; a venue that tells the time in its answers is believed rather than this machine's clock."""
         return in_background(partial(self._produce, requests, instant(now)))
@@ -101,26 +125,43 @@ class WindowedSource(HttpSource[Options], Generic[Options]):
         windows = self._windows(request, min(request.until, now))
         for since, until in windows:
             started = time.monotonic()
-            found = await self._window(client, now, request, (since, until))
+            found, beside = await self._window(client, now, request, (since, until))
             candles = found.between(request.since, request.until).between(since, until).sorted()
             last = bool(until == windows[-1][1])
-            yield Fetched(request.series, candles, last=last, seconds=time.monotonic() - started)
+            told = await self._told(client, request, min(request.until, now)) if last else ()
+            seconds = time.monotonic() - started
+            yield Fetched(request.series, candles, last=last, seconds=seconds, adjustments=(*beside, *told))
         if not windows:
             yield Fetched(request.series, Candles.none())
 
     async def _window(
         self, client: Client, now: np.datetime64, request: Request, window: tuple[np.datetime64, np.datetime64]
-    ) -> Candles:
+    ) -> tuple[Candles, Sequence[Adjustment]]:
         symbol = self.symbol(request.series.instrument)
-        ask, pages = self.ask(symbol, request.series.timeframe, *window), []
+        ask, pages, told = self.ask(symbol, request.series.timeframe, *window), [], []
         more: Mapping[str, Any] = {}
         for _ in range(MOST_PAGES):
             page = partial(self._page, request, symbol, now)
-            candles, more = await client.get(ask.path, {**ask.params, **more}, 1, page)
+            candles, beside, more = await client.get(ask.path, {**ask.params, **more}, 1, page)
             pages.append(candles)
+            told += beside
             if not more:
-                return Candles.concatenated(pages)
+                return Candles.concatenated(pages), told
         raise PermanentError(f"expected a window of {self.rows} rows, received more than {MOST_PAGES} pages")
+
+    async def _told(self, client: Client, request: Request, until: np.datetime64) -> Sequence[Adjustment]:
+        """Splits and dividends by a request of their own where a session begins in the stretch; none if that fails."""
+        instrument, since = request.series.instrument, request.since
+        ask = self.ask_adjustments(self.symbol(instrument), since, until)
+        if ask is None or self.session_of(instrument, since) == self.session_of(instrument, until):
+            return ()
+        try:
+            return await client.get(
+                ask.path, ask.params, 1, lambda response: self.read_adjustments(response, instrument)
+            )
+        except SourceError as error:
+            log.info("%s: splits and dividends: %s", request.series, error)
+            return ()
 
     def _windows(self, request: Request, until: np.datetime64) -> list[tuple[np.datetime64, np.datetime64]]:
         step = length_of(request.series.timeframe) * max(self.rows - 1, 1)
@@ -129,13 +170,14 @@ class WindowedSource(HttpSource[Options], Generic[Options]):
 
     def _page(
         self, request: Request, symbol: str, now: np.datetime64, response: httpx.Response
-    ) -> tuple[Candles, Mapping[str, Any]]:
+    ) -> tuple[Candles, Sequence[Adjustment], Mapping[str, Any]]:
         candles = self.opened(request, candles_of(self.read(response, symbol)))
         served = served_at(response)
         now = min(now, instant(served)) if served else now
         calendar = self._market.calendar_of(request.series.instrument)
         closed = calendar.closes(request.series.timeframe, candles.open_time) <= now
-        return candles.where(closed), self.following(response)
+        told = self.adjustments(response, request.series.instrument)
+        return candles.where(closed), told, self.following(response)
 
 
 def candles_of(rows: Sequence[Any]) -> Candles:

@@ -11,13 +11,14 @@ from urllib.parse import quote
 import httpx
 import numpy as np
 
+from refresh_pipeline.market.adjustments import Adjustment, AdjustmentKind
 from refresh_pipeline.market.candles import Candles
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.redaction import excerpt
 from refresh_pipeline.sources import PermanentError, Request
 from refresh_pipeline.sources.http_client import BaseUrl, by_status
 from refresh_pipeline.sources.http_source import SourceOptions
-from refresh_pipeline.sources.rows import json_body, unexpected
+from refresh_pipeline.sources.rows import json_body, number, unexpected
 from refresh_pipeline.sources.windowed import Ask, WindowedSource
 
 # Clients without the name of a browser are refused.
@@ -82,6 +83,24 @@ class YahooSource(WindowedSource[YahooOptions]):
         is_last = np.arange(len(candles)) == len(candles) - 1
         return candles.where(~is_last | (floored == candles.open_time))
 
+    def adjustments(self, response: httpx.Response, instrument: str) -> Sequence[Adjustment]:
+        """See WindowedSource: events are stamped with the opening of their session; prices follow splits already."""
+        try:
+            (result,) = json_body(response)[0]["chart"]["result"]
+            events = _events(result)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            return ()
+        return [
+            Adjustment(
+                instrument,
+                self.session_of(instrument, np.datetime64(time * SECOND, "us")),
+                kind,
+                value,
+                kind is AdjustmentKind.split,
+            )
+            for kind, time, value in events
+        ]
+
     def read(self, response: httpx.Response, symbol: str) -> Sequence[Any]:
         """See WindowedSource; bars without a price are minutes or days without trade."""
         body, _ = json_body(response)
@@ -98,6 +117,18 @@ class YahooSource(WindowedSource[YahooOptions]):
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise unexpected(response, "chart.result with timestamp and indicators.quote") from error
         return [row for row in rows if any(cell is not None for cell in row[1:5])]
+
+
+def _events(result: Any) -> list[tuple[AdjustmentKind, int, float]]:
+    """Kind, time and value of each split and dividend; what Yahoo writes otherwise is left out."""
+    events = result.get("events") or {}
+    found = []
+    for event in (events.get("splits") or {}).values():
+        numerator, denominator = number(event.get("numerator")), number(event.get("denominator"))
+        found.append((AdjustmentKind.split, event.get("date"), numerator / denominator if denominator else np.nan))
+    for event in (events.get("dividends") or {}).values():
+        found.append((AdjustmentKind.dividend, event.get("date"), number(event.get("amount"))))
+    return [each for each in found if isinstance(each[1], int) and np.isfinite(each[2]) and each[2] > 0]
 
 
 def _row(time: Any, *cells: Any) -> tuple[Any, ...]:

@@ -37,6 +37,8 @@ class Table(StrEnum):
     series = "series"
     # Which venue, under which symbol, the candles of each series come from: one row for each source of the YAML.
     series_sources = "series_sources"
+    # Splits and dividends, as the sources tell them.
+    adjustments = "adjustments"
     # One row an asset and series: the result of its last attempt.
     outcomes = "outcomes"
     # One row an asset and series to compute again: the first candle that changed since it was last computed.
@@ -133,6 +135,16 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
         "symbol": "varchar",
         "made_from": "varchar",
         "recorded_at": "timestamp",
+    },
+    # `value` is new shares for an old one, or the dividend for a share; `in_prices` that raw prices follow it already.
+    Table.adjustments: {
+        "instrument": "varchar",
+        "ex_time": "timestamp",
+        "kind": "varchar",
+        "value": "double",
+        "in_prices": "boolean",
+        "source": "varchar",
+        "fetched_at": "timestamp",
     },
     Table.outcomes: SERIES_KEY
     | {

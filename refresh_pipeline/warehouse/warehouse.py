@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
+from refresh_pipeline.market.adjustments import Adjustment
 from refresh_pipeline.market.candles import BulkFile, Candles, Times
 from refresh_pipeline.market.export_spec import Window
 from refresh_pipeline.market.gaps import Coverage, Gap, Stretch
@@ -22,6 +23,7 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.warehouse import (
     acknowledgements,
+    adjustments,
     archives,
     column_refresh,
     column_versions,
@@ -163,6 +165,7 @@ class Warehouse:
             ensure_known_view(connection, market.name, ENHANCED_CANDLES, market.two_sided)
             changed = stored_ranges.of_another_calendar(connection, market)
             ensure_signals_view(connection, market.name)
+            adjustments.ensure_views(connection, market.name, schema.candle_columns(market.two_sided))
             stored_ranges.bring_forward(connection, market)
             for series, base in series_origins.bases(connection, market.name, changed).items():
                 again, gone = resampled.regrid(connection, market, series, base)
@@ -248,6 +251,11 @@ class Warehouse:
             for series, times in withdrawn.items():
                 stored[series] = stored.get(series, Stored()) + Stored(withdrawn=len(times))
             return stored
+
+    def store_adjustments(self, market: Market, found: Sequence[Adjustment], source: str, now: datetime) -> int:
+        """Store splits and dividends that a source told; gives how many are new or have another value."""
+        with self.get_connection() as connection, transaction(connection):
+            return adjustments.store(connection, market.name, found, source, now)
 
     def chosen_candles(self, market: Market, choice: Choice) -> dict[Series, int]:
         """How many stored candles of each series `forget` would remove."""

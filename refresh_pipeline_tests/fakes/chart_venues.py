@@ -19,6 +19,11 @@ DAYS = ("1d", "1Day", "D", "1Dutc")
 KEY = {"APCA-API-KEY-ID": "PK0123456789", "APCA-API-SECRET-KEY": "s3cret-0123456789"}
 
 
+# A share that is split four for one on one day, and pays a dividend on another.
+SPLIT_SYMBOL = "AAPL"
+SPLIT_DAY, DIVIDEND_DAY = (datetime(2024, 5, day, tzinfo=UTC) for day in (28, 30))
+
+
 class FakeVenue(LoopbackServer):
     """What they share: a clock, the symbols that there are, and when the candles begin."""
 
@@ -75,7 +80,17 @@ class FakeYahoo(FakeVenue):
         names = ("open", "high", "low", "close", "volume")
         quotes = {name: [row[at] for row in rows] for at, name in enumerate(names)}
         times = [int((each + late).timestamp()) for each in opens]
-        result = {"meta": {"symbol": symbol, "currency": "USD"}, "indicators": {"quote": [quotes]}}
+        events: dict[str, dict[str, Any]] = {}
+        for at in opens:
+            if symbol == SPLIT_SYMBOL and interval == "1d" and at in (SPLIT_DAY, DIVIDEND_DAY):
+                second = int((at + late).timestamp())
+                if at == SPLIT_DAY:
+                    split = {"date": second, "numerator": 4.0, "denominator": 1.0, "splitRatio": "4:1"}
+                    events["splits"] = {str(second): split}
+                else:
+                    events["dividends"] = {str(second): {"amount": 0.5, "date": second}}
+        more = {"events": events} if events else {}
+        result = more | {"meta": {"symbol": symbol, "currency": "USD"}, "indicators": {"quote": [quotes]}}
         return {"chart": {"result": [result | ({"timestamp": times} if times else {})], "error": None}}
 
     @staticmethod
@@ -93,6 +108,8 @@ class FakeAlpaca(FakeVenue):
         """See LoopbackServer."""
         if any(request.headers.get(name) != value for name, value in KEY.items()):
             return web.json_response({"message": "forbidden."}, status=403)
+        if request.path == "/v1/corporate-actions":
+            return web.json_response({"corporate_actions": self.actions(request.query), "next_page_token": None})
         symbol, query = request.path.split("/")[3], request.query
         if symbol not in self.symbols:
             return web.json_response({"code": 42210000, "message": f"invalid symbol: {symbol}"}, status=422)
@@ -102,6 +119,18 @@ class FakeAlpaca(FakeVenue):
         rest = str(first + self.page) if len(bars) > first + self.page else None
         page = bars[first : first + self.page] or None
         return web.json_response({"bars": page, "symbol": symbol, "next_page_token": rest})
+
+    @staticmethod
+    def actions(query: Mapping[str, str]) -> Mapping[str, Any]:
+        """The splits and dividends of a stretch of days, by their type."""
+        split = {"symbol": SPLIT_SYMBOL, "new_rate": 4, "old_rate": 1, "ex_date": f"{SPLIT_DAY:%Y-%m-%d}"}
+        dividend = {"symbol": SPLIT_SYMBOL, "rate": 0.5, "ex_date": f"{DIVIDEND_DAY:%Y-%m-%d}", "special": False}
+        found = {}
+        for name, action in (("forward_splits", split), ("cash_dividends", dividend)):
+            is_asked = name.removesuffix("s") in query["types"].split(",")
+            if is_asked and query["symbols"] == SPLIT_SYMBOL and query["start"] <= action["ex_date"] <= query["end"]:
+                found[name] = [action]
+        return found
 
     @staticmethod
     def bar(opened: datetime) -> Mapping[str, Any]:

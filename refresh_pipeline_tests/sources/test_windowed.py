@@ -109,7 +109,38 @@ def test_every_closed_candle_comes_once_with_its_numbers(name: str, venue: FakeV
 def test_a_window_has_no_more_rows_than_an_answer_holds(name: str, venue: FakeVenue, tmp_path: Path) -> None:
     fetched(name, venue, tmp_path, "2024-06-11T20:00")
     requests = {"yahoo": 1, "alpaca": 2, "bybit": 2, "okx": 12}
-    assert len(venue.asked) == requests[name]
+    # A session begins in the window: Alpaca is asked for splits and dividends as well.
+    assert len(venue.asked) == requests[name] + (name == "alpaca")
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "follows"),
+    [
+        ("yahoo", "", {"split"}),
+        ("alpaca", "", set()),
+        ("alpaca", ", adjustment: dividend", {"dividend"}),
+        ("alpaca", ", adjustment: all", {"split", "dividend"}),
+    ],
+)
+def test_splits_and_dividends_come_with_the_candles(
+    name: str, more: str, follows: set[str], venue: FakeVenue, tmp_path: Path
+) -> None:
+    got = fetched(name, venue, tmp_path, "2024-05-20", "D1", more=more)
+    assert len(candles(got)) > 15
+    told = {each.kind.value: each for one in got for each in one.adjustments}
+    assert {kind: (each.instrument, str(each.ex_time)[:16], each.value) for kind, each in told.items()} == {
+        "split": ("AAPL", "2024-05-28T00:00", 4.0),
+        "dividend": ("AAPL", "2024-05-30T00:00", 0.5),
+    }
+    assert {kind for kind, each in told.items() if each.in_prices} == follows
+
+
+def test_a_refused_request_for_splits_costs_no_candle(tmp_path: Path) -> None:
+    with FakeAlpaca(NOW, ("AAPL",)) as venue:
+        venue.fail(Fault(403, {"message": "subscription does not permit them"}), path="corporate-actions")
+        got = fetched("alpaca", venue, tmp_path, "2024-06-11T20:00")
+    assert len(candles(got)) == 1140
+    assert [each.adjustments for each in got if each.adjustments] == []
 
 
 def test_a_day_begins_with_the_calendars(name: str, venue: FakeVenue, tmp_path: Path) -> None:
