@@ -7,6 +7,7 @@ from functools import partial
 
 from refresh_pipeline.analytics.bars import Bars, Computation, Values
 from refresh_pipeline.analytics.evaluation import BLOCK_BARS, Part, RecursiveFormula, RowFormula, evaluate, fingerprints
+from refresh_pipeline.analytics.expressions import expression_part
 from refresh_pipeline.analytics.fingerprints import fingerprint
 from refresh_pipeline.analytics.own_indicators import OWN, own_indicators
 from refresh_pipeline.analytics.registry import (
@@ -25,6 +26,7 @@ from refresh_pipeline.analytics.registry import (
 )
 from refresh_pipeline.analytics.talib_functions import Number
 from refresh_pipeline.market.calendars.base import Calendar
+from refresh_pipeline.market.candles import CANDLE_COLUMNS
 
 # An entry of a market's YAML: a group, an indicator, a column, or one indicator with parameter sets.
 IndicatorSpec = str | Mapping[str, object]
@@ -58,7 +60,8 @@ def indicators(specs: Sequence[IndicatorSpec] | None, calendar: Calendar) -> Com
     """The table of a market's indicators: the group `standard`, or those of `specs`.
 
     A spec is the name of a group, an indicator or a column, or an indicator with parameters: `{"ema": [8, 21]}`,
-    `{"macd": {"fastperiod": 8, "slowperiod": 21, "signalperiod": 5}}`.
+    `{"macd": {"fastperiod": 8, "slowperiod": 21, "signalperiod": 5}}`; or a new name with an expression of candles:
+    `{"gap": "open / lag(close, 1) - 1"}`.
 
     Raises:
         UnknownIndicator: there is no such group, indicator, column or parameter; the message names the nearest. Or two
@@ -170,6 +173,9 @@ def _with_parameters(
     entries: Mapping[str, Indicator], name: str, given: object
 ) -> Iterator[tuple[Part, Sequence[str], str]]:
     entry = entries.get(name)
+    if isinstance(given, str) and entry is None:
+        yield _by_expression(entries, name, given), [name], repr({name: given})
+        return
     if entry is None or not entry.parameters:
         choices = [each.name for each in entries.values() if each.parameters]
         raise UnknownIndicator(f"found {name!r}{_nearest(name, choices)}; allowed: an indicator that takes parameters")
@@ -177,6 +183,18 @@ def _with_parameters(
         parameters = _parameters(entry, values)
         names = entry.names_for({key: parameters[key] for key in _given_names(entry, values)})
         yield entry.part(parameters, names), names, repr({name: values})
+
+
+def _by_expression(entries: Mapping[str, Indicator], name: str, text: str) -> Part:
+    """The part of a column of one's own, which an expression of candles computes."""
+    taken = {"instrument", "timeframe", "open_time", *CANDLE_COLUMNS}
+    taken |= {column for entry in entries.values() for shipped in entry.shipped for column in shipped.names}
+    if name in taken or not name.isidentifier() or name != name.lower():
+        raise UnknownIndicator(f"found {name!r} for {text!r}; allowed: a new name of lower-case letters, digits and _")
+    try:
+        return expression_part(name, text)
+    except ValueError as error:
+        raise UnknownIndicator(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
 
 
 def _given_names(entry: Indicator, given: object) -> list[str]:

@@ -95,7 +95,7 @@ def require_no_look_ahead(name: str, formula: BlockFormula) -> None:
 
 def _computed(name: str, formula: BlockFormula, arrays: Sequence[Floats]) -> Floats:
     try:
-        values = np.asarray(formula.function(*(each.copy() for each in arrays)), dtype=np.float64)
+        values = np.asarray(formula.function(*(each.copy() for each in arrays), *formula.arguments), dtype=np.float64)
     except Exception as error:
         raise OwnIndicatorError(f"{name}: {type(error).__name__}: {error}") from error
     if values.shape != arrays[0].shape:
