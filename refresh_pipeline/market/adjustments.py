@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from refresh_pipeline.market.candles import Floats, Times
 PRICES = ("open", "high", "low", "close")
 
 
-class AdjustmentKind(StrEnum):
+class AdjustmentKind(Enum):
     """What happened to a share."""
 
     split = "split"

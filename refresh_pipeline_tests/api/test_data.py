@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -11,8 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from refresh_pipeline_tests.api.served import BARS, Shop
-from refresh_pipeline_tests.warehouse.warehouse_fixtures import query
+from refresh_pipeline.client.place import Question
+from refresh_pipeline.client.server import ServerPlace
+from refresh_pipeline.market.adjustments import Adjustment, AdjustmentKind
+from refresh_pipeline_tests.api.served import BARS, BTC, NOW, Shop, served
+from refresh_pipeline_tests.warehouse.warehouse_fixtures import candles, opens, query
 
 PATH = "/api/v1/data/BTC/USD/m5"
 
@@ -167,6 +171,8 @@ def test_many_cells_are_read_in_several_openings(client: httpx.Client, shop: Sho
         ("BTC/USD/m5?since=yesterday", 422, "invalid-parameter", {}),
         ("BTC/USD/m5?layer=raw", 422, "invalid-parameter", {}),
         ("BTC/USD/m5?as_of=2024-01-02", 422, "invalid-parameter", {}),
+        ("BTC/USD/m5?adjusted=true", 422, "invalid-parameter", {}),
+        ("BTC/USD/m5?adjusted=true&layer=candles&as_of=2024-01-02", 422, "invalid-parameter", {}),
         ("BTC/USD/m5?names=fx_refresh&layer=joined", 422, "invalid-parameter", {}),
     ],
 )
@@ -195,3 +201,23 @@ def test_the_nse_predecessors_line(client: httpx.Client, shop: Shop) -> None:
     body = client.get("/pipeline/data/BTCUSD?timeframe=5T&start_date=2024-01-02&end_date=2024-01-02T01:00").json()
     assert (body["count"], body["columns"][0], len(body["data"])) == (12, "open_time", 12)
     assert body["data"][0]["close"] == stored(shop)[288]
+
+
+def test_adjusted_candles_follow_a_split(tmp_path: Path) -> None:
+    shop = Shop.opened(tmp_path / "shop", REFRESH_API_RATE="100000")
+    shop.refresh({BTC: candles(20)})
+    split = Adjustment("BTC/USD", opens(11)[10], AdjustmentKind.split, 2.0, False)
+    shop.warehouse.store_adjustments(shop.market, [split], "demo", NOW)
+    raw = stored(shop, table="raw_candles")
+    wanted = [close / 2 for close in raw[:10]] + raw[10:]
+    with served(shop) as client:
+        plain = client.get(f"{PATH}?layer=candles")
+        answer = client.get(f"{PATH}?layer=candles&adjusted=true")
+        assert (closes(plain), closes(answer)) == (raw, wanted)
+        assert answer.headers["etag"] != plain.headers["etag"]
+        first = client.get(f"{PATH}?layer=candles&adjusted=true&since=2024-01-01&limit=4")
+        assert closes(first) == wanted[:4]
+        assert closes(client.get(first.json()["next"])) == wanted[4:8]
+        place = ServerPlace(str(client.base_url), None)
+        question = Question("candles", "BTC/USD", "m5", None, None, None, None, ["close"], adjusted=True)
+        assert place.rows(question)["close"].tolist() == wanted
