@@ -106,11 +106,6 @@ def _read(settings: Settings, table: str, series: Series, bounds: list[np.dateti
         if bound is not None:
             condition += f" and open_time {comparison} ?"
             values.append(bound.astype(datetime))
-<<<<<<< HEAD
-    statement = f"select * from {qualified(market.name, table)} where {condition} order by open_time"
-    with connect(settings.warehouse, read_only=True) as connection:
-=======
     statement = f"select * from {table} where {condition} order by open_time"
-    with connect(str(settings.database), read_only=True) as connection:
->>>>>>> 82d69c1 (Splits and dividends of Yahoo and Alpaca stand in a table; views, API, client and notebook give prices that follow them)
+    with connect(settings.warehouse, read_only=True) as connection:
         return connection.execute(statement, values).df()
