@@ -4,6 +4,7 @@ DuckDB downloads and loads extensions (code) by itself where a path or a setting
 file's lock: that is the warehouse's part.
 """
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,9 @@ NO_EXTENSIONS = {
     "allow_community_extensions": "false",
     "allow_unsigned_extensions": "false",
 }
+# A connection that is opened while another thread of this process opens the same file for the first time lacks DuckDB's
+# functions for arrays ("pandas_scan does not exist").
+_OPENING = threading.Lock()
 # DuckDB's words where an earlier connection of this process to the same file has locked it already.
 LOCKED_ALREADY = "configuration has been locked"
 
@@ -47,7 +51,8 @@ def open_duckdb(
     """
     if database != IN_MEMORY:
         require_path(database)
-    connection = duckdb.connect(database, read_only=read_only, config={**(config or {}), **NO_EXTENSIONS})
+    with _OPENING:
+        connection = duckdb.connect(database, read_only=read_only, config={**(config or {}), **NO_EXTENSIONS})
     try:
         _configure(connection, {**(session or {}), "lock_configuration": True})
     except BaseException:

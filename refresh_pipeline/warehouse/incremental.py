@@ -4,8 +4,10 @@ Three phases: read (one query for all series), compute (no connection open), wri
 read and write is not lost: only series whose queued version is still the one that was read are written.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -32,6 +34,8 @@ from refresh_pipeline.warehouse.versions import record_changes
 CELLS_AT_ONCE = 45_000_000
 # A ninth of that for what is read and computed at once: a tick takes no longer for it.
 SHARES = 9
+# So many chunks are computed, or queued for it, while a transaction writes the ones before.
+CHUNKS_AHEAD = 6
 # Read slightly more than the calendar asks for: a few candles that never came then need no second query.
 SLACK = 1.05
 # At least one of four candles that the calendar expects is assumed to be stored.
@@ -99,6 +103,8 @@ class TailRefresh:
     session: Callable[[], AbstractContextManager[None]] = nullcontext
     # Called after each transaction with the number of series written so far, and of all.
     progress: Callable[[int, int], None] = lambda written, total: None
+    # Whether `connect` may be called by a second thread, which computes while this one writes.
+    overlaps: bool = False
 
     @property
     def table(self) -> Table:
@@ -112,21 +118,44 @@ class TailRefresh:
         """
         recomputed: dict[Series, Recomputed] = {}
         waiting: list[ComputedBatch] = []
-        for remaining in self._chunks(pending):
-            chunk = remaining
-            while len(chunk.series):
-                batch = self.compute(chunk, self._ends_of_pieces(chunk))
-                waiting.append(batch)
-                until = batch.until
-                if batch.is_whole and sum(map(len, waiting)) * self._cells_a_row < self.cells_at_once:
-                    break
-                written = self._write(waiting)
-                recomputed |= _added(recomputed, written)
-                self.progress(len(recomputed), len(pending.series))
-                # A series that is too long for memory is stored a piece at a time.
-                goes_on = np.array([series in written for series in chunk.series], dtype=bool) & ~np.isnat(until)
-                chunk = replace(chunk, since=until).take(goes_on)
+        with closing(self._computed(self._chunks(pending))) as computed:
+            for whole_chunk, first_batch in computed:
+                chunk, batch = whole_chunk, first_batch
+                while True:
+                    waiting.append(batch)
+                    until = batch.until
+                    if batch.is_whole and sum(map(len, waiting)) * self._cells_a_row < self.cells_at_once:
+                        break
+                    written = self._write(waiting)
+                    recomputed |= _added(recomputed, written)
+                    self.progress(len(recomputed), len(pending.series))
+                    # A series that is too long for memory is stored a piece at a time.
+                    goes_on = np.array([series in written for series in chunk.series], dtype=bool) & ~np.isnat(until)
+                    chunk = replace(chunk, since=until).take(goes_on)
+                    if not len(chunk.series):
+                        break
+                    batch = self._next_piece(chunk)
         return recomputed | _added(recomputed, self._write(waiting))
+
+    def _computed(self, chunks: Sequence[PendingRecompute]) -> Iterator[tuple[PendingRecompute, ComputedBatch]]:
+        """Each chunk with its first piece; of many chunks, the next are computed while earlier ones are written."""
+        if not self.overlaps or len(chunks) <= SHARES:
+            yield from ((chunk, self._next_piece(chunk)) for chunk in chunks)
+            return
+        ahead: deque[Future[ComputedBatch]] = deque()
+        # One thread: DuckDB writes without Python's lock, and computing holds it.
+        with ThreadPoolExecutor(1, thread_name_prefix="compute") as worker:
+            try:
+                for number, chunk in enumerate(chunks):
+                    upcoming = chunks[number + len(ahead) : number + CHUNKS_AHEAD]
+                    ahead.extend(worker.submit(self._next_piece, each) for each in upcoming)
+                    yield chunk, ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _next_piece(self, chunk: PendingRecompute) -> ComputedBatch:
+        return self.compute(chunk, self._ends_of_pieces(chunk))
 
     def compute(self, chunk: PendingRecompute, until: Times) -> ComputedBatch:
         """Read and compute each series of the chunk before its instant of `until`; all of it where that is NaT."""

@@ -3,6 +3,7 @@
 No SQL stands here; every method calls a function of the module that knows its tables.
 """
 
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -95,9 +96,15 @@ class Warehouse:
         """
         self.database, self.patience, self._why_missing = str(database), patience, why_missing
         self.place = place_of(database)
-        self._held: duckdb.DuckDBPyConnection | None = None
+        # The connection of each thread's session.
+        self._of_thread = threading.local()
         # Markets whose tables this object has prepared, with the identity of the warehouse that holds them.
         self._prepared: dict[str, tuple[object, Market]] = {}
+
+    @property
+    def _held(self) -> duckdb.DuckDBPyConnection | None:
+        """The connection of this thread's session."""
+        return getattr(self._of_thread, "held", None)
 
     @contextmanager
     def get_connection(self, *, memory_limit: str = MEMORY) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -108,8 +115,8 @@ class Warehouse:
         Raises:
             WarehouseMissing: the file was there before; others as `connect` raises.
         """
-        if self._held is not None:
-            yield self._held
+        if (held := self._held) is not None:
+            yield held
             return
         if not self.exists and (reason := self._why_missing()):
             raise WarehouseMissing(reason)
@@ -119,8 +126,8 @@ class Warehouse:
     @contextmanager
     def reader(self) -> Iterator[duckdb.DuckDBPyConnection]:
         """A read-only connection, which other readers may share."""
-        if self._held is not None:
-            yield self._held
+        if (held := self._held) is not None:
+            yield held
             return
         with connect(self.database, read_only=True, patience=self.patience) as connection:
             yield connection
@@ -138,14 +145,14 @@ class Warehouse:
     def session(self) -> Iterator[None]:
         """One connection for every call in the block, because opening the file takes longer than most calls.
 
-        Other processes wait until the block ends: it must neither fetch nor compute. All calls come from one thread.
+        Other processes wait until the block ends: it must neither fetch nor compute. Other threads have their own.
         """
         with self.get_connection() as connection:
-            before, self._held = self._held, connection
+            before, self._of_thread.held = self._held, connection
             try:
                 yield
             finally:
-                self._held = before
+                self._of_thread.held = before
 
     @property
     def exists(self) -> bool:
@@ -359,6 +366,7 @@ class Warehouse:
             keep,
             session=self.session,
             progress=progress,
+            overlaps=True,
         )
         updated = refresh_columns(work, queued)
         recomputed = work.run(pending)

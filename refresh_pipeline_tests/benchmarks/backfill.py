@@ -36,10 +36,13 @@ STAGES = (*cycle.STAGES, cycle.REST)
 
 @dataclass(frozen=True, slots=True)
 class Backfilled:
-    """Seconds of each stage, what Dagster took besides, and how large the file has become."""
+    """Seconds of each stage and in all, and how large the file has become.
+
+    Stages overlap: rows are computed while others are written.
+    """
 
     stages: Mapping[str, float]
-    share: float
+    total: float
     megabytes: float
 
 
@@ -55,13 +58,11 @@ def measure(size: Size, folder: Path, apart: Apart = in_child) -> Findings:
     found = [_stage(stage, ours.stages.get(stage, 0.0), taken.get(stage), candles) for stage in STAGES]
     found[0] = replace(found[0], note=f"{found[0].note}; ours: what storing waits for, as fetching goes on beside it")
     remembering = sum(ours.stages.get(each, 0.0) for each in cycle.REMEMBERING)
-    total = sum(each.ours[0] for each in found) + remembering
     return {
         f"a backfill of {size.days} days of m1 for {size.symbols} symbols, {candles:,} candles": [
             *found,
             _stage("remembering", remembering, None, candles),
-            _stage("from venue to indicators", total, sum(taken.values()), candles),
-            Comparison("Dagster's share", [ours.share]),
+            _stage("from venue to indicators, Dagster included", ours.total, sum(taken.values()), candles),
             Comparison("peak memory", [peak], note="of the run's process", unit="MB"),
             Comparison("the warehouse's file", [ours.megabytes], unit="MB"),
         ]
@@ -88,7 +89,7 @@ def backfilled(base_url: str, size: Size, folder: Path) -> Backfilled:
         run = cycle.run_job(instance, job, market, BEGIN, watch, missing_only=True)
     stages = dict(watch.stages.seconds)
     checks = stages.pop(cycle.CHECKS, 0.0)
-    return Backfilled(stages, run.total - sum(stages.values()) - checks, settings.database.stat().st_size / 1e6)
+    return Backfilled(stages, run.total - checks, settings.database.stat().st_size / 1e6)
 
 
 def floors(base_url: str, market: Market, folder: Path) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """How a benchmark measures and what it found: seconds of several rounds, beside a floor, the same done bare."""
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -84,14 +85,16 @@ def side_by_side(
 
 @dataclass
 class Stopwatch:
-    """Which stage of the work is on, and how long each has been: a stage within another stops that one meanwhile."""
+    """Which stage of the work is on, and how long each has been: a stage within another stops that one meanwhile.
+
+    Each thread has its own stages; their seconds may overlap.
+    """
 
     # Stages that nothing within them stops.
     undivided: Collection[str] = ()
     # Stage, when it began in seconds since 1970, and how many seconds it took.
     stretches: list[tuple[str, float, float]] = field(default_factory=list)
-    _stages: list[str] = field(default_factory=list)
-    _since: float = 0.0
+    _of_thread: threading.local = field(default_factory=threading.local)
     _epoch: float = field(default_factory=lambda: time.time() - time.perf_counter())
 
     @property
@@ -129,11 +132,17 @@ class Stopwatch:
         with self.on(stage):
             yield
 
+    @property
+    def _stages(self) -> list[str]:
+        """The stages of this thread that are on, the innermost last."""
+        return self._of_thread.__dict__.setdefault("stages", [])
+
     def _switch(self) -> None:
         now = time.perf_counter()
         if self._stages:
-            self.stretches.append((self._stages[-1], self._epoch + self._since, now - self._since))
-        self._since = now
+            since = self._of_thread.since
+            self.stretches.append((self._stages[-1], self._epoch + since, now - since))
+        self._of_thread.since = now
 
     @contextmanager
     def during(self, owner: Any, name: str, stage: Callable[[Any], str]) -> Iterator[None]:

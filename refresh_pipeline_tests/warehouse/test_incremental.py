@@ -1,6 +1,7 @@
 """Computed tables after any change: what is in them equals computing everything, and only what changed was touched."""
 
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -530,6 +531,43 @@ def test_in_chunks_or_at_once_the_result_is_the_same(cells_at_once: int):
             tables.append(connection.execute("select * from fair.enhanced_candles order by all").fetchall())
     assert tables[0] == tables[1]
     assert len(tables[0]) == 1200
+
+
+MANY = market_of([f"{letter}{letter}{letter}/USD" for letter in "ABCDEFGHIJKLMNOP"])
+
+
+def many_chunks(warehouse: Warehouse, compute: Callable[[Bars], Mapping[str, Values]]) -> dict[Series, Recomputed]:
+    """Refresh sixteen series, each a chunk, with a second thread that computes."""
+    made = replace(SHIPPED_TABLES[Table.enhanced_candles], compute=compute)
+    pending = warehouse.pending_recompute(MANY, Table.enhanced_candles, MANY.series)
+    opened, calendar = warehouse.get_connection, MANY.calendar
+    work = TailRefresh(opened, "fair", made, calendar, two_sided=False, cells_at_once=9_000, session=warehouse.session)
+    return replace(work, overlaps=True).run(pending)
+
+
+def test_of_many_chunks_the_next_are_computed_in_a_thread_and_the_result_is_the_same(tmp_path: Path):
+    warehouse, computation = prepared(tmp_path, MANY), SHIPPED_TABLES[Table.enhanced_candles]
+    arrivals = {series: candles(60, seed=number) for number, series in enumerate(MANY.series)}
+    warehouse.store_candles(MANY, arrivals, "test", NOW)
+    threads, calls = set[str](), 0
+
+    def watched(bars: Bars) -> Mapping[str, Values]:
+        nonlocal calls
+        threads.add(threading.current_thread().name)
+        calls += 1
+        if calls == 12:
+            raise ZeroDivisionError
+        return computation.compute(bars)
+
+    with pytest.raises(ZeroDivisionError):
+        many_chunks(warehouse, watched)
+    assert {name.rstrip("0123456789_") for name in threads} == {"compute"}
+    # What was written before stays, and the next refresh does the rest.
+    written = {*many_chunks(warehouse, watched)}
+    assert 5 <= len(written) < 16
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("compute")]
+    with warehouse.get_connection() as connection:
+        assert_whole(connection, MANY, computation)
 
 
 def test_rows_of_a_series_that_is_computed_in_pieces_are_all_counted(three: duckdb.DuckDBPyConnection):
