@@ -15,7 +15,7 @@ from refresh_pipeline.market.candles import TIME_UNIT
 from refresh_pipeline.market.export_spec import Layer, Layout
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.pipeline.export import names_of
+from refresh_pipeline.pipeline.export_content import names_of
 from refresh_pipeline.warehouse.arrays import arrays_of
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.manifests import joined_columns

@@ -5,7 +5,7 @@ read and write is not lost: only series whose queued version is still the one th
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
@@ -137,7 +137,9 @@ class TailRefresh:
                     batch = self._next_piece(chunk)
         return recomputed | _added(recomputed, self._write(waiting))
 
-    def _computed(self, chunks: Sequence[PendingRecompute]) -> Iterator[tuple[PendingRecompute, ComputedBatch]]:
+    def _computed(
+        self, chunks: Sequence[PendingRecompute]
+    ) -> Generator[tuple[PendingRecompute, ComputedBatch], None, None]:
         """Each chunk with its first piece; of many chunks, the next are computed while earlier ones are written."""
         if not self.overlaps or len(chunks) <= SHARES:
             yield from ((chunk, self._next_piece(chunk)) for chunk in chunks)
