@@ -24,7 +24,7 @@ from refresh_pipeline.cli.options import (
     open_sources,
     refuse_unfinished_restore,
     request,
-    require_credentials,
+    require_reachable,
     require_warehouse,
     warehouse_errors,
     warn_of_older_instance_file,
@@ -204,7 +204,7 @@ def up(
         prepare_dagster(wanted.settings)
         warn_of_older_instance_file(wanted.settings)
     try:
-        require_credentials(wanted.markets)
+        require_reachable(wanted.markets)
     except ValueError as error:
         # The other markets need not wait for it.
         print_warning(str(error))

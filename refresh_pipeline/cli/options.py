@@ -113,11 +113,16 @@ def open_sources(settings: "Settings", markets: "Sequence[Market]") -> None:
         require_usable(settings, market)
 
 
-def require_credentials(markets: "Sequence[Market]") -> None:
-    """Raise ValueError where a market's only source needs a credential that no setting has: its requests would fail."""
-    from refresh_pipeline.pipeline.market_validation import missing_credentials
+def require_reachable(markets: "Sequence[Market]") -> None:
+    """Raise ValueError where a market's only source lacks what every request needs: a credential, or the directory."""
+    from refresh_pipeline.pipeline.market_validation import missing_credentials, missing_directory
 
     for market in markets:
+        if directory := missing_directory(market):
+            raise ValueError(
+                f"market {market.name!r}: source: directory: {directory} is no directory; create it, name another in "
+                "the YAML, or choose other markets with --market"
+            )
         if names := missing_credentials(market):
             raise ValueError(
                 f"market {market.name!r}: {' and '.join(names)} not set, and {market.source.kind} refuses requests "

@@ -22,7 +22,7 @@ from refresh_pipeline.cli.options import (
     open_sources,
     request,
     require_bounds,
-    require_credentials,
+    require_reachable,
     require_warehouse,
     warn_of_calendars,
     warn_of_older_instance_file,
@@ -103,7 +103,7 @@ def _prepared(
     require_warehouse(wanted.settings, new=new)
     open_sources(wanted.settings, wanted.markets)
     if fetches:
-        require_credentials([market for market, _ in series])
+        require_reachable([market for market, _ in series])
     prepare_dagster(wanted.settings)
     warn_of_older_instance_file(wanted.settings)
     return series

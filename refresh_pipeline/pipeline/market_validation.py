@@ -4,6 +4,7 @@ A market that cannot be refreshed stops no other one.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from refresh_pipeline.market.model import Market, MarketError
 from refresh_pipeline.market_files import load_each
@@ -44,6 +45,14 @@ def missing_credentials(market: Market) -> list[str]:
         return []
     named = variables(market.source.options) or CREDENTIALS.get(market.source.kind, ())
     return [name for name in named if not secret(name)]
+
+
+def missing_directory(market: Market) -> Path | None:
+    """The directory of a market of files that is not there; None where it is, or where other sources serve as well."""
+    if market.fallbacks or market.source.kind != "files":
+        return None
+    directory = Path(str(market.source.options.get("directory", ""))).expanduser().absolute()
+    return None if directory.is_dir() else directory
 
 
 def usable_markets(settings: Settings) -> tuple[list[Market], dict[str, str]]:

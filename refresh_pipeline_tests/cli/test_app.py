@@ -178,6 +178,16 @@ def test_a_market_whose_source_cannot_be_is_a_wrong_request(
     assert said in words(result.stderr)
 
 
+def test_a_directory_that_is_missing_is_told_before_anything_starts(new_world: World) -> None:
+    file = new_world.root / "markets" / "bazaar.yaml"
+    file.write_text(file.read_text().replace("directory: candles", "directory: nowhere"))
+    result = command("once")
+    assert result.exit_code == 2
+    assert "market 'bazaar': source: directory: " in words(result.stderr)
+    assert "nowhere is no directory; create it" in words(result.stderr)
+    assert not (new_world.root / "data" / "dagster").exists()
+
+
 def test_without_a_command_it_explains_itself() -> None:
     said = words(command().output)
     assert all(name in said for name in ("once", "status", "up"))

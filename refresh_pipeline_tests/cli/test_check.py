@@ -1,12 +1,16 @@
 """`refresh check`: checks as a Dagster run, for people and for CI."""
 
 import json
+import shlex
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 
-from refresh_pipeline_tests.project_folder import LATER, NOW, World, command
+from refresh_pipeline_tests.project_folder import FEW_INDICATORS, LATER, NOW, World, command
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_all_green_ends_with_0(world: World) -> None:
@@ -39,6 +43,25 @@ def test_a_red_check_ends_with_1_and_names_its_first_faults(world: World, tmp_pa
     assert failure.get("message") == "8 of 8 series failed"
     assert "ETH/USD m15" in str(failure.text)
     assert not list(cases["prices_are_coherent"])
+
+
+def test_the_shipped_workflow_runs(new_world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    workflow = yaml.safe_load((ROOT / "deploy" / "ci" / "github-actions.yaml").read_text())
+    job = workflow["jobs"]["checks"]
+    steps = [shlex.split(step["run"]) for step in job["steps"] if step.get("run", "").startswith("refresh ")]
+    assert [step[1] for step in steps] == ["once", "check"]
+    # Everything but its market, which is on the network.
+    for name, value in job["env"].items():
+        monkeypatch.setenv(name, value.replace("${{ github.workspace }}", str(new_world.root)))
+    monkeypatch.setenv("REFRESH_MARKETS", "bazaar")
+    file = new_world.root / "markets" / "bazaar.yaml"
+    file.write_text(FEW_INDICATORS.replace("ETH/USD, SOL/USD, XRP/USD", "ETH/USD").replace("m15, H1", "H1"))
+    first, second = (command(*step[1:]) for step in steps)
+    assert first.exit_code == 0, first.output
+    # The candles are of another day, so a check is red, and the workflow fails with its results attached.
+    assert second.exit_code == 1, second.output
+    [attached] = [step["with"]["path"] for step in job["steps"] if "upload-artifact" in step.get("uses", "")]
+    assert ElementTree.parse(new_world.root / attached).getroot()[0].get("failures") != "0"
 
 
 @pytest.mark.parametrize("arguments", [["-m", "nope"], ["--now", "noon"], []])

@@ -44,6 +44,8 @@ GLOBEX_CLOSE, LIBRARY_CLOSE = 16 * 60, 17 * 60
 # Juneteenth, which the library lacks for CMES, and the day of mourning of 2025 on which futures were traded.
 JUNETEENTH = ("2022-06-20", "2023-06-19", "2024-06-19", "2025-06-19", "2026-06-19", "2027-06-18")
 Day = tuple[tuple[int, int], ...]
+# Exchanges whose sessions are another's but for what their module says: with their zone, or a few days of long ago.
+SHARED = {"XHAM": "XDUS", "XFRA": "XETR", "XBRU": "XPAR", "XAMS": "XPAR"}
 # Weeks on either side whose most frequent hours are the regular ones.
 AROUND = 10
 
@@ -136,8 +138,37 @@ def main() -> None:
 
 def write(code: str, contents: dict[str, Any]) -> None:
     """Write a table as a module, to be formatted by ruff."""
-    text = f'"""The sessions of {code}: see exchange.py."""\n\nTABLE = {json.dumps(contents, indent=4)}\n'
+    other = SHARED.get(code)
+    text = module(code, contents) if other is None else shared_module(code, contents, other, table(other))
     (FOLDER / f"{code.lower()}.py").write_text(text, encoding="utf-8")
+
+
+def module(code: str, contents: dict[str, Any]) -> str:
+    """The module of a table of its own."""
+    return f'"""The sessions of {code}: see exchange.py."""\n\nTABLE = {json.dumps(contents, indent=4)}\n'
+
+
+def shared_module(code: str, contents: dict[str, Any], other: str, shared: dict[str, Any]) -> str:
+    """The module of a table that is another one's but for some entries.
+
+    Raises:
+        ValueError: the other table has entries that this one lacks.
+    """
+    changes: list[str] = []
+    for key, value in contents.items():
+        if isinstance(value, dict) and value != shared[key]:
+            if not shared[key].keys() <= value.keys():
+                raise ValueError(f"{code}: {key}: {other} has more entries")
+            own = {name: entry for name, entry in value.items() if shared[key].get(name) != entry}
+            entries = ", ".join(f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in own.items())
+            changes.append(f'{json.dumps(key)}: {{**{other}["{key}"], {entries}}}')
+        elif value != shared[key]:
+            changes.append(f"{json.dumps(key)}: {json.dumps(value)}")
+    return (
+        f'"""The sessions of {code}, those of {other} where nothing else is said: see exchange.py."""\n\n'
+        f"from refresh_pipeline.market.calendars.exchanges.{other.lower()} import TABLE as {other}\n\n"
+        f"TABLE = {{**{', '.join([other, *changes])}}}\n"
+    )
 
 
 if __name__ == "__main__":
