@@ -5,21 +5,28 @@ extra `frames` installs pandas; `refresh_pipeline.analytics.dataframes` computes
 """
 
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refresh_pipeline.market.candles import TIME_UNIT, instant
+from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market_files import load_markets
 from refresh_pipeline.settings import Settings, load_settings
 from refresh_pipeline.warehouse.adjustments import ADJUSTED
+from refresh_pipeline.warehouse.arrays import BEGINNING, END
+from refresh_pipeline.warehouse.computations import computations
+from refresh_pipeline.warehouse.compute_on_read import computed_columns, expired_stretch
 from refresh_pipeline.warehouse.connection import connect
 from refresh_pipeline.warehouse.schema import Table, qualified
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Bounds = list[np.datetime64 | None]
 LAYERS = {"candles": Table.raw_candles, "enhanced": Table.enhanced_candles, "indicators": Table.indicators}
 
 
@@ -61,7 +68,10 @@ def candles(
     [chosen] = load_markets(settings, named_by="market")
     series = Series(chosen.instrument(instrument), chosen.timeframe(timeframe))
     table = f'"{chosen.name}".{ADJUSTED}' if adjusted else qualified(chosen.name, LAYERS[layer])
-    frame = _read(settings, table, series, _bounds(since, until))
+    bounds = _bounds(since, until)
+    frame = _read(settings, table, series, bounds)
+    if LAYERS[layer] in computations(chosen):
+        frame = _with_expired(frame, settings, chosen, LAYERS[layer], series, bounds=bounds)
     opens = frame["open_time"].to_numpy().astype(TIME_UNIT)
     closes = chosen.calendar_of(series.instrument).closes(series.timeframe, opens)
     frame = frame.drop(columns=["instrument", "timeframe"]).set_index("open_time").tz_localize("UTC")
@@ -109,3 +119,31 @@ def _read(settings: Settings, table: str, series: Series, bounds: list[np.dateti
     statement = f"select * from {table} where {condition} order by open_time"
     with connect(settings.warehouse, read_only=True) as connection:
         return connection.execute(statement, values).df()
+
+
+def _with_expired(
+    frame: "pd.DataFrame", settings: Settings, market: Market, table: Table, series: Series, *, bounds: Bounds
+) -> "pd.DataFrame":
+    """The stored rows of a frame after those that have expired, which are computed with the file closed in between."""
+    since, until = (bound if bound is not None else end for bound, end in zip(bounds, (BEGINNING, END), strict=True))
+    opened = partial(connect, settings.warehouse, read_only=True)
+    with opened() as connection:
+        expired = expired_stretch(connection, market.name, table, series, (since, until))
+    if expired is None:
+        return frame
+    names = [name for name in frame.columns if name not in ("instrument", "timeframe")]
+    found = computed_columns(opened, market, {table: names}, series, expired)
+    return _completed(frame, {name: found[table, name] for name in names}, series, expired[1])
+
+
+def _completed(
+    frame: "pd.DataFrame", computed: dict[str, NDArray], series: Series, stored: np.datetime64
+) -> "pd.DataFrame":
+    """The rows of a frame that are stored, from the first of them on, after the computed ones."""
+    import pandas as pd  # noqa: PLC0415 (an extra, and a second to import)
+
+    older = pd.DataFrame(computed)
+    older.insert(0, "instrument", series.instrument)
+    older.insert(1, "timeframe", series.timeframe.value)
+    later = frame[frame["open_time"] >= stored]
+    return pd.concat([older, later], ignore_index=True) if len(later) else older

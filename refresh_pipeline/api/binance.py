@@ -155,7 +155,7 @@ async def klines(
     except BinanceFaultError as fault:
         return _fault(fault)
     columns = frames.chosen_columns(columns_of(loaded, Layer.candles, Names.own), ",".join(CANDLE_COLUMNS))
-    arrays = await service.reader.ask(lambda c: frames.read_window(c, loaded.name, columns, series, window))
+    arrays = await service.reader.ask(lambda c: frames.read_window(c, loaded, columns, series, window))
     rows = {name: array[: window.limit] for name, array in arrays.items()}
     return _answer(request, service, klines_of(loaded, series, rows), KLINES_WEIGHT)
 

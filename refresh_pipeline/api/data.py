@@ -188,19 +188,17 @@ async def _stored(service: Service, question: Question) -> Frame:
         return _framed({column.name: past[column.name] for column in columns}, columns, window)
     if window.limit * len(columns) <= frames.CELLS_A_QUESTION:
         return _framed(
-            await service.reader.ask(lambda c: frames.read_window(c, market.name, columns, series, window)),
+            await service.reader.ask(lambda c: frames.read_window(c, market, columns, series, window)),
             columns,
             window,
         )
     table = columns[0].table
-    times = await service.reader.ask(lambda c: frames.read_times(c, market.name, table, series, window))
+    times = await service.reader.ask(lambda c: frames.read_times(c, market, table, series, window))
     rows = max(frames.CELLS_A_QUESTION // len(columns), 1)
     pieces = [frames.empty(columns)] if not len(times) else []
     for first in range(0, len(times), rows):
         bounds = (times[first], times[min(first + rows, len(times)) - 1])
-        pieces.append(
-            await service.reader.ask(lambda c, b=bounds: frames.read_between(c, market.name, columns, series, b))
-        )
+        pieces.append(await service.reader.ask(lambda c, b=bounds: frames.read_between(c, market, columns, series, b)))
     return _framed(frames.joined_pieces(pieces), columns, window)
 
 

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -18,6 +19,7 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.pipeline.export_content import names_of
 from refresh_pipeline.warehouse.arrays import arrays_of
 from refresh_pipeline.warehouse.computations import computations
+from refresh_pipeline.warehouse.compute_on_read import computed_columns, first_stored
 from refresh_pipeline.warehouse.manifests import joined_columns
 from refresh_pipeline.warehouse.point_in_time import candles_as_of
 from refresh_pipeline.warehouse.queries import has_tables
@@ -119,17 +121,38 @@ def unknown_column(name: str, allowed: Sequence[str]) -> ProblemError:
 
 
 def read_times(
-    connection: duckdb.DuckDBPyConnection, market: str, table: Table, series: Series, window: Window
+    connection: duckdb.DuckDBPyConnection, market: Market, table: Table, series: Series, window: Window
 ) -> NDArray:
     """The open times of a window's rows, oldest first, with one more where it begins at `since`."""
-    column = [Column(OPEN_TIME, table, OPEN_TIME, "timestamp")]
-    return read_window(connection, market, column, series, window)[OPEN_TIME]
+    read = Table.raw_candles if _may_expire(market, series, [table]) else table
+    column = [Column(OPEN_TIME, read, OPEN_TIME, "timestamp")]
+    return _stored_window(connection, market.name, column, series, window)[OPEN_TIME]
 
 
 def read_window(
+    connection: duckdb.DuckDBPyConnection, market: Market, columns: Sequence[Column], series: Series, window: Window
+) -> dict[str, NDArray]:
+    """A window's rows, oldest first, with one more where it begins at `since`; rows that expired are computed."""
+    may_expire = _may_expire(market, series, tables_of(columns))
+    if not may_expire or (window.since is None and window.until is None):
+        rows = _stored_window(connection, market.name, columns, series, window)
+        if not may_expire or len(rows[columns[0].name]) >= window.limit:
+            return rows
+    times = read_times(connection, market, columns[0].table, series, window)
+    if not len(times):
+        return empty(columns)
+    return read_between(connection, market, columns, series, (times[0], times[-1]))
+
+
+def _may_expire(market: Market, series: Series, tables: Sequence[Table]) -> bool:
+    """Whether rows of these tables may be computed on read."""
+    return series.timeframe in market.indicators.keep and any(table in computations(market) for table in tables)
+
+
+def _stored_window(
     connection: duckdb.DuckDBPyConnection, market: str, columns: Sequence[Column], series: Series, window: Window
 ) -> dict[str, NDArray]:
-    """A window's rows, oldest first, with one more where it begins at `since`.
+    """A window's stored rows, oldest first, with one more where it begins at `since`.
 
     A question without bounds of time reads the whole table, so the bounds are guessed, and widened until they hold
     enough rows.
@@ -153,14 +176,36 @@ def read_window(
 
 def read_between(
     connection: duckdb.DuckDBPyConnection,
-    market: str,
+    market: Market,
     columns: Sequence[Column],
     series: Series,
     bounds: tuple[np.datetime64, np.datetime64],
 ) -> dict[str, NDArray]:
     """All rows that open from the first bound up to the second, which is included, oldest first."""
-    included = (bounds[0], bounds[1] + np.timedelta64(1, "us"))
-    return _read(connection, market, columns, series, bounds=included, limit=None, newest_first=False)
+    until, tables = bounds[1] + np.timedelta64(1, "us"), tables_of(columns)
+    since = bounds[0]
+    if _may_expire(market, series, tables):
+        since = first_stored(connection, market.name, tables, series, (since, until))
+    pieces = []
+    if since > bounds[0]:
+        pieces.append(_computed(connection, market, columns, series, (bounds[0], since)))
+    if since < until:
+        pieces.append(
+            _read(connection, market.name, columns, series, bounds=(since, until), limit=None, newest_first=False)
+        )
+    return joined_pieces(pieces)
+
+
+def _computed(
+    connection: duckdb.DuckDBPyConnection,
+    market: Market,
+    columns: Sequence[Column],
+    series: Series,
+    bounds: tuple[np.datetime64, np.datetime64],
+) -> dict[str, NDArray]:
+    names = {table: [column.column for column in columns if column.table is table] for table in tables_of(columns)}
+    found = computed_columns(lambda: nullcontext(connection), market, names, series, bounds)
+    return {column.name: found[column.table, column.column] for column in columns}
 
 
 def read_as_of(

@@ -5,6 +5,7 @@ Contract: "Implementing the UDF protocol" of TradingView's charting library. A w
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT
 from refresh_pipeline.market.model import Market, normalized
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.warehouse.compute_on_read import computed_columns, first_stored
 from refresh_pipeline.warehouse.queries import has_tables
 from refresh_pipeline.warehouse.schema import Table, qualified
 
@@ -58,6 +60,8 @@ DAY = np.timedelta64(1, "D")
 INTO_THE_DAY = np.timedelta64(8, "h")
 MOST_BARS = 10_000
 MOST_MARKS = 500
+# Bars whose flags are computed where they are not stored: a tenth of a second.
+MOST_COMPUTED = 10_000
 MOST_DIGITS = 8
 # From the year 5 to 9987: a day more or less is a date that Python knows.
 EARLIEST, LATEST = -62_000_000_000, 253_000_000_000
@@ -180,7 +184,7 @@ async def marks(
         stretch = _stretch(since, to)
     except UdfError as error:
         return _error(error)
-    listed = await service.reader.ask(lambda c: read_marks(c, market.name, series, stretch))
+    listed = await service.reader.ask(lambda c: read_marks(c, market, series, stretch))
     names = ("id", "time", "color", "text", "label", "labelFontColor", "minSize")
     columns = [list(column) for column in zip(*listed, strict=True)] or [[] for _ in names]
     return json_response(dict(zip(names, columns, strict=True)))
@@ -197,7 +201,7 @@ async def timescale_marks(
         stretch = _stretch(since, to)
     except UdfError as error:
         return _error(error)
-    listed = await service.reader.ask(lambda c: read_marks(c, market.name, series, stretch))
+    listed = await service.reader.ask(lambda c: read_marks(c, market, series, stretch))
     shown = [
         {"id": number, "time": when, "color": color, "label": label, "tooltip": [text]}
         for number, when, color, text, label, *_ in listed
@@ -246,21 +250,23 @@ async def symbol_info(service: Service, market: Market, instrument: str) -> dict
 
 
 def read_marks(
-    connection: duckdb.DuckDBPyConnection, market: str, series: Series, stretch: Stretch
+    connection: duckdb.DuckDBPyConnection, market: Market, series: Series, stretch: Stretch
 ) -> list[tuple[str, int, str, str, str, str, int]]:
     """The newest marks of a stretch: id, time, colour, text, label, the label's colour, size."""
-    if not has_tables(connection, market):
+    if not has_tables(connection, market.name):
         return []
     bounds = [_time(stretch.since) - DAY, _time(stretch.until) + DAY]
     key = [series.instrument, series.timeframe.value, *(bound.astype(object) for bound in bounds)]
+    revised = qualified(market.name, Table.raw_candle_revisions)
     narrowed = "instrument = ? and timeframe = ? and open_time >= ? and open_time < ?"
     flags = connection.execute(
-        f"select open_time, {', '.join(FLAGS)} from {qualified(market, Table.enhanced_candles)} where {narrowed} "
+        f"select open_time, {', '.join(FLAGS)} from {qualified(market.name, Table.enhanced_candles)} where {narrowed} "
         f"and (fractal_up_2 = 1 or fractal_down_2 = 1 or zero_cross <> 0) order by open_time desc limit {MOST_MARKS}",
         key,
     ).fetchall()
+    flags += _computed_flags(connection, market, series, (bounds[0], bounds[1])) if len(flags) < MOST_MARKS else []
     revisions = connection.execute(
-        f"select open_time, close, replaced_at from {qualified(market, Table.raw_candle_revisions)} where {narrowed} "
+        f"select open_time, close, replaced_at from {revised} where {narrowed} "
         f"order by open_time desc limit {MOST_MARKS}",
         key,
     ).fetchall()
@@ -268,6 +274,25 @@ def read_marks(
     listed += [_correction(series, *row) for row in revisions]
     inside = (mark for mark in listed if stretch.since <= mark[1] < stretch.until)
     return sorted(inside, key=lambda mark: (mark[1], mark[0]))[-MOST_MARKS:]
+
+
+def _computed_flags(
+    connection: duckdb.DuckDBPyConnection, market: Market, series: Series, bounds: tuple[np.datetime64, np.datetime64]
+) -> list[tuple[Any, ...]]:
+    """The flags of rows that are not stored, of the newest bars among them."""
+    if series.timeframe not in market.indicators.keep:
+        return []
+    until = first_stored(connection, market.name, [Table.enhanced_candles], series, bounds)
+    since = max(bounds[0], until - MOST_COMPUTED * np.timedelta64(series.timeframe.minutes, "m"))
+    found = computed_columns(
+        lambda: nullcontext(connection), market, {Table.enhanced_candles: FLAGS}, series, (since, until)
+    )
+    if not len(found[Table.enhanced_candles, OPEN_TIME]):
+        return []
+    up, down, cross = (np.nan_to_num(found[Table.enhanced_candles, name]) for name in FLAGS)
+    chosen = np.flatnonzero((up == 1) | (down == 1) | (cross != 0))
+    times = found[Table.enhanced_candles, OPEN_TIME][chosen].astype(TIME_UNIT).tolist()
+    return list(zip(times, *(each[chosen].tolist() for each in (up, down, cross)), strict=True))
 
 
 def _flag_marks(series: Series, row: Sequence[Any]) -> list[tuple[str, int, str, str, str, str, int]]:
@@ -304,7 +329,7 @@ async def _bars(
     # A date lies up to a day behind its opening, and a few bars of it are cut off again.
     spare, reach = (3, DAY) if series.timeframe in BY_DATE else (0, DAY * 0)
     window = Window(int(wanted) + spare, until=_time(stretch.until) + reach)
-    arrays = await service.reader.ask(lambda c: frames.read_window(c, market.name, columns, series, window))
+    arrays = await service.reader.ask(lambda c: frames.read_window(c, market, columns, series, window))
     times = trading_times(series.timeframe, arrays[OPEN_TIME])
     first = EARLIEST if count else stretch.since
     kept = np.flatnonzero((times >= _time(first)) & (times < _time(stretch.until)))[-int(wanted) :]
@@ -315,7 +340,7 @@ async def _digits(service: Service, market: Market, instrument: str) -> int:
     """Digits behind the point that the newest prices have."""
     series = Series(instrument, market.timeframes[0])
     columns = [Column(name, Table.raw_candles, name, "double") for name in ("open_time", "open", "close")]
-    arrays = await service.reader.ask(lambda c: frames.read_window(c, market.name, columns, series, Window(50)))
+    arrays = await service.reader.ask(lambda c: frames.read_window(c, market, columns, series, Window(50)))
     prices = np.concatenate([arrays["open"], arrays["close"]])
     return max((digits_of(price) for price in prices[np.isfinite(prices)].tolist()), default=2)
 

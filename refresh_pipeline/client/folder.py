@@ -9,11 +9,14 @@ import numpy as np
 from refresh_pipeline.client.errors import ClientError
 from refresh_pipeline.client.place import Columns, Question
 from refresh_pipeline.market.candles import Times, instant
+from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe, UnknownTimeframe
-from refresh_pipeline.warehouse import versions
+from refresh_pipeline.warehouse import column_versions, versions
 from refresh_pipeline.warehouse.adjustments import ADJUSTED
-from refresh_pipeline.warehouse.arrays import arrays_of, texts, timestamp
+from refresh_pipeline.warehouse.arrays import BEGINNING, END, arrays_of, texts, timestamp
+from refresh_pipeline.warehouse.computations import computations
+from refresh_pipeline.warehouse.compute_on_read import computed_columns, expired_stretch
 from refresh_pipeline.warehouse.connection import WarehouseUnreadable, connect
 from refresh_pipeline.warehouse.point_in_time import candles_as_of
 from refresh_pipeline.warehouse.schema import Table, qualified
@@ -24,6 +27,7 @@ LAYERS = {
     "enhanced": Table.enhanced_candles,
     "indicators": Table.indicators,
 }
+Moment = np.datetime64
 # Columns that say which series a row is of.
 KEY = ("instrument", "timeframe")
 
@@ -49,7 +53,24 @@ class FolderPlace:
             market, series = _series_of(connection, question)
             if question.as_of is not None:
                 return _as_of(connection, market, series, question.as_of, question)
-            return _rows(connection, market, series, question)
+            rows = _rows(connection, market, series, question)
+            expired = _expired(connection, market, series, question, rows)
+            if expired is None:
+                return rows
+            computing = _computing(connection, self._database, market, LAYERS[question.layer], expired)
+        return self._completed(computing, series, question, rows, expired)
+
+    def _completed(
+        self, market: Market, series: Series, question: Question, rows: Columns, expired: tuple[Moment, Moment]
+    ) -> Columns:
+        """The rows after those that have expired, which are computed with the file closed in between."""
+        table = LAYERS[question.layer]
+        found = computed_columns(self._open, market, {table: list(rows)}, series, expired)
+        # Rows that are stored before the expired ones are of an older `keep`: they are computed with them.
+        later = rows["open_time"] >= expired[1]
+        every = {name: np.concatenate([found[table, name], values[later]]) for name, values in rows.items()}
+        chosen = _window(every["open_time"], question)
+        return {name: values[chosen] for name, values in every.items()}
 
     def series(self, market: str | None) -> Columns:
         """The stored series with the version of their candles."""
@@ -187,6 +208,50 @@ def _rows(connection: duckdb.DuckDBPyConnection, market: str, series: Series, qu
         {"instrument": series.instrument, "timeframe": series.timeframe.value, **bounds},
     )
     return {name: values[::-1] for name, values in rows.items()} if newest_first else rows
+
+
+def _expired(
+    connection: duckdb.DuckDBPyConnection, market: str, series: Series, question: Question, rows: Columns
+) -> tuple[Moment, Moment] | None:
+    """The stretch of the answer that is not stored, and has to be computed; None where the rows are all of it."""
+    table, is_newest = LAYERS[question.layer], question.since is None
+    if table is Table.raw_candles or (is_newest and len(rows["open_time"]) == question.limit):
+        return None
+    since = BEGINNING if question.since is None else instant(question.since)
+    until = END if question.until is None else instant(question.until)
+    if question.limit is not None and not is_newest:
+        times = arrays_of(
+            connection,
+            f"select open_time from {qualified(market, Table.raw_candles)} where instrument = ? and timeframe = ? "
+            "and open_time >= ? and open_time < ? order by open_time limit ?",
+            [series.instrument, series.timeframe.value, timestamp(since), timestamp(until), question.limit],
+        )["open_time"]
+        until = times[-1] + np.timedelta64(1, "us") if len(times) else until
+    newest = question.limit if is_newest else None
+    return expired_stretch(connection, market, table, series, (since, until), newest=newest)
+
+
+def _computing(
+    connection: duckdb.DuckDBPyConnection, database: Path, name: str, table: Table, expired: tuple[Moment, Moment]
+) -> Market:
+    """The market's YAML, which says how to compute rows, where it is the one that the stored rows were computed by."""
+    # Reading YAML takes as long as most answers, and most answers need none.
+    from refresh_pipeline.market.model import MarketError  # noqa: PLC0415
+    from refresh_pipeline.market_files import load_markets  # noqa: PLC0415
+    from refresh_pipeline.settings import load_settings  # noqa: PLC0415
+
+    wanted = (
+        f"{table}: rows from {expired[0]} to {expired[1]} are not stored, computing them takes the YAML of {name!r}"
+    )
+    hint = "set REFRESH_MARKETS_DIR to its folder, ask the API, or ask for rows from then on"
+    try:
+        [market] = load_markets(load_settings(enabled_markets=name, data_dir=str(database.parent)), named_by="market")
+        computation = computations(market)[table]
+    except (MarketError, ValueError, OSError) as error:
+        raise ClientError(f"{wanted}: {error}; {hint}") from error
+    if differing := column_versions.differing(connection, name, computation, market.two_sided):
+        raise ClientError(f"{wanted} that they are stored by, found another one ({min(differing)} differs); {hint}")
+    return market
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, market: str, table: str, question: Question) -> list[str]:

@@ -15,6 +15,8 @@ from refresh_pipeline.market.series import Series
 Arrays = Mapping[str, NDArray]
 # Before every candle, and still a timestamp to DuckDB.
 BEGINNING = np.datetime64("0001-01-01", "us")
+# After every candle.
+END = np.datetime64("9999-12-31", "us")
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from refresh_pipeline.warehouse import schema, versions
 from refresh_pipeline.warehouse.arrays import arrays_of, days_before, registered, texts
 from refresh_pipeline.warehouse.ingest import queue_recompute
 from refresh_pipeline.warehouse.schema import Table, TableChange, candle_columns, qualified, queue_full_recompute
+from refresh_pipeline.warehouse.stored_values import DIGITS, ROUNDED
 
 # A table of which more columns differ is computed as a whole. Both numbers are estimates from measured rates (decision
 # 0081): DuckDB updates about a million cells a second in place, and writes a whole table several times as fast.
@@ -100,10 +101,21 @@ def _layout(versions: _Versions) -> list[str]:
     return [positions[position] for position in sorted(positions)]
 
 
+def differing(
+    connection: duckdb.DuckDBPyConnection, market: str, computation: Computation, two_sided: bool
+) -> set[str]:
+    """The columns and states that are stored with another fingerprint than this computation's, or are not stored."""
+    stored = _stored(connection, market, Table(computation.name))
+    wanted = _wanted(computation, two_sided)
+    return {name for name, version in wanted.items() if not _is_same(stored.get(name), version)}
+
+
 def _wanted(computation: Computation, two_sided: bool) -> dict[str, _Version]:
     known = computation.fingerprints
     carried = dict.fromkeys(candle_columns(two_sided) if computation.carries_candles else (), CARRIED)
     columns = carried | {column.name: known.get(column.name, Fingerprint("")) for column in computation.columns}
+    if Table(computation.name) in ROUNDED:
+        columns = {name: Fingerprint(f"{found.text}/{DIGITS}", found.version) for name, found in columns.items()}
     versions = {name: _Version(found.text, found.version) for name, found in columns.items()}
     for position, name in enumerate(computation.states, start=1):
         found = known.get(name, Fingerprint(""))

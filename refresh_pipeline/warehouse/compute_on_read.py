@@ -4,11 +4,12 @@ Checkpoints make a stretch cheap to compute: the computation resumes from the la
 stored ones to the last bit.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from difflib import get_close_matches
 from itertools import pairwise
 
+import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,12 +21,15 @@ from refresh_pipeline.warehouse.arrays import BEGINNING, arrays_of
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.computed_batch import PendingRecompute
 from refresh_pipeline.warehouse.connection import Connect
-from refresh_pipeline.warehouse.incremental import READS, TailRefresh
+from refresh_pipeline.warehouse.incremental import TailRefresh
 from refresh_pipeline.warehouse.schema import Table, qualified
+from refresh_pipeline.warehouse.stored_values import stored_values
 
 # Cells (rows times columns) that are computed at once: a tenth of a gigabyte.
 CELLS_AT_ONCE = 12_000_000
 NOT_A_TIME = np.datetime64("NaT", "us")
+# The numpy types of SQL's whole numbers.
+WHOLE = {"tinyint": np.int8, "smallint": np.int16, "integer": np.int32, "bigint": np.int64}
 
 
 def computed_rows(
@@ -49,9 +53,10 @@ def computed_rows(
     """
     computation = _chosen(computations(market)[table], columns)
     work = TailRefresh(connect, market.name, computation, market.calendar, market.two_sided)
+    kinds = {column.name: column.sql_type for column in computation.columns}
     width = len(computation.columns) + len(computation.states) + 6
-    known = _known(connect, market, table, series)
-    times, after = _times(connect, market, table, series, since=since, until=until, later=computation.repaint)
+    known = _known(connect, market, series)
+    times, after = _times(connect, market, series, since=since, until=until, later=computation.repaint)
     if known is None or not len(times):
         return
     starts = np.arange(0, len(times), max(cells_at_once // width, 1))
@@ -68,7 +73,112 @@ def computed_rows(
         )
         rows = work.compute(piece, np.array([followed[last] if last < len(followed) else NOT_A_TIME])).rows
         wanted = (rows["open_time"] >= times[first]) & (rows["open_time"] <= times[end - 1])
-        yield {name: values[wanted] for name, values in rows.items() if name != "series_no"}
+        kept = stored_values(table, {name: values[wanted] for name, values in rows.items() if name != "series_no"})
+        yield {name: _as_read(values, kinds.get(name, "double")) for name, values in kept.items()}
+
+
+def first_stored(
+    connection: duckdb.DuckDBPyConnection,
+    market: str,
+    tables: Collection[Table],
+    series: Series,
+    bounds: tuple[np.datetime64, np.datetime64],
+) -> np.datetime64:
+    """The instant from which all of these tables hold rows, between two instants; the second where none does.
+
+    Rows before it have expired, or were never stored: `computed_rows` gives them.
+    """
+    since, until = (bound.astype("datetime64[us]").astype(datetime) for bound in bounds)
+    firsts = [
+        connection.execute(
+            f"select coalesce(min(open_time), $until) from {qualified(market, table)} where instrument = $instrument "
+            "and timeframe = $timeframe and open_time >= $since and open_time < $until",
+            {"instrument": series.instrument, "timeframe": series.timeframe.value, "since": since, "until": until},
+        ).fetchall()[0][0]
+        for table in tables
+    ]
+    return max([np.datetime64(first, "us") for first in firsts], default=bounds[0])
+
+
+def expired_stretch(
+    connection: duckdb.DuckDBPyConnection,
+    market: str,
+    table: Table,
+    series: Series,
+    bounds: tuple[np.datetime64, np.datetime64],
+    *,
+    newest: int | None = None,
+) -> tuple[np.datetime64, np.datetime64] | None:
+    """The part of a stretch, or of its newest rows, that a computed table does not store; None where it has all.
+
+    Rows after the stored ones are left out: they wait to be computed.
+    """
+    since, until = (bound.astype("datetime64[us]").astype(datetime) for bound in bounds)
+    times = arrays_of(
+        connection,
+        f"select min(open_time) as first, max(open_time) as last from (select open_time "
+        f"from {qualified(market, Table.raw_candles)} where instrument = $instrument and timeframe = $timeframe "
+        "and open_time >= $since and open_time < $until order by open_time desc limit $newest)",
+        {
+            "instrument": series.instrument,
+            "timeframe": series.timeframe.value,
+            "since": since,
+            "until": until,
+            "newest": newest,
+        },
+    )
+    first, after = times["first"][0], times["last"][0] + np.timedelta64(1, "us")
+    if np.isnat(first):
+        return None
+    stored = first_stored(connection, market, [table], series, (first, after))
+    return (first, stored) if stored > first else None
+
+
+def computed_columns(
+    connect: Connect,
+    market: Market,
+    columns: Mapping[Table, Collection[str]],
+    series: Series,
+    bounds: tuple[np.datetime64, np.datetime64],
+) -> dict[tuple[Table, str], NDArray]:
+    """Columns of several computed tables between two instants, the second excluded, side by side; with open_time."""
+    found: dict[tuple[Table, str], NDArray] = {}
+    for table, names in columns.items():
+        own = {column.name for column in computations(market)[table].columns}
+        candles = ["open_time", *(name for name in names if name not in own and name != "open_time")]
+        found |= {(table, name): values for name, values in _candles(connect, market, candles, series, bounds).items()}
+        if computed := [name for name in names if name in own]:
+            since, until = bounds
+            rows = computed_rows(connect, market, table, series, columns=computed, since=since, until=until)
+            pieces = list(rows)
+            found |= {(table, name): np.concatenate([piece[name] for piece in pieces]) for name in computed if pieces}
+    return found
+
+
+def _candles(
+    connect: Connect,
+    market: Market,
+    columns: Collection[str],
+    series: Series,
+    bounds: tuple[np.datetime64, np.datetime64],
+) -> dict[str, NDArray]:
+    """Columns of the candles between two instants, as a table that carries them has them."""
+    listed = ", ".join(f'"{name}"' for name in columns)
+    since, until = (bound.astype("datetime64[us]").astype(datetime) for bound in bounds)
+    with connect() as connection:
+        return arrays_of(
+            connection,
+            f"select {listed} from {qualified(market.name, Table.raw_candles)} where instrument = ? and timeframe = ? "
+            "and open_time >= ? and open_time < ? order by open_time",
+            [series.instrument, series.timeframe.value, since, until],
+        )
+
+
+def _as_read(values: NDArray, kind: str) -> NDArray:
+    """Computed values in the type that reading the stored ones gives: whole numbers without a null are integers."""
+    if kind in WHOLE and not np.isnan(values).any():
+        return values.astype(WHOLE[kind])
+    return values
 
 
 def _chosen(computation: Computation, columns: Collection[str] | None) -> Computation:
@@ -82,9 +192,7 @@ def _chosen(computation: Computation, columns: Collection[str] | None) -> Comput
     return computation.narrowed(frozenset(columns))
 
 
-def _known(
-    connect: Connect, market: Market, table: Table, series: Series
-) -> tuple[int, np.datetime64, np.datetime64] | None:
+def _known(connect: Connect, market: Market, series: Series) -> tuple[int, np.datetime64, np.datetime64] | None:
     """The number of stored candles of a series, its first and its last open time; None without any."""
     with connect() as connection:
         rows = arrays_of(
@@ -101,7 +209,6 @@ def _known(
 def _times(
     connect: Connect,
     market: Market,
-    table: Table,
     series: Series,
     *,
     since: np.datetime64,
@@ -109,8 +216,9 @@ def _times(
     later: int,
 ) -> tuple[Times, Times]:
     """The open times of the stretch, and those of so many candles after it and one more, which later bars repaint."""
-    source = qualified(market.name, READS[table])
-    of_series = f"from {source} where instrument = $instrument and timeframe = $timeframe"
+    of_series = (
+        f"from {qualified(market.name, Table.raw_candles)} where instrument = $instrument and timeframe = $timeframe"
+    )
     names = {"instrument": series.instrument, "timeframe": series.timeframe.value}
     end = {} if until is None else {"until": until.astype("datetime64[us]").astype(datetime)}
     before = "" if until is None else " and open_time < $until"

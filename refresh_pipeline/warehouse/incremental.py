@@ -27,6 +27,7 @@ from refresh_pipeline.warehouse.computed_batch import ComputedBatch, PendingReco
 from refresh_pipeline.warehouse.connection import Connect, transaction
 from refresh_pipeline.warehouse.ingest import queue_recompute
 from refresh_pipeline.warehouse.schema import Table, candle_columns, columns_of, qualified
+from refresh_pipeline.warehouse.stored_values import stored_values
 from refresh_pipeline.warehouse.versions import record_changes
 
 # How many cells (rows times columns) wait to be written at most: a third of a gigabyte, enough of indicators for one of
@@ -44,8 +45,7 @@ NOT_A_TIME = np.datetime64("NaT", "us")
 # The shortest piece of a series that is too long for memory, in rows: so few fit anywhere.
 SHORTEST_PIECE = 1024
 LONG_WEEKEND = np.timedelta64(4 * 24 * 3600 * 1_000_000, "us")
-# The table that each table's rows are computed from, and the assets that are made from its rows.
-READS = {Table.enhanced_candles: Table.raw_candles, Table.indicators: Table.enhanced_candles}
+# The assets that are made from each table's rows. Rows are computed from raw candles: those of other tables expire.
 FEEDS = {Table.enhanced_candles: (Table.indicators, Table.exports), Table.indicators: (Table.exports,)}
 # SQL for a stored row of a series in `touched`. The bound that is a value lets DuckDB skip row groups.
 _STORED = "t.instrument = w.instrument and t.timeframe = w.timeframe and t.open_time >= $earliest"
@@ -190,7 +190,7 @@ class TailRefresh:
                 connection,
                 "select series_no, open_time from (select w.series_no, c.open_time, "
                 "row_number() over (partition by w.series_no order by c.open_time) as number "
-                f"from {qualified(self.market, READS[self.table])} c join wanted w "
+                f"from {qualified(self.market, Table.raw_candles)} c join wanted w "
                 "on c.instrument = w.instrument and c.timeframe = w.timeframe and c.open_time >= w.since "
                 "where w.too_long) where number = $rows + 1",
                 {"rows": rows},
@@ -272,7 +272,7 @@ class TailRefresh:
         with self.connect() as connection, registered(connection, "wanted", wanted):
             rows = arrays_of(
                 connection,
-                f"select w.series_no, c.open_time, {listed} from {qualified(self.market, READS[self.table])} c "
+                f"select w.series_no, c.open_time, {listed} from {qualified(self.market, Table.raw_candles)} c "
                 "join wanted w on c.instrument = w.instrument and c.timeframe = w.timeframe "
                 "where c.open_time >= $earliest and c.open_time >= w.read_from "
                 "and (w.until is null or c.open_time < w.until) order by w.series_no, c.open_time",
@@ -325,7 +325,8 @@ class TailRefresh:
         """Put the computed rows of the series in `touched` in place of the stored ones that differ or have changed."""
         earliest = batch.since.min().astype(datetime)
         is_repainted, is_same = self._stored_before_the_change(connection, batch.pending, batch.rows, earliest)
-        staged = {name: finite(values[~is_same] if is_same.any() else values) for name, values in batch.rows.items()}
+        rows = {name: values[~is_same] for name, values in batch.rows.items()} if is_same.any() else batch.rows
+        staged = stored_values(self.table, rows)
         with registered(connection, "staged", staged):
             if is_repainted.any():
                 self._delete_repainted(connection, earliest)
@@ -377,7 +378,7 @@ class TailRefresh:
         early = np.flatnonzero(rows["open_time"] < pending.since[rows["series_no"]])
         if not len(early):
             return differ, same
-        values = {name: finite(rows[name][early]) for name in ("series_no", "open_time", *columns)}
+        values = stored_values(self.table, {name: rows[name][early] for name in ("series_no", "open_time", *columns)})
         equal = " and ".join(
             f't."{name}" is not distinct from {as_stored(name, kind)}' for name, kind in columns.items()
         )
@@ -395,21 +396,17 @@ class TailRefresh:
         return differ, same
 
     def _delete_expired(self, connection: duckdb.DuckDBPyConnection, oldest: Times) -> None:
-        """Delete the rows of the series in `touched` that are older than the rows kept."""
+        """Delete the rows of the series in `touched` that are older than the rows kept.
+
+        Readers see no change: these rows are computed on read from now on.
+        """
         if (oldest == BEGINNING).all():
             return
-        table, values = qualified(self.market, self.table), {"newest": oldest.max().astype(datetime)}
-        expired = (
-            "t.instrument = w.instrument and t.timeframe = w.timeframe and t.open_time < w.kept "
-            "and t.open_time < $newest"
-        )
         connection.execute(
-            "update touched set since = least(touched.since, e.first) from (select w.series_no, "
-            f"min(t.open_time) as first from {table} t join touched w on {expired} group by w.series_no) e "
-            "where e.series_no = touched.series_no",
-            values,
+            f"delete from {qualified(self.market, self.table)} t using touched w where t.instrument = w.instrument "
+            "and t.timeframe = w.timeframe and t.open_time < w.kept and t.open_time < $newest",
+            {"newest": oldest.max().astype(datetime)},
         )
-        connection.execute(f"delete from {table} t using touched w where {expired}", values)
 
     def _update_queue(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Take the series in `touched` off the queue, but for what is left for later, and queue what they feed."""
@@ -498,10 +495,3 @@ def as_stored(name: str, kind: str) -> str:
     """SQL for a value of the table `staged` in the type of its column."""
     # An array's NaN is NULL already.
     return f's."{name}"' if kind in ("varchar", "timestamp", "double") else f's."{name}"::{kind}'
-
-
-def finite(values: NDArray) -> NDArray:
-    """The values with NaN in place of infinities, which DuckDB would store."""
-    if values.dtype.kind != "f" or np.isfinite(values).all():
-        return values
-    return np.where(np.isfinite(values), values, np.nan)

@@ -21,9 +21,10 @@ from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, numbered, regis
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.computed_batch import PendingRecompute
 from refresh_pipeline.warehouse.connection import transaction
-from refresh_pipeline.warehouse.incremental import FEEDS, TailRefresh, as_stored, finite
+from refresh_pipeline.warehouse.incremental import FEEDS, TailRefresh, as_stored
 from refresh_pipeline.warehouse.outcomes import record_appended
 from refresh_pipeline.warehouse.schema import KEY, PROVENANCE, Table, columns_of, qualified
+from refresh_pipeline.warehouse.stored_values import stored_values
 from refresh_pipeline.warehouse.versions import record_each
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
@@ -143,7 +144,8 @@ class LiveStore:
             "source": np.full(len(wave.series), self.source, dtype=object),
             "fetched_at": np.full(len(wave.series), instant(now)),
         }
-        _append(connection, qualified(self._market.name, Table.raw_candles), kinds, wave, {**wave.candles, **origin})
+        rows = stored_values(Table.raw_candles, {**wave.candles, **origin})
+        _append(connection, qualified(self._market.name, Table.raw_candles), kinds, wave, rows)
         connection.execute(
             f"update {qualified(self._market.name, Table.series)} s set candle_count = s.candle_count + 1, "
             "last_open_time = w.open_time from live_series w "
@@ -157,7 +159,8 @@ class LiveStore:
         computation = self._computations[table]
         carried = wave.candles if computation.carries_candles else {}
         kinds = columns_of(computation, self._market.two_sided)
-        _append(connection, qualified(self._market.name, table), kinds, wave, {**carried, **columns})
+        rows = stored_values(table, {**carried, **columns})
+        _append(connection, qualified(self._market.name, table), kinds, wave, rows)
 
     def _set_flags(self, connection: duckdb.DuckDBPyConnection, wave: Wave) -> None:
         if not wave.flags:
@@ -216,10 +219,9 @@ def _append(
 ) -> None:
     """Insert one row a series, with these columns beside its key."""
     key = numbered(wave.series, open_time=wave.open_time)
-    rows = {name: finite(array) for name, array in {**key, **columns}.items()}
     listed = ", ".join(f'"{name}"' for name in kinds)
     values = ", ".join(as_stored(name, kind) for name, kind in kinds.items())
-    with registered(connection, "staged", rows):
+    with registered(connection, "staged", {**key, **columns}):
         connection.execute(f"insert into {table} ({listed}) select {values} from staged s")
 
 

@@ -19,7 +19,9 @@ from refresh_pipeline.market.export_spec import Window
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.warehouse.arrays import BEGINNING, arrays_of, numbered, registered, texts
+from refresh_pipeline.warehouse import queries
+from refresh_pipeline.warehouse.arrays import BEGINNING, END, arrays_of, numbered, registered, texts
+from refresh_pipeline.warehouse.compute_on_read import computed_columns
 from refresh_pipeline.warehouse.computed_batch import PendingRecompute
 from refresh_pipeline.warehouse.connection import Connect, WarehouseDamaged
 from refresh_pipeline.warehouse.incremental import clear, same_version
@@ -31,8 +33,6 @@ from refresh_pipeline.warehouse.versions import record_changes
 EXPORTED_AT_ONCE = 12_000_000
 # A series with more is read in ranges of a third of that.
 PIECES = 3
-# After every candle.
-END = np.datetime64("9999-12-31", "us")
 # What reading a series may end with that is no fault of the others: too little memory, a damaged block.
 UNREADABLE = (duckdb.Error, MemoryError, WarehouseDamaged)
 
@@ -113,16 +113,18 @@ def pieces_to_export(
     """
     with connect() as connection:
         counts, since = _extents(connection, market.name, batch, selection.window)
+        stored = _first_stored(connection, market, selection, batch, since)
     cells = counts * len(selection.columns)
     chunk_no = np.cumsum(cells) // cells_at_once
-    # A series that is too long for one query has none beside it.
-    chunk_no = np.where(cells > cells_at_once, -1 - np.arange(len(batch)), chunk_no)
+    # A series that is too long for one query, or whose first rows are computed, has none beside it.
+    chunk_no = np.where((cells > cells_at_once) | (stored > since), -1 - np.arange(len(batch)), chunk_no)
     for number in dict.fromkeys(chunk_no.tolist()):
         taken = np.flatnonzero(chunk_no == number)
         chunk = [batch[position] for position in taken.tolist()]
         if number < 0:
             rows = max(cells_at_once // PIECES // len(selection.columns), 1)
-            yield chunk[0], _pieces(connect, market, selection, chunk[0], since=since[taken][0], rows=rows)
+            bounds = since[taken][0], stored[taken][0]
+            yield chunk[0], _pieces(connect, market, selection, chunk[0], bounds=bounds, rows=rows)
         else:
             yield from _chunk_pieces(connect, market, selection, chunk, since[taken])
 
@@ -154,17 +156,82 @@ def _raised(error: Exception) -> Iterator[Rows]:
     yield
 
 
-def _pieces(
-    connect: Connect, market: Market, selection: Selection, series: Series, *, since: np.datetime64, rows: int
+def _first_stored(
+    connection: duckdb.DuckDBPyConnection, market: Market, selection: Selection, batch: Sequence[Series], since: NDArray
+) -> NDArray:
+    """The instant from which the rows of each series are stored; `since` where none of them has expired."""
+    may_expire = np.array([series.timeframe in market.indicators.keep for series in batch], dtype=bool)
+    if not may_expire.any():
+        return since
+    stats = queries.series_stats(connection, market.name, batch)
+    first = np.array([stats[series].first_open_time for series in batch], dtype=TIME_UNIT)
+    first = np.where(since == BEGINNING, first, since)
+    latest = first
+    with registered(connection, "wanted", numbered(batch, since=since, may_expire=may_expire)):
+        tables = {
+            Table(_carrier(market, selection)),
+            *(Table(owner) for owner, _ in _owners(market, selection).values()),
+        }
+        for table in tables - {Table.raw_candles}:
+            rows = arrays_of(
+                connection,
+                f"select w.series_no, min(t.open_time) as first from wanted w join {qualified(market.name, table)} t "
+                "on t.instrument = w.instrument and t.timeframe = w.timeframe and t.open_time >= w.since "
+                "where w.may_expire group by w.series_no",
+            )
+            stored = np.where(may_expire, END, latest)
+            stored[rows["series_no"]] = rows["first"]
+            latest = np.maximum(latest, stored)
+    return np.where(latest > first, latest, since)
+
+
+def _computed_pieces(
+    connect: Connect,
+    market: Market,
+    selection: Selection,
+    series: Series,
+    *,
+    bounds: tuple[np.datetime64, np.datetime64],
+    rows: int,
 ) -> Iterator[Rows]:
-    """One series in ranges of so many rows."""
+    """The rows of a series that have expired, computed in ranges of so many rows."""
+    owners = _owners(market, selection)
+    names: dict[Table, list[str]] = {}
+    for table, column in owners.values():
+        names.setdefault(Table(table), []).append(column)
+    times = _open_times(connect, market, Table.raw_candles, series, bounds)
+    for first, until in pairwise([*times[::rows], bounds[1]] if len(times) else []):
+        found = computed_columns(connect, market, names, series, (first, until))
+        yield {name: found[Table(table), column] for name, (table, column) in owners.items()}
+
+
+def _open_times(
+    connect: Connect, market: Market, table: Table, series: Series, bounds: tuple[np.datetime64, np.datetime64]
+) -> NDArray:
     with connect() as connection:
-        times = arrays_of(
+        return arrays_of(
             connection,
-            f"select open_time from {qualified(market.name, Table.enhanced_candles)} "
-            "where instrument = ? and timeframe = ? and open_time >= ? order by open_time",
-            [series.instrument, series.timeframe.value, since.astype(datetime)],
+            f"select open_time from {qualified(market.name, table)} "
+            "where instrument = ? and timeframe = ? and open_time >= ? and open_time < ? order by open_time",
+            [series.instrument, series.timeframe.value, *(bound.astype(datetime) for bound in bounds)],
         )["open_time"]
+
+
+def _pieces(
+    connect: Connect,
+    market: Market,
+    selection: Selection,
+    series: Series,
+    *,
+    bounds: tuple[np.datetime64, np.datetime64],
+    rows: int,
+) -> Iterator[Rows]:
+    """One series in ranges of so many rows: those before the second bound are computed."""
+    since, stored = bounds
+    if stored > since:
+        yield from _computed_pieces(connect, market, selection, series, bounds=bounds, rows=rows)
+        since = stored
+    times = _open_times(connect, market, Table(_carrier(market, selection)), series, (since, END))
     for first, until in pairwise([*times[::rows], END] if len(times) else []):
         [(_, piece)] = _chunk_rows(connect, market, selection, [series], np.array([first]), until=until)
         yield piece
@@ -216,7 +283,7 @@ def _extents(
             "with back as (select w.series_no, t.open_time, "
             "row_number() over (partition by w.series_no order by t.open_time desc) as nth, "
             "max(t.open_time) over (partition by w.series_no) as newest "
-            f"from {qualified(market, Table.enhanced_candles)} t join wanted w using (instrument, timeframe)) "
+            f"from {qualified(market, Table.raw_candles)} t join wanted w using (instrument, timeframe)) "
             "select coalesce(count(b.open_time), 0) as n, min(b.open_time) as since from wanted w "
             f"left join back b on b.series_no = w.series_no and (b.nth <= {window.last or 0} "
             f"or b.open_time > b.newest - to_days({window.days or 0})) group by w.series_no order by w.series_no"
@@ -244,13 +311,10 @@ def _chunk_rows(
 
 
 def _joined_tables(market: Market, selection: Selection) -> str:
-    columns, computations = selection.columns, selection.computations
-    carrier = next(table for table in computations if table.carries_candles)
-    owners = {name: (carrier.name, name) for name in ("open_time", *candle_columns(market.two_sided))}
-    owners |= joined_columns(computations)
-    read = {carrier.name: {"open_time"}}
-    for name in columns:
-        table, column = owners[name]
+    columns, owners = selection.columns, _owners(market, selection)
+    carrier = _carrier(market, selection)
+    read = {carrier: {"open_time"}}
+    for table, column in owners.values():
         read.setdefault(table, {"open_time"}).add(column)
     # Each table is filtered first: the join alone would read the whole second table for every chunk.
     narrowed = ", ".join(
@@ -260,12 +324,27 @@ def _joined_tables(market: Market, selection: Selection) -> str:
         "where t.open_time >= $first and t.open_time < $until)"
         for table, names in read.items()
     )
-    joins = " ".join(f"left join {table} using (series_no, open_time)" for table in read if table != carrier.name)
+    joins = " ".join(f"left join {table} using (series_no, open_time)" for table in read if table != carrier)
     listed = ", ".join(f"{owners[name][0]}.{_quoted(owners[name][1])} as {_quoted(name)}" for name in columns)
     return (
-        f"with {narrowed} select {carrier.name}.series_no, {listed} from {carrier.name} {joins} "
-        f"order by {carrier.name}.series_no, {carrier.name}.open_time"
+        f"with {narrowed} select {carrier}.series_no, {listed} from {carrier} {joins} "
+        f"order by {carrier}.series_no, {carrier}.open_time"
     )
+
+
+def _carrier(market: Market, selection: Selection) -> str:
+    """The table whose rows carry the candles: where nothing but candles is selected, the candles themselves."""
+    if {*selection.columns} <= {"open_time", *candle_columns(market.two_sided)}:
+        return Table.raw_candles.value
+    return next(table.name for table in selection.computations if table.carries_candles)
+
+
+def _owners(market: Market, selection: Selection) -> dict[str, tuple[str, str]]:
+    """The table of each selected column, and its name there."""
+    carrier = _carrier(market, selection)
+    owners = {name: (carrier, name) for name in ("open_time", *candle_columns(market.two_sided))}
+    owners |= joined_columns(selection.computations)
+    return {name: owners[name] for name in selection.columns}
 
 
 def joined_columns(computations: Collection[Computation]) -> dict[str, tuple[str, str]]:

@@ -398,7 +398,7 @@ def exports_that_differ(
     connection: duckdb.DuckDBPyConnection, market: str, root: Path, files: Mapping[str, Series]
 ) -> list[Fault]:
     """The Parquet files that hold other candles than the table, although no candle changed since the export."""
-    queued = _queued_exports(connection, market)
+    queued = _queued(connection, market)
     present = {path: series for path, series in files.items() if series not in queued and (root / path).exists()}
     if not present:
         return []
@@ -411,10 +411,10 @@ def exports_that_differ(
     ]
 
 
-def _queued_exports(connection: duckdb.DuckDBPyConnection, market: str) -> set[Series]:
+def _queued(connection: duckdb.DuckDBPyConnection, market: str) -> set[Series]:
+    """The series with new candles that a computed table or the exports lack."""
     rows = connection.execute(
-        f"select instrument, timeframe from {qualified(market, Table.recompute_queue)} where asset = ?",
-        [Table.exports.value],
+        f"select instrument, timeframe from {qualified(market, Table.recompute_queue)}"
     ).fetchall()
     return {Series(instrument, Timeframe(timeframe)) for instrument, timeframe in rows}
 
@@ -439,7 +439,7 @@ def _file_prints(connection: duckdb.DuckDBPyConnection, paths: list[str]) -> dic
 
 def _table_prints(connection: duckdb.DuckDBPyConnection, market: str) -> list[tuple[str, str, str]]:
     return connection.execute(
-        f"select instrument, timeframe, {_PRINT} from {qualified(market, Table.enhanced_candles)} "
+        f"select instrument, timeframe, {_PRINT} from {qualified(market, Table.raw_candles)} "
         "group by instrument, timeframe"
     ).fetchall()
 

@@ -4,15 +4,20 @@ Signals follow from the enhanced candles and take no space: `<market>.signals` i
 query over the newest bars. The columns themselves are defined in `analytics.enhanced_candles`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import duckdb
+import numpy as np
+from numpy.typing import NDArray
 
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.warehouse.arrays import BEGINNING, END, registered, texts
+from refresh_pipeline.warehouse.compute_on_read import computed_columns, expired_stretch
 from refresh_pipeline.warehouse.queries import has_tables
 from refresh_pipeline.warehouse.schema import Table, qualified
 
@@ -102,27 +107,62 @@ def newest_signals(
     """The newest signals of these instruments on one timeframe, in their order; series without candles are left out."""
     if not has_tables(connection, market.name) or not instruments:
         return []
-    table = qualified(market.name, Table.enhanced_candles)
-    given = {"timeframe": timeframe.value, "instruments": list(instruments)}
+    given: dict[str, object] = {"timeframe": timeframe.value, "instruments": list(instruments)}
     since = _since(connection, market.name, timeframe, given)
     if since is None:
         return []
-    narrowed = (
-        f"(select instrument, timeframe, open_time, {', '.join((*STATE, *FLAGS))} from {table} where "
-        "timeframe = $timeframe and instrument in (select unnest($instruments)) and open_time >= $since)"
-    )
-    given = {**given, "since": since}
-    states = connection.execute(
-        f"select instrument, max(open_time), {', '.join(f'arg_max({name}, open_time)' for name in STATE)} "
-        f"from {narrowed} group by instrument",
-        given,
-    ).fetchall()
-    events = connection.execute(
-        "select instrument, kind, arg_max(direction, open_time), max(open_time), arg_max(known_at, open_time) "
-        f"from ({_events(narrowed)}) group by instrument, kind",
-        given,
-    ).fetchall()
+    given["since"] = since
+    with _newest_bars(connection, market, timeframe, instruments, given) as bars:
+        states = connection.execute(
+            f"select instrument, max(open_time), {', '.join(f'arg_max({name}, open_time)' for name in STATE)} "
+            f"from {bars} group by instrument",
+            given,
+        ).fetchall()
+        events = connection.execute(
+            "select instrument, kind, arg_max(direction, open_time), max(open_time), arg_max(known_at, open_time) "
+            f"from ({_events(bars)}) group by instrument, kind",
+            given,
+        ).fetchall()
     return _by_series(timeframe, instruments, states, events)
+
+
+@contextmanager
+def _newest_bars(
+    connection: duckdb.DuckDBPyConnection,
+    market: Market,
+    timeframe: Timeframe,
+    instruments: Sequence[str],
+    given: Mapping[str, object],
+) -> Iterator[str]:
+    """SQL for the bars from `since` on; of a series with few stored ones, those that have expired are computed."""
+    listed = ", ".join((*STATE, *FLAGS))
+    stored = (
+        f"select instrument, timeframe, open_time, {listed} from {qualified(market.name, Table.enhanced_candles)} "
+        "where timeframe = $timeframe and instrument in (select unnest($instruments)) and open_time >= $since"
+    )
+    counts: dict[str, int] = dict(
+        connection.execute(f"select instrument, count(*) from ({stored}) group by all", given).fetchall()
+    )
+    few = [Series(name, timeframe) for name in instruments if counts.get(name, 0) < NEWEST_BARS]
+    parts = [part for series in few for part in _expired_bars(connection, market, series)]
+    if not parts:
+        yield f"({stored})"
+        return
+    expired = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    with registered(connection, "expired_bars", expired):
+        yield f"({stored} union all by name from expired_bars)"
+
+
+def _expired_bars(
+    connection: duckdb.DuckDBPyConnection, market: Market, series: Series
+) -> Iterator[dict[str, NDArray]]:
+    table = Table.enhanced_candles
+    bounds = expired_stretch(connection, market.name, table, series, (BEGINNING, END), newest=NEWEST_BARS)
+    if series.timeframe in market.indicators.keep and bounds is not None:
+        found = computed_columns(lambda: nullcontext(connection), market, {table: (*STATE, *FLAGS)}, series, bounds)
+        count = len(found[table, "open_time"])
+        keys = {"instrument": texts([series.instrument] * count), "timeframe": texts([series.timeframe.value] * count)}
+        yield keys | {name: values for (_, name), values in found.items()}
 
 
 def _by_series(

@@ -45,12 +45,12 @@ from refresh_pipeline.warehouse import (
     withdrawals,
 )
 from refresh_pipeline.warehouse.acknowledgements import Acknowledged
-from refresh_pipeline.warehouse.arrays import BEGINNING, Arrays, timestamp
+from refresh_pipeline.warehouse.arrays import BEGINNING, END, Arrays, timestamp
 from refresh_pipeline.warehouse.column_refresh import refresh_columns
 from refresh_pipeline.warehouse.compaction import COMPACTION_MEMORY, Compaction, CompactionResult
 from refresh_pipeline.warehouse.compaction import TABLES as COMPACTED_TABLES
 from refresh_pipeline.warehouse.computations import computations
-from refresh_pipeline.warehouse.compute_on_read import computed_rows
+from refresh_pipeline.warehouse.compute_on_read import computed_columns, computed_rows, expired_stretch
 from refresh_pipeline.warehouse.computed_batch import PendingRecompute
 from refresh_pipeline.warehouse.connection import MEMORY, PATIENCE, WarehouseMissing, connect, place_of, transaction
 from refresh_pipeline.warehouse.forgetting import Choice
@@ -168,7 +168,8 @@ class Warehouse:
             schema.rename_assets(connection, market.name, renamed)
             tables = tuple(computations(market).values())
             column_versions.ensure(connection, market.name, tables, market.two_sided)
-            column_versions.follow_keep(connection, market.name, Table.indicators, market.indicators.keep)
+            for computed in tables:
+                column_versions.follow_keep(connection, market.name, Table(computed.name), market.indicators.keep)
             ensure_known_view(connection, market.name, ENHANCED_CANDLES, market.two_sided)
             changed = stored_ranges.of_another_calendar(connection, market)
             ensure_signals_view(connection, market.name)
@@ -356,14 +357,13 @@ class Warehouse:
             queued = column_refresh.queued_columns(connection, market.name, table, batch)
             pending = incremental.pending_recompute(connection, market.name, table, batch)
         computation = computations(market)[table]
-        keep = market.indicators.keep if table is Table.indicators else {}
         work = TailRefresh(
             self.get_connection,
             market.name,
             computation,
             market.calendar,
             market.two_sided,
-            keep,
+            market.indicators.keep,
             session=self.session,
             progress=progress,
             overlaps=True,
@@ -398,9 +398,16 @@ class Warehouse:
     def newest_rows(
         self, market: Market, table: Table, series: Series, columns: Sequence[str], count: int
     ) -> dict[str, NDArray]:
-        """Columns of the newest rows of one series as arrays, oldest row first."""
+        """Columns of the newest rows of one series as arrays, oldest row first; rows that expired are computed."""
         with self.get_connection() as connection:
-            return queries.newest_rows(connection, market.name, table, series, columns=columns, count=count)
+            rows = queries.newest_rows(connection, market.name, table, series, columns=columns, count=count)
+            if table not in computations(market) or len(rows[columns[0]]) >= count:
+                return rows
+            bounds = expired_stretch(connection, market.name, table, series, (BEGINNING, END), newest=count)
+        if bounds is None:
+            return rows
+        older = computed_columns(self.get_connection, market, {table: columns}, series, bounds)
+        return {name: np.concatenate([older[table, name], rows[name]])[-count:] for name in columns}
 
     def rows_to_export(
         self, market: Market, batch: Sequence[Series], columns: Sequence[str], window: Window

@@ -34,7 +34,7 @@ from refresh_pipeline.settings import load_settings, prepare_dagster
 from refresh_pipeline.sources import Fetched, Request
 from refresh_pipeline.sources.binance import BinanceSource
 from refresh_pipeline.warehouse import warehouse
-from refresh_pipeline.warehouse.incremental import READS, TailRefresh
+from refresh_pipeline.warehouse.incremental import TailRefresh
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.benchmarks import bare
@@ -225,7 +225,7 @@ def floors(watch: Watch, base_url: str, database: Path, market: Market) -> dict[
         rows, kinds = _rows(market, computation, bars, results)
         other = bare.differing(database, _table(market, table), rows)
         rows, watch.written[table] = {name: values[other] for name, values in rows.items()}, len(other)
-        read = seconds(bare.window, database, _table(market, READS[table]), bars.open_time.min())
+        read = seconds(bare.window, database, _table(market, Table.raw_candles), bars.open_time.min())
         taken |= {f"{table}: read": read, f"{table}: compute": seconds(compute[table], bars)}
         taken[f"{table}: write"] = seconds(bare.put, database, _table(market, table), rows, kinds)
     return taken
