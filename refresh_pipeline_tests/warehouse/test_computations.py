@@ -58,9 +58,9 @@ def test_an_indicator_that_is_no_longer_wished_for_leaves(stored: Warehouse) -> 
     assert query(stored, "select count(*), count(rsi_14) from fair.indicators") == [(300, 286)]
 
 
-def test_minutes_are_kept_for_ninety_days_and_the_rest_for_ever_unless_the_market_says_otherwise() -> None:
+def test_minutes_are_kept_for_days_and_the_rest_for_ever_unless_the_market_says_otherwise() -> None:
     kept = market_with("{keep: {H1: 30d}}").indicators.keep
-    assert {timeframe.value: span.days for timeframe, span in kept.items()} == {"m1": 90, "m5": 90, "H1": 30}
+    assert {timeframe.value: span.days for timeframe, span in kept.items()} == {"m1": 2, "m5": 10, "H1": 30}
     assert market_with("{keep: for ever}").indicators.keep == {}
     assert {span.days for span in market_with("{keep: 7d}").indicators.keep.values()} == {7}
 

@@ -193,7 +193,7 @@ def test_files_that_were_exported_and_uploaded_move_versions_of_their_series(kno
     assert feed(warehouse).version == feed(warehouse, version).changes[-1].version
 
 
-def test_rows_that_expire_move_the_version_back_to_the_first_of_them(tmp_path: Path):
+def test_rows_that_expire_are_no_change_before_the_newest_row(tmp_path: Path):
     market = market_of()
     kept = market.model_copy(
         update={"indicators": market.indicators.model_copy(update={"keep": {Timeframe.m5: timedelta(days=1)}})}
@@ -204,7 +204,11 @@ def test_rows_that_expire_move_the_version_back_to_the_first_of_them(tmp_path: P
     version = feed(warehouse).version
     warehouse.prepare(kept)
     refreshed(warehouse, kept)
-    assert told(feed(warehouse, version)) == {("indicators", "BTC/USD"): opens(1)[0]}
+    newest = opens(1, 999)[0]
+    assert told(feed(warehouse, version)) == {
+        ("enhanced_candles", "BTC/USD"): newest,
+        ("indicators", "BTC/USD"): newest,
+    }
 
 
 def test_a_column_that_is_computed_anew_moves_the_version_of_every_series(known: tuple[Warehouse, int]):
