@@ -42,7 +42,7 @@ dist: $(IN_VENV) ## Build a wheel into dist/, to install without a checkout
 	@$(PIP) wheel -qq --no-deps -w dist .
 	@ls dist/*.whl
 
-# Which parts: cycle, start, fetch, exports, enhanced, indicators; all of them if none is named.
+# Which parts: cycle, start, fetch, exports, gaps, storage, enhanced, indicators; all of them if none is named.
 PARTS =
 bench: .venv/installed-dev ## Measure a cycle and its parts against bare figures; keep the report in bench-results/
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks $(PARTS)

@@ -179,7 +179,8 @@ def _first_stored(
                 "on t.instrument = w.instrument and t.timeframe = w.timeframe and t.open_time >= w.since "
                 "where w.may_expire group by w.series_no",
             )
-            stored = np.where(may_expire, END, latest)
+            # A series without a row waits to be computed: the newest day is always stored.
+            stored = latest.copy()
             stored[rows["series_no"]] = rows["first"]
             latest = np.maximum(latest, stored)
     return np.where(latest > first, latest, since)

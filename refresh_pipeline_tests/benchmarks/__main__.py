@@ -5,7 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from refresh_pipeline_tests.benchmarks import analytics, backfill, cycle, exporting, fetching, gaps, scaling, starting
+from refresh_pipeline_tests.benchmarks import (
+    analytics,
+    backfill,
+    cycle,
+    exporting,
+    fetching,
+    gaps,
+    scaling,
+    starting,
+    storage,
+)
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Findings, Size
 from refresh_pipeline_tests.benchmarks.report import Report
 from refresh_pipeline_tests.isolated_env import inside
@@ -17,6 +27,7 @@ PARTS: Mapping[str, Part] = {
     "fetch": fetching.measure,
     "exports": exporting.measure,
     "gaps": gaps.measure,
+    "storage": storage.measure,
     "enhanced": analytics.measure_enhanced,
     "indicators": analytics.measure_indicators,
 }

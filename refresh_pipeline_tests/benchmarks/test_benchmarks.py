@@ -117,7 +117,7 @@ def test_the_venue_serves_the_candles_that_a_history_is_filled_with(tmp_path: Pa
         assert each.candles["close"].tolist() == expected["close"].tolist()
 
 
-@pytest.mark.parametrize("part", ["fetch", "enhanced", "indicators"])
+@pytest.mark.parametrize("part", ["fetch", "storage", "enhanced", "indicators"])
 def test_every_figure_has_its_floor_beside_it(part: str) -> None:
     for each in named(bench.measured(bench.PARTS[part], SMALL)).values():
         assert len(each.ours) == len(each.bare) == SMALL.rounds

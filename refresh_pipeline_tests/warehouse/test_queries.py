@@ -264,8 +264,7 @@ def test_files_that_were_written_hold_what_the_table_holds_wherever_the_machine_
         "update fair.raw_candles set close = close + 1e-12 where instrument = 'BTC/USD' and open_time = ?",
         "update fair.raw_candles set volume = null where instrument = 'BTC/USD' and open_time = ?",
         "delete from fair.raw_candles where instrument = 'BTC/USD' and open_time = ?",
-        "insert into fair.raw_candles select * from fair.raw_candles where instrument = 'BTC/USD' "
-        "and open_time = ?",
+        "insert into fair.raw_candles select * from fair.raw_candles where instrument = 'BTC/USD' and open_time = ?",
         "update fair.raw_candles set open_time = open_time + interval 1 second where instrument = 'BTC/USD' "
         "and open_time = ?",
     ],
