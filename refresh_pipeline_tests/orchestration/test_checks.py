@@ -213,7 +213,7 @@ def forget_export(world: World) -> None:
 
 
 def change_table_behind_our_back(world: World) -> None:
-    world.change(f"update bazaar.enhanced_candles set close = close + 1 where {BTC_ROWS}")
+    world.change(f"update bazaar.raw_candles set close = close + 1 where {BTC_ROWS}")
 
 
 @pytest.mark.parametrize(

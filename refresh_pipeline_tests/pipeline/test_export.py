@@ -170,8 +170,8 @@ def test_a_candle_that_changes_outside_a_window_leaves_its_file_untouched(new_wo
     made(new_world, exports)
     before = new_world.files("exports")
     new_world.change(
-        "update bazaar.enhanced_candles set close = 1 where open_time = "
-        "(select min(open_time) from bazaar.enhanced_candles)"
+        "update bazaar.raw_candles set close = 1 where open_time = "
+        "(select min(open_time) from bazaar.raw_candles)"
     )
     new_world.change(
         "insert into bazaar.recompute_queue values ('BTC/USD', 'm15', 'exports', timestamp '2026-01-01', 'somebody')"
@@ -362,7 +362,7 @@ def test_a_corrected_candle_and_a_killed_append_leave_each_row_once(new_world: W
     assert "40 bytes behind the recorded ones; publish again to repair it" in fault.what
     made(new_world, GROWING, LATER)
     whole = path.read_bytes()
-    new_world.change("update bazaar.enhanced_candles set volume = volume + 0.5 where open_time = '2026-06-01 03:00'")
+    new_world.change("update bazaar.raw_candles set volume = volume + 0.5 where open_time = '2026-06-01 03:00'")
     new_world.change(
         "insert into bazaar.recompute_queue (instrument, timeframe, asset, since, version) "
         "values ('BTC/USD', 'm15', 'exports', '2026-06-01 03:00', 'x')"
