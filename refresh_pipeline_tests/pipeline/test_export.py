@@ -170,8 +170,7 @@ def test_a_candle_that_changes_outside_a_window_leaves_its_file_untouched(new_wo
     made(new_world, exports)
     before = new_world.files("exports")
     new_world.change(
-        "update bazaar.raw_candles set close = 1 where open_time = "
-        "(select min(open_time) from bazaar.raw_candles)"
+        "update bazaar.raw_candles set close = 1 where open_time = (select min(open_time) from bazaar.raw_candles)"
     )
     new_world.change(
         "insert into bazaar.recompute_queue values ('BTC/USD', 'm15', 'exports', timestamp '2026-01-01', 'somebody')"
