@@ -52,7 +52,15 @@ from refresh_pipeline.warehouse.compaction import TABLES as COMPACTED_TABLES
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.compute_on_read import computed_columns, computed_rows, expired_stretch
 from refresh_pipeline.warehouse.computed_batch import PendingRecompute
-from refresh_pipeline.warehouse.connection import MEMORY, PATIENCE, WarehouseMissing, connect, place_of, transaction
+from refresh_pipeline.warehouse.connection import (
+    MEMORY,
+    PATIENCE,
+    FilePlace,
+    WarehouseMissing,
+    connect,
+    place_of,
+    transaction,
+)
 from refresh_pipeline.warehouse.forgetting import Choice
 from refresh_pipeline.warehouse.gaps import Stretches
 from refresh_pipeline.warehouse.incremental import Recomputed, TailRefresh
@@ -366,7 +374,7 @@ class Warehouse:
             market.indicators.keep,
             session=self.session,
             progress=progress,
-            overlaps=True,
+            overlaps=isinstance(self.place, FilePlace),
         )
         updated = refresh_columns(work, queued)
         recomputed = work.run(pending)
