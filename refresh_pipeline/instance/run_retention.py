@@ -9,8 +9,8 @@ from refresh_pipeline.market.partition_ranges import RANGE_START
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 
-# Bars of a run's shortest timeframe for which it is kept. A tick's wide run of 487 series takes 1.3 MB, two hours of them
-# 0.2 GB; a longer timeframe has no more runs than that.
+# Bars of the shortest timeframe of a run for which it is kept. A wide run of a tick of 487 series takes 1.3 MB, 120 of
+# them 0.2 GB; a longer timeframe has no more runs than that.
 BARS_KEPT = 120
 LONGEST_KEPT = timedelta(days=30)
 # Backups, maintenance and all other runs that refresh nothing.
