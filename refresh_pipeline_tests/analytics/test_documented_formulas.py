@@ -114,7 +114,7 @@ def momentum(values: Floats) -> Floats:
 ACCELERATION = 4 * (H - L) / (H + L)
 RANGE = ema(H - L, 9)
 # The document's formula of each function's first output, with the default parameters.
-FORMULAS: dict[str, Callable[[], Floats]] = {
+FORMULAS: dict[str, Callable[[], np.ndarray]] = {
     "SMA": lambda: mean(C, 30),
     "EMA": lambda: ema(C, 30),
     "WMA": lambda: wma(C, 30),
