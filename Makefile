@@ -11,7 +11,7 @@ unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_PYTHON
 # make's own -j would let two pips loose on one environment.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help refresh up test check docs dist bench bench-scaling bench-backfill bench-minute bench-live soak constraints clean
+.PHONY: help refresh up test check docs dist bench bench-scaling bench-backfill bench-compare bench-minute bench-live soak constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -42,7 +42,7 @@ dist: $(IN_VENV) ## Build a wheel into dist/, to install without a checkout
 	@$(PIP) wheel -qq --no-deps -w dist .
 	@ls dist/*.whl
 
-# Which parts: cycle, start, fetch, exports, gaps, storage, enhanced, indicators; all of them if none is named.
+# Which parts: cycle, start, fetch, exports, publish, gaps, storage, enhanced, indicators; all of them if none is named.
 PARTS =
 bench: .venv/installed-dev ## Measure a cycle and its parts against bare figures; keep the report in bench-results/
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks $(PARTS)
@@ -53,6 +53,9 @@ bench-scaling: .venv/installed-dev ## Measure ticks of 50 to 5,000 series, and o
 DAYS = 30
 bench-backfill: .venv/installed-dev ## Measure a backfill of DAYS=30 of m1 for 50 symbols, beside bare loading and computing
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks backfill --days $(DAYS)
+
+bench-compare: .venv/installed-dev ## Measure PARTS of commits A=main~1 and B=main in turn, ROUNDS=3 times
+	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.compare $(or $(A),main~1) $(or $(B),main) $(PARTS) --rounds $(or $(ROUNDS),3)
 
 # How long, and of how many series; the first refresh, of a day of history, takes some minutes more.
 bench-minute: .venv/installed-dev ## Measure `refresh up` for MINUTES=15: SERIES=487 on m1 from a venue on loopback

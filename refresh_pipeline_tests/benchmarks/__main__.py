@@ -12,6 +12,7 @@ from refresh_pipeline_tests.benchmarks import (
     exporting,
     fetching,
     gaps,
+    publishing,
     scaling,
     starting,
     storage,
@@ -26,6 +27,7 @@ PARTS: Mapping[str, Part] = {
     "start": starting.measure,
     "fetch": fetching.measure,
     "exports": exporting.measure,
+    "publish": publishing.measure,
     "gaps": gaps.measure,
     "storage": storage.measure,
     "enhanced": analytics.measure_enhanced,
@@ -52,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         part = measured(known[name], report.size)
         report.show(part)
         found |= part
+    report.show_goals(found)
     print(f"Every round: {report.keep(found)}")
 
 

@@ -14,6 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from refresh_pipeline_tests.benchmarks.goals import as_json, table_of
 from refresh_pipeline_tests.benchmarks.measuring import SEED, Comparison, Findings, Size
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -89,6 +90,11 @@ class Report:
                 table.add_row(*_cells(each))
             self.console.print(table)
 
+    def show_goals(self, findings: Findings) -> None:
+        """One table of all parts: which goals are met."""
+        if table := table_of(findings):
+            self.console.print(table)
+
     def keep(self, findings: Findings, folder: Path = RESULTS) -> Path:
         """The text, and every round as JSON, side by side; gives the path of the latter."""
         folder.mkdir(exist_ok=True)
@@ -99,6 +105,7 @@ class Report:
             "machine": self.machine,
             "size": asdict(self.size),
             "seed": SEED,
+            "goals": as_json(findings),
             "parts": {title: [_entry(each) for each in found] for title, found in findings.items()},
         }
         path.write_text(json.dumps(kept, indent=1), encoding="utf-8")
