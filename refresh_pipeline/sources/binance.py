@@ -99,6 +99,8 @@ CLOSE_TIME_FIELD = 6
 FIRST_MICROSECOND = 10**14
 # In the year 2286.
 LATEST_STAMP = 10**16
+# 2010 in milliseconds: before any exchange of coins; a clock of before is none (JSON's true is 1).
+FIRST_STAMP = 1_262_304_000_000
 
 DATA_API = "https://data-api.binance.vision"
 DATA_STREAM = "wss://data-stream.binance.vision"
@@ -382,7 +384,7 @@ def _read_list(response: httpx.Response) -> list[Any]:
 def _read_time(response: httpx.Response) -> np.datetime64:
     body = _read_json(response)
     stamp = body.get("serverTime") if isinstance(body, dict) else None
-    if not isinstance(stamp, int) or not 0 <= stamp < LATEST_STAMP:
+    if not isinstance(stamp, int) or not FIRST_STAMP <= stamp < LATEST_STAMP:
         raise PermanentError(f"expected serverTime, received {excerpt(response.text)}; is base_url right?")
     return _times([stamp])[0]
 

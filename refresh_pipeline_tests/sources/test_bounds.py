@@ -18,7 +18,7 @@ from refresh_pipeline.market.candles import Candles, instant
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import Fetched, PermanentError, Request, SourceError, TransientError, http_client
-from refresh_pipeline.sources.binance import read_klines
+from refresh_pipeline.sources.binance import _read_time, read_klines
 from refresh_pipeline.sources.binance_archive import LARGEST_FILE, _read_rows
 from refresh_pipeline.sources.fetching import fetch
 from refresh_pipeline.sources.http_client import Client, RetryPolicy
@@ -143,6 +143,12 @@ def test_a_time_that_is_none_is_that_row_s_alone(opened: Any) -> None:
     candles, _ = read_klines([kline(), kline(opened=opened)])
     assert len(candles) == 1
     assert [row.reason for row in candles.malformed] == ["its times cannot be read"]
+
+
+@pytest.mark.parametrize("stamp", ["true", "1", "-5", '"1767225600000"', str(10**30), "null"])
+def test_a_clock_that_is_none_is_not_believed(stamp: str) -> None:
+    with pytest.raises(PermanentError, match="expected serverTime"):
+        _read_time(httpx.Response(200, text=f'{{"serverTime": {stamp}}}'))
 
 
 def test_candles_have_one_dimension() -> None:
