@@ -27,6 +27,7 @@ from refresh_pipeline.api import (
     files,
     operation,
     pages,
+    payloads,
     pipeline,
     prometheus,
     runs,
@@ -56,7 +57,7 @@ ROUTERS = (
     *(operation.router, session.router, status.router, prometheus.router, catalog.router, series.router),
     *(changes.router, files.router, control.router, runs.router, data.router),
     *(events.router, sockets.router, pipeline.router),
-    *(signals.router, udf.router, binance.router, tracker.router, tracker_files.router, pages.router),
+    *(signals.router, payloads.router, udf.router, binance.router, tracker.router, tracker_files.router, pages.router),
 )
 LONGEST_BODY = 64 * 1024
 EXPOSED = ["ETag", "Link", "X-Records", "X-Version", "Retry-After", "RateLimit", "RateLimit-Policy", "Location"]

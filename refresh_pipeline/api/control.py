@@ -113,6 +113,7 @@ async def refresh(
     wanted = body or RefreshBody()
     service = service_of(request)
     chosen = chosen_series(service, wanted)
+    _require_calendar(service, [market for market, _ in chosen])
     limits = _limits(wanted.since, wanted.until)
     launches = [launch_of(market, refresh_job_name(market), series, **limits) for market, series in chosen]
     runs = await started(service, "refresh", launches, idempotency_key, wait)
@@ -324,6 +325,19 @@ def chosen_series(service: Service, wanted: Selection) -> list[tuple[Market, lis
         detail = f"no market has such a series; these markets have {', '.join(one.value for one in allowed)}"
         raise ProblemError(Problem.unknown_timeframe, detail, allowed=[one.value for one in allowed])
     return chosen
+
+
+def _require_calendar(service: Service, markets: Sequence[Market]) -> None:
+    """Refuse a refresh where nobody knows which candles have closed.
+
+    Raises:
+        ProblemError: calendar-ended, where that is so of every market.
+    """
+    now = instant(service.now())
+    if markets and not any(market.calendar.knows(now) for market in markets):
+        names = ", ".join(market.name for market in markets)
+        detail = f"{names}: the calendar is not known up to now, so no candle can be called closed; update the project"
+        raise ProblemError(Problem.calendar_ended, detail, headers={"Retry-After": "86400"})
 
 
 def launch_of(market: Market, job: str, series: Sequence[Series], **options: Any) -> Launch:

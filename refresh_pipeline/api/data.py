@@ -1,9 +1,11 @@
 """Candles and what is computed from them: GET /data/{instrument}/{timeframe} and its newest row."""
 
 import asyncio
+import time as time_module
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
@@ -25,6 +27,7 @@ from refresh_pipeline.api.parameters import (
     parsed_time,
 )
 from refresh_pipeline.api.problems import Problem, ProblemError, invalid_parameter
+from refresh_pipeline.api.reading import TRIES, TooLong, too_long
 from refresh_pipeline.api.service import Service, service_of
 from refresh_pipeline.market.adjustments import adjusted as adjusted_columns
 from refresh_pipeline.market.candles import instant, iso_utc
@@ -36,6 +39,10 @@ from refresh_pipeline.warehouse.schema import Table
 router = APIRouter(prefix="/api/v1", tags=["data"])
 
 MOST_CELLS = 1_000_000
+# Rows that took too long are read in so many parts; a part of so few rows is not divided further.
+SPLIT, FEWEST_ROWS = 4, 20
+# Seconds that the pieces of one answer may take together.
+LONGEST_READING = 30.0
 
 Instrument = Annotated[str, Path(description="The instrument: EUR/USD, EUR%2FUSD, EUR-USD, EURUSD or eur/usd.")]
 TimeframeName = Annotated[str, Path(description="The timeframe: m1, H1, D1, or an alias such as 1h.")]
@@ -186,20 +193,37 @@ async def _stored(service: Service, question: Question) -> Frame:
         moment = question.as_of
         past = await service.reader.ask(lambda c: frames.read_as_of(c, market, series, moment, window))
         return _framed({column.name: past[column.name] for column in columns}, columns, window)
-    if window.limit * len(columns) <= frames.CELLS_A_QUESTION:
-        return _framed(
-            await service.reader.ask(lambda c: frames.read_window(c, market, columns, series, window)),
-            columns,
-            window,
-        )
-    table = columns[0].table
-    times = await service.reader.ask(lambda c: frames.read_times(c, market, table, series, window))
     rows = max(frames.CELLS_A_QUESTION // len(columns), 1)
-    pieces = [frames.empty(columns)] if not len(times) else []
-    for first in range(0, len(times), rows):
-        bounds = (times[first], times[min(first + rows, len(times)) - 1])
-        pieces.append(await service.reader.ask(lambda c, b=bounds: frames.read_between(c, market, columns, series, b)))
-    return _framed(frames.joined_pieces(pieces), columns, window)
+    if window.limit <= rows:
+        try:
+            asked = service.reader.ask(lambda c: frames.read_window(c, market, columns, series, window), tries=2)
+            return _framed(await asked, columns, window)
+        except TooLong:
+            rows = max(window.limit // SPLIT, FEWEST_ROWS)
+    return _framed(await _in_pieces(service, question, rows), columns, window)
+
+
+async def _in_pieces(service: Service, question: Question, rows: int) -> dict[str, np.ndarray]:
+    """The rows of a question, so many in one opening, and fewer where they take too long."""
+    market, series, columns = question.address.market, question.address.series, question.columns
+    table, window = columns[0].table, question.window
+    times = await service.reader.ask(lambda c: frames.read_times(c, market, table, series, window))
+    pieces, first = [frames.empty(columns)] if not len(times) else [], 0
+    deadline = time_module.monotonic() + LONGEST_READING
+    while first < len(times):
+        if time_module.monotonic() > deadline:
+            raise too_long()
+        end = min(first + rows, len(times))
+        bounds, tries = (times[first], times[end - 1]), 2 if rows > FEWEST_ROWS else TRIES
+        try:
+            read = partial(frames.read_between, market=market, columns=columns, series=series, bounds=bounds)
+            pieces.append(await service.reader.ask(read, tries=tries))
+            first = end
+        except TooLong:
+            if rows <= FEWEST_ROWS:
+                raise
+            rows = max(rows // SPLIT, FEWEST_ROWS)
+    return frames.joined_pieces(pieces)
 
 
 def _from_memory(service: Service, question: Question) -> Frame | None:

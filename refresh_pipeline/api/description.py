@@ -23,6 +23,7 @@ SCHEMES = {
 # Answers that are no JSON, by path.
 TYPES = {
     "/api/v1/data/{instrument}/{timeframe}": tuple(dict.fromkeys(MEDIA_TYPES.values())),
+    "/api/v1/snapshots/{collection}/{api}": tuple(dict.fromkeys(MEDIA_TYPES.values())),
     "/api/v1/files/{path}": ("application/octet-stream", "text/csv", "application/vnd.apache.parquet"),
     "/api/v1/events": ("text/event-stream",),
     "/metrics": ("text/plain",),

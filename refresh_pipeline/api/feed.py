@@ -7,27 +7,28 @@ each commit that was seen.
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import duckdb
 import numpy as np
 
-from refresh_pipeline.api.reading import OPENING
+from refresh_pipeline.api.reading import BETWEEN_OPENINGS, OPENING
 from refresh_pipeline.api.tails import Tails
 from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.streaming.push import Pushed
-from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
-from refresh_pipeline.warehouse.follower import LOOK_EVERY, Follower
+from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect
+from refresh_pipeline.warehouse.follower import LOOK_EVERY, PATIENCE, Follower
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.versions import Change, Changes
 
 Listener = Callable[[Changes], None]
 PushListener = Callable[[Pushed, Sequence[Series]], None]
-NOWHERE = ("", 0)
+# Candles that are read in one opening of the file: a fifth of a second.
+ROWS_AN_OPENING = 60_000
 
 log = logging.getLogger("refresh_pipeline.api")
 
@@ -52,6 +53,8 @@ class Feed:
     version: int = 0
     loop: asyncio.AbstractEventLoop | None = None
     _changes: dict[tuple[str, str, str, str], Change] = field(default_factory=dict)
+    # Changed series whose tails are read in the next openings.
+    _unread: dict[tuple[str, Series], datetime | None] = field(default_factory=dict)
     _listeners: set[Listener] = field(default_factory=set)
     _push_listeners: list[PushListener] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -119,12 +122,27 @@ class Feed:
         """Bring versions and tails forward, in the opening that read the changes; then tell who listens."""
         if read.reset or (self.epoch and read.epoch != self.epoch):
             self.tails.forget()
-            self._changes = {}
-        self.tails.follow(connection, _of_raw(read.changes))
+            self._changes, self._unread = {}, {}
+        self._read_tails(connection, _of_raw(read.changes))
         self._changes |= {(c.market, c.asset, c.instrument, c.timeframe): c for c in read.changes}
         self.epoch, self.version = read.epoch, read.version
         if self.loop is not None and not self._stop.is_set():
             self.loop.call_soon_threadsafe(self._tell, read)
+
+    def _read_tails(
+        self, connection: duckdb.DuckDBPyConnection, changed: Mapping[tuple[str, Series], datetime | None]
+    ) -> None:
+        """Bring tails forward; those that are read from their beginning, some in each opening."""
+        known = {key: since for key, since in changed.items() if self.tails.get(*key) is not None}
+        self._unread |= {key: since for key, since in changed.items() if key not in known}
+        some = list(self._unread)[: self.tails.most(ROWS_AN_OPENING)]
+        self.tails.follow(connection, known | {key: self._unread[key] for key in some})
+        self._unread = {key: since for key, since in self._unread.items() if key not in some}
+
+    def _read_the_rest(self) -> None:
+        while self._unread and not self._stop.wait(BETWEEN_OPENINGS):
+            with OPENING, connect(self.database, read_only=True, patience=PATIENCE) as connection:
+                self._read_tails(connection, {})
 
     def _tell(self, read: Changes) -> None:
         for listener in list(self._listeners):
@@ -136,6 +154,7 @@ class Feed:
             try:
                 with OPENING:
                     follower.look()
+                self._read_the_rest()
                 # A file without any change is read as well.
                 self.epoch, self.version = follower.epoch or "", follower.version
             except (WarehouseBusy, WarehouseUnreadable) as error:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from refresh_pipeline.api.news import News, Topic
 from refresh_pipeline.api.problems import ProblemError
 from refresh_pipeline.api.runs import run_row
 from refresh_pipeline.api.service import Service
-from refresh_pipeline.api.status import problems_now
+from refresh_pipeline.api.status import problems_now, status_body
 from refresh_pipeline.market.candles import iso_utc
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
@@ -32,7 +32,9 @@ LAYERS = {
 # Rows that a message holds of one series at most; who missed more asks for them.
 MOST_ROWS = 100
 # Seconds between looks at runs, at schedules and at what is wrong.
-RUNS_EVERY, SCHEDULES_EVERY, ALERTS_EVERY = 2.0, 10.0, 15.0
+RUNS_EVERY, SCHEDULES_EVERY, ALERTS_EVERY, STATUS_EVERY = 2.0, 10.0, 15.0, 5.0
+# What changes all the time without being news.
+UNTOLD = ("timestamp", "epoch", "daemon", "warehouse")
 
 log = logging.getLogger("refresh_pipeline.api")
 
@@ -104,6 +106,7 @@ class Newsroom:
         self._runs: dict[str, str] | None = None
         self._schedules: dict[str, Mapping[str, Any]] | None = None
         self._alerts: dict[str, str] | None = None
+        self._status: Mapping[str, Any] | None = None
 
     def start(self) -> None:
         """Listen to the feed, and look at Dagster now and then."""
@@ -113,6 +116,7 @@ class Newsroom:
             (RUNS_EVERY, self._look_at_runs),
             (SCHEDULES_EVERY, self._look_at_schedules),
             (ALERTS_EVERY, self._look_at_alerts),
+            (STATUS_EVERY, self._look_at_status),
         )
         self._tasks = [asyncio.create_task(self._repeat(seconds, look)) for seconds, look in looks]
 
@@ -186,11 +190,21 @@ class Newsroom:
         for subject in before.keys() - now.keys():
             self._tell_alert(subject, before[subject], "over")
 
+    async def _look_at_status(self) -> None:
+        if not self._service.hub.has_listeners(Topic.status):
+            self._status = None
+            return
+        status = await status_body(self._service)
+        told = {name: value for name, value in status.items() if name not in UNTOLD}
+        before, self._status = self._status, told
+        if before is not None and before != told:
+            self._publish(Topic.status, "status", {"type": "status_update", "status": status})
+
     def _tell_alert(self, subject: str, text: str, state: str) -> None:
         body = {"type": "alert_update", "subject": subject, "text": text, "state": state}
         self._publish(Topic.alerts, ("alert", subject), body)
 
-    def _publish(self, topic: Topic, key: tuple[str, str], body: Mapping[str, Any]) -> None:
+    def _publish(self, topic: Topic, key: Hashable, body: Mapping[str, Any]) -> None:
         self._service.hub.publish(News(topic, key, body))
 
 

@@ -1,7 +1,7 @@
 """One reader of the warehouse for all requests: it opens the file seldom and briefly, so that writers need not wait.
 
 Questions that come while another is answered are answered in one opening. An opening ends after a quarter of a second
-of asking, and the next begins a tenth of a second later.
+of asking, and the next begins a tenth of a second later. A statement that runs at that moment is interrupted.
 """
 
 import asyncio
@@ -28,10 +28,15 @@ Question = Callable[[duckdb.DuckDBPyConnection], Any]
 # Seconds of asking in one opening, and between two openings.
 LONGEST_OPENING = 0.25
 BETWEEN_OPENINGS = 0.1
+# Openings that a question gets which does not fit into one: the first also reads the disk.
+TRIES = 3
+# The share of an opening in which this process must have worked to be interrupted, and the seconds after which it
+# always is: on a machine that others keep busy, a small question takes long.
+LEAST_SHARE, LONGEST_STARVED = 0.4, 1.0
 # Seconds to wait for the file's lock.
 PATIENCE = 5.0
-# Questions that may wait.
-MOST_WAITING = 64
+# Questions that may wait, and how many seconds each: who has waited so long is told to ask again.
+MOST_WAITING, LONGEST_QUEUE = 64, 10.0
 # DuckDB's names for a table or a column that a refresh is about to create.
 NOT_YET = (duckdb.CatalogException, duckdb.BinderException)
 
@@ -47,25 +52,35 @@ class Timing:
 
     seconds: float = 0.0
     count: int = 0
+    longest: float = 0.0
 
     def add(self, seconds: float) -> None:
         """Count one more."""
         self.seconds += seconds
         self.count += 1
+        self.longest = max(self.longest, seconds)
+
+
+class TooLong(ProblemError):
+    """A question that does not fit into an opening."""
 
 
 @dataclass(slots=True)
 class _Asked:
     question: Question
+    tries: int = TRIES
     answer: "Future[Any]" = field(default_factory=Future)
     at: float = field(default_factory=time.monotonic)
 
 
 class Reader:
-    """Answers questions about the warehouse, functions of a connection, in a thread that starts with the first."""
+    """Answers questions about the warehouse, functions of a connection, in a thread that starts with the first.
 
-    def __init__(self, database: str | Path, patience: float = PATIENCE) -> None:
-        self.database, self._patience = str(database), patience
+    `longest` are the seconds of asking in one opening.
+    """
+
+    def __init__(self, database: str | Path, patience: float = PATIENCE, longest: float = LONGEST_OPENING) -> None:
+        self.database, self._patience, self._longest = str(database), patience, longest
         self._waiting: deque[_Asked] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -73,13 +88,18 @@ class Reader:
         # How long questions waited, and how long the file was held.
         self.waits, self.holds = Timing(), Timing()
 
-    async def ask(self, question: Callable[[duckdb.DuckDBPyConnection], Answer]) -> Answer:
+    async def ask(self, question: Callable[[duckdb.DuckDBPyConnection], Answer], tries: int = TRIES) -> Answer:
         """The answer of a function that gets a read-only connection; it must be brief and keep nothing of it.
 
+        Args:
+            question: the function; it is called again where it did not fit into an opening.
+            tries: the openings that it gets.
+
         Raises:
+            TooLong: it fits into no opening.
             ProblemError: busy, where a writer holds the file or too many questions wait.
         """
-        asked = _Asked(question)
+        asked = _Asked(question, tries)
         with self._changed:
             if len(self._waiting) >= MOST_WAITING:
                 raise busy(f"{MOST_WAITING} questions wait for the warehouse already")
@@ -103,7 +123,8 @@ class Reader:
             try:
                 with opened(self.database, self._patience) as connection:
                     began = time.monotonic()
-                    self._answer(connection, began)
+                    with interrupted_after(connection, self._longest):
+                        self._answer(connection, began)
                 self.holds.add(time.monotonic() - began)
             except (WarehouseBusy, WarehouseUnreadable) as error:
                 self._fail(error)
@@ -117,15 +138,22 @@ class Reader:
             return not self._closed
 
     def _answer(self, connection: duckdb.DuckDBPyConnection, began: float) -> None:
-        while time.monotonic() - began < LONGEST_OPENING:
+        while time.monotonic() - began < self._longest:
             with self._changed:
                 if not self._waiting:
                     return
                 asked = self._waiting.popleft()
-            self.waits.add(time.monotonic() - asked.at)
             # Whoever asked may have gone.
-            if asked.answer.set_running_or_notify_cancel():
-                _settle(asked, connection)
+            if asked.answer.cancelled():
+                continue
+            waited = time.monotonic() - asked.at
+            self.waits.add(waited)
+            if waited > LONGEST_QUEUE:
+                _give(asked.answer, busy(f"too many questions wait for the warehouse, this one for {waited:.0f} s"))
+            elif not _settle(asked, connection):
+                # What others used of this opening is none of its own time: it is the first of the next.
+                with self._changed:
+                    self._waiting.appendleft(asked)
 
     def _fail(self, error: Exception) -> None:
         with self._changed:
@@ -133,23 +161,75 @@ class Reader:
         if asked:
             log.warning("the API could not read the warehouse: %s", error)
         for one in asked:
-            if one.answer.set_running_or_notify_cancel():
-                one.answer.set_exception(busy("another program holds the warehouse, or it cannot be read"))
+            _give(one.answer, busy("another program holds the warehouse, or it cannot be read"))
 
 
-def _settle(asked: _Asked, connection: duckdb.DuckDBPyConnection) -> None:
+def _settle(asked: _Asked, connection: duckdb.DuckDBPyConnection) -> bool:
+    """Answer a question; whether it is answered, which one is not that was interrupted and has tries left."""
     try:
-        asked.answer.set_result(asked.question(connection))
+        answer = asked.question(connection)
+    except duckdb.InterruptException:
+        asked.tries -= 1
+        if asked.tries > 0:
+            return False
+        _give(asked.answer, too_long())
     except NOT_YET as error:
         log.warning("a table is not as this version knows it: %s", error)
-        asked.answer.set_exception(busy("the market's tables are not as this version knows them; refresh it once"))
+        _give(asked.answer, busy("the market's tables are not as this version knows them; refresh it once"))
     except Exception as error:
-        asked.answer.set_exception(error)
+        _give(asked.answer, error)
+    else:
+        _give(asked.answer, answer)
+    return True
+
+
+def _give(future: "Future[Any]", answer: Any) -> None:
+    # Whoever asked may have gone meanwhile.
+    if not future.set_running_or_notify_cancel():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
+
+
+@contextmanager
+def interrupted_after(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]:
+    """Interrupt the statement that runs on the connection after so many seconds, if one does.
+
+    Where other programs have taken the processor for most of them, asking again would hold the file for longer in all:
+    then it goes on, up to LONGEST_STARVED.
+    """
+    done, began, used = threading.Event(), time.monotonic(), time.process_time()
+
+    def watch() -> None:
+        pause = seconds
+        while not done.wait(pause):
+            pause = LONGEST_OPENING / 10
+            worked, held = time.process_time() - used, time.monotonic() - began
+            if worked >= seconds * LEAST_SHARE or held >= max(seconds, LONGEST_STARVED):
+                connection.interrupt()
+                return
+
+    alarm = threading.Thread(target=watch, name="alarm of the reader", daemon=True)
+    alarm.start()
+    try:
+        yield
+    finally:
+        # Also wait for it: the connection must not be interrupted while it closes.
+        done.set()
+        alarm.join()
 
 
 def busy(detail: str) -> ProblemError:
     """The problem of a warehouse that cannot be read now."""
     return ProblemError(Problem.busy, f"{detail}; ask again in a second", headers={"Retry-After": "1"})
+
+
+def too_long() -> TooLong:
+    """The problem of a question that takes longer than the file may be held."""
+    detail = "the answer takes longer than the warehouse may be held; ask for fewer rows or columns, or ask again"
+    return TooLong(Problem.busy, detail, headers={"Retry-After": "1"})
 
 
 @contextmanager

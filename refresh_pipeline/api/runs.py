@@ -1,5 +1,6 @@
 """Runs of Dagster's: listed, one with the outcomes of its series, canceled."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import duckdb
@@ -15,7 +16,8 @@ from refresh_pipeline.api.problems import Problem, ProblemError, invalid_paramet
 from refresh_pipeline.api.service import Service, service_of
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.pipeline.job_names import backfill_job_name, publish_job_name, refresh_job_name
-from refresh_pipeline.warehouse.queries import has_tables, outcomes_of
+from refresh_pipeline.warehouse.outcomes import Outcome
+from refresh_pipeline.warehouse.queries import has_tables, outcome_counts, outcomes_of
 
 router = APIRouter(prefix="/api/v1", tags=["runs"])
 
@@ -36,7 +38,8 @@ async def runs(
     service = service_of(request)
     jobs = jobs_of(find_market(service.markets, market)) if market else []
     found = await service.dagster.runs(jobs=jobs, statuses=_statuses(status), after=after, limit=limit)
-    rows = [run_row(service, run) for run in found]
+    counts = await _counts(service, found)
+    rows = [run_row(service, run) | {"counts": counts.get(run.id)} for run in found]
     following = f"/api/v1/runs?limit={limit}&after={found[-1].id}" if len(found) == limit else None
     return json_response({"records": len(rows), "runs": rows, "next": following})
 
@@ -61,6 +64,30 @@ async def cancel(request: Request, run_id: RunId) -> Response:
         await service.dagster.cancel(run_id)
         run = await _known(service, run_id)
     return json_response(run_row(service, run), 202, {"Location": f"/api/v1/runs/{run_id}"})
+
+
+async def _counts(service: Service, found: Sequence[Run]) -> dict[str, dict[str, int]]:
+    """Series by outcome of each run, as far as the warehouse still has them and can be read now."""
+    counted: dict[str, dict[str, int]] = {}
+    for market in service.markets:
+        ids = [run.id for run in found if run.job in jobs_of(market)]
+        if ids:
+            try:
+                counted |= await service.reader.ask(lambda c, m=market.name, i=ids: _counted(c, m, i))
+            except ProblemError:
+                # The list of runs is Dagster's and needs no warehouse.
+                return counted
+    return counted
+
+
+def _counted(connection: duckdb.DuckDBPyConnection, market: str, ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    if not has_tables(connection, market):
+        return {}
+    none = {outcome.value.replace(" ", "_"): 0 for outcome in Outcome}
+    found = outcome_counts(connection, market, ids)
+    return {
+        run: none | {name.replace(" ", "_"): count for name, count in counts.items()} for run, counts in found.items()
+    }
 
 
 def run_row(service: Service, run: Run) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from refresh_pipeline.api.parameters import MarketParameter
 from refresh_pipeline.api.problems import ProblemError
 from refresh_pipeline.api.series_status import FAILED, FRESH, LATE, STALE, status_of
 from refresh_pipeline.api.service import Service, service_of
+from refresh_pipeline.api_files import load_usable, overrides
 from refresh_pipeline.market.candles import TIME_UNIT, instant, iso_utc
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.monitoring import notify, problems
@@ -100,6 +101,7 @@ async def metrics(request: Request) -> Response:
             "reader": {
                 "openings": service.reader.holds.count,
                 "hold_seconds": round(service.reader.holds.seconds, 3),
+                "longest_hold_seconds": round(service.reader.holds.longest, 3),
                 "wait_seconds": round(service.reader.waits.seconds, 3),
             },
         }
@@ -112,7 +114,9 @@ async def alerts(request: Request, market: MarketParameter = None) -> Response:
     service = service_of(request)
     channels, missing = notify.channels_of(service.settings)
     found = await problems_now(service)
-    wanted = {one.name for one in chosen_markets(service.markets, market)} | ({MACHINE} if market is None else set())
+    wanted = {one.name for one in chosen_markets(service.markets, market)}
+    if market is None:
+        wanted |= {MACHINE, *service.settings.collection_names}
     rows = [
         {"subject": one.subject, "scope": one.scope, "kind": one.kind, "item": one.item, "text": one.text}
         for one in found
@@ -298,11 +302,23 @@ async def problems_now(service: Service) -> list[Problem]:
         *problems.faulty_backups(settings, now),
         *problems.ending_calendars(service.markets, now),
         *problems.broken_markets(settings, service.markets),
+        *await _of_collections(service, now),
     ]
     for market in service.markets:
         reports, _ = await service.reports.of(service.reader, market)
         listed += problems.series_problems(market, reports, now)
     return listed
+
+
+async def _of_collections(service: Service, now: datetime) -> list[Problem]:
+    collections, _ = await asyncio.to_thread(load_usable, service.settings)
+    found = list(problems.broken_collections(service.settings)) if service.settings.collection_names else []
+    for collection in collections:
+        changed = overrides(service.settings, collection.name)
+        found += await service.reader.ask(
+            lambda c, one=collection, o=changed: problems.collection_problems(c, one, now, o)
+        )
+    return found
 
 
 async def _failed_runs(service: Service) -> list[Problem]:

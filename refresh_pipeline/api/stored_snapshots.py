@@ -14,6 +14,8 @@ from refresh_pipeline.api.reading import Reader
 from refresh_pipeline.api_files import overrides, write_override
 from refresh_pipeline.market.apis import ApiQuestion, Collection, Override, overridden
 from refresh_pipeline.market.candles import iso_utc
+from refresh_pipeline.market.partition_ranges import RANGE_END, RANGE_START
+from refresh_pipeline.pipeline.job_names import snapshots_job_name
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse import snapshots
 from refresh_pipeline.warehouse.snapshots import ApiStatus, Snapshot
@@ -76,8 +78,8 @@ class StoredSnapshots:
         found = self._found(api_id)
         if found is None:
             raise KeyError(api_id)
-        config = {"resources": {"run_options": {"config": {"series": [api_id]}}}}
-        await self.dagster.launch(f"{found[0].name}_snapshots", {ASKED_BY: "api"}, config)
+        tags = {RANGE_START: api_id, RANGE_END: api_id, ASKED_BY: "api"}
+        await self.dagster.launch(snapshots_job_name(found[0].name), tags, {})
         return "success"
 
     async def news_of(self, changes: Sequence[Change]) -> list[News]:

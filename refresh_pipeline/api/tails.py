@@ -108,12 +108,16 @@ class Tails:
 
     def get(self, market: str, series: Series) -> Tail | None:
         """The tail of a series, with what was pushed since it was read; None where it is not loaded."""
-        tail, pushed = self._tails[market].get(series), self._pushed.get((market, series))
+        tail, pushed = self._tails.get(market, {}).get(series), self._pushed.get((market, series))
         if tail is None or pushed is None or pushed.tail is not tail:
             return tail
         if not pushed.joined:
             pushed.joined.append(_followed_by(tail, pushed.rows, self._rows))
         return pushed.joined[0]
+
+    def most(self, rows: int) -> int:
+        """The number of whole tails that hold so many rows, at least one."""
+        return max(rows // self._rows, 1)
 
     def pushed_until(self, market: str, series: Series) -> np.datetime64 | None:
         """The open time of the newest candle that was pushed and is not read from the file yet."""

@@ -101,6 +101,32 @@ def show(
             print_line(payload.payload)
 
 
+def files(
+    apis: Annotated[list[str] | None, typer.Argument(help="Write these APIs; without any, all.")] = None,
+    *,
+    formats: Annotated[
+        str, typer.Option("--format", help="ndjson, parquet, csv (comma list).", metavar="FORMATS")
+    ] = "ndjson",
+    collection: CollectionOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Write the stored payloads of APIs into export files, one per API."""
+    from refresh_pipeline.pipeline import api_exports
+    from refresh_pipeline.warehouse.warehouse import Warehouse
+
+    with wrong_requests():
+        settings, collections = _chosen(collection, data_dir)
+        wanted = _questions(collections, apis or []) or [one for each in collections for one in each.questions]
+        kinds = [part.strip() for part in formats.split(",") if part.strip()]
+        if unknown := [kind for kind in kinds if kind not in api_exports.FORMATS]:
+            raise ValueError(f"--format: found {unknown[0]!r}, allowed: {', '.join(api_exports.FORMATS)}")
+    with warehouse_errors():
+        for one in collections:
+            names = [question.id for question in wanted if question in one.questions]
+            for path in api_exports.write(Warehouse(settings.warehouse), one, settings.exports_dir, names, kinds):
+                print_line(str(path))
+
+
 def import_catalogue(
     file: Annotated[Path, typer.Argument(help="The tracker's catalogue, in JSON.")],
     *,
@@ -163,6 +189,7 @@ def _ask(settings: "Settings", collection: "Collection", names: Sequence[str] | 
     """Ask the named questions, or those that are due; whether one failed."""
     from refresh_pipeline.api_files import overrides
     from refresh_pipeline.market.apis import overridden
+    from refresh_pipeline.pipeline import api_exports
     from refresh_pipeline.pipeline.api_snapshots import due, refresh
     from refresh_pipeline.settings import secret
     from refresh_pipeline.warehouse.outcomes import Outcome
@@ -175,7 +202,9 @@ def _ask(settings: "Settings", collection: "Collection", names: Sequence[str] | 
         questions = due(collection, statuses, now, changed)
     else:
         questions = [overridden(question, changed) for question in collection.questions if question.id in names]
-    results = refresh(warehouse, collection, questions, now, secret)
+    results = refresh(warehouse, collection, questions, now, secret, limits_dir=settings.limits_dir)
+    stored = [name for name, attempt in results.items() if attempt.outcome is Outcome.updated]
+    api_exports.write(warehouse, collection, settings.exports_dir, stored)
     for name, attempt in results.items():
         print_line(
             f"{collection.name}/{name}: {attempt.outcome.value}" + (f": {attempt.reason}" if attempt.reason else "")

@@ -69,7 +69,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
 GROUPS = {
     "exports": (exports_app, (export_files.verify, export_files.prune, export_files.duplicates)),
     "files": (files_app, (files.inspect,)),
-    "apis": (apis_app, (apis.once, apis.show, apis.export)),
+    "apis": (apis_app, (apis.once, apis.show, apis.files, apis.export)),
 }
 
 for panel, commands in PANELS.items():

@@ -250,7 +250,7 @@ def supervisor_plan(
     `verbose` it is of what every schedule and sensor does.
     """
     from refresh_pipeline.cli.supervisor import Plan
-    from refresh_pipeline.settings import PACKAGE, dagster_home, settings_files
+    from refresh_pipeline.settings import PACKAGE, dagster_home
 
     dagster, code_socket, workspace = [sys.executable, "-P", "-m"], folder / "code.sock", folder / "workspace.yaml"
     code_location = {"grpc_server": {"socket": str(code_socket), "location_name": PACKAGE.name}}
@@ -268,7 +268,6 @@ def supervisor_plan(
     ]
     api = {"API": [*dagster, f"{PACKAGE.name}.api.serving", LOCALHOST, str(api_port)]} if api_port is not None else {}
     log = ["--log-level", LOG_LEVELS[min(verbose, len(LOG_LEVELS) - 1)]]
-    markets_dirs = [settings.markets_dir] if settings.markets_dir else []
     return Plan(
         programs={
             "code server": [*dagster, *code, *log, "-m", f"{PACKAGE.name}.definitions"],
@@ -279,7 +278,7 @@ def supervisor_plan(
         renewed="code server",
         companions=list(api),
         ready=str(code_socket),
-        watched=[str(path.expanduser().absolute()) for path in [PACKAGE, *markets_dirs, *settings_files()]],
+        watched=_watched(settings),
         temporary=str(folder),
         clock=[*dagster, f"{PACKAGE.name}.instance.clock"],
         timed="daemon",
@@ -288,6 +287,16 @@ def supervisor_plan(
         home=str(dagster_home(settings)),
         alert=[*dagster, f"{PACKAGE.name}.monitoring.send_alert"],
     )
+
+
+def _watched(settings: "Settings") -> list[str]:
+    """The files and folders whose change restarts the code server and the API."""
+    from refresh_pipeline.api_files import custom_file
+    from refresh_pipeline.settings import PACKAGE, settings_files
+
+    folders = [folder for folder in (settings.markets_dir, settings.apis_dir) if folder]
+    paths = [PACKAGE, *folders, custom_file(settings), *settings_files()]
+    return [str(path.expanduser().absolute()) for path in paths]
 
 
 def universe(

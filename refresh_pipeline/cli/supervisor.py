@@ -28,8 +28,8 @@ SECONDS_TO_WAIT = 60.0
 SECONDS_TO_END = 60.0
 # Looks at the programs between two looks at the watched files.
 LOOKS_AT_FILES = 10
-# Looks at the programs between two restarts of a companion that has ended.
-LOOKS_AT_COMPANIONS = 10
+# A companion that ran for so many seconds had started well: its next end is its first.
+STARTED_WELL = 300.0
 # Seconds by which the clock must be set back at once to count as wrong before.
 SET_BACK = 30.0
 
@@ -50,6 +50,8 @@ class Plan:
     temporary: str
     # Programs that are restarted with the renewed one, and after they have ended by themselves: the others go on.
     companions: Sequence[str] = ()
+    # Seconds before each restart of a companion that ended soon after its start; after the last one it stays off.
+    pauses: Sequence[float] = (3.0, 6.0, 12.0, 24.0, 48.0, 96.0, 192.0)
     # Where the web UI answers once it is ready.
     host: str = "127.0.0.1"
     port: int = 0
@@ -102,6 +104,46 @@ def supervise(plan: Plan) -> int:
     return 1 if reasons else 0
 
 
+class _Companions:
+    """Restarts companions that ended by themselves, ever later, and gives one up that never starts well."""
+
+    def __init__(self, plan: Plan, running: "dict[str, subprocess.Popen[bytes]]", watchdog: Watchdog) -> None:
+        self._plan, self._running, self._watchdog = plan, running, watchdog
+        self._started = dict.fromkeys(plan.companions, time.monotonic())
+        # How often each ended soon after its start, and when it is started again; None where it stays off.
+        self._ends = dict.fromkeys(plan.companions, 0)
+        self._again: dict[str, float | None] = {}
+
+    def forget(self) -> None:
+        """All of them were started anew, for a reason that may mend what was wrong."""
+        self._started = dict.fromkeys(self._plan.companions, time.monotonic())
+        self._ends, self._again = dict.fromkeys(self._plan.companions, 0), {}
+
+    def look(self) -> None:
+        """Note which have ended, and restart those whose pause is over."""
+        now = time.monotonic()
+        for name in self._plan.companions:
+            if self._running[name].poll() is None:
+                continue
+            if name not in self._again:
+                self._again[name] = self._next_start(name, now)
+            elif (at := self._again[name]) is not None and now >= at:
+                del self._again[name]
+                self._running[name], self._started[name] = _started(self._plan.programs[name]), now
+
+    def _next_start(self, name: str, now: float) -> float | None:
+        self._ends[name] = 1 if now - self._started[name] >= STARTED_WELL else self._ends[name] + 1
+        ended = _end_of(name, self._running[name])
+        if self._ends[name] > len(self._plan.pauses):
+            last = f"{ended} It was started {self._ends[name]} times and stays off: mend it, then restart refresh up."
+            _say(last)
+            self._watchdog.send(f"the {name} stays off", last)
+            return None
+        pause = self._plan.pauses[self._ends[name] - 1]
+        _say(f"{ended} Restarting it in {pause:g} s.")
+        return now + pause
+
+
 def _end_all(running: "Sequence[subprocess.Popen[bytes]]") -> None:
     for process in running:
         process.terminate()
@@ -123,10 +165,10 @@ def _watch(
     """Restart the renewed program at every change, until an interrupt or until there is a reason to end."""
     ended: list[str] = []
     looks, ready, lead = 0, not plan.port, _lead()
+    companions = _Companions(plan, running, watchdog)
     while not ended and not stopped.wait(timeout=SECONDS_BETWEEN_LOOKS):
         looks += 1
-        if looks % LOOKS_AT_COMPANIONS == 0:
-            _restart_ended(plan, running)
+        companions.look()
         ended = [
             _end_of(name, process)
             for name, process in running.items()
@@ -149,14 +191,8 @@ def _watch(
             for name in names:
                 _end(running[name])
                 running[name] = _started(plan.programs[name])
+            companions.forget()
     return ended
-
-
-def _restart_ended(plan: Plan, running: "dict[str, subprocess.Popen[bytes]]") -> None:
-    for name in plan.companions:
-        if running[name].poll() is not None:
-            _say(f"{_end_of(name, running[name])} Restarting it.")
-            running[name] = _started(plan.programs[name])
 
 
 def _lead() -> float:

@@ -14,7 +14,7 @@ from refresh_pipeline.client.errors import ClientError as ClientError
 from refresh_pipeline.client.folder import FolderPlace
 from refresh_pipeline.client.place import Place, Question, moment_of
 from refresh_pipeline.client.server import ServerPlace
-from refresh_pipeline.client.tables import Make, maker_of
+from refresh_pipeline.client.tables import Make, beside, maker_of
 
 if TYPE_CHECKING:
     import arro3.core
@@ -127,6 +127,52 @@ class Client(Generic[Table]):
         """Candles as they were stored at `moment`: later candles are missing and later corrections undone."""
         bounds, then = (moment_of("since", since), moment_of("until", until)), moment_of("moment", moment)
         return self._rows(Question("candles", instrument, timeframe, market, *bounds, limit, None, then))
+
+    def snapshots(
+        self,
+        api: str,
+        *,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        limit: int | None = None,
+    ) -> Table:
+        """What an API answered over time: `fetched_at` (first seen), `seen_at` (last seen) and its columns.
+
+        Args:
+            api: as `refresh apis list` names it, or with its collection: `sentiment.fear_greed`.
+            since: the first `fetched_at`.
+            until: the end of `fetched_at`, excluded.
+            limit: payloads at most: the first from `since`, the newest without it.
+
+        Raises:
+            ClientError: no payload of the API is stored, or the place does not answer.
+        """
+        rows = self._place.snapshots(api, moment_of("since", since), moment_of("until", until), limit)
+        return self._make(rows, "fetched_at")
+
+    def candles_with(
+        self,
+        api: str,
+        instrument: str,
+        timeframe: str,
+        *,
+        market: str | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        limit: int | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> Table:
+        """Raw candles beside what was known of an API when each opened: nothing that was fetched later.
+
+        The API's columns are called `<api>_<column>`, with `<api>_fetched_at`; unknown before its first payload.
+        Other arguments and errors as `candles`.
+
+        Raises:
+            ClientError: a payload of the API has several rows.
+        """
+        bounds = moment_of("since", since), moment_of("until", until)
+        candles = self._place.rows(Question("candles", instrument, timeframe, market, *bounds, limit, columns))
+        return self._make(beside(candles, self._place.snapshots(api, None, bounds[1], None), api), "open_time")
 
     def series(self, market: str | None = None) -> Table:
         """Every series: market, instrument, timeframe, candle_count, first_open_time, last_open_time, version."""

@@ -1,5 +1,6 @@
 """A data folder as a client reads it: the file is opened for one question and closed before the answer is used."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from refresh_pipeline.market.candles import Times, instant
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe, UnknownTimeframe
-from refresh_pipeline.warehouse import column_versions, versions
+from refresh_pipeline.warehouse import column_versions, snapshots, versions
 from refresh_pipeline.warehouse.adjustments import ADJUSTED
 from refresh_pipeline.warehouse.arrays import BEGINNING, END, arrays_of, texts, timestamp
 from refresh_pipeline.warehouse.computations import computations
@@ -100,6 +101,12 @@ class FolderPlace:
                 + " order by market, instrument, timeframe, first_open_time",
             )
 
+    def snapshots(self, api: str, since: datetime | None, until: datetime | None, limit: int | None) -> Columns:
+        """The columns of an API's payloads."""
+        with self._open() as connection:
+            collection, name = only_api(api, snapshots.located(connection, api))
+            return snapshots.rows_of(connection, collection, name, since=since, until=until, limit=limit).arrays
+
     def changes(self, after: int, epoch: str | None) -> tuple[str, int, Columns, bool]:
         """What the change feed says."""
         with self._open() as connection:
@@ -124,6 +131,20 @@ class _Opened:
 
     def __exit__(self, *failure: object) -> None:
         self._connection.__exit__(*failure)  # pyright: ignore[reportArgumentType]
+
+
+def only_api(name: str, found: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    """The one API that a name means: its collection and its id.
+
+    Raises:
+        ClientError: there is none, or there are several.
+    """
+    if not found:
+        raise ClientError(f"api: found {name!r}, and no payload of such an API is stored; see refresh apis list")
+    if len(found) > 1:
+        listed = ", ".join(f"{collection}.{api}" for collection, api in found)
+        raise ClientError(f"api: found {name!r}, which several collections have; allowed: {listed}")
+    return found[0]
 
 
 def _row(change: versions.Change) -> tuple[object, ...]:

@@ -62,6 +62,10 @@ class Place(Protocol):
         """The missing candles, of one market or of all."""
         ...
 
+    def snapshots(self, api: str, since: datetime | None, until: datetime | None, limit: int | None) -> Columns:
+        """The columns of an API's payloads, oldest first: `fetched_at`, `seen_at`, then its own or `payload`."""
+        ...
+
     def changes(self, after: int, epoch: str | None) -> tuple[str, int, Columns, bool]:
         """The epoch, the version to ask about next, the changes, and whether the history is another one."""
         ...

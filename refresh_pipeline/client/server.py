@@ -1,6 +1,7 @@
 """An API as a client asks it: `/api/v1`, page after page."""
 
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -10,13 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.client.errors import ClientError
-from refresh_pipeline.client.folder import change_columns
+from refresh_pipeline.client.folder import change_columns, only_api
 from refresh_pipeline.client.place import Columns, Question
 from refresh_pipeline.market.candles import instant, parse_instant
 from refresh_pipeline.warehouse.arrays import texts, timestamp
 
 PAGE = 10_000
+# Payloads of a page.
+PAYLOADS = 1000
 TIMEOUT = 60.0
+# Answers after which the same question is asked again, and the seconds to wait at most in all.
+AGAIN, PATIENCE = (429, 503), 30.0
 # Before every candle.
 BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
 OF_SERIES = ("market", "instrument", "timeframe")
@@ -60,6 +65,24 @@ class ServerPlace:
         ]
         return _table(sorted(rows, key=_key), (*OF_SERIES, *GAPS))
 
+    def snapshots(self, api: str, since: datetime | None, until: datetime | None, limit: int | None) -> Columns:
+        """The columns of an API's payloads, read in as many pages as they need."""
+        listed = self._get("/snapshots", {})["snapshots"]
+        names = [(row["collection"], row["api"]) for row in listed if row["payloads"]]
+        found = [(collection, one) for collection, one in names if api in (one, f"{collection}.{one}")]
+        collection, name = only_api(api, found)
+        bounds = {"since": _iso(BEGINNING if since is None and limit is None else since), "until": _iso(until)}
+        pages: list[Mapping[str, list[Any]]] = []
+        left = limit
+        while True:
+            asked = {**bounds, "limit": PAYLOADS if left is None else min(left, PAYLOADS), "format": "columns"}
+            page = self._sized(f"/snapshots/{collection}/{name}", asked)
+            pages.append(page["data"])
+            left = None if left is None else left - len(set(page["data"]["fetched_at"]))
+            if left == 0 or not page.get("next"):
+                return {name: _values([value for each in pages for value in each[name]]) for name in pages[0]}
+            bounds["since"] = httpx.URL(page["next"]).params["since"]
+
     def changes(self, after: int, epoch: str | None) -> tuple[str, int, Columns, bool]:
         """What `/changes` says, all pages of it."""
         rows: list[tuple[object, ...]] = []
@@ -89,7 +112,10 @@ class ServerPlace:
             asked["since"] = httpx.URL(page["next"]).params["since"]
 
     def _page(self, question: Question, asked: dict[str, Any]) -> dict[str, Any]:
-        path = f"/data/{question.instrument}/{question.timeframe}"
+        return self._sized(f"/data/{question.instrument}/{question.timeframe}", asked)
+
+    def _sized(self, path: str, asked: dict[str, Any]) -> dict[str, Any]:
+        """An answer, smaller where it would be too large."""
         try:
             return self._get(path, asked)
         except _TooManyCells as error:
@@ -97,13 +123,19 @@ class ServerPlace:
 
     def _get(self, path: str, asked: Mapping[str, Any]) -> dict[str, Any]:
         params = {name: value for name, value in asked.items() if value is not None}
-        try:
-            answer = httpx.get(f"{self._url}/api/v1{path}", params=params, headers=self._headers, timeout=TIMEOUT)
-        except httpx.HTTPError as error:
-            raise ClientError(f"{self._url} does not answer: {error}; start it with refresh serve") from error
-        if answer.is_success:
-            return answer.json()
-        raise _refusal(answer)
+        patience = PATIENCE
+        while True:
+            try:
+                answer = httpx.get(f"{self._url}/api/v1{path}", params=params, headers=self._headers, timeout=TIMEOUT)
+            except httpx.HTTPError as error:
+                raise ClientError(f"{self._url} does not answer: {error}; start it with refresh serve") from error
+            if answer.is_success:
+                return answer.json()
+            wait = _wait(answer)
+            if wait is None or wait > patience:
+                raise _refusal(answer)
+            patience -= wait
+            time.sleep(wait)
 
 
 class _TooManyCells(ClientError):
@@ -112,6 +144,12 @@ class _TooManyCells(ClientError):
     def __init__(self, message: str, limit: int) -> None:
         super().__init__(message, 400)
         self.limit = limit
+
+
+def _wait(answer: httpx.Response) -> float | None:
+    """Seconds after which the API wants to be asked again; None where asking again does not help."""
+    stated = answer.headers.get("Retry-After", "")
+    return float(stated) if answer.status_code in AGAIN and stated.isdigit() else None
 
 
 def _refusal(answer: httpx.Response) -> ClientError:

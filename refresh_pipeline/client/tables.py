@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refresh_pipeline.client.errors import ClientError
 from refresh_pipeline.client.place import Columns
@@ -42,6 +43,29 @@ def maker_of(frames: str) -> Make[Any]:
     if find_spec(package) is None:
         raise ClientError(f"frames={frames!r} needs {package}; install it, or choose one of {', '.join(MODULES)}")
     return {"pandas": pandas_frame, "polars": polars_frame, "arrow": arrow_table}[frames]
+
+
+def beside(candles: Columns, known: Columns, api: str) -> Columns:
+    """Candles with the newest row of `known` that was fetched at their open time or before.
+
+    Raises:
+        ClientError: several rows were fetched at one instant.
+    """
+    fetched = known["fetched_at"]
+    if len(np.unique(fetched)) != len(fetched):
+        raise ClientError(f"api: a payload of {api!r} has several rows; join `snapshots` as you need them")
+    rows = np.searchsorted(fetched, candles["open_time"], side="right") - 1
+    prefix = api.rpartition(".")[2]
+    later = {f"{prefix}_{name}": _taken(values, rows) for name, values in known.items() if name != "seen_at"}
+    return {**candles, **later}
+
+
+def _taken(values: NDArray, rows: NDArray) -> NDArray:
+    """The values of these rows; null for -1."""
+    if values.dtype.kind not in "MfO":
+        values = values.astype(np.float64)
+    missing = {"M": np.array("NaT", dtype="datetime64[us]"), "f": np.array(np.nan), "O": np.array(None)}
+    return np.append(values, missing[values.dtype.kind])[rows]
 
 
 def pandas_frame(columns: Columns, index: str | None) -> "pd.DataFrame":

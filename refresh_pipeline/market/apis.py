@@ -222,6 +222,8 @@ class Collection(_Strict):
     description: str = ""
     # Whether addresses of this machine and of private networks may be asked.
     allow_private: bool = False
+    # Files of the payloads of each API, written by the runs that store a new one.
+    exports: tuple[Literal["ndjson", "parquet", "csv"], ...] = ()
     apis: Mapping[str, Api]
 
     @model_validator(mode="after")

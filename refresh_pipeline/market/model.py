@@ -37,6 +37,7 @@ from refresh_pipeline.market.export_spec import DEFAULT_NAME, Export, Retention,
 from refresh_pipeline.market.live_spec import LiveSettings, parse_live
 from refresh_pipeline.market.plain_yaml import TOO_DEEP, YamlError, plain_yaml, repeated
 from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.signals import MarketAlerts
 from refresh_pipeline.market.timeframe import Timeframe
 
 # What Dagster's multi-partition keys cannot hold, and what would make a file name or an SQL schema another one.
@@ -225,6 +226,8 @@ class Market(BaseModel):
     chunks: int | None = Field(default=None, ge=1, strict=True)
     # Candles by stream, half a second after their close; without it refreshes alone fetch them.
     live: Annotated[LiveSettings | None, BeforeValidator(parse_live)] = None
+    # Signals to send an alert on, each once.
+    alerts: MarketAlerts = MarketAlerts()
 
     @model_validator(mode="before")
     @classmethod
@@ -292,6 +295,16 @@ class Market(BaseModel):
         if missing := [timeframe.value for timeframe in timeframes if timeframe not in names]:
             raise ValueError(f"nothing said of {', '.join(missing)}; allowed: one length for all, or one per timeframe")
         return dict(zip(names, value.values(), strict=True))
+
+    @model_validator(mode="after")
+    def _alerts_are_on_series(self) -> "Market":
+        for alert in self.alerts.signals:
+            for name in alert.instruments:
+                if name not in self.instruments:
+                    raise ValueError(f"alerts: {name!r} is no instrument{_nearest(name, list(self.instruments))}")
+            if unknown := [name for name in alert.timeframes if name not in self.timeframes]:
+                raise ValueError(f"alerts: found {unknown[0]}, allowed: {', '.join(self.timeframes)}")
+        return self
 
     @model_validator(mode="after")
     def _symbols_are_of_instruments(self) -> "Market":

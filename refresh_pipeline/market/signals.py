@@ -1,6 +1,14 @@
-"""The signals of Bill Williams' methods, by name. Which columns they follow from is `warehouse.signals`' part."""
+"""The signals of Bill Williams' methods by name, and which of them a market's YAML wants alerts on.
+
+Which columns they follow from is `warehouse.signals`' part.
+"""
 
 from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from refresh_pipeline.market.timeframe import Timeframe
 
 
 class SignalKind(StrEnum):
@@ -22,3 +30,26 @@ class SignalDirection(StrEnum):
     buy = "buy"
     sell = "sell"
     squat = "squat"
+
+
+def _timeframes(value: object) -> object:
+    return [Timeframe.parse(str(name)) for name in value] if isinstance(value, list | tuple) else value
+
+
+class SignalAlert(BaseModel):
+    """Signals that an alert is sent on; what is left out means any."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: SignalKind
+    direction: SignalDirection | None = None
+    timeframes: Annotated[tuple[Timeframe, ...], BeforeValidator(_timeframes)] = ()
+    instruments: tuple[str, ...] = ()
+
+
+class MarketAlerts(BaseModel):
+    """The section `alerts:` of a market's YAML."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    signals: tuple[SignalAlert, ...] = Field(default=(), max_length=100)

@@ -15,6 +15,8 @@ from pydantic import AliasChoices, BaseModel, Field
 MACHINE = "machine"
 COOLDOWN = timedelta(minutes=15)
 LONGEST_SILENCE = timedelta(days=1)
+# How long it is remembered that an event was told; none is looked for that is older.
+EVENTS_KEPT = timedelta(days=7)
 # Reports are sent from this hour on (UTC), the weekly ones on Mondays.
 REPORT_HOUR = 6
 # How many items of a kind a message names.
@@ -34,6 +36,8 @@ class Problem(BaseModel, frozen=True):
     kind: str
     item: str = Field(default="", validation_alias=_formerly("which", "item"))
     text: str
+    # Something that happened and is over: said once, never repeated or resolved.
+    is_event: bool = False
 
     @property
     def subject(self) -> str:
@@ -125,14 +129,22 @@ def notification(
     ongoing = [
         alert.model_copy(update={"problem": current[subject], "sent_at": now, "count": alert.count + 1})
         for subject, alert in sent.items()
-        if subject in current and not alert.is_resolved and alert.due_at <= now
+        if subject in current and not alert.is_resolved and alert.due_at <= now and not alert.problem.is_event
     ]
     resolved = [
         alert.model_copy(update={"is_resolved": True})
         for subject, alert in sent.items()
-        if subject not in current and not alert.is_resolved and alert.problem.scope not in unchecked
+        if subject not in current
+        and not (alert.is_resolved or alert.problem.is_event)
+        and alert.problem.scope not in unchecked
     ]
-    kept = {subject: alert for subject, alert in sent.items() if not alert.is_resolved or alert.due_at > now}
+    kept = {
+        subject: alert
+        for subject, alert in sent.items()
+        if (
+            alert.sent_at > now - EVENTS_KEPT if alert.problem.is_event else not alert.is_resolved or alert.due_at > now
+        )
+    }
     changed = {alert.problem.subject: alert for alert in [*ongoing, *resolved]}
     begun = {problem.subject: SentAlert(problem=problem, since=now, sent_at=now) for problem in new}
     return Notification(

@@ -6,6 +6,7 @@ is in the sensor's cursor.
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from pydantic import TypeAdapter, ValidationError
@@ -26,6 +27,7 @@ from refresh_pipeline.monitoring.notification_policy import (
     with_reports,
 )
 from refresh_pipeline.monitoring.problems import RunHistory, Snapshot
+from refresh_pipeline.monitoring.signals import signal_events
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
 
@@ -109,6 +111,7 @@ def notify_all(
     """Send each channel the alerts and reports that are due on it; its new state, and a note for each channel."""
     now = now or datetime.now(UTC)
     snapshot = problems.snapshot(settings, markets, runs, now)
+    told = replace(snapshot, problems=[*snapshot.problems, *signal_events(settings, markets, now)])
 
     def report(period: Period) -> str:
         return problems.report(settings, markets, runs, period, now)
@@ -117,7 +120,7 @@ def notify_all(
     new_states: dict[str, ChannelState] = {}
     for channel in channels:
         state = states.get(channel.name, ChannelState())
-        new_states[channel.name], note = notify(channel, state, snapshot, report, now)
+        new_states[channel.name], note = notify(channel, state, told, report, now)
         notes.append(note)
     return new_states, notes
 

@@ -5,11 +5,15 @@ Failed runs are handed in by `orchestration.failed_runs`: this room knows no Dag
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import duckdb
+
+from refresh_pipeline.api_files import load_usable, overrides
+from refresh_pipeline.market.apis import AFTER_FAILURES, Collection, Override
 from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.freshness import behind
 from refresh_pipeline.market.model import Market
@@ -17,8 +21,10 @@ from refresh_pipeline.market.polling import base_interval
 from refresh_pipeline.monitoring.notification_policy import MACHINE, Period, Problem, shortened
 from refresh_pipeline.operations.backup_retention import backup_faults
 from refresh_pipeline.operations.missing_warehouse import why_missing
+from refresh_pipeline.pipeline.api_snapshots import stale_apis
 from refresh_pipeline.pipeline.market_validation import left_out
 from refresh_pipeline.settings import Settings
+from refresh_pipeline.warehouse import snapshots
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, place_of
 from refresh_pipeline.warehouse.outcomes import Outcome
 from refresh_pipeline.warehouse.queries import Activity, SeriesReport
@@ -68,11 +74,13 @@ def snapshot(settings: Settings, markets: Sequence[Market], runs: RunHistory, no
         *faulty_backups(settings, now),
         *ending_calendars(markets, now),
         *broken_markets(settings, markets),
+        *broken_collections(settings),
     ]
     try:
         for market in markets:
             problems += series_problems(market, warehouse.series_status(market), now)
             problems += streamed_otherwise(market, warehouse, now)
+        problems += stored_collection_problems(settings, warehouse, now)
     except (WarehouseBusy, WarehouseUnreadable) as error:
         unreadable = Problem(scope=MACHINE, kind="the warehouse cannot be read", text=str(error))
         return Snapshot([*problems, unreadable], frozenset(market.name for market in markets))
@@ -83,6 +91,48 @@ def broken_markets(settings: Settings, markets: Sequence[Market]) -> Iterator[Pr
     """The enabled markets that are not refreshed, because their YAML is wrong."""
     for name, fault in left_out(settings, markets).items():
         yield Problem(scope=name, kind="not refreshed, its YAML is wrong", text=shortened(fault))
+
+
+def broken_collections(settings: Settings) -> Iterator[Problem]:
+    """The enabled collections of APIs that are not asked, because their YAML is wrong."""
+    for name, fault in load_usable(settings)[1].items():
+        yield Problem(scope=name, kind="not asked, its YAML is wrong", text=shortened(str(fault)))
+
+
+def stored_collection_problems(settings: Settings, warehouse: Warehouse, now: datetime) -> list[Problem]:
+    """The problems of the enabled collections of APIs, as the warehouse has them."""
+    collections = load_usable(settings)[0]
+    if not collections or not warehouse.exists:
+        return []
+    with warehouse.reader() as connection:
+        return [
+            problem
+            for collection in collections
+            for problem in collection_problems(connection, collection, now, overrides(settings, collection.name))
+        ]
+
+
+def collection_problems(
+    connection: duckdb.DuckDBPyConnection, collection: Collection, now: datetime, changed: Mapping[str, Override]
+) -> list[Problem]:
+    """The APIs that were not answered for three intervals, and those that fail; none before the first attempt."""
+    if not snapshots.has_tables(connection, collection.name):
+        return []
+    statuses = snapshots.statuses(connection, collection.name)
+    stale = {api: text for api, text in stale_apis(connection, collection, now, changed).items() if api in statuses}
+    if len(stale) == len(statuses) > 1:
+        text = f"none of its {len(stale)} APIs is current; {shortened(next(iter(stale.values())))}"
+        return [Problem(scope=collection.name, kind="stale APIs", text=text)]
+    failing = {
+        api: f"{status.failures} failures in a row; {status.reason or 'failed'}"
+        for api, status in statuses.items()
+        if status.failures >= AFTER_FAILURES and api not in stale
+    }
+    return [
+        Problem(scope=collection.name, kind=kind, item=api, text=shortened(text))
+        for kind, faults in (("stale API", stale), ("API failing", failing))
+        for api, text in faults.items()
+    ]
 
 
 def faulty_backups(settings: Settings, now: datetime) -> Iterator[Problem]:

@@ -1,20 +1,26 @@
 """The newest signals of every series as rows, and whether the timeframes of an instrument agree."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from refresh_pipeline.market.candles import instant, iso_utc
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.market.signals import SignalKind
+from refresh_pipeline.market.signals import SignalAlert, SignalKind
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.monitoring.notification_policy import Problem
 from refresh_pipeline.settings import Settings
-from refresh_pipeline.warehouse.connection import connect, place_of
+from refresh_pipeline.warehouse.arrays import timestamp
+from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect, place_of
 from refresh_pipeline.warehouse.signals import SeriesSignals, Signal, newest_signals
 
 SIDES = {"buy": 1, "sell": -1}
+# A signal is news for so many bars after it became known, and a while for the refresh and the next look.
+RECENT_BARS, RECENT = 3, timedelta(minutes=15)
+# Seconds to wait for the warehouse's lock.
+PATIENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +51,57 @@ def stored_signals(
     """The newest signals of these series; none before the first refresh."""
     if not place_of(settings.warehouse).exists:
         return []
-    with connect(settings.warehouse, read_only=True) as connection:
+    with connect(settings.warehouse, read_only=True, patience=PATIENCE) as connection:
         return [
             (market, state)
             for market, series in chosen
             for timeframe, names in by_timeframe(series).items()
             for state in newest_signals(connection, market, timeframe, names)
         ]
+
+
+def signal_events(settings: Settings, markets: Sequence[Market], now: datetime) -> list[Problem]:
+    """The signals that alerts are wanted on and that became known within the last bars; none while a writer works."""
+    wanted = [market for market in markets if market.alerts.signals]
+    if not wanted:
+        return []
+    chosen = [(market, _series_of_alerts(market)) for market in wanted]
+    try:
+        states = stored_signals(settings, chosen)
+    except (WarehouseBusy, WarehouseUnreadable):
+        # The next look finds them.
+        return []
+    return [event for market, state in states for event in _events(market, state, now)]
+
+
+def _series_of_alerts(market: Market) -> list[Series]:
+    return [one for one in market.series if any(_is_about(alert, one) for alert in market.alerts.signals)]
+
+
+def _is_about(alert: SignalAlert, series: Series) -> bool:
+    return (not alert.instruments or series.instrument in alert.instruments) and (
+        not alert.timeframes or series.timeframe in alert.timeframes
+    )
+
+
+def _events(market: Market, state: SeriesSignals, now: datetime) -> Iterator[Problem]:
+    series = state.series
+    bar = timedelta(minutes=series.timeframe.minutes)
+    for signal in state.newest.values():
+        if signal.known_at is None or signal.known_at + bar * RECENT_BARS + RECENT < timestamp(now):
+            continue
+        if any(
+            alert.kind == signal.kind and alert.direction in (None, signal.direction) and _is_about(alert, series)
+            for alert in market.alerts.signals
+        ):
+            text = f"bar of {_iso(signal.open_time)}, known since the bar of {_iso(signal.known_at)} closed; "
+            yield Problem(
+                scope=market.name,
+                kind=f"signal {signal.kind} {signal.direction}",
+                item=f"{series.instrument} {series.timeframe} {_iso(signal.open_time)}",
+                text=f"{text}close {state.close:g}, zone {state.zone}, mouth {state.mouth_direction}",
+                is_event=True,
+            )
 
 
 def by_timeframe(series: Iterable[Series]) -> dict[Timeframe, list[str]]:

@@ -17,7 +17,7 @@ from refresh_pipeline.market.apis import ApiQuestion, Collection, Override, over
 from refresh_pipeline.market.partition_ranges import RANGE_END, RANGE_START
 from refresh_pipeline.orchestration.resources import WarehouseParam
 from refresh_pipeline.orchestration.skips import still_running
-from refresh_pipeline.pipeline import api_snapshots
+from refresh_pipeline.pipeline import api_exports, api_snapshots
 from refresh_pipeline.pipeline.job_names import snapshots_job_name
 from refresh_pipeline.settings import Settings, secret
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
@@ -88,7 +88,10 @@ def snapshot_asset(settings: Settings, collection: Collection) -> dg.AssetsDefin
         claim(context)
         now = datetime.now(UTC)
         questions = _wanted(warehouse, settings, collection, context.partition_keys, now, only_due=config.only_due)
-        attempts = api_snapshots.refresh(warehouse, collection, questions, now, secret)
+        attempts = api_snapshots.refresh(warehouse, collection, questions, now, secret, limits_dir=settings.limits_dir)
+        changed = [name for name, attempt in attempts.items() if attempt.outcome is Outcome.updated]
+        for path in api_exports.write(warehouse, collection, settings.exports_dir, changed):
+            context.log.info("written: %s", path)
         return materialized(context, attempts)
 
     return snapshots

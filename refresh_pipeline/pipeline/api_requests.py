@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 
 from refresh_pipeline.market.apis import ApiQuestion, Collection, wait_after
 from refresh_pipeline.sources import Secrets, SourceError
@@ -18,9 +19,10 @@ async def asked(
     questions: Sequence[tuple[ApiQuestion, Snapshot | None, int]],
     now: datetime,
     secrets: Secrets,
+    limits_dir: Path,
 ) -> dict[str, Arrival]:
     """What came of each question, given its newest payload and its failures in a row."""
-    async with ApiClient(secrets, allow_private=collection.allow_private) as client:
+    async with ApiClient(secrets, limits_dir, allow_private=collection.allow_private) as client:
         arrivals = await asyncio.gather(*(_arrival(client, *each, now=now) for each in questions))
     return {question.id: arrival for (question, _, _), arrival in zip(questions, arrivals, strict=True)}
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import duckdb
 
@@ -72,18 +73,28 @@ def stale(
     overrides: Mapping[str, Override] = NO_OVERRIDES,
 ) -> dict[str, str]:
     """By API, why it is not fresh: it was not answered within three of its intervals."""
-    questions = [overridden(question, overrides) for question in collection.questions]
-    names = [question.id for question in questions if question.api.enabled]
-    statuses = _statuses(warehouse, collection)
     with warehouse.reader() as connection:
-        seen = {each.api: each.seen_at for each in snapshots.newest_heads(connection, collection.name, names).values()}
+        return stale_apis(connection, collection, now, overrides)
+
+
+def stale_apis(
+    connection: duckdb.DuckDBPyConnection,
+    collection: Collection,
+    now: datetime,
+    overrides: Mapping[str, Override] = NO_OVERRIDES,
+) -> dict[str, str]:
+    """The same over an open connection."""
+    questions = [overridden(question, overrides) for question in collection.questions]
+    enabled = [question for question in questions if question.api.enabled]
+    statuses = snapshots.statuses(connection, collection.name)
+    heads = snapshots.newest_heads(connection, collection.name, [question.id for question in enabled])
     faults: dict[str, str] = {}
-    for question in questions:
-        oldest = timestamp(now) - question.api.every * TICKS_OF_GRACE - GRACE
-        if question.id in names and seen.get(question.id, NEVER) < oldest:
+    for question in enabled:
+        seen = heads[question.id].seen_at if question.id in heads else NEVER
+        if seen < timestamp(now) - question.api.every * TICKS_OF_GRACE - GRACE:
             status = statuses.get(question.id)
             reason = (status.reason if status else None) or "it was not asked"
-            last = f"{seen[question.id]:%Y-%m-%d %H:%M} UTC" if question.id in seen else "never"
+            last = f"{seen:%Y-%m-%d %H:%M} UTC" if question.id in heads else "never"
             faults[question.id] = f"answered last: {last}; {reason}"
     return faults
 
@@ -94,8 +105,13 @@ def refresh(
     questions: Sequence[ApiQuestion],
     now: datetime,
     secrets: Secrets,
+    *,
+    limits_dir: Path,
 ) -> dict[str, Attempt]:
-    """Ask these questions and store what came; gives the outcome of each by its id."""
+    """Ask these questions and store what came; gives the outcome of each by its id.
+
+    `limits_dir` holds the accounts of how often hosts were asked.
+    """
     # Late: with it comes aiohttp, which loading the definitions should not take.
     from refresh_pipeline.pipeline.api_requests import asked  # noqa: PLC0415
 
@@ -107,7 +123,7 @@ def refresh(
         statuses = snapshots.statuses(connection, collection.name)
     failures = {name: status.failures for name, status in statuses.items()}
     with_known = [(question, known.get(question.id), failures.get(question.id, 0)) for question in questions]
-    arrivals = asyncio.run(asked(collection, with_known, now, secrets))
+    arrivals = asyncio.run(asked(collection, with_known, now, secrets, limits_dir))
     with warehouse.get_connection() as connection, transaction(connection):
         return snapshots.store(connection, collection, arrivals, now)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
@@ -20,12 +21,15 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from refresh_pipeline.market.apis import VARIABLE, ApiQuestion, Request
+from refresh_pipeline.market.apis import VARIABLE, ApiQuestion, ApiRate, Request
 from refresh_pipeline.redaction import clean, excerpt, request_secrets
 from refresh_pipeline.sources import PermanentError, Secrets, SourceError, TransientError
+from refresh_pipeline.sources.rate_limits import SharedLimit
 
 SECONDS, LARGEST, DEEPEST, REDIRECTS = 10.0, 5 * 1024 * 1024, 100, 3
 AT_ONCE = 16
+# Seconds that one question waits at most until its host may be asked; it is asked in a later run otherwise.
+PATIENCE = 60.0
 MOVED = (301, 302, 303, 307, 308)
 USER_AGENT = "refresh-pipeline (api snapshots)"
 ATOM = "{http://www.w3.org/2005/Atom}"
@@ -117,11 +121,12 @@ class ApiClient:
     """Asks the questions of one collection; enter it for a run."""
 
     def __init__(
-        self, secrets: Secrets, *, allow_private: bool = False, seconds: float = SECONDS, largest: int = LARGEST
+        self, secrets: Secrets, limits_dir: Path, *, allow_private: bool = False, patience: float = PATIENCE
     ) -> None:
-        """`secrets` gives credentials by the names of their settings."""
-        self._secrets, self._allow_private = secrets, allow_private
-        self._seconds, self._largest = seconds, largest
+        """`secrets` gives credentials by the names of their settings; `limits_dir` holds the accounts of hosts."""
+        self._secrets, self._limits_dir, self._allow_private = secrets, limits_dir, allow_private
+        self._patience = patience
+        self._limits: dict[tuple[str, ApiRate], SharedLimit] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
 
     async def __aenter__(self) -> "ApiClient":
@@ -143,20 +148,39 @@ class ApiClient:
         failures: list[SourceError] = []
         for number, way in enumerate(question.ways):
             try:
+                await self._wait_for_place(urlsplit(way.url).netloc, question.api.rate)
                 # Another host's tag says nothing of this one's answer.
                 return await self._asked(way, question, known if number == 0 else Known())
             except SourceError as error:
                 failures.append(error)
         raise _of_all(failures)
 
+    async def _wait_for_place(self, host: str, rate: ApiRate) -> None:
+        """Return once the host may be asked, by everybody on this machine together.
+
+        Raises:
+            AskAgainLater: that takes too long.
+        """
+        if (host, rate) not in self._limits:
+            # An account for each length of window: what several rates of one length allow is counted together.
+            name = f"api-{host}-{rate.seconds:g}s"
+            self._limits[host, rate] = SharedLimit(self._limits_dir, name, rate.requests, rate.seconds)
+        limit, patience = self._limits[host, rate], self._patience
+        while (seconds := limit.take(1)) > 0:
+            patience -= seconds
+            if patience < 0:
+                used_up = f"{rate.requests} requests in {rate.seconds:g} s are used up"
+                raise AskAgainLater(f"{host}: {limit.because}; rate: {used_up}", seconds)
+            await asyncio.sleep(seconds)
+
     async def _asked(self, way: Request, question: ApiQuestion, known: Known) -> ApiAnswer:
         keys = {name: self._key(name) for name in question.variables}
         with request_secrets(list(keys.values())):
             try:
-                async with self._places, asyncio.timeout(self._seconds):
+                async with self._places, asyncio.timeout(SECONDS):
                     return await self._answer(_with_keys(way, keys), way.url, question, known)
             except TimeoutError:
-                raise TransientError(f"{way.url}: no answer within {self._seconds:g} s") from None
+                raise TransientError(f"{way.url}: no answer within {SECONDS:g} s") from None
             except (aiohttp.ClientError, OSError) as error:
                 cause = error.__cause__
                 if isinstance(cause, PermanentError):
@@ -223,8 +247,8 @@ class ApiClient:
         parts, size = [], 0
         async for part in response.content.iter_any():
             size += len(part)
-            if size > self._largest:
-                raise PermanentError(f"received more than {self._largest >> 20} MB")
+            if size > LARGEST:
+                raise PermanentError(f"received more than {LARGEST >> 20} MB")
             parts.append(part)
         return b"".join(parts)
 

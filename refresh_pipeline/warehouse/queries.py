@@ -197,6 +197,26 @@ def outcomes_of(connection: duckdb.DuckDBPyConnection, market: str, run_ids: Seq
     return [SeriesOutcome(row[0], Series(row[1], Timeframe(row[2])), *row[3:]) for row in rows]
 
 
+def outcome_counts(
+    connection: duckdb.DuckDBPyConnection, market: str, run_ids: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """The number of series by outcome of each run, except where a later run has replaced all of its results.
+
+    Of a run with several assets those of the first count: candles, or files where the run only wrote files.
+    """
+    rows = connection.execute(
+        f"select run_id, asset, outcome, count(*) from {qualified(market, Table.outcomes)} "
+        "where list_contains(?, run_id) group by run_id, asset, outcome order by asset <> 'raw_candles', asset",
+        [list(run_ids)],
+    ).fetchall()
+    first: dict[str, str] = {}
+    counts: dict[str, dict[str, int]] = {}
+    for run_id, asset, outcome, count in rows:
+        if first.setdefault(run_id, asset) == asset:
+            counts.setdefault(run_id, {})[outcome] = count
+    return counts
+
+
 def failed_series_of_run(connection: duckdb.DuckDBPyConnection, market: str, asset: Table, run_id: str) -> set[Series]:
     """The series that failed for an asset in one run."""
     rows = connection.execute(

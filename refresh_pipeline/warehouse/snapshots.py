@@ -12,15 +12,17 @@ from typing import Any
 
 import duckdb
 import numpy as np
+from numpy.typing import NDArray
 
 from refresh_pipeline.market.apis import Api, ApiQuestion, Collection, Keep
 from refresh_pipeline.redaction import clean
-from refresh_pipeline.warehouse.arrays import registered, texts, timestamp
+from refresh_pipeline.warehouse.arrays import arrays_of, registered, texts, timestamp
 from refresh_pipeline.warehouse.connection import Connect, transaction
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
 from refresh_pipeline.warehouse.schema import FIXED_TABLES, SCHEMA_VERSION, Table, qualified
 from refresh_pipeline.warehouse.versions import join_feed, record_changes
 
+NO_TIMES = np.array([], dtype="datetime64[us]")
 # The asset of a collection's payloads.
 ASSET = "snapshots"
 # Clocks of machines that share a warehouse may differ by so much; what lies further ahead is from a wrong clock.
@@ -238,10 +240,94 @@ def _read(connection: duckdb.DuckDBPyConnection, collection: str, apis: Sequence
     return [Snapshot(*row) for row in rows]
 
 
-def counts(connection: duckdb.DuckDBPyConnection, collection: str) -> list[tuple[str, int, datetime, datetime]]:
-    """How many payloads each API has, with the times of the oldest and the newest (UTC, no zone)."""
+@dataclass(frozen=True, slots=True)
+class KnownRows:
+    """Rows of payloads: equally long arrays by column with their SQL types, and the payload that follows them."""
+
+    arrays: Mapping[str, NDArray]
+    types: Mapping[str, str]
+    following: datetime | None = None
+
+
+def rows_of(
+    connection: duckdb.DuckDBPyConnection,
+    collection: str,
+    api: str,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int | None = None,
+) -> KnownRows:
+    """The columns of an API's payloads, oldest first, with `fetched_at` and `seen_at`; `payload` where it has none.
+
+    Args:
+        connection: to the warehouse.
+        collection: the schema.
+        api: the id of a question.
+        since: the first `fetched_at`.
+        until: the end of `fetched_at`, excluded.
+        limit: payloads at most: the first from `since`, the newest without it. A payload may have several rows.
+    """
+    view = _view(connection, collection, api)
+    source = f'"{collection}"."{view}"' if view else f'"{collection}".snapshots'
+    hidden = {"api"} if view else set(TABLES["snapshots"]) - {"fetched_at", "seen_at", "payload"}
+    described = connection.execute(f"describe {source}").fetchall()
+    types = {name: kind.lower() for name, kind, *_ in described if name not in hidden}
+    bounds = {
+        "api": api,
+        "since": None if since is None else timestamp(since),
+        "until": None if until is None else timestamp(until),
+    }
+    of_api = f'"{collection}".snapshots where api = $api and ($since is null or fetched_at >= $since) '
+    of_api += "and ($until is null or fetched_at < $until)"
+    order = "order by fetched_at" + ("" if since is not None else " desc")
+    times = connection.execute(
+        f"select fetched_at from {of_api} {order} {'' if limit is None else f'limit {limit + 1}'}", bounds
+    ).fetchall()
+    kept = sorted(time for (time,) in times[:limit])
+    following = times[limit][0] if since is not None and limit is not None and len(times) > limit else None
+    named = any(name == "api" for name, *_ in described)
+    listed = ", ".join(f'"{name}"' for name in types)
+    arrays = arrays_of(
+        connection,
+        f"select {listed} from {source} where fetched_at between $first and $last"
+        f"{' and api = $api' if named else ''} order by fetched_at",
+        {"first": kept[0] if kept else None, "last": kept[-1] if kept else None, **({"api": api} if named else {})},
+    )
+    return KnownRows(arrays, types, following)
+
+
+def _view(connection: duckdb.DuckDBPyConnection, collection: str, api: str) -> str | None:
+    """The view that holds a question's columns: its own, or that of the API whose placeholder it fills."""
+    rows = connection.execute(
+        "select view_name from duckdb_views() where schema_name = ? and database_name = current_database()",
+        [collection],
+    ).fetchall()
+    named = {name for (name,) in rows}
+    name = api
+    while name not in named and "." in name:
+        name = name.rpartition(".")[0]
+    return name if name in named else None
+
+
+def located(connection: duckdb.DuckDBPyConnection, name: str) -> list[tuple[str, str]]:
+    """The collection and the id of every API that a name means: `fear_greed`, or `sentiment.fear_greed`."""
+    rows = connection.execute(
+        "select schema_name from duckdb_tables() where table_name = 'snapshots' "
+        "and database_name = current_database() order by schema_name"
+    ).fetchall()
+    return [
+        (collection, api)
+        for (collection,) in rows
+        for api, *_ in counts(connection, collection)
+        if name in (api, f"{collection}.{api}")
+    ]
+
+
+def counts(connection: duckdb.DuckDBPyConnection, collection: str) -> list[tuple[str, int, datetime, datetime, int]]:
+    """How many payloads each API has, the times of the oldest and the newest (UTC, no zone), and their bytes."""
     return connection.execute(
-        "select api, count(*), min(fetched_at), max(fetched_at) "
+        "select api, count(*), min(fetched_at), max(fetched_at), sum(bytes)::bigint "
         f'from "{collection}".snapshots group by api order by api'
     ).fetchall()
 

@@ -112,7 +112,10 @@ class Shop:
 def served(shop: Shop, now: datetime = NOW) -> Iterator[httpx.Client]:
     """A client of a server over the shop, whose clock stands still."""
     service = Service.of(shop.settings, shop.markets, lambda: now, load_collections(shop.settings))
-    with uvicorn_of(service, shop.settings) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+    with (
+        uvicorn_of(service, shop.settings) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
         wait_for(lambda: bool(service.feed.epoch))
         yield client
 

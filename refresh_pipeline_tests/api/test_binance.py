@@ -1,5 +1,12 @@
 """`/binance`: against the table, with stock ccxt, and with a second instance that follows the first."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +24,9 @@ from refresh_pipeline.sources.fetching import fetch
 from refresh_pipeline.sources.registry import open_source
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
-from refresh_pipeline_tests.api.served import BARS, BTC, FAIR, NOW, Shop, served
+from refresh_pipeline_tests.api.served import BARS, BTC, FAIR, NOW, Shop, served, wait_for
+from refresh_pipeline_tests.end_to_end.programs import free_port
+from refresh_pipeline_tests.isolated_env import inside
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import candles, opens, query
 
 BASE = "/binance/fair/api/v3"
@@ -139,6 +148,106 @@ def test_a_second_instance_follows_the_first_through_a_correction(tmp_path: Path
         store(shop, corrected)
         follower.refresh()
         assert stored(follower.warehouse) == stored(shop.warehouse)
+
+
+# The first instance, and a second one that fetches all the time; both as processes that can be killed.
+SERVE = """
+import sys
+from pathlib import Path
+from refresh_pipeline.api.serving import server_of
+from refresh_pipeline.market_files import load_markets
+from refresh_pipeline.settings import load_settings
+settings = load_settings(data_dir=sys.argv[1], markets_dir=sys.argv[2])
+server_of(settings, load_markets(settings), "127.0.0.1", int(sys.argv[3])).run()
+"""
+FOLLOW = """
+import sys
+from pathlib import Path
+from refresh_pipeline_tests.api.test_binance import Follower
+follower = Follower(Path(sys.argv[1]), sys.argv[2])
+while True:
+    follower.refresh()
+    print("refreshed", flush=True)
+"""
+
+
+@contextmanager
+def process(script: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    with subprocess.Popen([sys.executable, "-c", script, *arguments], stdout=subprocess.PIPE, text=True) as started:
+        try:
+            yield started
+        finally:
+            # As a machine ends it that loses power.
+            started.kill()
+
+
+def test_a_second_instance_follows_through_kills_of_both(tmp_path: Path) -> None:
+    shop, whole, port = Shop.opened(tmp_path / "first", REFRESH_API_RATE="100000"), candles(FEW), free_port()
+    store(shop, whole)
+    url = f"http://127.0.0.1:{port}/binance/fair"
+    with inside(shop.root):
+        os.environ["REFRESH_API_RATE"] = "100000"
+        serving = (SERVE, str(shop.settings.data), str(shop.root / "markets"), str(port))
+        with process(*serving):
+            wait_for(lambda: answers(f"{url}/api/v3/ping"), 60)
+            with process(FOLLOW, str(tmp_path), url) as follower:
+                assert follower.stdout is not None
+                assert follower.stdout.readline() == "refreshed\n"
+        survivor = Follower(tmp_path, url)
+        with pytest.raises(AssertionError, match="no answer"):
+            survivor.refresh()
+        store(shop, replace(whole, columns={**whole.columns, "high": whole["high"] * 1.01}))
+        with process(*serving):
+            wait_for(lambda: answers(f"{url}/api/v3/ping"), 60)
+            survivor.refresh()
+    assert stored(survivor.warehouse) == stored(shop.warehouse)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+FREQTRADE = shutil.which("freqtrade")
+
+
+@pytest.mark.skipif(
+    FREQTRADE is None, reason="freqtrade is not installed (pip install freqtrade, in a folder of its own)"
+)
+def test_freqtrade_downloads_from_it(client: httpx.Client, shop: Shop, tmp_path: Path) -> None:
+    assert FREQTRADE is not None
+    public = {"urls": {"api": {"public": f"{client.base_url}{BASE}"}}, "options": {"fetchMarkets": {"types": ["spot"]}}}
+    config = {
+        "stake_currency": "USD",
+        "exchange": {
+            "name": "binance",
+            "pair_whitelist": ["BTC/USD"],
+            "ccxt_config": public,
+            "ccxt_async_config": public,
+            "only_from_ccxt": True,
+        },
+    }
+    (tmp_path / "user_data").mkdir()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    folders = ["--config", str(tmp_path / "config.json"), "--datadir", str(tmp_path / "data")]
+    asked = ["--pairs", "BTC/USD", "-t", "5m", "--timerange", "20240101-20240103", "--data-format-ohlcv", "json"]
+    result = subprocess.run(
+        [FREQTRADE, "download-data", *folders, *asked],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    [file] = (tmp_path / "data").glob("BTC_USD-5m.json")
+    rows = json.loads(file.read_text())
+    expected = [[row[0], *map(float, row[1:6])] for row in klines(client, startTime=rows[0][0], limit=len(rows))]
+    # It writes ten decimals.
+    np.testing.assert_allclose(rows, expected, rtol=1e-9)
+    assert len(rows) >= 2 * 288
 
 
 def store(shop: Shop, arrived: Candles) -> None:

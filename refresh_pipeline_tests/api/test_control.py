@@ -2,15 +2,22 @@
 
 import os
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 from graphql import parse, validate
 
 from refresh_pipeline.api.dagster_client import QUERIES
-from refresh_pipeline_tests.api.served import Shop, served, wait_for
+from refresh_pipeline.api.reading import OPENING
+from refresh_pipeline.api.service import Service
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
+from refresh_pipeline.warehouse.schema import Table
+from refresh_pipeline_tests.api.served import BTC, ETH, MALL, NOW, Shop, served, uvicorn_of, wait_for
 from refresh_pipeline_tests.fakes.dagster_graphql import FakeDagster
 
 V1 = "/api/v1"
@@ -30,9 +37,14 @@ def dagster(fake: FakeDagster) -> FakeDagster:
 
 
 @pytest.fixture(scope="module")
-def served_client(fake: FakeDagster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def shop(fake: FakeDagster, tmp_path_factory: pytest.TempPathFactory) -> Shop:
     variables = {"REFRESH_DAGSTER_URL": fake.base_url, "REFRESH_API_RATE": "100000"}
-    with served(Shop.opened(tmp_path_factory.mktemp("control") / "shop", **variables)) as client:
+    return Shop.opened(tmp_path_factory.mktemp("control") / "shop", **variables)
+
+
+@pytest.fixture(scope="module")
+def served_client(shop: Shop) -> Iterator[httpx.Client]:
+    with served(shop) as client:
         yield client
 
 
@@ -132,12 +144,17 @@ def test_schedules_are_switched_alone_and_by_market(client: httpx.Client, dagste
     assert all(dagster.running.values())
 
 
-def test_runs_are_listed_and_canceled(client: httpx.Client, dagster: FakeDagster) -> None:
+def test_runs_are_listed_and_canceled(client: httpx.Client, dagster: FakeDagster, shop: Shop) -> None:
     dagster.ends_at_once = False
     run = dagster.run_of("fair_refresh", {"dagster/schedule_name": "fair_refresh"}, "STARTED")
     dagster.run_of("mall_refresh", {}, "FAILURE")
+    attempts = {BTC: Attempt(Outcome.updated), ETH: Attempt(Outcome.failed, "HTTP 503")}
+    with OPENING:
+        shop.warehouse.record(shop.market, Table.exports, attempts, run["runId"], NOW)
     listed = client.get(f"{V1}/runs?market=fair").json()["runs"]
     assert [(one["job"], one["asked_by"]) for one in listed] == [("fair_refresh", "fair_refresh")]
+    assert listed[0]["counts"] == {"updated": 1, "unchanged": 0, "no_data": 0, "failed": 1}
+    assert client.get(f"{V1}/runs?market=mall").json()["runs"][0]["counts"] is None
     assert client.get(f"{V1}/runs?status=odd").json()["type"] == "/problems/invalid-parameter"
     assert client.post(f"{V1}/runs/{run['runId']}/cancel").json()["status"] == "canceled"
     assert client.get(f"{V1}/runs/x").json()["type"] == "/problems/unknown-run"
@@ -172,6 +189,16 @@ def test_the_configuration_shows_no_secret(tmp_path: Path) -> None:
     assert settings["SLACK_WEBHOOK_URL"] == {"set": True}
     assert settings["REFRESH_MARKETS"] == {"value": "fair,mall"}
     assert os.environ.get("SLACK_WEBHOOK_URL") is None
+
+
+def test_no_refresh_where_no_calendar_knows_the_day(shop: Shop, dagster: FakeDagster) -> None:
+    nse = Market.model_validate({**yaml.safe_load(MALL), "calendar": "nse"})
+    ended = Service.of(shop.settings, [nse], lambda: datetime(2090, 1, 2, tzinfo=UTC))
+    with uvicorn_of(ended, shop.settings) as port:
+        answer = httpx.post(f"http://127.0.0.1:{port}{V1}/refresh", json={})
+    assert (answer.status_code, answer.json()["type"]) == (503, "/problems/calendar-ended")
+    assert answer.headers["retry-after"] == "86400"
+    assert not dagster.launched
 
 
 def test_where_dagster_is_away_reading_goes_on(tmp_path: Path) -> None:

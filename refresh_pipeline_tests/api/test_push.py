@@ -16,6 +16,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from refresh_pipeline.api import newsroom
 from refresh_pipeline.api.news import Hub, Mailbox, News, Subscription, Topic
 from refresh_pipeline.api.reading import OPENING
 from refresh_pipeline.api_files import load_collections
@@ -153,6 +154,21 @@ def test_a_commit_is_told_and_a_stream_resumes_where_it_ended(busy_shop: Shop) -
             assert {one["instrument"] for one in next(stream)["data"]["series"]} == {"ETH/USD"}
         with events(client, "?topics=candles", **{"last-event-id": "5"}) as stream:
             assert next(stream)["data"]["type"] == "reset"
+
+
+def test_a_changed_state_of_a_market_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(newsroom, "STATUS_EVERY", 0.1)
+    shop = Shop.opened(tmp_path / "shop", REFRESH_DAGSTER_URL="http://127.0.0.1:9")
+    with served(shop) as client, socket_of(client, "/api/v2/ws") as socket:
+        told(socket, "connected")
+        told(socket, "subscribed", type="subscribe_all")
+        before = client.get(f"{V1}/status").json()["markets"][0]["newest_candle"]
+        shop.refresh({BTC: candles(50)})
+        # The first look only remembers.
+        shop.refresh({BTC: candles(60)})
+        status = told(socket, "status_update")["status"]
+        assert before != status["markets"][0]["newest_candle"]
+        assert status["markets"][0]["name"] == "fair"
 
 
 def test_a_wrong_topic_is_a_problem(client: httpx.Client) -> None:

@@ -1,15 +1,21 @@
 """GET /signals and `refresh signals`: what is shown, what the filters leave, whether timeframes agree."""
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 import httpx
+import pytest
+import yaml
 
-from refresh_pipeline_tests.api.served import Shop
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.signals import MarketAlerts
+from refresh_pipeline.monitoring.signals import signal_events
+from refresh_pipeline_tests.api.served import FAIR, Shop
 from refresh_pipeline_tests.isolated_env import inside
 from refresh_pipeline_tests.project_folder import command
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import query
 
+MARKET = yaml.safe_load(FAIR)
 KINDS = ("fractal", "divergent", "zone_change", "saucer", "zero_cross", "squat")
 
 
@@ -32,6 +38,28 @@ def test_a_row_holds_the_state_and_the_newest_signal_of_each_kind(client: httpx.
         when,
         known,
     ]
+
+
+def test_alerts_tell_the_signals_that_a_market_names_and_that_are_new(shop: Shop) -> None:
+    wanted = {"kind": "squat", "timeframes": ["5m"], "instruments": ["BTC/USD"]}
+    market = shop.market.model_copy(update={"alerts": MarketAlerts.model_validate({"signals": [wanted]})})
+    [(when, known)] = query(
+        shop.warehouse,
+        "select max(open_time), arg_max(known_at, open_time) from fair.signals where kind = 'squat' "
+        "and instrument = 'BTC/USD'",
+    )
+    [event] = signal_events(shop.settings, [market], known.replace(tzinfo=UTC) + timedelta(minutes=6))
+    assert (event.kind, event.item) == ("signal squat squat", f"BTC/USD m5 {when:%Y-%m-%dT%H:%M:%SZ}")
+    assert event.is_event
+    assert signal_events(shop.settings, [market], known.replace(tzinfo=UTC) + timedelta(hours=1)) == []
+    assert signal_events(shop.settings, [shop.market], known.replace(tzinfo=UTC)) == []
+    for wrong in (
+        {"kind": "gossip"},
+        {"kind": "squat", "instruments": ["BTX"]},
+        {"kind": "squat", "timeframes": ["W1"]},
+    ):
+        with pytest.raises(ValueError, match=r"gossip|BTX|W1"):
+            Market.model_validate({**MARKET, "alerts": {"signals": [wrong]}})
 
 
 def test_filters_leave_what_they_name(client: httpx.Client) -> None:

@@ -1,13 +1,17 @@
 """API snapshots as Dagster runs them: a run of what is due, outcomes by partition, checks."""
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import httpx
 import pytest
+from websockets.sync.client import connect
 
+from refresh_pipeline.api.service import Service
 from refresh_pipeline.api_files import write_override
 from refresh_pipeline.market.apis import Collection, Override, parse_collection
 from refresh_pipeline.operations.maintenance import prune_snapshots
@@ -15,7 +19,9 @@ from refresh_pipeline.orchestration.api_assets import tick_request
 from refresh_pipeline.orchestration.build import build
 from refresh_pipeline.settings import Settings, load_settings
 from refresh_pipeline.warehouse.warehouse import Warehouse
+from refresh_pipeline_tests.api.served import uvicorn_of
 from refresh_pipeline_tests.apis.api_server import ApiServer, api_server
+from refresh_pipeline_tests.fakes.dagster_graphql import FakeDagster
 from refresh_pipeline_tests.isolated_env import inside
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import query
 
@@ -79,6 +85,28 @@ def test_a_tick_asks_what_is_due_and_materializes_what_was_answered(
     assert checks == {"every_api_is_fresh": False, "payloads_have_their_columns": True}
     assert isinstance(tick_request(warehouse, mine, now, {}), dg.SkipReason)
     assert isinstance(tick_request(warehouse, mine, now + timedelta(hours=2), {}), dg.RunRequest)
+
+
+def test_an_update_by_hand_asks_that_api_alone_by_either_door(
+    server: ApiServer, settings: Settings, mine: Collection
+) -> None:
+    for path in ("/a", "/b", "/c"):
+        server.says(path, '{"v": 1}')
+    with FakeDagster(()) as dagster:
+        tracked = settings.model_copy(update={"dagster_url": dagster.base_url})
+        service = Service.of(tracked, [], collections=[mine])
+        with uvicorn_of(service, tracked) as port:
+            url = f"http://127.0.0.1:{port}/api/v2/schedule/tasks/two/force-update"
+            assert httpx.post(url, json={}).status_code == 202
+            with connect(f"ws://127.0.0.1:{port}/api/v2/ws") as socket:
+                socket.recv()
+                socket.send('{"type": "force_update", "api_id": "one"}')
+                assert json.loads(socket.recv()) == {"type": "update_result", "api_id": "one", "status": "success"}
+    for params, name in zip(dagster.launched, ("two", "one"), strict=True):
+        tags = {tag["key"]: tag["value"] for tag in params["executionMetadata"]["tags"]}
+        request = dg.RunRequest(tags=tags, run_config=params["runConfigData"])
+        assert params["selector"]["pipelineName"] == "mine_snapshots"
+        assert materialized(ran(settings, mine, request)) == {name}
 
 
 def test_an_override_counts_at_the_next_tick(server: ApiServer, settings: Settings, mine: Collection):

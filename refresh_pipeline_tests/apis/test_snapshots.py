@@ -57,7 +57,10 @@ def at(minutes: float) -> datetime:
 
 def asked(warehouse: Warehouse, mine: Collection, now: datetime = NOW) -> dict[str, Attempt]:
     """All questions asked, with a key that is set."""
-    return refresh(warehouse, mine, mine.questions, now, lambda name: KEY if name == "MY_KEY" else None)
+    limits = Path(warehouse.database).with_name("limits")
+    return refresh(
+        warehouse, mine, mine.questions, now, lambda name: KEY if name == "MY_KEY" else None, limits_dir=limits
+    )
 
 
 def stored(warehouse: Warehouse) -> list[tuple[Any, ...]]:

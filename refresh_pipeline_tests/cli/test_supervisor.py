@@ -123,6 +123,30 @@ def test_a_change_on_disk_renews_one_program_and_leaves_the_others(tmp_path: Pat
         assert process.wait(PATIENCE) == 0
 
 
+def test_a_companion_that_never_starts_well_is_restarted_ever_later_and_then_stays_off(tmp_path: Path):
+    told = tmp_path / "told"
+    alert = [sys.executable, "-c", f"import sys; open({str(told)!r}, 'a').write(sys.argv[1] + chr(10))"]
+    plan = plan_of(tmp_path, code=STAYS, API="raise SystemExit(2)")
+    plan = replace(plan, companions=["API"], pauses=[0.1, 0.2], alert=alert)
+    with supervised(plan) as process:
+        assert process.stderr is not None
+        said = [process.stderr.readline() for _ in range(3)]
+        wait_until(told.exists)
+        (tmp_path / "watched" / "crypto.yaml").write_text("name: crypto")
+        said += [process.stderr.readline() for _ in range(2)]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+    ended = "The API ended by itself with exit code 2."
+    assert said == [
+        f"{ended} Restarting it in 0.1 s.\n",
+        f"{ended} Restarting it in 0.2 s.\n",
+        f"{ended} It was started 3 times and stays off: mend it, then restart refresh up.\n",
+        "Files have changed: restarting the code and the API.\n",
+        f"{ended} Restarting it in 0.1 s.\n",
+    ]
+    assert told.read_text() == "Refresh Pipeline: the API stays off\n"
+
+
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc to compile a library that shifts the clock")
 def test_a_clock_that_is_set_back_is_said_and_restarts_what_waits_by_it(tmp_path: Path):
     plan = plan_of(tmp_path, code=STAYS, other=STAYS)

@@ -46,6 +46,16 @@ def test_what_begins_is_said_at_once() -> None:
     assert body(fresh) == "crypto: stale: BTC/USDT m1: newest candle: 11:50"
 
 
+def test_an_event_is_said_once_and_never_resolved() -> None:
+    event = Problem(scope="crypto", kind="signal fractal up", item="BTC/USDT H1 12:00", text="known", is_event=True)
+    said = minutes_said({0: [event, STALE], 30: [STALE], 90: [event, STALE]}, 120)
+    lines = [line for of_minute in said.values() for line in of_minute if "signal" in line]
+    assert lines == ["crypto: signal fractal up: BTC/USDT H1 12:00: known"]
+    later = notification([], notification([event], ChannelState(), NOON).state, NOON + 8 * DAY)
+    assert later.is_empty
+    assert later.state.alerts == {}
+
+
 def test_nothing_wrong_is_nothing_to_say() -> None:
     assert told(0, [], ChannelState()).is_empty
 
