@@ -73,7 +73,7 @@ constraints: ## Pin all dependencies anew in constraints.txt (needs Python 3.11,
 	@$${PYTHON:-python3.11} -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "constraints: wants Python 3.11")'
 	@echo "Resolving every dependency in a fresh environment ..."
 	@rm -rf build/constraints && $${PYTHON:-python3.11} -m venv build/constraints
-	@build/constraints/bin/python -m pip install -qq '.[dev]'
+	@build/constraints/bin/python -m pip install -qq '.[dev,kubernetes]'
 	@{ sed '/^[^#]/,$$d' constraints.txt; \
 	   build/constraints/bin/python -m pip freeze --exclude refresh-pipeline; } > build/constraints.txt
 	@mv build/constraints.txt constraints.txt && rm -rf build/constraints

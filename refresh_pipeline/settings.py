@@ -42,7 +42,7 @@ SHORTEST_KEY = 16
 # "sqlite:x", "md:x", "http://x": DuckDB loads an extension for such a name. One letter is a drive of Windows.
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+._-]+:")
 # Keys that open a door of ours; no neighbour is ever given one.
-OWN_KEYS = ("REFRESH_API_KEY", "REFRESH_API_READ_KEY")
+OWN_KEYS = ("REFRESH_API_KEY", "REFRESH_API_READ_KEY", "REFRESH_LIMITS_URL")
 # Credentials that are names: a short one is an ordinary word, and no secret.
 NAMES_OF_ACCOUNTS = ("REDIS_USERNAME", "SMTP_USERNAME", "AZURE_STORAGE_ACCOUNT_NAME", "GOOGLE_APPLICATION_CREDENTIALS")
 SHORTEST_NAME = 8
@@ -132,6 +132,8 @@ class Settings(BaseSettings):
     # Newest candles of each series that the API keeps in memory.
     api_tail: int = Field(default=1000, ge=1, le=100_000, validation_alias="REFRESH_API_TAIL")
     dagster_url: str = Field(default="http://127.0.0.1:3000", validation_alias="REFRESH_DAGSTER_URL")
+    # A Redis in which several machines share the limits of venues; a folder of this machine without it.
+    limits_url: SecretStr | None = Field(default=None, validation_alias="REFRESH_LIMITS_URL")
     oanda_token: SecretStr | None = Field(default=None, validation_alias="OANDA_TOKEN")
     dhan_client_id: SecretStr | None = Field(default=None, validation_alias="DHAN_CLIENT_ID")
     dhan_access_token: SecretStr | None = Field(default=None, validation_alias="DHAN_ACCESS_TOKEN")

@@ -26,7 +26,7 @@ QUIETLY = {
     "telemetry": {"enabled": False},
     "nux": {"enabled": False},
 }
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from celery.bin.worker import worker as celery_worker
 from dagster._daemon.cli import create_dagster_daemon_cli
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -24,6 +25,7 @@ from refresh_pipeline import front_door
 from refresh_pipeline.api import access
 from refresh_pipeline.api.guard import host_names
 from refresh_pipeline.cli.app import app
+from refresh_pipeline.pipeline.job_names import FILES_QUEUE
 from refresh_pipeline.settings import DAGSTER_VARIABLES, Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -35,6 +37,8 @@ CLICK_COMMANDS: dict[str, Any] = {
     "dagster-daemon": create_dagster_daemon_cli(),
     "refresh": typer.main.get_command(app),
 }
+# What dagster-cluster.yaml reads.
+OF_DAGSTER_CLUSTER = ("DAGSTER_POSTGRES_URL", "DAGSTER_BROKER_URL")
 OURS = re.compile(r"\b((?:REFRESH|DROPBOX|DAGSTER)_[A-Z_]+)\b")
 
 
@@ -57,6 +61,17 @@ def compose() -> dict[str, Any]:
     return yaml.safe_load((DEPLOY / "docker" / "docker-compose.yaml").read_text())["services"]
 
 
+def checked_by(service: dict[str, Any]) -> list[str]:
+    """The command of a service's health check."""
+    return service.get("healthcheck", {}).get("test", ["CMD"])[1:]
+
+
+def workers() -> list[list[str]]:
+    """The commands of the workers of several machines."""
+    services = yaml.safe_load((DEPLOY / "docker" / "docker-compose.cluster.yaml").read_text())["services"]
+    return [each["command"] for each in services.values() if each.get("command", [""])[0] == "celery"]
+
+
 def manifests() -> dict[str, Any]:
     documents = yaml.safe_load_all((DEPLOY / "kubernetes" / "refresh-pipeline.yaml").read_text())
     return {document["kind"]: document["spec"] for document in documents}
@@ -77,7 +92,7 @@ def commands() -> list[list[str]]:
     given = [
         yaml.safe_load(dockerfile()[-1].removeprefix("CMD ")),
         *(service["command"] for service in compose().values() if "command" in service),
-        *(service["healthcheck"]["test"][1:] for service in compose().values() if "healthcheck" in service),
+        *(check for service in compose().values() if (check := checked_by(service)) and check[0] != "python"),
         *(container["args"] for container in pod if "args" in container),
         *(c["livenessProbe"]["exec"]["command"] for c in pod if "exec" in c["livenessProbe"]),
         *(shlex.split(unit(path)["ExecStart"][0]) for path in UNITS),
@@ -96,6 +111,19 @@ def test_every_command_is_installed_and_knows_its_options(words: list[str]) -> N
     assert {each for each in arguments if each.startswith("-")} <= options
 
 
+def test_workers_take_every_queue_that_a_job_names() -> None:
+    queues = {words[words.index("--queues") + 1] for words in workers()}
+    assert queues == {"dagster", FILES_QUEUE}
+    assert {words[words.index("--app") + 1] for words in workers()} == {"refresh_pipeline.instance.celery_app"}
+    options = {option for parameter in celery_worker.params for option in parameter.opts} | {"--app"}
+    assert {word for words in workers() for word in words if word.startswith("--")} <= options
+
+
+def test_podman_sees_the_health_that_the_daemon_waits_for() -> None:
+    assert checked_by(compose()["web"])[0] == "python"
+    assert compose()["daemon"]["depends_on"] == {"web": {"condition": "service_healthy"}}
+
+
 def test_workspaces_lie_where_the_image_and_the_checkout_have_them() -> None:
     paths = {word for words in commands() for word in words if word.endswith("workspace.yaml")}
     assert paths == {"/etc/refresh-pipeline/workspace.yaml", "/opt/refresh-pipeline/workspace.yaml"}
@@ -103,7 +131,7 @@ def test_workspaces_lie_where_the_image_and_the_checkout_have_them() -> None:
 
 
 def test_every_variable_is_a_setting_or_dagsters() -> None:
-    known = settings_names() | set(DAGSTER_VARIABLES) | {"DAGSTER_HOME"}
+    known = settings_names() | set(DAGSTER_VARIABLES) | {"DAGSTER_HOME", *OF_DAGSTER_CLUSTER}
     for path in (path for path in DEPLOY.rglob("*") if path.is_file()):
         assert set(OURS.findall(path.read_text())) - known == set(), path
 
@@ -181,15 +209,19 @@ def test_dagsters_settings_are_copied_once_and_the_users_from_then_on(tmp_path: 
     script = (DEPLOY / "docker" / "entrypoint").read_text().replace("/etc/refresh-pipeline", str(tmp_path))
     home = tmp_path / "data" / "dagster"
 
-    def start() -> str:
+    (tmp_path / "dagster-cluster.yaml").write_text("of several machines")
+
+    def start(**variables: str) -> str:
         command = ["sh", "-c", script, "entrypoint", "cat", str(home / "dagster.yaml")]
-        environment = {"DAGSTER_HOME": str(home), "PATH": "/usr/bin:/bin"}
+        environment = {"DAGSTER_HOME": str(home), "PATH": "/usr/bin:/bin", **variables}
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
     assert start() == "shipped"
     (home / "dagster.yaml").write_text("the user's")
     assert start() == "the user's"
     assert [path.name for path in home.iterdir()] == ["dagster.yaml"]
+    (home / "dagster.yaml").unlink()
+    assert start(DAGSTER_POSTGRES_URL="postgresql://x/y") == "of several machines"
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)

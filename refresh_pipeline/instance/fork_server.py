@@ -28,15 +28,15 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     # Standard output is the answers' channel: everything that is printed goes to standard error.
     os.dup2(2, 1)
-    _prepare(sys.argv[1])
+    import_modules_of_runs(sys.argv[1])
     # Frozen objects are never collected: a collection in a fork copies every memory page that it touches.
     gc.collect()
     gc.freeze()
     _fork_for_each_line(sys.stdin.buffer, answers)
 
 
-def _prepare(module: str) -> None:
-    """Import a run's modules, and the modules that loading the definitions imports; a run reports what fails here."""
+def import_modules_of_runs(module: str) -> None:
+    """Import a run's modules, and what loading the definitions of `module` imports; a run reports what fails here."""
     for name in IMPORTED:
         with suppress(Exception):
             import_module(name)

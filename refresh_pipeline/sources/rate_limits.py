@@ -1,22 +1,20 @@
-"""Rate limits of venues: one account per venue, in a small file that all processes of the machine share.
+"""Rate limits of venues: one account per venue, which all processes of one machine, or of several, share.
+
+`limit_accounts` says where an account is kept.
 
 The HTTP client (`http_client`) sleeps until the account has room and reads the answers.
 """
 
 import logging
-import os
-import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, Field, ValidationError
 
-from refresh_pipeline.sources import TransientError
+from refresh_pipeline.sources.limit_accounts import account_of
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +25,6 @@ HELD_BACK = 20
 # A process takes this share of the limit at once, so that most requests need no look at the file.
 BLOCKS = 100
 LIMIT_IS_FRESH_FOR = 24 * 3600.0
-LOCK_TIMEOUT = 10.0
 # Seconds that clocks of processes and steps of a correction may differ.
 CLOCK_SLACK = 1.0
 # Of what a venue asks for: whoever writes a week by mistake would silence it for everybody on this machine.
@@ -91,16 +88,16 @@ class SharedLimit:
     """
 
     def __init__(
-        self, directory: Path, venue: str, weight: int, seconds: float, clock: Callable[[], float] = time.time
+        self, directory: Path, venue: str, weight: int, seconds: float, clock: Callable[[], float] | None = None
     ) -> None:
-        """An account of `weight` per `seconds` (until `learn` says otherwise), in `directory`, which is made."""
-        directory.mkdir(parents=True, exist_ok=True)
-        stem = re.sub(r"[^\w.-]+", "_", venue)
-        self._path = directory / f"{stem}.json"
-        self._lock = FileLock(directory / f"{stem}.lock", timeout=LOCK_TIMEOUT, poll_interval=0.002)
+        """An account of `weight` per `seconds` (until `learn` says otherwise).
+
+        It is in `directory`, which is made, or in the Redis of REFRESH_LIMITS_URL.
+        """
+        self._store = account_of(directory, venue)
         self._assumed = weight
         self._window = seconds
-        self._clock = clock
+        self._clock = clock or self._store.now
         self._block = _Block()
         self._observed: tuple[int, float] | None = None
         # Why the last `take` had to wait, for messages.
@@ -109,7 +106,7 @@ class SharedLimit:
     @property
     def remedy(self) -> str:
         """What lifts a pause."""
-        return f"to ask at once, delete {self._path}"
+        return self._store.remedy
 
     def take(self, weight: int) -> float:
         """Take `weight` from the account: 0.0 when it was there, else the seconds after which to ask again.
@@ -198,20 +195,12 @@ class SharedLimit:
 
     @contextmanager
     def _account(self, now: float) -> Iterator[_Account]:
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise TransientError(
-                f"wanted {self._lock.lock_file}, which another process has held for {LOCK_TIMEOUT:.0f} s; end the "
-                "process if it hangs"
-            ) from None
-        try:
-            account = self._read()
+        with self._store.held() as draft:
+            account = self._read(draft.before)
             self._settle(account, now)
             yield account
-            self._write(account)
-        finally:
-            self._lock.release()
+            # Written at the end of the block.
+            draft.after = account.model_dump_json()
 
     def _settle(self, account: _Account, now: float) -> None:
         """Bring the account up to now: give back this process's block, add the server's count, drop what is too old."""
@@ -236,10 +225,12 @@ class SharedLimit:
     def _believe_no_future(self, account: _Account, now: float) -> None:
         """Shorten what was noted while the clock was ahead: no window and no pause lasts longer than it did then."""
         if account.silent_until > now + account.silent_for + CLOCK_SLACK:
-            log.warning("%s: the clock was set back; the pause lasts %.0f s at most", self._path, account.silent_for)
+            log.warning(
+                "%s: the clock was set back; the pause lasts %.0f s at most", self._store.name, account.silent_for
+            )
             account.silent_until = now + account.silent_for
         if account.server_until > now + self._window + CLOCK_SLACK:
-            log.warning("%s: the clock was set back; the venue's count of the future is dropped", self._path)
+            log.warning("%s: the clock was set back; the venue's count of the future is dropped", self._store.name)
             account.server_used, account.server_until = 0, 0.0
 
     def _add_observed(self, account: _Account, now: float) -> None:
@@ -253,20 +244,14 @@ class SharedLimit:
         elif until > max(now, account.server_until - self._window / 2):
             account.server_used = max(account.server_used, used)
 
-    def _read(self) -> _Account:
+    def _read(self, written: bytes | None) -> _Account:
+        if written is None:
+            return _Account()
         try:
-            return _Account.model_validate_json(self._path.read_bytes())
-        except FileNotFoundError:
-            return _Account()
+            return _Account.model_validate_json(written)
         except ValidationError:
-            log.warning("%s is unreadable and starts empty: the usage of the last window is unknown", self._path)
+            log.warning("%s is unreadable and starts empty: the usage of the last window is unknown", self._store.name)
             return _Account()
-
-    def _write(self, account: _Account) -> None:
-        # Replaced as a whole: a process that is killed while writing leaves the old account behind.
-        fresh = self._path.with_suffix(".new")
-        fresh.write_text(account.model_dump_json())
-        os.replace(fresh, self._path)
 
 
 class Limits:

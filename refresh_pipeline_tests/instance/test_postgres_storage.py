@@ -26,7 +26,11 @@ def cluster_instance(folder: Path, url: str) -> Iterator[dg.DagsterInstance]:
     folder.mkdir(parents=True, exist_ok=True)
     config = yaml.safe_load(shipped("dagster-cluster.yaml").read_text())
     (folder / "dagster.yaml").write_text(yaml.safe_dump(config))
-    os.environ |= {"DAGSTER_HOME": str(folder), "DAGSTER_POSTGRES_URL": url}
+    os.environ |= {
+        "DAGSTER_HOME": str(folder),
+        "DAGSTER_POSTGRES_URL": url,
+        "DAGSTER_BROKER_URL": "redis://127.0.0.1:1/0",
+    }
     with dg.DagsterInstance.get() as instance:
         yield instance
 

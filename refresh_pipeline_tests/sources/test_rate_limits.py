@@ -1,6 +1,7 @@
 """What must hold of a venue's account, whoever draws on it and whatever becomes of them."""
 
 import multiprocessing
+import os
 import random
 import signal
 import subprocess
@@ -10,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import redis
 
+from refresh_pipeline.sources import TransientError
 from refresh_pipeline.sources.rate_limits import Limits, SharedLimit
+from refresh_pipeline_tests.redis_server import redis_server
 
 MINUTE = 60.0
 NOON = 1_717_243_200.0
@@ -268,3 +272,39 @@ def test_a_clock_set_back_within_a_process_makes_no_long_window(tmp_path: Path, 
     limit.observe_server_usage(6000, 40.0)
     clock.now -= 26 * 3600
     assert limit.take(1) <= MINUTE
+
+
+# ---- several machines: the account is in a Redis
+
+
+def test_machines_share_one_account_in_redis_and_ask_nothing_without_it(tmp_path: Path, clock: Clock) -> None:
+    with redis_server() as url:
+        os.environ["REFRESH_LIMITS_URL"] = url
+        # Each has a folder of its own, as machines have.
+        with multiprocessing.get_context("spawn").Pool(3) as processes:
+            taken = processes.map(
+                drained_in_a_process_of_its_own, [tmp_path / name for name in ("alpha", "beta", "gamma")], chunksize=1
+            )
+        assert 0.93 * 3000 <= sum(taken) <= 3000
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+        ours, theirs = account(tmp_path, clock), account(tmp_path, clock)
+        ours.pause(30.0, "asked too often")
+        assert 29.0 < theirs.take(1) <= 30.0
+        assert theirs.because == "asked too often"
+        assert "delete the key refresh:limit:binance-127.0.0.1_8080" in theirs.remedy
+        # The server's clock counts, not the machine's.
+        real = SharedLimit(tmp_path, "another", 100, MINUTE)
+        assert real.take(1) == 0.0
+    with pytest.raises(TransientError, match="no request is made without it"):
+        ours.take(1)
+
+
+def test_a_lock_that_a_killed_machine_held_is_free_again(tmp_path: Path) -> None:
+    with redis_server() as url:
+        os.environ["REFRESH_LIMITS_URL"] = url
+        client = redis.Redis.from_url(url)
+        client.set("refresh:limit:venue:lock", "of a machine that died", px=300)
+        limit = SharedLimit(tmp_path, "venue", 100, MINUTE)
+        assert limit.take(1) == 0.0
+        assert not client.exists("refresh:limit:venue:lock")
+        client.close()
