@@ -11,7 +11,7 @@ unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_PYTHON
 # make's own -j would let two pips loose on one environment.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help refresh up test check docs dist bench bench-scaling bench-backfill bench-compare bench-minute bench-live soak constraints clean
+.PHONY: help refresh up test check docs dist bench bench-cluster bench-scaling bench-backfill bench-compare bench-minute bench-live soak constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -63,6 +63,9 @@ bench-minute: .venv/installed-dev ## Measure `refresh up` for MINUTES=15: SERIES
 
 bench-live: .venv/installed-dev ## Measure a live run for MINUTES=5: SERIES=487 on m1 from a venue on loopback that streams
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.live --minutes $(or $(MINUTES),5) --series $(or $(SERIES),487)
+
+bench-cluster: .venv/installed-dev ## Kill hosts and PostgreSQL of a cluster of namespaces; verify every candle (as root)
+	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.cluster --minutes $(or $(MINUTES),5) --series $(or $(SERIES),40)
 
 # How long, and what the random moments are drawn from.
 SEED = 1

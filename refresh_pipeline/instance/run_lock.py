@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import signal
+import socket
 import threading
 from contextlib import suppress
 from typing import Any
@@ -25,6 +26,7 @@ BEAT = 5.0
 RESTORED_WITHIN = 60.0
 # How soon the server notices a client that vanished without a word: 10 s of silence, then three probes of 5 s.
 KEEPALIVES = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
+NAMED = db.text("select set_config('application_name', left(:name, 63), false)")
 ATTEMPT = db.text("select pg_try_advisory_lock(:key)")
 # The two halves of a key are two columns. Locks of other databases do not count.
 HELD = db.text(
@@ -99,6 +101,8 @@ class RunLock:
         session = self._engine.connect()
         for name, value in KEEPALIVES.items():
             session.exec_driver_sql(f"set {name} = {value}")
+        # For people: pg_stat_activity names the machine that works on a run.
+        session.execute(NAMED, {"name": f"refresh {self.run_id} {socket.gethostname()}"})
         # The server may not have noticed the end of our last session yet: the next beat tries again.
         if not session.execute(ATTEMPT, {"key": lock_key(self.run_id)}).scalar():
             session.close()

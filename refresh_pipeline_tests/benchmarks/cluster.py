@@ -1,0 +1,238 @@
+"""A cluster on one machine without Docker: what happens to candles when hosts and servers of it die.
+
+`make bench-cluster`, as root on Linux. Hosts are namespaces (`unshare`) with their own name and processes: alpha has
+the daemon, beta and gamma a worker each. PostgreSQL and Redis are real ones. The warehouse is a DuckDB file that the
+hosts share by the locks of one kernel. Exit code 1 if a check fails.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+from dagster import DagsterRunStatus
+
+from refresh_pipeline.orchestration.schedules import TICK_TAG
+from refresh_pipeline.settings import shipped
+from refresh_pipeline.warehouse.connection import connect
+from refresh_pipeline_tests.postgres_server import PostgresServer, postgres_server
+from refresh_pipeline_tests.redis_server import redis_server
+
+JOB = "grid_refresh"
+MARKET = """{{name: grid, source: {{kind: demo}}, calendar: crypto, instruments: [{names}], timeframes: [m1],
+             history: 4h, indicators: {{compute: [rsi]}}}}"""
+APP = "refresh_pipeline.instance.celery_app"
+SESSIONS = "select application_name from pg_stat_activity where application_name like 'refresh %'"
+
+
+@dataclass
+class Check:
+    """What must hold, whether it does, and the figures."""
+
+    sentence: str
+    holds: bool
+    figures: str
+
+
+@dataclass
+class Cluster:
+    """Hosts, servers, and Dagster's instance as this process sees it."""
+
+    folder: Path
+    postgres: PostgresServer
+    instance: dg.DagsterInstance
+    hosts: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+
+    def start(self, host: str, *command: str) -> None:
+        """Start a host with its own name and processes, and a program on it."""
+        inside = f"hostname {host}; exec {' '.join(command)}"
+        namespace = ["unshare", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", inside]
+        log = (self.folder / f"{host}.log").open("ab")
+        self.hosts[host] = subprocess.Popen(namespace, stdout=log, stderr=log, start_new_session=True)
+        log.close()
+
+    def start_worker(self, host: str) -> None:
+        """A host with a worker for both queues."""
+        options = ["--queues", "dagster,files", "--concurrency", "1", "--loglevel", "WARNING"]
+        self.start(host, sys.executable, "-m", "celery", "--app", APP, "worker", *options)
+
+    def kill(self, host: str) -> None:
+        """End a host as a power cut does."""
+        process = self.hosts.pop(host)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def ticks(self) -> Counter[tuple[str, DagsterRunStatus]]:
+        """The runs that ticks have asked for, by tick and status."""
+        runs = self.instance.get_runs(dg.RunsFilter(job_name=JOB))
+        return Counter((run.tags[TICK_TAG], run.status) for run in runs if TICK_TAG in run.tags)
+
+    def succeeded(self) -> set[datetime]:
+        """The ticks whose run has succeeded."""
+        return {datetime.fromisoformat(tick) for tick, status in self.ticks() if status is DagsterRunStatus.SUCCESS}
+
+    def host_at_work(self) -> str:
+        """The host that works on a refresh now; empty for none."""
+        names = self.postgres.query(SESSIONS, os.environ["DAGSTER_POSTGRES_URL"]).splitlines()
+        started = dg.RunsFilter(job_name=JOB, statuses=[DagsterRunStatus.STARTED])
+        going = {run.run_id for run in self.instance.get_runs(started)}
+        return next((name.split()[2] for name in names if len(name.split()) == 3 and name.split()[1] in going), "")
+
+
+def main() -> int:
+    """Run it and print each check; 1 if one fails."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=int, default=5, help="of an undisturbed cluster")
+    parser.add_argument("--series", type=int, default=40)
+    asked = parser.parse_args()
+    if os.getuid() or not shutil.which("unshare"):
+        sys.exit("bench-cluster: wanted root on Linux with unshare (util-linux), which makes the hosts")
+    checks = []
+    with cluster(asked.series) as made:
+        for examine in (
+            lambda: undisturbed(made, asked.minutes),
+            lambda: host_killed(made),
+            lambda: postgres_stopped(made),
+            lambda: stored(made, asked.series),
+        ):
+            checks.append(check := examine())
+            print(f"{'ok  ' if check.holds else 'FAIL'} {check.sentence}: {check.figures}", flush=True)
+    load = os.getloadavg()[0]
+    print(f"{asked.series} series on m1, {os.cpu_count()} cores, load {load:.1f} at the end")
+    return int(not all(check.holds for check in checks))
+
+
+@contextmanager
+def cluster(series: int) -> Iterator[Cluster]:
+    """The cluster, once its first refresh has succeeded."""
+    folder = Path(tempfile.mkdtemp(prefix="refresh-cluster-"))
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        postgres, broker = stack.enter_context(postgres_server()), stack.enter_context(redis_server())
+        prepare(folder, series, postgres.new_database(), broker)
+        made = Cluster(folder, postgres, stack.enter_context(dg.DagsterInstance.get()))
+        stack.callback(lambda: [made.kill(host) for host in list(made.hosts)])
+        made.start("alpha", sys.executable, "-m", "dagster._daemon", "run", "-m", "refresh_pipeline.definitions")
+        made.start_worker("beta")
+        made.start_worker("gamma")
+        if not within(600, lambda: bool(made.succeeded())):
+            sys.exit("".join((folder / f"{host}.log").read_text()[-2000:] for host in ("alpha", "beta", "gamma")))
+        yield made
+
+
+def prepare(folder: Path, series: int, postgres_url: str, broker: str) -> None:
+    """Write the files that the hosts share, and set their environment."""
+    for name in ("markets", "dagster", "home"):
+        (folder / name).mkdir()
+    names = ", ".join(f"A{number:04d}/USD" for number in range(series))
+    (folder / "markets" / "grid.yaml").write_text(MARKET.format(names=names))
+    (folder / "dagster" / "dagster.yaml").write_text(shipped("dagster-cluster.yaml").read_text())
+    os.environ |= {
+        "HOME": str(folder / "home"),
+        "REFRESH_DATA_DIR": str(folder / "data"),
+        "REFRESH_MARKETS_DIR": str(folder / "markets"),
+        "REFRESH_MARKETS": "grid",
+        "REFRESH_LIMITS_URL": broker,
+        "DAGSTER_HOME": str(folder / "dagster"),
+        "DAGSTER_POSTGRES_URL": postgres_url,
+        "DAGSTER_BROKER_URL": broker,
+    }
+    os.chdir(folder)
+
+
+def undisturbed(made: Cluster, minutes: int) -> Check:
+    """Every minute has a run that succeeds."""
+    begin = datetime.now(UTC)
+    time.sleep(60 * minutes + 30)
+    return complete(made, begin, begin + timedelta(minutes=minutes), "undisturbed, no tick is skipped", allowed=0)
+
+
+def host_killed(made: Cluster) -> Check:
+    """A host is killed in a run: one tick may be lost, the next but one is complete."""
+    busy: list[str] = []
+    if not within(180, lambda: bool(host := made.host_at_work()) and not busy.append(host)):
+        return Check("a host is killed in a run", False, "no host was at work within 180 s")
+    at = datetime.now(UTC)
+    made.kill(busy[0])
+    within(300, lambda: any(tick > at for tick in made.succeeded()))
+    seconds = (datetime.now(UTC) - at).total_seconds()
+    within(120, lambda: not stale(made, at))
+    made.start_worker(busy[0])
+    sentence = "a host is killed in a run: a later tick succeeds within 150 s, and no run stays started"
+    return Check(
+        sentence, seconds < 150 and not stale(made, at), f"{busy[0]} killed, next success after {seconds:.0f} s"
+    )
+
+
+def stale(made: Cluster, before: datetime) -> list[str]:
+    """Runs of ticks before an instant that still count as going."""
+    going = (DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.QUEUED)
+    return [tick for tick, status in made.ticks() if status in going and datetime.fromisoformat(tick) < before]
+
+
+def postgres_stopped(made: Cluster) -> Check:
+    """PostgreSQL is away for 30 s: ticks go on after it."""
+    made.postgres.stop()
+    time.sleep(30)
+    made.postgres.start()
+    at = datetime.now(UTC)
+    within(300, lambda: any(tick > at for tick in made.succeeded()))
+    seconds = (datetime.now(UTC) - at).total_seconds()
+    within(120, lambda: not stale(made, at))
+    sentence = "PostgreSQL is stopped for 30 s: a later tick succeeds within 150 s, and no run stays started"
+    return Check(sentence, seconds < 150 and not stale(made, at), f"next success {seconds:.0f} s after its start")
+
+
+def stored(made: Cluster, series: int) -> Check:
+    """Every candle is stored once, up to the newest tick that has succeeded."""
+    tick = max(made.succeeded())
+    question = (
+        "select count(*), count(distinct (instrument, open_time)), count(distinct instrument) "
+        "from grid.raw_candles where open_time < ?"
+    )
+    spans = (
+        "select count(*) from (select instrument, count(*) as stored, max(open_time) as newest, "
+        "(epoch(max(open_time)) - epoch(min(open_time))) / 60 + 1 as wanted from grid.raw_candles group by instrument) "
+        "where stored <> wanted or newest < ?"
+    )
+    with connect(str(made.folder / "data" / "refresh.duckdb"), read_only=True) as connection:
+        newest = tick.astimezone(UTC).replace(tzinfo=None) - timedelta(minutes=1)
+        [(rows, distinct, instruments)] = connection.execute(question, [newest + timedelta(minutes=1)]).fetchall()
+        [(broken,)] = connection.execute(spans, [newest]).fetchall()
+    holds = rows == distinct and instruments == series and broken == 0
+    return Check(
+        "0 candles lost, 0 twice", holds, f"{rows} candles, {rows - distinct} twice, {broken} series with holes"
+    )
+
+
+def complete(made: Cluster, begin: datetime, end: datetime, sentence: str, allowed: int) -> Check:
+    """Whether each minute in between has a run that succeeded."""
+    first = begin.replace(second=0, microsecond=0) + timedelta(minutes=1)
+    wanted = {first + timedelta(minutes=number) for number in range(int((end - first).total_seconds() // 60) + 1)}
+    missing = wanted - made.succeeded()
+    return Check(sentence, len(missing) <= allowed, f"{len(wanted) - len(missing)} of {len(wanted)} ticks succeeded")
+
+
+def within(seconds: float, is_so: Callable[[], bool]) -> bool:
+    """Whether something becomes true in so many seconds."""
+    end = time.monotonic() + seconds
+    while not is_so():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
