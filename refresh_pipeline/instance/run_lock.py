@@ -82,7 +82,7 @@ class RunLock:
 
     def __init__(self, instance: dg.DagsterInstance, url: str, run_id: str) -> None:
         self.run_id = run_id
-        self._instance = instance
+        self._dagster = instance
         self._engine = _engine(url)
         self._session: db.Connection | None = None
         self._released = threading.Event()
@@ -131,7 +131,7 @@ class RunLock:
 
     def _end_if_given_up(self) -> None:
         """End this process if others took it for dead meanwhile: another run may do its work already."""
-        run = self._instance.get_run_by_id(self.run_id)
+        run = self._dagster.get_run_by_id(self.run_id)
         if run is not None and run.status is DagsterRunStatus.FAILURE:
             log.error("Run %s was marked as failed while its lock was lost: its process ends.", self.run_id)
             os.kill(os.getpid(), signal.SIGTERM)
