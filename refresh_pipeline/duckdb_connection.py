@@ -1,11 +1,13 @@
-"""The one door to DuckDB: every connection is opened here, loads no extension, and keeps the configuration it got.
+"""The one door to DuckDB: every connection is opened here and keeps the configuration it got.
 
+None loads an extension, but those of a lake, which come as packages.
 DuckDB downloads and loads extensions (code) by itself where a path or a setting asks for one. Nothing here waits for a
 file's lock: that is the warehouse's part.
 """
 
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -55,6 +57,31 @@ def open_duckdb(
         connection = duckdb.connect(database, read_only=read_only, config={**(config or {}), **NO_EXTENSIONS})
     try:
         _configure(connection, {**(session or {}), "lock_configuration": True})
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def open_with_extensions(
+    extensions: Sequence[Path],
+    statements: Sequence[str],
+    *,
+    config: Mapping[str, str | int],
+    session: Mapping[str, SessionValue],
+) -> duckdb.DuckDBPyConnection:
+    """A connection in memory with these extensions, files that were installed as packages; the caller closes it.
+
+    The statements, for instance an `attach`, run before the configuration is locked. No other extension is loaded.
+
+    Raises:
+        duckdb.Error: an extension is of another DuckDB, or a statement fails.
+    """
+    connection = duckdb.connect(IN_MEMORY, config={**config, **NO_EXTENSIONS})
+    try:
+        for statement in (*(f"load {_literal(str(extension))}" for extension in extensions), *statements):
+            connection.execute(statement)
+        _configure(connection, {**session, "lock_configuration": True})
     except BaseException:
         connection.close()
         raise

@@ -41,8 +41,9 @@ PREFIX = "REFRESH_"
 SHORTEST_KEY = 16
 # "sqlite:x", "md:x", "http://x": DuckDB loads an extension for such a name. One letter is a drive of Windows.
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+._-]+:")
+LAKE_SCHEME, EXAMPLE_OF_A_LAKE = "ducklake:", "ducklake:postgresql://user@host/database?data=s3://bucket/prefix"
 # Keys that open a door of ours; no neighbour is ever given one.
-OWN_KEYS = ("REFRESH_API_KEY", "REFRESH_API_READ_KEY", "REFRESH_LIMITS_URL")
+OWN_KEYS = ("REFRESH_API_KEY", "REFRESH_API_READ_KEY", "REFRESH_LIMITS_URL", "REFRESH_WAREHOUSE")
 # Credentials that are names: a short one is an ordinary word, and no secret.
 NAMES_OF_ACCOUNTS = ("REDIS_USERNAME", "SMTP_USERNAME", "AZURE_STORAGE_ACCOUNT_NAME", "GOOGLE_APPLICATION_CREDENTIALS")
 SHORTEST_NAME = 8
@@ -93,6 +94,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
     data_dir: Path = Field(default=Path("data"), validation_alias="REFRESH_DATA_DIR")
+    # A lake's address holds a password.
+    warehouse_address: SecretStr | None = Field(default=None, validation_alias="REFRESH_WAREHOUSE")
     database_path: Path | None = Field(default=None, validation_alias="REFRESH_DATABASE")
     enabled_markets: str = Field(default="demo", validation_alias="REFRESH_MARKETS")
     markets_dir: Path | None = Field(default=None, validation_alias="REFRESH_MARKETS_DIR")
@@ -162,6 +165,14 @@ class Settings(BaseSettings):
             raise ValueError("allowed: http:// or https://, a host and a port, for instance http://127.0.0.1:3000")
         return url.rstrip("/")
 
+    @field_validator("warehouse_address")
+    @classmethod
+    def _is_a_path_or_a_lake(cls, address: SecretStr | None) -> SecretStr | None:
+        scheme = scheme_of(address.get_secret_value()) if address else ""
+        if scheme not in ("", LAKE_SCHEME):
+            raise ValueError(f"allowed: a path without a scheme, or {EXAMPLE_OF_A_LAKE}")
+        return address
+
     @field_validator("data_dir", "database_path", "backup_dir", "snapshot_path", mode="before")
     @classmethod
     def _is_a_path(cls, path: object) -> object:
@@ -199,13 +210,26 @@ class Settings(BaseSettings):
 
     @cached_property
     def database(self) -> Path:
-        """The DuckDB file; for what copies or restores it. Everybody else goes by `warehouse`."""
-        return (self.database_path or self.data / "refresh.duckdb").expanduser().absolute()
+        """The DuckDB file; for what copies or restores it. Everybody else goes by `warehouse`.
+
+        Raises:
+            SettingsError: the warehouse is a lake.
+        """
+        if self.is_lake:
+            raise SettingsError("the warehouse is a lake, and no file: a lake is copied and restored with its database")
+        chosen = Path(self.warehouse_address.get_secret_value()) if self.warehouse_address else self.database_path
+        return (chosen or self.data / "refresh.duckdb").expanduser().absolute()
 
     @cached_property
     def warehouse(self) -> str:
-        """The address of the warehouse: what `place_of` and `connect` take."""
-        return str(self.database)
+        """The address of the warehouse, which may hold a password: what `place_of` and `connect` take."""
+        address = self.warehouse_address.get_secret_value() if self.is_lake and self.warehouse_address else ""
+        return address or str(self.database)
+
+    @property
+    def is_lake(self) -> bool:
+        """Whether the warehouse is a lake, which several machines may share."""
+        return bool(self.warehouse_address) and scheme_of(self.warehouse_address.get_secret_value()) == LAKE_SCHEME
 
     @property
     def exports_dir(self) -> Path:
@@ -383,7 +407,11 @@ def _places() -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _shown_value(settings: Settings, name: str) -> str:
-    paths = {"data_dir": settings.data, "database_path": settings.database, "backup_dir": settings.backups}
+    paths: dict[str, object] = {"data_dir": settings.data, "backup_dir": settings.backups}
+    if not settings.is_lake:
+        paths["database_path"] = settings.database
+    if name == "warehouse_address" and settings.warehouse_address:
+        return re.sub(r"(//[^/@:]*):[^@]*@", r"\1:***@", settings.warehouse)
     value = paths.get(name, getattr(settings, name))
     if isinstance(value, SecretStr):
         return "***" if value.get_secret_value() else ""
@@ -465,6 +493,9 @@ def _secrets_of(settings: Settings) -> list[str]:
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
         text = value.get_secret_value().strip() if isinstance(value, SecretStr) else ""
+        if name == "warehouse_address":
+            # Its other parts are names.
+            text = unquote(urlsplit(text.removeprefix(LAKE_SCHEME)).password or "") if settings.is_lake else ""
         if field.validation_alias in NAMES_OF_ACCOUNTS and len(text) < SHORTEST_NAME:
             continue
         values |= {text, *PARTS.split(text)}
@@ -556,6 +587,22 @@ def environment_with(**variables: str) -> dict[str, str]:
 def cloud_addresses() -> list[str]:
     """The addresses that the environment sets for object stores and for the services that issue their credentials."""
     return [address for name in CLOUD_ADDRESSES if "://" in (address := os.environ.get(name, ""))]
+
+
+def object_store_access() -> dict[str, str]:
+    """What DuckDB's client of S3 is to be told: key, secret, token, region, endpoint; only what is set."""
+    settings, named = load_settings(), os.environ.get
+    endpoint = urlsplit(named("AWS_ENDPOINT_URL_S3") or named("AWS_ENDPOINT_URL") or named("AWS_ENDPOINT") or "")
+    secrets = {
+        "key_id": settings.aws_access_key_id,
+        "secret": settings.aws_secret_access_key,
+        "session_token": settings.aws_session_token,
+    }
+    access = {name: value.get_secret_value() for name, value in secrets.items() if value}
+    access["region"] = named("AWS_REGION") or named("AWS_DEFAULT_REGION") or ""
+    if endpoint.netloc:
+        access |= {"endpoint": endpoint.netloc, "url_style": "path", "use_ssl": str(endpoint.scheme == "https").lower()}
+    return {name: value for name, value in access.items() if value}
 
 
 def system_proxy(url: str) -> str:

@@ -234,18 +234,31 @@ def test_systemd_understands_the_units(path: Path) -> None:
     assert [line for line in said.splitlines() if "is not executable: No such file" not in line] == []
 
 
-def test_constraints_pin_each_package_once_and_name_no_place() -> None:
-    lines = [line for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
-    names = [canonicalize_name(line.partition("==")[0]) for line in lines]
+def pins(file: str) -> dict[str, str]:
+    """The packages of a file of constraints, by their versions."""
+    lines = [line for line in (REPOSITORY / file).read_text().splitlines() if not line.startswith("#")]
     assert [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
+    names = [canonicalize_name(line.partition("==")[0]) for line in lines]
     assert len(set(names)) == len(names)
+    return dict(zip(names, (line.partition("==")[2] for line in lines), strict=True))
+
+
+@pytest.mark.parametrize("file", ["constraints.txt", "constraints-cluster.txt"])
+def test_constraints_pin_each_package_once_and_name_no_place(file: str) -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    wanted = [
-        *project["dependencies"],
-        *(each for extra in project["optional-dependencies"].values() for each in extra),
-    ]
-    assert {canonicalize_name(Requirement(each).name) for each in wanted} <= set(names)
-    pinned = dict(zip(names, (line.partition("==")[2] for line in lines), strict=True))
+    extras, pinned = project["optional-dependencies"], pins(file)
+    if file == "constraints.txt":
+        del extras["lake"]
+    wanted = [*project["dependencies"], *(each for extra in extras.values() for each in extra)]
+    assert {canonicalize_name(Requirement(each).name) for each in wanted} <= set(pinned)
     assert [
         each for each in map(Requirement, wanted) if pinned[canonicalize_name(each.name)] not in each.specifier
     ] == []
+
+
+def test_constraints_of_a_cluster_differ_in_duckdb_alone() -> None:
+    usual, of_a_cluster = pins("constraints.txt"), pins("constraints-cluster.txt")
+    differing = {name: version for name, version in of_a_cluster.items() if usual.get(name) != version}
+    assert {name for name in differing if not name.startswith("duckdb-extension-")} == {"duckdb"}
+    assert set(differing.values()) == {of_a_cluster["duckdb"]}
+    assert set(usual) <= set(of_a_cluster)

@@ -256,6 +256,8 @@ def warn_of_unfinished_restore(settings: "Settings") -> bool:
     from refresh_pipeline.operations.restore import leftovers, unfinished_restore
     from refresh_pipeline.settings import dagster_home
 
+    if settings.is_lake:
+        return False
     home = dagster_home(settings)
     if sentence := unfinished_restore(settings.database, home):
         print_error(sentence)

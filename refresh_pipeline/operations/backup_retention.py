@@ -52,6 +52,7 @@ def make_backup(settings: Settings, dagster_home: Path, now: datetime) -> Made:
         WarehouseBusy: another process held the warehouse's lock for longer than we wait.
     """
     try:
+        _refuse_lake(settings)
         _require_warehouse(settings)
         backup = back_up(settings.backups, settings.database, dagster_home, now)
     except (BackupError, WarehouseBusy) as error:
@@ -61,6 +62,14 @@ def make_backup(settings: Settings, dagster_home: Path, now: datetime) -> Made:
     kept = (settings.backups_kept, settings.backups_kept_weekly, settings.backups_kept_monthly)
     deleted = [] if backup.faults else keep_newest(settings.backups, *kept, now=now)
     return Made(backup, deleted, _future_ones(settings.backups, now))
+
+
+def _refuse_lake(settings: Settings) -> None:
+    if settings.is_lake:
+        raise BackupError(
+            f"no backup is made of {place_of(settings.warehouse).name}: its tables are rows of PostgreSQL and files of "
+            "its folder or bucket. Dump the database with pg_dump, then copy the files; docs/postgresql.md says how"
+        )
 
 
 def _require_warehouse(settings: Settings) -> None:
@@ -139,6 +148,8 @@ def _future_ones(folder: Path, now: datetime) -> list[str]:
 
 def backup_faults(settings: Settings, now: datetime) -> Iterator[tuple[str, str]]:
     """What is wrong with the backups, as an item and a sentence: the last attempt, its copy, its age, its date."""
+    if settings.is_lake:
+        return
     if error := _last_error(settings.backups):
         yield "last backup", f"the last backup failed: {error}"
     backups = list_backups(settings.backups, now)

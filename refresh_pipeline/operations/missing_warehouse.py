@@ -22,7 +22,8 @@ def why_missing(settings: Settings) -> str:
     A folder in which nothing was refreshed yet has neither.
     """
     place = place_of(settings.warehouse)
-    if place.exists:
+    # Of a lake nothing on this machine tells.
+    if place.file is None or place.exists:
         return ""
     signs = list(_signs(settings))
     if not signs:

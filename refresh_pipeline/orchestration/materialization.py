@@ -44,7 +44,7 @@ def remaining_series(
     context: dg.AssetExecutionContext, options: RunOptions, warehouse: Warehouse, market: Market
 ) -> list[Series]:
     """The series that a run refreshes, without those whose candles could not be fetched in this run."""
-    with warehouse.session():
+    with warehouse.session(market.name):
         warehouse.prepare(market)
         failed = warehouse.failed_series_of_run(market, Table.raw_candles, context.run.run_id)
     return [series for series in series_of(context, options) if series not in failed]
@@ -71,7 +71,7 @@ def materialized(
     failed = {series: attempt for series, attempt in attempts.items() if attempt.outcome is Outcome.failed}
     succeeded = [series for series in attempts if series not in failed]
     due = reported(context, market, succeeded)
-    with warehouse.session():
+    with warehouse.session(market.name):
         due |= warehouse.failed_series(market, asset) | _corrected(asset, attempts)
         warehouse.record(market, asset, attempts, context.run.run_id, now)
         chosen = [series for series in succeeded if series in due]

@@ -138,11 +138,11 @@ def fetch_candles(
     work = _Work(warehouse, market, source, now, tallies)
     work.ask(asked, watch or _series_counted(len(asked)))
     answered = [each for each in asked if tallies[each.series].error is None and each.since < each.until]
-    with warehouse.session():
+    with warehouse.session(market.name):
         warehouse.record_empty_ranges(market, {each.series: (each.since, each.until) for each in answered}, now)
     work.follow_corrections()
     work.confirm_withdrawals()
-    with warehouse.session():
+    with warehouse.session(market.name):
         warehouse.write_gaps(market, now)
         held = warehouse.series_stats(market, list(tallies))
     return {series: tally.attempt(series, held[series], source.kind) for series, tally in tallies.items()}

@@ -180,7 +180,7 @@ class LiveRun:
     def _begin(self) -> None:
         """Load every series; those that are far behind, or not computed, are refreshed first."""
         warehouse, market, now = self._parts.warehouse, self._market, self._clock.now()
-        with warehouse.session():
+        with warehouse.session(market.name):
             warehouse.prepare(market)
             stats = warehouse.series_stats(market, self._series)
         far = [

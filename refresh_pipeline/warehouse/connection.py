@@ -51,6 +51,10 @@ LOCKED = (
 DAMAGED = ("Corrupt database file", "Could not read enough bytes from file", "database has been invalidated")
 
 
+# What is to be done when a connection's transaction has ended, by the connection's id.
+AFTER_TRANSACTION: dict[int, Callable[[], None]] = {}
+
+
 class WarehouseBusy(TimeoutError):
     """Another process kept the database file locked for longer than we wait."""
 
@@ -194,6 +198,11 @@ def place_of(address: str | Path) -> Place:
     Raises:
         ValueError: the address has another scheme.
     """
+    if str(address).startswith("ducklake:"):
+        # Loads the driver of PostgreSQL's part; whoever keeps a file needs none of it.
+        from refresh_pipeline.warehouse.lake import LakePlace  # noqa: PLC0415 (it imports this module)
+
+        return LakePlace(str(address))
     require_path(str(address))
     return FilePlace(Path(address))
 
@@ -248,12 +257,15 @@ def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDB
     connection.execute("begin transaction")
     try:
         yield connection
+        connection.execute("commit")
     except BaseException:
         # Where the failure itself ended the transaction there is nothing left to roll back.
         with suppress(duckdb.Error):
             connection.execute("rollback")
         raise
-    connection.execute("commit")
+    finally:
+        if finish := AFTER_TRANSACTION.pop(id(connection), None):
+            finish()
 
 
 def _stat(path: Path) -> tuple[int, ...]:

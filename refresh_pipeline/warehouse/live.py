@@ -7,6 +7,7 @@ A wave is written for those series alone whose stored candles are what memory ha
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
 import duckdb
 import numpy as np
@@ -75,20 +76,24 @@ class LiveStore:
 
         A series with fewer than `begins` candles is read from its first one.
         """
-        with self._warehouse.session(), self._warehouse.get_connection() as connection, transaction(connection):
+        with (
+            self._warehouse.session(self._market.name),
+            self._warehouse.get_connection(self._market.name) as connection,
+            transaction(connection),
+        ):
             pending = self._pending(connection, series)
             parts = [self._bars(pending, table, begins) for table in _TABLES]
         return Loaded(pending.series, *parts)
 
     def queued(self, series: Sequence[Series]) -> list[Series]:
         """The series of which a computed table is not up to date, or has columns to compute anew."""
-        with self._warehouse.get_connection() as connection:
+        with self._warehouse.get_connection(self._market.name) as connection:
             queued = _queued(connection, self._market, series)
         return [each for each in series if each in queued]
 
     def write(self, waves: Sequence[Wave], *, run_id: str, now: datetime) -> set[Series]:
         """Write waves in one transaction; gives the series that were not written, as others wrote them meanwhile."""
-        with self._warehouse.get_connection() as connection, transaction(connection):
+        with self._warehouse.get_connection(self._market.name) as connection, transaction(connection):
             agreed = _agreed(connection, self._market, waves)
             parts = [part for part in (_of(wave, agreed) for wave in waves) if len(part.series)]
             for part in parts:
@@ -107,7 +112,7 @@ class LiveStore:
 
     def _bars(self, pending: PendingRecompute, table: Table, begins: int) -> Bars:
         refresh = TailRefresh(
-            self._warehouse.get_connection,
+            partial(self._warehouse.get_connection, self._market.name),
             self._market.name,
             self._computations[table],
             self._market.calendar,

@@ -27,7 +27,7 @@ def _dropped(connection: duckdb.DuckDBPyConnection, market: str, table: Table, c
         f"not exists (select 1 from {qualified(market, Table.series)} s "
         "where s.instrument = t.instrument and s.timeframe = t.timeframe)"
     )
-    rows = connection.execute(
-        f"delete from {qualified(market, table)} t where {without} returning t.{column}"
-    ).fetchall()
+    # A lake's delete returns no rows.
+    rows = connection.execute(f"select t.{column} from {qualified(market, table)} t where {without}").fetchall()
+    connection.execute(f"delete from {qualified(market, table)} t where {without}")
     return tuple(sorted(str(value) for (value,) in rows))

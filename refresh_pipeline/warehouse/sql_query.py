@@ -14,11 +14,12 @@ import duckdb
 from refresh_pipeline.files.atomic import replacing
 from refresh_pipeline.warehouse.arrays import Arrays, registered
 from refresh_pipeline.warehouse.column_versions import FOR_EVER
-from refresh_pipeline.warehouse.connection import connect
+from refresh_pipeline.warehouse.connection import connect, place_of
 from refresh_pipeline.warehouse.schema import Table
 
 # DuckDB counts 16 MB pieces for each thread while it writes Parquet.
 MEMORY = "1GB"
+OF_EXTENSIONS = re.compile(r"(postgres|ducklake|pg_|__ducklake)\w*", re.IGNORECASE)
 # A market's table, or a view of it, that does not hold every row.
 _EXPIRING = re.compile(r"(\w+|\"[^\"]+\")\.(indicators|enhanced_candles_known|enhanced_candles|signals)\b")
 Views = Mapping[str, Arrays]
@@ -139,6 +140,7 @@ def print_table(
         WarehouseUnreadable: the file is missing or damaged.
     """
     require_query(sql)
+    _require_tables_alone(database, sql)
     with _reading(database, seconds, views=views) as connection:
         connection.sql(sql).show(max_width=width, max_rows=most_rows)
 
@@ -160,6 +162,7 @@ def write_file(
         OSError: the file cannot be written.
     """
     require_query(sql)
+    _require_tables_alone(database, sql)
     # DuckDB's rights are a list of paths: the file is made in a folder of its own, and moved.
     with replacing(path) as part, TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder).absolute() / f"rows.{kind}"
@@ -167,6 +170,12 @@ def write_file(
             # A line break ends a comment at the query's end.
             connection.execute(f"copy ({sql.strip().rstrip(';')}\n) to '{_quoted(made)}' ({COPY_OPTIONS[kind]})")
         made.rename(part)
+
+
+def _require_tables_alone(database: str, sql: str) -> None:
+    """A lake's extensions reach its catalogue, and any other PostgreSQL: a query of a user does not."""
+    if place_of(database).file is None and (found := OF_EXTENSIONS.search(sql)):
+        raise QueryError(f"found {found[0]}, allowed: tables and views; functions of the lake's catalogue are not")
 
 
 @contextmanager

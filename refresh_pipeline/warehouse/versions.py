@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import duckdb
 
+from refresh_pipeline.warehouse import lake
 from refresh_pipeline.warehouse.arrays import timestamp
 from refresh_pipeline.warehouse.schema import Table, qualified
 
@@ -85,9 +86,19 @@ def record_each(
         values: what that SQL names.
     """
     versions = qualified(market, Table.versions)
-    connection.execute(
-        _MOVED.format(changed=changed, versions=versions), {**(values or {}), "now": timestamp(datetime.now(UTC))}
-    )
+    named: dict[str, object] = {**(values or {}), "now": timestamp(datetime.now(UTC))}
+    if not lake.is_lake(connection):
+        drawn = _DRAWN.format(changed=changed, versions=versions, number=f"nextval('{SEQUENCE}')")
+        connection.execute(_MOVED.format(drawn=f"({drawn})", versions=versions), named)
+        return
+    # A lake has no sequences: its catalogue's database has one. Its merge fails ("Out of buffer") where the query of
+    # what is merged reads the same table.
+    [(count,)] = connection.execute(f"select count(*) from {changed}", values).fetchall()
+    named["first"] = lake.draw_versions(connection, count)
+    drawn = _DRAWN.format(changed=changed, versions=versions, number="$first - 1 + row_number() over ()")
+    connection.execute(f"create temp table moved as {drawn}", named)
+    connection.execute(_MOVED.format(drawn="moved", versions=versions))
+    connection.execute("drop table moved")
 
 
 # `earlier` holds what a reader needs that has missed several changes: versions, and the first open_time that changed
@@ -95,10 +106,9 @@ def record_each(
 # older ones are kept: one in each block of versions as wide as the distance, so that a reader is told of twice the
 # changes it missed at most. Thinning takes longer than appending, so it waits until MANY have come together.
 MANY = 32
-_MOVED = f"""
-merge into {{versions}} v using (
+_DRAWN = f"""
 with drawn as materialized (
-  select t.instrument, t.timeframe, t.asset, nextval('{SEQUENCE}') as version, t.since::timestamp as since,
+  select t.instrument, t.timeframe, t.asset, {{number}} as version, t.since::timestamp as since,
     $now::timestamp as changed_at
   from {{changed}} t
 ), past as (
@@ -116,7 +126,10 @@ with drawn as materialized (
   from thinned group by all
 )
 select d.*, k.earlier from drawn d left join kept k using (instrument, timeframe, asset)
-) m on v.asset = m.asset and v.instrument = m.instrument and v.timeframe = m.timeframe
+"""
+_MOVED = f"""
+merge into {{versions}} v using {{drawn}} m
+  on v.asset = m.asset and v.instrument = m.instrument and v.timeframe = m.timeframe
 when matched then update set version = m.version, since = m.since, changed_at = m.changed_at,
   earlier = case when len(v.earlier) >= {MANY} then coalesce(m.earlier, [])
     else list_filter(list_append(v.earlier, {{{{'version': v.version, 'since': v.since}}}}),
@@ -261,5 +274,7 @@ def _begin(connection: duckdb.DuckDBPyConnection) -> tuple[str, int]:
     schemas = _schemas(connection)
     newest = _newest(connection, schemas) if schemas else 0
     first_version = max(int(datetime.now(UTC).timestamp() * 1000), newest + 1)
+    if lake.is_lake(connection):
+        return lake.begin_feed(connection, uuid4().hex, first_version)
     connection.execute(f"create or replace sequence {SEQUENCE} start with {first_version}")
     return uuid4().hex, first_version

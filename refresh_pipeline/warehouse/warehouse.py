@@ -33,6 +33,7 @@ from refresh_pipeline.warehouse import (
     gaps,
     incremental,
     ingest,
+    lake,
     manifests,
     queries,
     renaming,
@@ -65,6 +66,7 @@ from refresh_pipeline.warehouse.forgetting import Choice
 from refresh_pipeline.warehouse.gaps import Stretches
 from refresh_pipeline.warehouse.incremental import Recomputed, TailRefresh
 from refresh_pipeline.warehouse.ingest import Staged, Stored
+from refresh_pipeline.warehouse.lake import LakePlace
 from refresh_pipeline.warehouse.manifests import (
     EXPORTED_AT_ONCE,
     Exported,
@@ -115,8 +117,12 @@ class Warehouse:
         return getattr(self._of_thread, "held", None)
 
     @contextmanager
-    def get_connection(self, *, memory_limit: str = MEMORY) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection that may write. It waits for the file's lock and is always closed.
+    def get_connection(
+        self, market: str | None = None, *, memory_limit: str = MEMORY
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection that may write. It waits for the writers' lock and is always closed.
+
+        In a lake, writers of one market wait for each other alone; without a market for all.
 
         Within a session it is the session's, with that one's limit.
 
@@ -128,7 +134,7 @@ class Warehouse:
             return
         if not self.exists and (reason := self._why_missing()):
             raise WarehouseMissing(reason)
-        with connect(self.database, patience=self.patience, memory_limit=memory_limit) as connection:
+        with connect(self.database, patience=self.patience, memory_limit=memory_limit, market=market) as connection:
             yield connection
 
     @contextmanager
@@ -150,12 +156,12 @@ class Warehouse:
             yield connection if queries.has_tables(connection, market.name) else None
 
     @contextmanager
-    def session(self) -> Iterator[None]:
+    def session(self, market: str | None = None) -> Iterator[None]:
         """One connection for every call in the block, because opening the file takes longer than most calls.
 
         Other processes wait until the block ends: it must neither fetch nor compute. Other threads have their own.
         """
-        with self.get_connection() as connection:
+        with self.get_connection(market) as connection:
             before, self._of_thread.held = self._held, connection
             try:
                 yield
@@ -172,7 +178,7 @@ class Warehouse:
         if self.exists and self._prepared.get(market.name) == (self.place.identity, market):
             return
         renamed = {spec.former_asset: spec.asset for spec in market.destinations.values()}
-        with self.get_connection() as connection, transaction(connection):
+        with self.get_connection(market.name) as connection, transaction(connection):
             schema.rename_assets(connection, market.name, renamed)
             tables = tuple(computations(market).values())
             column_versions.ensure(connection, market.name, tables, market.two_sided)
@@ -186,17 +192,20 @@ class Warehouse:
             for series, base in series_origins.bases(connection, market.name, changed).items():
                 again, gone = resampled.regrid(connection, market, series, base)
                 _replace_made(connection, market, again, gone, datetime.now(UTC))
+        if isinstance(self.place, LakePlace):
+            with self.get_connection(market.name) as connection:
+                lake.keep_small_tables_in_catalogue(connection, market.name)
         self._prepared[market.name] = (self.place.identity, market)
 
     def write_gaps(self, market: Market, now: datetime) -> None:
         """Write down what is missing at `now` for whoever asks in SQL."""
-        with self.get_connection() as connection, transaction(connection):
+        with self.get_connection(market.name) as connection, transaction(connection):
             gaps.write_gaps(connection, market, now)
 
     def record_empty_ranges(self, market: Market, asked: Stretches, now: datetime) -> None:
         """Record what the source was asked for and does not have."""
         if asked:
-            with self.get_connection() as connection, transaction(connection):
+            with self.get_connection(market.name) as connection, transaction(connection):
                 gaps.record_empty_ranges(connection, market, asked, now)
 
     def gaps(self, market: Market, now: datetime) -> list[Gap]:
@@ -206,14 +215,14 @@ class Warehouse:
 
     def series_stats(self, market: Market, batch: Sequence[Series]) -> dict[Series, SeriesStats]:
         """The stored candles of each series of the batch."""
-        with self.get_connection() as connection:
+        with self.get_connection(market.name) as connection:
             return queries.series_stats(connection, market.name, batch)
 
     def coverage(self, market: Market, batch: Sequence[Series], now: datetime) -> dict[Series, Coverage]:
         """How many candles are expected and stored of each series; nothing of a series of which none is due yet."""
         if not batch:
             return {}
-        with self.get_connection() as connection:
+        with self.get_connection(market.name) as connection:
             return gaps.coverage(connection, market, now, batch)
 
     def missing_between(
@@ -222,7 +231,7 @@ class Warehouse:
         """The gaps of each series among the closed bars that open from its `since` to `until` (excluded)."""
         if not since:
             return {}
-        with self.get_connection() as connection:
+        with self.get_connection(market.name) as connection:
             return gaps.missing_between(connection, market, since, until, now)
 
     def store_candles(
@@ -251,7 +260,7 @@ class Warehouse:
         # A run may look at the past; a candle that has closed by the clock is none from the future.
         future = ingest.closing_later(market, arrivals, max(now, datetime.now(UTC)))
         staged = Staged.of(arrivals, schema.candle_columns(market.two_sided), future)
-        with self.get_connection() as connection, transaction(connection):
+        with self.get_connection(market.name) as connection, transaction(connection):
             archives.record_files(connection, market.name, files, now)
             store = partial(ingest.store, connection, market.name, source=source, now=now, preferred=preferred)
             stored = _with_ranges(connection, market, staged, store(staged))
@@ -270,7 +279,7 @@ class Warehouse:
 
     def store_adjustments(self, market: Market, found: Sequence[Adjustment], source: str, now: datetime) -> int:
         """Store splits and dividends that a source told; gives how many are new or have another value."""
-        with self.get_connection() as connection, transaction(connection):
+        with self.get_connection(market.name) as connection, transaction(connection):
             return adjustments.store(connection, market.name, found, source, now)
 
     def chosen_candles(self, market: Market, choice: Choice) -> dict[Series, int]:
@@ -284,14 +293,14 @@ class Warehouse:
 
         The candles move to `raw_candle_revisions`. Longer candles that are made from them are made again.
         """
-        with self.get_connection() as connection, transaction(connection):
+        with self.get_connection(market.name) as connection, transaction(connection):
             removed = forgetting.remove(connection, market, forgetting.choose(connection, market, choice), now)
             _make_again(connection, market, removed, now)
         return {series: len(times) for series, times in removed.items()}
 
     def queue_recompute(self, market: Market, tables: Sequence[Table], batch: Sequence[Series]) -> None:
         """Queue computed tables of series to be computed anew from their first candle."""
-        with self.get_connection() as connection, transaction(connection):
+        with self.get_connection(market.name) as connection, transaction(connection):
             repair.queue_recompute_from_raw(connection, market, tables, batch)
 
     def deep_faults(self, market: Market, batch: Sequence[Series]) -> list[tuple[Table, Fault]]:
@@ -306,17 +315,17 @@ class Warehouse:
 
     def acknowledge(self, market: Market, check: str, faults: Sequence[Fault], note: str, now: datetime) -> None:
         """Store faults of a check as accepted."""
-        with self.get_connection() as connection, transaction(connection):
+        with self.get_connection(market.name) as connection, transaction(connection):
             acknowledgements.acknowledge(connection, market.name, check, faults, note=note, now=now)
 
     def withdraw_acknowledgements(self, market: Market, check: str, faults: Sequence[Fault]) -> None:
         """Let accepted faults fail their check again."""
-        with self.get_connection() as connection, transaction(connection):
+        with self.get_connection(market.name) as connection, transaction(connection):
             acknowledgements.withdraw(connection, market.name, check, faults)
 
     def drop_files(self, market: Market) -> series_files.DroppedFiles:
         """Take the files of series without candles off the manifests, and give their paths."""
-        with self.get_connection() as connection, transaction(connection):
+        with self.get_connection(market.name) as connection, transaction(connection):
             return series_files.drop(connection, market.name)
 
     def rename(self, market: Market, before: str, after: str) -> dict[Series, int]:
@@ -325,24 +334,24 @@ class Warehouse:
         Raises:
             ValueError: nothing is stored under the former name, or candles are stored under the other one.
         """
-        with self.get_connection() as connection, transaction(connection):
+        with self.get_connection(market.name) as connection, transaction(connection):
             return renaming.rename(connection, market, before, after)
 
     def drop_market(self, name: str) -> list[str]:
         """Remove every table of a market that has no YAML; gives the paths of its export files."""
-        with self.get_connection() as connection, transaction(connection):
+        with self.get_connection(name) as connection, transaction(connection):
             return forgetting.drop_market(connection, name)
 
     def missed_candles_to_ask_for(self, market: Market, batch: Sequence[Series], now: datetime) -> Stretches:
         """From when to when to ask again for candles that a source lacked an hour ago; given once an hour."""
-        with self.get_connection() as connection, transaction(connection):
+        with self.get_connection(market.name) as connection, transaction(connection):
             return withdrawals.to_ask_again(connection, market.name, batch, now)
 
     def archive_files(
         self, market: Market, batch: Sequence[Series], since: np.datetime64, until: np.datetime64
     ) -> dict[Series, list[BulkFile]]:
         """The archive files that were read for each series and lie between two instants."""
-        with self.get_connection() as connection:
+        with self.get_connection(market.name) as connection:
             return archives.files_between(connection, market.name, batch, since, until)
 
     def candles_as_of(self, market: Market, series: Series, moment: datetime) -> Candles:
@@ -361,18 +370,18 @@ class Warehouse:
 
         `progress` is called after each transaction with the number of series written so far, and of all.
         """
-        with self.get_connection() as connection:
+        with self.get_connection(market.name) as connection:
             queued = column_refresh.queued_columns(connection, market.name, table, batch)
             pending = incremental.pending_recompute(connection, market.name, table, batch)
         computation = computations(market)[table]
         work = TailRefresh(
-            self.get_connection,
+            partial(self.get_connection, market.name),
             market.name,
             computation,
             market.calendar,
             market.two_sided,
             market.indicators.keep,
-            session=self.session,
+            session=partial(self.session, market.name),
             progress=progress,
             overlaps=isinstance(self.place, FilePlace),
         )
@@ -384,7 +393,7 @@ class Warehouse:
 
     def pending_recompute(self, market: Market, asset: Table, batch: Sequence[Series]) -> PendingRecompute:
         """The series of the batch that changed since this asset was last computed or exported."""
-        with self.get_connection() as connection:
+        with self.get_connection(market.name) as connection:
             return incremental.pending_recompute(connection, market.name, asset, batch)
 
     def computed_rows(
@@ -407,14 +416,14 @@ class Warehouse:
         self, market: Market, table: Table, series: Series, columns: Sequence[str], count: int
     ) -> dict[str, NDArray]:
         """Columns of the newest rows of one series as arrays, oldest row first; rows that expired are computed."""
-        with self.get_connection() as connection:
+        with self.get_connection(market.name) as connection:
             rows = queries.newest_rows(connection, market.name, table, series, columns=columns, count=count)
             if table not in computations(market) or len(rows[columns[0]]) >= count:
                 return rows
             bounds = expired_stretch(connection, market.name, table, series, (BEGINNING, END), newest=count)
         if bounds is None:
             return rows
-        older = computed_columns(self.get_connection, market, {table: columns}, series, bounds)
+        older = computed_columns(partial(self.get_connection, market.name), market, {table: columns}, series, bounds)
         return {name: np.concatenate([older[table, name], rows[name]])[-count:] for name in columns}
 
     def rows_to_export(
@@ -422,7 +431,7 @@ class Warehouse:
     ) -> Iterator[tuple[Series, Rows]]:
         """The newest rows of each series with these columns of all tables, as arrays, oldest row first."""
         selection = Selection(computations(market).values(), columns, window)
-        yield from rows_to_export(self.get_connection, market, selection, batch)
+        yield from rows_to_export(partial(self.get_connection, market.name), market, selection, batch)
 
     def pieces_to_export(
         self,
@@ -434,60 +443,60 @@ class Warehouse:
     ) -> Iterator[tuple[Series, Iterator[Rows]]]:
         """The same rows in pieces that fit in memory; what fails for one series is raised where its pieces are read."""
         selection = Selection(computations(market).values(), columns, window)
-        yield from pieces_to_export(self.get_connection, market, selection, batch, cells_at_once)
+        yield from pieces_to_export(partial(self.get_connection, market.name), market, selection, batch, cells_at_once)
 
     def rows_since(
         self, market: Market, batch: Sequence[Series], columns: Sequence[str], since: NDArray
     ) -> Iterator[tuple[Series, Rows]]:
         """The rows of each series with these columns of all tables, from an instant of its own on."""
         selection = Selection(computations(market).values(), columns, Window.model_validate("full"))
-        yield from manifests.rows_since(self.get_connection, market, selection, batch, since)
+        yield from manifests.rows_since(partial(self.get_connection, market.name), market, selection, batch, since)
 
     def newest_candles(
         self, market: Market, batch: Sequence[Series], back: timedelta
     ) -> Iterator[tuple[Series, dict[str, NDArray]]]:
         """The candles of each series that opened within `back` of its newest one, as arrays, oldest row first."""
-        yield from manifests.newest_candles(self.get_connection, market, batch, back)
+        yield from manifests.newest_candles(partial(self.get_connection, market.name), market, batch, back)
 
     def record_exports(
         self, market: Market, exported: Sequence[Exported], series_exported: PendingRecompute, now: datetime
     ) -> None:
         """Record the files that were written, in place of their earlier rows, and take the series off the queue."""
-        with self.get_connection() as connection, transaction(connection):
+        with self.get_connection(market.name) as connection, transaction(connection):
             write_exports(connection, market.name, exported, series_exported, timestamp(now))
 
     def exported(self, market: Market, batch: Sequence[Series]) -> list[Exported]:
         """The manifest of export files of the series of the batch."""
-        with self.get_connection() as connection:
+        with self.get_connection(market.name) as connection:
             return manifests.exported(connection, market.name, batch)
 
     def uploaded(self, market: Market, destination: str, batch: Sequence[Series]) -> list[Published]:
         """The manifest of files of the series of the batch at one destination."""
-        with self.get_connection() as connection:
+        with self.get_connection(market.name) as connection:
             return manifests.uploaded(connection, market.name, destination, batch)
 
     def record_uploads(self, market: Market, published: Sequence[Published], now: datetime) -> None:
         """Record the files that arrived, in place of their earlier rows."""
-        with self.get_connection() as connection, transaction(connection):
+        with self.get_connection(market.name) as connection, transaction(connection):
             write_uploads(connection, market.name, published, timestamp(now))
 
     def settle_origins(self, market: Market, named: Origins, now: datetime) -> dict[Series, str]:
         """Record where the YAML fetches each series from; gives the series whose candles come from elsewhere."""
         if not named:
             return {}
-        with self.get_connection() as connection, transaction(connection):
+        with self.get_connection(market.name) as connection, transaction(connection):
             return series_origins.settle(connection, market.name, named, now)
 
     def record(
         self, market: Market, asset: str, attempts: Mapping[Series, Attempt], run_id: str, now: datetime
     ) -> None:
         """Replace the last result of each series."""
-        with self.get_connection() as connection, transaction(connection):
+        with self.get_connection(market.name) as connection, transaction(connection):
             write_outcomes(connection, market.name, str(asset), attempts, run_id=run_id, now=timestamp(now))
 
     def take_cross_check_turn(self, market: Market, batch: Sequence[Series], now: datetime) -> Series:
         """The series of the batch that has been without a second source's candles for longest; its turn is recorded."""
-        with self.get_connection() as connection, transaction(connection):
+        with self.get_connection(market.name) as connection, transaction(connection):
             turns = queries.cross_check_turns(connection, market.name, now)
             series = min(batch, key=lambda member: turns.get(member, NEVER))
             attempts, asset = {series: Attempt(Outcome.unchanged)}, Table.cross_checks.value
@@ -496,12 +505,12 @@ class Warehouse:
 
     def failed_series_of_run(self, market: Market, asset: Table, run_id: str) -> set[Series]:
         """The series that failed for an asset in one run."""
-        with self.get_connection() as connection:
+        with self.get_connection(market.name) as connection:
             return queries.failed_series_of_run(connection, market.name, asset, run_id)
 
     def failed_series(self, market: Market, asset: str) -> set[Series]:
         """The series whose last attempt at an asset failed."""
-        with self.get_connection() as connection:
+        with self.get_connection(market.name) as connection:
             return {failure.series for failure in queries.failed_series(connection, market.name, asset)}
 
     def failed(self, market: Market) -> list[FailedSeries]:
@@ -516,17 +525,25 @@ class Warehouse:
 
     def compact(self, market: Market, now: datetime, seconds: float) -> CompactionResult:
         """Compact older rows, for about `seconds` at most, and delete old rejected candles."""
-        with self.get_connection() as connection, transaction(connection):
+        with self.get_connection(market.name) as connection, transaction(connection):
             ingest.delete_old_rejections(connection, market.name, now)
         until, result = time.monotonic() + seconds, CompactionResult()
-        small = partial(self.get_connection, memory_limit=COMPACTION_MEMORY)
+        if isinstance(self.place, LakePlace):
+            self.place.merge_files(market.name)
+            return CompactionResult()
+        small = partial(self.get_connection, market.name, memory_limit=COMPACTION_MEMORY)
         for table in COMPACTED_TABLES:
             result += Compaction(small, market.name, table).rewrite(now, until - time.monotonic())
         return result
 
     def pending_compaction(self, market: Market, now: datetime) -> int:
         """How many rows `compact` would rewrite."""
-        return sum(Compaction(self.get_connection, market.name, table).pending_rows(now) for table in COMPACTED_TABLES)
+        if isinstance(self.place, LakePlace):
+            return 0
+        return sum(
+            Compaction(partial(self.get_connection, market.name), market.name, table).pending_rows(now)
+            for table in COMPACTED_TABLES
+        )
 
     def activity(self, market: Market, since: datetime, until: datetime) -> Activity:
         """The activity of a period; the market must have been refreshed before."""

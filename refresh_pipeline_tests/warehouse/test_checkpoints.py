@@ -14,6 +14,7 @@ from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.analytics import sample_bars
 from refresh_pipeline_tests.analytics.sample_bars import computed_alone, differing, history
+from refresh_pipeline_tests.lake_server import address_in
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import SHIPPED_TABLES, query
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -35,7 +36,7 @@ EVERYTHING = "select * from test.enhanced_candles"
 
 @pytest.fixture
 def warehouse(tmp_path):
-    warehouse = Warehouse(database=str(tmp_path / "refresh.duckdb"))
+    warehouse = Warehouse(database=address_in(tmp_path))
     warehouse.prepare(MARKET)
     return warehouse
 

@@ -16,6 +16,7 @@ from refresh_pipeline.warehouse.compaction import Compaction, CompactionResult, 
 from refresh_pipeline.warehouse.connection import Connect
 from refresh_pipeline.warehouse.schema import Table, queue_full_recompute
 from refresh_pipeline.warehouse.warehouse import Warehouse
+from refresh_pipeline_tests.lake_server import copied
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import (
     BTC,
     ETH,
@@ -46,9 +47,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
 
 @pytest.fixture
 def stored(original: Warehouse, tmp_path: Path) -> Warehouse:
-    target = tmp_path / "warehouse.duckdb"
-    target.write_bytes(Path(original.database).read_bytes())
-    return Warehouse(database=str(target), patience=30)
+    return Warehouse(database=copied(original.database, tmp_path), patience=30)
 
 
 def compaction(warehouse: Warehouse, table: Table = Table.raw_candles, days: float = 1.5) -> Compaction:

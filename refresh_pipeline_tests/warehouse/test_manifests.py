@@ -1,6 +1,5 @@
 """What leaves the warehouse: the rows of exports, the manifests, and which series count as published."""
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from refresh_pipeline.warehouse import manifests
 from refresh_pipeline.warehouse.manifests import Exported, Published, Selection
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
+from refresh_pipeline_tests.lake_server import copied
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import (
     BTC,
     ETH,
@@ -47,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
 @pytest.fixture
 def warehouse(made: Warehouse, tmp_path: Path) -> Warehouse:
     """A copy of it."""
-    return Warehouse(database=str(shutil.copy(made.database, tmp_path)))
+    return Warehouse(database=copied(made.database, tmp_path))
 
 
 def computed(warehouse: Warehouse) -> None:

@@ -18,6 +18,7 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.warehouse.arrays import Arrays, arrays_of
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.analytics.sample_bars import FIRST, QUARTER, computed_alone, stacked
+from refresh_pipeline_tests.lake_server import address_in
 from refresh_pipeline_tests.warehouse.test_checkpoints import MARKET as KNOWN_MARKET
 from refresh_pipeline_tests.warehouse.test_checkpoints import A, B, refreshed
 from refresh_pipeline_tests.warehouse.test_checkpoints import candles as quarters
@@ -75,7 +76,7 @@ def test_at_every_instant_it_is_what_a_replay_of_the_log_gives(steps: list[tuple
 
 
 def test_other_series_stay_out_of_it(tmp_path: Path) -> None:
-    warehouse = Warehouse(database=str(tmp_path / "refresh.duckdb"))
+    warehouse = Warehouse(database=address_in(tmp_path))
     other = Series("ETH/USD", BTC.timeframe)
     stored(warehouse, [(NOW, {1: 10.0})])
     stored(warehouse, [(NOW, {2: 11.0})], other)
@@ -85,7 +86,7 @@ def test_other_series_stay_out_of_it(tmp_path: Path) -> None:
 
 def test_the_documented_query_says_the_same(tmp_path: Path) -> None:
     (query,) = [text for text in re.findall(r"```sql\n(.*?)```", DATA.read_text(), re.DOTALL) if "union all" in text]
-    warehouse = Warehouse(database=str(tmp_path / "refresh.duckdb"))
+    warehouse = Warehouse(database=address_in(tmp_path))
     log = [(NOW + timedelta(minutes=n), {1: 10.0 + n, 2 + n: 10.0}) for n in range(4)]
     stored(warehouse, log)
     moment = NOW + timedelta(minutes=2, seconds=30)
@@ -101,7 +102,7 @@ def test_the_documented_query_says_the_same(tmp_path: Path) -> None:
 
 @pytest.fixture
 def viewed(tmp_path: Path) -> Warehouse:
-    warehouse = Warehouse(database=str(tmp_path / "refresh.duckdb"))
+    warehouse = Warehouse(database=address_in(tmp_path))
     warehouse.prepare(KNOWN_MARKET)
     return warehouse
 

@@ -19,6 +19,7 @@ from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
 from refresh_pipeline.warehouse.queries import Fault, SeriesOutcome, SeriesReport
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
+from refresh_pipeline_tests.lake_server import copied
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import (
     BTC,
     ETH,
@@ -39,22 +40,24 @@ MARKET = market_of()
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
-    """Two series with everything computed and exported; to be copied."""
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Warehouse, Path]:
+    """Two series with everything computed and exported, and the folder of the exports; to be copied."""
     folder = tmp_path_factory.mktemp("made")
     warehouse = prepared(folder, MARKET)
     warehouse.store_candles(MARKET, {BTC: candles(60), ETH: candles(40, seed=1)}, "test", NOW)
     for table in SHIPPED_TABLES:
         warehouse.refresh_tail(MARKET, table, MARKET.series)
     export(warehouse, MARKET, folder)
-    return warehouse
+    return warehouse, folder
 
 
 @pytest.fixture
-def warehouse(made: Warehouse, tmp_path: Path) -> Warehouse:
+def warehouse(made: tuple[Warehouse, Path], tmp_path: Path) -> Warehouse:
     """A copy of it, its exports beside it."""
-    shutil.copytree(Path(made.database).parent, tmp_path, dirs_exist_ok=True)
-    return Warehouse(database=str(tmp_path / "warehouse.duckdb"))
+    original, folder = made
+    address = copied(original.database, tmp_path)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("warehouse.duckdb*"))
+    return Warehouse(database=address)
 
 
 def export(warehouse: Warehouse, market: Market, folder: Path) -> None:

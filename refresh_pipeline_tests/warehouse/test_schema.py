@@ -19,6 +19,7 @@ from refresh_pipeline.warehouse.incremental import TailRefresh, pending_recomput
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
 from refresh_pipeline.warehouse.schema import FORMER_NAMES, SCHEMA_VERSION, Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
+from refresh_pipeline_tests.lake_server import address_in
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import (
     BTC,
     ETH,
@@ -304,7 +305,7 @@ def refreshed(warehouse: Warehouse, market: Market, enhanced: Computation) -> No
 def test_a_computed_table_with_other_columns_is_computed_anew_from_its_beginning(
     tmp_path: Path, before: list[str], after: list[str]
 ):
-    warehouse = Warehouse(database=str(tmp_path / "warehouse.duckdb"))
+    warehouse = Warehouse(database=address_in(tmp_path))
     with warehouse.get_connection() as connection:
         column_versions.ensure(
             connection, "fair", (computation(*before), SHIPPED_TABLES[Table.indicators]), two_sided=False

@@ -9,6 +9,7 @@ from refresh_pipeline.warehouse import signals
 from refresh_pipeline.warehouse.arrays import arrays_of
 from refresh_pipeline.warehouse.signals import NEWEST_BARS, newest_signals
 from refresh_pipeline.warehouse.warehouse import Warehouse
+from refresh_pipeline_tests.lake_server import address_in
 from refresh_pipeline_tests.warehouse.test_checkpoints import MARKET, A, B, refreshed
 from refresh_pipeline_tests.warehouse.test_checkpoints import candles as quarters
 
@@ -82,7 +83,7 @@ def test_signals_are_looked_for_in_the_newest_bars_alone(warehouse: Warehouse) -
 
 
 def test_a_market_without_candles_has_no_signals(tmp_path: Path) -> None:
-    warehouse = Warehouse(database=str(tmp_path / "refresh.duckdb"))
+    warehouse = Warehouse(database=address_in(tmp_path))
     warehouse.prepare(MARKET)
     with warehouse.reader() as connection:
         assert newest_signals(connection, MARKET, A.timeframe, [A.instrument]) == []
@@ -90,7 +91,7 @@ def test_a_market_without_candles_has_no_signals(tmp_path: Path) -> None:
 
 
 def test_the_view_comes_back_with_the_columns_of_today(tmp_path: Path) -> None:
-    warehouse = Warehouse(database=str(tmp_path / "refresh.duckdb"))
+    warehouse = Warehouse(database=address_in(tmp_path))
     warehouse.prepare(MARKET)
     with warehouse.get_connection() as connection:
         connection.execute("create or replace view test.signals as select 1 as something_else")

@@ -1,6 +1,5 @@
 """The change feed: every writer moves the version of what it wrote, in the transaction that writes it."""
 
-import shutil
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +23,7 @@ from refresh_pipeline.warehouse.renaming import rename
 from refresh_pipeline.warehouse.schema import SCHEMA_VERSION, Table
 from refresh_pipeline.warehouse.versions import MANY, Changes, begin_epoch, changes, epoch_of, record_changes
 from refresh_pipeline.warehouse.warehouse import Warehouse
+from refresh_pipeline_tests.lake_server import copied
 from refresh_pipeline_tests.warehouse.children import child, finished
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import (
     BTC,
@@ -63,18 +63,18 @@ def refreshed(warehouse: Warehouse, market: Market = MARKET) -> None:
 
 
 @pytest.fixture(scope="module")
-def computed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a warehouse with ten bars of two series, computed."""
+def computed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a warehouse with ten bars of two series, computed."""
     warehouse = prepared(tmp_path_factory.mktemp("computed"), MARKET)
     warehouse.store_candles(MARKET, {BTC: TEN, ETH: TEN}, "test", NOW)
     refreshed(warehouse)
-    return Path(warehouse.database)
+    return warehouse.database
 
 
 @pytest.fixture
-def known(computed: Path, tmp_path: Path) -> tuple[Warehouse, int]:
+def known(computed: str, tmp_path: Path) -> tuple[Warehouse, int]:
     """A copy of that warehouse, and the newest version."""
-    warehouse = Warehouse(database=shutil.copy(computed, tmp_path))
+    warehouse = Warehouse(database=copied(computed, tmp_path))
     return warehouse, feed(warehouse).version
 
 

@@ -14,6 +14,7 @@ from refresh_pipeline.warehouse.outcomes import Attempt, Outcome, SeriesStats
 from refresh_pipeline.warehouse.queries import FailedSeries
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
+from refresh_pipeline_tests.lake_server import address_in
 from refresh_pipeline_tests.warehouse.children import asked, child, says
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import (
     BTC,
@@ -88,7 +89,7 @@ def test_a_series_that_the_market_no_longer_has_is_not_asked_for_again(warehouse
 
 
 def test_nothing_has_failed_where_nothing_was_ever_stored(tmp_path: Path):
-    warehouse = Warehouse(database=str(tmp_path / "warehouse.duckdb"))
+    warehouse = Warehouse(database=address_in(tmp_path))
     assert not warehouse.exists
     assert warehouse.failed(MARKET) == []
     assert not warehouse.exists

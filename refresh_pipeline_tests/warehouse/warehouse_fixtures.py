@@ -18,6 +18,7 @@ from refresh_pipeline.warehouse.connection import connect
 from refresh_pipeline.warehouse.manifests import joined_columns
 from refresh_pipeline.warehouse.schema import candle_columns
 from refresh_pipeline.warehouse.warehouse import Warehouse
+from refresh_pipeline_tests.lake_server import address_in
 
 FULL = Window.model_validate("full")
 FIRST = instant("2024-01-01T00:00")
@@ -45,7 +46,7 @@ SHIPPED_TABLES = computations(market_of())
 
 def prepared(folder: Path, *markets: Market) -> Warehouse:
     """A new warehouse in a folder, with the tables of these markets."""
-    warehouse = Warehouse(database=str(folder / "warehouse.duckdb"), patience=30)
+    warehouse = Warehouse(database=address_in(folder), patience=30)
     for market in markets:
         warehouse.prepare(market)
     return warehouse
