@@ -202,7 +202,7 @@ def _change_custom(service: Service, change: Any) -> None:
     part.replace(file)
 
 
-def _custom_content(file: Path) -> dict[str, Any]:
+def _custom_content(file: FilePath) -> dict[str, Any]:
     text = file.read_text(encoding="utf-8")
     try:
         parse_collection(text, CUSTOM)
