@@ -36,6 +36,7 @@ from refresh_pipeline.sources.binance import BinanceSource
 from refresh_pipeline.warehouse import warehouse
 from refresh_pipeline.warehouse.incremental import TailRefresh
 from refresh_pipeline.warehouse.schema import Table
+from refresh_pipeline.warehouse.stored_values import stored_values
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.benchmarks import bare
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Findings, Size, Stopwatch, replaced, seconds
@@ -262,7 +263,8 @@ def _rows(
         "timeframe": _texts(each.timeframe.value for each in market.series)[series],
         "open_time": bars.open_time[at],
     }
-    return {**rows, **carried, **{each.name: results[each.name] for each in computation.columns}}, kinds
+    computed = {each.name: results[each.name] for each in computation.columns}
+    return {**rows, **carried, **stored_values(Table(computation.name), computed)}, kinds
 
 
 def _texts(values: Iterator[str]) -> np.ndarray:
