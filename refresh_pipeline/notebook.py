@@ -145,5 +145,5 @@ def _completed(
     older = pd.DataFrame(computed)
     older.insert(0, "instrument", series.instrument)
     older.insert(1, "timeframe", series.timeframe.value)
-    later = frame[frame["open_time"] >= stored]
+    later = frame.loc[frame["open_time"] >= stored, :]
     return pd.concat([older, later], ignore_index=True) if len(later) else older

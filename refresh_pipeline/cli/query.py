@@ -67,7 +67,7 @@ def _computed(call: "ComputedCall", database: str, data_dir: str | None) -> "dic
     from refresh_pipeline.market.series import Series
     from refresh_pipeline.market_files import load_markets
     from refresh_pipeline.settings import load_settings
-    from refresh_pipeline.warehouse.arrays import texts
+    from refresh_pipeline.warehouse.arrays import BEGINNING, texts
     from refresh_pipeline.warehouse.schema import Table
     from refresh_pipeline.warehouse.warehouse import Warehouse
 
@@ -75,10 +75,10 @@ def _computed(call: "ComputedCall", database: str, data_dir: str | None) -> "dic
         raise ValueError(f"computed: found {call.table!r}, allowed: {', '.join(LAYERS.values())}")
     [market] = load_markets(load_settings(enabled_markets=call.market, data_dir=data_dir), named_by="computed")
     series = Series(market.instrument(call.instrument), market.timeframe(call.timeframe))
-    given = {"since": call.since, "until": call.until}
-    bounds = {name: instant(parse_instant(text)) for name, text in given.items() if text is not None}
+    since = BEGINNING if call.since is None else instant(parse_instant(call.since))
+    until = None if call.until is None else instant(parse_instant(call.until))
     pieces, count = [], 0
-    for piece in Warehouse(database).computed_rows(market, Table(call.table), series, **bounds):
+    for piece in Warehouse(database).computed_rows(market, Table(call.table), series, since=since, until=until):
         pieces.append(piece)
         count += len(piece["open_time"])
         if count * len(piece) > MOST_CELLS:

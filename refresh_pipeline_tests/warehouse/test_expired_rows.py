@@ -141,8 +141,8 @@ def test_a_client_of_the_folder_gets_every_row(
     some, every = (FolderPlace(Path(each.database).parent) for each in (expiring, lasting))
 
     def asked(layer: str, since: int | None, until: int | None, limit: int | None) -> Question:
-        bounds = (None if number is None else opens(1, number)[0].item() for number in (since, until))
-        return Question(layer, "btcusd", "5m", None, *bounds, limit, None)
+        first, end = (None if number is None else opens(1, number)[0].item() for number in (since, until))
+        return Question(layer, "btcusd", "5m", None, first, end, limit, None)
 
     monkeypatch.setenv("REFRESH_MARKETS_DIR", str(Path(lasting.database).parent))
     for layer in ("indicators", "enhanced"):
