@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from refresh_pipeline.market.candles import CANDLE_COLUMNS, Candles, Floats, instant
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, Candles, instant
 from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.warehouse import stored_values
 from refresh_pipeline.warehouse.arrays import arrays_of
@@ -70,8 +70,8 @@ def _walk(random: np.random.Generator, times: NDArray) -> Candles:
     high = np.maximum(open_, close) * (1 + np.abs(random.normal(0, 0.0002, len(times))))
     low = np.minimum(open_, close) * (1 - np.abs(random.normal(0, 0.0002, len(times))))
     digits = max(0, 4 - int(np.floor(np.log10(price))))
-    prices: list[Floats] = [np.round(values, digits) for values in (open_, high, low, close)]
-    volume: Floats = np.round(np.exp(random.normal(3, 1.5, len(times))), 3)
+    prices = [np.round(values, digits).astype(np.float64) for values in (open_, high, low, close)]
+    volume = np.round(np.exp(random.normal(3, 1.5, len(times))), 3).astype(np.float64)
     return Candles(times, dict(zip(CANDLE_COLUMNS, [*prices, volume], strict=True)))
 
 
