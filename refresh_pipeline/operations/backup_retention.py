@@ -68,7 +68,7 @@ def _refuse_lake(settings: Settings) -> None:
     if settings.is_lake:
         raise BackupError(
             f"no backup is made of {place_of(settings.warehouse).name}: its tables are rows of PostgreSQL and files of "
-            "its folder or bucket. Dump the database with pg_dump, then copy the files; docs/postgresql.md says how"
+            "its folder or bucket. Dump the database with pg_dump, then copy the files; docs/lake.md says how"
         )
 
 

@@ -1,6 +1,6 @@
 """What only a lake has: several writers, each market's lock, files that are merged, a server that goes away.
 
-Everything else that the warehouse does is tested on both places by the other files.
+The other files run on a lake too where REFRESH_TEST_PLACE=lake.
 """
 
 import threading
