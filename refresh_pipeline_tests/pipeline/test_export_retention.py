@@ -168,17 +168,19 @@ def test_versions_of_one_second_are_all_kept_in_their_order(new_world: World) ->
 def test_a_folder_is_listed_once_and_a_file_is_read_only_before_a_copy_of_it_goes(
     made: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listed, hashed = [], []
-    listing, hashing = export_retention._listed, export_retention.sha256_of
+    listed, read = [], []
+    listing, reading = export_retention._listed, export_retention.is_as_written
     monkeypatch.setattr(export_retention, "_listed", lambda folder: listed.append(folder) or listing(folder))
-    monkeypatch.setattr(export_retention, "sha256_of", lambda path: hashed.append(path) or hashing(path))
+    monkeypatch.setattr(
+        export_retention, "is_as_written", lambda root, file: read.append(root / file.path) or reading(root, file)
+    )
     exported(made, NOW + timedelta(days=ROUNDS))
     asks(made, "{newest: 100}")
     assert pruned(made) == {}
-    assert (len(listed), hashed) == (1, [])
+    assert (len(listed), read) == (1, [])
     asks(made, "{newest: 2}")
     assert len(pruned(made)) == 3
-    assert (len(listed), hashed) == (2, [current(made)])
+    assert (len(listed), read) == (2, [current(made)])
 
 
 def test_a_record_that_cannot_be_written_stops_no_deletion(made: World, caplog: pytest.LogCaptureFixture) -> None:
