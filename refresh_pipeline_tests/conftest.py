@@ -1,6 +1,7 @@
 """What every test stands on: a process without anybody's settings, and folders to refresh in."""
 
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nobody's: no .env, no home with settings."""
     return tmp_path_factory.mktemp("empty")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_font_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Matplotlib lists the machine's fonts once, not once for each test's own home: that takes two seconds."""
+    os.environ.setdefault("MPLCONFIGDIR", str(tmp_path_factory.mktemp("matplotlib")))
 
 
 @pytest.fixture(autouse=True)
