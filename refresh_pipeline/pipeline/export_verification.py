@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from refresh_pipeline.files.growing import Blocks
 from refresh_pipeline.files.reader import TableReader
 from refresh_pipeline.files.writer import ExportError
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, Candles, faults
@@ -53,7 +54,7 @@ def _faults(reader: TableReader, root: Path, row: Exported, wanted: Cells, *, is
         if not path.is_file():
             yield Fault(row.series, None, f"{row.path}: the file is gone")
             return
-        if row.block_hashes and path.stat().st_size > row.bytes:
+        if _is_appended_to(path, row):
             words = f"{path.stat().st_size - row.bytes:,} bytes behind the recorded ones; publish again to repair it"
             yield Fault(row.series, None, f"{row.path}: {words}")
             return
@@ -70,6 +71,13 @@ def _faults(reader: TableReader, root: Path, row: Exported, wanted: Cells, *, is
     yield from _row_faults(row, held)
     if is_current:
         yield from _differences(row, held, wanted)
+
+
+def _is_appended_to(path: Path, row: Exported) -> bool:
+    """Whether a file that grows holds what was recorded and more, as a killed append leaves it."""
+    if not row.block_hashes or path.stat().st_size <= row.bytes:
+        return False
+    return Blocks.of(path, row.bytes) == Blocks.parse(row.bytes, row.block_hashes)
 
 
 def _schema_words(names: Sequence[str], wanted: Sequence[str]) -> str:

@@ -69,7 +69,11 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a column more": (lines_changed(lambda lines: [f"{line},x" for line in lines]), "has x besides"),
     "rows missing": (lines_changed(lambda lines: lines[:50]), "49 rows, 96 were written"),
     "rows turned round": (lines_changed(lambda lines: [lines[0], *lines[:0:-1]]), "row 2 does not follow"),
-    "a row twice": (lines_changed(lambda lines: [*lines, lines[-1]]), "row 97 does not follow"),
+    "a row twice": (lines_changed(lambda lines: [*lines, lines[-1]]), "57 bytes behind the recorded ones"),
+    "the first row twice": (
+        lines_changed(lambda lines: [*lines[:2], *lines[1:]]),
+        "row 2 does not follow",
+    ),
     "text for a number": (lines_changed(lambda lines: [*lines[:-1], lines[-1] + "x"]), "not readable"),
     "the last row high below low": (
         lines_changed(lambda lines: [*lines[:-1], "2026-06-01T11:45:00Z,5,4,6,5,1"]),
