@@ -223,7 +223,7 @@ async def data_statistics(request: Request) -> Response:
     entries = await entries_of(service)
     counts = await _counts(service, entries)
     statistics = {
-        name: {"record_count": count, "oldest": iso_utc(oldest), "newest": iso_utc(newest), "bytes": size}
+        name: {"record_count": count, "oldest": iso_utc(oldest), "newest": iso_utc(newest)}
         for name, (count, oldest, newest, size) in counts.items()
     }
     total = sum(each["record_count"] for each in statistics.values())

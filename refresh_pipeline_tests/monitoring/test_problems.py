@@ -169,7 +169,7 @@ def test_a_correction_is_a_revision_and_no_new_candle(world: World, instance: dg
     # The first refresh is within the day, and its candle has been replaced since.
     assert "revisions: 1" in lines
     assert f"candles added: {4 * (96 + 24) + 4 * (8 + 2)}" in lines
-    added = Warehouse(database=str(world.settings.database)).activity(world.market, NOW, later)
+    added = Warehouse(database=str(world.settings.database)).activity(world.market, NOW + timedelta(minutes=30), later)
     assert (added.added, added.revised) == (4 * (8 + 2), 1)
 
 
