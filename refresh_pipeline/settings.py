@@ -43,7 +43,13 @@ SHORTEST_KEY = 16
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+._-]+:")
 LAKE_SCHEME, EXAMPLE_OF_A_LAKE = "ducklake:", "ducklake:postgresql://user@host/database?data=s3://bucket/prefix"
 # Keys that open a door of ours; no neighbour is ever given one.
-OWN_KEYS = ("REFRESH_API_KEY", "REFRESH_API_READ_KEY", "REFRESH_LIMITS_URL", "REFRESH_WAREHOUSE")
+OWN_KEYS = (
+    "REFRESH_API_KEY",
+    "REFRESH_API_READ_KEY",
+    "REFRESH_POSTGRES_URL",
+    "REFRESH_REDIS_URL",
+    "REFRESH_WAREHOUSE",
+)
 # Credentials that are names: a short one is an ordinary word, and no secret.
 NAMES_OF_ACCOUNTS = ("REDIS_USERNAME", "SMTP_USERNAME", "AZURE_STORAGE_ACCOUNT_NAME", "GOOGLE_APPLICATION_CREDENTIALS")
 SHORTEST_NAME = 8
@@ -135,8 +141,10 @@ class Settings(BaseSettings):
     # Newest candles of each series that the API keeps in memory.
     api_tail: int = Field(default=1000, ge=1, le=100_000, validation_alias="REFRESH_API_TAIL")
     dagster_url: str = Field(default="http://127.0.0.1:3000", validation_alias="REFRESH_DAGSTER_URL")
-    # A Redis in which several machines share the limits of venues; a folder of this machine without it.
-    limits_url: SecretStr | None = Field(default=None, validation_alias="REFRESH_LIMITS_URL")
+    # Dagster's records of several machines: dagster-cluster.yaml reads it.
+    postgres_url: SecretStr | None = Field(default=None, validation_alias="REFRESH_POSTGRES_URL")
+    # What several machines share: the queue of runs and the limits of venues, which are in a folder without it.
+    redis_url: SecretStr | None = Field(default=None, validation_alias="REFRESH_REDIS_URL")
     oanda_token: SecretStr | None = Field(default=None, validation_alias="OANDA_TOKEN")
     dhan_client_id: SecretStr | None = Field(default=None, validation_alias="DHAN_CLIENT_ID")
     dhan_access_token: SecretStr | None = Field(default=None, validation_alias="DHAN_ACCESS_TOKEN")
@@ -557,8 +565,10 @@ def prepare_dagster(settings: Settings) -> Path:
     keep_files_private()
     make_private(settings.data)
     home.mkdir(parents=True, exist_ok=True)
-    # Dagster itself takes an absolute path alone.
+    # Dagster itself takes an absolute path alone, and reads no settings but the environment.
     os.environ["DAGSTER_HOME"] = str(home)
+    shared = {"REFRESH_POSTGRES_URL": settings.postgres_url, "REFRESH_REDIS_URL": settings.redis_url}
+    os.environ |= {name: url.get_secret_value() for name, url in shared.items() if url}
     if not chosen and not (home / "dagster.yaml").exists():
         # Another process that starts at the same time must not read half of it.
         part = home / f"dagster.yaml.{os.getpid()}"

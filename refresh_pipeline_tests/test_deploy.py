@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from celery.bin.worker import worker as celery_worker
 from dagster._daemon.cli import create_dagster_daemon_cli
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -37,8 +36,7 @@ CLICK_COMMANDS: dict[str, Any] = {
     "dagster-daemon": create_dagster_daemon_cli(),
     "refresh": typer.main.get_command(app),
 }
-# What dagster-cluster.yaml reads.
-OF_DAGSTER_CLUSTER = ("DAGSTER_POSTGRES_URL", "DAGSTER_BROKER_URL")
+
 OURS = re.compile(r"\b((?:REFRESH|DROPBOX|DAGSTER)_[A-Z_]+)\b")
 
 
@@ -69,7 +67,7 @@ def checked_by(service: dict[str, Any]) -> list[str]:
 def workers() -> list[list[str]]:
     """The commands of the workers of several machines."""
     services = yaml.safe_load((DEPLOY / "docker" / "docker-compose.cluster.yaml").read_text())["services"]
-    return [each["command"] for each in services.values() if each.get("command", [""])[0] == "celery"]
+    return [each["command"] for each in services.values() if each.get("command", [])[:2] == ["refresh", "worker"]]
 
 
 def manifests() -> dict[str, Any]:
@@ -92,6 +90,7 @@ def commands() -> list[list[str]]:
     given = [
         yaml.safe_load(dockerfile()[-1].removeprefix("CMD ")),
         *(service["command"] for service in compose().values() if "command" in service),
+        *workers(),
         *(check for service in compose().values() if (check := checked_by(service)) and check[0] != "python"),
         *(container["args"] for container in pod if "args" in container),
         *(c["livenessProbe"]["exec"]["command"] for c in pod if "exec" in c["livenessProbe"]),
@@ -112,11 +111,8 @@ def test_every_command_is_installed_and_knows_its_options(words: list[str]) -> N
 
 
 def test_workers_take_every_queue_that_a_job_names() -> None:
-    queues = {words[words.index("--queues") + 1] for words in workers()}
+    queues = {words[words.index("--queue") + 1] if "--queue" in words else "dagster" for words in workers()}
     assert queues == {"dagster", FILES_QUEUE}
-    assert {words[words.index("--app") + 1] for words in workers()} == {"refresh_pipeline.instance.celery_app"}
-    options = {option for parameter in celery_worker.params for option in parameter.opts} | {"--app"}
-    assert {word for words in workers() for word in words if word.startswith("--")} <= options
 
 
 def test_podman_sees_the_health_that_the_daemon_waits_for() -> None:
@@ -131,7 +127,7 @@ def test_workspaces_lie_where_the_image_and_the_checkout_have_them() -> None:
 
 
 def test_every_variable_is_a_setting_or_dagsters() -> None:
-    known = settings_names() | set(DAGSTER_VARIABLES) | {"DAGSTER_HOME", *OF_DAGSTER_CLUSTER}
+    known = settings_names() | set(DAGSTER_VARIABLES) | {"DAGSTER_HOME"}
     for path in (path for path in DEPLOY.rglob("*") if path.is_file()):
         assert set(OURS.findall(path.read_text())) - known == set(), path
 
@@ -221,7 +217,7 @@ def test_dagsters_settings_are_copied_once_and_the_users_from_then_on(tmp_path: 
     assert start() == "the user's"
     assert [path.name for path in home.iterdir()] == ["dagster.yaml"]
     (home / "dagster.yaml").unlink()
-    assert start(DAGSTER_POSTGRES_URL="postgresql://x/y") == "of several machines"
+    assert start(REFRESH_POSTGRES_URL="postgresql://x/y") == "of several machines"
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)

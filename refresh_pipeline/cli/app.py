@@ -33,6 +33,7 @@ from refresh_pipeline.cli import (
     snapshot,
     status,
     watch,
+    worker,
 )
 from refresh_pipeline.cli.console import print_line
 from refresh_pipeline.cli.failures import CommandGroup
@@ -51,7 +52,7 @@ apis_app = typer.Typer(help="List, ask and show API snapshots; import and export
 
 # What `refresh --help` shows, in this order.
 PANELS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Refresh": (refresh.once, refresh.backfill, refresh.publish, operate.up, serve.serve),
+    "Refresh": (refresh.once, refresh.backfill, refresh.publish, operate.up, serve.serve, worker.worker),
     "Look": (
         status.status,
         gaps.gaps,

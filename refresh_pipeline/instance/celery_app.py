@@ -1,4 +1,4 @@
-"""What a worker runs: `celery --app refresh_pipeline.instance.celery_app worker --queues dagster --concurrency 2`.
+"""What `refresh worker` runs: an application of Celery.
 
 The broker is the launcher's in dagster.yaml, so that there is one place for it. The worker imports a run's modules
 once, and forks a process for each run: a run starts in a second, and its memory is given back at its end.

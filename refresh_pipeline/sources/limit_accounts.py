@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from redis import Redis
 
 LOCK_TIMEOUT = 10.0
-LIMITS_URL = "REFRESH_LIMITS_URL"
+SHARED_REDIS = "REFRESH_REDIS_URL"
 # An account is kept for longer than a stated limit is believed.
 KEPT_SECONDS = 2 * 24 * 3600
 POLL_SECONDS = 0.003
@@ -68,9 +68,9 @@ class Account(Protocol):
 
 
 def account_of(directory: Path, venue: str) -> Account:
-    """A venue's account: in the Redis of REFRESH_LIMITS_URL where that is set, else in this directory."""
+    """A venue's account: in the Redis of REFRESH_REDIS_URL where that is set, else in this directory."""
     stem = re.sub(r"[^\w.-]+", "_", venue)
-    url = secret(LIMITS_URL)
+    url = secret(SHARED_REDIS)
     return RedisAccount(url, stem) if url else FileAccount(directory, stem)
 
 
@@ -134,7 +134,7 @@ class RedisAccount:
     @property
     def remedy(self) -> str:
         """See Account."""
-        return f"to ask at once, delete the key {self.name} in the Redis of {LIMITS_URL}"
+        return f"to ask at once, delete the key {self.name} in the Redis of {SHARED_REDIS}"
 
     def now(self) -> float:
         """The server's clock: machines' own clocks may differ by more than a window's step."""
@@ -157,7 +157,7 @@ class RedisAccount:
                 is_ours = client.eval(WRITE_AND_FREE, 2, lock, self.name, token, draft.after, KEPT_SECONDS)
         except redis.RedisError as error:
             raise TransientError(
-                f"wanted the account {self.name} in the Redis of {LIMITS_URL}, found {type(error).__name__}; "
+                f"wanted the account {self.name} in the Redis of {SHARED_REDIS}, found {type(error).__name__}; "
                 "no request is made without it"
             ) from None
         if not is_ours:
@@ -179,7 +179,7 @@ class RedisAccount:
                 seconds, microseconds = client.time()  # pyright: ignore[reportGeneralTypeIssues]
             except (redis.RedisError, ValueError) as error:
                 raise TransientError(
-                    f"wanted the Redis of {LIMITS_URL} for the limits of venues, found {type(error).__name__}; no "
+                    f"wanted the Redis of {SHARED_REDIS} for the limits of venues, found {type(error).__name__}; no "
                     "request is made without it"
                 ) from None
             self._ahead, self._client = seconds + microseconds / 1e6 - time.time(), client

@@ -92,7 +92,7 @@ class SharedLimit:
     ) -> None:
         """An account of `weight` per `seconds` (until `learn` says otherwise).
 
-        It is in `directory`, which is made, or in the Redis of REFRESH_LIMITS_URL.
+        It is in `directory`, which is made, or in the Redis of REFRESH_REDIS_URL.
         """
         self._store = account_of(directory, venue)
         self._assumed = weight

@@ -32,7 +32,7 @@ from refresh_pipeline_tests.redis_server import redis_server
 JOB = "grid_refresh"
 MARKET = """{{name: grid, source: {{kind: demo}}, calendar: crypto, instruments: [{names}], timeframes: [m1],
              history: 4h, indicators: {{compute: [rsi]}}}}"""
-APP = "refresh_pipeline.instance.celery_app"
+RUN = "'from refresh_pipeline.cli import main; main()'"
 SESSIONS = "select application_name from pg_stat_activity where application_name like 'refresh %'"
 
 
@@ -64,8 +64,7 @@ class Cluster:
 
     def start_worker(self, host: str) -> None:
         """A host with a worker for both queues."""
-        options = ["--queues", "dagster,files", "--concurrency", "1", "--loglevel", "WARNING"]
-        self.start(host, sys.executable, "-m", "celery", "--app", APP, "worker", *options)
+        self.start(host, sys.executable, "-c", RUN, "worker", "--queue", "dagster,files")
 
     def kill(self, host: str) -> None:
         """End a host as a power cut does."""
@@ -84,7 +83,7 @@ class Cluster:
 
     def host_at_work(self) -> str:
         """The host that works on a refresh now; empty for none."""
-        names = self.postgres.query(SESSIONS, os.environ["DAGSTER_POSTGRES_URL"]).splitlines()
+        names = self.postgres.query(SESSIONS, os.environ["REFRESH_POSTGRES_URL"]).splitlines()
         started = dg.RunsFilter(job_name=JOB, statuses=[DagsterRunStatus.STARTED])
         going = {run.run_id for run in self.instance.get_runs(started)}
         return next((name.split()[2] for name in names if len(name.split()) == 3 and name.split()[1] in going), "")
@@ -143,10 +142,9 @@ def prepare(folder: Path, series: int, postgres_url: str, broker: str) -> None:
         "REFRESH_DATA_DIR": str(folder / "data"),
         "REFRESH_MARKETS_DIR": str(folder / "markets"),
         "REFRESH_MARKETS": "grid",
-        "REFRESH_LIMITS_URL": broker,
         "DAGSTER_HOME": str(folder / "dagster"),
-        "DAGSTER_POSTGRES_URL": postgres_url,
-        "DAGSTER_BROKER_URL": broker,
+        "REFRESH_POSTGRES_URL": postgres_url,
+        "REFRESH_REDIS_URL": broker,
     }
     os.chdir(folder)
 

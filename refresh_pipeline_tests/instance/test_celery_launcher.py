@@ -43,8 +43,8 @@ def cluster(folder: Path, postgres_url: str, broker_url: str, port: int) -> Iter
         "REFRESH_MARKETS_DIR": str(folder / "markets"),
         "REFRESH_MARKETS": "quick,silent",
         "DAGSTER_HOME": str(folder / "dagster"),
-        "DAGSTER_POSTGRES_URL": postgres_url,
-        "DAGSTER_BROKER_URL": broker_url,
+        "REFRESH_POSTGRES_URL": postgres_url,
+        "REFRESH_REDIS_URL": broker_url,
     }
     target = ModuleTarget("refresh_pipeline.definitions", None, str(folder), "refresh_pipeline")
     with (
@@ -57,8 +57,7 @@ def cluster(folder: Path, postgres_url: str, broker_url: str, port: int) -> Iter
 @contextmanager
 def worker(environment: dict[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
     """A worker in a process group of its own."""
-    app = ["-m", "celery", "--app", "refresh_pipeline.instance.celery_app"]
-    command = [sys.executable, *app, "worker", "--queues", "dagster", "--concurrency", "1", "--loglevel", "ERROR"]
+    command = [sys.executable, "-c", "from refresh_pipeline.cli import main; main()", "worker"]
     with subprocess.Popen(
         command, env={**environment, "PYTHONPATH": str(ROOT)}, start_new_session=True, stderr=subprocess.DEVNULL
     ) as process:

@@ -28,8 +28,8 @@ def cluster_instance(folder: Path, url: str) -> Iterator[dg.DagsterInstance]:
     (folder / "dagster.yaml").write_text(yaml.safe_dump(config))
     os.environ |= {
         "DAGSTER_HOME": str(folder),
-        "DAGSTER_POSTGRES_URL": url,
-        "DAGSTER_BROKER_URL": "redis://127.0.0.1:1/0",
+        "REFRESH_POSTGRES_URL": url,
+        "REFRESH_REDIS_URL": "redis://127.0.0.1:1/0",
     }
     with dg.DagsterInstance.get() as instance:
         yield instance

@@ -28,7 +28,7 @@ storage:
   custom:
     module: refresh_pipeline.instance.postgres_storage
     class: PostgresStorage
-    config: {postgres_url: {env: DAGSTER_POSTGRES_URL}}
+    config: {postgres_url: {env: REFRESH_POSTGRES_URL}}
 run_launcher: {module: refresh_pipeline.instance.launcher, class: WarmRunLauncher}
 telemetry: {enabled: false}
 """
@@ -50,7 +50,7 @@ def url(postgres: PostgresServer) -> str:
 
 @pytest.fixture
 def instance(home: Path, url: str) -> Iterator[dg.DagsterInstance]:
-    os.environ |= {"DAGSTER_HOME": str(home), "DAGSTER_POSTGRES_URL": url}
+    os.environ |= {"DAGSTER_HOME": str(home), "REFRESH_POSTGRES_URL": url}
     with dg.DagsterInstance.get() as made:
         yield made
 

@@ -285,7 +285,7 @@ def test_a_clock_set_back_within_a_process_makes_no_long_window(tmp_path: Path, 
 
 def test_machines_share_one_account_in_redis_and_ask_nothing_without_it(tmp_path: Path, clock: Clock) -> None:
     with redis_server() as url:
-        os.environ["REFRESH_LIMITS_URL"] = url
+        os.environ["REFRESH_REDIS_URL"] = url
         # Each has a folder of its own, as machines have.
         taken = drained_by_three_processes([tmp_path / name for name in ("alpha", "beta", "gamma")])
         assert 0.93 * 3000 <= sum(taken) <= 3000
@@ -304,7 +304,7 @@ def test_machines_share_one_account_in_redis_and_ask_nothing_without_it(tmp_path
 
 def test_a_lock_that_a_killed_machine_held_is_free_again(tmp_path: Path) -> None:
     with redis_server() as url:
-        os.environ["REFRESH_LIMITS_URL"] = url
+        os.environ["REFRESH_REDIS_URL"] = url
         client = redis.Redis.from_url(url)
         client.set("refresh:limit:venue:lock", "of a machine that died", px=300)
         limit = SharedLimit(tmp_path, "venue", 100, MINUTE)
