@@ -30,7 +30,7 @@ def test_what_a_tick_adds_is_told_of_dagster_and_of_each_large_table(tmp_path: P
     told = list(growth.lines())
     assert len(told) == 6
     assert "180 runs at most" in told[0]
-    assert "90 days are kept" in told[4]
+    assert "2 days are kept" in told[4]
 
 
 def test_old_rows_are_read_as_appended_and_in_order(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from refresh_pipeline.streaming.live_run import Clock, LiveRun, Parts
 from refresh_pipeline.warehouse.arrays import arrays_of
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.schema import Table
+from refresh_pipeline.warehouse.stored_values import stored_values
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.fakes.binance_stream import FastClock, StreamingBinance
 
@@ -151,7 +152,7 @@ class Desk:
         for table, computation in computations(self.market).items():
             stored = arrays_of(connection, "select * " + where.format(table.value))
             assert len(stored["open_time"]) == len(times), table
-            for name, expected in computation.compute(bars).items():
+            for name, expected in stored_values(table, computation.compute(bars)).items():
                 values = stored[name]
                 if expected.dtype == object:
                     assert (values == expected).all(), (table, name)
