@@ -19,6 +19,7 @@ calendar: crypto
 instruments: [BTC/USDT]
 timeframes: [m1]
 history: 1h
+indicators: {{keep: {{m1: 60d}}}}
 """
 DAYS = 40
 BACKFILL = ("backfill", "--since", "2024-04-22T12:00", "--now", NOW.isoformat())
