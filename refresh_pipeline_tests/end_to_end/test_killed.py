@@ -54,6 +54,10 @@ def rows(world: World) -> dict[str, list[tuple]]:
         name = table.rpartition(".")[2]
         if name not in BESIDE_THE_POINT:
             found[name] = all_rows
+    # All but `fetched_at`, which is the moment of storing.
+    found["raw_candles"] = world.query(
+        "select * exclude (fetched_at) from stage.raw_candles order by instrument, timeframe, open_time"
+    )
     return found
 
 
