@@ -1,8 +1,8 @@
 """Fingerprints of computed columns: a short text that differs wherever a stored value may differ.
 
-A fingerprint covers the formula with all parameters, the constants that its functions use, the calendar, the formula's
-code version, the versions of shared machinery and of TA-Lib, and the fingerprints of the columns that it needs. Code
-itself is not covered: a change of a formula raises its `version`, and a test holds the values of each version.
+A fingerprint covers the formula with all parameters, the constants that its functions use, and the calendar. It covers
+the code versions of the formula, of shared machinery and of TA-Lib, and the fingerprints of needed columns. Code itself
+is not covered: a change of a formula raises its `version`, and a test holds the values of each version.
 """
 
 import hashlib

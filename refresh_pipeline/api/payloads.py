@@ -107,7 +107,7 @@ async def _require_known(service: Service, collection: str, api: str) -> None:
 def _counts(connection: duckdb.DuckDBPyConnection, collection: str) -> dict[str, tuple[int, datetime, datetime]]:
     if not snapshots.has_tables(connection, collection):
         return {}
-    return {api: (count, oldest, newest) for api, count, oldest, newest, _ in snapshots.counts(connection, collection)}
+    return {api: (count, oldest, newest) for api, count, oldest, newest in snapshots.counts(connection, collection)}
 
 
 def _rows(

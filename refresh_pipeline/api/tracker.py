@@ -224,7 +224,7 @@ async def data_statistics(request: Request) -> Response:
     counts = await _counts(service, entries)
     statistics = {
         name: {"record_count": count, "oldest": iso_utc(oldest), "newest": iso_utc(newest)}
-        for name, (count, oldest, newest, size) in counts.items()
+        for name, (count, oldest, newest) in counts.items()
     }
     total = sum(each["record_count"] for each in statistics.values())
     return json_response(
@@ -348,13 +348,13 @@ async def _newest(service: Service, entries: Mapping[str, Entry]) -> dict[str, S
     return {name: found[key] for name, key in keys.items() if key in found}
 
 
-async def _counts(service: Service, entries: Mapping[str, Entry]) -> dict[str, tuple[int, datetime, datetime, int]]:
-    def read(connection: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], tuple[int, datetime, datetime, int]]:
+async def _counts(service: Service, entries: Mapping[str, Entry]) -> dict[str, tuple[int, datetime, datetime]]:
+    def read(connection: duckdb.DuckDBPyConnection) -> dict[tuple[str, str], tuple[int, datetime, datetime]]:
         return {
-            (name, api): (count, oldest, newest, size)
+            (name, api): (count, oldest, newest)
             for name in _collections(entries)
             if snapshots.has_tables(connection, name)
-            for api, count, oldest, newest, size in snapshots.counts(connection, name)
+            for api, count, oldest, newest in snapshots.counts(connection, name)
         }
 
     found = await service.reader.ask(read)

@@ -65,8 +65,8 @@ class Grown:
 def grow(path: Path, recorded: Blocks, lines: Sequence[bytes]) -> Grown | None:
     """Append the lines that a file lacks; None where that is impossible, and the file has to be written whole.
 
-    It is impossible where the file or a row of it was altered, where another name or program may hold it, and where the
-    first line belongs before the last block.
+    A file that was altered cannot grow, nor one that has another name or is held by another program. The first line
+    must not belong before the last block.
 
     Args:
         path: of a CSV file whose rows begin with their key, in ascending order.

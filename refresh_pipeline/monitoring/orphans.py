@@ -20,8 +20,8 @@ FILES = (Table.exports, Table.uploads)
 def orphan_rows(settings: Settings, markets: Sequence[Market]) -> list[dict[str, Any]]:
     """A row for each series that its market's YAML does not name, and for each market without a YAML.
 
-    Each has the market, the instrument and the timeframe (None for a market without a YAML), the number of stored
-    candles, of rows in all tables of candles, of export files and of uploaded files.
+    Each has the market, the instrument and the timeframe (None for a market without a YAML). Its numbers count stored
+    candles, rows in all tables of candles, export files and uploaded files.
     """
     if not place_of(settings.warehouse).exists:
         return []

@@ -324,10 +324,10 @@ def located(connection: duckdb.DuckDBPyConnection, name: str) -> list[tuple[str,
     ]
 
 
-def counts(connection: duckdb.DuckDBPyConnection, collection: str) -> list[tuple[str, int, datetime, datetime, int]]:
-    """How many payloads each API has, the times of the oldest and the newest (UTC, no zone), and their bytes."""
+def counts(connection: duckdb.DuckDBPyConnection, collection: str) -> list[tuple[str, int, datetime, datetime]]:
+    """How many payloads each API has, and the times of the oldest and the newest (UTC, no zone)."""
     return connection.execute(
-        "select api, count(*), min(fetched_at), max(fetched_at), sum(bytes)::bigint "
+        "select api, count(*), min(fetched_at), max(fetched_at) "
         f'from "{collection}".snapshots group by api order by api'
     ).fetchall()
 
