@@ -30,16 +30,17 @@ from refresh_pipeline.analytics.evaluation import (
     of_kind,
     outputs_of,
 )
+from refresh_pipeline.analytics.live_handles import Handles, Update, places
 from refresh_pipeline.analytics.live_windows import Members, Windows
 from refresh_pipeline.analytics.null_masks import MASK_BARS, MOVE, MOVING_BARS, Nulls, moved, nulls_of
 from refresh_pipeline.analytics.registry import LAST_BAR
 from refresh_pipeline.analytics.talib_functions import FUNCTIONS, bare
 from refresh_pipeline.market.candles import Floats
 
-# One bar in, the value or the values of the function out.
-Update = Callable[..., Any]
 # Bars that a row formula reads at least.
 ROW_BARS = 256
+# A mask of a window is computed over one of so many bars.
+_MASK_STEPS = (4, 8, 16, 24, 32, 48, MASK_BARS)
 
 
 @lru_cache(maxsize=1)
@@ -55,13 +56,12 @@ def _stream(name: str) -> Callable[..., Any]:
 
 @dataclass(slots=True)
 class _Call:
-    """One distinct call: where its stretch begins, what it takes, and what goes on of it for each series."""
+    """One distinct call: where its stretch begins, what it takes, and the rows that each of its outputs fills."""
 
     before: int
     takes: Sequence[str]
     formula: BlockFormula
     fills: Sequence[Sequence[int]]
-    updates: list[Update | None]
     # The function without its nulls, where those are, and its stream if the value goes on from a handle.
     function: Callable[..., Any] = field(init=False)
     mask: Callable[..., Any] | None = field(init=False)
@@ -151,15 +151,28 @@ class _Strength:
         self.updates[member] = _stream("RSI")(close, periods).update
         self.values[member] = bare("RSI")(close, periods)[-MASK_BARS:]
 
-    def applied(
-        self, call: _Call, outputs: Sequence[Floats], members: Members, closes: Sequence[float]
-    ) -> Sequence[Floats]:
-        """The outputs of STOCHRSI with null where the RSI was the same on all bars of a window."""
+    def apply(self, call: _Call, outputs: Floats, members: Members, closes: Sequence[float]) -> None:
+        """Write null into the outputs of STOCHRSI where the RSI was the same on all bars of a window."""
         now = [self.updates[member](close) for member, close in zip(members.tolist(), closes, strict=True)]  # pyright: ignore[reportOptionalCall]
         self.values[members] = np.concatenate([self.values[members][:, 1:], np.array(now)[:, None]], axis=1)
         _, *settings = (int(str(value)) for value in call.formula.arguments)
-        masks = denominators.flat_strength(self.values[members], *settings)
-        return [np.where(mask, np.nan, output) for mask, output in zip(masks, outputs, strict=True)]
+        for number, mask in enumerate(denominators.flat_strength(self.values[members], *settings)):
+            outputs[mask, number] = np.nan
+
+
+def _handles_of(calls: Sequence[_Call], series: int) -> list[Handles]:
+    """The handles of all calls of TA-Lib, those together that take the same and give as many values."""
+    groups: dict[tuple[tuple[str, ...], int, bool], list[int]] = {}
+    for number, call in enumerate(calls):
+        if call.talib is not None:
+            key = (tuple(call.takes), len(call.fills), denominators.is_money_flow(call.function))
+            groups.setdefault(key, []).append(number)
+    return [Handles(takes, outputs, numbers, series) for (takes, outputs, _), numbers in groups.items()]
+
+
+def _opened(call: _Call, arrays: Sequence[Floats]) -> Update:
+    assert call.talib is not None
+    return call.talib(*denominators.scaled(call.function, arrays), *call.formula.arguments).update
 
 
 class LiveIndicators:
@@ -176,10 +189,13 @@ class LiveIndicators:
         self._all_recursive = recursive
         self.chosen = [column.name for column in computation.columns]
         self._calls = [
-            _Call(before, takes, formula, fills, [None] * series)
+            _Call(before, takes, formula, fills)
             for before, takes, calls in grouped(self._blocks)
             for formula, fills in calls
         ]
+        self._handles = _handles_of(self._calls, series)
+        self._places = [places([self._calls[number].fills for number in each.calls]) for each in self._handles]
+        self._rest = [call for call in self._calls if call.talib is None]
         self._names = [name for part in self._blocks for name in part.names]
         self.longest_stretch = max([0, *(call.before for call in self._calls)])
         self._row_bars = max([ROW_BARS, *(part.formula.reach + 2 for part in self._rows)])
@@ -188,7 +204,8 @@ class LiveIndicators:
         self._cycle = _Cycle.empty(series)
         self._ranks = np.full((series, derived.WINDOW), np.nan)
         self._ranges: list[Update | None] = [None] * series
-        self._periods: list[Update | None] = [None] * series
+        # Of each series: the handles of the dominant cycle's period and of the average over it.
+        self._cycle_averages: list[tuple[Update, Update] | None] = [None] * series
         self._strengths = {
             number: _Strength.empty(series) for number, call in enumerate(self._calls) if call.nulls is Nulls.strength
         }
@@ -223,16 +240,18 @@ class LiveIndicators:
                 cache[name, start] = take(name, member, start, count)
             return cache[name, start]
 
-        for call in self._calls:
-            call.updates[member] = self._handle(call, [taken(name, call.before) for name in call.takes], member)
+        for handles in self._handles:
+            calls = [self._calls[number] for number in handles.calls]
+            handles.open(member, [_opened(call, [taken(name, call.before) for name in call.takes]) for call in calls])
+        for call in self._rest:
+            self._begin_rest(call, [taken(name, call.before) for name in call.takes], member)
         for number, strength in self._strengths.items():
             call = self._calls[number]
             strength.begin_block(member, taken("close", call.before), int(str(call.formula.arguments[0])))
 
-    def _handle(self, call: _Call, arrays: Sequence[Floats], member: int) -> Update | None:
+    def _begin_rest(self, call: _Call, arrays: Sequence[Floats], member: int) -> None:
+        """Begin a block of what is made of several handles."""
         formula = call.formula
-        if call.talib is not None:
-            return call.talib(*denominators.scaled(call.function, arrays), *formula.arguments).update
         if formula.function is hilbert.cycle:
             self._cycle.begin_block(member, arrays[0])
         elif formula.function is derived.volatility_rank:
@@ -240,10 +259,9 @@ class LiveIndicators:
             self._ranks[member] = bare("ATR")(*arrays, *formula.arguments)[-derived.WINDOW :]
         elif formula.function is derived.cycle_average:
             longest = float(str(formula.arguments[1]))
-            self._periods[member] = _stream("HT_DCPERIOD")(arrays[0]).update
             periods = np.nan_to_num(bare("HT_DCPERIOD")(arrays[0]), nan=longest)
-            return _stream("MAVP")(arrays[0], periods, *formula.arguments).update
-        return None
+            average = _stream("MAVP")(arrays[0], periods, *formula.arguments)
+            self._cycle_averages[member] = (_stream("HT_DCPERIOD")(arrays[0]).update, average.update)
 
     # ---- go on
 
@@ -263,33 +281,32 @@ class LiveIndicators:
     def _step_blocks(self, members: Members, now: Mapping[str, Floats]) -> Floats:
         matrix = np.empty((len(self._names), len(members)))
         lists = {name: values.tolist() for name, values in now.items()}
+        masks = _Masks(self._windows, members)
+        for handles, (rows, outputs) in zip(self._handles, self._places, strict=True):
+            values = self._from_handles(handles, members, lists, masks)
+            matrix[rows] = values.reshape(len(members), -1)[:, outputs].T
         cycle: tuple[Floats, ...] | None = None
-        masks = _Masks.of(self._windows, members)
-        for number, call in enumerate(self._calls):
-            function = call.formula.function
-            if function is hilbert.cycle:
-                cycle = cycle or self._cycle.step(members, lists["close"])
-                outputs: Sequence[Floats] = cycle
-            elif function is derived.volatility_rank:
-                outputs = [self._rank(members, lists)]
-            elif function is derived.cycle_average:
-                outputs = [self._cycle_average(call, members, lists["close"])]
-            elif function is derived.fibonacci:
-                highs, lows = (self._windows.last(name, members, derived.WINDOW) for name in ("high", "low"))
-                outputs = derived.retracements(highs.max(axis=1), lows.min(axis=1))
-            elif function is charting.ichimoku:
-                outputs = self._ichimoku(call, members)
-            elif call.talib is not None:
-                outputs = self._from_handles(call, members, lists)
-                if number in self._strengths:
-                    outputs = self._strengths[number].applied(call, outputs, members, lists["close"])
-                outputs = masks.applied(call, outputs, members)
+        for call in self._rest:
+            if call.formula.function is hilbert.cycle:
+                outputs = cycle = cycle or self._cycle.step(members, lists["close"])
             else:
-                outputs = self._over_stretches(call, members)
+                outputs = self._rest_values(call, members, lists)
             for numbers, output in zip(call.fills, outputs, strict=True):
                 matrix[numbers] = output
         self._null_missing(members, matrix)
         return matrix
+
+    def _rest_values(self, call: _Call, members: Members, lists: Mapping[str, list[float]]) -> Sequence[Floats]:
+        """What a call gives that does not go on from one handle."""
+        function = call.formula.function
+        if function is derived.volatility_rank:
+            return [self._rank(members, lists)]
+        if function is derived.cycle_average:
+            return [self._cycle_average(call, members, lists["close"])]
+        if function is derived.fibonacci:
+            highs, lows = (self._windows.last(name, members, derived.WINDOW) for name in ("high", "low"))
+            return derived.retracements(highs.max(axis=1), lows.min(axis=1))
+        return self._ichimoku(call, members) if function is charting.ichimoku else self._over_stretches(call, members)
 
     def _ichimoku(self, call: _Call, members: Members) -> Sequence[Floats]:
         conversion, base, span = (int(str(each)) for each in call.formula.arguments)
@@ -299,20 +316,23 @@ class LiveIndicators:
         high, low = (self._windows.last(name, members, rows) for name in ("high", "low"))
         return charting.ichimoku_of_last(high, low, conversion, base, span)
 
-    def _from_handles(self, call: _Call, members: Members, lists: Mapping[str, list[float]]) -> Sequence[Floats]:
-        taken = [lists[name] for name in call.takes]
-        if denominators.is_money_flow(call.function):
-            taken[-1] = [volume * denominators.FLOW_SCALE for volume in taken[-1]]
-        updates = call.updates if len(members) == self._series else [call.updates[m] for m in members.tolist()]
-        if len(taken) == 1:
-            values = [update(value) for update, value in zip(updates, taken[0], strict=True)]  # pyright: ignore[reportOptionalCall]
-        else:
-            values = [update(*bar) for update, *bar in zip(updates, *taken, strict=True)]  # pyright: ignore[reportOptionalCall]
-        outputs = np.array(values, dtype=np.float64).reshape(len(members), len(call.fills)).T
-        if call.formula.counts_rows:
-            block = (self._windows.count[members] - 1) // BLOCK_BARS * BLOCK_BARS
-            outputs = outputs + np.maximum(block - call.before, 0)
-        return list(outputs)
+    def _from_handles(
+        self, handles: Handles, members: Members, lists: Mapping[str, list[float]], masks: "_Masks"
+    ) -> Floats:
+        """The values of handles with null for 0/0: series x calls x outputs."""
+        if denominators.is_money_flow(self._calls[handles.calls[0]].function):
+            [*_, volume] = handles.takes
+            lists = {**lists, volume: [each * denominators.FLOW_SCALE for each in lists[volume]]}
+        values = handles.step(members, lists)
+        for place, number in enumerate(handles.calls):
+            call, outputs = self._calls[number], values[:, place]
+            if call.formula.counts_rows:
+                block = (self._windows.count[members] - 1) // BLOCK_BARS * BLOCK_BARS
+                outputs += np.maximum(block - call.before, 0)[:, None]
+            if number in self._strengths:
+                self._strengths[number].apply(call, outputs, members, lists["close"])
+            masks.apply(call, outputs)
+        return values
 
     def _over_stretches(self, call: _Call, members: Members) -> Sequence[Floats]:
         results = [call.over_stretch(self._windows, member) for member in members.tolist()]
@@ -333,9 +353,9 @@ class LiveIndicators:
         longest = float(str(call.formula.arguments[1]))
         values = []
         for member, close in zip(members.tolist(), closes, strict=True):
-            period = self._periods[member](close)  # pyright: ignore[reportOptionalCall]
-            update = call.updates[member]
-            values.append(update(close, longest if np.isnan(period) else period))  # pyright: ignore[reportOptionalCall]
+            period, average = self._cycle_averages[member] or ()
+            cycle = period(close)
+            values.append(average(close, longest if np.isnan(cycle) else cycle))
         return np.array(values)
 
     def _null_missing(self, members: Members, matrix: Floats) -> None:
@@ -383,53 +403,53 @@ class LiveIndicators:
         return results
 
 
-@dataclass(frozen=True, slots=True)
 class _Masks:
     """Where 0/0 is null at the newest bar: of windows for all series at once, of averages only where a market halts."""
 
-    windows: Windows
-    # The last bars of all series behind one another, with the volume's nulls as 0.
-    columns: Mapping[str, Floats]
-    # Whether each series moved in its last bars, and in the bars before as well.
-    moves: NDArray[np.bool_]
-    always_moved: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, windows: Windows, members: Members) -> "_Masks":
+    def __init__(self, windows: Windows, members: Members) -> None:
+        self._windows, self._members = windows, members
         high, low, close = (windows.last(name, members, MASK_BARS + MOVING_BARS) for name in ("high", "low", "close"))
         moving = moved(high, low, close)
         bars = np.where(moving, np.arange(moving.shape[1]), -1)
         since = np.arange(moving.shape[1]) - np.maximum.accumulate(bars, axis=1)
         recent = since[:, MOVING_BARS - 1 :] < MOVING_BARS
-        columns = {name: windows.last(name, members, MASK_BARS).ravel() for name in ("open", "high", "low", "close")}
-        columns["volume_or_0"] = np.nan_to_num(windows.last("volume", members, MASK_BARS)).ravel()
-        return cls(windows, columns, recent[:, -1], recent.all(axis=1))
+        # The series that did not move in their last bars, and those that did not throughout the bars before.
+        self._halted, self._once_halted = (np.flatnonzero(~each) for each in (recent[:, -1], recent.all(axis=1)))
+        self._columns: dict[tuple[str, int], Floats] = {}
 
-    def applied(self, call: _Call, outputs: Sequence[Floats], members: Members) -> Sequence[Floats]:
-        """The outputs of a call with null for 0/0."""
+    def apply(self, call: _Call, outputs: Floats) -> None:
+        """Write null for 0/0 into a call's outputs: an array of series x outputs."""
         if call.mask is None:
-            return outputs
+            return
         if call.nulls is Nulls.window:
-            return self._by_window(call, call.mask, outputs)
+            self._null_by_window(call, call.mask, outputs)
+            return
         if call.nulls is Nulls.volume:
-            moves = self._was_traded(call, members)
+            rows = np.flatnonzero(~self._was_traded(call))
         else:
-            moves = self.moves if call.nulls is Nulls.halt else self.always_moved
-        outputs = [np.array(output) for output in outputs]
-        for row in np.flatnonzero(~moves).tolist():
-            exact = call.over_stretch(self.windows, int(members[row]))
-            for output, value in zip(outputs, exact, strict=True):
-                output[row] = value[0]
-        return outputs
+            rows = self._halted if call.nulls is Nulls.halt else self._once_halted
+        for row in rows.tolist():
+            exact = call.over_stretch(self._windows, int(self._members[row]))
+            outputs[row] = [values[0] for values in exact]
 
-    def _was_traded(self, call: _Call, members: Members) -> NDArray[np.bool_]:
+    def _was_traded(self, call: _Call) -> NDArray[np.bool_]:
         """Whether volume worth mentioning was traded in the last bars."""
-        held = int(self.windows.held(members).min(initial=MASK_BARS))
-        volume = np.nan_to_num(self.windows.last("volume", members, min(call.before + BLOCK_BARS, held)))
+        held = int(self._windows.held(self._members).min(initial=MASK_BARS))
+        rows = min(call.before + BLOCK_BARS, held)
+        volume = np.nan_to_num(self._windows.last("volume", self._members, rows))
         return volume[:, -MOVING_BARS:].max(axis=1) > MOVE * volume.max(axis=1)
 
-    def _by_window(self, call: _Call, mask: Callable[..., Any], outputs: Sequence[Floats]) -> Sequence[Floats]:
-        masks = mask(*(self.columns[name] for name in call.takes), *call.formula.arguments)
-        several = masks if isinstance(masks, tuple) else (masks,) * len(outputs)
-        last = slice(MASK_BARS - 1, None, MASK_BARS)
-        return [np.where(one[last], np.nan, output) for one, output in zip(several, outputs, strict=True)]
+    def _null_by_window(self, call: _Call, mask: Callable[..., Any], outputs: Floats) -> None:
+        """The mask of the last bars of all series behind one another: as few as its window reaches back."""
+        reach = sum(value for value in call.formula.arguments if isinstance(value, int)) + 2
+        rows = next((bars for bars in _MASK_STEPS if bars >= reach), MASK_BARS)
+        masks = mask(*(self._column(name, rows) for name in call.takes), *call.formula.arguments)
+        several = masks if isinstance(masks, tuple) else (masks,) * outputs.shape[1]
+        for number, one in enumerate(several):
+            outputs[one[rows - 1 :: rows], number] = np.nan
+
+    def _column(self, name: str, rows: int) -> Floats:
+        if (name, rows) not in self._columns:
+            values = self._windows.last(name.removesuffix("_or_0"), self._members, rows).ravel()
+            self._columns[name, rows] = np.nan_to_num(values) if name == "volume_or_0" else values
+        return self._columns[name, rows]
