@@ -58,6 +58,18 @@ def swing_rows(bars: Bars, values: Floats) -> NDArray[np.int64]:
     return np.flatnonzero(inside & above(values, shifted(highest, 1), tie) & at_least(values, later, tie))
 
 
+def is_swing(windows: Floats) -> NDArray[np.bool_]:
+    """Whether values turn down in the middle of each window of 2 * SWING + 1 of them, as `swing_rows` has it.
+
+    >>> is_swing(np.array([[1.0, 2, 3, 4, 5, 6, 5, 4, 3, 2, 1], [1, 2, 3, 4, 5, 6, 7, 4, 3, 2, 1]])).tolist()
+    [True, False]
+    """
+    middle = windows[:, SWING]
+    earlier, later = windows[:, :SWING].max(axis=1), windows[:, SWING + 1 :].max(axis=1)
+    tie = prices_tie(np.abs(middle))
+    return above(middle, earlier, tie) & at_least(middle, later, tie)
+
+
 @dataclass(frozen=True, slots=True)
 class _Swings:
     """Rows of swings in order, and from which to which of them count at a row."""

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from refresh_pipeline.analytics import enhanced_candles as definition
 from refresh_pipeline.analytics.bars import Bars, Values
 from refresh_pipeline.analytics.formulas import Formula
 from refresh_pipeline.analytics.fractals import DEGREES
 from refresh_pipeline.analytics.live_windows import Members, Windows
-from refresh_pipeline.analytics.peaks import REACH, peaks
+from refresh_pipeline.analytics.peaks import REACH, may_be_peaks, peaks
 from refresh_pipeline.analytics.recursive import averages, smoothed
 from refresh_pipeline.analytics.rolling import windowed_maximum
 from refresh_pipeline.analytics.ties import PRICES, above, prices_tie, snapped
@@ -117,21 +118,30 @@ class LiveEnhanced:
         return flags
 
     def _peaks(self, members: Members) -> list[Flag]:
-        starts = np.arange(len(members) + 1) * PEAK_BARS
-        bars = Bars(np.zeros(starts[-1], dtype="datetime64[us]"), {}, starts)
-        middle, flags = starts[:-1] + REACH, []
-        high, low, close = (self._candles.last(name, members, PEAK_BARS).ravel() for name in ("high", "low", "close"))
+        flags = []
+        high, low, close = (self._candles.last(name, members, PEAK_BARS) for name in ("high", "low", "close"))
         close = snapped(close, (high + low) / 2)
         for side, sign in (("above", 1.0), ("below", -1.0)):
-            flags += _flags(f"price_peak_{side}", REACH, members[peaks(bars, sign * close)[middle]])
+            prices = sign * close
+            some = may_be_peaks(prices)
+            flags += _flags(f"price_peak_{side}", REACH, members[some[_middle_peaks(prices[some])]])
         ao = self._lines.last(_SCALED_AO, members, HEIGHT_BARS)
         for side, sign in (("above", 1.0), ("below", -1.0)):
-            heights = np.maximum(sign * ao, 0)
+            some = may_be_peaks(np.maximum(sign * ao[:, -PEAK_BARS:], 0))
+            heights = np.maximum(sign * ao[some], 0)
             highest = windowed_maximum(heights.ravel(), definition.HEIGHT_PERIODS).reshape(heights.shape)
-            at_least = highest[:, -PEAK_BARS:].ravel() * (definition.HEIGHT_SHARE * (1 - PRICES))
-            values = np.ascontiguousarray(heights[:, -PEAK_BARS:]).ravel()
-            flags += _flags(f"ao_peak_{side}", REACH, members[peaks(bars, values, at_least)[middle]])
+            at_least = highest[:, -PEAK_BARS:] * (definition.HEIGHT_SHARE * (1 - PRICES))
+            found = _middle_peaks(heights[:, -PEAK_BARS:], at_least)
+            flags += _flags(f"ao_peak_{side}", REACH, members[some[found]])
         return flags
+
+
+def _middle_peaks(windows: Floats, at_least: Floats | None = None) -> NDArray[np.bool_]:
+    """Whether the middle of each window of PEAK_BARS values is a peak."""
+    starts = np.arange(len(windows) + 1) * PEAK_BARS
+    bars = Bars(np.zeros(starts[-1], dtype="datetime64[us]"), {}, starts)
+    heights = None if at_least is None else at_least.ravel()
+    return peaks(bars, windows.ravel(), heights)[starts[:-1] + REACH]
 
 
 def _scaled(ao: Floats, median: Floats) -> Floats:

@@ -31,14 +31,13 @@ from refresh_pipeline.analytics.evaluation import (
     outputs_of,
 )
 from refresh_pipeline.analytics.live_handles import Handles, Update, places
+from refresh_pipeline.analytics.live_levels import LiveLevels
 from refresh_pipeline.analytics.live_windows import Members, Windows
 from refresh_pipeline.analytics.null_masks import MASK_BARS, MOVE, MOVING_BARS, Nulls, moved, nulls_of
 from refresh_pipeline.analytics.registry import LAST_BAR
 from refresh_pipeline.analytics.talib_functions import FUNCTIONS, bare
 from refresh_pipeline.market.candles import Floats
 
-# Bars that a row formula reads at least.
-ROW_BARS = 256
 # A mask of a window is computed over one of so many bars.
 _MASK_STEPS = (4, 8, 16, 24, 32, 48, MASK_BARS)
 
@@ -198,7 +197,13 @@ class LiveIndicators:
         self._rest = [call for call in self._calls if call.talib is None]
         self._names = [name for part in self._blocks for name in part.names]
         self.longest_stretch = max([0, *(call.before for call in self._calls)])
-        self._row_bars = max([ROW_BARS, *(part.formula.reach + 2 for part in self._rows)])
+        self._levels = [
+            LiveLevels(part, series, windows)
+            for part in self._rows
+            if part.formula.compute is derived.support_and_resistance
+        ]
+        self._rows = [part for part in self._rows if part.formula.compute is not derived.support_and_resistance]
+        self._row_bars = max([1, *(part.formula.reach + 2 for part in self._rows)])
         self.states = {state: np.full(series, np.nan) for state in computation.states}
         self._memory: dict[str, Floats] = {}
         self._cycle = _Cycle.empty(series)
@@ -218,6 +223,8 @@ class LiveIndicators:
         columns = {**bars.columns, "volume_or_0": np.nan_to_num(bars["volume"])}
         bars = replace(bars, columns=columns, with_states=True, memory=memory)
         last = bars.starts[1:] - 1
+        for live in self._levels:
+            live.forget(members)
         states = evaluate_recursive(self._all_recursive, Rows(bars, last))
         for name, values in states.items():
             self.states[name][members] = values[last]
@@ -274,6 +281,8 @@ class LiveIndicators:
         bars = windows.bars(members, self._row_bars)
         rows = Rows(bars, bars.starts[1:] - 1, dict(zip(self._names, matrix, strict=True)))
         rows.columns.update(self._step_recursive(members, now))
+        for live in self._levels:
+            rows.columns.update(zip(live.names, live.step(members), strict=True))
         for part in self._rows:
             rows.columns.update(zip(part.names, part.formula.compute(rows), strict=True))
         return {name: finite(rows.columns[name]) for name in self.chosen}

@@ -47,6 +47,20 @@ def peaks(bars: Bars, values: Floats, at_least: Floats | None = None) -> NDArray
     return flags
 
 
+def may_be_peaks(windows: Floats) -> NDArray[np.int64]:
+    """Which windows of 2 * REACH + 1 values may have a peak in the middle; of the others none has, whatever is around.
+
+    >>> hill = 30.0 - np.abs(np.arange(111) - 55)
+    >>> may_be_peaks(np.stack([hill, np.roll(hill, 1), np.zeros(111)]))
+    array([0])
+    """
+    before, middle, after = windows[:, REACH - 1], windows[:, REACH], windows[:, REACH + 1]
+    alone = np.flatnonzero((middle > before) & (middle > after))
+    wide = _widths(windows.ravel(), alone * windows.shape[1] + REACH) >= WIDTH * (1 - PRICES)
+    on_plateau = (np.maximum(before, after) == middle) & (middle > windows.min(axis=1))
+    return np.sort(np.append(alone[wide], np.flatnonzero(on_plateau)))
+
+
 def local_maxima(bars: Bars, values: Floats) -> NDArray[np.int64]:
     """The rows above both neighbours; of a plateau the one in the middle, the left one of two."""
     if len(values) == 0:
