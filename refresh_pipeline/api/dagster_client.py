@@ -1,4 +1,4 @@
-"""Dagster over the GraphQL of its web UI: runs, schedules, sensors, daemons, checks. No import of Dagster.
+"""Dagster over the GraphQL of its web UI: runs, schedules, sensors, daemons. No import of Dagster.
 
 The web UI stands behind our guard, so a key of REFRESH_API_KEY goes along. Every question is held against Dagster's
 schema by a test.
@@ -62,10 +62,6 @@ mutation StartSensor($selector: SensorSelector!) {{ startSensor(sensorSelector: 
 mutation StopSensor($id: String!) {{ stopSensor(id: $id) {{ __typename {PYTHON_ERROR} }} }}""",
     "daemons": """
 query Daemons { instance { daemonHealth { allDaemonStatuses { daemonType required healthy lastHeartbeatTime } } } }""",
-    "checks": """
-query Checks { assetNodes { assetKey { path } assetChecksOrError { __typename ... on AssetChecks { checks {
-  name description executionForLatestMaterialization { status timestamp runId
-    evaluation { success severity description } } } } } } }""",
 }
 
 log = logging.getLogger("refresh_pipeline.api")
@@ -227,10 +223,6 @@ class DagsterClient:
         """The daemons with their last heartbeats."""
         answer = await self.ask("daemons")
         return answer["instance"]["daemonHealth"]["allDaemonStatuses"]
-
-    async def checks(self) -> list[dict[str, Any]]:
-        """Every asset's checks with their newest results."""
-        return (await self.ask("checks"))["assetNodes"]
 
     async def ask(self, name: str, **variables: Any) -> dict[str, Any]:
         """The data of a question of QUERIES."""

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from refresh_pipeline.api.addressing import chosen_markets
-from refresh_pipeline.api.answers import json_response
+from refresh_pipeline.api.answers import json_response, tagged_json
 from refresh_pipeline.api.catalog import sessions
 from refresh_pipeline.api.control import iso_of
 from refresh_pipeline.api.dagster_client import Instigator, Run
@@ -34,6 +34,7 @@ from refresh_pipeline.pipeline.job_names import (
     refresh_job_name,
 )
 from refresh_pipeline.settings import Settings
+from refresh_pipeline.warehouse.check_results import CheckResult, recorded_checks
 from refresh_pipeline.warehouse.connection import place_of
 
 router = APIRouter(prefix="/api/v1", tags=["status"])
@@ -138,31 +139,29 @@ async def test_alerts(request: Request) -> Response:
 
 @router.get("/checks")
 async def checks(request: Request, market: MarketParameter = None) -> Response:
-    """The newest result of every check, as Dagster has it."""
+    """The newest result of every check that a run has made, of markets and of collections of APIs."""
     service = service_of(request)
-    names = {one.name for one in chosen_markets(service.markets, market)}
-    rows = [_check(node, one) for node in await service.dagster.checks() for one in _checks_of(node)]
-    listed = [row for row in rows if row["market"] in names]
-    return json_response({"records": len(listed), "checks": listed})
+    names = [one.name for one in chosen_markets(service.markets, market)]
+    if market is None:
+        names += service.settings.collection_names
+    found = await service.reader.ask(lambda c: [(name, one) for name in names for one in recorded_checks(c, name)])
+    rows = [_check(name, one) for name, one in found]
+    return tagged_json(request, {"records": len(rows), "checks": rows})
 
 
-def _checks_of(node: Row) -> Sequence[Row]:
-    return (node.get("assetChecksOrError") or {}).get("checks", ())
-
-
-def _check(node: Row, one: Row) -> Row:
-    path, execution = node["assetKey"]["path"], one["executionForLatestMaterialization"] or {}
-    evaluation = execution.get("evaluation") or {}
+def _check(name: str, one: CheckResult) -> Row:
     return {
-        "market": path[0],
-        "asset": path[-1],
-        "check": one["name"],
-        "description": one["description"],
-        "passed": evaluation.get("success"),
-        "severity": (evaluation.get("severity") or "").lower() or None,
-        "detail": evaluation.get("description"),
-        "at": iso_of(execution.get("timestamp")),
-        "run_id": execution.get("runId"),
+        "market": name,
+        "asset": one.asset,
+        "check": one.check,
+        "description": one.description,
+        "passed": one.passed,
+        "severity": one.severity,
+        "detail": one.detail,
+        "examined": one.examined,
+        "faults": one.faults,
+        "at": iso_utc(one.checked_at),
+        "run_id": one.run_id,
     }
 
 

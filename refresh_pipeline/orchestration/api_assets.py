@@ -15,12 +15,15 @@ from refresh_pipeline.instance.orphaned_runs import claim
 from refresh_pipeline.instance.wide_run import describe_partitions, materialize_only
 from refresh_pipeline.market.apis import ApiQuestion, Collection, Override, overridden, shortest_interval
 from refresh_pipeline.market.partition_ranges import RANGE_END, RANGE_START
+from refresh_pipeline.orchestration.checks import WARN
 from refresh_pipeline.orchestration.resources import WarehouseParam
 from refresh_pipeline.orchestration.skips import still_running
 from refresh_pipeline.pipeline import api_exports, api_snapshots
 from refresh_pipeline.pipeline.job_names import snapshots_job_name
 from refresh_pipeline.settings import Settings, secret
-from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
+from refresh_pipeline.warehouse.arrays import timestamp
+from refresh_pipeline.warehouse.check_results import CheckResult, record_checks
+from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, transaction
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
 from refresh_pipeline.warehouse.snapshots import ASSET, prepare
 from refresh_pipeline.warehouse.warehouse import Warehouse
@@ -164,16 +167,38 @@ def snapshot_checks(settings: Settings, collection: Collection) -> dg.AssetCheck
     def checks(context: dg.AssetCheckExecutionContext, warehouse: WarehouseParam) -> Iterator[dg.AssetCheckResult]:
         chosen = {check.name for check in context.selected_asset_check_keys}
         prepare(warehouse.get_connection, collection)
+        faults: dict[str, Mapping[str, str]] = {}
         if "every_api_is_fresh" in chosen:
-            stale = api_snapshots.stale(warehouse, collection, datetime.now(UTC), overrides(settings, collection.name))
-            yield _result("every_api_is_fresh", key, stale)
+            changed = overrides(settings, collection.name)
+            faults["every_api_is_fresh"] = api_snapshots.stale(warehouse, collection, datetime.now(UTC), changed)
         if "payloads_have_their_columns" in chosen:
             empty = api_snapshots.columns_without_values(warehouse, collection)
-            yield _result(
-                "payloads_have_their_columns", key, {name: ", ".join(columns) for name, columns in empty.items()}
-            )
+            faults["payloads_have_their_columns"] = {name: ", ".join(columns) for name, columns in empty.items()}
+        texts = {"every_api_is_fresh": fresh, "payloads_have_their_columns": shaped}
+        found = [_checked(context, name, texts[name], of_check, collection) for name, of_check in faults.items()]
+        with warehouse.get_connection() as connection, transaction(connection):
+            record_checks(connection, collection.name, found)
+        for name, of_check in faults.items():
+            yield _result(name, key, of_check)
 
     return checks
+
+
+def _checked(
+    context: dg.AssetCheckExecutionContext, name: str, text: str, faults: Mapping[str, str], collection: Collection
+) -> CheckResult:
+    return CheckResult(
+        asset=ASSET,
+        check=name,
+        description=text,
+        passed=not faults,
+        severity=WARN,
+        detail="; ".join(f"{api}: {fault}" for api, fault in faults.items()) or None,
+        examined=len(collection.questions),
+        faults=len(faults),
+        run_id=context.run.run_id,
+        checked_at=timestamp(datetime.now(UTC)),
+    )
 
 
 def _result(name: str, key: dg.AssetKey, faults: Mapping[str, str]) -> dg.AssetCheckResult:

@@ -11,7 +11,7 @@ import dagster as dg
 from refresh_pipeline.market.destination_spec import UPLOADS, BaseSpec, FileSpec, RedisSpec
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.orchestration.asset_specs import freshness
-from refresh_pipeline.orchestration.checks import result
+from refresh_pipeline.orchestration.checks import checked, record, result
 from refresh_pipeline.orchestration.materialization import materialized, remaining_series
 from refresh_pipeline.orchestration.partitions import grid
 from refresh_pipeline.orchestration.resources import ExportsParam, UploadsParam, WarehouseParam
@@ -89,11 +89,17 @@ def _asset(
 
 def _check(market: Market, spec: FileSpec | RedisSpec) -> dg.AssetChecksDefinition:
     statement, description = FILES_CHECK if isinstance(spec, FileSpec) else CANDLES_CHECK
+    name = f"{spec.asset}_{statement}"
 
-    @dg.asset_check(asset=[market.name, spec.asset], name=f"{spec.asset}_{statement}", description=description)
-    def destination_check(warehouse: WarehouseParam, destination: UploadsParam) -> dg.AssetCheckResult:
+    @dg.asset_check(asset=[market.name, spec.asset], name=name, description=description)
+    def destination_check(
+        context: dg.AssetCheckExecutionContext, warehouse: WarehouseParam, destination: UploadsParam
+    ) -> dg.AssetCheckResult:
         if isinstance(spec, FileSpec):
-            return result(upload_verdict(warehouse, market, spec, partial(destination.open, spec)))
-        return result(window_verdict(warehouse, market, spec, partial(destination.open_redis, spec)))
+            verdict = upload_verdict(warehouse, market, spec, partial(destination.open, spec))
+        else:
+            verdict = window_verdict(warehouse, market, spec, partial(destination.open_redis, spec))
+        record(context, warehouse, market, [checked(context, spec.asset, name, description, verdict)])
+        return result(verdict)
 
     return destination_check

@@ -59,6 +59,8 @@ class Table(StrEnum):
     confirmed_gaps = "confirmed_gaps"
     # Faults of checks that a person has accepted.
     acknowledged_faults = "acknowledged_faults"
+    # One row a check of an asset: its newest result.
+    check_results = "check_results"
     # One row a table: the instant before which its rows are in the order that reads fastest.
     compaction_state = "compaction_state"
     schema_info = "schema_info"
@@ -210,6 +212,18 @@ FIXED_TABLES: dict[Table, dict[str, str]] = {
     },
     Table.acknowledged_faults: KEY
     | {"check_name": "varchar", "fault": "varchar", "note": "varchar", "acknowledged_at": "timestamp"},
+    Table.check_results: {
+        "asset": "varchar",
+        "check_name": "varchar",
+        "description": "varchar",
+        "passed": "boolean",
+        "severity": "varchar",
+        "detail": "varchar",
+        "examined": "bigint",
+        "faults": "bigint",
+        "run_id": "varchar",
+        "checked_at": "timestamp",
+    },
     Table.compaction_state: {"asset": "varchar", "before": "timestamp"},
     # `epoch` and `first_version` are the same in all markets of a file.
     Table.schema_info: {"schema_version": "integer", "epoch": "varchar", "first_version": "bigint"},

@@ -52,6 +52,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "successes": "bigint",
         "errors": "bigint",
     },
+    Table.check_results.value: FIXED_TABLES[Table.check_results],
     Table.versions.value: FIXED_TABLES[Table.versions],
     Table.schema_info.value: FIXED_TABLES[Table.schema_info],
 }

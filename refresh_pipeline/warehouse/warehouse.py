@@ -47,6 +47,7 @@ from refresh_pipeline.warehouse import (
 )
 from refresh_pipeline.warehouse.acknowledgements import Acknowledged
 from refresh_pipeline.warehouse.arrays import BEGINNING, END, Arrays, timestamp
+from refresh_pipeline.warehouse.check_results import CheckResult, record_checks
 from refresh_pipeline.warehouse.column_refresh import refresh_columns
 from refresh_pipeline.warehouse.compaction import COMPACTION_MEMORY, Compaction, CompactionResult
 from refresh_pipeline.warehouse.compaction import TABLES as COMPACTED_TABLES
@@ -493,6 +494,12 @@ class Warehouse:
         """Replace the last result of each series."""
         with self.get_connection(market.name) as connection, transaction(connection):
             write_outcomes(connection, market.name, str(asset), attempts, run_id=run_id, now=timestamp(now))
+
+    def record_checks(self, market: Market, results: Sequence[CheckResult]) -> None:
+        """Replace the newest results of these checks."""
+        self.prepare(market)
+        with self.get_connection(market.name) as connection, transaction(connection):
+            record_checks(connection, market.name, results)
 
     def take_cross_check_turn(self, market: Market, batch: Sequence[Series], now: datetime) -> Series:
         """The series of the batch that has been without a second source's candles for longest; its turn is recorded."""

@@ -1,7 +1,7 @@
 """What the API says of series, files and columns, held against the warehouse; over a real server."""
 
 import hashlib
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -14,6 +14,7 @@ from refresh_pipeline.api.frames import Window
 from refresh_pipeline.api.reading import OPENING
 from refresh_pipeline.api.series_status import freshness
 from refresh_pipeline.api.tails import Tails
+from refresh_pipeline.warehouse.check_results import CheckResult
 from refresh_pipeline.warehouse.connection import connect
 from refresh_pipeline.warehouse.queries import SeriesReport
 from refresh_pipeline_tests.api.served import BARS, BTC, NOW, Shop, served, wait_for
@@ -86,6 +87,20 @@ def test_the_newest_candles_of_many(client: httpx.Client, shop: Shop) -> None:
     assert client.get(f"{V1}/latest?columns=ao").json()["type"] == "/problems/unknown-column"
 
 
+LATE = CheckResult(
+    asset="raw_candles",
+    check="every_series_is_fresh",
+    description="Every series has its newest candle.",
+    passed=False,
+    severity="error",
+    detail="1 of 8 series failed",
+    examined=8,
+    faults=1,
+    run_id="a run",
+    checked_at=datetime(2026, 1, 1),  # noqa: DTZ001 (as the warehouse keeps it)
+)
+
+
 def test_gaps_revisions_and_lineage(tmp_path: Path) -> None:
     shop = Shop.opened(tmp_path / "shop")
     shop.refresh({BTC: flat(1.5, 0, 1, 2, 5, 6)}, NOW - timedelta(hours=1))
@@ -98,6 +113,12 @@ def test_gaps_revisions_and_lineage(tmp_path: Path) -> None:
         assert client.get(f"{V1}/revisions?since=2030-01-01").json()["records"] == 0
         shop.refresh({BTC: flat(-1.0, 7)})
         [rejected] = client.get(f"{V1}/rejected").json()["rejected"]
+        assert client.get(f"{V1}/checks").json() == {"records": 0, "checks": []}
+        with OPENING:
+            shop.warehouse.record_checks(shop.market, [LATE])
+        [late] = client.get(f"{V1}/checks?market=fair").json()["checks"]
+        assert (late["check"], late["passed"], late["at"]) == ("every_series_is_fresh", False, "2026-01-01T00:00:00Z")
+        assert client.get(f"{V1}/checks?market=mall").json()["records"] == 0
         assert rejected["reason"] == "a price is zero or negative"
         with OPENING:
             change(shop.warehouse, "alter table fair.indicators drop column sma_10")

@@ -18,6 +18,7 @@ from refresh_pipeline.operations.maintenance import prune_snapshots
 from refresh_pipeline.orchestration.api_assets import tick_request
 from refresh_pipeline.orchestration.build import build
 from refresh_pipeline.settings import Settings, load_settings
+from refresh_pipeline.warehouse.check_results import recorded_checks
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.api.served import uvicorn_of
 from refresh_pipeline_tests.apis.api_server import ApiServer, api_server
@@ -83,6 +84,9 @@ def test_a_tick_asks_what_is_due_and_materializes_what_was_answered(
     ]
     checks = {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
     assert checks == {"every_api_is_fresh": False, "payloads_have_their_columns": True}
+    with warehouse.reader() as connection:
+        stored = {one.check: (one.passed, one.severity) for one in recorded_checks(connection, "mine")}
+    assert stored == {"every_api_is_fresh": (False, "warn"), "payloads_have_their_columns": (True, "warn")}
     assert isinstance(tick_request(warehouse, mine, now, {}), dg.SkipReason)
     assert isinstance(tick_request(warehouse, mine, now + timedelta(hours=2), {}), dg.RunRequest)
 

@@ -2,7 +2,8 @@
 
 Run as `python -m refresh_pipeline_tests.benchmarks.measure_snapshots [rounds]`. A round is a minute: 200 questions to a
 server on loopback, each answered by 8 kB of tickers. Of the APIs half change every minute, a quarter every tenth, and
-the others every hour. It prints figures; those of a day are the growth of the later half of the rounds in proportion.
+the others every hour. The default, 1,440 rounds, is a day; that night's maintenance follows. Fewer rounds give a day
+by the growth of their later half in proportion.
 """
 
 import json
@@ -14,8 +15,10 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from refresh_pipeline.market.apis import parse_collection
+from refresh_pipeline.market.apis import Collection, parse_collection
 from refresh_pipeline.pipeline.api_snapshots import refresh
+from refresh_pipeline.warehouse.connection import transaction
+from refresh_pipeline.warehouse.snapshots import prune
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.apis.api_server import ApiServer, api_server
 
@@ -66,12 +69,23 @@ def main(rounds: int) -> None:
             sizes.append(Path(warehouse.database).stat().st_size)
         half = rounds // 2
         [(payloads, raw)] = read(warehouse)
+        deleted = prune_night(warehouse, mine, BEGIN + timedelta(minutes=rounds))
+        after = Path(warehouse.database).stat().st_size
+        quarters = [sizes[max(rounds * part // 4 - 1, 0)] / 1e6 for part in range(1, 5)]
     a_day = (sizes[-1] - sizes[half]) / (rounds - 1 - half) * DAY
     print(f"{rounds} minutes of {APIS} APIs: {payloads} payloads of {raw / payloads / 1e3:.1f} kB stored")
     print(f"{failed} questions failed")
     print(f"on disk {sizes[-1] / 1e6:.0f} MB for {raw / 1e6:.0f} MB of text; a day in proportion {a_day / 1e9:.2f} GB")
+    print("on disk after each quarter: " + ", ".join(f"{size:.0f} MB" for size in quarters))
+    print(f"that night's maintenance deletes {deleted} payloads above those kept; on disk {after / 1e6:.0f} MB")
     print(f"processor, server included: median {sorted(seconds)[half]:.2f} s a minute; the last {seconds[-1]:.2f} s")
     print(f"memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3:.0f} MB at most")
+
+
+def prune_night(warehouse: Warehouse, collection: Collection, now: datetime) -> int:
+    """Delete what the collection keeps no longer, as maintenance does; gives how many payloads."""
+    with warehouse.get_connection() as connection, transaction(connection):
+        return prune(connection, collection, now)
 
 
 def read(warehouse: Warehouse) -> list[tuple[int, int]]:

@@ -128,6 +128,3 @@ class FakeDagster(LoopbackServer):
     def _daemons(self, _: Any) -> Any:
         daemon = {"daemonType": "SCHEDULER", "required": True, "healthy": True, "lastHeartbeatTime": time.time()}
         return {"instance": {"daemonHealth": {"allDaemonStatuses": [daemon]}}}
-
-    def _checks(self, _: Any) -> Any:
-        return {"assetNodes": []}

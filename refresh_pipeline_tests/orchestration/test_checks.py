@@ -15,6 +15,7 @@ from refresh_pipeline.orchestration.checks import FAULTS_SHOWN, market_checks, r
 from refresh_pipeline.orchestration.resources import uploads_of
 from refresh_pipeline.pipeline.quality import Verdict, candle_verdicts, export_verdict, upload_verdict
 from refresh_pipeline.warehouse.acknowledgements import identity
+from refresh_pipeline.warehouse.check_results import recorded_checks
 from refresh_pipeline.warehouse.queries import Fault
 from refresh_pipeline_tests.project_folder import BAZAAR, LATER, NOW, World, command, verdicts_of
 
@@ -318,6 +319,10 @@ def test_the_jobs_run_the_checks_of_their_assets(world: World) -> None:
         "exports_match_the_table",
         "uploads_match_the_exports",
     }
+    with world.warehouse.reader() as connection:
+        stored = {one.check: one for one in recorded_checks(connection, "bazaar")}
+    assert {name: one.passed for name, one in stored.items()} == refreshed | published
+    assert stored["prices_are_coherent"].detail == "1 of 480 candles failed"
 
 
 # ---- prices_are_plausible
