@@ -20,6 +20,7 @@ import numpy as np
 from typer.testing import CliRunner, Result
 
 from refresh_pipeline.cli.app import app
+from refresh_pipeline.duckdb_connection import attach_duckdb
 from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, this_process
 from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.candles import instant
@@ -52,6 +53,16 @@ max_deviation_percent: 1000
 # The same market for tests that are not about what is computed: hundreds of columns take their time.
 FEW_INDICATORS = f"{BAZAAR}indicators: {{compute: [sma_10, mfi]}}\n"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@contextmanager
+def opened(database: str, *, read_only: bool) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A file of DuckDB, whatever the warehouse says."""
+    file = attach_duckdb(database, read_only=read_only, config={})
+    try:
+        yield file.connection
+    finally:
+        file.close()
 
 
 @dataclass(frozen=True)
@@ -171,12 +182,12 @@ class World:
 
     def query(self, statement: str, *values: object) -> list[tuple]:
         """What the warehouse's file says, asked without the warehouse."""
-        with duckdb.connect(self._database, read_only=True) as connection:
+        with opened(self._database, read_only=True) as connection:
             return connection.execute(statement, values).fetchall()
 
     def change(self, statement: str, *values: object) -> None:
         """Do to the warehouse's file what nobody should."""
-        with duckdb.connect(self._database) as connection:
+        with opened(self._database, read_only=False) as connection:
             connection.execute(statement, values)
 
     def lose_candles(self, condition: str, *values: object) -> None:

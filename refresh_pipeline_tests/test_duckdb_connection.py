@@ -1,6 +1,9 @@
 """Connections to DuckDB: no extension is loaded, and nobody changes the configuration afterwards."""
 
 import sqlite3
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -87,3 +90,46 @@ def test_settings_refuse_a_path_with_a_scheme(name: str, path: str) -> None:
 
 def test_a_drive_letter_is_no_scheme() -> None:
     assert load_settings(database_path="C:/candles/refresh.duckdb").database.name == "refresh.duckdb"
+
+
+def test_an_instance_outlives_its_file_and_lets_it_go(tmp_path: Path) -> None:
+    database = str(tmp_path / "refresh.duckdb")
+    with connect(database) as first:
+        first.execute("create table t as select 1 as n")
+        first.execute("create temp table mine as select 1 as n")
+    # Another program may have the file now, and nothing of the first connection is left.
+    with duckdb.connect(database) as other:
+        other.execute("insert into t values (2)")
+    with connect(database, read_only=True) as second, connect(database, read_only=True) as third:
+        for connection in (second, third):
+            assert connection.execute("select sum(n) from t").fetchall() == [(3,)]
+        with pytest.raises(duckdb.CatalogException, match="mine does not exist"):
+            second.execute("from mine")
+        with pytest.raises(duckdb.Error, match="read-only"):
+            third.execute("insert into t values (3)")
+
+
+def test_threads_open_and_close_one_file_side_by_side(tmp_path: Path) -> None:
+    database = str(tmp_path / "refresh.duckdb")
+    with connect(database) as connection:
+        connection.execute("create table t (n integer)")
+
+    def work(number: int) -> int:
+        with connect(database) as connection:
+            connection.execute("insert into t values (?)", [number])
+        with connect(database, read_only=True) as connection:
+            return connection.execute("select count(*) from t where n = ?", [number]).fetchall()[0][0]
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(work, range(40))) == [1] * 40
+
+
+def test_a_forked_process_opens_files_of_its_own_and_ends_as_it_should(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; from refresh_pipeline.warehouse.connection import connect\n"
+        "with connect(sys.argv[1]) as c: c.execute('create table t as select 1 as n')\n"
+        "if child := os.fork(): sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "with connect(sys.argv[1]) as c: print(c.execute('from t').fetchall())\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "refresh.duckdb")]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "[(1,)]\n"

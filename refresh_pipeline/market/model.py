@@ -43,7 +43,7 @@ from refresh_pipeline.market.timeframe import Timeframe
 # What Dagster's multi-partition keys cannot hold, and what would make a file name or an SQL schema another one.
 FORBIDDEN_IN_INSTRUMENTS = re.compile(r"[|,\[\]\s\\]|\.\.")
 # DuckDB's schemas and databases.
-RESERVED_NAMES = {"information_schema", "pg_catalog", "temp", "system"}
+RESERVED_NAMES = {"information_schema", "memory", "pg_catalog", "temp", "system"}
 OWNER = re.compile(r"team:[\w.-]+|[\w.%+-]+@[A-Za-z0-9.-]+\.[A-Za-z]{2,}")
 MARKET_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 DURATION = re.compile(r"(\d{1,9})\s*(m|h|d|w|y)")

@@ -6,18 +6,19 @@ called, or whether it changed, asks its `Place`: nobody else looks at a path.
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import duckdb
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from refresh_pipeline.duckdb_connection import SessionValue, open_duckdb, require_path
+from refresh_pipeline.duckdb_connection import SessionValue, attach_duckdb, open_duckdb, require_path
 from refresh_pipeline.redaction import clean
 
+T = TypeVar("T")
 # How a function that opens and closes connections itself gets them.
 Connect = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
 
@@ -175,18 +176,27 @@ class FilePlace:
 
     @contextmanager
     def opened(self, opening: Opening) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection of its own."""
+        """A connection of its own; the file is let go when the last of this process ends."""
+        config = {**CONFIG, "memory_limit": opening.memory_limit, "max_temp_directory_size": LARGEST_SPILL}
+        if opening.time_zone is None and opening.only_files is None:
+            file = _waiting(self, opening, attach_duckdb, config=config)
+            failed = False
+            try:
+                yield file.connection
+            except duckdb.Error:
+                failed = True
+                raise
+            finally:
+                file.close(failed=failed)
+            return
         session: dict[str, SessionValue] = dict(SESSION)
         if opening.time_zone:
             session["TimeZone"] = opening.time_zone
         if opening.only_files is not None:
             session |= {"allowed_paths": [*map(str, opening.only_files)], "enable_external_access": False}
-        config = {**CONFIG, "memory_limit": opening.memory_limit, "max_temp_directory_size": LARGEST_SPILL}
-        connection = _opened(str(self.path), opening.read_only, opening.patience, config, session)
-        try:
+        # What is set for a session holds for the whole of an instance.
+        with _waiting(self, opening, open_duckdb, config=config, session=session) as connection:
             yield connection
-        finally:
-            connection.close()
 
 
 def place_of(address: str | Path) -> Place:
@@ -276,31 +286,26 @@ def _stat(path: Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _opened(
-    database: str,
-    read_only: bool,
-    patience: float,
-    config: Mapping[str, str | int],
-    session: Mapping[str, SessionValue],
-) -> duckdb.DuckDBPyConnection:
-    if not read_only:
-        Path(database).parent.mkdir(parents=True, exist_ok=True)
+def _waiting(place: FilePlace, opening: Opening, opened: Callable[..., T], **options: Any) -> T:
+    """What opens the file, called until no other holds it."""
+    if not opening.read_only:
+        place.folder.mkdir(parents=True, exist_ok=True)
     waiting = Retrying(
         retry=retry_if_exception(_is_locked),
         wait=wait_random_exponential(multiplier=SHORTEST_WAIT, max=LONGEST_WAIT),
-        stop=stop_after_delay(patience),
+        stop=stop_after_delay(opening.patience),
         reraise=True,
     )
     try:
-        return waiting(open_duckdb, database, read_only=read_only, config=config, session=session)
+        return waiting(opened, place.name, read_only=opening.read_only, **options)
     except duckdb.Error as error:
         if _is_locked(error):
             raise WarehouseBusy(
-                f"wanted to open {database}, waited {patience:g} s, and it is still held: {_holder(error)}. "
+                f"wanted to open {place.name}, waited {opening.patience:g} s, and it is still held: {_holder(error)}. "
                 "Close the program that keeps the file open; readers must close it between questions, too."
             ) from error
         raise WarehouseUnreadable(
-            f"wanted to open {database}, DuckDB {duckdb.__version__} says: {_first_line(error)}. "
+            f"wanted to open {place.name}, DuckDB {duckdb.__version__} says: {_first_line(error)}. "
             "If the file was written by a newer DuckDB, install that one; if it is damaged, restore a backup: refresh "
             "restore."
         ) from error

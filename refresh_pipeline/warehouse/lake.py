@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import duckdb
 
-from refresh_pipeline.duckdb_connection import SessionValue, open_with_extensions
+from refresh_pipeline.duckdb_connection import SessionValue, keep_untouched, open_with_extensions
 from refresh_pipeline.settings import object_store_access
 from refresh_pipeline.warehouse.connection import (
     AFTER_TRANSACTION,
@@ -299,7 +299,9 @@ _writers: dict[int, Any] = {}
 def _forget_parents() -> None:
     global _attaching, _asking
     _attaching, _asking = threading.Lock(), threading.Lock()
-    _of_parents.append((list(_instances), dict(_looks), dict(_writers)))
+    for instance in _instances:
+        keep_untouched(instance)
+    _of_parents.append((dict(_looks), dict(_writers)))
     for kept in (_instances, _aliases, _looks, _writers):
         kept.clear()
 
