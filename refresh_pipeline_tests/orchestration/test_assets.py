@@ -59,7 +59,7 @@ def assert_equals(one: World, other: World) -> None:
 
 def without_outcomes(world: World) -> dict[str, list[tuple]]:
     """Every table but those that say how things stand at an instant."""
-    standing = {"bazaar.outcomes", "bazaar.gaps", "bazaar.completeness"}
+    standing = {f"bazaar.{name}" for name in ("outcomes", "check_results", "gaps", "completeness")}
     return {name: found for name, found in world.tables().items() if name not in standing}
 
 
