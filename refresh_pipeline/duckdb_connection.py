@@ -255,8 +255,8 @@ def _key(database: str, config: Mapping[str, str | int]) -> _Key:
     return database, frozenset(config.items())
 
 
-def _name_of(database: str) -> str:
-    stem = Path(database).stem
+def _name_of(file: str) -> str:
+    stem = Path(file).stem
     name = f"{stem}_db" if stem.lower() in NAMES_OF_DUCKDB else stem
     return '"' + name.replace('"', '""') + '"'
 
