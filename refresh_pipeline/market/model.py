@@ -350,8 +350,9 @@ class Market(BaseModel):
 
         The market's own for one that its YAML does not name: the simulation serves whatever it is asked for.
         """
-        named = self.instruments.get(instrument, Instrument())
-        return self.calendar.classes.get(named.asset_class or "", self.calendar)
+        named = self.instruments.get(instrument)
+        asset_class = named.asset_class if named else None
+        return self.calendar.classes.get(asset_class or "", self.calendar)
 
     def session_key(self, instrument: str) -> str:
         """The name of an instrument's calendar: the market's, and its class where that has sessions of its own."""

@@ -13,6 +13,7 @@ from refresh_pipeline.sources.streaming import ClosedCandle
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.live import LiveStore, Wave
 from refresh_pipeline.warehouse.schema import Table
+from refresh_pipeline.warehouse.stored_values import stored_values
 
 # Series that are loaded at once: their bars since the last checkpoint are in memory meanwhile.
 LOADED_AT_ONCE = 100
@@ -77,7 +78,11 @@ class Engine:
             checkpoints = {Table.enhanced_candles: (at, enhanced), Table.indicators: (at, indicators)}
         series = [candle.series for candle in candles]
         flags = _flags(tables, rows, members)
-        return Wave(series, times, columns, rows.enhanced, rows.indicators, flags, count, last, checkpoints)
+        stored = [
+            stored_values(table, values)
+            for table, values in ((Table.enhanced_candles, rows.enhanced), (Table.indicators, rows.indicators))
+        ]
+        return Wave(series, times, columns, *stored, flags, count, last, checkpoints)
 
     def open_blocks(self, candles: Iterable[ClosedCandle]) -> None:
         """Get ready for the blocks that begin after these candles; takes 2 ms a series, once in 512 bars."""

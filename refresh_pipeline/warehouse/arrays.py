@@ -48,7 +48,9 @@ def texts(values: Iterable[str | None]) -> NDArray[np.object_]:
     >>> texts(["a", None, chr(0xD800)]).tolist()
     ['a', None, '?']
     """
-    encodable = [None if text is None else text.encode("utf-8", "replace").decode("utf-8") for text in values]
+    encodable = [
+        text if text is None or text.isascii() else text.encode("utf-8", "replace").decode("utf-8") for text in values
+    ]
     return np.array(encodable, dtype=object)
 
 

@@ -25,7 +25,6 @@ from refresh_pipeline.warehouse.connection import transaction
 from refresh_pipeline.warehouse.incremental import FEEDS, TailRefresh, as_stored
 from refresh_pipeline.warehouse.outcomes import record_appended
 from refresh_pipeline.warehouse.schema import KEY, PROVENANCE, Table, columns_of, qualified
-from refresh_pipeline.warehouse.stored_values import stored_values
 from refresh_pipeline.warehouse.versions import record_each
 from refresh_pipeline.warehouse.warehouse import Warehouse
 
@@ -43,7 +42,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Wave:
-    """The newest candle of some series, computed: one row a series in every array.
+    """The newest candle of some series, computed: one row a series in every array, with values as they are stored.
 
     `count_before` and `last_before` are the stored candles that memory went by: their number, and the newest one's open
     time.
@@ -129,12 +128,14 @@ class LiveStore:
         flagged_since = wave.open_time.copy()
         for _, members, times in wave.flags:
             np.minimum.at(flagged_since, members, times)
-        moments = {"open_time": wave.open_time, "flagged_since": flagged_since}
-        with registered(connection, "wanted", numbered(wave.series, **moments)):
+        key = numbered(wave.series, open_time=wave.open_time)
+        with registered(connection, "wanted", {**key, "flagged_since": flagged_since}):
             connection.execute("create temp table live_series as select * from wanted")
-        self._append_candles(connection, wave, now)
+        self._append_candles(connection, wave, key, now)
         for table, columns in zip(_TABLES, (wave.enhanced, wave.indicators), strict=True):
-            self._insert(connection, table, wave, columns)
+            carried = wave.candles if self._computations[table].carries_candles else {}
+            kinds = columns_of(self._computations[table], self._market.two_sided)
+            _append(connection, qualified(market, table), kinds, {**key, **carried, **columns})
         self._set_flags(connection, wave)
         self._keep_checkpoints(connection, wave)
         record_each(connection, market, _CHANGED)
@@ -143,29 +144,20 @@ class LiveStore:
         record_appended(connection, market, Table.raw_candles.value, "live_series", run_id=run_id, now=timestamp(now))
         connection.execute("drop table live_series")
 
-    def _append_candles(self, connection: duckdb.DuckDBPyConnection, wave: Wave, now: datetime) -> None:
+    def _append_candles(self, connection: duckdb.DuckDBPyConnection, wave: Wave, key: Arrays, now: datetime) -> None:
         kinds = KEY | dict.fromkeys(CANDLE_COLUMNS, "double") | PROVENANCE
         origin = {
             "source": np.full(len(wave.series), self.source, dtype=object),
             "fetched_at": np.full(len(wave.series), instant(now)),
         }
-        rows = stored_values(Table.raw_candles, {**wave.candles, **origin})
-        _append(connection, qualified(self._market.name, Table.raw_candles), kinds, wave, rows)
+        rows = {**key, **wave.candles, **origin}
+        _append(connection, qualified(self._market.name, Table.raw_candles), kinds, rows)
         connection.execute(
             f"update {qualified(self._market.name, Table.series)} s set candle_count = s.candle_count + 1, "
             "last_open_time = w.open_time from live_series w "
             "where s.instrument = w.instrument and s.timeframe = w.timeframe"
         )
         stored_ranges.append(connection, self._market, wave.series, wave.open_time, wave.last_before)
-
-    def _insert(
-        self, connection: duckdb.DuckDBPyConnection, table: Table, wave: Wave, columns: Mapping[str, Values]
-    ) -> None:
-        computation = self._computations[table]
-        carried = wave.candles if computation.carries_candles else {}
-        kinds = columns_of(computation, self._market.two_sided)
-        rows = stored_values(table, {**carried, **columns})
-        _append(connection, qualified(self._market.name, table), kinds, wave, rows)
 
     def _set_flags(self, connection: duckdb.DuckDBPyConnection, wave: Wave) -> None:
         if not wave.flags:
@@ -219,14 +211,11 @@ select w.instrument, w.timeframe, a.asset,
 from live_series w cross join (select unnest({[table.value for table in (Table.raw_candles, *_TABLES)]}) as asset) a)"""
 
 
-def _append(
-    connection: duckdb.DuckDBPyConnection, table: str, kinds: Mapping[str, str], wave: Wave, columns: Arrays
-) -> None:
-    """Insert one row a series, with these columns beside its key."""
-    key = numbered(wave.series, open_time=wave.open_time)
+def _append(connection: duckdb.DuckDBPyConnection, table: str, kinds: Mapping[str, str], rows: Arrays) -> None:
+    """Insert one row a series: its key and its columns."""
     listed = ", ".join(f'"{name}"' for name in kinds)
     values = ", ".join(as_stored(name, kind) for name, kind in kinds.items())
-    with registered(connection, "staged", {**key, **columns}):
+    with registered(connection, "staged", rows):
         connection.execute(f"insert into {table} ({listed}) select {values} from staged s")
 
 

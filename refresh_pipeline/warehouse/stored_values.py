@@ -28,8 +28,16 @@ _DIVISORS = np.array([float(f"1e{max(power, 0)}") for power in _POWERS])
 
 def stored_values(table: Table, rows: Arrays) -> dict[str, NDArray]:
     """The columns of a computed table as they are stored, by name; keys and texts pass as they are."""
+    numbers = [name for name, values in rows.items() if values.dtype == np.float64]
     digits = rounded if table in ROUNDED else (lambda values: values)
-    return {name: digits(finite(values)) if values.dtype == np.float64 else values for name, values in rows.items()}
+    stored = dict(rows)
+    # Of few rows, all columns at once: a call for each takes longer than its numbers do.
+    at_once = max(ROWS // max((len(rows[name]) for name in numbers), default=ROWS), 1)
+    for first in range(0, len(numbers), at_once):
+        names = numbers[first : first + at_once]
+        together = digits(finite(np.concatenate([rows[name] for name in names])))
+        stored |= dict(zip(names, np.split(together, len(names)), strict=True))
+    return stored
 
 
 def finite(values: Floats) -> Floats:
