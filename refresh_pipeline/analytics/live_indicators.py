@@ -362,7 +362,9 @@ class LiveIndicators:
         longest = float(str(call.formula.arguments[1]))
         values = []
         for member, close in zip(members.tolist(), closes, strict=True):
-            period, average = self._cycle_averages[member] or ()
+            handles = self._cycle_averages[member]
+            assert handles is not None
+            period, average = handles
             cycle = period(close)
             values.append(average(close, longest if np.isnan(cycle) else cycle))
         return np.array(values)

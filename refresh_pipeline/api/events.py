@@ -8,7 +8,7 @@ from starlette.responses import Response, StreamingResponse
 
 from refresh_pipeline.api.addressing import find_market, instruments_called, parse_timeframe
 from refresh_pipeline.api.news import Mailbox, News, Subscription, Topic
-from refresh_pipeline.api.newsroom import all_news
+from refresh_pipeline.api.newsroom import LAYERS, all_news
 from refresh_pipeline.api.parameters import MarketParameter, comma_list
 from refresh_pipeline.api.problems import invalid_parameter
 from refresh_pipeline.api.reading import busy
@@ -32,6 +32,7 @@ async def events(
     instrument: Annotated[str | None, Query(description="Only this instrument, in any spelling.")] = None,
     timeframe: Annotated[str | None, Query(description="Only this timeframe, by any name.")] = None,
     rows: Annotated[bool, Query(description="Whether messages hold the changed candles.")] = False,
+    layers: Annotated[str | None, Query(max_length=100, description="Only these layers: a comma list.")] = None,
     last_event_id: Annotated[str | None, Header(max_length=100, description="The version to resume after.")] = None,
 ) -> Response:
     """News as they come: candles, runs, alerts, schedules."""
@@ -40,7 +41,8 @@ async def events(
         raise busy(f"{MOST_STREAMS} streams are open")
     mailbox = Mailbox()
     mailbox.subscriptions = [
-        subscription_of(service, topic, market, instrument, timeframe, rows=rows) for topic in comma_list(topics)
+        subscription_of(service, topic, market, instrument, timeframe, layers=layers, rows=rows)
+        for topic in comma_list(topics)
     ]
     after = int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else None
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -54,6 +56,7 @@ def subscription_of(
     instrument: str | None,
     timeframe: str | None,
     *,
+    layers: str | None = None,
     rows: bool = False,
 ) -> Subscription:
     """A subscription by the names that a client gives.
@@ -66,7 +69,10 @@ def subscription_of(
     markets = [find_market(service.markets, market)] if market else service.markets
     names = frozenset(name for _, name in instruments_called(markets, instrument)) if instrument else frozenset()
     parsed = parse_timeframe(timeframe).value if timeframe else None
-    return Subscription(Topic(topic), market, names, parsed, rows)
+    named = frozenset(comma_list(layers))
+    if unknown := named - set(LAYERS.values()):
+        raise invalid_parameter("layers", f"allowed: {', '.join(LAYERS.values())}", sorted(unknown)[0])
+    return Subscription(Topic(topic), market, names, parsed, rows, named)
 
 
 async def _stream(service: Service, mailbox: Mailbox, after: int | None) -> AsyncIterator[bytes]:

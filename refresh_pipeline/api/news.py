@@ -41,6 +41,8 @@ class News:
     body: Mapping[str, Any]
     series: SeriesNews = field(default_factory=dict)
     version: int = 0
+    # Layers that only those receive who name them: 200 columns of 487 series are megabytes.
+    on_request: frozenset[str] = frozenset()
     _encoded: bytes | None = None
 
     @property
@@ -61,11 +63,21 @@ class News:
             joined[key] = one if older is None else _from_the_first(older, one)
         return News(newer.topic, newer.key, newer.body, joined, newer.version)
 
-    def narrowed(self, instruments: frozenset[str], *, with_rows: bool) -> "News | None":
-        """The same for some instruments alone; None where nothing is left. Rows are left out where nobody asked."""
+    def narrowed(
+        self, instruments: frozenset[str], layers: frozenset[str] = frozenset(), *, with_rows: bool
+    ) -> "News | None":
+        """The same for some instruments and layers alone, all of them where none is named; None where nothing is left.
+
+        Rows are left out where nobody asked.
+        """
         if self.topic is not Topic.candles:
             return self
-        kept = {key: one for key, one in self.series.items() if not instruments or key[0] in instruments}
+        kept = {
+            (instrument, layer): one
+            for (instrument, layer), one in self.series.items()
+            if (not instruments or instrument in instruments)
+            and (layer in layers if layers else layer not in self.on_request)
+        }
         if not kept:
             return None
         if not with_rows:
@@ -95,6 +107,7 @@ class Subscription:
     instruments: frozenset[str] = frozenset()
     timeframe: str | None = None
     rows: bool = False
+    layers: frozenset[str] = frozenset()
 
     def wanted(self, news: News) -> News | None:
         """The part of a message that is wanted."""
@@ -108,9 +121,9 @@ class Subscription:
             return news
         if self.timeframe is not None and news.body["timeframe"] != self.timeframe:
             return None
-        if not self.instruments and self.rows:
+        if not self.instruments and not self.layers and self.rows and not news.on_request:
             return news
-        return news.narrowed(self.instruments, with_rows=self.rows)
+        return news.narrowed(self.instruments, self.layers, with_rows=self.rows)
 
 
 class Mailbox:
@@ -183,6 +196,10 @@ class Hub:
         """Put a message into every mailbox that wants it."""
         for mailbox in self._mailboxes:
             mailbox.offer(news)
+
+    def layers(self) -> set[str]:
+        """The layers of candles that somebody has named."""
+        return {layer for mailbox in self._mailboxes for one in mailbox.subscriptions for layer in one.layers}
 
     def has_listeners(self, topic: Topic) -> bool:
         """Whether anybody wants to hear of a topic."""

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from refresh_pipeline.analytics.bars import Values
 from refresh_pipeline.api.control import schedule_news, schedule_row
 from refresh_pipeline.api.encoding import iso_times
 from refresh_pipeline.api.frames import OPEN_TIME, as_of_columns
-from refresh_pipeline.api.news import News, Topic
+from refresh_pipeline.api.news import News, SeriesNews, Topic
 from refresh_pipeline.api.problems import ProblemError
 from refresh_pipeline.api.runs import run_row
 from refresh_pipeline.api.service import Service
@@ -21,6 +22,7 @@ from refresh_pipeline.market.candles import iso_utc
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.streaming.push import Pushed
+from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.versions import Change, Changes
 
@@ -55,7 +57,10 @@ def news_of(service: Service, read: Changes) -> list[News]:
 
 
 def news_of_push(service: Service, pushed: Pushed, taken: Sequence[Series]) -> News:
-    """The message of candles that a live run pushed: `live` is true, and the version is the newest of the file."""
+    """The message of candles that a live run pushed: `live` is true, and the version is the newest of the file.
+
+    Computed columns are there as far as somebody named their layer.
+    """
     version, timeframe = service.feed.version, pushed.series[0].timeframe.value
     body = {"type": "candles", "version": version, "market": pushed.market, "timeframe": timeframe, "live": True}
     times, layer = iso_times(pushed.open_time).tolist(), LAYERS[Table.raw_candles.value]
@@ -66,7 +71,36 @@ def news_of_push(service: Service, pushed: Pushed, taken: Sequence[Series]) -> N
             row = {OPEN_TIME: times[number], **{name: column[number] for name, column in values.items()}}
             told = {"instrument": one.instrument, "layer": layer, "since": times[number], "last": row, "rows": [row]}
             series[one.instrument, layer] = told
-    return News(Topic.candles, (Topic.candles, pushed.market, timeframe), body, series, version)
+    for table in pushed.computed:
+        if LAYERS[table.value] in service.hub.layers():
+            series |= _computed(service, pushed, wanted, table)
+    on_request = frozenset(LAYERS[table.value] for table in pushed.computed)
+    key = (Topic.candles, pushed.market, timeframe)
+    return News(Topic.candles, key, body, series, version, on_request=on_request)
+
+
+def _computed(service: Service, pushed: Pushed, wanted: set[Series], table: Table) -> SeriesNews:
+    """The news of one computed layer: the columns at the pushed candle."""
+    layer, times = LAYERS[table.value], iso_times(pushed.open_time).tolist()
+    market = next(market for market in service.markets if market.name == pushed.market)
+    columns = computations(market)[table].columns
+    whole = {column.name for column in columns if column.sql_type not in ("double", "varchar")}
+    lists = {name: _json_values(values, is_whole=name in whole) for name, values in pushed.computed[table].items()}
+    news = {}
+    for number, one in enumerate(pushed.series):
+        if one in wanted:
+            row = {OPEN_TIME: times[number], **{name: values[number] for name, values in lists.items()}}
+            told = {"instrument": one.instrument, "layer": layer, "since": times[number], "last": row, "rows": [row]}
+            news[one.instrument, layer] = told
+    return news
+
+
+def _json_values(values: Values, *, is_whole: bool) -> list[Any]:
+    """The values with None for what is missing, and whole numbers where the column holds them."""
+    listed = values.tolist()
+    if values.dtype == object:
+        return listed
+    return [None if one != one else int(one) if is_whole else one for one in listed]  # noqa: PLR0124 (NaN)
 
 
 def _series(service: Service, change: Change) -> Mapping[str, Any]:

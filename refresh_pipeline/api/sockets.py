@@ -198,7 +198,7 @@ async def _subscribe(client: Client, asked: Message) -> None:
 
 def _subscription(client: Client, asked: Message, topic: str) -> Subscription:
     names = [_text(asked, name) for name in ("market", "instrument", "timeframe")]
-    return subscription_of(client.service, topic, *names, rows=asked.get("rows") is True)
+    return subscription_of(client.service, topic, *names, layers=_text(asked, "layers"), rows=asked.get("rows") is True)
 
 
 def _listen_to_apis(client: Client) -> None:
@@ -208,7 +208,9 @@ def _listen_to_apis(client: Client) -> None:
 
 
 def _echo(asked: Message) -> dict[str, Any]:
-    return {name: asked[name] for name in ("topic", "market", "instrument", "timeframe", "rows") if name in asked}
+    return {
+        name: asked[name] for name in ("topic", "market", "instrument", "timeframe", "rows", "layers") if name in asked
+    }
 
 
 async def _subscribe_all(client: Client, asked: Message) -> None:

@@ -78,11 +78,9 @@ class Engine:
             checkpoints = {Table.enhanced_candles: (at, enhanced), Table.indicators: (at, indicators)}
         series = [candle.series for candle in candles]
         flags = _flags(tables, rows, members)
-        stored = [
-            stored_values(table, values)
-            for table, values in ((Table.enhanced_candles, rows.enhanced), (Table.indicators, rows.indicators))
-        ]
-        return Wave(series, times, columns, *stored, flags, count, last, checkpoints)
+        enhanced = stored_values(Table.enhanced_candles, rows.enhanced)
+        indicators = stored_values(Table.indicators, rows.indicators)
+        return Wave(series, times, columns, enhanced, indicators, flags, count, last, checkpoints)
 
     def open_blocks(self, candles: Iterable[ClosedCandle]) -> None:
         """Get ready for the blocks that begin after these candles; takes 2 ms a series, once in 512 bars."""

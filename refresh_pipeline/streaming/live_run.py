@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -38,6 +38,9 @@ log = logging.getLogger("refresh_pipeline")
 
 # A series that is further behind than so many bars is caught up by a refresh before live mode takes it over.
 CAUGHT_UP_BARS = 30
+# Bars of a series that are computed before they are written, at most: where computing takes longer than a bar, the next
+# one is always ready.
+BARS_AT_ONCE = 30
 # Seconds between two waves of stragglers, and between two attempts to load series that others are writing.
 BETWEEN_WAVES, BETWEEN_LOADS = 0.8, 1.0
 # Seconds after a close at which a minute's report is made.
@@ -86,7 +89,6 @@ class Report:
     reconnects: int = 0
     reloaded: list[Series] = field(default_factory=list)
     clock_offset: float = 0.0
-    seconds: float = 0.0
 
     def lateness(self, share: float) -> float | None:
         """Seconds after the close at which this share of the candles was readable; None without candles."""
@@ -133,8 +135,10 @@ class LiveRun:
         self._by_rest: set[tuple[Series, np.datetime64]] = set()
         self._reconnects, self._last_arrival = 0, 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._is_over = False
+        self._is_over = self._is_going = False
         self.offset = 0.0
+        # Seconds that each wave took to come together, to be computed, pushed and written.
+        self.spent: dict[str, list[float]] = {}
 
     # ---- begin and end
 
@@ -144,11 +148,18 @@ class LiveRun:
         Raises:
             WarehouseBusy: the warehouse was locked for ten minutes.
         """
+        self._is_going = True
         try:
             asyncio.run(self._run(until))
         finally:
+            self._is_going = False
             for pool in (self._worker, self._rest, self._reporter):
                 pool.shutdown(cancel_futures=True)
+
+    @property
+    def is_going(self) -> bool:
+        """Whether `run` has begun and not returned."""
+        return self._is_going
 
     def end(self) -> None:
         """End after the present wave."""
@@ -327,8 +338,11 @@ class LiveRun:
                 if until is not None and self._clock.now() >= until + LONGEST_LULL:
                     return
                 continue
-            await self._collected()
+            with self._timed("collect"):
+                await self._collected()
             await self._advance()
+            if self._intake.count_ready():
+                self._changed.set()
             if until is not None and self._clock.now() >= until:
                 return
             # Stragglers are taken together; a new bar's burst is not kept waiting.
@@ -348,13 +362,18 @@ class LiveRun:
     async def _advance(self) -> None:
         """Compute and write whatever is ready."""
         candles: list[ClosedCandle] = []
-        while ready := self._good(self._intake.ready()):
+        for _ in range(BARS_AT_ONCE):
+            if self._is_over or not (ready := self._good(self._intake.ready())):
+                break
             candles += ready
-            waves = await self._in_worker(self._engine.compute, ready)
-            self._parts.pushed(waves)
+            with self._timed("compute"):
+                waves = await self._in_worker(self._engine.compute, ready)
+            with self._timed("push"):
+                self._parts.pushed(waves)
             self._unwritten += waves
             await self._in_worker(self._engine.open_blocks, ready)
-        conflicts = await self._in_worker(self._write) if self._unwritten else None
+        with self._timed("write"):
+            conflicts = await self._in_worker(self._write) if self._unwritten else None
         if conflicts is None:
             return
         self._note([candle for candle in candles if candle.series not in conflicts])
@@ -462,6 +481,12 @@ class LiveRun:
             asyncio.get_running_loop().run_in_executor(self._reporter, self._parts.report, report)
 
     # ---- threads and time
+
+    @contextlib.contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self.spent.setdefault(part, []).append(time.monotonic() - begun)
 
     async def _in_worker(self, call: Callable, *arguments: object):
         return await self._in(self._worker, call, *arguments)

@@ -1,5 +1,7 @@
 """The live run against a venue that streams with faults, on a fast clock: every candle once, every bit right."""
 
+import multiprocessing
+import random
 import shutil
 import threading
 import time
@@ -24,6 +26,7 @@ from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.stored_values import stored_values
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.fakes.binance_stream import FastClock, StreamingBinance
+from refresh_pipeline_tests.streaming.live_process import stream_for_ever
 
 BEGIN = datetime(2024, 6, 3, 12, 0, 45, tzinfo=UTC)
 # A minute lasts a second.
@@ -68,6 +71,7 @@ class Desk:
         self.clock = FastClock(BEGIN, SPEED)
         self.venue = StreamingBinance(self.clock.now, SPEED, SYMBOLS)
         self.folder, self.yaml, self.reports = folder, yaml, []
+        self._seen, self._newest = None, {}
 
     def __enter__(self):
         self.venue.__enter__()
@@ -79,8 +83,8 @@ class Desk:
         self.venue.__exit__(*error)
 
     @contextmanager
-    def running(self, pushed=lambda waves: None):
-        """A live run in a thread; ends with the block."""
+    def running(self, pushed=lambda waves: None, until=None):
+        """A live run in a thread; ends with the block, or by itself after `until`."""
         limits = self.folder / "limits"
         parts = Parts(
             self.warehouse,
@@ -95,7 +99,7 @@ class Desk:
 
         def work():
             try:
-                run.run()
+                run.run(until)
             except BaseException as error:
                 errors.append(error)
 
@@ -110,6 +114,13 @@ class Desk:
         assert not thread.is_alive()
 
     def newest(self):
+        """The open time of each series' newest candle. Every look holds the file: none where nothing was written."""
+        seen = [path.stat().st_mtime_ns for path in sorted(self.folder.glob("live.duckdb*"))]
+        if seen != self._seen:
+            self._seen, self._newest = seen, self._read_newest()
+        return self._newest
+
+    def _read_newest(self):
         with Warehouse(self.path).reader() as connection:
             rows = connection.execute("select instrument, last_open_time from crypto.series").fetchall()
         return {name: last.replace(tzinfo=UTC) for name, last in rows}
@@ -244,3 +255,48 @@ def test_a_candle_that_contradicts_itself_is_set_aside(desk):
     with Warehouse(desk.path).reader() as connection:
         [(reason,)] = connection.execute("select distinct reason from crypto.rejected_candles").fetchall()
     assert reason == "high is below low"
+
+
+def test_the_next_run_takes_over_without_a_lost_or_repeated_candle(desk):
+    pushed = []
+
+    def note(waves):
+        pushed.extend(
+            (one, int(at)) for wave in waves for one, at in zip(wave.series, wave.open_time.astype(int), strict=True)
+        )
+
+    ends = desk.clock.now() + timedelta(minutes=2)
+    with desk.running(note, until=ends) as first:
+        desk.wait_for(minutes=2)
+        desk.wait_until(lambda: not first.is_going)
+    gone = desk.minute()
+    with desk.running(note):
+        desk.wait_for(minutes=gone + 2)
+    desk.assert_whole()
+    assert len(pushed) == len(set(pushed))
+    with Warehouse(desk.path).reader() as connection:
+        [(stored,)] = connection.execute(
+            "select count(*) from crypto.raw_candles where open_time >= ?", [BEGIN.replace(tzinfo=None, second=0)]
+        ).fetchall()
+    assert len(pushed) == stored
+    # The first run ended after the wave that its time was over with; the second one told of what closed meanwhile.
+    assert all(report.lateness(1.0) is not None for report in desk.reports if report.series)
+
+
+def test_killed_at_any_moment_a_run_loses_nothing(desk):
+    processes, chance = multiprocessing.get_context("forkserver"), random.Random(5)
+    processes.set_forkserver_preload(["refresh_pipeline_tests.streaming.live_process"])
+    yaml = YAML.format(url=desk.venue.base_url)
+    for _ in range(3):
+        seen = desk.minute()
+        process = processes.Process(target=stream_for_ever, args=(desk.path, yaml, desk.clock), daemon=True)
+        process.start()
+        desk.wait_for(minutes=seen + 1)
+        # Somewhere in the waves that follow: while one is collected, computed, written or told.
+        time.sleep(chance.uniform(0.0, 1.5))
+        process.kill()
+        process.join()
+        assert process.exitcode == -9
+    with desk.running():
+        desk.wait_for(minutes=desk.minute() + 1)
+    desk.assert_whole()
