@@ -291,7 +291,7 @@ def test_killed_at_any_moment_a_run_loses_nothing(desk):
         seen = desk.minute()
         process = processes.Process(target=stream_for_ever, args=(desk.path, yaml, desk.clock), daemon=True)
         process.start()
-        desk.wait_for(minutes=seen + 1)
+        desk.wait_for(minutes=seen + 1, seconds=120.0)
         # Somewhere in the waves that follow: while one is collected, computed, written or told.
         time.sleep(chance.uniform(0.0, 1.5))
         process.kill()
