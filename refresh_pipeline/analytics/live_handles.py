@@ -29,7 +29,7 @@ class Handles:
         self._series = series
         self._updates: list[Update | None] = [None] * (series * len(calls))
 
-    def open(self, member: int, updates: Sequence[Update]) -> None:
+    def begin(self, member: int, updates: Sequence[Update]) -> None:
         """Replace a series' handles, one for each call."""
         begin = member * len(self.calls)
         self._updates[begin : begin + len(self.calls)] = updates

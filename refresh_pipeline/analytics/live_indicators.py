@@ -249,7 +249,7 @@ class LiveIndicators:
 
         for handles in self._handles:
             calls = [self._calls[number] for number in handles.calls]
-            handles.open(member, [_opened(call, [taken(name, call.before) for name in call.takes]) for call in calls])
+            handles.begin(member, [_opened(call, [taken(name, call.before) for name in call.takes]) for call in calls])
         for call in self._rest:
             self._begin_rest(call, [taken(name, call.before) for name in call.takes], member)
         for number, strength in self._strengths.items():
