@@ -171,7 +171,7 @@ class World:
         config = {"now": now.isoformat(), "series": list(keys), **asked}
         run_config = {"resources": {"run_options": {"config": config}}, **QUIET}
         job = self.job(name)
-        with nullcontext(instance) if instance else dg.DagsterInstance.ephemeral() as own:
+        with nullcontext(instance) if instance else forgetful_dagster() as own:
             return job.execute_in_process(instance=own, tags=tags, run_config=run_config, raise_on_error=False)
 
     # ---- what came of it
@@ -213,12 +213,15 @@ class World:
         }
 
     def lasting_rows(self, table: str) -> set[tuple]:
-        """A table's rows, without the columns that a later candle may change by their own declaration."""
+        """A table's rows, without the columns that a later candle may change by their own declaration.
+
+        Each as instrument, timeframe, open_time, and a hash of all these columns.
+        """
         name = f"{self.market.name}.{table}"
         computation = computations(self.market).get(Table(table))
         repainted = [column.name for column in computation.columns if column.repaint] if computation else []
         listed = [row[0] for row in self.query(f"describe {name}") if row[0] not in repainted]
-        return set(self.query(f"select {', '.join(listed)} from {name}"))
+        return set(self.query(f"select instrument, timeframe, open_time, hash({', '.join(listed)}) from {name}"))
 
     def files(self, folder: str) -> dict[str, tuple[bytes, int]]:
         """Every file below a folder of the data: its content, and when it was written.
@@ -235,6 +238,32 @@ class World:
             f"select instrument || '|' || timeframe, count(*) from {self.market.name}.{table} group by 1 order by 1"
         )
         return dict(rows)
+
+
+# Instances in memory that nobody uses at the moment: to set one up takes as long as a small run.
+_idle_instances: list[dg.DagsterInstance] = []
+
+
+@contextmanager
+def forgetful_dagster() -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance in memory that remembers nothing, as `DagsterInstance.ephemeral()` gives it."""
+    try:
+        instance = _idle_instances.pop()
+    except IndexError:
+        instance = dg.DagsterInstance.ephemeral()
+    try:
+        yield instance
+    except BaseException:
+        instance.dispose()
+        raise
+    instance.wipe()
+    _idle_instances.append(instance)
+
+
+def dispose_of_idle_instances() -> None:
+    """At the end of a process."""
+    while _idle_instances:
+        _idle_instances.pop().dispose()
 
 
 def candle(series: Series, open_time: str) -> dict[str, object]:

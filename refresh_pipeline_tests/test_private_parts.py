@@ -60,7 +60,7 @@ def attributes_in_use() -> set[str]:
                     used.add(node.attr)
             elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.AnnAssign):
                 defined.add(node.name if not isinstance(node, ast.AnnAssign) else ast.unparse(node.target))
-    overridden = {"_initdb"}
+    overridden = {"_connect", "_initdb"}
     return used - (defined - overridden) - NOT_DAGSTERS
 
 

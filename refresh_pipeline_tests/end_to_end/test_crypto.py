@@ -23,8 +23,9 @@ calendar: crypto
 instruments: [{instruments}]
 timeframes: [m1, H1]
 history: {{m1: 30h, H1: 2d}}
+indicators: {{compute: [sma_10, mfi]}}
 """
-INSTRUMENTS = [symbol.replace("USDT", "/USDT") for symbol in fake.SYMBOLS]
+INSTRUMENTS = [symbol.replace("USDT", "/USDT") for symbol in fake.SYMBOLS[:8]]
 
 
 @dataclass

@@ -23,6 +23,7 @@ instruments: [BTC/USD]
 timeframes: [m15]
 history: 3h
 max_deviation_percent: {allowed}
+indicators: {{compute: [sma_10, mfi]}}
 """
 
 

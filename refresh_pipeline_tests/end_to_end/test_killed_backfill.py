@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from refresh_pipeline_tests.end_to_end.programs import end_session, finished, running
+from refresh_pipeline_tests.end_to_end.programs import PATIENCE, end_session, finished, running
 from refresh_pipeline_tests.fakes.binance import FakeBinance, slow
 from refresh_pipeline_tests.isolated_env import inside
 from refresh_pipeline_tests.project_folder import World
@@ -19,7 +19,7 @@ calendar: crypto
 instruments: [BTC/USDT]
 timeframes: [m1]
 history: 1h
-indicators: {{keep: {{m1: 60d}}}}
+indicators: {{compute: [sma_10, obv], keep: {{m1: 60d}}}}
 """
 DAYS = 40
 BACKFILL = ("backfill", "--since", "2024-04-22T12:00", "--now", NOW.isoformat())
@@ -28,7 +28,7 @@ BACKFILL = ("backfill", "--since", "2024-04-22T12:00", "--now", NOW.isoformat())
 def killed_after(venue: FakeBinance, pages: int) -> None:
     """Start the backfill and kill it once it has asked for so many pages."""
     with running("refresh", *BACKFILL) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while len(venue.pages) < pages:
             assert process.poll() is None
             assert time.monotonic() < deadline

@@ -18,9 +18,9 @@ source: {{kind: demo, seed: 3}}
 calendar: crypto
 instruments: [BTC/USD, ETH/USD, EUR/USD, SPX500]
 timeframes: [m5, H1]
-history: 5d
+history: 1d
 """
-CANDLES = 4 * 5 * (288 + 24)
+CANDLES = 4 * (288 + 24)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_two_markets_and_a_reader_all_get_their_turn(world: World) -> None:
         while left.poll() is None or right.poll() is None:
             assert time.monotonic() < deadline
             visits.append(read(database))
-            time.sleep(0.02)
+            time.sleep(0.05)
         told = [process.communicate()[0] for process in (left, right)]
         assert [left.returncode, right.returncode] == [0, 0], told
     assert any(count >= 0 for count in visits)

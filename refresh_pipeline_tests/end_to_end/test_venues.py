@@ -27,6 +27,7 @@ two_sided: true
 instruments: {{EUR/USD: {{}}, XAU/USD: {{}}, SPX500: {{symbol: SPX500_USD}}, USD/JPY: {{}}}}
 timeframes: [m5, H4, MN1]
 history: {{m5: 3d, H4: 30d, MN1: 1y}}
+indicators: {{compute: [sma_10, mfi]}}
 """
 FXCM = """
 name: fxhistory
@@ -36,6 +37,7 @@ two_sided: true
 instruments: [EUR/USD, USD/JPY]
 timeframes: [H1, H4, D1]
 history: {{H1: 20d, H4: 20d, D1: 20d}}
+indicators: {{compute: [sma_10, mfi]}}
 """
 DHAN = """
 name: nse
@@ -44,6 +46,7 @@ calendar: nse
 universe: shares.csv
 timeframes: [m5, H2, D1, W1]
 history: {{m5: 3d, H2: 3d, D1: 30d, W1: 30d}}
+indicators: {{compute: [sma_10, mfi]}}
 """
 SHARES = "symbol,security_id,class\nRELIANCE,2885,\nTCS,11536,\nGONE,999,\nNIFTY,13,index\n"
 

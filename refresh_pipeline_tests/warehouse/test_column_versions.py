@@ -26,6 +26,7 @@ from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.incremental import TailRefresh
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
+from refresh_pipeline_tests.thoroughness import examples
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import NOW, prices
 
 BARS = {Timeframe.m15: 340, Timeframe.H1: 150}
@@ -383,7 +384,7 @@ ONE_CHANGE = st.sampled_from(sorted(CHOICES)).flatmap(
 
 
 # Without shrinking: a failing example is short already, and every run of it takes a second.
-@settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=examples(3), deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(st.lists(st.lists(ONE_CHANGE, min_size=1, max_size=3), min_size=1, max_size=3))
 def test_whatever_changes_in_the_yaml_the_tables_equal_a_fresh_run(steps: Sequence[Sequence[tuple[str, Any]]]):
     chosen = {key: values[0] for key, values in CHOICES.items()}

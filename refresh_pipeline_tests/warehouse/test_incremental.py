@@ -33,6 +33,7 @@ from refresh_pipeline.warehouse.ingest import Staged, store
 from refresh_pipeline.warehouse.schema import Table, candle_columns
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.analytics.sample_bars import differing
+from refresh_pipeline_tests.thoroughness import examples
 from refresh_pipeline_tests.warehouse.children import child, says
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import (
     BTC,
@@ -258,7 +259,7 @@ SMALL_BARS = 400
 THREE = market_of(("BTC/USD", "ETH/USD", "SOL/USD"))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(5), deadline=None)
 @given(
     histories=st.lists(
         st.tuples(st.integers(0, SMALL_BARS // 2), st.integers(SMALL_BARS // 2, SMALL_BARS), holes_within(SMALL_BARS)),
@@ -275,7 +276,7 @@ def test_after_whatever_happens_a_refreshed_table_equals_one_computed_anew(histo
 LONG = max(each.warm_up for each in SHIPPED) + 700
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=examples(3), deadline=None)
 @given(
     histories=st.lists(
         st.tuples(st.integers(0, 300), st.integers(LONG - 300, LONG), holes_within(300)), min_size=2, max_size=2

@@ -21,6 +21,7 @@ from refresh_pipeline.warehouse.ingest import Staged, Stored, store
 from refresh_pipeline.warehouse.outcomes import SeriesStats
 from refresh_pipeline.warehouse.schema import Table, candle_columns
 from refresh_pipeline.warehouse.warehouse import Warehouse
+from refresh_pipeline_tests.thoroughness import examples
 from refresh_pipeline_tests.warehouse.children import child, finished, says
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import (
     BTC,
@@ -279,7 +280,7 @@ ROWS = st.lists(st.tuples(st.integers(0, 30), st.sampled_from([1.5, 2.5, 3.5, -1
 BATCHES = st.lists(st.dictionaries(st.sampled_from([BTC, ETH]), ROWS, min_size=1), min_size=1, max_size=6)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(5), deadline=None)
 @given(batches=BATCHES)
 def test_whatever_arrives_in_whatever_order_the_tables_say_what_a_dictionary_would(batches):
     model = Model()

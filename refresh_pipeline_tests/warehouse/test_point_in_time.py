@@ -19,6 +19,7 @@ from refresh_pipeline.warehouse.arrays import Arrays, arrays_of
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.analytics.sample_bars import FIRST, QUARTER, computed_alone, stacked
 from refresh_pipeline_tests.lake_server import address_in
+from refresh_pipeline_tests.thoroughness import examples
 from refresh_pipeline_tests.warehouse.test_checkpoints import MARKET as KNOWN_MARKET
 from refresh_pipeline_tests.warehouse.test_checkpoints import A, B, refreshed
 from refresh_pipeline_tests.warehouse.test_checkpoints import candles as quarters
@@ -60,7 +61,7 @@ def closes_by_hour(candles: Candles) -> dict[int, float]:
     return dict(zip(hours.tolist(), candles["close"].tolist(), strict=True))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(5), deadline=None)
 @given(steps=refreshes)
 def test_at_every_instant_it_is_what_a_replay_of_the_log_gives(steps: list[tuple[int, dict[int, float]]]) -> None:
     log: Log = []

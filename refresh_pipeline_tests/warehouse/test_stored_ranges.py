@@ -15,6 +15,7 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse.connection import connect
 from refresh_pipeline.warehouse.warehouse import Warehouse
+from refresh_pipeline_tests.thoroughness import examples
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import BTC, ETH, FIRST, NOW, flat, market_of, opens
 
 MARKET = market_of()
@@ -78,7 +79,7 @@ WORLDS = {
 AT = datetime(2024, 3, 20, 12, 7, 30, tzinfo=UTC)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=examples(4))
 @given(st.sampled_from(sorted(WORLDS)), st.integers(0, 2**32), st.floats(0.1, 1))
 def test_gaps_and_completeness_equal_a_plain_enumeration_of_expected_bars(
     tmp_path_factory: pytest.TempPathFactory, name: str, seed: int, share: float
