@@ -78,7 +78,7 @@ def test_under_dagster_settings_have_the_same_order(here: Path) -> None:
     prepare_dagster(load_settings())
     os.environ |= {"REFRESH_MARKETS": "environment", "REFRESH_SECRET_KEY": "environment"}
     command = [sys.executable, "-c", UNDER_DAGSTER, UNDER_DAGSTER]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert shown.stdout.split() == ["environment", "config", "environment", "config"], shown.stderr
 
 
