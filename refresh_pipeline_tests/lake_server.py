@@ -17,9 +17,14 @@ from refresh_pipeline.warehouse.lake import LakePlace
 from refresh_pipeline_tests.postgres_server import PostgresServer, postgres_server
 
 ON_A_LAKE = os.environ.get("REFRESH_TEST_PLACE") == "lake"
-# What only a file has, or only a lake.
-of_a_file = pytest.mark.skipif(ON_A_LAKE, reason="it is about the file: its lock, its blocks, its name")
+OLDER_FILES = "no lake was made by a version before the tables' present names"
 of_a_lake = pytest.mark.skipif(not ON_A_LAKE, reason="it is about a lake; set REFRESH_TEST_PLACE=lake")
+
+
+def of_a_file(why: str) -> pytest.MarkDecorator:
+    """A mark for tests of what a file alone has; the reason says what that is."""
+    return pytest.mark.skipif(ON_A_LAKE, reason=f"of a file: {why}")
+
 
 _servers: list[PostgresServer] = []
 _addresses: list[str] = []
@@ -56,6 +61,13 @@ def copied(address: str, folder: Path) -> str:
     if Path(place.data).is_dir():
         shutil.copytree(place.data, files)
     return _lake(place.catalogue.rpartition("/")[2], files)
+
+
+def keep(address: str) -> None:
+    """Let a lake stay until the server ends, for copies of it."""
+    if ON_A_LAKE:
+        LakePlace(address).detach()
+        _addresses.remove(address)
 
 
 def close_lakes(beside: int = 0) -> None:

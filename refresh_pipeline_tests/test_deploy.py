@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from dagster._config import process_config, resolve_to_config_type
 from dagster._daemon.cli import create_dagster_daemon_cli
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -29,6 +30,7 @@ from refresh_pipeline.settings import DAGSTER_VARIABLES, Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEPLOY = REPOSITORY / "deploy"
+KUBERNETES = DEPLOY / "kubernetes"
 DOCKERFILE = DEPLOY / "docker" / "Dockerfile"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 CLICK_COMMANDS: dict[str, Any] = {
@@ -71,7 +73,7 @@ def workers() -> list[list[str]]:
 
 
 def manifests() -> dict[str, Any]:
-    documents = yaml.safe_load_all((DEPLOY / "kubernetes" / "refresh-pipeline.yaml").read_text())
+    documents = yaml.safe_load_all((KUBERNETES / "base" / "refresh-pipeline.yaml").read_text())
     return {document["kind"]: document["spec"] for document in documents}
 
 
@@ -218,6 +220,68 @@ def test_dagsters_settings_are_copied_once_and_the_users_from_then_on(tmp_path: 
     assert [path.name for path in home.iterdir()] == ["dagster.yaml"]
     (home / "dagster.yaml").unlink()
     assert start(REFRESH_POSTGRES_URL="postgresql://x/y") == "of several machines"
+
+
+def kustomized(overlay: str) -> dict[str, dict[str, Any]]:
+    """The objects of an overlay by kind and name, as the cluster would get them."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is not installed: overlays are not built here")
+    built = subprocess.run([kubectl, "kustomize", str(KUBERNETES / overlay)], capture_output=True, check=True).stdout
+    objects = list(yaml.safe_load_all(built))
+    return {f"{each['kind']}/{each['metadata']['name'].removeprefix('refresh-pipeline')}": each for each in objects}
+
+
+def pods(objects: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {
+        name: each["spec"]["template"]["spec"] for name, each in objects.items() if "template" in each.get("spec", {})
+    }
+
+
+def container_names(pod: dict[str, Any]) -> list[str]:
+    return sorted(container["name"] for container in pod["containers"])
+
+
+def test_overlays_of_kubernetes_have_what_several_machines_need() -> None:
+    alone, cluster, runs = (kustomized(overlay) for overlay in ("base", "cluster", "runs"))
+    assert sorted(alone) == ["Deployment/", "PersistentVolumeClaim/", "Service/"]
+    servers = {"Deployment/-redis", "StatefulSet/-postgres", "Service/-redis", "Service/-postgres"}
+    assert set(cluster) - set(alone) == {*servers, "Deployment/-worker"}
+    accounts = {"ServiceAccount/", "Role/", "RoleBinding/", "ConfigMap/-dagster"}
+    assert set(runs) - set(alone) == servers | accounts
+    own = ["api", "daemon", "web"]
+    names = [container_names(pods(each)["Deployment/"]) for each in (alone, cluster, runs)]
+    assert names == [own, [*own, "worker-files"], own]
+    queues = [pods(cluster)["Deployment/-worker"]["containers"][0], *pods(cluster)["Deployment/"]["containers"]]
+    commands = [each["args"] for each in queues if each.get("args", [])[:2] == ["refresh", "worker"]]
+    assert sorted(commands) == sorted(workers())
+
+
+def test_every_pod_of_the_overlays_is_confined_and_finds_its_secret() -> None:
+    for overlay in ("base", "cluster", "runs"):
+        for name, pod in pods(kustomized(overlay)).items():
+            assert pod["securityContext"]["runAsNonRoot"] is True, name
+            for container in pod["containers"]:
+                assert container["securityContext"]["allowPrivilegeEscalation"] is False, name
+                assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}, name
+                secrets = [each["secretRef"]["name"] for each in container.get("envFrom", [])]
+                keys = [each["valueFrom"]["secretKeyRef"]["name"] for each in container["env"] if "valueFrom" in each]
+                assert {*secrets, *keys} == {"refresh-pipeline"}, name
+
+
+def test_a_pod_for_each_run_has_the_settings_that_the_launcher_knows() -> None:
+    objects = kustomized("runs")
+    [text] = objects["ConfigMap/-dagster"]["data"].values()
+    settings = yaml.safe_load(text)
+    assert settings["storage"] == yaml.safe_load((REPOSITORY / "dagster-cluster.yaml").read_text())["storage"]
+    config = settings["run_launcher"]["config"]
+    assert f"ConfigMap/{config['instance_config_map'].removeprefix('refresh-pipeline')}" in objects
+    pod = pods(objects)["Deployment/"]
+    assert pod["serviceAccountName"] == config["service_account_name"]
+    assert {volume["name"] for volume in config["volumes"]} == {mount["name"] for mount in config["volume_mounts"]}
+    launchers = pytest.importorskip("dagster_k8s", reason="the extra kubernetes is not installed")
+    schema = resolve_to_config_type(launchers.K8sRunLauncher.config_type())
+    assert process_config(schema, config).success
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)

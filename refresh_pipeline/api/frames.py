@@ -20,6 +20,7 @@ from refresh_pipeline.pipeline.export_content import names_of
 from refresh_pipeline.warehouse.arrays import arrays_of
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.compute_on_read import computed_columns, first_stored
+from refresh_pipeline.warehouse.lake import read_on
 from refresh_pipeline.warehouse.manifests import joined_columns
 from refresh_pipeline.warehouse.point_in_time import candles_as_of
 from refresh_pipeline.warehouse.queries import has_tables
@@ -272,6 +273,7 @@ def _read(
     try:
         arrays = arrays_of(connection, f"{_statement(market, columns, {})} {tail}", values)
     except duckdb.BinderException:
+        read_on(connection)
         # A table of before an update lacks the new columns until the next refresh: nobody knows their values yet.
         missing = _missing(connection, market, columns)
         arrays = arrays_of(connection, f"{_statement(market, columns, missing)} {tail}", values)

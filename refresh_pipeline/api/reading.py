@@ -21,6 +21,7 @@ import duckdb
 from refresh_pipeline.api.problems import Problem, ProblemError
 from refresh_pipeline.duckdb_connection import open_duckdb
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect, place_of
+from refresh_pipeline.warehouse.lake import read_on
 
 Answer = TypeVar("Answer")
 Question = Callable[[duckdb.DuckDBPyConnection], Any]
@@ -169,14 +170,17 @@ def _settle(asked: _Asked, connection: duckdb.DuckDBPyConnection) -> bool:
     try:
         answer = asked.question(connection)
     except duckdb.InterruptException:
+        read_on(connection)
         asked.tries -= 1
         if asked.tries > 0:
             return False
         _give(asked.answer, too_long())
     except NOT_YET as error:
+        read_on(connection)
         log.warning("a table is not as this version knows it: %s", error)
         _give(asked.answer, busy("the market's tables are not as this version knows them; refresh it once"))
     except Exception as error:
+        read_on(connection)
         _give(asked.answer, error)
     else:
         _give(asked.answer, answer)

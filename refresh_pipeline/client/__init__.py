@@ -200,21 +200,21 @@ def connect(place: str | Path, *, key: str | None = None, frames: Literal["polar
 @overload
 def connect(place: str | Path, *, key: str | None = None, frames: Literal["arrow"]) -> "Client[arro3.core.Table]": ...
 def connect(place: str | Path, *, key: str | None = None, frames: str = "pandas") -> Client[Any]:
-    """A client of an API (`http://127.0.0.1:8080`), of a data folder, or of a database file.
+    """A client of an API (`http://127.0.0.1:8080`), of a data folder, of a database file, or of a lake.
 
     >>> connect("nowhere")
     Traceback (most recent call last):
     refresh_pipeline.client.errors.ClientError: wanted a data folder or a URL, found 'nowhere'; ...
 
     Args:
-        place: the URL of `refresh serve`, or the folder of REFRESH_DATA_DIR.
+        place: the URL of `refresh serve`, the folder of REFRESH_DATA_DIR, or a lake's REFRESH_WAREHOUSE.
         key: of the API, where it has one.
         frames: `pandas`, `polars` or `arrow`, which must be installed.
 
     Raises:
-        ClientError: there is no such folder, or the library of the frames is missing.
+        ClientError: there is no such folder or lake, or the library of the frames is missing.
     """
     make = maker_of(frames)
     if str(place).startswith(("http://", "https://")):
         return Client(ServerPlace(str(place), key), make)
-    return Client(FolderPlace(Path(place)), make)
+    return Client(FolderPlace(place), make)

@@ -18,11 +18,11 @@ from refresh_pipeline.warehouse.adjustments import ADJUSTED
 from refresh_pipeline.warehouse.arrays import BEGINNING, END, arrays_of, texts, timestamp
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.compute_on_read import computed_columns, expired_stretch
-from refresh_pipeline.warehouse.connection import WarehouseUnreadable, connect
+from refresh_pipeline.warehouse.connection import WarehouseUnreadable, connect, place_of
 from refresh_pipeline.warehouse.point_in_time import candles_as_of
 from refresh_pipeline.warehouse.schema import Table, qualified
 
-DATABASE = "refresh.duckdb"
+DATABASE, LAKE_SCHEME = "refresh.duckdb", "ducklake:"
 LAYERS = {
     "candles": Table.raw_candles,
     "enhanced": Table.enhanced_candles,
@@ -34,19 +34,24 @@ KEY = ("instrument", "timeframe")
 
 
 class FolderPlace:
-    """The warehouse of a data folder, or a database file.
+    """The warehouse of a data folder, a database file, or a lake by its address.
 
     Raises:
-        ClientError: there is neither.
+        ClientError: there is none of them.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._database = path / DATABASE if path.is_dir() else path
-        if not self._database.is_file():
+    def __init__(self, path: Path | str) -> None:
+        self._data_dir: Path | None = None
+        if str(path).startswith(LAKE_SCHEME):
+            self._database = _lake(str(path))
+            return
+        file = Path(path) / DATABASE if Path(path).is_dir() else Path(path)
+        if not file.is_file():
             raise ClientError(
-                f"wanted a data folder or a URL, found {str(path)!r}; {self._database} is no file: run refresh once, "
+                f"wanted a data folder or a URL, found {str(path)!r}; {file} is no file: run refresh once, "
                 "or name the folder of REFRESH_DATA_DIR"
             )
+        self._database, self._data_dir = str(file), file.parent
 
     def rows(self, question: Question) -> Columns:
         """The rows of one series."""
@@ -58,7 +63,7 @@ class FolderPlace:
             expired = _expired(connection, market, series, question, rows)
             if expired is None:
                 return rows
-            computing = _computing(connection, self._database, market, LAYERS[question.layer], expired)
+            computing = _computing(connection, self._data_dir, market, LAYERS[question.layer], expired)
         return self._completed(computing, series, question, rows, expired)
 
     def _completed(
@@ -114,7 +119,17 @@ class FolderPlace:
         return read.epoch, read.version, change_columns([_row(change) for change in read.changes]), read.reset
 
     def _open(self) -> "_Opened":
-        return _Opened(str(self._database))
+        return _Opened(self._database)
+
+
+def _lake(address: str) -> str:
+    try:
+        place = place_of(address)
+        if place.exists:
+            return address
+    except (ValueError, WarehouseUnreadable) as error:
+        raise ClientError(str(error)) from error
+    raise ClientError(f"{place.name} has no catalogue yet: run refresh once with this REFRESH_WAREHOUSE")
 
 
 class _Opened:
@@ -253,7 +268,11 @@ def _expired(
 
 
 def _computing(
-    connection: duckdb.DuckDBPyConnection, database: Path, name: str, table: Table, expired: tuple[Moment, Moment]
+    connection: duckdb.DuckDBPyConnection,
+    data_dir: Path | None,
+    name: str,
+    table: Table,
+    expired: tuple[Moment, Moment],
 ) -> Market:
     """The market's YAML, which says how to compute rows, where it is the one that the stored rows were computed by."""
     # Reading YAML takes as long as most answers, and most answers need none.
@@ -266,7 +285,8 @@ def _computing(
     )
     hint = "set REFRESH_MARKETS_DIR to its folder, ask the API, or ask for rows from then on"
     try:
-        [market] = load_markets(load_settings(enabled_markets=name, data_dir=str(database.parent)), named_by="market")
+        folder = {} if data_dir is None else {"data_dir": str(data_dir)}
+        [market] = load_markets(load_settings(enabled_markets=name, **folder), named_by="market")
         computation = computations(market)[table]
     except (MarketError, ValueError, OSError) as error:
         raise ClientError(f"{wanted}: {error}; {hint}") from error

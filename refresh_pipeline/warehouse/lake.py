@@ -54,6 +54,8 @@ SNAPSHOTS_KEPT = "interval 1 hour"
 MERGED = ", max_file_size => 64000000"
 # DuckDB's words where PostgreSQL has gone while it was attached.
 DISCONNECTED = ("server closed the connection", "Unable to connect to Postgres", "connection to server", "SSL SYSCALL")
+# And where the bucket has gone, or does not let us in; the messages name addresses, and no key.
+NO_BUCKET = ("Could not connect to server error for HTTP", "HTTP Error", "HTTP GET error", "HTTP PUT error")
 # Seconds to reach PostgreSQL, and until the server misses a host that has vanished.
 CONNECT_TIMEOUT = 10
 KEEPALIVES = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
@@ -191,6 +193,11 @@ class LakePlace:
             if any(phrase in str(error) for phrase in DISCONNECTED):
                 self.detach()
                 raise self.unreadable(error) from error
+            if any(phrase in str(error) for phrase in NO_BUCKET):
+                raise WarehouseUnreadable(
+                    f"wanted files of {self.name}, the store of objects says: {_first_line(error)}. Nothing is stored; "
+                    "the next refresh fetches it."
+                ) from error
             raise
         finally:
             # Rows that were not fetched, and a reader's transaction, end with it.
@@ -280,8 +287,11 @@ class LakePlace:
         """The error in words, without credentials."""
         if isinstance(error, WarehouseUnreadable):
             return error
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return WarehouseUnreadable(f"wanted to open {self.name}, the catalogue says: {first}")
+        return WarehouseUnreadable(f"wanted to open {self.name}, the catalogue says: {_first_line(error)}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 # The instance of this process, the names of the lakes that it has attached, and kept sessions, by address. A forked
@@ -376,6 +386,14 @@ def keep_small_tables_in_catalogue(connection: duckdb.DuckDBPyConnection, market
             f"call {lake}.set_option('data_inlining_row_limit', {INLINED_ROWS}, schema => ?, table_name => ?)",
             [market, table],
         )
+
+
+def read_on(connection: duckdb.DuckDBPyConnection) -> None:
+    """Let a reader ask more after a statement that failed: of a lake it is in a transaction, which the failure ends."""
+    # Of a file there is no transaction to roll back.
+    with suppress(duckdb.Error):
+        connection.execute("rollback")
+        connection.execute("begin transaction read only")
 
 
 def is_lake(connection: duckdb.DuckDBPyConnection) -> bool:

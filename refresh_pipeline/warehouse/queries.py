@@ -13,6 +13,7 @@ from refresh_pipeline.market.candles import Times
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse.arrays import arrays_of, numbered, registered
+from refresh_pipeline.warehouse.lake import read_on
 from refresh_pipeline.warehouse.outcomes import Outcome, SeriesStats
 from refresh_pipeline.warehouse.schema import Table, qualified
 
@@ -452,6 +453,7 @@ def _file_prints(connection: duckdb.DuckDBPyConnection, paths: list[str]) -> dic
             {"paths": paths},
         ).fetchall()
     except duckdb.Error:
+        read_on(connection)
         # A single damaged file fails the query for all of them.
         return {} if len(paths) == 1 else {k: v for path in paths for k, v in _file_prints(connection, [path]).items()}
     return dict(rows)

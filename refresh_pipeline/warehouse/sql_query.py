@@ -15,6 +15,7 @@ from refresh_pipeline.files.atomic import replacing
 from refresh_pipeline.warehouse.arrays import Arrays, registered
 from refresh_pipeline.warehouse.column_versions import FOR_EVER
 from refresh_pipeline.warehouse.connection import connect, place_of
+from refresh_pipeline.warehouse.lake import read_on
 from refresh_pipeline.warehouse.schema import Table
 
 # DuckDB counts 16 MB pieces for each thread while it writes Parquet.
@@ -122,6 +123,7 @@ def _kept(connection: duckdb.DuckDBPyConnection, market: str, table: Table) -> l
             [table.value, FOR_EVER],
         ).fetchall()
     except duckdb.Error:
+        read_on(connection)
         # Another schema than a market's, or a file of before: the query itself says what is wrong.
         return []
     return [f"{timeframe} of the last {length.split(',')[0]}" for timeframe, length in rows]

@@ -154,7 +154,7 @@ def append(
 ) -> None:
     """Take in one candle of each series that was stored just now, newer than all others and one more than before.
 
-    `extend` does the same for any candles; a bar that follows its range's last one takes one statement here.
+    `extend` does the same for any candles; a bar that follows its range's last one takes two statements here.
 
     Args:
         connection: to the warehouse.
@@ -170,12 +170,11 @@ def append(
         follows[numbers] = is_next & on_grid(calendar, timeframe, times) & on_grid(calendar, timeframe, before)
     columns = {"calendar": _fingerprints(market, batch), "open_time": open_time, "before": last_before}
     with registered(connection, "wanted", numbered(batch, follows=follows, **columns)):
-        rows = arrays_of(
-            connection,
-            f"update {qualified(market.name, Table.stored_ranges)} s set last_open_time = w.open_time from wanted w "
-            f"where w.follows and {_SAME_SERIES} and s.calendar = w.calendar and s.last_open_time = w.before "
-            "returning s.instrument, s.timeframe",
-        )
+        table = qualified(market.name, Table.stored_ranges)
+        grows = f"w.follows and {_SAME_SERIES} and s.calendar = w.calendar and s.last_open_time = w.before"
+        # A lake's updates return nothing: the rows are asked for first.
+        rows = arrays_of(connection, f"select s.instrument, s.timeframe from {table} s join wanted w on {grows}")
+        connection.execute(f"update {table} s set last_open_time = w.open_time from wanted w where {grows}")
     appended = set(zip(rows["instrument"].tolist(), rows["timeframe"].tolist(), strict=True))
     rest = np.array([(each.instrument, each.timeframe.value) not in appended for each in batch])
     if rest.any():

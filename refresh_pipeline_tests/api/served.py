@@ -68,7 +68,7 @@ class Shop:
 
     @property
     def warehouse(self) -> Warehouse:
-        return Warehouse(database=str(self.settings.database), patience=30)
+        return Warehouse(database=self.settings.warehouse, patience=30)
 
     @classmethod
     def opened(cls, root: Path, **variables: str) -> "Shop":

@@ -39,7 +39,8 @@ def child(name: str, database: Path | str, *arguments: object) -> Iterator[subpr
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        # What lies in front of the environment stays there, as another DuckDB.
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)])},
     ) as process:
         try:
             yield process

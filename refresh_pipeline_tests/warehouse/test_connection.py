@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect, transaction
+from refresh_pipeline_tests.lake_server import of_a_file
 from refresh_pipeline_tests.warehouse.children import child, finished, says
+
+pytestmark = of_a_file("its lock, its blocks, its name")
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 The other files run on a lake too where REFRESH_TEST_PLACE=lake.
 """
 
+import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -218,6 +220,30 @@ def test_a_reader_in_a_loop_stops_no_writer(warehouse: Warehouse) -> None:
         ended.set()
         reading.result(60)
     assert query(warehouse, "select count(*) from fair.raw_candles") == [(40,)]
+
+
+@of_a_lake
+def test_a_dump_and_the_files_are_a_backup_of_a_lake(warehouse: Warehouse, tmp_path: Path) -> None:
+    """The commands of docs/lake.md, with the folder copied after the dump."""
+    place, programs = lake_of(warehouse), server().programs
+    warehouse.store_candles(MARKET, {BTC: candles(30)}, "test", NOW)
+    rows = query(warehouse, "select * from fair.raw_candles order by all")
+    dump, database = tmp_path / "lake.dump", place.catalogue
+
+    def run(*command: object) -> None:
+        subprocess.run([str(part) for part in command], check=True, capture_output=True, cwd="/")
+
+    run(programs / "pg_dump", "--format=custom", f"--file={dump}", database)
+    shutil.copytree(place.data, tmp_path / "copy")
+    warehouse.store_candles(MARKET, {BTC: candles(30, 30)}, "test", NOW)
+    warehouse.compact(MARKET, NOW, 60)
+    place.detach()
+    shutil.rmtree(place.data)
+    shutil.copytree(tmp_path / "copy", place.data)
+    run(programs / "pg_restore", "--clean", "--if-exists", f"--dbname={database}", dump)
+    assert query(warehouse, "select * from fair.raw_candles order by all") == rows
+    warehouse.store_candles(MARKET, {BTC: candles(30, 30)}, "test", NOW)
+    assert query(warehouse, "select count(*) from fair.raw_candles") == [(60,)]
 
 
 @contextmanager

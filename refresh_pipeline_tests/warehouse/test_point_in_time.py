@@ -5,7 +5,6 @@ import tempfile
 from datetime import datetime, timedelta
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -93,7 +92,7 @@ def test_the_documented_query_says_the_same(tmp_path: Path) -> None:
     moment = NOW + timedelta(minutes=2, seconds=30)
     query = query.replace("demo.", f"{MARKET.name}.").replace("2026-11-20 12:00", moment.strftime("%Y-%m-%d %H:%M:%S"))
     query = query.replace("BTC/USD", BTC.instrument).replace("'H1'", f"'{BTC.timeframe.value}'")
-    with duckdb.connect(warehouse.database, read_only=True) as connection:
+    with warehouse.reader() as connection:
         rows = connection.execute(query).fetchall()
     assert [row[4] for row in rows] == list(stood(log, moment).values()) == [12.0, 10.0, 10.0, 10.0]
 

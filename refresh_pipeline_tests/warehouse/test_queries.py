@@ -250,15 +250,17 @@ def test_series_that_could_be_exported_are_those_with_candles(warehouse: Warehou
         assert queries.series_with_candles(connection, "fair") == {BTC, ETH}
 
 
-def differing(warehouse: Warehouse, zone: str = "UTC") -> list[Fault]:
+def differing(warehouse: Warehouse, folder: Path, zone: str = "UTC") -> list[Fault]:
     with connect(warehouse.database, read_only=True, time_zone=zone) as connection:
         files = {f"{series.file_stem}.parquet": series for series in (BTC, ETH)}
-        return queries.exports_that_differ(connection, "fair", Path(warehouse.database).parent, files)
+        return queries.exports_that_differ(connection, "fair", folder, files)
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "America/New_York"])
-def test_files_that_were_written_hold_what_the_table_holds_wherever_the_machine_stands(warehouse: Warehouse, zone: str):
-    assert differing(warehouse, zone) == []
+def test_files_that_were_written_hold_what_the_table_holds_wherever_the_machine_stands(
+    warehouse: Warehouse, zone: str, tmp_path: Path
+):
+    assert differing(warehouse, tmp_path, zone) == []
 
 
 @pytest.mark.parametrize(
@@ -272,22 +274,24 @@ def test_files_that_were_written_hold_what_the_table_holds_wherever_the_machine_
         "and open_time = ?",
     ],
 )
-def test_a_file_whose_table_holds_something_else_is_named(warehouse: Warehouse, unnoticed: str):
+def test_a_file_whose_table_holds_something_else_is_named(warehouse: Warehouse, unnoticed: str, tmp_path: Path):
     change(warehouse, unnoticed, moment(31))
-    assert differing(warehouse) == [Fault(BTC, None, "BTC-USD_m5.parquet: other candles than in the table")]
+    assert differing(warehouse, tmp_path) == [Fault(BTC, None, "BTC-USD_m5.parquet: other candles than in the table")]
 
 
-def test_a_series_that_is_due_for_export_is_not_held_against_its_file(warehouse: Warehouse):
+def test_a_series_that_is_due_for_export_is_not_held_against_its_file(warehouse: Warehouse, tmp_path: Path):
     warehouse.store_candles(MARKET, {BTC: flat(7.0, 3)}, "test", at(1))
     warehouse.refresh_tail(MARKET, Table.enhanced_candles, MARKET.series)
-    assert differing(warehouse) == []
+    assert differing(warehouse, tmp_path) == []
 
 
-def test_a_file_that_cannot_be_read_is_named_and_the_others_are_held_against_the_table(warehouse: Warehouse):
-    path = Path(warehouse.database).with_name("BTC-USD_m5.parquet")
+def test_a_file_that_cannot_be_read_is_named_and_the_others_are_held_against_the_table(
+    warehouse: Warehouse, tmp_path: Path
+):
+    path = tmp_path / "BTC-USD_m5.parquet"
     path.write_bytes(path.read_bytes()[:100])
-    assert [fault.series for fault in differing(warehouse)] == [BTC]
+    assert [fault.series for fault in differing(warehouse, tmp_path)] == [BTC]
     path.unlink()
-    assert differing(warehouse) == []
+    assert differing(warehouse, tmp_path) == []
     path.with_name("ETH-USD_m5.parquet").unlink()
-    assert differing(warehouse) == []
+    assert differing(warehouse, tmp_path) == []

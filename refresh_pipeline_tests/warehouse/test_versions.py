@@ -23,7 +23,7 @@ from refresh_pipeline.warehouse.renaming import rename
 from refresh_pipeline.warehouse.schema import SCHEMA_VERSION, Table
 from refresh_pipeline.warehouse.versions import MANY, Changes, begin_epoch, changes, epoch_of, record_changes
 from refresh_pipeline.warehouse.warehouse import Warehouse
-from refresh_pipeline_tests.lake_server import copied
+from refresh_pipeline_tests.lake_server import OLDER_FILES, copied, of_a_file
 from refresh_pipeline_tests.warehouse.children import child, finished
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import (
     BTC,
@@ -260,6 +260,7 @@ def test_the_feed_is_read_a_few_changes_at_a_time(known: tuple[Warehouse, int]):
     assert after == everything.version
 
 
+@of_a_file("a restore begins its epoch anew")
 def test_a_restored_file_has_another_epoch_and_forgets_what_came_before(known: tuple[Warehouse, int]):
     warehouse, version = known
     before = feed(warehouse)
@@ -284,6 +285,7 @@ def test_a_market_that_comes_later_is_of_the_same_epoch(known: tuple[Warehouse, 
     assert query(warehouse, "select distinct epoch from fair.schema_info natural join bazaar.schema_info") == [(epoch,)]
 
 
+@of_a_file(OLDER_FILES)
 def test_an_older_file_gets_a_version_for_every_series(known: tuple[Warehouse, int]):
     warehouse, _ = known
     for statement in (

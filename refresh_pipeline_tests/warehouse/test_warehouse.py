@@ -14,7 +14,7 @@ from refresh_pipeline.warehouse.outcomes import Attempt, Outcome, SeriesStats
 from refresh_pipeline.warehouse.queries import FailedSeries
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
-from refresh_pipeline_tests.lake_server import address_in
+from refresh_pipeline_tests.lake_server import address_in, of_a_file
 from refresh_pipeline_tests.warehouse.children import asked, child, says
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import (
     BTC,
@@ -135,6 +135,7 @@ CALLS: dict[str, Callable[[Warehouse], object]] = {
 }
 
 
+@of_a_file("its lock")
 def test_every_call_lets_go_of_the_file_whether_it_succeeds_or_not(warehouse: Warehouse):
     with child("knock", warehouse.database) as other:
         for name, call in CALLS.items():
@@ -148,6 +149,7 @@ def test_every_call_lets_go_of_the_file_whether_it_succeeds_or_not(warehouse: Wa
             assert asked(other) == "open", name
 
 
+@of_a_file("its lock")
 def test_patience_is_the_warehouses_own(warehouse: Warehouse):
     impatient = Warehouse(database=warehouse.database, patience=0.01)
     with child("hold", warehouse.database, "write") as other:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from refresh_pipeline.warehouse.connection import connect
 from refresh_pipeline.warehouse.manifests import joined_columns
 from refresh_pipeline.warehouse.schema import candle_columns
 from refresh_pipeline.warehouse.warehouse import Warehouse
-from refresh_pipeline_tests.lake_server import address_in
+from refresh_pipeline_tests.lake_server import ON_A_LAKE, address_in, copied, keep
 
 FULL = Window.model_validate("full")
 FIRST = instant("2024-01-01T00:00")
@@ -44,8 +45,23 @@ def market_of(
 SHIPPED_TABLES = computations(market_of())
 
 
+# On a lake the tables of a market take a hundred statements: they are made once a process, and the catalogue is copied.
+_templates: list[tuple[tuple[Market, ...], str]] = []
+
+
 def prepared(folder: Path, *markets: Market) -> Warehouse:
     """A new warehouse in a folder, with the tables of these markets."""
+    if not ON_A_LAKE:
+        return _made(folder, markets)
+    address = next((address for made, address in _templates if made == markets), None)
+    if address is None:
+        address = _made(Path(mkdtemp(prefix="lake-")), markets).database
+        keep(address)
+        _templates.append((markets, address))
+    return Warehouse(database=copied(address, folder), patience=30)
+
+
+def _made(folder: Path, markets: Sequence[Market]) -> Warehouse:
     warehouse = Warehouse(database=address_in(folder), patience=30)
     for market in markets:
         warehouse.prepare(market)
@@ -105,7 +121,9 @@ def change(warehouse: Warehouse, statement: str, *values: Any) -> None:
 def everything(warehouse: Warehouse) -> dict[str, list[tuple]]:
     """Every row of every table, in a fixed order."""
     with connect(warehouse.database, read_only=True, patience=30) as connection:
-        names = connection.execute("select schema_name, table_name from duckdb_tables() order by all").fetchall()
+        names = connection.execute(
+            "select schema_name, table_name from duckdb_tables() where database_name = current_database() order by all"
+        ).fetchall()
         return {
             f"{schema}.{table}": connection.execute(f'select * from "{schema}"."{table}" order by all').fetchall()
             for schema, table in names

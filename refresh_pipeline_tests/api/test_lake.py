@@ -1,0 +1,144 @@
+"""A lake behind the API, the client and live mode: the answers are those of a file."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pytest
+from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_fixed
+
+from refresh_pipeline.api.reading import Reader
+from refresh_pipeline.client import ClientError, connect
+from refresh_pipeline.market.candles import CANDLE_COLUMNS
+from refresh_pipeline.sources.streaming import ClosedCandle
+from refresh_pipeline.streaming.engine import Engine
+from refresh_pipeline.warehouse.live import LiveStore
+from refresh_pipeline_tests.api.served import BARS, BTC, ETH, NOW, Shop, served
+from refresh_pipeline_tests.lake_server import address_in, close_lakes, lakes, of_a_lake
+from refresh_pipeline_tests.warehouse.warehouse_fixtures import candles, change, query
+
+pytestmark = of_a_lake
+ENDLESS = "select sum(a.range * b.range) from range(10000000) a, range(10000000) b"
+
+
+@pytest.fixture(scope="module")
+def shops(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Shop, Shop]]:
+    """The same candles in a file and in a lake, with everything computed."""
+    root = tmp_path_factory.mktemp("shops")
+    with lakes():
+        address = address_in(root)
+        yield Shop.stocked(root / "file"), Shop.stocked(root / "lake", REFRESH_WAREHOUSE=address)
+        close_lakes()
+
+
+def answers(place: Any) -> dict[str, pd.DataFrame]:
+    """What a client is told, without the numbers of changes and the moments of storing."""
+    client = connect(place)
+    series = client.series()
+    told = {
+        "candles": client.candles("BTC/USD", "m5", limit=500),
+        "window": client.candles("ETH/USD", "m5", since="2024-01-01T05:00", until="2024-01-01T07:00"),
+        "enhanced": client.enhanced("BTC/USD", "m5", limit=50),
+        "indicators": client.indicators("BTC/USD", "m5", limit=50),
+        "series": series.drop(columns=[name for name in series.columns if name == "version"]),
+        "gaps": client.gaps(),
+    }
+    return {name: frame.drop(columns=["fetched_at"], errors="ignore") for name, frame in told.items()}
+
+
+def test_client_and_api_say_of_a_lake_what_they_say_of_a_file(shops: tuple[Shop, Shop]) -> None:
+    file, lake = shops
+    expected, found = answers(file.settings.data), answers(lake.settings.warehouse)
+    for name, frame in expected.items():
+        pd.testing.assert_frame_equal(found[name], frame, rtol=1e-9)
+    assert len(expected["candles"]) == 500
+    assert len(expected["series"]) == 2
+    with served(lake) as http:
+        client = connect(str(http.base_url))
+        over_http = {
+            "candles": patient(lambda: client.candles("BTC/USD", "m5", limit=500)),
+            "enhanced": patient(lambda: client.enhanced("BTC/USD", "m5", limit=50)),
+        }
+        listed = patient(client.series)
+    for name, frame in over_http.items():
+        columns = expected[name].columns
+        pd.testing.assert_frame_equal(frame[columns], expected[name], rtol=1e-9, check_dtype=False)
+    assert {"BTC/USD", "ETH/USD"} <= set(listed["instrument"])
+    with pytest.raises(ClientError, match="found a lake's address that is not shown"):
+        connect("ducklake:sqlite:x")
+
+
+def patient(question: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """The answer of an API that may be busy: on a loaded machine a lake's questions take seconds."""
+    asking = Retrying(retry=retry_if_exception_message(match="Busy"), stop=stop_after_delay(120), wait=wait_fixed(1))
+    return asking(question)
+
+
+def test_a_question_that_fails_leaves_the_others_of_its_opening_answered(shops: tuple[Shop, Shop]) -> None:
+    """Of a lake all questions of an opening share a transaction, which a failed statement ends."""
+
+    def count(connection: duckdb.DuckDBPyConnection) -> int:
+        return connection.execute("select count(*) from fair.raw_candles").fetchall()[0][0]
+
+    def failing(sql: str) -> Any:
+        return lambda connection: connection.execute(sql).fetchall()
+
+    reader = Reader(shops[1].settings.warehouse, longest=0.2)
+    questions = [failing("select error('no')"), count, failing("from fair.no_such"), count, failing(ENDLESS), count]
+
+    async def asked() -> list[Any]:
+        return await asyncio.gather(*map(reader.ask, questions), return_exceptions=True)
+
+    try:
+        told = asyncio.run(asked())
+    finally:
+        reader.close()
+    assert [each for each in told if isinstance(each, int)] == [BARS + 300] * 3
+    assert [type(each).__name__ for each in told[::2]] == ["InvalidInputException", "ProblemError", "TooLong"]
+
+
+def test_live_waves_are_written_as_into_a_file(shops: tuple[Shop, Shop]) -> None:
+    """Two waves, then candles that others have stored meanwhile: those win."""
+    rows = [wave_rows(shop) for shop in shops]
+    assert rows[0].keys() == rows[1].keys()
+    for table, expected in rows[0].items():
+        assert len(expected) == len(rows[1][table]) > 0, table
+        for ours, theirs in zip(expected, rows[1][table], strict=True):
+            assert list(ours) == pytest.approx(list(theirs), rel=1e-9, nan_ok=True), table
+
+
+def wave_rows(shop: Shop) -> dict[str, list[tuple]]:
+    """The newest rows of each table that a wave writes, after two waves and one that is refused."""
+    store, series = LiveStore(shop.warehouse, shop.market), [BTC, ETH]
+    engine = Engine(shop.market, series, store)
+    newest = engine.load(series)
+    assert set(newest) == set(series)
+    for number in (1, 2):
+        assert store.write(engine.compute(closed(newest, number)), run_id="live", now=NOW) == set()
+    waves = engine.compute(closed(newest, 3))
+    change(shop.warehouse, "update fair.series set candle_count = candle_count + 1 where instrument = 'ETH/USD'")
+    assert store.write(waves, run_id="live", now=NOW) == {ETH}
+    change(shop.warehouse, "update fair.series set candle_count = candle_count - 1 where instrument = 'ETH/USD'")
+    newest_rows = "order by open_time desc, instrument limit 6"
+    return {
+        "raw_candles": query(shop.warehouse, f"select * exclude (fetched_at) from fair.raw_candles {newest_rows}"),
+        "enhanced_candles": query(shop.warehouse, f"select * from fair.enhanced_candles {newest_rows}"),
+        "indicators": query(shop.warehouse, f"select * from fair.indicators {newest_rows}"),
+        "series": query(shop.warehouse, "select instrument, candle_count from fair.series order by all"),
+        "recompute_queue": query(
+            shop.warehouse, "select instrument, asset, since from fair.recompute_queue order by all"
+        ),
+        "outcomes": query(
+            shop.warehouse,
+            "select instrument, outcome, rows_added, run_id from fair.outcomes where asset = 'raw_candles' order by 1",
+        ),
+    }
+
+
+def closed(newest: dict[Any, np.datetime64], number: int) -> list[ClosedCandle]:
+    """The candle of each series so many bars after its newest."""
+    values = tuple(float(candles(5).columns[name][number]) for name in CANDLE_COLUMNS)
+    return [ClosedCandle(each, time + np.timedelta64(5 * number, "m"), values) for each, time in newest.items()]
