@@ -1,14 +1,13 @@
-"""A lake behind the API, the client and live mode: the answers are those of a file."""
+"""A lake behind the reader of the API, the client and live mode: the answers are those of a file."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import duckdb
 import numpy as np
 import pandas as pd
 import pytest
-from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_fixed
 
 from refresh_pipeline.api.reading import Reader
 from refresh_pipeline.client import ClientError, connect
@@ -16,7 +15,7 @@ from refresh_pipeline.market.candles import CANDLE_COLUMNS
 from refresh_pipeline.sources.streaming import ClosedCandle
 from refresh_pipeline.streaming.engine import Engine
 from refresh_pipeline.warehouse.live import LiveStore
-from refresh_pipeline_tests.api.served import BARS, BTC, ETH, NOW, Shop, served
+from refresh_pipeline_tests.api.served import BARS, BTC, ETH, NOW, Shop
 from refresh_pipeline_tests.lake_server import address_in, close_lakes, lakes, of_a_lake
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import candles, change, query
 
@@ -49,32 +48,15 @@ def answers(place: Any) -> dict[str, pd.DataFrame]:
     return {name: frame.drop(columns=["fetched_at"], errors="ignore") for name, frame in told.items()}
 
 
-def test_client_and_api_say_of_a_lake_what_they_say_of_a_file(shops: tuple[Shop, Shop]) -> None:
+def test_a_client_is_told_of_a_lake_what_it_is_told_of_a_file(shops: tuple[Shop, Shop]) -> None:
     file, lake = shops
     expected, found = answers(file.settings.data), answers(lake.settings.warehouse)
     for name, frame in expected.items():
         pd.testing.assert_frame_equal(found[name], frame, rtol=1e-9)
     assert len(expected["candles"]) == 500
     assert len(expected["series"]) == 2
-    with served(lake) as http:
-        client = connect(str(http.base_url))
-        over_http = {
-            "candles": patient(lambda: client.candles("BTC/USD", "m5", limit=500)),
-            "enhanced": patient(lambda: client.enhanced("BTC/USD", "m5", limit=50)),
-        }
-        listed = patient(client.series)
-    for name, frame in over_http.items():
-        told = frame.reindex(columns=expected[name].columns)
-        pd.testing.assert_frame_equal(told, expected[name], rtol=1e-9, check_dtype=False)
-    assert {"BTC/USD", "ETH/USD"} <= set(listed["instrument"])
     with pytest.raises(ClientError, match="found a lake's address that is not shown"):
         connect("ducklake:sqlite:x")
-
-
-def patient(question: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """The answer of an API that may be busy: on a loaded machine a lake's questions take seconds."""
-    asking = Retrying(retry=retry_if_exception_message(match="Busy"), stop=stop_after_delay(120), wait=wait_fixed(1))
-    return asking(question)
 
 
 def test_a_question_that_fails_leaves_the_others_of_its_opening_answered(shops: tuple[Shop, Shop]) -> None:
