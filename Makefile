@@ -11,7 +11,7 @@ unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_PYTHON
 # make's own -j would let two pips loose on one environment.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help refresh up test check docs dist bench bench-cluster bench-scaling bench-backfill bench-compare bench-minute bench-live soak constraints clean
+.PHONY: help refresh up test check docs dist bench bench-api bench-cluster bench-scaling bench-backfill bench-compare bench-minute bench-live soak constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,9 @@ bench-compare: .venv/installed-dev ## Measure PARTS of commits A=main~1 and B=ma
 # How long, and of how many series; the first refresh, of a day of history, takes some minutes more.
 bench-minute: .venv/installed-dev ## Measure `refresh up` for MINUTES=15: SERIES=487 on m1 from a venue on loopback
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.minute --minutes $(or $(MINUTES),15) --series $(or $(SERIES),487)
+
+bench-api: .venv/installed-dev ## Measure the API beside Starlette, pandas, DuckDB and a writer alone
+	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks api
 
 bench-live: .venv/installed-dev ## Measure a live run for MINUTES=5: SERIES=487 on m1 from a venue on loopback that streams
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.live --minutes $(or $(MINUTES),5) --series $(or $(SERIES),487)

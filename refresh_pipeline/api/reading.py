@@ -1,7 +1,8 @@
 """One reader of the warehouse for all requests: it opens the file seldom and briefly, so that writers need not wait.
 
-Questions that come while another is answered are answered in one opening. An opening ends after a quarter of a second
-of asking, and the next begins a tenth of a second later. A statement that runs at that moment is interrupted.
+Questions that come while another is answered are answered in one opening. An opening ends after a quarter of a second,
+the time that the file took to open included, and the next begins a tenth of a second later. A statement that runs at
+that moment is interrupted.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,13 +30,15 @@ Question = Callable[[duckdb.DuckDBPyConnection], Any]
 # Seconds of asking in one opening, and between two openings.
 LONGEST_OPENING = 0.25
 BETWEEN_OPENINGS = 0.1
+# The share of it that is for asking, however long the file took to open.
+LEAST_ASKING = 0.6
 # Openings that a question gets which does not fit into one: the first also reads the disk.
 TRIES = 3
 # The share of an opening in which this process must have worked to be interrupted, and the seconds after which it
 # always is: on a machine that others keep busy, a small question takes long.
 LEAST_SHARE, LONGEST_STARVED = 0.4, 1.0
-# Seconds to wait for the file's lock.
-PATIENCE = 5.0
+# Seconds to wait for the file's lock, and those of one try.
+PATIENCE, ONE_TRY = 5.0, 0.1
 # Questions that may wait, and how many seconds each: who has waited so long is told to ask again.
 MOST_WAITING, LONGEST_QUEUE = 64, 10.0
 # DuckDB's names for a table or a column that a refresh is about to create.
@@ -122,10 +125,11 @@ class Reader:
     def _run(self) -> None:
         while self._wait():
             try:
-                with opened(self.database, self._patience) as connection:
-                    began = time.monotonic()
-                    with interrupted_after(connection, self._longest):
-                        self._answer(connection, began)
+                with opened(self.database, self._patience) as (connection, began):
+                    # Where opening alone takes long, somebody is answered nevertheless.
+                    left = max(self._longest - (time.monotonic() - began), self._longest * LEAST_ASKING)
+                    with interrupted_after(connection, left):
+                        self._answer(connection, time.monotonic() + left)
                 self.holds.add(time.monotonic() - began)
             except (WarehouseBusy, WarehouseUnreadable) as error:
                 self._fail(error)
@@ -138,8 +142,8 @@ class Reader:
                 self._changed.wait()
             return not self._closed
 
-    def _answer(self, connection: duckdb.DuckDBPyConnection, began: float) -> None:
-        while time.monotonic() - began < self._longest:
+    def _answer(self, connection: duckdb.DuckDBPyConnection, until: float) -> None:
+        while time.monotonic() < until:
             with self._changed:
                 if not self._waiting:
                     return
@@ -237,18 +241,28 @@ def too_long() -> TooLong:
 
 
 @contextmanager
-def opened(database: str, patience: float) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The warehouse to read; an empty one in memory before the first refresh."""
+def opened(database: str, patience: float) -> Iterator[tuple[duckdb.DuckDBPyConnection, float]]:
+    """The warehouse to read, and since when it is held; an empty one in memory before the first refresh."""
     if not place_of(database).exists:
         with open_duckdb() as connection:
-            yield connection
+            yield connection, time.monotonic()
         return
     began = time.monotonic()
     if not OPENING.acquire(timeout=patience):
         raise WarehouseBusy(f"waited {patience:g} s for another reader of this process")
     try:
-        left = max(patience - (time.monotonic() - began), BETWEEN_OPENINGS)
-        with connect(database, read_only=True, patience=left) as connection:
-            yield connection
+        with ExitStack() as stack:
+            yield _entered(stack, database, began + patience)
     finally:
         OPENING.release()
+
+
+def _entered(stack: ExitStack, database: str, until: float) -> tuple[duckdb.DuckDBPyConnection, float]:
+    """A connection, and the moment at which the try that succeeded began: opening counts as holding the file."""
+    while True:
+        began = time.monotonic()
+        try:
+            return stack.enter_context(connect(database, read_only=True, patience=ONE_TRY)), began
+        except WarehouseBusy:
+            if began >= until:
+                raise

@@ -20,8 +20,8 @@ PAGE = 10_000
 # Payloads of a page.
 PAYLOADS = 1000
 TIMEOUT = 60.0
-# Answers after which the same question is asked again, and the seconds to wait at most in all.
-AGAIN, PATIENCE = (429, 503), 30.0
+# Answers after which the same question is asked again, the seconds to wait at most in all, and at least each time.
+AGAIN, PATIENCE, SHORTEST_WAIT = (429, 503), 30.0, 0.1
 # Before every candle.
 BEGINNING = datetime(1900, 1, 1, tzinfo=UTC)
 OF_SERIES = ("market", "instrument", "timeframe")
@@ -149,7 +149,7 @@ class _TooManyCells(ClientError):
 def _wait(answer: httpx.Response) -> float | None:
     """Seconds after which the API wants to be asked again; None where asking again does not help."""
     stated = answer.headers.get("Retry-After", "")
-    return float(stated) if answer.status_code in AGAIN and stated.isdigit() else None
+    return max(float(stated), SHORTEST_WAIT) if answer.status_code in AGAIN and stated.isdigit() else None
 
 
 def _refusal(answer: httpx.Response) -> ClientError:

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 from refresh_pipeline_tests.benchmarks import (
     analytics,
+    api,
     backfill,
     cycle,
     exporting,
@@ -34,7 +35,7 @@ PARTS: Mapping[str, Part] = {
     "indicators": analytics.measure_indicators,
 }
 # These take long, and are measured only when they are asked for.
-LONG_PARTS: Mapping[str, Part] = {"scaling": scaling.measure, "backfill": backfill.measure}
+LONG_PARTS: Mapping[str, Part] = {"api": api.measure, "scaling": scaling.measure, "backfill": backfill.measure}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m refresh_pipeline_tests.benchmarks", description=__doc__)
     known = {**PARTS, **LONG_PARTS}
     parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"{', '.join(known)}; without any, all but the last two"
+        "parts", nargs="*", metavar="PART", help=f"{', '.join(known)}; without any, all but the last three"
     )
     parser.add_argument("--days", type=int, default=Size().days, help="how many days a backfill fetches (%(default)s)")
     asked = parser.parse_args(arguments)

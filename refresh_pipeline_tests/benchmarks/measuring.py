@@ -33,6 +33,9 @@ class Size:
     # Instruments, on five timeframes each, and days of which is asked what is missing.
     gap_instruments: int = 48
     gap_days: int = 90
+    # Requests and transactions of a round that measures the API.
+    requests: int = 2000
+    writes: int = 40
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.analytics.sample_bars import INDICATORS, stacked
 from refresh_pipeline_tests.benchmarks import __main__ as bench
-from refresh_pipeline_tests.benchmarks import backfill, bare, cycle, exporting, gaps, scaling
+from refresh_pipeline_tests.benchmarks import api, backfill, bare, cycle, exporting, gaps, goals, scaling
 from refresh_pipeline_tests.benchmarks.analytics import traded
 from refresh_pipeline_tests.benchmarks.children import in_child
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Findings, Size, Stopwatch
@@ -234,3 +234,12 @@ def test_a_look_at_what_is_missing_is_held_against_a_count_of_the_candles(tmp_pa
     market = gaps.market_of(SMALL.gap_instruments, SMALL.gap_days)
     coverage = Warehouse(tmp_path / "gaps.duckdb").coverage(market, market.series, gaps.NOW)
     assert {each.expected - each.stored > 0 for each in coverage.values() if each.series.timeframe == "m1"} == {True}
+
+
+def test_every_target_of_the_api_is_measured_beside_its_floor(tmp_path: Path) -> None:
+    small = replace(SMALL, stored=40, requests=8, writes=4)
+    with inside(tmp_path):
+        found = api.measure(small, tmp_path, refresh=["true"])
+    judged = {goal for goal, _, _ in goals.judged(found)}
+    assert judged == {goal for goal in goals.GOALS if goal.title.startswith("api:")}
+    assert all(min(each.ours) > 0 for comparisons in found.values() for each in comparisons)

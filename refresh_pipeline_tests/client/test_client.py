@@ -14,8 +14,10 @@ import pytest
 
 import refresh_pipeline
 from refresh_pipeline.client import Client, ClientError, connect
+from refresh_pipeline.client import server as client_server
 from refresh_pipeline.warehouse.connection import connect as opened
 from refresh_pipeline_tests.api.served import BTC, NOW, Shop, served
+from refresh_pipeline_tests.apis.api_server import api_server
 from refresh_pipeline_tests.isolated_env import inside
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import flat, opens
 
@@ -129,6 +131,24 @@ def test_a_wrong_question_is_answered_in_words(folder: Client[Any], server: Clie
         connect("http://127.0.0.1:9").series()
     with pytest.raises(ClientError, match="allowed: pandas, polars, arrow"):
         connect(tmp_path, frames="excel")  # type: ignore[call-overload]
+
+
+def test_a_busy_api_is_asked_again_within_bounds(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(client_server, "PATIENCE", 0.35)
+    statuses = iter((503, 429, 200))
+    with api_server() as api:
+        client = connect(api.url)
+        api.answers["/api/v1/gaps"] = lambda _: (next(statuses), {"Retry-After": "0"}, b'{"series": []}')
+        assert len(client.gaps()) == 0
+        api.says("/api/v1/gaps", '{"title": "Busy", "detail": "a writer"}', 503, Retry_After="0")
+        asked = len(api.asked)
+        with pytest.raises(ClientError, match="Busy: a writer"):
+            client.gaps()
+        assert len(api.asked) - asked == 4
+        api.says("/api/v1/gaps", "", 503, Retry_After="60")
+        with pytest.raises(ClientError):
+            client.gaps()
+        assert len(api.asked) - asked == 5
 
 
 def test_arrow_tables_hold_the_same_values(shop: Shop, folder: Client[Any]):
