@@ -107,16 +107,17 @@ class Connection:
         Raises:
             RuntimeError: the status is another than 200, or again and again 503.
         """
+        status, body = 0, b""
         for _ in range(MOST_TRIES):
             self._http.request("GET", path)
             answer = self._http.getresponse()
-            body = answer.read()
-            if answer.status == 200:
+            status, body = answer.status, answer.read()
+            if status == 200:
                 return body
-            if answer.status != 503:
+            if status != 503:
                 break
             time.sleep(int(answer.headers["Retry-After"]))
-        raise RuntimeError(f"{path}: {answer.status} {body[:200]!r}")
+        raise RuntimeError(f"{path}: {status} {body[:200]!r}")
 
     def close(self) -> None:
         """End it."""
