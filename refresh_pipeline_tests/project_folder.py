@@ -52,6 +52,8 @@ max_deviation_percent: 1000
 """
 # The same market for tests that are not about what is computed: hundreds of columns take their time.
 FEW_INDICATORS = f"{BAZAAR}indicators: {{compute: [sma_10, mfi]}}\n"
+# Two files of each series: tests of what may happen to a file need no more.
+EXPORTS = "exports: {default: {}}\n"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -77,7 +79,7 @@ class World:
         for folder in ("home", "markets", "candles"):
             (root / folder).mkdir(parents=True)
         (root / ".env").write_text(f"REFRESH_MARKETS={name}\nREFRESH_MARKETS_DIR=markets\n")
-        (root / "markets" / f"{name}.yaml").write_text(market)
+        (root / "markets" / f"{name}.yaml").write_text(market + EXPORTS if market is BAZAAR else market)
         world = cls(root)
         for instrument in ("BTC/USD", "ETH/USD", "SOL/USD", "XRP/USD"):
             for timeframe in ("m15", "H1"):

@@ -83,10 +83,12 @@ def duplicates(
     with request(market, data_dir) as wanted:
         if link and remove:
             raise ValueError("--link and --remove exclude each other; choose one")
-    from refresh_pipeline.pipeline import export, export_content, export_duplicates
+    from refresh_pipeline.pipeline import export, export_content, export_dataset, export_duplicates
 
     exports_dir = wanted.settings.exports_dir
     needed = {exports_dir / path for selected in wanted.markets for path in export_content.wanted_paths(selected)}
+    datasets = [dataset for selected in wanted.markets for dataset in export_dataset.datasets(selected)]
+    needed |= {path for dataset in datasets for path in dataset.folder(exports_dir).glob("*.parquet")}
     groups = export_duplicates.find_duplicates(exports_dir, export.older_folder(exports_dir))
     with in_words((OSError,), SOME_FAILED):
         for group in groups:

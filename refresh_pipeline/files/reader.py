@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from refresh_pipeline.duckdb_connection import open_duckdb
 from refresh_pipeline.files.atomic import one_line, plain_errors
-from refresh_pipeline.files.writer import ExportError, kind_of, quoted
+from refresh_pipeline.files.staging import StagedTable
+from refresh_pipeline.files.writer import MEMORY, ExportError, kind_of, quoted
 from refresh_pipeline.market.export_spec import Format
 
 # DuckDB takes a path for a pattern, and the names of its folders (instrument=...) for columns.
@@ -27,7 +28,7 @@ class TableReader:
 
     def __init__(self) -> None:
         # Times with a zone come back as UTC.
-        self._connection = open_duckdb(config={"threads": 1}, session={"TimeZone": "UTC"})
+        self._connection = open_duckdb(config={"threads": 1, "memory_limit": MEMORY}, session={"TimeZone": "UTC"})
 
     def __enter__(self) -> "TableReader":
         return self
@@ -62,14 +63,30 @@ class TableReader:
             ExportError: the file is missing or is not what its name says, or a cell is not of its column's kind.
         """
         kind, _ = kind_of(path)
-        cast = ", ".join(
-            f"{quoted(name)}::{READ_AS[column_kind]} as {quoted(name)}" for name, column_kind in kinds.items()
-        )
         try:
-            answer = self._relation(path, kind, kinds).project(cast).fetchnumpy()
+            answer = self._relation(path, kind, kinds).project(_cast(kinds)).fetchnumpy()
         except (OSError, ValueError, duckdb.Error) as error:
             raise _unreadable(path, error) from error
         return {name: _unmasked(values) for name, values in answer.items()}
+
+    def as_parquet(self, path: Path, kinds: Mapping[str, str], target: Path) -> None:
+        """Write the rows of a text or Feather file as Parquet, in bounded memory, for reading column by column.
+
+        Raises:
+            ExportError: as `read` raises.
+        """
+        kind, _ = kind_of(path)
+        try:
+            self._relation(path, kind, kinds).project(_cast(kinds)).write_parquet(str(target), row_group_size=20_480)
+        except (OSError, ValueError, duckdb.Error) as error:
+            raise _unreadable(path, error) from error
+
+    def staged(self, table: StagedTable, names: Mapping[str, str], first_row: int) -> dict[str, NDArray]:
+        """Columns of staged rows from one row on, as arrays; `names` has their names among the staged columns."""
+        listed = ", ".join(f"{quoted(ours)} as {quoted(theirs)}" for theirs, ours in names.items())
+        source = table.source(dict.fromkeys(names.values()))
+        answer = self._connection.sql(f"select {listed} from {source}").fetchnumpy()
+        return {name: _unmasked(values)[first_row:] for name, values in answer.items()}
 
     def _relation(self, path: Path, kind: Format, kinds: Mapping[str, str] | None = None) -> duckdb.DuckDBPyRelation:
         if kind is Format.feather:
@@ -94,6 +111,10 @@ class TableReader:
         if len(rows) > 1:
             raise ValueError(f"its rows have {len(rows)} different sets of columns")
         return rows[0][0] if rows else []
+
+
+def _cast(kinds: Mapping[str, str]) -> str:
+    return ", ".join(f"{quoted(name)}::{READ_AS[kind]} as {quoted(name)}" for name, kind in kinds.items())
 
 
 def _one_file(path: Path) -> dict[str, str]:

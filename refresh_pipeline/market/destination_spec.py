@@ -5,12 +5,13 @@ of its own. Secrets are never in the YAML.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from refresh_pipeline.market.export_spec import Export, Format, Layer
+from refresh_pipeline.market.export_spec import ALL_INSTRUMENTS, Export, Format, Layer, Layout, period_at
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 
@@ -84,7 +85,13 @@ class FileSpec(BaseSpec, frozen=True):
         >>> spec.path_of("fx", current, Layer.enhanced, Series("EUR/USD", Timeframe.H1), Format.csv)
         'dist/data/current/cds/EUR-USD_H1.csv'
         """
-        path = export.path(market, layer, series, file_format)
+        return self.place_of(
+            market, export, export.path(market, layer, series, file_format), series, (layer, file_format)
+        )
+
+    def place_of(self, market: str, export: Export, path: str, series: Series, what: tuple[Layer, Format]) -> str:
+        """The path below the destination's root of a file with this path below the folder of exports."""
+        layer, file_format = what
         values = {
             "path": path,
             "market": market,
@@ -237,12 +244,26 @@ def clash(
     batch = [Series(name, timeframe) for name in instruments[:2] for timeframe in timeframes]
     paths: dict[str, str] = {}
     for export in (export for export in exports.values() if spec.takes(export.name)):
-        for layer in export.layers:
-            for file_format in export.formats:
-                for series in batch:
-                    path = export.path(market, layer, series, file_format)
-                    remote = spec.path_of(market, export, layer, series, file_format)
-                    if remote in paths:
-                        return f"{paths[remote]} and {path} would both be {remote} there"
-                    paths[remote] = path
+        for path, series, what in _files_of(market, export, batch):
+            remote = spec.place_of(market, export, path, series, what)
+            if remote in paths:
+                return f"{paths[remote]} and {path} would both be {remote} there"
+            paths[remote] = path
     return None
+
+
+def _files_of(
+    market: str, export: Export, batch: Sequence[Series]
+) -> Iterator[tuple[str, Series, tuple[Layer, Format]]]:
+    """Files as an export has them: its path, its series, its layer and format; of a dataset two stretches of time."""
+    for layer in export.layers:
+        for file_format in export.formats:
+            if export.layout is Layout.dataset:
+                for timeframe in dict.fromkeys(series.timeframe for series in batch):
+                    first = period_at(np.datetime64(0, "us"), timeframe)
+                    for period in (first, first + 1):
+                        path = export.dataset_path(market, layer, timeframe, period)
+                        yield path, Series(ALL_INSTRUMENTS, timeframe), (layer, file_format)
+                continue
+            for series in batch:
+                yield export.path(market, layer, series, file_format), series, (layer, file_format)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from refresh_pipeline.market.series import Series
@@ -52,6 +53,8 @@ class Layout(StrEnum):
     fx_refresh = "fx_refresh"
     # Parquet files that any engine reads as one table: timeframe=H1/instrument=EUR%2FUSD/data.parquet.
     hive = "hive"
+    # Parquet files of all instruments together, each of a stretch of time: timeframe=H1/2026-11-29.parquet.
+    dataset = "dataset"
 
 
 PACKS: Mapping[Format, tuple[Compression, ...]] = {
@@ -63,6 +66,18 @@ PACKS: Mapping[Format, tuple[Compression, ...]] = {
 # Of a text file that is packed; the other formats pack within.
 ENDINGS = {Compression.gzip: ".gz", Compression.zstd: ".zst"}
 DEFAULT_NAME = "default"
+DATASET_NAME = "dataset"
+# In place of an instrument, for a file that holds all of them.
+ALL_INSTRUMENTS = "*"
+# How long a stretch of a dataset's file is, as numpy writes it: some hundred rows of an instrument at most, so that a
+# new candle rewrites few of them.
+PERIODS: Mapping[Timeframe, str] = {
+    Timeframe.m1: "h",
+    Timeframe.m5: "6h",
+    **dict.fromkeys([Timeframe.m15, Timeframe.m30, Timeframe.H1, Timeframe.H2, Timeframe.H3], "D"),
+    **dict.fromkeys([Timeframe.H4, Timeframe.H6, Timeframe.H8, Timeframe.D1], "M"),
+    **dict.fromkeys([Timeframe.W1, Timeframe.MN1], "Y"),
+}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 # The broker service's folders.
 FX_FOLDERS = {Layer.candles: "pds", Layer.enhanced: "cds"}
@@ -129,7 +144,8 @@ class Export(BaseModel):
         if not isinstance(layout, str):
             return value
         layers = ["candles", "enhanced"] if layout == Layout.fx_refresh else ["joined"]
-        fixed: dict[str, list[str]] = {Layout.fx_refresh.value: ["csv"], Layout.hive.value: ["parquet"]}
+        fixed: dict[str, list[str]] = {Layout.fx_refresh.value: ["csv"]}
+        fixed |= {each.value: ["parquet"] for each in (Layout.hive, Layout.dataset)}
         formats = fixed.get(str(layout), ["csv", "parquet"])
         return {"layers": layers, "formats": formats, **value}
 
@@ -141,6 +157,11 @@ class Export(BaseModel):
             raise ValueError("layout fx_refresh has the layers candles (pds) and enhanced (cds) alone")
         if self.layout is Layout.hive and self.formats != (Format.parquet,):
             raise ValueError("layout hive has the format parquet alone")
+        if self.layout is Layout.dataset:
+            if self.formats != (Format.parquet,):
+                raise ValueError("layout dataset has the format parquet alone")
+            if str(self.window) != "full" or self.keep != Retention():
+                raise ValueError("layout dataset has neither window nor keep: its files are stretches of all rows")
         for kind in self.formats:
             if self.compression and self.compression not in PACKS[kind]:
                 raise ValueError(f"{kind} files take compression {', '.join(PACKS[kind])}; found {self.compression}")
@@ -171,6 +192,16 @@ class Export(BaseModel):
             ending += ENDINGS.get(self.compression_of(kind), "")
         return "/".join([self.folder(market), *self._folders(layer, series), f"{self._stem(series)}.{ending}"])
 
+    def dataset_path(self, market: str, layer: Layer, timeframe: Timeframe, period: np.datetime64) -> str:
+        """The name of the file of a stretch of time, below the folder of exports.
+
+        >>> stretch = period_at(np.datetime64("2026-11-29T13:05", "us"), Timeframe.m1)
+        >>> Export(name="all", layout="dataset").dataset_path("fx", Layer.joined, Timeframe.m1, stretch)
+        'fx/all/timeframe=m1/2026-11-29T13.parquet'
+        """
+        below = [] if layer is Layer.joined else [layer.value]
+        return "/".join([self.folder(market), *below, f"timeframe={timeframe.value}", f"{period}.parquet"])
+
     def _folders(self, layer: Layer, series: Series) -> list[str]:
         if self.layout is Layout.fx_refresh:
             return [FX_FOLDERS[layer]]
@@ -199,6 +230,22 @@ class Export(BaseModel):
 def _percent_encoded(name: str) -> str:
     """A name as one folder of a hive dataset, the way its readers decode it."""
     return re.sub(r"[^\w.-]", lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode()), name)
+
+
+def period_at(moment: np.datetime64, timeframe: Timeframe) -> np.datetime64:
+    """The stretch of time of a dataset's file that an open time lies in, as a datetime64 of the stretch's length.
+
+    >>> str(period_at(np.datetime64("2026-11-29T13:05", "us"), Timeframe.m5))
+    '2026-11-29T12'
+    """
+    return moment.astype(f"datetime64[{PERIODS[timeframe]}]")
+
+
+# Without `exports:` in the YAML: candles as text, and everything as one dataset.
+DEFAULT_EXPORTS: Mapping[str, Export] = {
+    DEFAULT_NAME: Export(layers=(Layer.candles,), formats=(Format.csv,)),
+    DATASET_NAME: Export(name=DATASET_NAME, layout=Layout.dataset),
+}
 
 
 def parse_exports(value: object) -> object:

@@ -33,7 +33,7 @@ from refresh_pipeline.market.destination_spec import (
     clash,
     parse_destinations,
 )
-from refresh_pipeline.market.export_spec import DEFAULT_NAME, Export, Retention, Window, parse_exports
+from refresh_pipeline.market.export_spec import DEFAULT_EXPORTS, Export, Retention, Window, parse_exports
 from refresh_pipeline.market.live_spec import LiveSettings, parse_live
 from refresh_pipeline.market.plain_yaml import TOO_DEEP, YamlError, plain_yaml, repeated
 from refresh_pipeline.market.series import Series
@@ -215,7 +215,7 @@ class Market(BaseModel):
     indicators: IndicatorSettings = IndicatorSettings()
     owners: tuple[str, ...] = ()
     # Files, by the name of the export that they belong to.
-    exports: Annotated[Mapping[str, Export], BeforeValidator(parse_exports)] = {DEFAULT_NAME: Export()}
+    exports: Annotated[Mapping[str, Export], BeforeValidator(parse_exports)] = DEFAULT_EXPORTS
     # Where files and candles go, by name; `uploads` is always there.
     destinations: Annotated[Mapping[str, DestinationSpec], BeforeValidator(parse_destinations)] = {
         UPLOADS: UploadsSpec()

@@ -5,6 +5,7 @@ from typing import Any
 
 import duckdb
 
+from refresh_pipeline.market.export_spec import ALL_INSTRUMENTS
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market_files import market_files
 from refresh_pipeline.settings import Settings
@@ -58,7 +59,8 @@ def _counts(connection: duckdb.DuckDBPyConnection, market: str) -> dict[Table, d
         table: {
             (instrument, timeframe): count
             for instrument, timeframe, count in connection.execute(
-                f"select instrument, timeframe, count(*) from {qualified(market, table)} group by all"
+                f"select instrument, timeframe, count(*) from {qualified(market, table)} "
+                f"where instrument <> '{ALL_INSTRUMENTS}' group by all"
             ).fetchall()
         }
         for table in (*ROWS, *FILES)

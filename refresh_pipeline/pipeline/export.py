@@ -26,6 +26,7 @@ from refresh_pipeline.files.writer import ExportError, TableWriter, ending_of, f
 from refresh_pipeline.market.export_spec import Format
 from refresh_pipeline.market.model import Market, MarketError
 from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.pipeline.export_content import (
     Wanted,
     columns_of,
@@ -37,6 +38,7 @@ from refresh_pipeline.pipeline.export_content import (
     wanted_paths,
     window_of,
 )
+from refresh_pipeline.pipeline.export_dataset import DatasetResult, dataset_rows, write_datasets
 from refresh_pipeline.pipeline.export_growth import GrownFile, grow_files
 from refresh_pipeline.pipeline.progress import advance
 from refresh_pipeline.warehouse.connection import WarehouseBusy
@@ -64,6 +66,7 @@ class _Done:
     rows: int = 0
     bytes: int = 0
     errors: list[ExportError] = field(default_factory=list)
+    has_data: bool = False
     seconds: float = 0.0
 
     def add(self, row: Exported, *, replaced: bool, rows: int, size: int) -> None:
@@ -85,7 +88,14 @@ class _Place:
 def current_files(warehouse: Warehouse, market: Market) -> list[Exported]:
     """The manifest's rows of every file that the market's YAML asks for now."""
     wanted = wanted_paths(market)
-    return [each for each in warehouse.exported(market, market.series) if each.path in wanted]
+    files = [each for each in warehouse.exported(market, market.series) if each.path in wanted]
+    return [*files, *dataset_rows(warehouse, market)]
+
+
+def unwanted_files(warehouse: Warehouse, market: Market) -> list[Exported]:
+    """The manifest's rows of files of the market's series that its YAML no longer asks for."""
+    wanted = wanted_paths(market)
+    return [each for each in warehouse.exported(market, market.series) if each.path not in wanted]
 
 
 def check_exports(market: Market) -> None:
@@ -132,10 +142,15 @@ def export(
         advance(Table.exports, number, len(whole))
     for each in grown.values():
         _add_grown(done[each.file.series], each)
+    datasets = write_datasets(warehouse, market, root, batch, pending)
+    _add_datasets(done, datasets, pending.series)
     is_exported = np.array([series in done and not done[series].errors for series in pending.series], dtype=bool)
     rows = [file for result in done.values() for file in result.files if file != manifest.get(file.path)]
+    rows += [file for result in datasets.values() for file in result.rows]
+    warehouse.drop_exports(market, [path for result in datasets.values() for path in result.gone])
     warehouse.record_exports(market, rows, pending.take(is_exported), now)
     have = {each.series for each in manifest.values()}
+    have |= {each for each in batch if each.timeframe in datasets and held[each].candle_count}
     left = {s: Attempt.of(changed=False, has_data=s in have) for s in batch if s not in done}
     return {series: left[series] if series in left else _attempt(done[series]) for series in batch}
 
@@ -167,7 +182,7 @@ def _written(
         stager = opened.enter_context(TableWriter())
 
         def content(number: int, series: Series, pieces: Iterator[Rows]) -> tuple[Series, Content]:
-            return series, _read(stager, folder / str(number), series, pieces)
+            return series, read_content(stager, folder / str(number), series, pieces)
 
         def write(answer: tuple[Series, Content]) -> tuple[Series, _Done]:
             series, own = answer
@@ -182,7 +197,7 @@ def _written(
         yield from map_in_threads(write, contents, WORKERS)
 
 
-def _read(stager: TableWriter, folder: Path, series: Series, pieces: Iterator[Rows]) -> Content:
+def read_content(stager: TableWriter, folder: Path, series: Series, pieces: Iterator[Rows]) -> Content:
     """A series' rows: in memory where they are one piece, else staged in a folder; the error if reading fails."""
     try:
         first = next(pieces, None)
@@ -240,6 +255,18 @@ def _write_file(writer: TableWriter, place: _Place, file: Wanted, content: Rows 
     done.add(row, replaced=written.replaced, rows=written.rows, size=written.bytes)
 
 
+def _add_datasets(
+    done: dict[Series, _Done], datasets: Mapping[Timeframe, DatasetResult], changed: Sequence[Series]
+) -> None:
+    """Count a timeframe's files of all instruments as one of each series that changed."""
+    for series in changed:
+        if result := datasets.get(series.timeframe):
+            own = done.setdefault(series, _Done())
+            own.has_data = True
+            own.replaced += result.replaced > 0
+            own.errors += result.errors
+
+
 def _add_grown(done: _Done, grown: GrownFile) -> None:
     done.add(grown.row, replaced=grown.rows > 0, rows=grown.rows, size=grown.bytes)
 
@@ -263,7 +290,7 @@ def _attempt(done: _Done) -> Attempt:
     return Attempt.of(
         reasons=[str(error) for error in done.errors],
         changed=is_written,
-        has_data=bool(done.files),
+        has_data=bool(done.files) or done.has_data,
         rows_added=done.rows if is_written else 0,
         seconds=done.seconds,
         metadata={"files": done.replaced, "bytes": done.bytes},

@@ -46,17 +46,18 @@ class Wanted:
 
 
 def wanted_files(market: Market, series: Series) -> list[Wanted]:
-    """Every file of one series that the market's YAML asks for."""
+    """Every file of one series alone that the market's YAML asks for."""
     return [
         Wanted(series, export, layer, kind, export.path(market.name, layer, series, kind))
         for export in market.exports.values()
+        if export.layout is not Layout.dataset
         for layer in export.layers
         for kind in export.formats
     ]
 
 
 def wanted_paths(market: Market) -> set[str]:
-    """The names of every file that the market's YAML asks for now."""
+    """The names of every file of one series that the market's YAML asks for now."""
     return {file.path for series in market.series for file in wanted_files(market, series)}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from refresh_pipeline.files.writer import ExportError
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.pipeline.export import current_files, export
+from refresh_pipeline.pipeline.export import current_files, export, unwanted_files
 from refresh_pipeline.pipeline.export_retention import prune
 from refresh_pipeline.pipeline.snapshot import renew_snapshot
 from refresh_pipeline.pipeline.status_report import write_status_report
@@ -35,6 +35,9 @@ def publish_files(
     nothing: the log and the metadata of each series say so.
     """
     attempts = export(warehouse, market, root, batch, now)
+    if unwanted := unwanted_files(warehouse, market):
+        words = "%s: %s files that the YAML no longer asks for are no longer written, %s for instance"
+        log.warning(words, market.name, f"{len(unwanted):,}", unwanted[0].path)
     prune(warehouse, market, root, now)
     try:
         write_status_report(root, market, current_files(warehouse, market), attempts, now)

@@ -22,8 +22,9 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.pipeline.export import is_as_written
 from refresh_pipeline.pipeline.export_content import Wanted, wanted_files
+from refresh_pipeline.pipeline.export_dataset import dataset_rows, datasets
 from refresh_pipeline.pipeline.redis_cache import series_kept
-from refresh_pipeline.pipeline.upload import remotes
+from refresh_pipeline.pipeline.upload import remotes, with_datasets
 from refresh_pipeline.warehouse import forgetting, queries
 from refresh_pipeline.warehouse.acknowledgements import acknowledged, identity
 from refresh_pipeline.warehouse.gaps import gaps as find_gaps
@@ -412,7 +413,15 @@ def export_verdict(warehouse: Warehouse, market: Market, root: Path) -> Verdict:
         Fault(each.series, None, f"{each.path}: was never exported") for each in wanted if each.path not in manifest
     ]
     altered = [fault for each in wanted if each.path in manifest and (fault := _altered(root, manifest[each.path]))]
-    return Verdict([*missing, *altered, *differing], len(wanted), FILES)
+    shared = dataset_rows(warehouse, market)
+    altered += [fault for each in shared if (fault := _altered(root, each))]
+    held = {each.series.timeframe for each in shared}
+    missing += [
+        Fault(each, None, f"the dataset of {each.timeframe} was never exported")
+        for each in sorted(stored & set(market.series), key=str)
+        if datasets(market) and each.timeframe not in held
+    ]
+    return Verdict([*missing, *altered, *differing], len(wanted) + len(shared), FILES)
 
 
 def _is_whole(file: Wanted) -> bool:
@@ -435,9 +444,10 @@ def upload_verdict(
 ) -> Verdict:
     """Whether a destination holds what was last exported."""
     warehouse.prepare(market)
-    manifest = {each.path: each for each in warehouse.exported(market, market.series)}
+    series = with_datasets(market.series)
+    manifest = {each.path: each for each in warehouse.exported(market, series)}
     files = remotes(market, spec, market.series, manifest)
-    uploaded = {each.path: each for each in warehouse.uploaded(market, spec.name, market.series)}
+    uploaded = {each.path: each for each in warehouse.uploaded(market, spec.name, series)}
     if not files:
         return Verdict([], 0, FILES)
     try:

@@ -9,6 +9,7 @@ from typing import Any
 from refresh_pipeline.files.atomic import replacing, why_not_written
 from refresh_pipeline.files.writer import ExportError
 from refresh_pipeline.market.candles import iso_utc
+from refresh_pipeline.market.export_spec import ALL_INSTRUMENTS
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.warehouse.manifests import Exported
@@ -66,6 +67,6 @@ def _sums(files: Iterable[Exported]) -> dict[str, Any]:
         "total_files": len(listed),
         "total_bytes": sum(file.bytes for file in listed),
         "total_rows": sum(file.rows for file in listed),
-        "series": len({file.series for file in listed}),
+        "series": len({file.series for file in listed if file.series.instrument != ALL_INSTRUMENTS}),
         "newest_candle": None if newest is None else iso_utc(newest),
     }

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Computation
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT
-from refresh_pipeline.market.export_spec import Window
+from refresh_pipeline.market.export_spec import ALL_INSTRUMENTS, Window
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
@@ -142,6 +142,60 @@ def _chunk_pieces(
             yield from _chunk_pieces(connect, market, selection, [series], since[number : number + 1])
     else:
         yield from ((series, iter([rows])) for series, rows in answers)
+
+
+def rows_between(
+    connect: Connect,
+    market: Market,
+    selection: Selection,
+    batch: Sequence[Series],
+    *,
+    first: np.datetime64,
+    until: np.datetime64,
+) -> Rows:
+    """The selected rows of all series that open in `[first, until)`; `series_no` is the place in the batch.
+
+    Rows that have expired are computed, as in `pieces_to_export`.
+    """
+    bounds = {"first": first.astype(datetime), "until": until.astype(datetime)}
+    expired = _expired_between(connect, market, selection, batch, bounds)
+    since = np.full(len(batch), BEGINNING)
+    for number, (_, stored) in expired.items():
+        since[number] = stored
+    with connect() as connection, registered(connection, "wanted", numbered(batch, since=since)):
+        pieces = [arrays_of(connection, _joined_tables(market, selection), bounds)]
+    rows = max(EXPORTED_AT_ONCE // PIECES // len(selection.columns), 1)
+    for number, (begin, stored) in expired.items():
+        stretch = begin, min(stored, until)
+        for piece in _computed_pieces(connect, market, selection, batch[number], bounds=stretch, rows=rows):
+            pieces.append({"series_no": np.full(len(piece["open_time"]), number, dtype=np.int32), **piece})
+    if len(pieces) == 1:
+        return pieces[0]
+    found = _concatenated(pieces)
+    order = np.lexsort((found["open_time"], found["series_no"]))
+    return {name: values[order] for name, values in found.items()}
+
+
+def _expired_between(
+    connect: Connect, market: Market, selection: Selection, batch: Sequence[Series], bounds: Mapping[str, datetime]
+) -> dict[int, tuple[np.datetime64, np.datetime64]]:
+    """By its place in the batch, each series with expired rows: its first candle there, and the first stored row."""
+    places = [number for number, series in enumerate(batch) if series.timeframe in market.indicators.keep]
+    if not places:
+        return {}
+    with connect() as connection:
+        with registered(connection, "wanted", numbered([batch[number] for number in places])):
+            begins = arrays_of(
+                connection,
+                f"select w.series_no, min(t.open_time) as first from {qualified(market.name, Table.raw_candles)} t "
+                "join wanted w using (instrument, timeframe) where t.open_time >= $first and t.open_time < $until "
+                "group by w.series_no",
+                bounds,
+            )
+        places = [places[number] for number in begins["series_no"].tolist()]
+        since = begins["first"].astype(TIME_UNIT)
+        stored = _first_stored(connection, market, selection, [batch[number] for number in places], since)
+    return {number: (begin, first) for number, begin, first in zip(places, since, stored, strict=True) if first > begin}
 
 
 def rows_since(
@@ -379,7 +433,11 @@ def write_exports(
     """
     _replace_manifest(connection, qualified(market, Table.exports), exported, {"exported_at": now})
     since = dict(zip(series_exported.series, series_exported.since, strict=True))
-    _record_files(connection, market, Table.exports, {file.series: since.get(file.series) for file in exported})
+    files = {file.series: since.get(file.series) for file in exported if file.series.instrument != ALL_INSTRUMENTS}
+    # A file of all instruments is one of each series that changed.
+    of_all = {file.series.timeframe for file in exported} - {series.timeframe for series in files}
+    files |= {series: moment for series, moment in since.items() if series.timeframe in of_all}
+    _record_files(connection, market, Table.exports, files)
     read = numbered(series_exported.series, since=series_exported.since, version=series_exported.versions)
     with registered(connection, "series_read", read):
         connection.execute(
@@ -390,6 +448,14 @@ def write_exports(
         clear(connection, market, Table.exports, computed="series_read")
         queue_recompute(connection, market, [Table.exports])
         connection.execute("drop table touched")
+
+
+def drop_exports(connection: duckdb.DuckDBPyConnection, market: str, paths: Sequence[str]) -> None:
+    """Take files that are gone off the manifest of exports."""
+    if paths:
+        connection.execute(
+            f"delete from {qualified(market, Table.exports)} where list_contains(?, path)", [list(paths)]
+        )
 
 
 def write_uploads(

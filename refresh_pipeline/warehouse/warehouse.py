@@ -446,6 +446,18 @@ class Warehouse:
         selection = Selection(computations(market).values(), columns, window)
         yield from pieces_to_export(partial(self.get_connection, market.name), market, selection, batch, cells_at_once)
 
+    def rows_between(
+        self,
+        market: Market,
+        batch: Sequence[Series],
+        columns: Sequence[str],
+        first: np.datetime64,
+        until: np.datetime64,
+    ) -> Rows:
+        """The rows of all series with these columns that open in `[first, until)`, with `series_no`."""
+        selection = Selection(computations(market).values(), columns, Window.model_validate("full"))
+        return manifests.rows_between(self.get_connection, market, selection, batch, first=first, until=until)
+
     def rows_since(
         self, market: Market, batch: Sequence[Series], columns: Sequence[str], since: NDArray
     ) -> Iterator[tuple[Series, Rows]]:
@@ -465,6 +477,11 @@ class Warehouse:
         """Record the files that were written, in place of their earlier rows, and take the series off the queue."""
         with self.get_connection(market.name) as connection, transaction(connection):
             write_exports(connection, market.name, exported, series_exported, timestamp(now))
+
+    def drop_exports(self, market: Market, paths: Sequence[str]) -> None:
+        """Take files that are gone off the manifest of exports."""
+        with self.get_connection() as connection, transaction(connection):
+            manifests.drop_exports(connection, market.name, paths)
 
     def exported(self, market: Market, batch: Sequence[Series]) -> list[Exported]:
         """The manifest of export files of the series of the batch."""

@@ -31,7 +31,10 @@ def test_the_demo_is_refreshed_and_then_only_grows(nowhere: World) -> None:
     counts = nowhere.query("select timeframe, count(*), count(distinct instrument) from demo.raw_candles group by 1")
     assert {timeframe: count for timeframe, count, _ in counts} == {name: 8 * count for name, count in SERIES.items()}
     assert {instruments for _, _, instruments in counts} == {8}
-    assert len(exports) == 8 * 5 * 2
+    texts = {name for name in exports if name.endswith(".csv")}
+    assert len(texts) == 8 * 5
+    datasets = {name.rpartition("/")[0] for name in exports if name not in texts}
+    assert datasets == {f"demo/dataset/timeframe={name}" for name in SERIES}
     assert {name: content for name, (content, _) in nowhere.files("uploads").items()} == {
         name: content for name, (content, _) in exports.items()
     }
@@ -46,9 +49,10 @@ def test_the_demo_is_refreshed_and_then_only_grows(nowhere: World) -> None:
         assert {(row[1], row[2].isoformat()) for row in new - old} == {("m5", "2026-06-01T12:00:00")}
     for table in ("raw_candle_revisions", "rejected_candles"):
         assert nowhere.query(f"select * from demo.{table}") == []
-    changed = {name for name, found in nowhere.files("exports").items() if exports[name] != found}
-    assert {name.rpartition("_")[2] for name in changed} == {"m5.csv", "m5.parquet"}
-    assert len(changed) == 16
+    changed = {name for name, found in nowhere.files("exports").items() if exports.get(name) != found}
+    assert {name.rpartition("_")[2] for name in changed & texts} == {"m5.csv"}
+    assert len(changed & texts) == 8
+    assert {name.rpartition("/")[0] for name in changed - texts} == {"demo/dataset/timeframe=m5"}
 
     rows = json.loads(command("status", "--json", "--now", LATER.isoformat()).stdout)
     assert len(rows) == 40

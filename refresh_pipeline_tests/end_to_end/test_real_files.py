@@ -72,7 +72,7 @@ def test_real_candles_come_out_whole_in_order_and_without_those_that_contradict_
 
     # Newest first in the file, oldest first in what is exported.
     assert in_file("BTC-USD_H1", "first(time) > last(time)") is True
-    exported = [row[0] for row in world.query("select open_time from 'data/exports/coins/BTC-USD_H1.csv'")]
+    exported = [row[0] for row in world.query("select open_time from 'data/exports/coins/candles/BTC-USD_H1.csv'")]
     assert exported == sorted(exported)
     assert len(exported) == counts["BTC/USD|H1"]
 

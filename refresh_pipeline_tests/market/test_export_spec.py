@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from refresh_pipeline.market.destination_spec import ObjectStoreSpec
-from refresh_pipeline.market.export_spec import Compression, Format, Layer
+from refresh_pipeline.market.export_spec import Compression, Format, Layer, Layout
 from refresh_pipeline.market.model import Market, MarketError, parse_market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
@@ -30,9 +30,12 @@ def paths(of: Market, export: str, series: Series = EURUSD) -> list[str]:
     return [chosen.path("fx", layer, series, kind) for layer in chosen.layers for kind in chosen.formats]
 
 
-def test_a_market_that_says_nothing_has_a_csv_and_a_parquet_file_of_everything() -> None:
+def test_a_market_that_says_nothing_has_candles_as_text_and_everything_as_one_dataset() -> None:
     silent = parse_market(BASE + "history: 1d}", file="fx.yaml")
-    assert paths(silent, "default") == ["fx/EUR-USD_H1.csv", "fx/EUR-USD_H1.parquet"]
+    assert paths(silent, "default") == ["fx/candles/EUR-USD_H1.csv"]
+    assert [*silent.exports] == ["default", "dataset"]
+    dataset = silent.exports["dataset"]
+    assert (dataset.layout, dataset.layers, dataset.formats) == (Layout.dataset, (Layer.joined,), (Format.parquet,))
     assert [*silent.destinations] == ["uploads"]
     assert silent.publish == timedelta(hours=2)
 
@@ -65,6 +68,8 @@ def test_no_two_files_of_a_market_share_a_name(series: Series) -> None:
 @pytest.mark.parametrize(
     ("exports", "words"),
     [
+        ("{a: {layout: dataset, formats: csv}}", "layout dataset has the format parquet alone"),
+        ("{a: {layout: dataset, window: {last: 3}}}", "layout dataset has neither window nor keep"),
         ("[current]", "exports: found ['current']; allowed: a mapping from the name of an export"),
         ("{}", "exports: found {}; allowed: a mapping"),
         ("{a: 3}", "exports.a: found 3; allowed: a mapping with layout, layers"),

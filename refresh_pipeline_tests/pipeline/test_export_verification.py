@@ -50,6 +50,17 @@ def test_files_as_they_were_written_have_no_faults(made: World) -> None:
     assert checked(made) == (30, [])
 
 
+def test_a_file_that_is_too_long_for_memory_is_read_by_groups_of_columns(made: World) -> None:
+    few = {"cells_at_once": 4_000}
+    root, series = made.settings.exports_dir, made.market.series
+    assert verify(made.warehouse, made.market, root, series, **few) == (30, [])
+    made.change("update bazaar.indicators set sma_10 = sma_10 + 1e-9 where instrument = 'ETH/USD'")
+    faults = verify(made.warehouse, made.market, root, series, **few)[1]
+    assert len(faults) == 9
+    assert all("sma_10" in fault.what for fault in faults)
+    assert not root.with_name("exports-staged").exists()
+
+
 def test_files_of_a_series_that_changed_since_are_not_held_against_the_table(made: World) -> None:
     fetched(made, LATER, [BTC])
     computed(made, [BTC])
