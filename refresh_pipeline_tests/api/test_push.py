@@ -2,7 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+import re
+import socket
+from base64 import b64encode
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -13,12 +16,16 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from refresh_pipeline.api import newsroom
-from refresh_pipeline.api.news import Hub, Mailbox, News, Subscription, Topic
+from refresh_pipeline.api.access import rules_of
+from refresh_pipeline.api.app import create_app
+from refresh_pipeline.api.news import MOST_WAITING, Hub, Mailbox, News, Subscription, Topic
 from refresh_pipeline.api.reading import OPENING
+from refresh_pipeline.api.service import Service
 from refresh_pipeline.api_files import load_collections
 from refresh_pipeline.market.apis import Collection
 from refresh_pipeline.market.candles import TIME_UNIT
@@ -282,6 +289,93 @@ def test_a_client_that_never_reads_holds_up_nobody(busy_shop: Shop) -> None:
             wait_for(lambda wanted=float(number + 3): _close_of(told(busy, "candles")) == wanted)
 
 
+async def _websocket_of(port: int) -> "tuple[asyncio.StreamReader, asyncio.StreamWriter]":
+    """A WebSocket by hand that wants the news of runs: no library may read ahead of the test."""
+    reader, writer = await _connected(port)
+    lines = [f"GET {V1}/ws HTTP/1.1", f"Host: 127.0.0.1:{port}", "Connection: Upgrade", "Upgrade: websocket"]
+    lines += ["Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {b64encode(bytes(16)).decode()}", "", ""]
+    writer.write("\r\n".join(lines).encode())
+    await reader.readuntil(b"\r\n\r\n")
+    asked = b'{"type":"subscribe","topic":"runs"}'
+    # A client masks what it sends; zeros leave it as it is.
+    writer.write(bytes([0x81, 0x80 | len(asked)]) + bytes(4) + asked)
+    await reader.readuntil(b'"subscribed"')
+    return reader, writer
+
+
+async def _stream_of(port: int) -> "tuple[asyncio.StreamReader, asyncio.StreamWriter]":
+    reader, writer = await _connected(port)
+    writer.write(f"GET {V1}/events?topics=runs HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+    await reader.readuntil(b"retry: 2000")
+    return reader, writer
+
+
+async def _connected(port: int) -> "tuple[asyncio.StreamReader, asyncio.StreamWriter]":
+    door = socket.socket()
+    door.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    door.connect(("127.0.0.1", port))
+    return await asyncio.open_connection(sock=door, limit=8192)
+
+
+RUN, DROPPED = re.compile(rb'"run_id":"(\d+)"'), re.compile(rb'"dropped":(\d+)')
+
+
+async def _heard_by(reader: asyncio.StreamReader) -> tuple[list[int], int]:
+    """The runs that a client is told of up to the last one, and how many it is told that it missed."""
+    heard = b""
+    while b'"run_id":"%d"' % LAST_RUN not in heard[-4096:]:
+        heard += await reader.read(65536)
+    return [int(one) for one in RUN.findall(heard)], sum(int(one) for one in DROPPED.findall(heard))
+
+
+LAST_RUN = 1299
+
+
+def test_fifty_clients_hear_everything_beside_two_that_never_read(busy_shop: Shop) -> None:
+    async def scenario(service: Service, port: int) -> None:
+        fast = [await (_stream_of if number % 2 else _websocket_of)(port) for number in range(50)]
+        read = set(service.hub._mailboxes)
+        slow = [await open_client(port) for open_client in (_websocket_of, _stream_of)]
+        hearing = [asyncio.create_task(_heard_by(reader)) for reader, _ in fast]
+        for number in range(LAST_RUN + 1):
+            service.hub.publish(News(Topic.runs, number, {"type": "run_update", "run_id": f"{number}", "x": "x" * 800}))
+            while number % 100 == 0 and any(map(len, read)):
+                await asyncio.sleep(0.001)
+        assert [await one for one in hearing] == [(list(range(LAST_RUN + 1)), 0)] * 50
+        # What waits for those that do not read is bounded; once they read, they learn how much they have missed.
+        waiting = sorted(len(mailbox) for mailbox in service.hub._mailboxes)
+        assert waiting == [0] * 50 + [MOST_WAITING] * 2
+        for reader, _ in slow:
+            heard, dropped = await _heard_by(reader)
+            assert dropped > 0
+            assert len(heard) + dropped == LAST_RUN + 1
+        for _, writer in [*fast, *slow]:
+            writer.close()
+
+    asyncio.run(_beside_a_server(busy_shop, scenario))
+
+
+async def _beside_a_server(shop: Shop, scenario: Callable[[Service, int], Awaitable[None]]) -> None:
+    """Run a scenario in the loop of a server whose sockets buffer little."""
+    service = Service.of(shop.settings, shop.markets, lambda: NOW)
+    with socket.socket() as door:
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        door.bind(("127.0.0.1", 0))
+        port = door.getsockname()[1]
+        app = create_app(service, rules_of(shop.settings, "127.0.0.1", port))
+        config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)  # type: ignore[arg-type]
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[door]))
+        while not server.started:
+            await asyncio.sleep(0.01)
+        try:
+            async with asyncio.timeout(4 * SECONDS):
+                await scenario(service, port)
+        finally:
+            server.should_exit = True
+            await serving
+
+
 def _close_of(message: dict[str, Any]) -> float | None:
     listed = [one["last"]["close"] for one in message["series"] if one["layer"] == "candles"]
     return listed[-1] if listed else None
@@ -340,41 +434,21 @@ def _wave_after(shop: Shop, prices: dict[Series, float]) -> Wave:
 def test_candles_of_a_live_run_are_served_and_told_before_they_are_in_the_file(busy_shop: Shop) -> None:
     url = f"{V1}/data/BTC/USD/5m?layer=candles&limit=2&columns=open_time,close,source,complete"
     folder = busy_shop.settings.live_dir
-    with (
-        served(busy_shop) as client,
-        PushDoor(folder, "fair", "demo") as door,
-        socket_of(client) as socket,
-        socket_of(client) as named,
-    ):
-        told(named, "connected")
+    with served(busy_shop) as client, PushDoor(folder, "fair", "demo") as door, socket_of(client) as socket:
         assert (folder / "fair.json").stat().st_mode & 0o777 == 0o600
         told(socket, "connected")
         told(socket, "subscribed", type="subscribe", topic="candles", rows=True)
-        answered = told(named, "subscribed", type="subscribe", topic="candles", layers="enhanced, indicators")
-        assert answered["layers"] == "enhanced, indicators"
         before = client.get(url)
-        flat_wave = _wave_after(busy_shop, {BTC: 42.5, ETH: 7.0})
-        colors = np.array(["green", None], dtype=object)
-        enhanced = {"median": np.array([42.0, 6.5]), "fractal_up_2": np.array([0.0, 1.0]), "ao_color": colors}
-        wave = replace(flat_wave, enhanced=enhanced, indicators={"rsi_14": np.array([np.nan, 55.5])})
+        wave = _wave_after(busy_shop, {BTC: 42.5, ETH: 7.0})
         # The API looks for doors twice a second.
         wait_for(lambda: door.subscribers > 0)
         door.push([wave])
         message = told(socket, "candles")
         assert (message["live"], message["version"]) == (True, client.get(f"{V1}/changes").json()["version"])
         assert [one["last"]["close"] for one in message["series"]] == [42.5, 7.0]
-        # Computed columns reach those who named their layer, and nobody else.
-        columns = {(one["instrument"], one["layer"]): one["last"] for one in told(named, "candles")["series"]}
-        opened, later_opened = (one["since"] for one in message["series"])
-        assert columns == {
-            ("BTC/USD", "enhanced"): {"open_time": opened, "median": 42.0, "fractal_up_2": 0, "ao_color": "green"},
-            ("ETH/USD", "enhanced"): {"open_time": later_opened, "median": 6.5, "fractal_up_2": 1, "ao_color": None},
-            ("BTC/USD", "indicators"): {"open_time": opened, "rsi_14": None},
-            ("ETH/USD", "indicators"): {"open_time": later_opened, "rsi_14": 55.5},
-        }
-        assert {one["layer"] for one in message["series"]} == {"candles"}
         answer = client.get(url)
         [_, newest] = answer.json()["data"]
+        opened = message["series"][0]["since"]
         assert newest == {"open_time": opened, "close": 42.5, "source": "demo", "complete": None}
         assert answer.headers["etag"] != before.headers["etag"]
         assert client.get(f"{V1}/data/BTC/USD/5m/latest?layer=candles").json()["latest"]["close"] == 42.5
