@@ -434,21 +434,41 @@ def _wave_after(shop: Shop, prices: dict[Series, float]) -> Wave:
 def test_candles_of_a_live_run_are_served_and_told_before_they_are_in_the_file(busy_shop: Shop) -> None:
     url = f"{V1}/data/BTC/USD/5m?layer=candles&limit=2&columns=open_time,close,source,complete"
     folder = busy_shop.settings.live_dir
-    with served(busy_shop) as client, PushDoor(folder, "fair", "demo") as door, socket_of(client) as socket:
+    with (
+        served(busy_shop) as client,
+        PushDoor(folder, "fair", "demo") as door,
+        socket_of(client) as socket,
+        socket_of(client) as named,
+    ):
+        told(named, "connected")
         assert (folder / "fair.json").stat().st_mode & 0o777 == 0o600
         told(socket, "connected")
         told(socket, "subscribed", type="subscribe", topic="candles", rows=True)
+        answered = told(named, "subscribed", type="subscribe", topic="candles", layers="enhanced, indicators")
+        assert answered["layers"] == "enhanced, indicators"
         before = client.get(url)
-        wave = _wave_after(busy_shop, {BTC: 42.5, ETH: 7.0})
+        flat_wave = _wave_after(busy_shop, {BTC: 42.5, ETH: 7.0})
+        colors = np.array(["green", None], dtype=object)
+        enhanced = {"median": np.array([42.0, 6.5]), "fractal_up_2": np.array([0.0, 1.0]), "ao_color": colors}
+        wave = replace(flat_wave, enhanced=enhanced, indicators={"rsi_14": np.array([np.nan, 55.5])})
         # The API looks for doors twice a second.
         wait_for(lambda: door.subscribers > 0)
         door.push([wave])
         message = told(socket, "candles")
         assert (message["live"], message["version"]) == (True, client.get(f"{V1}/changes").json()["version"])
         assert [one["last"]["close"] for one in message["series"]] == [42.5, 7.0]
+        # Computed columns reach those who named their layer, and nobody else.
+        columns = {(one["instrument"], one["layer"]): one["last"] for one in told(named, "candles")["series"]}
+        opened, later_opened = (one["since"] for one in message["series"])
+        assert columns == {
+            ("BTC/USD", "enhanced"): {"open_time": opened, "median": 42.0, "fractal_up_2": 0, "ao_color": "green"},
+            ("ETH/USD", "enhanced"): {"open_time": later_opened, "median": 6.5, "fractal_up_2": 1, "ao_color": None},
+            ("BTC/USD", "indicators"): {"open_time": opened, "rsi_14": None},
+            ("ETH/USD", "indicators"): {"open_time": later_opened, "rsi_14": 55.5},
+        }
+        assert {one["layer"] for one in message["series"]} == {"candles"}
         answer = client.get(url)
         [_, newest] = answer.json()["data"]
-        opened = message["series"][0]["since"]
         assert newest == {"open_time": opened, "close": 42.5, "source": "demo", "complete": None}
         assert answer.headers["etag"] != before.headers["etag"]
         assert client.get(f"{V1}/data/BTC/USD/5m/latest?layer=candles").json()["latest"]["close"] == 42.5
