@@ -50,9 +50,8 @@ bench: .venv/installed-dev ## Measure a cycle and its parts against bare figures
 bench-scaling: .venv/installed-dev ## Measure ticks of 50 to 5,000 series, and of five timeframes at once
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks scaling
 
-DAYS = 30
 bench-backfill: .venv/installed-dev ## Measure a backfill of DAYS=30 of m1 for 50 symbols, beside bare loading and computing
-	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks backfill --days $(DAYS)
+	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks backfill --days $(or $(DAYS),30)
 
 bench-compare: .venv/installed-dev ## Measure PARTS of commits A=main~1 and B=main in turn, ROUNDS=3 times
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.compare $(or $(A),main~1) $(or $(B),main) $(PARTS) --rounds $(or $(ROUNDS),3)
@@ -70,10 +69,9 @@ bench-live: .venv/installed-dev ## Measure a live run for MINUTES=5: SERIES=487 
 bench-cluster: .venv/installed-dev ## Kill hosts and PostgreSQL of a cluster of namespaces; verify every candle (as root)
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.cluster --minutes $(or $(MINUTES),5) --series $(or $(SERIES),40)
 
-# How long, and what the random moments are drawn from.
-SEED = 1
+# How long, and what the random moments are drawn from: SEED=1 if none is named.
 soak: .venv/installed-dev ## Run the daemon for MINUTES=60, kill its processes and the venue at random, verify the data
-	@MINUTES=$(or $(MINUTES),60) SEED=$(SEED) $(IN_VENV) -m pytest -q -s -m soak refresh_pipeline_tests/soak
+	@MINUTES=$(or $(MINUTES),60) SEED=$(or $(SEED),1) $(IN_VENV) -m pytest -q -s -m soak refresh_pipeline_tests/soak
 
 constraints: ## Pin all dependencies anew in constraints.txt (needs Python 3.11, the oldest supported)
 	@$${PYTHON:-python3.11} -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "constraints: wants Python 3.11")'

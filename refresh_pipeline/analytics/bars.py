@@ -36,6 +36,8 @@ class Bars:
     # The volumes of the bars before the first row of each series, the newest last: one row a series, NaN where there
     # are fewer bars. None where no series starts at a checkpoint, or no formula looks back beyond one.
     earlier_volumes: Floats | None = None
+    # The asset class of each series, whose sessions may be others than the calendar's; None where no series has one.
+    classes: NDArray[np.object_] | None = None
 
     def __len__(self) -> int:
         return len(self.open_time)
@@ -82,6 +84,12 @@ class Bars:
     def remaining(self) -> NDArray[np.int64]:
         """The number of rows of its series after each row."""
         return np.repeat(self.starts[1:], self.lengths) - 1 - np.arange(len(self))
+
+    def of_class(self, name: str) -> NDArray[np.bool_]:
+        """The rows of the series of an asset class."""
+        if self.classes is None:
+            return np.zeros(len(self), dtype=bool)
+        return np.repeat((self.classes == name).astype(bool), self.lengths)
 
 
 @dataclass(frozen=True, slots=True)

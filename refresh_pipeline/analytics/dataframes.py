@@ -5,6 +5,7 @@ by the extra `frames`.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -45,12 +46,17 @@ def enhanced_candles(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def indicators(
-    frame: pd.DataFrame, compute: Sequence[IndicatorSpec] | None = None, *, calendar: str = "crypto"
+    frame: pd.DataFrame,
+    compute: Sequence[IndicatorSpec] | None = None,
+    *,
+    calendar: str = "crypto",
+    asset_class: str | None = None,
 ) -> pd.DataFrame:
     """Every indicator of one series, beside its candles, or those wished for; the frame is as for `enhanced_candles`.
 
     `compute` names groups, indicators, columns, or an indicator with parameters, as a market's YAML does; `calendar`
-    whose days are trading sessions, which VWAP, pivots and opening ranges are of.
+    whose days are trading sessions, which VWAP, pivots and opening ranges are of. `asset_class` is the instrument's
+    `class` in a market's YAML: with the calendar fx, a metal and an index have trading hours of their own.
 
     >>> import pandas as pd
     >>> days = pd.date_range("2024-01-01", periods=12, freq="D")
@@ -62,13 +68,17 @@ def indicators(
     2024-01-12     7.5   11.0
 
     Raises:
-        ValueError: as for `enhanced_candles`; there is no such indicator; there is no such calendar.
+        ValueError: as for `enhanced_candles`; there is no such indicator; there is no such calendar; the calendar has no such
+            class.
     """
     try:
         days = calendar_named(calendar)
     except ValueError as error:
         raise ValueError(f"found calendar {calendar!r}; {error}") from error
-    return _computed(frame, indicators_table(compute, days))
+    if asset_class is not None and asset_class not in days.classes:
+        allowed = ", ".join(days.classes) or f"none with the calendar {calendar}"
+        raise ValueError(f"found asset_class {asset_class!r}, allowed: {allowed}")
+    return _computed(frame, indicators_table(compute, days), asset_class)
 
 
 def known_at(frame: pd.DataFrame) -> pd.DataFrame:
@@ -100,8 +110,10 @@ def known_at(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(zoned, index=frame.index)
 
 
-def _computed(frame: pd.DataFrame, computation: Computation) -> pd.DataFrame:
+def _computed(frame: pd.DataFrame, computation: Computation, asset_class: str | None = None) -> pd.DataFrame:
     bars = _bars(frame)
+    if asset_class is not None:
+        bars = replace(bars, classes=np.array([asset_class], dtype=object))
     results = computation.compute(bars)
     columns: dict[str, object] = dict(bars.columns)
     columns |= {column.name: _typed(column, results) for column in computation.columns}

@@ -39,15 +39,15 @@ class LiveTables:
     A series too short to go on by itself is computed from its first bar at each step, which takes little: it is short.
     """
 
-    def __init__(self, indicators: Computation, series: int) -> None:
-        """So many series, none of them loaded."""
+    def __init__(self, indicators: Computation, series: int, classes: NDArray[np.object_] | None = None) -> None:
+        """So many series, none of them loaded, and the asset class of each; None where no series has one."""
         self._computation, self._series = indicators, series
         longest = LiveIndicators(indicators, 0, Windows(CANDLE_COLUMNS, 0, 1)).longest_stretch
         # The first block before which every stretch is whole.
         begins = max(longest, _ENHANCED_BEGINS)
         self.begins = -(-begins // BLOCK_BARS) * BLOCK_BARS
         kept = max(longest + BLOCK_BARS, self.begins) + 1
-        self._windows = Windows(CANDLE_COLUMNS, series, kept, with_times=True)
+        self._windows = Windows(CANDLE_COLUMNS, series, kept, with_times=True, classes=classes)
         self._indicators = LiveIndicators(indicators, series, self._windows)
         self._enhanced = LiveEnhanced(series, self._windows)
         self.is_loaded = np.zeros(series, dtype=bool)
@@ -160,8 +160,15 @@ def _series_of(bars: Bars, chosen: np.ndarray) -> Bars:
     columns = {name: values[rows] for name, values in bars.columns.items()}
     states = {name: values[chosen] for name, values in bars.states.items()}
     volumes = None if bars.earlier_volumes is None else bars.earlier_volumes[chosen]
-    before = bars.earlier[chosen]
-    return Bars(bars.open_time[rows], columns, starts, before=before, states=states, earlier_volumes=volumes)
+    return Bars(
+        bars.open_time[rows],
+        columns,
+        starts,
+        before=bars.earlier[chosen],
+        states=states,
+        earlier_volumes=volumes,
+        classes=None if bars.classes is None else bars.classes[chosen],
+    )
 
 
 def _merged(members: Members, parts: list[LiveRows]) -> LiveRows:

@@ -386,7 +386,16 @@ class LiveIndicators:
         memory = {state: values[:, members] for state, values in self._memory.items()}
         times, starts = self._windows.times(members), np.arange(len(members) + 1)
         before = self._windows.count[members] - 1
-        bars = Bars(times, now, starts, before=before, states=states, with_states=True, memory=memory)
+        bars = Bars(
+            times,
+            now,
+            starts,
+            before=before,
+            states=states,
+            with_states=True,
+            memory=memory,
+            classes=self._windows.classes(members),
+        )
         rows = Rows(bars, starts[:-1])
         later = evaluate_recursive(self._recursive, rows)
         for part in self._zones:

@@ -14,8 +14,17 @@ Members = NDArray[np.int64]
 class Windows:
     """Columns of numbers, the newest at least `keep` rows of each series, and how many rows each series has in all."""
 
-    def __init__(self, names: Sequence[str], series: int, keep: int, *, with_times: bool = False) -> None:
-        """Empty windows of so many series."""
+    def __init__(
+        self,
+        names: Sequence[str],
+        series: int,
+        keep: int,
+        *,
+        with_times: bool = False,
+        classes: NDArray[np.object_] | None = None,
+    ) -> None:
+        """Empty windows of so many series, and the asset class of each; None where no series has one."""
+        self._classes = classes
         self._keep, self._capacity = keep, 2 * keep
         self._columns = {name: np.full((series, self._capacity), np.nan) for name in names}
         self._times = np.zeros((series, self._capacity if with_times else 0), dtype=TIME_UNIT)
@@ -74,6 +83,10 @@ class Windows:
         starts = np.arange(len(members) + 1) * rows
         return Bars(np.zeros(starts[-1], dtype=TIME_UNIT), columns, starts, before=self.count[members] - rows)
 
+    def classes(self, members: Members) -> NDArray[np.object_] | None:
+        """The asset class of each of these series; None where no series has one."""
+        return None if self._classes is None else self._classes[members]
+
     def whole(self, members: Members) -> Bars:
         """All rows of series that are short enough to be here from their first row on."""
         pairs = [(member, slice(0, int(self._newest[member]) + 1)) for member in members.tolist()]
@@ -83,7 +96,7 @@ class Windows:
             name: np.concatenate([nothing, *(values[pair] for pair in pairs)]) for name, values in self._columns.items()
         }
         times = np.concatenate([np.empty(0, TIME_UNIT), *(self._times[pair] for pair in pairs)])
-        return Bars(times, columns, starts)
+        return Bars(times, columns, starts, classes=self.classes(members))
 
     def times(self, members: Members, back: int = 0) -> Times:
         """The open time of the row `back` rows before the newest of each of these series."""

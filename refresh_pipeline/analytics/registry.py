@@ -414,7 +414,10 @@ def _sessions(calendar: Calendar) -> Iterator[Indicator]:
         "sessions",
         "sessions",
         "VWAP, opening range and floor traders' pivots of the market's trading sessions.",
-        RecursiveFormula(partial(sessions.session_columns, calendar=calendar), sessions.STATES),
+        # Since version 2 the opening range follows the sessions of an instrument's class.
+        RecursiveFormula(
+            partial(sessions.session_columns, calendar=calendar), sessions.STATES, version=2 if calendar.classes else 1
+        ),
         [
             price_column("vwap", "Volume weighted mean of typical prices since the session began."),
             price_column("opening_range_high", "High of the session's first 30 minutes; so far, while they last."),

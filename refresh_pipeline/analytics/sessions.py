@@ -60,13 +60,23 @@ def pivots(high: Floats, low: Floats, close: Floats) -> list[Floats]:
 def _opening_range(sessions: "Sessions", bars: Bars, calendar: Calendar) -> tuple[Floats, list[Floats]]:
     """When each session's first bar in trading hours opened (us), and the range of its first half hour so far."""
     # A bar that opens with its calendar's day counts, also where that is before trading begins: it is the whole day's.
-    trades = calendar.is_open(bars.open_time) | (calendar.floor(Timeframe.D1, bars.open_time) == bars.open_time)
+    trades = _is_open(bars, calendar) | (calendar.floor(Timeframe.D1, bars.open_time) == bars.open_time)
     opened_at = np.where(trades, bars.open_time.astype(np.int64), np.nan)
     opened = sessions.running(np.fmin, "session_open_time", opened_at)
     inside = trades & (opened_at < opened + OPENING_RANGE.astype(np.int64))
     high = sessions.running(np.fmax, "opening_range_high_so_far", np.where(inside, bars["high"], np.nan))
     low = sessions.running(np.fmin, "opening_range_low_so_far", np.where(inside, bars["low"], np.nan))
     return opened, [high, low]
+
+
+def _is_open(bars: Bars, calendar: Calendar) -> NDArray[np.bool_]:
+    """Whether each bar opens in trading hours, which are those of its series' asset class; the days are the same."""
+    is_open = np.array(calendar.is_open(bars.open_time))
+    for name, sessions in calendar.classes.items():
+        rows = bars.of_class(name)
+        if rows.any():
+            is_open[rows] = sessions.is_open(bars.open_time[rows])
+    return is_open
 
 
 @dataclass(frozen=True, slots=True)

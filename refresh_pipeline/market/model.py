@@ -4,11 +4,13 @@ import csv
 import difflib
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -353,6 +355,15 @@ class Market(BaseModel):
         named = self.instruments.get(instrument)
         asset_class = named.asset_class if named else None
         return self.calendar.classes.get(asset_class or "", self.calendar)
+
+    def classes_of(self, batch: Sequence[Series]) -> NDArray[np.object_] | None:
+        """The asset class of each series that has other sessions than the calendar, else None; None if no series has.
+
+        Computed columns that need sessions go by it.
+        """
+        names = [self.instruments.get(each.instrument, Instrument()).asset_class for each in batch]
+        classes = [name if name in self.calendar.classes else None for name in names]
+        return np.array(classes, dtype=object) if any(classes) else None
 
     def session_key(self, instrument: str) -> str:
         """The name of an instrument's calendar: the market's, and its class where that has sessions of its own."""

@@ -17,6 +17,7 @@ from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.candles import TIME_UNIT, Candles, instant, iso_utc
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.time_bounds import CLOCK_SKEW
 from refresh_pipeline.pipeline.progress import advance
 from refresh_pipeline.sources import Fetched, PermanentError, Request, Source, SourceError
 from refresh_pipeline.sources.failover import PreferredSources, order_of, primary_of
@@ -143,6 +144,7 @@ def fetch_candles(
     work.follow_corrections()
     work.confirm_withdrawals()
     with warehouse.session(market.name):
+        work.withdraw_unfinished()
         warehouse.write_gaps(market, now)
         held = warehouse.series_stats(market, list(tallies))
     return {series: tally.attempt(series, held[series], source.kind) for series, tally in tallies.items()}
@@ -244,6 +246,17 @@ class _Work:
         if missed:
             self.ask([Request(series, *stretch) for series, stretch in missed.items()], _unwatched)
 
+    def withdraw_unfinished(self) -> None:
+        """Withdraw the newest candle of a series where it was made while the clock was ahead, and has not closed."""
+        held = self.warehouse.series_stats(self.market, list(self.tallies))
+        doubted = _not_closed(self.market, held, self.now)
+        if not doubted:
+            return
+        derived = derived_timeframes(primary_of(self.source), self.market)
+        for series, count in self.warehouse.withdraw_unfinished(self.market, doubted, derived, self.now).items():
+            log.warning("%s %s: a candle that has not closed is withdrawn", self.market.name, series)
+            self.tallies[series].stored += Stored(withdrawn=count)
+
     def follow_corrections(self) -> None:
         """Ask for ever longer stretches before the oldest corrected candle, until one agrees with its source."""
         candles = self.market.reread
@@ -267,6 +280,17 @@ class _Work:
             requests.append(Request(series, since, tally.asked_since))
             tally.go_back_to(since)
         return requests
+
+
+def _not_closed(market: Market, held: Mapping[Series, SeriesStats], now: datetime) -> dict[Series, np.datetime64]:
+    """The newest candle of the series where it is the bar in which `now` lies, by its opening time."""
+    moment, latest = np.array([instant(now)], dtype=TIME_UNIT), instant(now + CLOCK_SKEW)
+    doubted: dict[Series, np.datetime64] = {}
+    for (calendar, timeframe), some in market.by_calendar(held).items():
+        opens = calendar.floor(timeframe, moment)
+        if calendar.closes(timeframe, opens)[0] > latest:
+            doubted |= {each: opens[0] for each in some if held[each].last_open_time == opens[0]}
+    return doubted
 
 
 def _unwatched(_: Sequence[Fetched]) -> None:

@@ -29,7 +29,10 @@ class Engine:
         for each in series:
             members.setdefault(each.timeframe, []).append(each)
         computation = computations(market)[Table.indicators]
-        self._tables = {timeframe: LiveTables(computation, len(part)) for timeframe, part in members.items()}
+        self._tables = {
+            timeframe: LiveTables(computation, len(part), market.classes_of(part))
+            for timeframe, part in members.items()
+        }
         self._number = {each: number for part in members.values() for number, each in enumerate(part)}
 
     def load(self, series: Iterable[Series]) -> dict[Series, np.datetime64]:

@@ -47,6 +47,7 @@ class Checkpoints:
             before=self.candles,
             states=self.states,
             earlier_volumes=volumes,
+            classes=bars.classes,
         )
 
 

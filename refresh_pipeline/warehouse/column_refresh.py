@@ -163,6 +163,7 @@ def _narrowed(work: TailRefresh, columns: frozenset[str]) -> ColumnRefresh:
         work.calendar,
         work.two_sided,
         keep=work.keep,
+        classes=work.classes,
         cells_at_once=min(work.cells_at_once, ROWS_AT_ONCE * cells_a_row),
         session=work.session,
         progress=work.progress,

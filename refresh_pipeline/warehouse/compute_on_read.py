@@ -52,7 +52,7 @@ def computed_rows(
         ValueError: the table has no column of one of the names.
     """
     computation = _chosen(computations(market)[table], columns)
-    work = TailRefresh(connect, market.name, computation, market.calendar, market.two_sided)
+    work = TailRefresh(connect, market.name, computation, market.calendar, market.two_sided, classes=market.classes_of)
     kinds = {column.name: column.sql_type for column in computation.columns}
     width = len(computation.columns) + len(computation.states) + 6
     known = _known(connect, market, series)

@@ -76,7 +76,8 @@ def _table_faults(
         first = odd[0] if len(odd) else stored[:-1][stored[1:] == stored[:-1]][0]
         yield Fault(series, first, f"{len(stored)} rows, {kept.sum()} are expected")
         return
-    bars = Bars(raw["open_time"], {name: raw[name] for name in CANDLE_COLUMNS}, np.array([0, len(times)]))
+    columns, starts = {name: raw[name] for name in CANDLE_COLUMNS}, np.array([0, len(times)])
+    bars = Bars(raw["open_time"], columns, starts, classes=market.classes_of([series]))
     names = [column.name for column in computation.columns]
     width = max(CELLS_AT_ONCE // len(times), 1)
     for first in range(0, len(names), width):

@@ -99,6 +99,8 @@ class TailRefresh:
     # How long rows of a timeframe are kept, counted back from a series' newest candle; without an entry for ever.
     keep: Mapping[Timeframe, timedelta] = field(default_factory=dict)
     cells_at_once: int = CELLS_AT_ONCE
+    # The asset classes of instruments, as `Market.classes_of` gives them.
+    classes: Callable[[Sequence[Series]], NDArray[np.object_] | None] = lambda series: None
     # One connection for every `connect` in its block.
     session: Callable[[], AbstractContextManager[None]] = nullcontext
     # Called after each transaction with the number of series written so far, and of all.
@@ -279,7 +281,8 @@ class TailRefresh:
                 {"earliest": read_from.min().astype(datetime)},
             )
         starts = np.searchsorted(rows["series_no"], np.arange(len(pending.series) + 1))
-        return Bars(rows["open_time"], {name: rows[name] for name in columns}, starts)
+        classes = self.classes(pending.series)
+        return Bars(rows["open_time"], {name: rows[name] for name in columns}, starts, classes=classes)
 
     def _write(self, waiting: list[ComputedBatch]) -> dict[Series, Recomputed]:
         """Store the computed batches in one transaction, and empty the list."""

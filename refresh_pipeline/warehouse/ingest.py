@@ -127,7 +127,7 @@ def closing_later(market: Market, arrivals: Mapping[Series, Candles], now: datet
     """Which of these candles, of all series behind one another, close later than `now` and a minute."""
     latest = instant(now + CLOCK_SKEW)
     parts = [
-        closes_after(market.calendar, series.timeframe, candles.open_time, latest)
+        closes_after(market.calendar_of(series.instrument), series.timeframe, candles.open_time, latest)
         for series, candles in arrivals.items()
     ]
     return np.concatenate(parts) if parts else np.array([], dtype=bool)

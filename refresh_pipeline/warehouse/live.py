@@ -116,6 +116,7 @@ class LiveStore:
             self._computations[table],
             self._market.calendar,
             self._market.two_sided,
+            classes=self._market.classes_of,
         )
         short = pending.candle_count < begins
         since = np.where(short, pending.first_open_time, pending.since)

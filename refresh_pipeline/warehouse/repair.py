@@ -8,9 +8,24 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.warehouse import stored_ranges
 from refresh_pipeline.warehouse.arrays import numbered, registered
+from refresh_pipeline.warehouse.ingest import queue_recompute
 from refresh_pipeline.warehouse.schema import Table, qualified
 
 _SAME = "t.instrument = w.instrument and t.timeframe = w.timeframe"
+
+
+def queue_indicators(connection: duckdb.DuckDBPyConnection, market: Market, batch: Sequence[Series]) -> None:
+    """Queue the indicators of series to be computed from their first candle; in the open transaction."""
+    if not batch:
+        return
+    with registered(connection, "wanted", numbered(batch)):
+        connection.execute(
+            "create temp table changed_series as select s.instrument, s.timeframe, s.first_open_time as since "
+            f"from {qualified(market.name, Table.series)} s semi join wanted using (instrument, timeframe) "
+            "where s.first_open_time is not null"
+        )
+    queue_recompute(connection, market.name, [Table.indicators], changed="changed_series")
+    connection.execute("drop table changed_series")
 
 
 def queue_recompute_from_raw(

@@ -78,6 +78,29 @@ def regrid(
     return made, _keys([(series, time) for time in later[calendar.floor(series.timeframe, later) != later]])
 
 
+def unfinished(
+    connection: duckdb.DuckDBPyConnection, market: Market, doubted: Mapping[Series, np.datetime64], derived: Derived
+) -> Arrays:
+    """Those of the doubted bars, one a series, that were made of a part of their base, which ends within them.
+
+    A bar that its stored base goes beyond has closed, whatever the clock says.
+    """
+    base_of = {longer: base for base, some in derived.items() for longer in some}
+    based = [each for each in doubted if each.timeframe in base_of]
+    ends = bounds_of(connection, market, [Series(each.instrument, base_of[each.timeframe]) for each in based]).last
+    closed = {
+        each
+        for each, end in zip(based, ends, strict=True)
+        if end >= market.calendar_of(each.instrument).closes(each.timeframe, np.array([doubted[each]]))[0]
+    }
+    with registered(connection, "doubted", _keys([(each, doubted[each]) for each in doubted if each not in closed])):
+        return arrays_of(
+            connection,
+            f"select instrument, timeframe, open_time from {qualified(market.name, Table.raw_candles)} "
+            "semi join doubted using (instrument, timeframe, open_time) where not complete",
+        )
+
+
 def _open_times(connection: duckdb.DuckDBPyConnection, market: Market, series: Series) -> Times:
     rows = arrays_of(
         connection,

@@ -120,6 +120,22 @@ def of_another_calendar(connection: duckdb.DuckDBPyConnection, market: Market) -
     return [batch[number] for (number,) in rows]
 
 
+def of_another_class(connection: duckdb.DuckDBPyConnection, market: Market) -> list[Series]:
+    """The series whose ranges another class's sessions of the market's calendar made; before `bring_forward`."""
+    of_classes = [fingerprint(each) for each in (market.calendar, *market.calendar.classes.values())]
+    batch = of_another_calendar(connection, market)
+    if not batch:
+        return []
+    with registered(connection, "wanted", numbered(batch)):
+        rows = connection.execute(
+            f"select distinct series_no from wanted w join {qualified(market.name, Table.stored_ranges)} s "
+            "on s.instrument = w.instrument and s.timeframe = w.timeframe "
+            "where list_contains($of_classes, s.calendar) order by series_no",
+            {"of_classes": of_classes},
+        ).fetchall()
+    return [batch[number] for (number,) in rows]
+
+
 def extend(
     connection: duckdb.DuckDBPyConnection,
     market: Market,

@@ -187,6 +187,8 @@ class Warehouse:
                 column_versions.follow_keep(connection, market.name, Table(computed.name), market.indicators.keep)
             ensure_known_view(connection, market.name, ENHANCED_CANDLES, market.two_sided)
             changed = stored_ranges.of_another_calendar(connection, market)
+            # The fingerprints of columns cover the calendar and all its classes, not which class an instrument has.
+            repair.queue_indicators(connection, market, stored_ranges.of_another_class(connection, market))
             ensure_signals_view(connection, market.name)
             adjustments.ensure_views(connection, market.name, schema.candle_columns(market.two_sided))
             stored_ranges.bring_forward(connection, market)
@@ -299,6 +301,19 @@ class Warehouse:
             _make_again(connection, market, removed, now)
         return {series: len(times) for series, times in removed.items()}
 
+    def withdraw_unfinished(
+        self, market: Market, doubted: Mapping[Series, np.datetime64], derived: Derived, now: datetime
+    ) -> dict[Series, int]:
+        """Withdraw those of the bars that were resampled before they closed; gives how many of each series went.
+
+        Their values move to `raw_candle_revisions`. They come again once they close.
+        """
+        with self.get_connection(market.name) as connection, transaction(connection):
+            gone = resampled.unfinished(connection, market, doubted, derived)
+            removed = forgetting.remove(connection, market, gone, now) if len(gone["open_time"]) else {}
+            _make_again(connection, market, removed, now)
+        return {series: len(times) for series, times in removed.items()}
+
     def queue_recompute(self, market: Market, tables: Sequence[Table], batch: Sequence[Series]) -> None:
         """Queue computed tables of series to be computed anew from their first candle."""
         with self.get_connection(market.name) as connection, transaction(connection):
@@ -382,6 +397,7 @@ class Warehouse:
             market.calendar,
             market.two_sided,
             market.indicators.keep,
+            classes=market.classes_of,
             session=partial(self.session, market.name),
             progress=progress,
             overlaps=isinstance(self.place, FilePlace),

@@ -109,3 +109,28 @@ def test_a_hole_over_midnight_begins_the_next_session_at_its_first_bar():
     np.testing.assert_allclose(
         computed["pivot_point"][3:], (market["high"][:3].max() + market["low"][:3].min() + market["close"][2]) / 3
     )
+
+
+@pytest.mark.parametrize("after_a_checkpoint", [False, True])
+def test_the_opening_range_of_a_class_begins_with_its_own_trading_hours(after_a_checkpoint):
+    # The day after Christmas: pairs open at 19:00 New York, metals and indices at 18:00.
+    first = np.datetime64("2025-12-25T22:30", "us")
+    opens = np.tile(first + HOUR / 2 * np.arange(8), 2)
+    high = np.tile(np.array([9.0, 11.0, 12.0, 15.0, 16.0, 17.0, 18.0, 19.0]), 2)
+    market = {"open": high - 1, "high": high, "low": high - 2, "close": high - 1, "volume": np.ones(16)}
+    table = indicators(["sessions"], CALENDARS["fx"])
+    bars = Bars(opens, market, np.array([0, 8, 16]), classes=np.array(["metal", None], dtype=object), with_states=True)
+    if after_a_checkpoint:
+        _, known = table.compute_with_states(bars)
+        rest = np.r_[3:8, 11:16]
+        bars = Bars(
+            opens[rest],
+            {name: values[rest] for name, values in market.items()},
+            np.array([0, 5, 10]),
+            before=np.array([3, 3]),
+            states={name: values[[2, 10]] for name, values in known.items()},
+            classes=bars.classes,
+        )
+    gold, pair = np.split(table.compute(bars)["opening_range_high"], 2)
+    assert set(gold[-4:]) == {11.0}
+    assert set(pair[-4:]) == {15.0}

@@ -288,6 +288,31 @@ def test_the_class_of_an_instrument_decides_which_longer_candles_are_complete(tm
     assert before != longer(desk) == longer(anew(desk, tmp_path))
 
 
+def test_the_opening_range_follows_the_class_that_an_instrument_gets_later(tmp_path: Path) -> None:
+    # After Christmas pairs open at 19:00 New York, metals at 18:00.
+    now, first = datetime(2025, 12, 26, 6, 0, 30, tzinfo=UTC), np.datetime64("2025-12-25T22:30", "us")
+    yaml = MARKET.replace("crypto", "fx").replace("m15, H4", "m15").replace("sma_10, mfi", "sma_10, sessions")
+    yaml = yaml.replace("[BTC/USD]", "{BTC/USD: {class: currency}, ETH/USD: {class: metal}}")
+    candles = {first + number * QUARTER: candle(number) for number in range(30)}
+    desk = Desk(Warehouse(tmp_path / "refresh.duckdb"), parse_market(yaml, "histories.yaml"), Venue(candles))
+
+    def ranges() -> dict[str, float]:
+        desk.refresh(now)
+        desk.compute()
+        with desk.warehouse.reader() as connection:
+            query = (
+                "select instrument, opening_range_high from histories.indicators where open_time = '2025-12-26 05:30'"
+            )
+            return dict(connection.execute(query).fetchall())
+
+    highs = {hour: max(candles[np.datetime64(f"{hour}:{minute}", "us")][1] for minute in ("00", "15"))
+             for hour in ("2025-12-25T23", "2025-12-26T00")}  # fmt: skip
+    metal, currency = highs["2025-12-25T23"], highs["2025-12-26T00"]
+    assert ranges() == pytest.approx({"BTC/USD": currency, "ETH/USD": metal})
+    desk.market = parse_market(yaml.replace("currency", "index").replace("metal", "currency"), "histories.yaml")
+    assert ranges() == pytest.approx({"BTC/USD": metal, "ETH/USD": currency})
+
+
 def anew(desk: Desk, folder: Path) -> Desk:
     """A new warehouse of the same venue and market."""
     other = Desk(Warehouse(folder / "fresh.duckdb"), desk.market, desk.venue)
@@ -368,6 +393,42 @@ def test_candles_of_a_clock_that_was_ahead_do_not_stop_the_market(market: Market
     # The venue corrects a candle that is the newest one once the clock is right.
     desk.venue.candles[np.datetime64("2026-06-01T11:45", "us")] = candle(3, 2.0)
     assert desk.refresh(NOW)[M15].rows_revised == 1
+
+
+@dataclass
+class RightVenue(Venue):
+    """A venue that goes by the right time, whatever the machine's clock says."""
+
+    clock: datetime = NOW
+
+    def fetch(self, requests: Sequence[Request], now: datetime) -> Iterator[Fetched]:
+        yield from super().fetch(requests, self.clock)
+
+
+@pytest.mark.parametrize("timeframes", ["m15, H4, D1, W1", "H4, D1"])
+def test_longer_candles_of_a_clock_that_was_ahead_are_withdrawn_by_the_next_refresh(
+    tmp_path: Path, timeframes: str
+) -> None:
+    market = parse_market(MARKET.replace("m15, H4", timeframes).replace("5d", "12d"), "histories.yaml")
+    early, now = NOW - timedelta(minutes=80), NOW - timedelta(minutes=50)
+    desk = Desk(Warehouse(tmp_path / "refresh.duckdb"), market, RightVenue(Venue.of().candles, clock=early))
+    desk.refresh(early)
+    desk.compute()
+    count = len(desk.rows())
+    desk.refresh(early + timedelta(hours=26))
+    desk.compute()
+    # The H4 and the D1 bar of the true time.
+    ahead = len(desk.rows()) - count
+    assert ahead == 2
+    desk.venue = RightVenue(desk.venue.candles, clock=now)
+    done = desk.refresh(now)
+    assert sum(int(str(each.metadata.get("rows_withdrawn", 0))) for each in done.values()) == ahead
+    # A refresh of the past takes no candle that has closed.
+    desk.refresh(now - timedelta(hours=9))
+    other = Desk(Warehouse(tmp_path / "fresh.duckdb"), market, desk.venue)
+    other.refresh(now)
+    assert_equal(desk, other)
+    assert desk.warehouse.chosen_candles(market, Choice(closing_after=now)) == {}
 
 
 def test_a_series_with_nothing_but_candles_of_the_future_begins_with_its_history(
