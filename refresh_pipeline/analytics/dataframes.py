@@ -68,8 +68,7 @@ def indicators(
     2024-01-12     7.5   11.0
 
     Raises:
-        ValueError: as for `enhanced_candles`; there is no such indicator; there is no such calendar; the calendar has no such
-            class.
+        ValueError: as for `enhanced_candles`; there is no such indicator; there is no such calendar, or class of it.
     """
     try:
         days = calendar_named(calendar)

@@ -128,7 +128,7 @@ def test_the_opening_range_of_a_class_begins_with_its_own_trading_hours(after_a_
             {name: values[rest] for name, values in market.items()},
             np.array([0, 5, 10]),
             before=np.array([3, 3]),
-            states={name: values[[2, 10]] for name, values in known.items()},
+            states={name: values[[2, 10]].astype(np.float64) for name, values in known.items()},
             classes=bars.classes,
         )
     gold, pair = np.split(table.compute(bars)["opening_range_high"], 2)

@@ -293,7 +293,7 @@ def test_the_opening_range_follows_the_class_that_an_instrument_gets_later(tmp_p
     now, first = datetime(2025, 12, 26, 6, 0, 30, tzinfo=UTC), np.datetime64("2025-12-25T22:30", "us")
     yaml = MARKET.replace("crypto", "fx").replace("m15, H4", "m15").replace("sma_10, mfi", "sma_10, sessions")
     yaml = yaml.replace("[BTC/USD]", "{BTC/USD: {class: currency}, ETH/USD: {class: metal}}")
-    candles = {first + number * QUARTER: candle(number) for number in range(30)}
+    candles = {np.add(first, number * QUARTER): candle(number) for number in range(30)}
     desk = Desk(Warehouse(tmp_path / "refresh.duckdb"), parse_market(yaml, "histories.yaml"), Venue(candles))
 
     def ranges() -> dict[str, float]:
