@@ -29,6 +29,7 @@ from refresh_pipeline.destinations import DestinationError, Outgoing, PermanentU
 from refresh_pipeline.destinations.endpoint_proxy import EndpointProxy
 from refresh_pipeline.destinations.paths import WrongDestination, shown, split_url, under_root
 from refresh_pipeline.destinations.uploading import AccessRefused, ListingRepeats, Unreachable, UploadingDestination
+from refresh_pipeline.market.clear_text import ALLOWED, host_in_the_clear
 from refresh_pipeline.market.destination_spec import ObjectStoreSpec
 from refresh_pipeline.settings import cloud_addresses, system_proxy
 
@@ -71,11 +72,13 @@ class ObjectStoreDestination(UploadingDestination[Any]):
         credentials: the set credentials, by the name of their environment variable.
         endpoint: the address of compatible storage, `https://...`; the cloud's own where it is empty.
         region: of an S3 bucket; AWS_REGION or us-east-1 where it is empty.
+        insecure_http: whether keys may go to another machine over http://.
         timeout: seconds without an answer after which a request has failed.
         sleep: the function that waits between attempts.
 
     Raises:
-        WrongDestination: half of a pair of keys is missing, or obstore cannot open the URL.
+        WrongDestination: half of a pair of keys is missing, keys would go over http:// to another machine, or obstore
+                cannot open the URL.
     """
 
     # MD5 of a file sent whole; of a file sent in pieces, the MD5 of their MD5s and their number. The store's ETag.
@@ -92,6 +95,7 @@ class ObjectStoreDestination(UploadingDestination[Any]):
         *,
         endpoint: str = "",
         region: str = "",
+        insecure_http: bool = False,
         timeout: float = 30.0,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -105,6 +109,11 @@ class ObjectStoreDestination(UploadingDestination[Any]):
             raise WrongDestination(
                 f"{shown(url)} needs {' and '.join(AWS_PAIR)}, or neither (the role of this machine counts then); "
                 f"missing: {missing[0]}"
+            )
+        if keys and not insecure_http and (host := host_in_the_clear(endpoint)):
+            raise WrongDestination(
+                f"{shown(url)}: endpoint: found http:// to {host}, which shows keys and files to the network; "
+                f"allowed: {ALLOWED}"
             )
         options = {ENDPOINT_NAMES.get(self._scheme, "endpoint"): endpoint, "region": region}
         config: Any = keys | {name: value for name, value in options.items() if value}
@@ -134,7 +143,7 @@ class ObjectStoreDestination(UploadingDestination[Any]):
             WrongDestination: half of a pair of keys is missing, or obstore cannot open the URL.
         """
         url = spec.url or f"s3://{spec.bucket}/{quote(spec.prefix.strip('/'))}"
-        return cls(url, credentials, endpoint=spec.endpoint, region=spec.region)
+        return cls(url, credentials, endpoint=spec.endpoint, region=spec.region, insecure_http=spec.insecure_http)
 
     def _session(self) -> AbstractContextManager[Any]:
         return nullcontext(self._store)

@@ -18,7 +18,7 @@ from refresh_pipeline.market.destination_spec import (
 
 ALLOWED = f"file:///a/folder, dropbox:///a/folder, {BUCKET_URLS}"
 # The options of an s3:// URL that its query may hold, as they are called in YAML.
-BUCKET_OPTIONS = ("endpoint", "region")
+BUCKET_OPTIONS = ("endpoint", "region", "insecure_http")
 
 
 def uploads_spec(upload_url: str | None, credentials: Mapping[str, str], default_folder: Path) -> FileSpec:

@@ -9,10 +9,11 @@ import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from refresh_pipeline.market.clear_text import ALLOWED, host_in_the_clear
 from refresh_pipeline.market.plain_yaml import TOO_DEEP, YamlError, plain_yaml
 
 API_ID = re.compile(r"[a-z0-9_.]{1,80}")
@@ -114,6 +115,17 @@ class Request(_Strict):
     params: Mapping[str, str] = Field(default_factory=dict)
     headers: Mapping[str, str] = Field(default_factory=dict)
     body: Any = None
+    # Whether a credential may go to another machine over http://.
+    insecure_http: bool = False
+
+    @model_validator(mode="after")
+    def _credentials_go_by_https(self) -> Self:
+        names = [name for text in _texts(self) for name in VARIABLE.findall(text)]
+        if names and not self.insecure_http and (host := host_in_the_clear(self.url)):
+            raise ValueError(
+                f"url: found http:// to {host}, which shows ${names[0]} to the network; allowed: {ALLOWED}"
+            )
+        return self
 
 
 class Api(Request):
@@ -158,7 +170,14 @@ class Api(Request):
     @property
     def ways(self) -> tuple[Request, ...]:
         """Every way to put the question, the preferred one first."""
-        first = Request(url=self.url, method=self.method, params=self.params, headers=self.headers, body=self.body)
+        first = Request(
+            url=self.url,
+            method=self.method,
+            params=self.params,
+            headers=self.headers,
+            body=self.body,
+            insecure_http=self.insecure_http,
+        )
         return (first, *self.alternatives)
 
 

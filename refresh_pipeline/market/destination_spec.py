@@ -143,6 +143,8 @@ class ObjectStoreSpec(FileSpec, frozen=True):
     # Of compatible storage; the cloud's own where it is empty.
     endpoint: str = ""
     region: str = ""
+    # Whether keys may go to another machine over http://.
+    insecure_http: bool = False
 
     @field_validator("url")
     @classmethod

@@ -1,13 +1,12 @@
 """Which sources exist, and how the source of a market is opened. How series are fetched is `fetching`'s part."""
 
 import importlib
-import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from refresh_pipeline.market.clear_text import ALLOWED, host_in_the_clear
 from refresh_pipeline.market.model import Market, MarketError
 from refresh_pipeline.settings import SECRET_PREFIX, VENUES_OWN, is_open_to_markets
 from refresh_pipeline.sources import Secrets, Source, no_secrets
@@ -127,13 +126,11 @@ def variables(options: Mapping[str, Any]) -> list[str]:
 
 def _refuse_plain_http(market: Market) -> None:
     options = market.source.options
-    url = urlsplit(str(options.get("base_url", "")))
-    if url.scheme != "http" or options.get("insecure_http") is True or not _sends_a_token(market):
-        return
-    if not _is_loopback(url.hostname or ""):
+    host = host_in_the_clear(str(options.get("base_url", "")))
+    if host and options.get("insecure_http") is not True and _sends_a_token(market):
         raise MarketError(
-            f"market {market.name!r}: source.base_url: found http:// to {url.hostname}, which shows the token to the "
-            "network; allowed: https://, a host of this machine, or `insecure_http: true` beside it"
+            f"market {market.name!r}: source.base_url: found http:// to {host}, which shows the token to the "
+            f"network; allowed: {ALLOWED}"
         )
 
 
@@ -141,10 +138,3 @@ def _sends_a_token(market: Market) -> bool:
     options = market.source.options
     named = [str(name) for key in ("headers", "params") for name in options.get(key) or ()]
     return bool(market.source.kind in WITH_TOKEN or variables(options) or any(map(TOKEN_NAME.search, named)))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

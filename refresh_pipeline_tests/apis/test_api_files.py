@@ -102,6 +102,24 @@ def test_wrong_yaml_is_named(text: str, message: str):
         parse_collection(text, "mine.yaml")
 
 
+KEYS = ("params: {k: $REFRESH_SECRET_A}", "headers: {K: $REFRESH_SECRET_A}", "body: [$REFRESH_SECRET_A]")
+
+
+@pytest.mark.parametrize("part", KEYS)
+def test_a_key_goes_to_no_other_machine_in_the_clear(part: str):
+    def parsed(way: str) -> None:
+        parse_collection(f"name: mine\napis: {{a: {{url: 'https://a.example', or: [{{{way}, {part}}}]}}}}", "mine.yaml")
+
+    with pytest.raises(ApiError, match=r"or\.0: url: found http:// to b\.example, which shows \$REFRESH_SECRET_A"):
+        parsed("url: 'http://b.example'")
+    for way in (
+        "url: 'https://b.example'",
+        "url: 'http://localhost:80'",
+        "url: 'http://b.example', insecure_http: true",
+    ):
+        parsed(way)
+
+
 def test_collections_are_loaded_by_name_and_a_folder_of_ones_own_wins(tmp_path: Path):
     (tmp_path / "sentiment.yaml").write_text("name: sentiment\napis: {a: {url: https://a.example}}")
     settings = Settings.model_construct(

@@ -22,6 +22,7 @@ from refresh_pipeline.destinations.object_store import PIECE_BYTES, ObjectStoreD
 from refresh_pipeline.destinations.parallel import OUTAGE_AFTER
 from refresh_pipeline.destinations.paths import WrongDestination
 from refresh_pipeline.destinations.registry import open_destination
+from refresh_pipeline.destinations.upload_url import uploads_spec
 from refresh_pipeline.market.destination_spec import ObjectStoreSpec
 from refresh_pipeline_tests.fakes.azure import ACCOUNT, ACCOUNT_KEY, CONTAINER, FakeAzure
 from refresh_pipeline_tests.fakes.http_server import Fault, LoopbackServer
@@ -256,6 +257,21 @@ def test_a_yaml_and_credentials_make_one() -> None:
     assert opened(spec, AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s").url == "s3://b/p"
     with pytest.raises(WrongDestination, match="missing: AWS_SECRET_ACCESS_KEY"):
         opened(spec, AWS_ACCESS_KEY_ID="k")
+
+
+def test_keys_go_to_no_other_machine_in_the_clear() -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    spec = ObjectStoreSpec(kind="s3", bucket="candles", endpoint="http://storage.example.org:9000")
+    with pytest.raises(WrongDestination, match=r"http:// to storage\.example\.org, which shows keys"):
+        ObjectStoreDestination.from_spec(spec, keys)
+    for allowed in (
+        {"insecure_http": True},
+        {"endpoint": "http://127.0.0.1:9"},
+        {"endpoint": "https://storage.example.org"},
+    ):
+        ObjectStoreDestination.from_spec(spec.model_copy(update=allowed), keys)
+    address = "s3://candles?endpoint=http://storage.example.org&insecure_http=true"
+    assert uploads_spec(address, {}, Path()).model_dump()["insecure_http"] is True
 
 
 def test_without_keys_the_role_of_the_machine_counts(storage: FakeS3, outgoing: list[Outgoing]) -> None:

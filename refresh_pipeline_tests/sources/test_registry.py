@@ -19,7 +19,7 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import Fetched, Request, TransientError
 from refresh_pipeline.sources.fetching import base_timeframe, fetch, require_served
-from refresh_pipeline.sources.registry import SOURCES, open_source
+from refresh_pipeline.sources.registry import SOURCES, WITH_TOKEN, open_source
 from refresh_pipeline_tests.fakes.binance import FakeBinance
 
 NOW = datetime(2024, 6, 1, 12, 0, 30, tzinfo=UTC)
@@ -334,3 +334,24 @@ def test_a_token_goes_to_no_other_machine_in_the_clear(option: str, tmp_path: Pa
         open_source(described(option, url), tmp_path)
     open_source(described(f"{option}, insecure_http: true", "http://api.example.com"), tmp_path)
     open_source(described("params: {a: b}", "http://api.example.com"), tmp_path)
+
+
+TOKENS = ("oanda", "dhan", "alpaca")
+
+
+def test_every_source_with_a_token_is_held_against_plain_http() -> None:
+    assert set(TOKENS) == set(WITH_TOKEN)
+
+
+@pytest.mark.parametrize("kind", TOKENS)
+def test_a_venues_own_token_goes_to_no_other_machine_in_the_clear(kind: str, tmp_path: Path) -> None:
+    def opened(address: str, more: str = "") -> None:
+        options = ", ".join(each for each in (f"kind: {kind}", f"base_url: '{address}'", more) if each)
+        text = f"name: x\nsource: {{{options}}}\ncalendar: crypto\ninstruments: {{A/B: {{ids: {{security_id: 1}}}}}}\n"
+        open_source(parse_market(f"{text}timeframes: [m1]\nhistory: 1d\n", "x"), tmp_path)
+
+    with pytest.raises(MarketError, match=r"http:// to api\.example\.com, which shows the token"):
+        opened("http://api.example.com")
+    for address in ("http://127.0.0.1:8080", "http://[::1]:8080", "https://api.example.com"):
+        opened(address)
+    opened("http://api.example.com", "insecure_http: true")
