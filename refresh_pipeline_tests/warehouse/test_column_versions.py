@@ -205,11 +205,11 @@ def test_another_calendar_recomputes_the_columns_of_sessions_alone(warehouse: Wa
     assert_as_fresh(warehouse, market, later)
 
 
-def test_another_class_changes_no_computed_column(warehouse: Warehouse):
+def test_another_class_computes_the_indicators_of_its_instrument_alone(warehouse: Warehouse):
     plain = with_indicators("sessions", calendar="fx", instruments={"XAU/USD": {}})
     metal = with_indicators("sessions", calendar="fx", instruments={"XAU/USD": {"class": "metal"}})
     refresh(warehouse, plain)
-    assert refresh(warehouse, metal) == {Table.enhanced_candles: 0, Table.indicators: 0}
+    assert refresh(warehouse, metal) == {Table.enhanced_candles: 0, Table.indicators: len(metal.timeframes)}
     assert_as_fresh(warehouse, metal)
 
 
