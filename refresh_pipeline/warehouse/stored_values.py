@@ -32,7 +32,7 @@ def stored_values(table: Table, rows: Arrays) -> dict[str, NDArray]:
     digits = rounded if table in ROUNDED else (lambda values: values)
     stored = dict(rows)
     # Of few rows, all columns at once: a call for each takes longer than its numbers do.
-    at_once = max(ROWS // max((len(rows[name]) for name in numbers), default=ROWS), 1)
+    at_once = max(ROWS // max(max((len(rows[name]) for name in numbers), default=ROWS), 1), 1)
     for first in range(0, len(numbers), at_once):
         names = numbers[first : first + at_once]
         together = digits(finite(np.concatenate([rows[name] for name in names])))
