@@ -431,6 +431,22 @@ def _wave_after(shop: Shop, prices: dict[Series, float]) -> Wave:
     return Wave(list(prices), following, bars, {}, {}, [], counts, last, {})
 
 
+def _computed(wave: Wave) -> Wave:
+    """The wave with some computed columns of its two series."""
+    colors = np.array(["green", None], dtype=object)
+    enhanced = {"median": np.array([42.0, 6.5]), "fractal_up_2": np.array([0.0, 1.0]), "ao_color": colors}
+    return replace(wave, enhanced=enhanced, indicators={"rsi_14": np.array([np.nan, 55.5])})
+
+
+def _told_of_computed(bitcoin: str, ether: str) -> dict[tuple[str, str], dict[str, object]]:
+    return {
+        ("BTC/USD", "enhanced"): {"open_time": bitcoin, "median": 42.0, "fractal_up_2": 0, "ao_color": "green"},
+        ("ETH/USD", "enhanced"): {"open_time": ether, "median": 6.5, "fractal_up_2": 1, "ao_color": None},
+        ("BTC/USD", "indicators"): {"open_time": bitcoin, "rsi_14": None},
+        ("ETH/USD", "indicators"): {"open_time": ether, "rsi_14": 55.5},
+    }
+
+
 def test_candles_of_a_live_run_are_served_and_told_before_they_are_in_the_file(busy_shop: Shop) -> None:
     url = f"{V1}/data/BTC/USD/5m?layer=candles&limit=2&columns=open_time,close,source,complete"
     folder = busy_shop.settings.live_dir
@@ -447,10 +463,7 @@ def test_candles_of_a_live_run_are_served_and_told_before_they_are_in_the_file(b
         answered = told(named, "subscribed", type="subscribe", topic="candles", layers="enhanced, indicators")
         assert answered["layers"] == "enhanced, indicators"
         before = client.get(url)
-        flat_wave = _wave_after(busy_shop, {BTC: 42.5, ETH: 7.0})
-        colors = np.array(["green", None], dtype=object)
-        enhanced = {"median": np.array([42.0, 6.5]), "fractal_up_2": np.array([0.0, 1.0]), "ao_color": colors}
-        wave = replace(flat_wave, enhanced=enhanced, indicators={"rsi_14": np.array([np.nan, 55.5])})
+        wave = _computed(_wave_after(busy_shop, {BTC: 42.5, ETH: 7.0}))
         # The API looks for doors twice a second.
         wait_for(lambda: door.subscribers > 0)
         door.push([wave])
@@ -460,12 +473,7 @@ def test_candles_of_a_live_run_are_served_and_told_before_they_are_in_the_file(b
         # Computed columns reach those who named their layer, and nobody else.
         columns = {(one["instrument"], one["layer"]): one["last"] for one in told(named, "candles")["series"]}
         opened, later_opened = (one["since"] for one in message["series"])
-        assert columns == {
-            ("BTC/USD", "enhanced"): {"open_time": opened, "median": 42.0, "fractal_up_2": 0, "ao_color": "green"},
-            ("ETH/USD", "enhanced"): {"open_time": later_opened, "median": 6.5, "fractal_up_2": 1, "ao_color": None},
-            ("BTC/USD", "indicators"): {"open_time": opened, "rsi_14": None},
-            ("ETH/USD", "indicators"): {"open_time": later_opened, "rsi_14": 55.5},
-        }
+        assert columns == _told_of_computed(opened, later_opened)
         assert {one["layer"] for one in message["series"]} == {"candles"}
         answer = client.get(url)
         [_, newest] = answer.json()["data"]
