@@ -438,6 +438,13 @@ def _computed(wave: Wave) -> Wave:
     return replace(wave, enhanced=enhanced, indicators={"rsi_14": np.array([np.nan, 55.5])})
 
 
+LAYERS = "enhanced, indicators"
+
+
+def _number_of(opened: str) -> int:
+    return int((np.datetime64(opened[:-1]) - opens(1, 1)[0]) / np.timedelta64(5, "m"))
+
+
 def _told_of_computed(bitcoin: str, ether: str) -> dict[tuple[str, str], dict[str, object]]:
     return {
         ("BTC/USD", "enhanced"): {"open_time": bitcoin, "median": 42.0, "fractal_up_2": 0, "ao_color": "green"},
@@ -460,8 +467,7 @@ def test_candles_of_a_live_run_are_served_and_told_before_they_are_in_the_file(b
         assert (folder / "fair.json").stat().st_mode & 0o777 == 0o600
         told(socket, "connected")
         told(socket, "subscribed", type="subscribe", topic="candles", rows=True)
-        answered = told(named, "subscribed", type="subscribe", topic="candles", layers="enhanced, indicators")
-        assert answered["layers"] == "enhanced, indicators"
+        assert told(named, "subscribed", type="subscribe", topic="candles", layers=LAYERS)["layers"] == LAYERS
         before = client.get(url)
         wave = _computed(_wave_after(busy_shop, {BTC: 42.5, ETH: 7.0}))
         # The API looks for doors twice a second.
@@ -472,8 +478,8 @@ def test_candles_of_a_live_run_are_served_and_told_before_they_are_in_the_file(b
         assert [one["last"]["close"] for one in message["series"]] == [42.5, 7.0]
         # Computed columns reach those who named their layer, and nobody else.
         columns = {(one["instrument"], one["layer"]): one["last"] for one in told(named, "candles")["series"]}
-        opened, later_opened = (one["since"] for one in message["series"])
-        assert columns == _told_of_computed(opened, later_opened)
+        opened = message["series"][0]["since"]
+        assert columns == _told_of_computed(opened, message["series"][1]["since"])
         assert {one["layer"] for one in message["series"]} == {"candles"}
         answer = client.get(url)
         [_, newest] = answer.json()["data"]
@@ -485,8 +491,7 @@ def test_candles_of_a_live_run_are_served_and_told_before_they_are_in_the_file(b
         door.push([wave, later])
         # What is stored takes the place of what was pushed.
         at = (opened, 43.5)
-        number = int((np.datetime64(opened[:-1]) - opens(1, 1)[0]) / np.timedelta64(5, "m"))
-        busy_shop.refresh({BTC: flat(43.5, number + 1)})
+        busy_shop.refresh({BTC: flat(43.5, _number_of(opened) + 1)})
         wait_for(lambda: tuple(client.get(url).json()["data"][-1][name] for name in ("open_time", "close")) == at)
         assert client.get(url).json()["version"] > message["version"]
     assert not (folder / "fair.json").exists()
