@@ -126,6 +126,7 @@ class Watch:
             for module, function in ((fetch, "refresh_candles"), (compute, "compute"), (backfill, "backfill")):
                 block.enter_context(watch.during(module, function, lambda _: REST))
             block.enter_context(watch.during(checks, "candle_verdicts", lambda _: CHECKS))
+            block.enter_context(watch.during(Warehouse, "record_checks", lambda _: CHECKS))
             # Beside computing and writing a refresh of a tail does nothing but find out what to read, and read it.
             block.enter_context(watch.during(TailRefresh, "run", lambda work: f"{work.table}: read"))
             block.enter_context(watch.during(TailRefresh, "_write", lambda work: f"{work.table}: write"))
