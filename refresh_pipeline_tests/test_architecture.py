@@ -131,6 +131,20 @@ def test_importing_a_room_imports_no_dagster() -> None:
     assert (answer.returncode, answer.stderr) == (0, "")
 
 
+# The API reads and answers. What writes, fetches and draws is loaded when it is asked for, or never.
+NOT_IN_THE_API = ("dagster", "httpx", "matplotlib", "pandas", "polars", "pyarrow", "refresh_pipeline.orchestration")
+NOT_IN_THE_API += ("refresh_pipeline.warehouse.live", "refresh_pipeline.warehouse.warehouse", "rich")
+NOT_IN_THE_API += ("refresh_pipeline.pipeline.export", "refresh_pipeline.sources.registry")
+IMPORTED_BY_THE_API = "import sys, refresh_pipeline.api.serving; print(*sys.modules)"
+
+
+def test_the_api_starts_without_what_writes_fetches_or_draws() -> None:
+    command = [sys.executable, "-c", IMPORTED_BY_THE_API]
+    loaded = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert {"refresh_pipeline.api.app", "duckdb", "numpy"} <= loaded
+    assert loaded.intersection(NOT_IN_THE_API) == set()
+
+
 @pytest.mark.parametrize("package", PURE)
 def test_what_is_pure_knows_no_dagster_network_disk_or_clock(package: str) -> None:
     for module in modules(PACKAGE / package):

@@ -25,6 +25,10 @@ class Requests:
         """The requests of one route, by its path with its placeholders."""
         return sum(count for (path, _, _), count in self.by_route.items() if path == route)
 
+    def answered(self, route: str) -> int:
+        """Those of one route that were answered with 2xx."""
+        return sum(count for (path, _, status), count in self.by_route.items() if path == route and status < 300)
+
     def count(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count an answered request; `route` is the route's path with its placeholders."""
         self.by_route[route, method, status] += 1

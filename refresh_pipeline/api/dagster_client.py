@@ -9,12 +9,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from refresh_pipeline.api.problems import Problem, ProblemError
 from refresh_pipeline.settings import PACKAGE, Settings
+
+if TYPE_CHECKING:
+    import httpx
 
 SECONDS = 15.0
 SECONDS_AWAY, SECONDS_KEPT = 3.0, 3.0
@@ -226,6 +227,8 @@ class DagsterClient:
 
     async def ask(self, name: str, **variables: Any) -> dict[str, Any]:
         """The data of a question of QUERIES."""
+        import httpx  # noqa: PLC0415 (3 MB, and answers from memory ask Dagster nothing)
+
         if self._client is None:
             self._client = httpx.AsyncClient(headers=self._headers, timeout=SECONDS, trust_env=False)
         question = {"query": QUERIES[name], "variables": variables}

@@ -19,6 +19,7 @@ from refresh_pipeline.api.parameters import MarketParameter
 from refresh_pipeline.api.problems import Problem, ProblemError
 from refresh_pipeline.api.service import Service, service_of
 from refresh_pipeline.market.candles import iso_utc
+from refresh_pipeline.market.destination_spec import FileSpec
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.warehouse.queries import has_tables
 from refresh_pipeline.warehouse.schema import Table, qualified
@@ -166,6 +167,11 @@ def _listed(connection: duckdb.DuckDBPyConnection, market: Market, path: str) ->
     return next((dict(zip(names, row, strict=True)) for row in answer.fetchall()), None)
 
 
+def uploads_files(markets: Sequence[Market]) -> bool:
+    """Whether a market's export files go to a destination; the folder of uploads is one."""
+    return any(isinstance(spec, FileSpec) for market in markets for spec in market.destinations.values())
+
+
 def _status(service: Service, rows: Sequence[Row], failed: Sequence[Row]) -> Row:
     settings = service.settings
     url = settings.upload_url or ""
@@ -178,7 +184,7 @@ def _status(service: Service, rows: Sequence[Row], failed: Sequence[Row]) -> Row
     ]
     shown = _plain(url) or ("dropbox:///" if has_dropbox else f"file://{settings.data / 'uploads'}")
     return {
-        "upload_enabled": True,
+        "upload_enabled": uploads_files(service.markets),
         "dropbox_configured": has_dropbox,
         "upload_path_current": shown,
         "upload_path_full": shown,

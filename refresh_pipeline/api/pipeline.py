@@ -88,7 +88,7 @@ async def status(request: Request) -> Response:
                 "running": state.body["running"],
                 "health_status": state.health,
                 "last_health_check": iso_utc(service.now()),
-                "restart_attempts": 0,
+                "restart_attempts": service.requests.by_path("/pipeline/restart"),
                 "last_restart_time": None,
                 "stats": _scheduler_stats(service),
             },
@@ -217,9 +217,9 @@ async def _state(service: Service) -> _State:
 def _scheduler_stats(service: Service) -> Row:
     return {
         "start_time": iso_utc(service.started_at),
-        "pipeline_starts": 0,
-        "pipeline_stops": 0,
-        "pipeline_restarts": 0,
+        "pipeline_starts": service.requests.answered("/pipeline/start"),
+        "pipeline_stops": service.requests.answered("/pipeline/stop"),
+        "pipeline_restarts": service.requests.answered("/pipeline/restart"),
         "health_checks": service.requests.by_path("/pipeline/health"),
         "api_requests": service.requests.total,
     }

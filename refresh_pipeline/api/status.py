@@ -16,6 +16,7 @@ from refresh_pipeline.api.answers import json_response, tagged_json
 from refresh_pipeline.api.catalog import sessions
 from refresh_pipeline.api.control import iso_of
 from refresh_pipeline.api.dagster_client import Instigator, Run
+from refresh_pipeline.api.files import uploads_files
 from refresh_pipeline.api.operation import VERSION
 from refresh_pipeline.api.parameters import MarketParameter
 from refresh_pipeline.api.problems import ProblemError
@@ -206,17 +207,22 @@ def health_score(markets: Sequence[Row], rows: Sequence[Row], *, is_running: boo
 
 
 def predecessors_config(service: Service) -> Row:
-    """The keys that the broker service's /config and /status had."""
-    instruments = list(dict.fromkeys(name for market in service.markets for name in market.instruments))
-    timeframes = sorted({one for market in service.markets for one in market.timeframes})
+    """The keys that the broker service's /config and /status had, answered for all loaded markets.
+
+    `max_workers` counts the refreshes that may go side by side: one a market. `use_fresh` says whether a market asks a
+    venue and not a folder of files; `use_full`, whether an export has all history.
+    """
+    markets = service.markets
+    instruments = list(dict.fromkeys(name for market in markets for name in market.instruments))
+    timeframes = sorted({one for market in markets for one in market.timeframes})
     return {
         "instruments": instruments,
         "timeframes": [one.value for one in timeframes],
-        "max_workers": 1,
-        "enable_upload": True,
-        "data_path": None,
-        "use_fresh": True,
-        "use_full": False,
+        "max_workers": len(markets),
+        "enable_upload": uploads_files(markets),
+        "data_path": str(service.settings.exports_dir),
+        "use_fresh": any(one.source.kind != "files" for one in markets),
+        "use_full": any(str(export.window) == "full" for one in markets for export in one.exports.values()),
         "refresh_interval": min(timeframes).minutes * 60 if timeframes else None,
     }
 

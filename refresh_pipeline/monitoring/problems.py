@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 
@@ -22,14 +23,15 @@ from refresh_pipeline.monitoring.notification_policy import MACHINE, Period, Pro
 from refresh_pipeline.operations.backup_retention import backup_faults
 from refresh_pipeline.operations.missing_warehouse import why_missing
 from refresh_pipeline.pipeline.api_snapshots import stale_apis
-from refresh_pipeline.pipeline.market_validation import left_out
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse import snapshots
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, place_of
 from refresh_pipeline.warehouse.outcomes import Outcome
 from refresh_pipeline.warehouse.queries import Activity, SeriesReport
 from refresh_pipeline.warehouse.schema import Table
-from refresh_pipeline.warehouse.warehouse import Warehouse
+
+if TYPE_CHECKING:  # the API asks for problems, and writes nothing
+    from refresh_pipeline.warehouse.warehouse import Warehouse
 
 # The share of a market's series that may fail at their last attempt without an alert.
 ERROR_RATE = 0.05
@@ -66,6 +68,8 @@ class Snapshot:
 
 def snapshot(settings: Settings, markets: Sequence[Market], runs: RunHistory, now: datetime) -> Snapshot:
     """The problems of runs, disks, calendars and series as of `now`."""
+    from refresh_pipeline.warehouse.warehouse import Warehouse  # noqa: PLC0415 (see above)
+
     warehouse = Warehouse(database=settings.warehouse, patience=PATIENCE)
     problems = [
         *runs.problems,
@@ -89,6 +93,9 @@ def snapshot(settings: Settings, markets: Sequence[Market], runs: RunHistory, no
 
 def broken_markets(settings: Settings, markets: Sequence[Market]) -> Iterator[Problem]:
     """The enabled markets that are not refreshed, because their YAML is wrong."""
+    # It knows every source and every export.
+    from refresh_pipeline.pipeline.market_validation import left_out  # noqa: PLC0415
+
     for name, fault in left_out(settings, markets).items():
         yield Problem(scope=name, kind="not refreshed, its YAML is wrong", text=shortened(fault))
 
@@ -99,7 +106,7 @@ def broken_collections(settings: Settings) -> Iterator[Problem]:
         yield Problem(scope=name, kind="not asked, its YAML is wrong", text=shortened(str(fault)))
 
 
-def stored_collection_problems(settings: Settings, warehouse: Warehouse, now: datetime) -> list[Problem]:
+def stored_collection_problems(settings: Settings, warehouse: "Warehouse", now: datetime) -> list[Problem]:
     """The problems of the enabled collections of APIs, as the warehouse has them."""
     collections = load_usable(settings)[0]
     if not collections or not warehouse.exists:
@@ -186,7 +193,7 @@ def series_problems(market: Market, reports: Sequence[SeriesReport], now: dateti
     ]
 
 
-def streamed_otherwise(market: Market, warehouse: Warehouse, now: datetime) -> Iterator[Problem]:
+def streamed_otherwise(market: Market, warehouse: "Warehouse", now: datetime) -> Iterator[Problem]:
     """A problem where the venue's REST corrected candles of a live market since its last reconciliation."""
     if market.live is None or not warehouse.exists:
         return
@@ -264,6 +271,8 @@ def report(settings: Settings, markets: Sequence[Market], runs: RunHistory, peri
         WarehouseBusy: another process holds the warehouse.
         WarehouseUnreadable: the warehouse cannot be opened.
     """
+    from refresh_pipeline.warehouse.warehouse import Warehouse  # noqa: PLC0415 (see above)
+
     warehouse = Warehouse(database=settings.warehouse, patience=PATIENCE)
     since = now - period.length
     lines = [f"{since:%Y-%m-%d %H:%M} to {now:%Y-%m-%d %H:%M} UTC; {runs.count_failed(since)} runs failed"]
@@ -272,7 +281,7 @@ def report(settings: Settings, markets: Sequence[Market], runs: RunHistory, peri
     return "\n".join(lines)
 
 
-def _market_report(market: Market, warehouse: Warehouse, since: datetime, now: datetime) -> Iterator[str]:
+def _market_report(market: Market, warehouse: "Warehouse", since: datetime, now: datetime) -> Iterator[str]:
     reports = warehouse.series_status(market)
     activity = warehouse.activity(market, since, now) if reports else Activity()
     errors = sum(_failure(report) is not None for report in reports)

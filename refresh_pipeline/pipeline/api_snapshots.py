@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 
@@ -14,7 +15,9 @@ from refresh_pipeline.warehouse.arrays import timestamp
 from refresh_pipeline.warehouse.connection import transaction
 from refresh_pipeline.warehouse.outcomes import Attempt
 from refresh_pipeline.warehouse.snapshots import ApiStatus, prepare
-from refresh_pipeline.warehouse.warehouse import Warehouse
+
+if TYPE_CHECKING:  # the API asks which APIs are stale, and writes nothing
+    from refresh_pipeline.warehouse.warehouse import Warehouse
 
 # Intervals, and a moment for a run, after which an API that was not answered is stale.
 TICKS_OF_GRACE, GRACE = 3, timedelta(minutes=1)
@@ -49,7 +52,7 @@ def _due_at(question: ApiQuestion, status: ApiStatus, at: datetime) -> datetime:
 
 
 def due_now(
-    warehouse: Warehouse,
+    warehouse: "Warehouse",
     collection: Collection,
     now: datetime,
     overrides: Mapping[str, Override] = NO_OVERRIDES,
@@ -58,7 +61,7 @@ def due_now(
     return due(collection, _statuses(warehouse, collection), now, overrides)
 
 
-def _statuses(warehouse: Warehouse, collection: Collection) -> Mapping[str, ApiStatus]:
+def _statuses(warehouse: "Warehouse", collection: Collection) -> Mapping[str, ApiStatus]:
     if not warehouse.exists:
         return {}
     with warehouse.reader() as connection:
@@ -67,7 +70,7 @@ def _statuses(warehouse: Warehouse, collection: Collection) -> Mapping[str, ApiS
 
 
 def stale(
-    warehouse: Warehouse,
+    warehouse: "Warehouse",
     collection: Collection,
     now: datetime,
     overrides: Mapping[str, Override] = NO_OVERRIDES,
@@ -100,7 +103,7 @@ def stale_apis(
 
 
 def refresh(
-    warehouse: Warehouse,
+    warehouse: "Warehouse",
     collection: Collection,
     questions: Sequence[ApiQuestion],
     now: datetime,
@@ -128,7 +131,7 @@ def refresh(
         return snapshots.store(connection, collection, arrivals, now)
 
 
-def columns_without_values(warehouse: Warehouse, collection: Collection) -> dict[str, list[str]]:
+def columns_without_values(warehouse: "Warehouse", collection: Collection) -> dict[str, list[str]]:
     """By API, the columns whose paths find nothing in its newest payload: the API changed its shape."""
     empty: dict[str, list[str]] = {}
     with warehouse.reader() as connection:

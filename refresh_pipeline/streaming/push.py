@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
@@ -24,8 +25,10 @@ from refresh_pipeline.analytics.bars import Values
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Floats, Times
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.warehouse.live import Wave
 from refresh_pipeline.warehouse.schema import Table
+
+if TYPE_CHECKING:  # who listens computes no waves
+    from refresh_pipeline.warehouse.live import Wave
 
 log = logging.getLogger("refresh_pipeline")
 
@@ -95,13 +98,13 @@ class PushDoor:
         """How many processes are connected."""
         return len(self._writers)
 
-    def push(self, waves: Sequence[Wave]) -> None:
+    def push(self, waves: Sequence["Wave"]) -> None:
         """Send waves to whoever is connected; returns at once."""
         if self._writers:
             lines = b"".join(self._message(wave) for wave in waves)
             self._loop.call_soon_threadsafe(self._send, lines)
 
-    def _message(self, wave: Wave) -> bytes:
+    def _message(self, wave: "Wave") -> bytes:
         layers = {Table.enhanced_candles: wave.enhanced, Table.indicators: wave.indicators}
         numbers, texts = _parted(layers)
         behind = b"".join(np.ascontiguousarray(values, "<f8").tobytes() for _, _, values in numbers)

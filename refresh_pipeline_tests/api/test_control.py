@@ -14,6 +14,7 @@ from graphql import parse, validate
 from refresh_pipeline.api.dagster_client import QUERIES
 from refresh_pipeline.api.reading import OPENING
 from refresh_pipeline.api.service import Service
+from refresh_pipeline.api.status import predecessors_config
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
 from refresh_pipeline.warehouse.schema import Table
@@ -185,10 +186,27 @@ def test_the_configuration_shows_no_secret(tmp_path: Path) -> None:
     with served(shop) as client:
         for path in ("config", "status", "metrics", "upload/status"):
             assert secret not in client.get(f"{V1}/{path}").text
-        settings = client.get(f"{V1}/config").json()["settings"]
+        body = client.get(f"{V1}/config").json()
+        settings = body["settings"]
     assert settings["SLACK_WEBHOOK_URL"] == {"set": True}
     assert settings["REFRESH_MARKETS"] == {"value": "fair,mall"}
     assert os.environ.get("SLACK_WEBHOOK_URL") is None
+    assert body["data_path"] == str(shop.settings.data / "exports")
+
+
+def test_the_predecessors_configuration_follows_the_markets(shop: Shop) -> None:
+    said = yaml.safe_load(MALL)
+    files = {**said, "name": "files", "source": {"kind": "files", "directory": "candles"}}
+    short = {**files, "exports": {"current": {"window": {"last": 330}}}, "timeframes": ["D1"]}
+    asked = ("instruments", "max_workers", "enable_upload", "use_fresh", "use_full", "refresh_interval")
+    for given, wanted in (
+        ([], ([], 0, False, False, False, None)),
+        ([said], (["BTC/USD", "ADA/USD"], 1, True, True, True, 3600)),
+        ([files, said], (["BTC/USD", "ADA/USD"], 2, True, True, True, 3600)),
+        ([short], (["BTC/USD", "ADA/USD"], 1, True, False, False, 86400)),
+    ):
+        service = Service.of(shop.settings, [Market.model_validate(one) for one in given], lambda: NOW)
+        assert tuple(predecessors_config(service)[name] for name in asked) == wanted
 
 
 def test_no_refresh_where_no_calendar_knows_the_day(shop: Shop, dagster: FakeDagster) -> None:
@@ -229,3 +247,6 @@ def test_the_predecessors_paths(client: httpx.Client, dagster: FakeDagster) -> N
     body = client.post("/pipeline/restart").json()
     assert (body["canceled"], len(body["runs"])) == ([going["runId"]], 2)
     assert all(dagster.running.values())
+    counted = client.get("/pipeline/status").json()["scheduler"]
+    assert (counted["restart_attempts"], counted["stats"]["pipeline_restarts"]) == (1, 1)
+    assert (counted["stats"]["pipeline_starts"], counted["stats"]["pipeline_stops"]) == (0, 1)
