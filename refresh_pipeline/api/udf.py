@@ -21,6 +21,8 @@ from refresh_pipeline.api.answers import json_response
 from refresh_pipeline.api.frames import OPEN_TIME, Column, Window
 from refresh_pipeline.api.problems import ProblemError
 from refresh_pipeline.api.service import Service, service_of
+from refresh_pipeline.market.calendars.base import Calendar
+from refresh_pipeline.market.calendars.exchange import ExchangeCalendar
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT
 from refresh_pipeline.market.model import Market, normalized
 from refresh_pipeline.market.series import Series
@@ -220,9 +222,22 @@ def trading_times(timeframe: Timeframe, opens: NDArray) -> NDArray:
     return (opens + INTO_THE_DAY).astype("datetime64[D]").astype(TIME_UNIT) if timeframe in BY_DATE else opens
 
 
+def session_of(calendar: Calendar) -> tuple[str, str]:
+    """The regular hours of a day and their zone, in the protocol's words.
+
+    >>> from refresh_pipeline.market.calendars.registry import calendar_named
+    >>> session_of(calendar_named("fx")), session_of(calendar_named("XTKS"))
+    (('1700-1700', 'America/New_York'), ('0900-1130,1230-1530', 'Asia/Tokyo'))
+    """
+    if not isinstance(calendar, ExchangeCalendar):
+        return SESSIONS[calendar.name]
+    hours = [[f"{minute // 60 % 24:02}{minute % 60:02}" for minute in pair] for pair in calendar.regular_sessions]
+    return ",".join("-".join(pair) for pair in hours), calendar.zone
+
+
 async def symbol_info(service: Service, market: Market, instrument: str) -> dict[str, Any]:
     """A symbol in the protocol's words."""
-    session, zone = SESSIONS[market.calendar.name]
+    session, zone = session_of(market.calendar)
     timeframes = market.timeframes
     digits = await _digits(service, market, instrument)
     has_intraday = any(timeframe not in BY_DATE for timeframe in timeframes)
@@ -393,7 +408,7 @@ def _found(market: Market, instrument: str) -> dict[str, str]:
 
 
 def _type(market: Market) -> str:
-    return TYPES[market.calendar.name]
+    return TYPES.get(market.calendar.name, "stock")
 
 
 def _resolutions(timeframes: Any) -> list[str]:

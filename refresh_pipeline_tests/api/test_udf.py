@@ -2,16 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import yaml
 
+from refresh_pipeline.api.service import Service
 from refresh_pipeline.api.udf import trading_times
 from refresh_pipeline.market.calendars.registry import CALENDARS
+from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline_tests.api.served import BARS, BTC, NOW, Shop, served
+from refresh_pipeline_tests.api.served import BARS, BTC, MALL, NOW, Shop, served, uvicorn_of
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import candles, opens, query
 
 SYMBOL = "fair:BTC/USD"
@@ -122,3 +126,14 @@ def test_days_carry_their_trading_date(calendar: str, timeframe: Timeframe, date
         bounds = np.array(["2026-02-27", "2026-03-10"], dtype="datetime64[us]")
     times = CALENDARS[calendar].open_times(timeframe, *bounds)
     assert trading_times(timeframe, times).astype("datetime64[D]").astype(str).tolist() == dates
+
+
+def test_an_exchange_has_its_own_hours(tmp_path: Path) -> None:
+    shop = Shop.opened(tmp_path / "shop")
+    shares = Market.model_validate({**yaml.safe_load(MALL), "calendar": "XNYS", "instruments": ["AAPL"]})
+    with uvicorn_of(Service.of(shop.settings, [shares]), shop.settings) as port:
+        url = f"http://127.0.0.1:{port}/udf"
+        found = httpx.get(f"{url}/symbols", params={"symbol": "mall:AAPL"}).json()
+        listed = httpx.get(f"{url}/search", params={"query": "aap", "type": "stock"}).json()
+    assert (found["session"], found["timezone"], found["type"]) == ("0930-1600", "America/New_York", "stock")
+    assert [one["symbol"] for one in listed] == ["AAPL"]

@@ -126,6 +126,13 @@ class ExchangeCalendar(TableCalendar):
         return np.full(np.shape(days), np.timedelta64(self._opens, "m")).astype("timedelta64[us]")
 
     @property
+    def regular_sessions(self) -> tuple[Hours, ...]:
+        """The sessions of most weekdays by the newest rule, in minutes after midnight of the exchange's zone."""
+        newest = [list(regimes.values())[-1] for regimes in self._regimes().values()]
+        trading = [hours for hours in newest if hours]
+        return max(trading, key=trading.count)
+
+    @property
     def _weekday_field(self) -> str:
         # Cron counts from Sunday.
         numbers = sorted(
