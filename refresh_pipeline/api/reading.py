@@ -34,9 +34,9 @@ BETWEEN_OPENINGS = 0.1
 LEAST_ASKING = 0.6
 # Openings that a question gets which does not fit into one: the first also reads the disk.
 TRIES = 3
-# The share of an opening in which this process must have worked to be interrupted, and the seconds after which it
-# always is: on a machine that others keep busy, a small question takes long.
-LEAST_SHARE, LONGEST_STARVED = 0.4, 1.0
+# The share of LONGEST_OPENING that this process must have worked, in seconds of processor time, to be interrupted, and
+# the seconds after which it always is: on a machine that others keep busy, a small question takes long.
+LEAST_SHARE, LONGEST_STARVED = 0.6, 1.0
 # Seconds to wait for the file's lock, and those of one try.
 PATIENCE, ONE_TRY = 5.0, 0.1
 # Questions that may wait, and how many seconds each: who has waited so long is told to ask again.
@@ -215,7 +215,7 @@ def interrupted_after(connection: duckdb.DuckDBPyConnection, seconds: float) -> 
         while not done.wait(pause):
             pause = LONGEST_OPENING / 10
             worked, held = time.process_time() - used, time.monotonic() - began
-            if worked >= seconds * LEAST_SHARE or held >= max(seconds, LONGEST_STARVED):
+            if worked >= LONGEST_OPENING * LEAST_SHARE or held >= max(seconds, LONGEST_STARVED):
                 connection.interrupt()
                 return
 
