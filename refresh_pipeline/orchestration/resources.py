@@ -90,6 +90,8 @@ def resources(settings: Settings) -> dict[str, dg.ResourceDefinition]:
         "venues": _without_config(lambda: Venues(settings.limits_dir, settings.live_dir)),
         "files": _without_config(lambda: Exports(settings.exports_dir, settings.snapshot)),
         "destination": _without_config(lambda: uploads_of(settings)),
+        # No value passes between assets. Dagster's own takes a folder from any run config.
+        "io_manager": dg.IOManagerDefinition(lambda _: dg.InMemoryIOManager(), config_schema={}),
         **run_options_resources(),
     }
 

@@ -16,11 +16,11 @@ from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.project_folder import QUIET, World
 
 FIXED = ("warehouse", "venues", "files", "destination")
-KEYS = ("database", "connection_config", "limits_dir", "directory", "root", "default_folder")
+KEYS = ("base_dir", "database", "connection_config", "limits_dir", "directory", "root", "default_folder")
 
 
 @pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("name", [*FIXED, "io_manager"])
 def test_no_run_config_can_touch_a_resource(world: World, name: str, key: str) -> None:
     config = {"resources": {name: {"config": {key: "sqlite:x"}}}}
     with pytest.raises(dg.DagsterInvalidConfigError, match=f'unexpected config entry "{key}"'):
