@@ -103,7 +103,9 @@ def read(warehouse: Warehouse, market: Market, days: int) -> Reading:
                 ]
             return 1000 * median(taken)
 
-        [(blocks, size)] = connection.execute("select used_blocks, block_size from pragma_database_size()").fetchall()
+        [(blocks, size)] = connection.execute(
+            "select used_blocks, block_size from pragma_database_size() where database_name = current_database()"
+        ).fetchall()
         ticks = {
             each.value: milliseconds(
                 [Series(name, each) for name in market.instruments], end - BARS * timedelta(minutes=each.minutes)

@@ -83,7 +83,9 @@ def files_of(folder: Path) -> int:
 def tables_of(database: Path, market: Market) -> dict[str, int]:
     """Bytes of the blocks that hold each of the large tables, and of all that are used."""
     with duckdb.connect(str(database), read_only=True) as connection:
-        [(size, used)] = connection.execute("select block_size, used_blocks from pragma_database_size()").fetchall()
+        [(size, used)] = connection.execute(
+            "select block_size, used_blocks from pragma_database_size() where database_name = current_database()"
+        ).fetchall()
         sizes = {
             table.value: connection.execute(
                 f"select count(distinct block_id) from pragma_storage_info('{market.name}.{table.value}')"

@@ -156,7 +156,9 @@ class Bench:
             counted |= files
         warehouse = self._database.parent.glob(f"{self._database.name}*")
         with connect(str(self._database), read_only=True) as connection:
-            size = connection.execute("select block_size * used_blocks from pragma_database_size()").fetchall()
+            size = connection.execute(
+                "select block_size * used_blocks from pragma_database_size() where database_name = current_database()"
+            ).fetchall()
         return {**sizes, WAREHOUSE: sum(_bytes(file) for file in warehouse), IN_USE: size[0][0]}
 
     def _own_cpu(self) -> float:
