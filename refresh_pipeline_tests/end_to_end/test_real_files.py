@@ -88,7 +88,8 @@ def test_real_candles_come_out_whole_in_order_and_without_those_that_contradict_
     before = world.fingerprints()
     assert command("once", *now).exit_code == 0
     after = world.fingerprints()
-    assert {name for name in after if after[name] != before[name]} == {"coins.outcomes", "coins.confirmed_gaps"}
+    changed = {"coins.outcomes", "coins.check_results", "coins.confirmed_gaps"}
+    assert {name for name in after if after[name] != before[name]} == changed
 
 
 def test_an_outage_shows_in_completeness(world: World) -> None:
