@@ -13,6 +13,8 @@ from refresh_pipeline.warehouse.connection import connect, place_of
 
 # Where Dagster's SQLite storage keeps the events that belong to assets, below DAGSTER_HOME.
 EVENTS = Path("history") / "runs" / "index.db"
+# A first refresh that was killed early leaves the file without tables.
+HAS_EVENTS = "select 1 from sqlite_master where name = 'event_logs'"
 MATERIALIZED = "select 1 from event_logs where dagster_event_type = 'ASSET_MATERIALIZATION' limit 1"
 
 
@@ -55,8 +57,9 @@ def _has_materializations(events: Path) -> bool:
     if not events.exists():
         return False
     try:
-        with closing(sqlite3.connect(f"{events.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
-            return bool(connection.execute(MATERIALIZED).fetchall())
+        # For writing: SQLite takes back what a killed process left half written.
+        with closing(sqlite3.connect(f"{events.absolute().as_uri()}?mode=rw", uri=True, timeout=10)) as connection:
+            return bool(connection.execute(HAS_EVENTS).fetchall() and connection.execute(MATERIALIZED).fetchall())
     except sqlite3.Error:
         # A file that does not read is no empty one.
         return events.stat().st_size > 0

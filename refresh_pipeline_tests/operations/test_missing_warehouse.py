@@ -1,11 +1,14 @@
 """A warehouse that is missing is begun anew only on request; the first one of a folder is begun at once."""
 
 import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from refresh_pipeline.monitoring.problems import missing_warehouse
-from refresh_pipeline.operations.missing_warehouse import why_missing
+from refresh_pipeline.operations.missing_warehouse import EVENTS, why_missing
 from refresh_pipeline.orchestration.failed_runs import failed_runs
 from refresh_pipeline.settings import dagster_home
 from refresh_pipeline_tests.project_folder import NOW, World, command
@@ -24,6 +27,24 @@ def test_a_folder_without_a_history_misses_nothing(new_world: World) -> None:
     with new_world.dagster():
         assert why_missing(new_world.settings) == ""
     assert list(missing_warehouse(new_world.settings)) == []
+
+
+@pytest.mark.parametrize("statement", ["create table other (n)", "create table event_logs (dagster_event_type)"])
+def test_a_first_refresh_that_was_killed_early_leaves_no_history(
+    new_world: World, tmp_path: Path, statement: str
+) -> None:
+    """Dagster's file is without tables, or half of a transaction is in it and in its journal."""
+    events = dagster_home(new_world.settings) / EVENTS
+    events.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(tmp_path / "at_work.db", isolation_level=None)) as connection:
+        connection.execute(statement)
+        connection.execute("pragma cache_size = 2")
+        connection.execute("begin")
+        connection.execute("create table more (cell)")
+        connection.executemany("insert into more values (zeroblob(?))", [(5000,)] * 50)
+        for ending in ("", "-journal"):
+            shutil.copy(tmp_path / f"at_work.db{ending}", f"{events}{ending}")
+    assert why_missing(new_world.settings) == ""
 
 
 @pytest.mark.parametrize("name", ["once", "publish", "up", "backup"])
