@@ -221,7 +221,9 @@ def test_a_rename_moves_every_table_and_writes_the_files_anew(
     # One of them holds all instruments and counts as none's.
     assert everything_of(warehouse, "XBT/USD")["exports"] == len(files) - 1
     dataset = tmp_path / "exports" / "moved" / "dataset" / "*" / "*.parquet"
-    assert duckdb.sql(f"select distinct instrument from read_parquet('{dataset}')").fetchall() == [("XBT/USD",)]
+    with duckdb.connect() as connection:
+        found = connection.execute(f"select distinct instrument from read_parquet('{dataset}')").fetchall()
+    assert found == [("XBT/USD",)]
     assert refresh(warehouse, exported, Venue())[exported.series[0]].outcome is Outcome.unchanged
 
 
