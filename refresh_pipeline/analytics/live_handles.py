@@ -1,8 +1,8 @@
 """TA-Lib's stream handles of many series: a bar of each series in, a value of each handle out.
 
-Handles that take the same columns and give as many values stand in one list, series by series. So one pass of `map`
-calls them in the order in which they were opened, which is the order in which they lie in memory, and writes into one
-array. Which functions there are, and when handles are opened, is in live_indicators.py.
+Handles that take the same columns and give as many values stand in one list, series by series. One pass of `map` calls
+them and writes into one array. They are called as they were opened, and so as they lie in memory. Which functions there
+are, and when handles are opened, is in live_indicators.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -42,9 +42,9 @@ FROM_THE_FUTURE = "closes later than now"
 class Stored:
     """How many candles of one series were added, revised, rejected and withdrawn.
 
-    `first_revised` and `first_agreed` are the opening times (datetime64[us], UTC) of the oldest fetched candle that
-    replaced a stored one and of the oldest that was stored with the same numbers; None where there is none. `changed`
-    holds the opening times of what was added and revised by one call; sums leave it out.
+    `first_revised` is the opening time (datetime64[us], UTC) of the oldest fetched candle that replaced a stored one.
+    `first_agreed` is that of the oldest that was stored with the same numbers. Both are None where there is none.
+    `changed` holds the opening times of what one call added and revised; sums leave it out.
     `accepted` counts valid candles, stored before or not; `rejection` says why the first one was rejected.
     """
 

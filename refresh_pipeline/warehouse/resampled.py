@@ -1,7 +1,7 @@
 """Makes the candles of longer timeframes again when stored candles that they are made from change. Fetches nothing.
 
-New bars of a longer timeframe come with its refresh. What a late candle, a correction or a withdrawal touches among the
-stored ones is made again here, from the stored base candles and in the transaction that changed them.
+New bars of a longer timeframe come with its refresh. A late candle, a correction or a withdrawal may touch stored
+ones. They are made again here, from the stored base candles and in the transaction that changed those.
 """
 
 from collections.abc import Iterator, Mapping, Sequence, Set
