@@ -1,7 +1,7 @@
 """The YAML files of API collections: where they are, which are loaded, and what somebody changed of them."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
@@ -14,14 +14,14 @@ CATALOG = PACKAGE / "market" / "catalog" / "apis"
 OVERRIDES, CUSTOM = "overrides.yaml", "custom.yaml"
 
 
-def load_collections(settings: Settings) -> list[Collection]:
-    """The enabled collections; a user's file wins over a shipped one of the same name.
+def load_collections(settings: Settings, names: Sequence[str] | None = None) -> list[Collection]:
+    """The collections of these names, or the enabled ones; a user's file wins over a shipped one of the same name.
 
     Raises:
         ApiError: a file is wrong or missing, or a collection is called as a market.
     """
     files = collection_files(settings)
-    names = list(dict.fromkeys(settings.collection_names))
+    names = list(dict.fromkeys(settings.collection_names if names is None else names))
     for name in names:
         if name not in files:
             near = next(iter(difflib.get_close_matches(name, list(files), n=1, cutoff=0.6)), "")
@@ -40,7 +40,7 @@ def load_usable(settings: Settings) -> tuple[list[Collection], dict[str, ApiErro
     faults: dict[str, ApiError] = {}
     for name in dict.fromkeys(settings.collection_names):
         try:
-            collections += load_collections(settings.model_copy(update={"enabled_collections": name}))
+            collections += load_collections(settings, [name])
         except ApiError as error:
             faults[name] = error
     return collections, faults
@@ -60,7 +60,7 @@ def collection_files(settings: Settings) -> dict[str, Path]:
 
 def custom_file(settings: Settings) -> Path:
     """The file of the collection `custom`, which commands write."""
-    return settings.data / "apis" / CUSTOM
+    return settings.custom_apis
 
 
 def overrides(settings: Settings, collection: str) -> dict[str, Override]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from glob import has_magic
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -32,6 +32,8 @@ from pydantic_settings import (
 
 PACKAGE = Path(__file__).resolve().parent
 
+# The collection of APIs that commands write.
+CUSTOM = "custom"
 # One planned event an asset instead of one a partition, and materialization events written in batches: without them a
 # wide run spends ten times its work on Dagster's event log. Set wherever Dagster is started.
 DAGSTER_VARIABLES = {"DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS": "1", "DAGSTER_EVENT_BATCH_SIZE": "1000"}
@@ -143,6 +145,8 @@ class Settings(BaseSettings):
     # Newest candles of each series that the API keeps in memory.
     api_tail: int = Field(default=1000, ge=1, le=100_000, validation_alias="REFRESH_API_TAIL")
     dagster_url: str = Field(default="http://127.0.0.1:3000", validation_alias="REFRESH_DAGSTER_URL")
+    # What runs print on the console; unset, what dagster.yaml says.
+    run_log: Literal["warning", "info", "debug"] | None = Field(default=None, validation_alias="REFRESH_RUN_LOG")
     # Dagster's records of several machines: dagster-cluster.yaml reads it.
     postgres_url: SecretStr | None = Field(default=None, validation_alias="REFRESH_POSTGRES_URL")
     # What several machines share: the queue of runs and the limits of venues, which are in a folder without it.
@@ -210,8 +214,14 @@ class Settings(BaseSettings):
 
     @property
     def collection_names(self) -> list[str]:
-        """The enabled collections of APIs, in order."""
-        return [name.strip() for name in self.enabled_collections.split(",") if name.strip()]
+        """The enabled collections of APIs, in order; last the one that commands write, where it exists."""
+        names = [name.strip() for name in self.enabled_collections.split(",") if name.strip()]
+        return [*names, *([CUSTOM] if CUSTOM not in names and self.custom_apis.is_file() else [])]
+
+    @property
+    def custom_apis(self) -> Path:
+        """The file of the collection that commands write."""
+        return self.data / "apis" / f"{CUSTOM}.yaml"
 
     @cached_property
     def data(self) -> Path:
@@ -286,6 +296,11 @@ def settings_files() -> list[Path]:
     """The files that settings are read from, whether they are there or not; of two .env files the later one wins."""
     home = Path.home()
     return [home / ".refresh" / "config.json", home / ".env", Path(".env")]
+
+
+def wants_colors(stream: TextIO | None) -> bool:
+    """Whether text on this stream may be coloured: a terminal, and NO_COLOR is not set (https://no-color.org)."""
+    return stream is not None and stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

@@ -73,8 +73,7 @@ class Service:
         feed = Feed(settings.warehouse, Tails(markets, settings.api_tail))
         reader, dagster = Reader(settings.warehouse), DagsterClient(settings)
         service = cls(settings, markets, keys_of(settings), reader, feed, dagster, now, now())
-        if collections:
-            service.snapshots = StoredSnapshots(settings, collections, reader, dagster)
+        service.snapshots = StoredSnapshots(settings, collections, reader, dagster)
         return service
 
     async def start(self) -> None:

@@ -10,8 +10,7 @@ from refresh_pipeline.api.access import rules_of
 from refresh_pipeline.api.app import create_app
 from refresh_pipeline.api.guard import OpenDoor
 from refresh_pipeline.api.service import Service
-from refresh_pipeline.api_files import load_collections
-from refresh_pipeline.market.apis import ApiError
+from refresh_pipeline.api_files import load_usable
 from refresh_pipeline.market.model import Market, MarketError
 from refresh_pipeline.market_files import load_each
 from refresh_pipeline.settings import Settings, SettingsError, keep_files_private, load_settings
@@ -24,9 +23,10 @@ SECONDS_BETWEEN_PINGS = 20.0
 
 def server_of(settings: Settings, markets: Sequence[Market], host: str, port: int) -> uvicorn.Server:
     """A server of the API that is not running yet."""
-    app = create_app(
-        Service.of(settings, markets, collections=load_collections(settings)), rules_of(settings, host, port)
-    )
+    collections, faults = load_usable(settings)
+    for fault in faults.values():
+        sys.stderr.write(f"A collection of APIs is left out: {fault}\n")
+    app = create_app(Service.of(settings, markets, collections=collections), rules_of(settings, host, port))
     config = uvicorn.Config(
         app,  # pyright: ignore[reportArgumentType] (the same protocol under other names)
         host=host,
@@ -62,7 +62,7 @@ def main() -> None:
         settings = load_settings()
         markets, _ = load_each(settings)
         serve(settings, markets, host, port)
-    except (SettingsError, MarketError, ApiError, OpenDoor) as error:
+    except (SettingsError, MarketError, OpenDoor) as error:
         sys.stderr.write(f"The API does not start: {error}\n")
         sys.exit(WRONG_REQUEST)
 

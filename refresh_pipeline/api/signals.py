@@ -18,6 +18,9 @@ from refresh_pipeline.warehouse.signals import SeriesSignals, newest_signals
 
 router = APIRouter(prefix="/api/v1", tags=["signals"])
 
+# A question about so many is answered well within the time that one may hold the file.
+INSTRUMENTS_AT_ONCE = 100
+
 InstrumentParameter = Annotated[str | None, Query(description="One instrument, in any spelling.")]
 TimeframeParameter = Annotated[str | None, Query(description="One timeframe, by any of its names.")]
 KindParameter = Annotated[SignalKind | None, Query(description="Signals of this kind alone.")]
@@ -48,7 +51,7 @@ async def signals(
 async def _found(
     service: Service, markets: Sequence[Market], instrument: str | None, timeframe: str | None
 ) -> list[tuple[Market, SeriesSignals]]:
-    """One question a market and timeframe: none of them holds the file for long."""
+    """One question a market, timeframe and INSTRUMENTS_AT_ONCE: none of them holds the file for long."""
     parsed = None if timeframe is None else parse_timeframe(timeframe)
     having = [(market, list(market.instruments)) for market in markets]
     if instrument is not None:
@@ -57,8 +60,10 @@ async def _found(
     for market, names in having:
         for one in market.timeframes:
             if parsed in (None, one):
-                states = await service.reader.ask(lambda c, m=market, t=one, n=names: newest_signals(c, m, t, n))
-                listed += [(market, state) for state in states]
+                for first in range(0, len(names), INSTRUMENTS_AT_ONCE):
+                    some = names[first : first + INSTRUMENTS_AT_ONCE]
+                    states = await service.reader.ask(lambda c, m=market, t=one, n=some: newest_signals(c, m, t, n))
+                    listed += [(market, state) for state in states]
     return listed
 
 

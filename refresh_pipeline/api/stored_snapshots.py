@@ -1,7 +1,7 @@
 """API snapshots as the warehouse holds them, in the shapes of the tracker's messages."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 from typing import Any
 
@@ -11,7 +11,8 @@ import orjson
 from refresh_pipeline.api.dagster_client import DagsterClient
 from refresh_pipeline.api.news import News, Topic
 from refresh_pipeline.api.reading import Reader
-from refresh_pipeline.api_files import overrides, write_override
+from refresh_pipeline.api_files import custom_file, load_usable, overrides, write_override
+from refresh_pipeline.instance.file_states import file_states
 from refresh_pipeline.market.apis import ApiQuestion, Collection, Override, overridden
 from refresh_pipeline.market.candles import iso_utc
 from refresh_pipeline.market.partition_ranges import RANGE_END, RANGE_START
@@ -31,9 +32,21 @@ class StoredSnapshots:
     """The newest payloads and the schedules of the loaded collections."""
 
     settings: Settings
-    collections: Sequence[Collection]
+    loaded: Sequence[Collection]
     reader: Reader
     dagster: DagsterClient
+    _custom: Mapping[str, tuple[int, int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._custom = file_states([custom_file(self.settings)])
+
+    @property
+    def collections(self) -> Sequence[Collection]:
+        """The loaded collections; APIs that commands have added or removed meanwhile count at once."""
+        state = file_states([custom_file(self.settings)])
+        if state != self._custom:
+            self._custom, self.loaded = state, load_usable(self.settings)[0]
+        return self.loaded
 
     def knows(self, api_id: str) -> bool:
         """Whether there is such an API."""

@@ -164,7 +164,7 @@ async def add_api(request: Request, body: ApiBody) -> Response:
     api = {"url": body.base_url, "every": f"{body.interval}s", "enabled": body.enabled, "name": body.name}
     api |= {"category": body.category, "docs": body.docs_url, "notes": body.notes}
     await asyncio.to_thread(_change_custom, service, lambda apis: {**apis, body.id: api})
-    message = f"{body.id} is in the collection custom; REFRESH_APIS=custom and a restart refresh it"
+    message = f"{body.id} is in the collection custom; refresh up asks it from its next tick on"
     return json_response({"status": "success", "message": message}, status=201)
 
 

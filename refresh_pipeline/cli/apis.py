@@ -149,7 +149,7 @@ def import_catalogue(
     if not dry_run:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
-        print_line(f"written: {target}; REFRESH_APIS=custom refreshes it")
+        print_line(f"written: {target}; refresh up asks its APIs from its next tick on")
 
 
 def export(*, collection: CollectionOption = None, data_dir: DataDirOption = None) -> None:
@@ -162,16 +162,16 @@ def export(*, collection: CollectionOption = None, data_dir: DataDirOption = Non
 
 
 def _chosen(names: str | None, data_dir: str | None, *, or_all: bool = False) -> "tuple[Settings, list[Collection]]":
-    """The settings and the collections that are meant; all there are where none is enabled and `or_all`."""
+    """The settings and the collections that are meant; all there are where REFRESH_APIS is empty and `or_all`."""
     from refresh_pipeline.api_files import collection_files, load_collections
     from refresh_pipeline.settings import load_settings
 
     settings = load_settings(enabled_collections=names, data_dir=data_dir)
-    if settings.collection_names:
-        return settings, load_collections(settings)
+    # Names that were given stand for themselves alone, without the collection that is enabled by its file.
+    named = [name.strip() for name in settings.enabled_collections.split(",") if name.strip()]
     files = collection_files(settings)
-    if or_all:
-        return settings, load_collections(load_settings(enabled_collections=",".join(files), data_dir=data_dir))
+    if wanted := named if names else list(files) if or_all and not named else settings.collection_names:
+        return settings, load_collections(settings, wanted)
     raise ValueError(f"REFRESH_APIS: found no collection, allowed: {', '.join(sorted(files))}; or name one with -c")
 
 

@@ -223,7 +223,9 @@ def up(
     err.print(f"Markets: {names}. Starting the web UI on port {port}{api}. Ctrl-C stops it.", highlight=False)
     folder = Path(mkdtemp(prefix="refresh-"))
     plan = supervisor_plan(wanted.settings, port, folder, served_port, verbose)
-    exec_supervisor(plan, {**child_environment(wanted.settings), "REFRESH_DAGSTER_URL": f"http://{LOCALHOST}:{port}"})
+    run_log = (not verbose and wanted.settings.run_log) or _log_level(verbose)
+    chosen = {"REFRESH_DAGSTER_URL": f"http://{LOCALHOST}:{port}", "REFRESH_RUN_LOG": run_log}
+    exec_supervisor(plan, {**child_environment(wanted.settings), **chosen})
 
 
 def refuse_used_port(port: int, host: str = LOCALHOST, option: str = "--port") -> None:
@@ -256,27 +258,29 @@ def supervisor_plan(
     code_location = {"grpc_server": {"socket": str(code_socket), "location_name": PACKAGE.name}}
     workspace.write_text(json.dumps({"load_from": [code_location]}), encoding="utf-8")
     # The web UI shows errors in the definitions, until the file at fault is edited.
-    code = [
-        "dagster",
-        "api",
-        "grpc",
-        "--lazy-load-user-code",
-        "--socket",
-        str(code_socket),
-        "--location-name",
-        PACKAGE.name,
-    ]
+    code = ["dagster", "api", "grpc", "--lazy-load-user-code", "--socket", str(code_socket)]
     api = {"API": [*dagster, f"{PACKAGE.name}.api.serving", LOCALHOST, str(api_port)]} if api_port is not None else {}
-    log = ["--log-level", LOG_LEVELS[min(verbose, len(LOG_LEVELS) - 1)]]
+    log = ["--log-level", _log_level(verbose)]
     return Plan(
         programs={
-            "code server": [*dagster, *code, *log, "-m", f"{PACKAGE.name}.definitions"],
+            "code server": [
+                *dagster,
+                *code,
+                "--location-name",
+                PACKAGE.name,
+                *log,
+                "-m",
+                f"{PACKAGE.name}.definitions",
+            ],
             "web UI": [*dagster, f"{PACKAGE.name}.front_door", "-p", str(port), "-w", str(workspace)],
             "daemon": [*dagster, "dagster._daemon", "run", *log, "-w", str(workspace)],
             **api,
         },
         renewed="code server",
-        companions=list(api),
+        # Without its windows the work goes on.
+        companions=["web UI", *api],
+        renewed_too=list(api),
+        followed=[str(settings.custom_apis)],
         ready=str(code_socket),
         watched=_watched(settings),
         temporary=str(folder),
@@ -287,6 +291,10 @@ def supervisor_plan(
         home=str(dagster_home(settings)),
         alert=[*dagster, f"{PACKAGE.name}.monitoring.send_alert"],
     )
+
+
+def _log_level(verbose: int) -> str:
+    return LOG_LEVELS[min(verbose, len(LOG_LEVELS) - 1)]
 
 
 def _watched(settings: "Settings") -> list[str]:

@@ -48,8 +48,11 @@ class Plan:
     watched: Sequence[str]
     # A folder to delete at the end.
     temporary: str
-    # Programs that are restarted with the renewed one, and after they have ended by themselves: the others go on.
+    # Programs that are restarted after they have ended by themselves: the others go on.
     companions: Sequence[str] = ()
+    # Those of them that are restarted with the renewed one as well, unless only files changed that they follow.
+    renewed_too: Sequence[str] = ()
+    followed: Sequence[str] = ()
     # Seconds before each restart of a companion that ended soon after its start; after the last one it stays off.
     pauses: Sequence[float] = (3.0, 6.0, 12.0, 24.0, 48.0, 96.0, 192.0)
     # Where the web UI answers once it is ready.
@@ -185,8 +188,9 @@ def _watch(
             subprocess.run(plan.clock, check=False)  # noqa: S603 (our own program)
             running[plan.timed] = _started(plan.programs[plan.timed])
         if not ended and looks % LOOKS_AT_FILES == 0 and (now := file_states(plan.watched)) != states:
+            changed = {path for path, _ in now.items() ^ states.items()}
             states = now
-            names = [plan.renewed, *plan.companions]
+            names = [plan.renewed, *(plan.renewed_too if changed - set(plan.followed) else ())]
             _say(f"Files have changed: restarting the {' and the '.join(names)}.")
             for name in names:
                 _end(running[name])

@@ -25,6 +25,7 @@ from dagster._serdes import ConfigurableClassData
 
 from refresh_pipeline.instance.file_states import file_states
 from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, process_here, process_named, why_gone
+from refresh_pipeline.instance.plain_log import use_plain_log
 from refresh_pipeline.settings import environment_with, keep_files_private
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -50,6 +51,7 @@ class WarmRunLauncher(DefaultRunLauncher):
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
         # Runs and their logs are this user's, whatever started the daemon.
         keep_files_private()
+        use_plain_log()
         super().__init__(inst_data)
         self._fork_server: subprocess.Popen[bytes] | None = None
         self._paused_until = 0.0

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
+from refresh_pipeline.instance.plain_log import use_plain_log
 from refresh_pipeline.market.apis import Collection
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.orchestration.alert_sensor import alerts_sensor
@@ -12,6 +13,7 @@ from refresh_pipeline.orchestration.api_assets import SnapshotDefinitions, snaps
 from refresh_pipeline.orchestration.assets import market_assets
 from refresh_pipeline.orchestration.backup_job import backup_job, backup_schedule
 from refresh_pipeline.orchestration.checks import market_checks
+from refresh_pipeline.orchestration.console_log import use_console_log
 from refresh_pipeline.orchestration.destination_assets import destination_assets, destination_checks
 from refresh_pipeline.orchestration.jobs import market_jobs
 from refresh_pipeline.orchestration.live_job import live_job, live_sensor
@@ -32,6 +34,9 @@ def build(settings: Settings, markets: Sequence[Market], collections: Sequence[C
             installation lacks what its exports need.
     """
     redact_log()
+    use_plain_log()
+    if settings.run_log:
+        use_console_log(settings.run_log)
     for market in markets:
         require_usable(settings, market)
     with warnings.catch_warnings():

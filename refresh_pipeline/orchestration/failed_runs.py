@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterRunStatus, RunsFilter
@@ -21,6 +22,7 @@ from refresh_pipeline.pipeline.job_names import (
 # Dagster's name for runs that somebody starts in the web UI by materializing assets.
 MATERIALIZED_BY_HAND = "__ASSET_JOB"
 NO_REASON = "no reason recorded"
+INTERRUPTS = (dg.DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__)
 
 
 def run_history(instance: dg.DagsterInstance, markets: Sequence[Market]) -> RunHistory:
@@ -56,6 +58,15 @@ def _recorded_reason(instance: dg.DagsterInstance, run_id: str) -> str:
             if (event := record.event_log_entry.dagster_event) is not None:
                 return f"{event.step_key}: {failure_reason(event)}" if event.step_key else failure_reason(event)
     return NO_REASON
+
+
+def is_interrupt(error: Any) -> bool:
+    """Whether an error of a step is an interrupt, or DuckDB's answer to one that arrived within a query."""
+    while error is not None:
+        if error.cls_name in INTERRUPTS or "Query interrupted" in error.message:
+            return True
+        error = error.cause
+    return False
 
 
 def failure_reason(event: dg.DagsterEvent) -> str:

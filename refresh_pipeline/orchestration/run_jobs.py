@@ -19,7 +19,7 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.partition_ranges import range_tags
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.orchestration.build import build
-from refresh_pipeline.orchestration.failed_runs import failure_reason
+from refresh_pipeline.orchestration.failed_runs import failure_reason, is_interrupt
 from refresh_pipeline.orchestration.materialization import EVERY_SERIES_FAILED
 from refresh_pipeline.orchestration.resources import uploads_of
 from refresh_pipeline.orchestration.run_options import KEY
@@ -36,7 +36,6 @@ from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnread
 from refresh_pipeline.warehouse.queries import SeriesOutcome
 from refresh_pipeline.warehouse.schema import Table
 
-INTERRUPTS = (dg.DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__)
 LOG_LEVELS = ("CRITICAL", "INFO", "DEBUG")
 
 
@@ -227,16 +226,7 @@ def _gaps(settings: Settings, market: Market, outcomes: Sequence[SeriesOutcome],
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
     # Dagster takes a signal for a step's failure, and would begin with the next job.
     failures = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
-    return any(_is_interrupt(error) for error in failures)
-
-
-def _is_interrupt(error: Any) -> bool:
-    """Whether an error is an interrupt, or DuckDB's answer to one that arrived within a query."""
-    while error is not None:
-        if error.cls_name in INTERRUPTS or "Query interrupted" in error.message:
-            return True
-        error = error.cause
-    return False
+    return any(is_interrupt(error) for error in failures)
 
 
 @contextmanager

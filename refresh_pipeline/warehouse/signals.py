@@ -157,8 +157,10 @@ def _expired_bars(
     connection: duckdb.DuckDBPyConnection, market: Market, series: Series
 ) -> Iterator[dict[str, NDArray]]:
     table = Table.enhanced_candles
+    if series.timeframe not in market.indicators.keep:
+        return
     bounds = expired_stretch(connection, market.name, table, series, (BEGINNING, END), newest=NEWEST_BARS)
-    if series.timeframe in market.indicators.keep and bounds is not None:
+    if bounds is not None:
         found = computed_columns(lambda: nullcontext(connection), market, {table: (*STATE, *FLAGS)}, series, bounds)
         count = len(found[table, "open_time"])
         keys = {"instrument": texts([series.instrument] * count), "timeframe": texts([series.timeframe.value] * count)}

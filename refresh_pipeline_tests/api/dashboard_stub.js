@@ -13,8 +13,7 @@
   const by = (list, name) => Object.fromEntries(list.map(one => [one[name], one]));
   const canned = {
     "/api/v1/runs": () => ({ records: runs.length, runs, next: null }),
-    // A server that is not ready says so by 503, which the browser writes on the console as an error.
-    "/api/v1/ready": () => ({ status: "ready", checks: { warehouse: { ok: true, detail: "the warehouse can be read" }, daemon: { ok: true, detail: "heartbeat 3 s ago" }, freshness: { ok: false, detail: "1 of 40 series is stale" } } }),
+    "/api/v1/readiness": () => ({ status: "ready", checks: { warehouse: { ok: true, detail: "the warehouse can be read" }, daemon: { ok: true, detail: "heartbeat 3 s ago" }, freshness: { ok: false, detail: "1 of 40 series is stale" } } }),
     "/api/v1/schedules": () => ({ schedules }),
     "/api/v1/backups": () => ({ backups: [{ name: "20260107T034000Z", made_at: at(520), bytes: 8812345, rows: 91234, faults: [] }] }),
     "/api/v2/config/apis": () => ({ apis, total: 3 }),

@@ -146,9 +146,12 @@ def test_exports_are_files_of_ours_and_nothing_else_can_be_downloaded(client: ht
 def test_an_api_of_ones_own_is_added_checked_and_removed(client: httpx.Client):
     mine = {"id": "mine", "base_url": "https://d.example/x", "name": "<img onerror=x>"}
     assert client.post("/api/v2/config/apis", json=mine).status_code == 201
+    assert client.get("/api/v2/config/apis").json()["total"] == 4
+    assert client.get("/api/v2/config/apis/mine").json()["base_url"] == mine["base_url"]
     assert client.post("/api/v2/config/apis", json={**mine, "base_url": "file:///etc/passwd"}).status_code == 422
     assert client.post("/api/v2/config/apis", json={**mine, "id": "a/b"}).status_code == 422
     assert client.delete("/api/v2/config/apis/mine").status_code == 200
+    assert client.get("/api/v2/config/apis/mine").status_code == 404
     assert client.delete("/api/v2/config/apis/mine").status_code == 404
 
 

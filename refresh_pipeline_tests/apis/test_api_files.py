@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from refresh_pipeline.api_files import CATALOG, load_collections, overrides, write_override
+from refresh_pipeline.api_files import CATALOG, load_collections, load_usable, overrides, write_override
 from refresh_pipeline.market.apis import (
     ApiError,
     ApiQuestion,
@@ -129,6 +129,21 @@ def test_collections_are_loaded_by_name_and_a_folder_of_ones_own_wins(tmp_path: 
     for wrong, message in (("sentimnt", "did you mean 'sentiment'"), ("demo", "allowed: chains")):
         with pytest.raises(ApiError, match=message):
             load_collections(settings.model_copy(update={"enabled_collections": wrong}))
+
+
+def test_the_collection_that_commands_write_is_enabled_by_its_file_and_leaves_the_others_alone(tmp_path: Path):
+    custom = tmp_path / "apis" / "custom.yaml"
+    custom.parent.mkdir()
+    custom.write_text("name: custom\napis: {mine: {url: https://a.example}}")
+    settings = Settings.model_construct(
+        enabled_collections="sentiment", apis_dir=None, data_dir=tmp_path, enabled_markets="demo"
+    )
+    assert [each.name for each in load_collections(settings)] == ["sentiment", "custom"]
+    assert [each.name for each in load_usable(settings)[0]] == ["sentiment", "custom"]
+    assert [each.name for each in load_collections(settings, ["sentiment"])] == ["sentiment"]
+    custom.write_text("name: custom\napis: {mine: {url: nowhere}}")
+    usable, faults = load_usable(settings)
+    assert ([each.name for each in usable], list(faults)) == (["sentiment"], ["custom"])
 
 
 def test_an_override_changes_interval_and_switch_until_it_is_changed_again(tmp_path: Path):

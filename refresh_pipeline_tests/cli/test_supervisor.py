@@ -123,11 +123,25 @@ def test_a_change_on_disk_renews_one_program_and_leaves_the_others(tmp_path: Pat
         assert process.wait(PATIENCE) == 0
 
 
+def test_a_change_of_a_followed_file_leaves_the_companion_alone(tmp_path: Path):
+    plan = plan_of(tmp_path, code=STAYS, API=STAYS)
+    plan = replace(plan, companions=["API"], renewed_too=["API"], followed=[str(tmp_path / "watched" / "custom.yaml")])
+    with supervised(plan) as process:
+        wait_until(lambda: bool(shown(tmp_path / "code") and shown(tmp_path / "API")))
+        (tmp_path / "watched" / "custom.yaml").write_text("name: custom")
+        wait_until(lambda: len(shown(tmp_path / "code")) == 2)
+        assert len(shown(tmp_path / "API")) == 1
+        (tmp_path / "watched" / "crypto.yaml").write_text("name: crypto")
+        wait_until(lambda: len(shown(tmp_path / "API")) == 2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+
+
 def test_a_companion_that_never_starts_well_is_restarted_ever_later_and_then_stays_off(tmp_path: Path):
     told = tmp_path / "told"
     alert = [sys.executable, "-c", f"import sys; open({str(told)!r}, 'a').write(sys.argv[1] + chr(10))"]
     plan = plan_of(tmp_path, code=STAYS, API="raise SystemExit(2)")
-    plan = replace(plan, companions=["API"], pauses=[0.1, 0.2], alert=alert)
+    plan = replace(plan, companions=["API"], renewed_too=["API"], pauses=[0.1, 0.2], alert=alert)
     with supervised(plan) as process:
         assert process.stderr is not None
         said = [process.stderr.readline() for _ in range(3)]
@@ -178,7 +192,8 @@ def shifted_clock(folder: Path, seconds: int) -> Path:
 def test_the_address_is_printed_once_it_answers(tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    serves = f"import socket, time; server = socket.create_server(('127.0.0.1', {port})); {STAYS}"
+    listens = f"server = socket.create_server(('127.0.0.1', {port})); time.sleep(60)"
+    serves = f"import socket; {STAYS.replace('time.sleep(60)', listens)}"
     late = f"import time; time.sleep(1); {serves}"
     plan = replace(plan_of(tmp_path, code=STAYS, web=late), port=port)
     with supervised(plan) as process:

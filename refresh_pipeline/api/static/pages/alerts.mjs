@@ -1,6 +1,6 @@
 // Alerts: what is wrong now, and who is told.
 
-import { get, send } from "/static/client.mjs";
+import { get, getOr, send } from "/static/client.mjs";
 import { badge, button, card, count, empty, fill, h, SIGNS, skeleton, toast } from "/static/dom.mjs";
 
 export async function open(root, { signal }) {
@@ -33,7 +33,7 @@ class Alerts {
   }
 
   async read(signal) {
-    const [answer, ready] = await Promise.all([get("/api/v1/alerts", { signal }), readiness(signal)]);
+    const [answer, ready] = await Promise.all([get("/api/v1/alerts", { signal }), getOr("/api/v1/readiness", {}, { signal })]);
     const alerts = answer.alerts ?? [], channels = answer.channels ?? [];
     fill(this.lead, alerts.length ? h("b", {}, `${count(alerts.length)} ${alerts.length === 1 ? "problem" : "problems"} now.`) : "Nothing is wrong.");
     fill(this.problems, alerts.length ? grouped(alerts).map(problem) : h("p", { class: "calm padded" }, h("span", { class: "tick" }, SIGNS.fresh), "Every run succeeded, every check holds, every series is fresh."));
@@ -41,15 +41,6 @@ class Alerts {
     fill(this.channels, channels.length || missing.length ? h("div", { class: "list" }, channels.map(channel), missing) : empty("bell", "No channel is set", "Set SLACK_WEBHOOK_URL, SMTP_HOST with ALERT_EMAIL_RECIPIENTS, or ALERT_URLS, so that somebody is told."));
     const checks = Object.entries(ready.checks ?? {});
     fill(this.checks, checks.length ? h("div", { class: "list" }, checks.map(([name, check]) => h("div", { class: "list-line" }, badge(check.ok ? "ok" : "failed"), h("span", {}, h("b", {}, name), h("small", {}, check.detail ?? ""))))) : empty("check", "Not known", "The server says nothing of its readiness."));
-  }
-}
-
-/** Ready answers 503 with the same body while something is wrong. */
-async function readiness(signal) {
-  try {
-    return await get("/api/v1/ready", { signal });
-  } catch (error) {
-    return error.body ?? {};
   }
 }
 

@@ -4,7 +4,7 @@ import { command, get, getOr, offers, send } from "/static/client.mjs";
 import { ago, ask, badge, button, bytes, card, choice, count, duration, empty, fill, h, instant, skeleton, table, toast } from "/static/dom.mjs";
 
 const BASE = "/api/v2";
-const NONE = "API snapshots keep the whole answers of public APIs: fear and greed, gas prices, news. None is set up yet. Add one here, or put a YAML into the folder that REFRESH_APIS_DIR names.";
+const NONE = "API snapshots keep the whole answers of public APIs: fear and greed, gas prices, news. None is set up yet. Add one here, or name shipped collections in REFRESH_APIS, or put a YAML into the folder that REFRESH_APIS_DIR names.";
 
 export async function open(root, { path, signal, go }) {
   const view = path ? new Source(decodeURIComponent(path), go) : new Sources(go);
