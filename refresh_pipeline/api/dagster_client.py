@@ -30,6 +30,9 @@ QUERIES = {
     "repositories": f"""
 query Repositories {{ repositoriesOrError {{ __typename ... on RepositoryConnection {{
   nodes {{ name location {{ name }} }} }} {PYTHON_ERROR} }} }}""",
+    "locations": f"""
+query Locations {{ workspaceOrError {{ __typename ... on Workspace {{
+  locationEntries {{ name loadStatus locationOrLoadError {{ __typename {PYTHON_ERROR} }} }} }} {PYTHON_ERROR} }} }}""",
     "launch": f"""
 mutation Launch($params: ExecutionParams!) {{ launchRun(executionParams: $params) {{ __typename
   ... on LaunchRunSuccess {{ run {{ {RUN} }} }} ... on RunConfigValidationInvalid {{ errors {{ message }} }}
@@ -219,6 +222,18 @@ class DagsterClient:
         [result] = answer.values()
         if result["__typename"].endswith("Error"):
             raise _unavailable(f"Dagster does not switch {instigator.name}: {_reason(result)}")
+
+    async def load_fault(self) -> str:
+        """Why the web UI has no code location loaded, in one line; an empty text where it has."""
+        workspace = (await self.ask("locations"))["workspaceOrError"]
+        if workspace["__typename"] != "Workspace":
+            return _reason(workspace)
+        entries = workspace["locationEntries"]
+        errors = [error for each in entries if "message" in (error := each["locationOrLoadError"] or {})]
+        if errors:
+            return next((line.strip() for line in errors[0]["message"].splitlines() if line.strip()), "it has an error")
+        loaded = bool(entries) and all(each["loadStatus"] == "LOADED" for each in entries)
+        return "" if loaded else "it is being loaded"
 
     async def daemons(self) -> list[dict[str, Any]]:
         """The daemons with their last heartbeats."""

@@ -288,6 +288,7 @@ def supervisor_plan(
         timed="daemon",
         host=LOCALHOST,
         port=port,
+        loaded=[*dagster, f"{PACKAGE.name}.api.load_check"],
         home=str(dagster_home(settings)),
         alert=[*dagster, f"{PACKAGE.name}.monitoring.send_alert"],
     )

@@ -58,6 +58,10 @@ class Plan:
     # Where the web UI answers once it is ready.
     host: str = "127.0.0.1"
     port: int = 0
+    # The command that exits with 0 once the web UI has loaded the markets, and prints why not otherwise.
+    loaded: Sequence[str] = ()
+    # Seconds between two times of running it.
+    ask_again: float = 10.0
     # The command to run when the clock is set back, and the program to restart after it, which waits by that clock.
     clock: Sequence[str] = ()
     timed: str = ""
@@ -147,6 +151,49 @@ class _Companions:
         return now + pause
 
 
+class _Readiness:
+    """Says once that the web UI answers with the markets loaded; before that why they are not, each reason once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan, self._url = plan, f"http://{plan.host}:{plan.port}"
+        self._is_ready = not plan.port
+        self._question: subprocess.Popen[str] | None = None
+        self._ask_at, self._reason = 0.0, ""
+
+    def look(self) -> None:
+        """Ask, or hear the answer to what was asked; never waits for it."""
+        if self._is_ready:
+            return
+        if self._question is not None:
+            if self._question.poll() is not None:
+                reason, _ = self._question.communicate()
+                self._hear(reason, self._question.returncode)
+        elif time.monotonic() >= self._ask_at and _answers(self._plan.host, self._plan.port):
+            if self._plan.loaded:
+                command = self._plan.loaded
+                self._question = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)  # noqa: S603
+            else:
+                self._ready()
+
+    def close(self) -> None:
+        """Wait for no answer any more."""
+        if self._question is not None:
+            self._question.kill()
+            self._question.communicate()
+
+    def _hear(self, reason: str, code: int) -> None:
+        self._question, self._ask_at = None, time.monotonic() + self._plan.ask_again
+        if code == 0:
+            self._ready()
+        elif reason and reason != self._reason:
+            self._reason = reason
+            _say(f"The web UI answers at {self._url}, but the markets are not loaded: {reason}")
+
+    def _ready(self) -> None:
+        self._is_ready = True
+        _say(f"Ready: {self._url}")
+
+
 def _end_all(running: "Sequence[subprocess.Popen[bytes]]") -> None:
     for process in running:
         process.terminate()
@@ -167,7 +214,7 @@ def _watch(
 ) -> list[str]:
     """Restart the renewed program at every change, until an interrupt or until there is a reason to end."""
     ended: list[str] = []
-    looks, ready, lead = 0, not plan.port, _lead()
+    looks, readiness, lead = 0, _Readiness(plan), _lead()
     companions = _Companions(plan, running, watchdog)
     while not ended and not stopped.wait(timeout=SECONDS_BETWEEN_LOOKS):
         looks += 1
@@ -179,8 +226,7 @@ def _watch(
         ]
         if not ended and looks % LOOKS_AT_FILES == 0 and (reason := watchdog.look()):
             ended = [reason]
-        if not ready and (ready := _answers(plan.host, plan.port)):
-            _say(f"Ready: http://{plan.host}:{plan.port}")
+        readiness.look()
         before, lead = lead, _lead()
         if not ended and plan.timed and before - lead > SET_BACK:
             _say(f"The clock was set back by {before - lead:.0f} s: restarting the {plan.timed}.")
@@ -196,6 +242,7 @@ def _watch(
                 _end(running[name])
                 running[name] = _started(plan.programs[name])
             companions.forget()
+    readiness.close()
     return ended
 
 

@@ -1,5 +1,6 @@
 """Commands: runs of Dagster's with the right series, once for each key; and what is answered where Dagster is away."""
 
+import asyncio
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ import yaml
 from graphql import parse, validate
 
 from refresh_pipeline.api.dagster_client import QUERIES
+from refresh_pipeline.api.load_check import load_fault
 from refresh_pipeline.api.reading import OPENING
 from refresh_pipeline.api.service import Service
 from refresh_pipeline.api.status import predecessors_config
@@ -63,6 +65,15 @@ def test_every_question_is_one_that_dagster_understands() -> None:
 
     schema = create_schema().graphql_schema
     assert {name: validate(schema, parse(text)) for name, text in QUERIES.items()} == {name: [] for name in QUERIES}
+
+
+def test_a_code_location_with_an_error_is_not_loaded(dagster: FakeDagster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFRESH_DAGSTER_URL", dagster.base_url)
+    assert asyncio.run(load_fault()) == ""
+    dagster.load_error = "\nSettingsError: REFRESH_BACKUPS_KEPT\n  more"
+    assert asyncio.run(load_fault()) == "SettingsError: REFRESH_BACKUPS_KEPT"
+    monkeypatch.setenv("REFRESH_DAGSTER_URL", "http://127.0.0.1:1")
+    assert "does not answer" in asyncio.run(load_fault())
 
 
 def test_a_refresh_is_a_run_for_each_market_with_such_series(client: httpx.Client, dagster: FakeDagster) -> None:

@@ -205,6 +205,29 @@ def test_the_address_is_printed_once_it_answers(tmp_path: Path):
         assert process.stderr.read() == "Stopping the programs.\n"
 
 
+def test_nothing_is_ready_before_the_markets_are_loaded(tmp_path: Path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    serves = f"import socket, time; server = socket.create_server(('127.0.0.1', {port})); {STAYS}"
+    asked = tmp_path / "asked"
+    asks = f"""import pathlib
+file = pathlib.Path({str(asked)!r})
+before = len(file.read_text()) if file.exists() else 0
+file.write_text("x" * (before + 1))
+print(["it is being loaded", "it is being loaded", "no module", ""][min(before, 3)], end="")
+raise SystemExit(before < 3)"""
+    plan = replace(plan_of(tmp_path, code=STAYS, web=serves), port=port, ask_again=0.0)
+    with supervised(replace(plan, loaded=[sys.executable, "-c", asks])) as process:
+        assert process.stderr is not None
+        first = f"The web UI answers at http://127.0.0.1:{port}, but the markets are not loaded: "
+        said = [process.stderr.readline() for _ in range(3)]
+        assert said == [f"{first}it is being loaded\n", f"{first}no module\n", f"Ready: http://127.0.0.1:{port}\n"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+        assert process.stderr.read() == "Stopping the programs.\n"
+    assert asked.read_text() == "xxxx"
+
+
 def test_the_supervising_process_imports_nothing_but_the_standard_library():
     script = "import refresh_pipeline.cli.supervisor, sys; print(*{name.partition('.')[0] for name in sys.modules})"
     answer = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)

@@ -25,6 +25,7 @@ class FakeDagster(LoopbackServer):
         self.running = {
             f"{market}_{job}": True for market in self._markets for job in ("refresh", "publish", "retry", "repair")
         }
+        self.load_error = ""
         # A run ends at the look at it after this one.
         self.ends_at_once = True
 
@@ -54,6 +55,12 @@ class FakeDagster(LoopbackServer):
     def _repositories(self, _: Any) -> Any:
         nodes = [{"name": "__repository__", "location": {"name": "refresh_pipeline"}}]
         return {"repositoriesOrError": {"__typename": "RepositoryConnection", "nodes": nodes}}
+
+    def _locations(self, _: Any) -> Any:
+        error = {"__typename": "PythonError", "message": self.load_error}
+        content = error if self.load_error else {"__typename": "RepositoryLocation"}
+        entry = {"name": "refresh_pipeline", "loadStatus": "LOADED", "locationOrLoadError": content}
+        return {"workspaceOrError": {"__typename": "Workspace", "locationEntries": [entry]}}
 
     def _launch(self, variables: Any) -> Any:
         params = variables["params"]
