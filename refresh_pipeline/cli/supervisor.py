@@ -24,8 +24,6 @@ INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SECONDS_BETWEEN_LOOKS = 0.5
 # How long the others wait for the first program at most.
 SECONDS_TO_WAIT = 60.0
-# Seconds that a program may take to end.
-SECONDS_TO_END = 60.0
 # Looks at the programs between two looks at the watched files.
 LOOKS_AT_FILES = 10
 # A companion that ran for so many seconds had started well: its next end is its first.
@@ -55,6 +53,8 @@ class Plan:
     followed: Sequence[str] = ()
     # Seconds before each restart of a companion that ended soon after its start; after the last one it stays off.
     pauses: Sequence[float] = (3.0, 6.0, 12.0, 24.0, 48.0, 96.0, 192.0)
+    # Seconds that a program may take to end: a code server waits for runs that it started, and starts no others.
+    longest_end: float = 60.0
     # Where the web UI answers once it is ready.
     host: str = "127.0.0.1"
     port: int = 0
@@ -100,8 +100,8 @@ def supervise(plan: Plan) -> int:
     if not reasons:
         _say("Stopping the programs.")
     # The others complain at length about a code server that is gone: it ends last.
-    _end_all([process for name, process in running.items() if name != plan.renewed])
-    _end_all([running[plan.renewed]])
+    _end_all([process for name, process in running.items() if name != plan.renewed], plan.longest_end)
+    _end_all([running[plan.renewed]], plan.longest_end)
     shutil.rmtree(plan.temporary, ignore_errors=True)
     for reason in reasons:
         _say(reason)
@@ -194,12 +194,12 @@ class _Readiness:
         _say(f"Ready: {self._url}")
 
 
-def _end_all(running: "Sequence[subprocess.Popen[bytes]]") -> None:
+def _end_all(running: "Sequence[subprocess.Popen[bytes]]", longest: float) -> None:
     for process in running:
         process.terminate()
     for process in running:
         try:
-            process.wait(SECONDS_TO_END)
+            process.wait(longest)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -230,7 +230,8 @@ def _watch(
         before, lead = lead, _lead()
         if not ended and plan.timed and before - lead > SET_BACK:
             _say(f"The clock was set back by {before - lead:.0f} s: restarting the {plan.timed}.")
-            _end(running[plan.timed])
+            if not _has_ended(running[plan.timed], plan.longest_end, stopped):
+                break
             subprocess.run(plan.clock, check=False)  # noqa: S603 (our own program)
             running[plan.timed] = _started(plan.programs[plan.timed])
         if not ended and looks % LOOKS_AT_FILES == 0 and (now := file_states(plan.watched)) != states:
@@ -239,7 +240,8 @@ def _watch(
             names = [plan.renewed, *(plan.renewed_too if changed - set(plan.followed) else ())]
             _say(f"Files have changed: restarting the {' and the '.join(names)}.")
             for name in names:
-                _end(running[name])
+                if not _has_ended(running[name], plan.longest_end, stopped):
+                    break
                 running[name] = _started(plan.programs[name])
             companions.forget()
     readiness.close()
@@ -278,9 +280,15 @@ def _wait_for(file: Path, process: "subprocess.Popen[bytes]", stopped: threading
         pass
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def _has_ended(process: "subprocess.Popen[bytes]", longest: float, stopped: threading.Event) -> bool:
+    """End a program that is to be restarted, by force after so many seconds; False after an interrupt."""
     process.terminate()
-    process.wait()
+    end = time.monotonic() + longest
+    while process.poll() is None and not stopped.wait(timeout=0.05):
+        if time.monotonic() >= end:
+            process.kill()
+            process.wait()
+    return not stopped.is_set()
 
 
 if __name__ == "__main__":

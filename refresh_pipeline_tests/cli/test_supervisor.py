@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -159,6 +159,26 @@ def test_a_companion_that_never_starts_well_is_restarted_ever_later_and_then_sta
         f"{ended} Restarting it in 0.1 s.\n",
     ]
     assert told.read_text() == "Refresh Pipeline: the API stays off\n"
+
+
+@pytest.mark.parametrize("longest", [60.0, 0.5])
+def test_a_program_that_does_not_end_holds_up_neither_an_interrupt_nor_its_restart(tmp_path: Path, longest: float):
+    deaf = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {STAYS}"
+    plan = replace(plan_of(tmp_path, code=deaf), longest_end=longest)
+    with supervised(plan) as process:
+        wait_until(lambda: len(shown(tmp_path / "code")) == 1)
+        time.sleep(1.0)
+        (tmp_path / "watched" / "new.yaml").touch()
+        assert process.stderr is not None
+        assert process.stderr.readline() == "Files have changed: restarting the code.\n"
+        if longest < 1:
+            wait_until(lambda: len(shown(tmp_path / "code")) == 2)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr.readline() == "Stopping the programs.\n"
+        for number in shown(tmp_path / "code"):
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        assert process.wait(PATIENCE) == 0
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc to compile a library that shifts the clock")
