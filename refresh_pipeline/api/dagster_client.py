@@ -24,6 +24,8 @@ REPOSITORY = "__repository__"
 ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 GOING = ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING", "MANAGED")
 
+# A code location of which Dagster says neither that it is loaded nor why it is not.
+BEING_LOADED = "they are being loaded"
 RUN = "runId jobName status creationTime startTime endTime tags { key value }"
 PYTHON_ERROR = "... on PythonError { message }"
 QUERIES = {
@@ -233,7 +235,7 @@ class DagsterClient:
         if errors:
             return next((line.strip() for line in errors[0]["message"].splitlines() if line.strip()), "it has an error")
         loaded = bool(entries) and all(each["loadStatus"] == "LOADED" for each in entries)
-        return "" if loaded else "it is being loaded"
+        return "" if loaded else BEING_LOADED
 
     async def daemons(self) -> list[dict[str, Any]]:
         """The daemons with their last heartbeats."""

@@ -5,17 +5,25 @@ The process of `refresh up` starts it before it says that all is ready. It print
 
 import asyncio
 import sys
+import time
 
-from refresh_pipeline.api.dagster_client import DagsterClient
+from refresh_pipeline.api.dagster_client import BEING_LOADED, DagsterClient
 from refresh_pipeline.api.problems import ProblemError
 from refresh_pipeline.settings import load_settings
 
 
+# Seconds to wait for markets that are being loaded, and between two questions.
+PATIENCE, PAUSE = 60.0, 0.5
+
+
 async def load_fault() -> str:
-    """Why the markets are not loaded, in one line; an empty text where they are."""
+    """Why the markets are not loaded, in one line; an empty text where they are. Waits while they are being loaded."""
     client = DagsterClient(load_settings())
+    end = time.monotonic() + PATIENCE
     try:
-        return await client.load_fault()
+        while (fault := await client.load_fault()) == BEING_LOADED and time.monotonic() < end:
+            await asyncio.sleep(PAUSE)
+        return fault
     except ProblemError as error:
         return str(error)
     finally:

@@ -234,14 +234,14 @@ def test_nothing_is_ready_before_the_markets_are_loaded(tmp_path: Path):
 file = pathlib.Path({str(asked)!r})
 before = len(file.read_text()) if file.exists() else 0
 file.write_text("x" * (before + 1))
-print(["it is being loaded", "it is being loaded", "no module", ""][min(before, 3)], end="")
+print(["they are being loaded", "they are being loaded", "no module", ""][min(before, 3)], end="")
 raise SystemExit(before < 3)"""
     plan = replace(plan_of(tmp_path, code=STAYS, web=serves), port=port, ask_again=0.0)
     with supervised(replace(plan, loaded=[sys.executable, "-c", asks])) as process:
         assert process.stderr is not None
         first = f"The web UI answers at http://127.0.0.1:{port}, but the markets are not loaded: "
         said = [process.stderr.readline() for _ in range(3)]
-        assert said == [f"{first}it is being loaded\n", f"{first}no module\n", f"Ready: http://127.0.0.1:{port}\n"]
+        assert said == [f"{first}they are being loaded\n", f"{first}no module\n", f"Ready: http://127.0.0.1:{port}\n"]
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
         assert process.stderr.read() == "Stopping the programs.\n"
