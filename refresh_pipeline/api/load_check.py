@@ -11,7 +11,6 @@ from refresh_pipeline.api.dagster_client import BEING_LOADED, DagsterClient
 from refresh_pipeline.api.problems import ProblemError
 from refresh_pipeline.settings import load_settings
 
-
 # Seconds to wait for markets that are being loaded, and between two questions.
 PATIENCE, PAUSE = 60.0, 0.5
 
@@ -23,9 +22,10 @@ async def load_fault() -> str:
     try:
         while (fault := await client.load_fault()) == BEING_LOADED and time.monotonic() < end:
             await asyncio.sleep(PAUSE)
-        return fault
     except ProblemError as error:
         return str(error)
+    else:
+        return fault
     finally:
         await client.close()
 
