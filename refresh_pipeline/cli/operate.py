@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from refresh_pipeline.settings import Settings
 
 LOCALHOST = "127.0.0.1"
+MODULE = "refresh_pipeline.definitions"
 # Of the daemon and the code server, by the number of -v.
 LOG_LEVELS = ("warning", "info", "debug")
 
@@ -258,14 +259,12 @@ def supervisor_plan(
     code_location = {"grpc_server": {"socket": str(code_socket), "location_name": PACKAGE.name}}
     workspace.write_text(json.dumps({"load_from": [code_location]}), encoding="utf-8")
     # The web UI shows errors in the definitions, until the file at fault is edited.
-    code = f"dagster api grpc --lazy-load-user-code --location-name {PACKAGE.name} --socket".split() + [
-        str(code_socket)
-    ]
+    code = ["dagster", "api", "grpc", "--lazy-load-user-code", "--location-name", PACKAGE.name, "-m", MODULE]
     api = {"API": [*dagster, f"{PACKAGE.name}.api.serving", LOCALHOST, str(api_port)]} if api_port is not None else {}
     log = ["--log-level", _log_level(verbose)]
     return Plan(
         programs={
-            "code server": [*dagster, *code, *log, "-m", f"{PACKAGE.name}.definitions"],
+            "code server": [*dagster, *code, *log, "--socket", str(code_socket)],
             "web UI": [*dagster, f"{PACKAGE.name}.front_door", "-p", str(port), "-w", str(workspace)],
             "daemon": [*dagster, "dagster._daemon", "run", *log, "-w", str(workspace)],
             **api,

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -510,8 +511,12 @@ def test_a_file_that_arrives_damaged_is_not_called_uploaded(
     assert len(waits) == ATTEMPTS - 1
 
 
-def acting_between_attempts(dropbox: FakeDropbox, act: Callable[[], object]) -> DropboxDestination:
+def acting_between_attempts(dropbox: FakeDropbox, calls: int, act: Callable[[], object]) -> DropboxDestination:
+    """A destination that acts between the first and the second attempt of calls that are sent side by side."""
+    all_dropped = threading.Barrier(calls)
+
     def sleep(_: float) -> None:
+        all_dropped.wait(timeout=30)
         act()
 
     session = dropbox.session()
@@ -521,9 +526,9 @@ def acting_between_attempts(dropbox: FakeDropbox, act: Callable[[], object]) -> 
 def test_a_file_that_changes_while_it_is_sent_is_refused_by_dropbox(
     dropbox: FakeDropbox, outgoing: list[Outgoing]
 ) -> None:
-    # Every first attempt is dropped, whoever of those that are sent side by side comes first.
+    # Every first attempt is dropped, and no second one begins before.
     dropbox.fail(UPLOAD, *[Dropped()] * len(outgoing))
-    destination = acting_between_attempts(dropbox, lambda: outgoing[0].path.write_text("changed"))
+    destination = acting_between_attempts(dropbox, len(outgoing), lambda: outgoing[0].path.write_text("changed"))
     results = list(destination.upload(outgoing))
     assert errors_of(results) == [REMOTES[0]]
     assert isinstance(results[0].error, TransientUploadError)
@@ -532,9 +537,9 @@ def test_a_file_that_changes_while_it_is_sent_is_refused_by_dropbox(
 
 
 def test_a_file_that_vanishes_while_it_is_sent_stops_no_other(dropbox: FakeDropbox, outgoing: list[Outgoing]) -> None:
-    # Every first attempt is dropped, whoever of those that are sent side by side comes first.
+    # Every first attempt is dropped, and no second one begins before.
     dropbox.fail(UPLOAD, *[Dropped()] * len(outgoing))
-    destination = acting_between_attempts(dropbox, lambda: outgoing[0].path.unlink(missing_ok=True))
+    destination = acting_between_attempts(dropbox, len(outgoing), lambda: outgoing[0].path.unlink(missing_ok=True))
     results = list(destination.upload(outgoing))
     assert errors_of(results) == [REMOTES[0]]
     assert "export it again" in str(results[0].error)
