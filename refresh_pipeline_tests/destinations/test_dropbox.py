@@ -5,6 +5,7 @@ same session). One runs the destination as it is deployed, in a process of its o
 variables that name its hosts when it is imported, so they have to be there before.
 """
 
+import itertools
 import logging
 import os
 import shutil
@@ -513,11 +514,12 @@ def test_a_file_that_arrives_damaged_is_not_called_uploaded(
 
 def acting_between_attempts(dropbox: FakeDropbox, calls: int, act: Callable[[], object]) -> DropboxDestination:
     """A destination that acts between the first and the second attempt of calls that are sent side by side."""
-    all_dropped = threading.Barrier(calls)
+    all_dropped, sleeps = threading.Barrier(calls), itertools.count()
 
     def sleep(_: float) -> None:
-        all_dropped.wait(timeout=30)
-        act()
+        if next(sleeps) < calls:
+            all_dropped.wait(timeout=30)
+            act()
 
     session = dropbox.session()
     return DropboxDestination(APP_KEY, APP_SECRET, REFRESH_TOKEN, ROOT, session=session, sleep=sleep)
