@@ -25,6 +25,8 @@ QUIETLY = {
     "python_logs": {"python_log_level": "CRITICAL"},
     "telemetry": {"enabled": False},
     "nux": {"enabled": False},
+    # A code server that nobody waits for is a warning in a later test.
+    "code_servers": {"wait_for_local_processes_on_shutdown": True},
 }
 PATIENCE = 180.0
 

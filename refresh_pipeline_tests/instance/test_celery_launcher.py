@@ -37,7 +37,9 @@ def cluster(folder: Path, postgres_url: str, broker_url: str, port: int) -> Iter
         (folder / name).mkdir()
     (folder / "markets" / "quick.yaml").write_text(QUICK)
     (folder / "markets" / "silent.yaml").write_text(SILENT % port)
-    (folder / "dagster" / "dagster.yaml").write_text(shipped("dagster-cluster.yaml").read_text())
+    (folder / "dagster" / "dagster.yaml").write_text(
+        shipped("dagster-cluster.yaml").read_text() + "\ncode_servers: {wait_for_local_processes_on_shutdown: true}\n"
+    )
     os.environ |= {
         "REFRESH_DATA_DIR": str(folder / "data"),
         "REFRESH_MARKETS_DIR": str(folder / "markets"),

@@ -165,7 +165,7 @@ def test_a_correction_is_a_revision_and_no_new_candle(world: World, instance: dg
     world.write_candles("BTC/USD|m15", changes=corrected)
     later = NOW + timedelta(days=1)
     world.run("refresh", now=LATER)
-    lines = lines_of(world, instance, Period.daily, LATER + timedelta(seconds=1))
+    lines = lines_of(world, instance, Period.daily, LATER + timedelta(minutes=5))
     # The first refresh is within the day, and its candle has been replaced since.
     assert "revisions: 1" in lines
     assert f"candles added: {4 * (96 + 24) + 4 * (8 + 2)}" in lines
