@@ -18,7 +18,7 @@ help: ## Show this list
 
 refresh: .venv/installed ## Install if needed, then refresh once: candles, indicators, exports, uploads
 	@.venv/bin/refresh once
-	@echo "To look at it: make up, then http://127.0.0.1:3000. For the commands: source .venv/bin/activate"
+	@echo "make up is the same as refresh up. To type refresh alone: source .venv/bin/activate"
 
 up: .venv/installed ## Run the web UI and the daemon on http://127.0.0.1:3000, or on PORT=, until Ctrl-C
 	@.venv/bin/refresh up $(if $(PORT),--port $(PORT))

@@ -10,12 +10,19 @@ from contextlib import contextmanager
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as Grid
+from rich.text import Text
 
 from refresh_pipeline.redaction import clean, redact_log
 
 # Into a file or a pipe a table keeps its shape, unless COLUMNS says otherwise; on a terminal it keeps to the window.
 out = Console(width=None if sys.stdout.isatty() else shutil.get_terminal_size((160, 40)).columns)
 err = Console(stderr=True)
+
+
+def program() -> str:
+    """The command as it can be typed here: its path where `refresh` is not on the PATH, as after `make refresh`."""
+    started = sys.argv[0]
+    return started if os.path.basename(started) == "refresh" and shutil.which("refresh") is None else "refresh"
 
 
 def print_line(text: str) -> None:
@@ -55,6 +62,18 @@ def grid(*names: str, right: Collection[str] = (), wrapped: Collection[str] = ()
         justify = "right" if name in right else "left"
         table.add_column(name, justify=justify, no_wrap=name not in wrapped, overflow="fold")
     return table
+
+
+def share_text(share: float | None) -> Text:
+    """A share in percent that shows 100 only where nothing is missing.
+
+    >>> str(share_text(1.0)), str(share_text(0.99999)), str(share_text(None))
+    ('100 %', '99.99 %', '-')
+    """
+    if share is None:
+        return Text("-", style="yellow")
+    text = "100 %" if share == 1 else f"{min(share, 0.9999):.2%}".replace("%", " %")
+    return Text(text, style="green" if share == 1 else "yellow")
 
 
 @contextmanager

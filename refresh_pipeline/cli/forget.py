@@ -25,9 +25,9 @@ def forget(
     *,
     market: Annotated[str, typer.Option("--market", "-m", help="Forget candles of this market.")],
     instrument: Annotated[
-        str | None, typer.Option("--instrument", help="Forget this instrument, by its name in the warehouse.")
+        str | None, typer.Option("--instrument", "-i", help="Forget this instrument, by its name in the warehouse.")
     ] = None,
-    timeframe: Annotated[str | None, typer.Option("--timeframe", help="Forget this timeframe.")] = None,
+    timeframe: Annotated[str | None, typer.Option("--timeframe", "-t", help="Forget this timeframe.")] = None,
     since: Annotated[
         str | None, typer.Option("--since", help="Forget candles from this instant on (ISO 8601).")
     ] = None,

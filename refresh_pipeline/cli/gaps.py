@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
-from refresh_pipeline.cli.console import grid, out
+from refresh_pipeline.cli.console import grid, out, share_text
 from refresh_pipeline.cli.options import (
     DataDirOption,
     InstrumentOption,
@@ -79,8 +78,12 @@ def _summary(market: str, rows: Sequence[Row]) -> str:
 def _counts_table(market: str, rows: Sequence[Row]) -> Any:
     table = grid("instrument", "timeframe", *COUNTS, "gaps", right=(*COUNTS, "gaps"), title=market)
     for row in rows:
-        share = Text(f"{row['completeness']:.2%}", style="yellow" if row["gaps"] else "green")
-        counts = (str(row["expected_count"]), str(row["stored_count"]), share, str(len(row["gaps"])))
+        counts = (
+            str(row["expected_count"]),
+            str(row["stored_count"]),
+            share_text(row["completeness"]),
+            str(len(row["gaps"])),
+        )
         table.add_row(row["instrument"], row["timeframe"], *counts)
     return table
 

@@ -4,11 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table as Grid
 
-from refresh_pipeline.cli.console import out, print_line, print_warning
+from refresh_pipeline.cli.console import grid, out, print_line, print_warning
 from refresh_pipeline.cli.options import JsonOption, wrong_requests
 
 if TYPE_CHECKING:
@@ -61,15 +59,15 @@ def _described(market: "Market") -> dict[str, Any]:
 
 def print_markets(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """A row for each market, and a line for each file that is wrong."""
-    grid = Grid(box=SIMPLE_HEAD)
-    for name in ("market", "enabled", "source", "calendar", "instruments", "timeframes"):
-        grid.add_column(name, justify="right" if name == "instruments" else "left", overflow="fold")
+    names = ("market", "enabled", "source", "calendar", "instruments", "timeframes")
+    table = grid(*names, right=("instruments",), wrapped=("market", "source", "timeframes"))
     for row in rows:
         if not row["error"]:
             timeframes = _ends(row["timeframes"])
             cells = ("yes" if row["enabled"] else "no", row["source"], row["calendar"], str(len(row["instruments"])))
-            grid.add_row(row["market"], *cells, timeframes)
-    console.print(grid)
+            table.add_row(row["market"], *cells, timeframes)
+    console.print(table)
+    console.print()
     for row in rows:
         if row["error"]:
             console.print(f"{row['market']}: {row['error']}", style="red", markup=False, soft_wrap=True)

@@ -4,10 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table as Grid
-
-from refresh_pipeline.cli.console import out, print_line, print_warning
+from refresh_pipeline.cli.console import grid, out, print_line, print_warning
 from refresh_pipeline.cli.options import DataDirOption, JsonOption, wrong_requests
 
 
@@ -24,13 +21,12 @@ def settings(*, as_json: JsonOption = False, data_dir: DataDirOption = None) -> 
     if as_json:
         out.print_json(json.dumps([asdict(origin) for origin in origins]), highlight=False)
         return
-    grid = Grid(box=SIMPLE_HEAD)
-    for name in ("setting", "value", "from"):
-        grid.add_column(name, overflow="fold")
+    table = grid("setting", "value", "from", wrapped=("value", "from"))
     for origin in origins:
         if origin.value:
-            grid.add_row(origin.name, clean(origin.value), origin.place)
-    out.print(grid)
+            table.add_row(origin.name, clean(origin.value), origin.place)
+    out.print(table)
+    out.print()
     unset = [origin.name for origin in origins if not origin.value and origin.place == DEFAULT]
     out.print(f"Not set ({len(unset)}): {', '.join(unset)}", highlight=False)
     print_line(f"Read in this order: environment, {', '.join(str(file) for file in _by_priority(settings_files()))}")

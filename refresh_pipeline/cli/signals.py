@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refresh_pipeline.cli.console import out
+from refresh_pipeline.cli.console import grid, out
 from refresh_pipeline.cli.options import (
     DataDirOption,
     InstrumentOption,
@@ -54,22 +54,18 @@ def signals(
 
 def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """One line a series, as wide as a terminal is: kinds without a signal have no column, times no year."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table as Grid
-
     kinds = [kind for kind in SignalKind if any(row[kind.value] for row in rows)]
     markets = {row["market"] for row in rows}
     for first in range(0, max(len(kinds), 1), KINDS_A_TABLE):
         shown = kinds[first : first + KINDS_A_TABLE]
-        grid = Grid(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for name in ("series", "", "mouth", "zone", *(kind.value.replace("_", " ") for kind in shown)):
-            grid.add_column(name, no_wrap=True)
+        table = grid("series", "", "mouth", "zone", *(kind.value.replace("_", " ") for kind in shown))
         for row in rows:
             instrument = row["instrument"] if len(markets) == 1 else f"{row['market']} {row['instrument']}"
             mouth = _signed(row["mouth_direction"], row["mouth_phase"])
             cells = [_signal(row[kind.value]) for kind in shown]
-            grid.add_row(instrument, row["timeframe"], mouth, _signed(row["zone"]), *cells)
-        out.print(grid)
+            table.add_row(instrument, row["timeframe"], mouth, _signed(row["zone"]), *cells)
+        out.print(table)
+        out.print()
 
 
 def _signal(signal: Mapping[str, Any] | None) -> Any:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from refresh_pipeline.cli.console import grid, out, print_warning
+from refresh_pipeline.cli.console import grid, out, print_warning, share_text
 from refresh_pipeline.cli.options import (
     DataDirOption,
     InstrumentOption,
@@ -70,6 +70,9 @@ def status(
         out.print_json(json.dumps(rows), highlight=False)
     else:
         by_series = bool(instrument or timeframe or failed or everything)
+        if failed and not rows:
+            out.print("No series failed, is behind or lacks candles.", style="green")
+            return
         print_status(out, place_of(wanted.settings.warehouse).name, rows, by_series=by_series)
         for name, count in accepted.items():
             out.print(f"{name}: {count} faults acknowledged; refresh acknowledge --market {name} --list lists them")
@@ -126,7 +129,7 @@ def _summary(rows: Sequence[Row]) -> Iterator[str | Text]:
     yield Text(str(behind), style="yellow" if behind else "green")
     yield f"{sum(row['candle_count'] for row in rows):,}"
     shares = [row["completeness"] for row in rows if row["completeness"] is not None]
-    yield _share(sum(shares) / len(shares) if shares else None)
+    yield share_text(sum(shares) / len(shares) if shares else None)
     yield Text(str(failed), style="red" if failed else "green")
 
 
@@ -153,21 +156,13 @@ def _series_cells(row: Row) -> list[str | Text]:
         short_duration(row["age_seconds"]),
         Text("-" if behind is None else str(behind), style="green" if behind == 0 else "yellow"),
         str(row["candle_count"]),
-        _share(row["completeness"]),
+        share_text(row["completeness"]),
         Text(outcome, style=COLOURS.get(outcome, "yellow")),
     ]
 
 
 def _minute(time: str | None) -> str:
     return time.replace("T", " ").removesuffix("Z").removesuffix(":00") if time else "-"
-
-
-def _share(share: float | None) -> Text:
-    """A share in percent that shows 100 only where nothing is missing."""
-    if share is None:
-        return Text("-", style="yellow")
-    text = "100 %" if share == 1 else f"{min(share, 0.9999):.2%}".replace("%", " %")
-    return Text(text, style="green" if share == 1 else "yellow")
 
 
 # ---- reasons

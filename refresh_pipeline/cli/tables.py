@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.table import Table as Grid
 from rich.text import Text
 
-from refresh_pipeline.cli.console import grid
+from refresh_pipeline.cli.console import grid, program
 from refresh_pipeline.market.candles import iso_utc
 from refresh_pipeline.market.gaps import Gap
 from refresh_pipeline.market.model import Market
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 # More instruments or timeframes than these are not named in a command.
 MOST_NAMED = 5
+NEXT = " (web UI and dashboard)."
 COUNTS = ("series", "added", "revised", "computed", "exported", "uploaded")
 # Where the faults of a check stand.
 LISTED_BY = {
@@ -100,7 +101,7 @@ def print_refreshed(console: Console, action: str, results: Sequence["Refreshed"
         console.print(f"{name:<10} {place}", soft_wrap=True, highlight=False, markup=False)
     if action == "backfill":
         console.print("The next [bold]refresh once[/bold] or the publishing schedule writes the export files.")
-    console.print("Next: [bold]refresh status[/bold] for every series, [bold]refresh up[/bold] for the web UI.")
+    console.print(Text.assemble("Next: ", (f"{program()} status", "bold"), ", ", (f"{program()} up", "bold"), NEXT))
 
 
 def missing_candles(market: Market, gaps: Sequence[Gap]) -> str:

@@ -112,10 +112,10 @@ def completeness(
 
 
 def short_duration(seconds: float | None) -> str:
-    """A duration by its two largest units; a negative one is said to lie ahead.
+    """A duration by its two largest units, without a zero behind; a negative one is said to lie ahead.
 
-    >>> short_duration(7230), short_duration(30), short_duration(200_000), short_duration(None), short_duration(-60)
-    ('2h 0m', '30s', '2d 7h', '-', '1m 0s ahead')
+    >>> short_duration(7230), short_duration(90), short_duration(200_000), short_duration(None), short_duration(-60)
+    ('2h', '1m 30s', '2d 7h', '-', '1m ahead')
     """
     if seconds is None:
         return "-"
@@ -124,9 +124,9 @@ def short_duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d {hours}h"
-    return f"{hours}h {minutes}m" if hours else f"{minutes}m {rest}s" if minutes else f"{rest}s"
+    units = ((days, "d"), (hours, "h"), (minutes, "m"), (rest, "s"))
+    first = next((place for place, (count, _) in enumerate(units) if count), len(units) - 1)
+    return " ".join(f"{count}{unit}" for count, unit in units[first : first + 2] if count) or "0s"
 
 
 def data_age(calendar: Calendar, timeframe: Timeframe, last_open_times: Times, now: datetime) -> Floats:

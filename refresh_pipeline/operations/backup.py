@@ -142,7 +142,7 @@ def find(folder: Path, which: str | None, now: datetime) -> Path:
         BackupError: there is none.
     """
     if which is not None:
-        return Path(which) if (Path(which) / CONTENTS).is_file() else folder / which
+        return _named(folder, which, now)
     backups = list_backups(folder, now)
     if not backups:
         raise BackupError(f"{folder}: no backup there; refresh backup makes one")
@@ -152,6 +152,15 @@ def find(folder: Path, which: str | None, now: datetime) -> Path:
             f"clock, or name the backup: refresh restore {backups[0].folder.name}"
         )
     return backups[0].folder
+
+
+def _named(folder: Path, which: str, now: datetime) -> Path:
+    """The backup in a path, or of this name below `folder`."""
+    for path in (Path(which), folder / which):
+        if (path / CONTENTS).is_file():
+            return path
+    names = ", ".join(backup.folder.name for backup in list_backups(folder, now)) or "none"
+    raise BackupError(f"found no backup {which!r}, allowed: the path of one, or one in {folder}: {names}")
 
 
 def verify_backup(backup: Backup) -> None:

@@ -7,6 +7,7 @@ import httpx
 import pytest
 import yaml
 
+from refresh_pipeline.cli.console import out
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.signals import MarketAlerts
 from refresh_pipeline.monitoring.signals import signal_events
@@ -87,7 +88,8 @@ def test_timeframes_that_agree_are_coherent(client: httpx.Client) -> None:
         assert row["score"] == {"buy": 1, "sell": -1, "neither": 0}[row["directions"]["m5"]]
 
 
-def test_the_command_shows_the_same(client: httpx.Client, shop: Shop) -> None:
+def test_the_command_shows_the_same(client: httpx.Client, shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(out, "width", 80)
     with inside(shop.root):
         table = command("signals", "--instrument", "BTC/USD")
         found = command("signals", "--json")
@@ -95,5 +97,7 @@ def test_the_command_shows_the_same(client: httpx.Client, shop: Shop) -> None:
     assert table.exit_code == 0
     assert "BTC/USD" in table.output
     assert "ETH/USD" not in table.output
+    assert max(map(len, table.output.splitlines())) <= 80
+    assert "\u2026" not in table.output
     assert json.loads(found.output)["signals"] == signals(client)
     assert wrong.exit_code == 2

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from refresh_pipeline.cli.completion import complete_instrument, complete_market, complete_timeframe
+from refresh_pipeline.cli.console import out, program
 from refresh_pipeline.settings import load_settings, setting_faults, setting_origins
 from refresh_pipeline_tests.isolated_env import inside
 from refresh_pipeline_tests.project_folder import command
@@ -103,6 +104,26 @@ def test_an_unknown_market_gets_a_suggestion(name: str, hint: str) -> None:
     assert result.exit_code == 2
     assert f"--market: found '{name}'" in result.stderr
     assert hint in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize("arguments", [("settings",), ("markets",), ("apis", "list")])
+def test_the_table_fits_80_columns(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(out, "width", 80)
+    table, _, _ = command(*arguments).stdout.partition("\n\n")
+    assert len(table.splitlines()) > 5
+    assert max(map(len, table.splitlines())) <= 80
+    assert "\u2026" not in table
+
+
+def test_the_next_command_can_be_typed_as_it_stands(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "bin").mkdir()
+    (here / "bin/refresh").write_text("#!/bin/sh\n")
+    (here / "bin/refresh").chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [".venv/bin/refresh", "once"])
+    monkeypatch.setenv("PATH", str(here))
+    assert program() == ".venv/bin/refresh"
+    monkeypatch.setenv("PATH", str(here / "bin"))
+    assert program() == "refresh"
 
 
 def test_the_shell_completes_names_within_lists() -> None:

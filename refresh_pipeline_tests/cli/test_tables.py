@@ -199,8 +199,8 @@ def test_the_table_shows_what_the_rows_say(world: World) -> None:
     )
     assert max(len(line) for line in out.getvalue().splitlines() if "refresh.duckdb" not in line) <= 80
     lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
-    assert "BTC/USD m15 2026-06-01 11:45 2h 0m 8 96 94.12 % updated" in lines
-    assert "ETH/USD m15 2026-06-01 11:45 2h 0m 8 96 94.12 % unchanged" in lines
+    assert "BTC/USD m15 2026-06-01 11:45 2h 8 96 94.12 % updated" in lines
+    assert "ETH/USD m15 2026-06-01 11:45 2h 8 96 94.12 % unchanged" in lines
     assert f"warehouse {world.root}/data/refresh.duckdb" in lines
 
 

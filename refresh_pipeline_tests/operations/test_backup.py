@@ -360,7 +360,10 @@ def test_where_nothing_is_in_the_way_nobody_is_asked(world: World, tmp_path: Pat
     assert beside_epochs(world.tables()) == beside_epochs(tables)
 
 
-@pytest.mark.parametrize(("arguments", "words"), [((), "no backup there"), (("nonsense",), "no backup: ")])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [((), "no backup there"), (("nonsense",), "found no backup 'nonsense'")],
+)
 def test_a_restore_of_nothing_says_so(world: World, arguments: tuple[str, ...], words: str) -> None:
     result = command("restore", *arguments)
     assert result.exit_code == 2
