@@ -1,7 +1,8 @@
 """The API: its routes by subject, and what stands around them.
 
-From the outside: the guard decides who may ask, then faults of ours become a problem, then the routes. Every handler
-gives a Response made of bytes; FastAPI is here for validation and for the description in /openapi.json.
+From the outside: the guard decides who may ask, then faults of ours become a problem, then what was asked before takes
+a shortcut, then the routes. Every handler gives a Response made of bytes; FastAPI is here for validation and for the
+description in /openapi.json.
 """
 
 import logging
@@ -42,6 +43,7 @@ from refresh_pipeline.api import (
 )
 from refresh_pipeline.api.description import describe
 from refresh_pipeline.api.guard import App, Guard, Receive, Rules, Scope, Send
+from refresh_pipeline.api.known import Shortcut
 from refresh_pipeline.api.newsroom import Newsroom
 from refresh_pipeline.api.problems import (
     PROBLEM_TYPE,
@@ -83,7 +85,7 @@ def create_app(service: Service, rules: Rules) -> App:
     routes.add_exception_handler(RequestValidationError, _invalid)
     routes.add_exception_handler(Exception, _internal)
     routes.state.service = service
-    guard = Guard(_Shell(routes, service), rules, service.keys, lambda: service.now().timestamp())
+    guard = Guard(_Shell(Shortcut(routes, service), service), rules, service.keys, lambda: service.now().timestamp())
     service.guard = guard
     return _with_cors(guard, rules)
 

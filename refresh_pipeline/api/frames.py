@@ -95,14 +95,14 @@ def columns_of(market: Market, layer: Layer, names: Names) -> list[Column]:
     return listed
 
 
-def chosen_columns(columns: Sequence[Column], names: str | None) -> list[Column]:
+def chosen_columns(columns: Sequence[Column], names: str | None) -> Sequence[Column]:
     """The columns of a comma list in its order, `open_time` always first; all where none is named.
 
     Raises:
         ProblemError: unknown-column.
     """
     if names is None:
-        return list(columns)
+        return columns
     by_name = {column.name: column for column in columns}
     wanted = list(dict.fromkeys(part.strip() for part in names.split(",") if part.strip()))
     for name in wanted:

@@ -12,12 +12,13 @@ from refresh_pipeline.api.addressing import find_series
 from refresh_pipeline.api.answers import json_response
 from refresh_pipeline.api.control import launch_of, started, switch_markets
 from refresh_pipeline.api.dagster_client import GOING
-from refresh_pipeline.api.data import LimitParameter, Question, read
+from refresh_pipeline.api.data import LimitParameter
 from refresh_pipeline.api.encoding import Format, TimeStyle
 from refresh_pipeline.api.frames import Names, Window, columns_of
 from refresh_pipeline.api.operation import VERSION
 from refresh_pipeline.api.parameters import MarketParameter, parsed_time
 from refresh_pipeline.api.problems import Problem, ProblemError
+from refresh_pipeline.api.rows import Question, read
 from refresh_pipeline.api.runs import jobs_of
 from refresh_pipeline.api.service import Service, service_of
 from refresh_pipeline.api.status import config_rows, predecessors_config, status_body

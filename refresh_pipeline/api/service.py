@@ -14,8 +14,11 @@ from refresh_pipeline.api.access import keys_of
 from refresh_pipeline.api.answers import AnswerCache
 from refresh_pipeline.api.counters import Requests
 from refresh_pipeline.api.dagster_client import DagsterClient
+from refresh_pipeline.api.expected import Expected
 from refresh_pipeline.api.feed import Feed
+from refresh_pipeline.api.frames import Column, Names
 from refresh_pipeline.api.guard import Guard
+from refresh_pipeline.api.known import KnownRequests
 from refresh_pipeline.api.login import Keys
 from refresh_pipeline.api.news import Hub
 from refresh_pipeline.api.reading import Reader
@@ -24,6 +27,7 @@ from refresh_pipeline.api.snapshots import NoSnapshots, Snapshots
 from refresh_pipeline.api.stored_snapshots import StoredSnapshots
 from refresh_pipeline.api.tails import Tails
 from refresh_pipeline.market.apis import Collection
+from refresh_pipeline.market.export_spec import Layer
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.streaming.push import subscribe
@@ -49,7 +53,11 @@ class Service:
     started_at: datetime = field(default_factory=_clock)
     requests: Requests = field(default_factory=Requests)
     reports: Reports = field(default_factory=Reports)
+    # What was asked before, the answers that are kept, the candles that are expected, and the columns of layers.
+    known: KnownRequests = field(default_factory=KnownRequests)
     answers: AnswerCache = field(default_factory=AnswerCache)
+    expected: Expected = field(default_factory=Expected)
+    columns: dict[tuple[str, Layer, Names], Sequence[Column]] = field(default_factory=dict)
     # Everybody who listens, and what API snapshots there are.
     hub: Hub = field(default_factory=Hub)
     snapshots: Snapshots = field(default_factory=NoSnapshots)
