@@ -11,7 +11,13 @@ import yaml
 
 # Nodes of a document with its aliases written out: a universe of 50,000 instruments has half a million.
 MOST_NODES = 1_000_000
+# Levels within each other: far above what any of our files has, and far below what a parser in C has stack for.
+MOST_LEVELS = 100
 TOO_DEEP = "found lists or mappings within each other too deeply; allowed: ten levels"
+
+
+# The parser in C is several times as fast; a PyYAML that was built without it has the other one alone.
+Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class YamlError(ValueError):
@@ -28,16 +34,28 @@ def plain_yaml(text: str) -> Any:
         YamlError: it cannot be read, or is not plain.
     """
     try:
+        _require_flat(text)
         loader = _LoaderWithoutRepeats(text)
         node = loader.get_single_node()
         if node is None:
             return None
         _require_plain(node)
         return loader.construct_document(node)
-    except RecursionError:
+    except _TooDeepError:
         raise YamlError(TOO_DEEP) from None
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, AttributeError) as error:
         raise YamlError(f"not readable as YAML: {printable(' '.join(str(error).split()))}") from error
+
+
+def _require_flat(text: str) -> None:
+    levels = 0
+    for event in yaml.parse(text, Loader=Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            levels += 1
+            if levels > MOST_LEVELS:
+                raise _TooDeepError
+        elif isinstance(event, yaml.CollectionEndEvent):
+            levels -= 1
 
 
 def _require_plain(root: yaml.Node) -> None:
@@ -51,9 +69,13 @@ def _require_plain(root: yaml.Node) -> None:
         sizes[id(node)] = MOST_NODES
         if isinstance(node, yaml.ScalarNode):
             if printable(node.value) != node.value:
-                raise ValueError(f"line {node.start_mark.line + 1}: a control character; allowed: printable text")
+                raise _unprintable(node)
             size = 1
         else:
+            # Text may have line ends and tabs; a name has none.
+            for name in (item[0] for item in node.value if isinstance(item, tuple)):
+                if isinstance(name, yaml.ScalarNode) and not name.value.isprintable():
+                    raise _unprintable(name)
             size = 1 + sum(
                 size_of(part) for item in node.value for part in (item if isinstance(item, tuple) else (item,))
             )
@@ -65,6 +87,10 @@ def _require_plain(root: yaml.Node) -> None:
     size_of(root)
 
 
+def _unprintable(node: yaml.Node) -> ValueError:
+    return ValueError(f"line {node.start_mark.line + 1}: a control character; allowed: printable text")
+
+
 def printable(text: str) -> str:
     """A text with control characters and halves of characters written out; line ends and tabs stay.
 
@@ -74,7 +100,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
-class _LoaderWithoutRepeats(yaml.SafeLoader):
+class _TooDeepError(Exception):
+    """Lists or mappings stand within each other too deeply."""
+
+
+class _LoaderWithoutRepeats(Loader):
     """YAML as it is safe, minus its habit of letting the last of several equal keys win without a word."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
