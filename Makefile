@@ -6,6 +6,8 @@ PIP = $(IN_VENV) -m pip --disable-pip-version-check
 
 # Of another environment, and no business of this one's.
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONUSERBASE VIRTUAL_ENV CONDA_PREFIX
+# Without cached bytecode every process compiles the package, and every pytest rewrites its plugins: 10 s each.
+unexport PYTHONDONTWRITEBYTECODE
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_PYTHON
 
 # make's own -j would let two pips loose on one environment.
@@ -26,7 +28,7 @@ up: .venv/installed ## Run the web UI and the daemon on http://127.0.0.1:3000, o
 # A test that waits for clocks and processes may fail beside others on a busy machine: what fails runs once more, alone,
 # and both times are printed. What fails twice fails.
 test: .venv/installed-dev ## Run the tests, doctests included
-	@$(IN_VENV) -m pytest -n 2 --dist loadfile || { [ $$? -eq 1 ] && \
+	@$(IN_VENV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder || { [ $$? -eq 1 ] && \
 	  echo "==> once more, alone: what failed" && $(IN_VENV) -m pytest --last-failed --last-failed-no-failures none; }
 
 # pyright would ask the network for a newer one of itself each time.

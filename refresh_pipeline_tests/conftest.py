@@ -3,10 +3,12 @@
 import gc
 import logging
 import os
+import shutil
+import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,6 +20,54 @@ if TYPE_CHECKING:
 
     from refresh_pipeline_tests.postgres_server import PostgresServer
     from refresh_pipeline_tests.project_folder import World
+
+# A file system in memory, on Linux. A run leaves up to 1 GB of files.
+MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder in it that nobody else may enter
+ROOM = 6 * 1024**3
+
+# The files that take longest, by seconds on an idle machine: begun last, one of them keeps a worker busy alone.
+LONGEST = (
+    "benchmarks/test_benchmarks.py",
+    "orchestration/test_assets.py",
+    "pipeline/test_backfill.py",
+    "end_to_end/test_front_door.py",
+    "cli/test_app.py",
+    "pipeline/test_histories.py",
+    "pipeline/test_export.py",
+    "warehouse/test_column_versions.py",
+    "orchestration/test_checks.py",
+    "api/test_dashboard.py",
+    "pipeline/test_export_verification.py",
+    "api/test_series.py",
+    "warehouse/test_ingest.py",
+    "pipeline/test_gaps.py",
+    "warehouse/test_incremental.py",
+    "orchestration/test_materialization.py",
+)
+
+
+def pytest_configure() -> None:
+    """Tests write to memory where there is room: DuckDB and SQLite wait for the disk longer than they compute.
+
+    Python caches what it compiles, whoever runs the tests: a process that a test starts would compile the package anew.
+    """
+    if usable(MEMORY):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
+
+
+def usable(folder: Path) -> bool:
+    """Whether a folder takes the files of a run, and programs among them."""
+    if not os.access(folder, os.W_OK) or shutil.disk_usage(folder).free < ROOM:
+        return False
+    return not os.statvfs(folder).f_flag & os.ST_NOEXEC
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first; `--no-loadscope-reorder` lets pytest-xdist keep to it."""
+    order = {str(Path(__file__).parent / name): place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(str(item.path), len(order)))
 
 
 def pytest_collection_finish() -> None:
@@ -50,6 +100,20 @@ def migrations_read_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ScriptDirectory, "from_config", from_config)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cut() -> Iterator[None]:
+    """Dagster's SQLite files do not wait for the disk after each event: no test turns the machine off."""
+    from sqlalchemy import Engine, event  # noqa: PLC0415
+
+    def do_not_wait(connection: Any, _record: object) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("pragma synchronous = off")
+
+    event.listen(Engine, "connect", do_not_wait)
+    yield
+    event.remove(Engine, "connect", do_not_wait)
 
 
 @pytest.fixture(scope="session")
