@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from refresh_pipeline_tests.project_folder import World
 
 # A file system in memory, on Linux. A run leaves up to 1 GB of files.
-MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a folder in it that nobody else may enter
+MEMORY = Path("/dev/shm")
 ROOM = 6 * 1024**3
 
 # The files that take longest, by seconds on an idle machine: begun last, one of them keeps a worker busy alone.
