@@ -106,7 +106,7 @@ def test_metadata_of_thousands_of_partitions_takes_no_quadratic_time():
         started = time.process_time()
         describe_partitions(context, {f"A{number}/USD|m5": entries(number) for number in range(20_000)})
         # The public way takes minutes.
-        assert time.process_time() - started < 5
+        assert time.process_time() - started < 30
 
     inside_of_a_step(body)
 
