@@ -125,7 +125,11 @@ def empty_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def one_font_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Matplotlib lists the machine's fonts once, not once for each test's own home: that takes two seconds."""
-    os.environ.setdefault("MPLCONFIGDIR", str(tmp_path_factory.mktemp("matplotlib")))
+    # The workers of pytest-xdist lie side by side in one folder.
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    (shared / "matplotlib").mkdir(exist_ok=True)
+    os.environ.setdefault("MPLCONFIGDIR", str(shared / "matplotlib"))
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import selectors
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
@@ -46,20 +47,25 @@ class Echo(LoopbackServer):
         return web.json_response(await request.json() if request.method == "POST" else dict(request.query))
 
 
+class LeapingSelector(selectors.SelectSelector):
+    """Instead of waiting for a timer it moves the clock there."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.now += timeout or 0.0
+        return super().select(0)
+
+
 class LeapingLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock leaps to the next timer instead of waiting for it; for coroutines without sockets."""
+    """An event loop that waits for no timer; for coroutines without sockets."""
 
     def __init__(self) -> None:
-        self._now = 0.0
-        super().__init__()
-        self._select, self._selector.select = self._selector.select, self._leap
+        self._leaping = LeapingSelector()
+        super().__init__(self._leaping)
 
     def time(self) -> float:
-        return self._now
-
-    def _leap(self, timeout: float | None = None) -> list[Any]:
-        self._now += timeout or 0.0
-        return self._select(0)
+        return self._leaping.now
 
 
 @dataclass
