@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 
@@ -32,8 +32,8 @@ from refresh_pipeline_tests.benchmarks.venue import BEGIN, candles_of
 ROWS, NARROW = 500, "open,high,low,close,volume"
 # Series that have columns, those that a transaction writes, and how many candles of each series the API keeps.
 WITH_COLUMNS, WRITTEN, TAIL = 32, 4, 1000
-# Requests a second, listeners, and rounds of the refreshes, which take long.
-RATE, LISTENERS, REFRESHES = 50, 100, 3
+# Requests a second, listeners, and rounds at most: some minutes in all.
+RATE, LISTENERS, MOST_ROUNDS = 50, 100, 3
 REFRESH = [sys.executable, "-P", "-m", "refresh_pipeline", "once"]
 MARKET = """
 name: wide
@@ -69,6 +69,7 @@ def measure(size: Size, folder: Path, refresh: Sequence[str] = REFRESH) -> Findi
 
     `refresh` is the command whose seconds are taken beside clients.
     """
+    size = replace(size, rounds=min(size.rounds, MOST_ROUNDS))
     served, stored = folder / "served", min(size.stored, 2 * ROWS)
     market = prepared(served, min(size.series, WITH_COLUMNS), [Timeframe.m1])
     fill(warehouse_of(served), market, stored)
@@ -280,7 +281,7 @@ def _beside_refreshes(
     warm = [_path(number, "&layer=candles") for number in range(len(market.instruments))]
     cold = [_path(number, f"&layer=joined&until={1_700_000_000_000 + number}") for number in range(1000)]
     alone, beside_warm, beside_cold = [], [], []
-    for _ in range(min(size.rounds, REFRESHES)):
+    for _ in range(size.rounds):
         alone.append(seconds(_refreshed, folder, refresh))
         with Load(server.port, warm, rate=RATE):
             beside_warm.append(seconds(_refreshed, folder, refresh))
