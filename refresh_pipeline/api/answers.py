@@ -112,9 +112,17 @@ class AnswerCache:
         # Whoever goes takes nothing from the others.
         return await asyncio.shield(begun)
 
-    async def packed(self, question: Hashable, version: Hashable, body: Body) -> Body:
-        """The same of an answer in gzip, which is packed once."""
+    async def given(
+        self, question: Hashable, version: Hashable, body: Body, headers: Mapping[str, str], *, may_pack: bool = True
+    ) -> Response:
+        """A kept answer, packed where the client takes gzip, which is done once, or 304 where the client has it."""
+        is_packed, known = may_pack and is_to_pack(body, headers), headers.get("if-none-match")
+        if known is not None and matches(known, body.packed_tag if is_packed else body.tag):
+            return not_modified(body, is_packed=is_packed)
+        # The tag tells answers apart of which no version does.
+        return Prepared(await self._packed(question, (version, body.tag), body) if is_packed else body, is_known=False)
 
+    async def _packed(self, question: Hashable, version: Hashable, body: Body) -> Body:
         async def pack() -> Body:
             if len(body.content) < PACKED_ASIDE:
                 return body.packed

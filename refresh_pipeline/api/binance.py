@@ -4,6 +4,7 @@ With it any exchange client reads a market offline, and a second instance follow
 `source: {kind: binance, base_url: ...}`. Contract: Binance's spot API; see `sources.binance` for its other side.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from refresh_pipeline.api import frames
 from refresh_pipeline.api.addressing import find_market
 from refresh_pipeline.api.answers import json_response
 from refresh_pipeline.api.frames import Names, Window, columns_of
+from refresh_pipeline.api.rows import candles
 from refresh_pipeline.api.service import Service, service_of
 from refresh_pipeline.market.candles import CANDLE_COLUMNS
 from refresh_pipeline.market.export_spec import Layer
@@ -155,7 +157,7 @@ async def klines(
     except BinanceFaultError as fault:
         return _fault(fault)
     columns = frames.chosen_columns(columns_of(loaded, Layer.candles, Names.own), ",".join(CANDLE_COLUMNS))
-    arrays = await service.reader.ask(lambda c: frames.read_window(c, loaded, columns, series, window))
+    arrays = await candles(service, loaded, series, columns, window)
     rows = {name: array[: window.limit] for name, array in arrays.items()}
     return _answer(request, service, klines_of(loaded, series, rows), KLINES_WEIGHT)
 
@@ -176,8 +178,11 @@ def decimal(value: float | None) -> str:
     >>> decimal(0.00001234), decimal(63120.5), decimal(1e21), decimal(float("nan"))
     ('0.00001234', '63120.5', '1000000000000000000000', '0')
     """
-    if value is None or not np.isfinite(value):
+    if value is None or not math.isfinite(value):
         return "0"
+    # Python's text of a number is the shortest as well, and is made in a tenth of the time.
+    if "e" not in (text := repr(float(value))):
+        return text.removesuffix(".0")
     return np.format_float_positional(value, trim="-")
 
 

@@ -20,7 +20,7 @@ from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.streaming.push import Pushed
-from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect
+from refresh_pipeline.warehouse.connection import FilePlace, WarehouseBusy, WarehouseUnreadable, connect, place_of
 from refresh_pipeline.warehouse.follower import LOOK_EVERY, PATIENCE, Follower
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.versions import Change, Changes
@@ -59,6 +59,16 @@ class Feed:
     _push_listeners: list[PushListener] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
+    _follower: Follower = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._follower = Follower(self.database, self.take)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the file is as it was read last, which costs two looks at it; nobody looks so at a lake."""
+        place = place_of(self.database)
+        return isinstance(place, FilePlace) and place.signature() == self._follower.signature
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to follow, in a thread."""
@@ -149,7 +159,7 @@ class Feed:
             listener(read)
 
     def _follow(self) -> None:
-        follower = Follower(self.database, self.take)
+        follower = self._follower
         while not self._stop.wait(LOOK_EVERY):
             try:
                 with OPENING:

@@ -14,8 +14,8 @@ from starlette.responses import Response
 
 from refresh_pipeline.api import encoding, frames
 from refresh_pipeline.api.addressing import Address
-from refresh_pipeline.api.answers import Body, Prepared, http_date, is_to_pack, not_modified
-from refresh_pipeline.api.encoding import Format, TimeStyle, digest, encoded, matches
+from refresh_pipeline.api.answers import Body, http_date
+from refresh_pipeline.api.encoding import Format, TimeStyle, digest, encoded
 from refresh_pipeline.api.feed import Version
 from refresh_pipeline.api.frames import Column, Frame, Names, Window, columns_of
 from refresh_pipeline.api.reading import TRIES, TooLong, too_long
@@ -24,6 +24,8 @@ from refresh_pipeline.market.adjustments import adjusted as adjusted_columns
 from refresh_pipeline.market.candles import iso_utc
 from refresh_pipeline.market.export_spec import Layer
 from refresh_pipeline.market.freshness import bars_behind
+from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
 from refresh_pipeline.warehouse import adjustments
 from refresh_pipeline.warehouse.schema import Table
 
@@ -109,14 +111,7 @@ async def _given(
     # Before its first version, nothing tells when a series changes.
     made = partial(question.made, service, version)
     body = await (kept.of(key, state, made) if version.number else made())
-    is_packed = may_pack and is_to_pack(body, headers)
-    known = headers.get("if-none-match")
-    if known is not None and matches(known, body.packed_tag if is_packed else body.tag):
-        return not_modified(body, is_packed=is_packed)
-    if is_packed:
-        # A tag of the content is its own version.
-        body = await kept.packed(key, (state, body.tag), body)
-    return Prepared(body, is_known=False)
+    return await kept.given(key, state, body, headers, may_pack=may_pack)
 
 
 async def read(service: Service, question: Question) -> Frame:
@@ -175,12 +170,32 @@ async def _in_pieces(service: Service, question: Question, rows: int) -> dict[st
 def _from_memory(service: Service, question: Question) -> Frame | None:
     if question.layer is not Layer.candles or question.names is not Names.own or question.as_of is not None:
         return None
-    tail = service.feed.tails.get(question.address.market.name, question.address.series)
-    rows = None if tail is None else tail.window(question.window)
+    address, columns = question.address, question.columns
+    arrays = _kept_candles(service, address.market, address.series, columns, question.window)
+    return None if arrays is None else _framed(arrays, columns, question.window)
+
+
+async def candles(
+    service: Service, market: Market, series: Series, columns: Sequence[Column], window: Window
+) -> dict[str, np.ndarray]:
+    """Columns of raw candles, oldest first, with one row more where the window begins at `since`.
+
+    From memory where that reaches so far back and nothing was written since, else from the warehouse.
+    """
+    arrays = _kept_candles(service, market, series, columns, window) if service.feed.is_current else None
+    if arrays is not None:
+        return arrays
+    return await service.reader.ask(lambda c: frames.read_window(c, market, columns, series, window))
+
+
+def _kept_candles(
+    service: Service, market: Market, series: Series, columns: Sequence[Column], window: Window
+) -> dict[str, np.ndarray] | None:
+    tail = service.feed.tails.get(market.name, series)
+    rows = None if tail is None else tail.window(window)
     if tail is None or rows is None:
         return None
-    arrays = tail.rows(*rows, [column.name for column in question.columns])
-    return _framed(arrays, question.columns, question.window)
+    return tail.rows(*rows, [column.name for column in columns])
 
 
 def _framed(arrays: Mapping[str, np.ndarray], columns: Sequence[Column], window: Window) -> Frame:

@@ -1,7 +1,9 @@
 """How each series stands: status, gaps, revisions, rejected candles, lineage, and the newest row of many."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Annotated, Any
 
 import duckdb
@@ -11,7 +13,8 @@ from starlette.responses import Response
 
 from refresh_pipeline.api import encoding
 from refresh_pipeline.api.addressing import chosen_markets, find_series, instruments_called, parse_timeframe
-from refresh_pipeline.api.answers import tagged_json
+from refresh_pipeline.api.answers import JSON, Body, dumps, tagged_json
+from refresh_pipeline.api.encoding import digest, tag_of
 from refresh_pipeline.api.frames import OPEN_TIME, as_of_columns, unknown_column
 from refresh_pipeline.api.parameters import MarketParameter, SinceParameter, comma_list, parsed_instant
 from refresh_pipeline.api.series_status import status_of
@@ -19,6 +22,7 @@ from refresh_pipeline.api.service import Service, service_of
 from refresh_pipeline.market.candles import iso_utc
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse.arrays import timestamp
 from refresh_pipeline.warehouse.queries import has_tables
 from refresh_pipeline.warehouse.schema import Table, candle_columns, qualified
@@ -59,16 +63,50 @@ async def latest(
     names = comma_list(instruments)
     parsed = parse_timeframe(timeframe) if timeframe else None
     markets = chosen_markets(service.markets, market)
-    wanted = {(one.name, name) for text in names for one, name in instruments_called(markets, text)}
-    rows = []
-    for one in markets:
-        shown = _latest_columns(one, columns)
-        for each in one.series:
-            if (parsed and each.timeframe is not parsed) or (names and (one.name, each.instrument) not in wanted):
-                continue
-            if (row := _newest(service, one, each, shown)) is not None:
-                rows.append(row)
-    return tagged_json(request, {"records": len(rows), "version": service.feed.version, "data": rows})
+    wanted = frozenset((one.name, name) for text in names for one, name in instruments_called(markets, text))
+    shown = {one.name: _latest_columns(one, columns) for one in markets}
+    question = NewestCandles(markets, parsed, wanted if names else None, shown)
+    service.known.put(request, question)
+    return await question.answer(service, request.headers)
+
+
+@dataclass(frozen=True)
+class NewestCandles:
+    """A question for the newest candles of markets, with the columns of each; None for any timeframe or instrument."""
+
+    markets: Sequence[Market]
+    timeframe: Timeframe | None
+    instruments: frozenset[tuple[str, str]] | None
+    columns: Mapping[str, Sequence[str]]
+
+    @cached_property
+    def key(self) -> str:
+        """What tells two questions apart."""
+        instruments = None if self.instruments is None else sorted(self.instruments)
+        return digest("newest candles", self.timeframe, instruments, self.columns)
+
+    @property
+    def series(self) -> Iterator[tuple[Market, Series]]:
+        """The series that are asked for."""
+        for market in self.markets:
+            for each in market.series:
+                if self.timeframe not in (None, each.timeframe):
+                    continue
+                if self.instruments is None or (market.name, each.instrument) in self.instruments:
+                    yield market, each
+
+    async def answer(self, service: Service, headers: Mapping[str, str]) -> Response:
+        """The candles, or 304; see `known.Question`."""
+        feed = service.feed
+        state = (feed.tails.state, feed.version)
+        body = await service.answers.of(self.key, state, lambda: self._made(service))
+        return await service.answers.given(self.key, state, body, headers)
+
+    async def _made(self, service: Service) -> Body:
+        found = (_newest(service, market, series, self.columns[market.name]) for market, series in self.series)
+        rows = [row for row in found if row is not None]
+        content = dumps({"records": len(rows), "version": service.feed.version, "data": rows})
+        return Body(content, JSON, tag_of(content))
 
 
 @router.get("/gaps")

@@ -4,6 +4,7 @@ What is asked most is answered without opening the warehouse. Columns that repea
 are kept as codes: 1,000 rows of a series take some 55 kB.
 """
 
+import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -105,6 +106,9 @@ class Tails:
         self._markets, self._rows = {market.name: market for market in markets}, rows
         self._tails: dict[str, dict[Series, Tail]] = {market.name: {} for market in markets}
         self._pushed: dict[tuple[str, Series], _PushedRows] = {}
+        self._counter = itertools.count(1)
+        # Another number after each change of any tail. Two threads change them, so it may also fall.
+        self.state = 0
 
     def get(self, market: str, series: Series) -> Tail | None:
         """The tail of a series, with what was pushed since it was read; None where it is not loaded."""
@@ -137,6 +141,7 @@ class Tails:
         if before != (rows[-1][OPEN_TIME] if rows else tail.open_times[-1]):
             return False
         self._pushed[market, series] = _PushedRows(tail, [*rows, row])
+        self.state = next(self._counter)
         return True
 
     def forget(self) -> None:
@@ -144,6 +149,7 @@ class Tails:
         self._pushed.clear()
         for tails in self._tails.values():
             tails.clear()
+        self.state = next(self._counter)
 
     def follow(
         self, connection: duckdb.DuckDBPyConnection, changed: Mapping[tuple[str, Series], datetime | None]
@@ -155,6 +161,8 @@ class Tails:
                 by_market[market][series] = BEGINNING if since is None else np.datetime64(since, "us")
         for market, batch in by_market.items():
             self._read(connection, self._markets[market], batch)
+        if by_market:
+            self.state = next(self._counter)
 
     def _read(
         self, connection: duckdb.DuckDBPyConnection, market: Market, batch: Mapping[Series, np.datetime64]

@@ -15,11 +15,11 @@ from fastapi import APIRouter, Query, Request
 from numpy.typing import NDArray
 from starlette.responses import Response
 
-from refresh_pipeline.api import frames
 from refresh_pipeline.api.addressing import instruments_called
 from refresh_pipeline.api.answers import json_response
 from refresh_pipeline.api.frames import OPEN_TIME, Column, Window
 from refresh_pipeline.api.problems import ProblemError
+from refresh_pipeline.api.rows import candles
 from refresh_pipeline.api.service import Service, service_of
 from refresh_pipeline.market.calendars.base import Calendar
 from refresh_pipeline.market.calendars.exchange import ExchangeCalendar
@@ -344,7 +344,7 @@ async def _bars(
     # A date lies up to a day behind its opening, and a few bars of it are cut off again.
     spare, reach = (3, DAY) if series.timeframe in BY_DATE else (0, DAY * 0)
     window = Window(int(wanted) + spare, until=_time(stretch.until) + reach)
-    arrays = await service.reader.ask(lambda c: frames.read_window(c, market, columns, series, window))
+    arrays = await candles(service, market, series, columns, window)
     times = trading_times(series.timeframe, arrays[OPEN_TIME])
     first = EARLIEST if count else stretch.since
     kept = np.flatnonzero((times >= _time(first)) & (times < _time(stretch.until)))[-int(wanted) :]
@@ -355,7 +355,7 @@ async def _digits(service: Service, market: Market, instrument: str) -> int:
     """Digits behind the point that the newest prices have."""
     series = Series(instrument, market.timeframes[0])
     columns = [Column(name, Table.raw_candles, name, "double") for name in ("open_time", "open", "close")]
-    arrays = await service.reader.ask(lambda c: frames.read_window(c, market, columns, series, Window(50)))
+    arrays = await candles(service, market, series, columns, Window(50))
     prices = np.concatenate([arrays["open"], arrays["close"]])
     return max((digits_of(price) for price in prices[np.isfinite(prices)].tolist()), default=2)
 

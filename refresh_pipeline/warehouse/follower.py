@@ -69,6 +69,11 @@ class Follower:
         self.database, self.version, self.epoch = str(database), after, epoch
         self._on_changes, self._watch = on_changes, FileWatch()
 
+    @property
+    def signature(self) -> Signature | None:
+        """What the file looked like when it was read last; None before that."""
+        return self._watch.read
+
     def look(self, now: float | None = None) -> Changes | None:
         """Look at the file once; read it and pass its changes on where it is due. None where nothing changed.
 

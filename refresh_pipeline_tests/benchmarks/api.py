@@ -32,9 +32,11 @@ from refresh_pipeline_tests.benchmarks.venue import BEGIN, candles_of
 ROWS, NARROW = 500, "open,high,low,close,volume"
 # Series that have columns, those that a transaction writes, and how many candles of each series the API keeps.
 WITH_COLUMNS, WRITTEN, TAIL = 32, 4, 1000
-# Requests a second, listeners, and rounds at most: some minutes in all.
-RATE, LISTENERS, MOST_ROUNDS = 50, 100, 3
-REFRESH = [sys.executable, "-P", "-m", "refresh_pipeline", "once"]
+# Requests a second, listeners, clients of what is not in memory, and rounds at most: some minutes in all.
+RATE, LISTENERS, COLD_CLIENTS, MOST_ROUNDS = 50, 100, 16, 3
+REFRESH = [sys.executable, "-P", "-c", "from refresh_pipeline.cli import main; main()", "once"]
+# Series that are refreshed beside clients, and the pages of their rows that nobody asked for before.
+REFRESHED, PAGES = 4, 2000
 MARKET = """
 name: wide
 source: {{kind: demo}}
@@ -76,9 +78,9 @@ def measure(size: Size, folder: Path, refresh: Sequence[str] = REFRESH) -> Findi
     with api(served) as server:
         answers = [*_kept_answers(size, folder, server, market), _cold(size, served, server, market)]
         beside = [*_beside_a_writer(size, served, server, market), *_events(size, served, server)]
-        beside += _beside_refreshes(size, served, server, market, refresh)
-        held = json.loads(server.get("/api/v1/metrics"))["reader"]["longest_hold_seconds"]
-    beside.append(Comparison("longest opening by the API", [held], note="opening, asking and closing"))
+        held = [_longest_opening(server)]
+    beside += _beside_refreshes(size, folder / "refreshed", refresh, held)
+    beside.append(Comparison("longest opening by the API", [max(held)], note="opening, asking and closing"))
     return {
         "api: answers, beside Starlette, pandas and DuckDB": answers,
         "api: beside writers": beside,
@@ -274,25 +276,41 @@ def listening(port: int, clients: int) -> Iterator[list[float]]:
         thread.join()
 
 
-def _beside_refreshes(
-    size: Size, folder: Path, server: Server, market: Market, refresh: Sequence[str]
-) -> Iterator[Comparison]:
+def _longest_opening(server: Server) -> float:
+    return json.loads(server.get("/api/v1/metrics"))["reader"]["longest_hold_seconds"]
+
+
+def _beside_refreshes(size: Size, folder: Path, refresh: Sequence[str], held: list[float]) -> Iterator[Comparison]:
     """Seconds of a refresh beside clients of what is in memory, and beside clients of what is not."""
-    warm = [_path(number, "&layer=candles") for number in range(len(market.instruments))]
-    cold = [_path(number, f"&layer=joined&until={1_700_000_000_000 + number}") for number in range(1000)]
-    alone, beside_warm, beside_cold = [], [], []
-    for _ in range(size.rounds):
-        alone.append(seconds(_refreshed, folder, refresh))
-        with Load(server.port, warm, rate=RATE):
-            beside_warm.append(seconds(_refreshed, folder, refresh))
-        with Load(server.port, cold, clients=16):
-            beside_cold.append(seconds(_refreshed, folder, refresh))
+    prepared(folder, REFRESHED, [Timeframe.m1])
+    # The first one fetches the history; those that follow fetch what has closed since.
+    _refreshed(folder, refresh)
+    now = int(time.time())
+    warm = [_path(number, "&layer=candles") for number in range(REFRESHED)]
+    cold = [_path(number % REFRESHED, f"&layer=joined&until={1000 * (now - 60 * number)}") for number in range(PAGES)]
+    alone, beside_warm, beside_cold, halves, tails = [], [], [], [], []
+    with api(folder) as server:
+        for number in range(size.rounds):
+            alone.append(seconds(_refreshed, folder, refresh))
+            with Load(server.port, warm, rate=RATE):
+                beside_warm.append(seconds(_refreshed, folder, refresh))
+            some = cold[number * PAGES // size.rounds : (number + 1) * PAGES // size.rounds]
+            with Load(server.port, some, clients=COLD_CLIENTS) as load:
+                beside_cold.append(seconds(_refreshed, folder, refresh))
+            halves.append(load.percentile(50))
+            tails.append(load.percentile(99))
+        held.append(_longest_opening(server))
+    many = f"{COLD_CLIENTS} clients of cold rows"
     yield Comparison(f"a refresh beside {RATE} requests a second", beside_warm, alone, "bare: without clients")
-    yield Comparison("a refresh beside 16 clients of cold series", beside_cold, alone, "bare: without clients")
+    yield Comparison(f"a refresh beside {many}", beside_cold, alone, "bare: without clients")
+    yield Comparison(f"{many} beside a refresh, p50", halves, note="500 rows of all columns, each page new")
+    yield Comparison(f"{many} beside a refresh, p99", tails)
 
 
 def _refreshed(folder: Path, refresh: Sequence[str]) -> None:
-    subprocess.run(refresh, cwd=folder, check=True, capture_output=True)
+    done = subprocess.run(refresh, cwd=folder, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"a refresh ended with {done.returncode}: {done.stdout[-1000:]} {done.stderr[-1000:]}")
 
 
 # ---- the process
