@@ -1,11 +1,12 @@
 """Rows of one series as arrays: which columns a layer has, and how its rows are read within the reader's budget."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 
 import duckdb
 import numpy as np
@@ -30,7 +31,9 @@ OPEN_TIME = "open_time"
 # Cells that one question reads: a quarter of a second.
 CELLS_A_QUESTION = 400_000
 # Days without a candle that a window of newest rows must bridge at least: weekends and holidays.
-QUIET = np.timedelta64(5, "D")
+QUIET, MOMENT = np.timedelta64(5, "D"), np.timedelta64(1, "us")
+# Up to so many columns, one statement with guessed bounds takes less time than two.
+FEW_COLUMNS = 16
 # After every candle, and before each.
 END, BEGINNING = np.datetime64("9999-12-31", "us"), np.datetime64("0001-01-01", "us")
 
@@ -156,8 +159,11 @@ def _stored_window(
     """A window's stored rows, oldest first, with one more where it begins at `since`.
 
     A question without bounds of time reads the whole table, so the bounds are guessed, and widened until they hold
-    enough rows.
+    enough rows. Of many columns, the open times alone are read so.
     """
+    if len(columns) > FEW_COLUMNS:
+        times = _stored_window(connection, market, columns[:1], series, window)[columns[0].name]
+        return _read_wide(connection, market, columns, series, bounds_of(times)) if len(times) else empty(columns)
     extent = _extent(connection, market, series)
     if extent is None:
         return empty(columns)
@@ -165,7 +171,7 @@ def _stored_window(
     is_newest = window.since is None
     wanted = window.limit + (not is_newest)
     begin = first if window.since is None else max(window.since, first)
-    end = min(END if window.until is None else window.until, last + np.timedelta64(1, "us"))
+    end = min(END if window.until is None else window.until, last + MOMENT)
     span = np.timedelta64(series.timeframe.minutes, "m") * (wanted + 2) + QUIET
     while True:
         bounds = (max(begin, end - span), end) if is_newest else (begin, min(end, begin + span))
@@ -183,7 +189,7 @@ def read_between(
     bounds: tuple[np.datetime64, np.datetime64],
 ) -> dict[str, NDArray]:
     """All rows that open from the first bound up to the second, which is included, oldest first."""
-    until, tables = bounds[1] + np.timedelta64(1, "us"), tables_of(columns)
+    until, tables = bounds[1] + MOMENT, tables_of(columns)
     since = bounds[0]
     if _may_expire(market, series, tables):
         since = first_stored(connection, market.name, tables, series, (since, until))
@@ -191,9 +197,7 @@ def read_between(
     if since > bounds[0]:
         pieces.append(_computed(connection, market, columns, series, (bounds[0], since)))
     if since < until:
-        pieces.append(
-            _read(connection, market.name, columns, series, bounds=(since, until), limit=None, newest_first=False)
-        )
+        pieces.append(_read_wide(connection, market.name, columns, series, (since, until)))
     return joined_pieces(pieces)
 
 
@@ -260,24 +264,91 @@ def _read(
     series: Series,
     *,
     bounds: tuple[np.datetime64, np.datetime64],
-    limit: int | None,
+    limit: int,
     newest_first: bool,
 ) -> dict[str, NDArray]:
-    values = {
+    tail = f"{'desc' if newest_first else ''} limit {limit}"
+    arrays = _asked(
+        connection, market, columns, _values(series, bounds), lambda m: f"{_joined(market, columns, m)} {tail}"
+    )
+    return {name: array[::-1] for name, array in arrays.items()} if newest_first else arrays
+
+
+def _read_wide(
+    connection: duckdb.DuckDBPyConnection,
+    market: str,
+    columns: Sequence[Column],
+    series: Series,
+    bounds: tuple[np.datetime64, np.datetime64],
+) -> dict[str, NDArray]:
+    """All rows that open within [first, until), oldest first.
+
+    A statement for each table: joining and sorting hundreds of columns takes DuckDB longer than reading them.
+    """
+    values, found = _values(series, bounds), {}
+    for table in tables_of(columns):
+        of_table = [column for column in columns if column.table is table]
+        asked = partial(_narrowed, market, table, columns)
+        found[table] = _in_order(_asked(connection, market, of_table, values, asked))
+    times = found[columns[0].table][OPEN_TIME]
+    found = {table: _at(times, arrays) for table, arrays in found.items()}
+    return {column.name: found[column.table][column.column] for column in columns}
+
+
+def _in_order(arrays: Mapping[str, NDArray]) -> Mapping[str, NDArray]:
+    times = arrays[OPEN_TIME]
+    if (times[1:] > times[:-1]).all():
+        return arrays
+    order = np.argsort(times)
+    return {name: array[order] for name, array in arrays.items()}
+
+
+def _at(times: NDArray, arrays: Mapping[str, NDArray]) -> Mapping[str, NDArray]:
+    """The rows of these times; null where there is none."""
+    if np.array_equal(times, arrays[OPEN_TIME]):
+        return arrays
+    places = np.searchsorted(arrays[OPEN_TIME], times)
+    present = np.isin(times, arrays[OPEN_TIME])
+    return {name: _spread(array, places, present) for name, array in arrays.items()}
+
+
+def _spread(array: NDArray, places: NDArray, present: NDArray) -> NDArray:
+    if array.dtype.kind not in "MOf":
+        array = array.astype(np.float64)
+    nothing = {"M": np.datetime64("NaT"), "O": None}.get(array.dtype.kind, np.nan)
+    spread = np.full(len(places), nothing, dtype=array.dtype)
+    spread[present] = array[places[present]]
+    return spread
+
+
+def _values(series: Series, bounds: tuple[np.datetime64, np.datetime64]) -> dict[str, object]:
+    return {
         "instrument": series.instrument,
         "timeframe": series.timeframe.value,
         "first": bounds[0].astype(datetime),
         "until": bounds[1].astype(datetime),
     }
-    tail = f"{'desc' if newest_first else ''} {'' if limit is None else f'limit {limit}'}"
+
+
+def _asked(
+    connection: duckdb.DuckDBPyConnection,
+    market: str,
+    columns: Sequence[Column],
+    values: Mapping[str, object],
+    statement: Callable[[Mapping[tuple[Table, str], str]], str],
+) -> dict[str, NDArray]:
+    """What a statement gives; it is told which columns the tables lack, with their SQL types."""
     try:
-        arrays = arrays_of(connection, f"{_statement(market, columns, {})} {tail}", values)
+        return arrays_of(connection, statement({}), values)
     except duckdb.BinderException:
         read_on(connection)
         # A table of before an update lacks the new columns until the next refresh: nobody knows their values yet.
-        missing = _missing(connection, market, columns)
-        arrays = arrays_of(connection, f"{_statement(market, columns, missing)} {tail}", values)
-    return {name: array[::-1] for name, array in arrays.items()} if newest_first else arrays
+        return arrays_of(connection, statement(_missing(connection, market, columns)), values)
+
+
+def bounds_of(times: NDArray) -> tuple[np.datetime64, np.datetime64]:
+    """From the first of these times up to the last: [first, until)."""
+    return times[0], times[-1] + MOMENT
 
 
 def tables_of(columns: Sequence[Column]) -> list[Table]:
@@ -285,7 +356,7 @@ def tables_of(columns: Sequence[Column]) -> list[Table]:
     return list(dict.fromkeys(column.table for column in columns))
 
 
-def _statement(market: str, columns: Sequence[Column], missing: Mapping[tuple[Table, str], str]) -> str:
+def _joined(market: str, columns: Sequence[Column], missing: Mapping[tuple[Table, str], str]) -> str:
     """The rows of these columns in the order of their time; what follows says which way, and how many."""
     tables = tables_of(columns)
     listed = ", ".join(f"{column.table.value}.{_quoted(column.column)} as {_quoted(column.name)}" for column in columns)

@@ -308,7 +308,7 @@ def _beside_refreshes(size: Size, folder: Path, refresh: Sequence[str], held: li
 
 
 def _refreshed(folder: Path, refresh: Sequence[str]) -> None:
-    done = subprocess.run(refresh, cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(refresh, check=False, cwd=folder, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"a refresh ended with {done.returncode}: {done.stdout[-1000:]} {done.stderr[-1000:]}")
 
