@@ -159,8 +159,10 @@ def _unpacked(content: bytes) -> str:
         PermanentError: it is longer than any month of klines.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        file = archive.infolist()[0]
+        file = next(iter(archive.infolist()), None)
+        if file is None:
+            raise zipfile.BadZipFile("there is no file in it")
         if file.file_size > LARGEST_FILE:
             raise PermanentError(f"expected a month of klines, received a file of {file.file_size:,} bytes")
         # The reader gives no more than the size that the archive states.
-        return archive.read(file).decode()
+        return archive.read(file).decode("utf-8-sig")
