@@ -60,6 +60,11 @@ class Exported:
     last_open_time: datetime
     block_hashes: str | None = ""
 
+    @property
+    def has_plain_hash(self) -> bool:
+        """Whether `sha256` is the file's own SHA-256, and not that of the hashes of several blocks."""
+        return " " not in (self.block_hashes or "")
+
 
 @dataclass(frozen=True, slots=True)
 class Published:

@@ -1,5 +1,6 @@
 """The dashboard in a headless Chromium: every page, every action, without its server, under a key, narrow, wide."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from refresh_pipeline.files.growing import BLOCK
 from refresh_pipeline_tests.api.dashboard import CLOCK, STUB, Server, Stage, serving
 from refresh_pipeline_tests.api.dashboard_pictures import DARK, FOLDER, PAGES, take
 from refresh_pipeline_tests.api.served import KEY
@@ -199,6 +201,14 @@ def test_a_file_is_verified_against_the_manifest(tab: Tab, server: Server) -> No
     show(tab, server, "/files", "text.includes('demo/')")
     click(tab, "Verify")
     tab.until("document.querySelector('.toast.success')?.innerText.includes('as the manifest says')")
+    # A file that has grown beyond one block.
+    hashes = [hashlib.sha256(bytes(length)) for length in (BLOCK, BLOCK, 1000)]
+    digest = hashlib.sha256(b"".join(each.digest() for each in hashes)).hexdigest()
+    tab.evaluate(
+        "import('/static/pages/files.mjs').then(module => module.blockDigest(new ArrayBuffer(2 * 4194304 + 1000)))"
+        ".then(found => { window.found = found; })"
+    )
+    tab.until(f"window.found === '{digest}'")
 
 
 def test_the_documentation_tries_a_question(tab: Tab, server: Server) -> None:

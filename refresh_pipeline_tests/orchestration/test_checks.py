@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 import dagster as dg
 import pytest
 
+from refresh_pipeline.files import growing
 from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
@@ -17,7 +18,7 @@ from refresh_pipeline.pipeline.quality import Verdict, candle_verdicts, export_v
 from refresh_pipeline.warehouse.acknowledgements import identity
 from refresh_pipeline.warehouse.check_results import recorded_checks
 from refresh_pipeline.warehouse.queries import Fault
-from refresh_pipeline_tests.project_folder import BAZAAR, LATER, NOW, World, command, verdicts_of
+from refresh_pipeline_tests.project_folder import BAZAAR, FEW_INDICATORS, LATER, NOW, World, command, verdicts_of
 
 BTC = Series("BTC/USD", Timeframe.m15)
 BTC_ROWS = "instrument = 'BTC/USD' and timeframe = 'm15'"
@@ -264,6 +265,19 @@ def forget_upload(world: World) -> None:
 
 def export_anew(world: World) -> None:
     world.change(f"update bazaar.exports set sha256 = 'another' where {BTC_ROWS} and format = 'csv'")
+
+
+def test_an_upload_of_a_csv_file_of_several_blocks_is_the_export(
+    new_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growing, "BLOCK", 1000)
+    exports = "exports: {grown: {layers: candles, formats: csv}}"
+    (new_world.root / "markets" / "bazaar.yaml").write_text(f"{FEW_INDICATORS}{exports}\n")
+    new_world.run("refresh", now=NOW)
+    new_world.run("publish", now=NOW)
+    ((hashes,),) = new_world.query(f"select block_hashes from bazaar.exports where {BTC_ROWS} and format = 'csv'")
+    assert len(hashes.split()) > 2
+    assert found(new_world, "uploads_match_the_exports") == {}
 
 
 @pytest.mark.parametrize(
