@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+from datetime import datetime
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,21 @@ def test_what_the_client_has_is_not_sent_again(client: httpx.Client) -> None:
     plain = client.get(PATH, headers={"accept-encoding": "identity"})
     assert plain.headers["etag"] != first.headers["etag"]
     assert plain.json() == first.json()
+
+
+@pytest.mark.parametrize("path", [PATH, f"{PATH}?layer=candles&format=csv", f"{PATH}/latest"])
+def test_headers_tell_the_version_and_when_it_was_written(client: httpx.Client, path: str) -> None:
+    answer, newest = client.get(path), client.get(f"{PATH}/latest").json()
+    versions = {"X-Version": answer.headers["x-version"], "Last-Modified": answer.headers["last-modified"]}
+    candles = client.get(f"{PATH}?layer=candles&limit=1").json()
+    body = candles if "layer=candles" in path else newest
+    written = datetime.fromisoformat(body["last_updated"])
+    assert versions == {"X-Version": str(body["version"]), "Last-Modified": format_datetime(written, usegmt=True)}
+    # The tag decides alone: a body also names the candle that is expected now.
+    since = {"if-modified-since": answer.headers["last-modified"]}
+    assert client.get(path, headers=since).status_code == 200
+    both = {**since, "if-none-match": answer.headers["etag"]}
+    assert client.get(path, headers=both).status_code == 304
 
 
 def test_head_is_get_without_a_body(client: httpx.Client) -> None:

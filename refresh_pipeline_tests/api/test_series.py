@@ -173,6 +173,10 @@ def test_files_are_those_of_the_manifest_alone(client: httpx.Client, shop: Shop)
     part = client.get(f"{V1}/files/{one['path']}", headers={"range": "bytes=5-9"})
     assert (part.status_code, part.content) == (206, answer.content[5:10])
     assert client.get(f"{V1}/files/{one['path']}", headers={"range": "bytes=99999999-"}).status_code == 416
+    # A part goes on with the same file; another file comes as a whole.
+    for tag, status in ((answer.headers["etag"], 206), ('"another"', 200)):
+        rest = client.get(f"{V1}/files/{one['path']}", headers={"range": "bytes=10-", "if-range": tag})
+        assert (rest.status_code, rest.content) == (status, answer.content[10 if status == 206 else 0 :])
     assert client.get(f"{V1}/files/{one['path']}", headers={"if-none-match": answer.headers["etag"]}).status_code == 304
     for path in (
         "../refresh.duckdb",

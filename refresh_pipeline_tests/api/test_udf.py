@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import yaml
 from refresh_pipeline.api.service import Service
 from refresh_pipeline.api.udf import trading_times
 from refresh_pipeline.market.calendars.registry import CALENDARS
+from refresh_pipeline.market.candles import Candles
 from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline_tests.api.served import BARS, BTC, MALL, NOW, Shop, served, uvicorn_of
-from refresh_pipeline_tests.warehouse.warehouse_fixtures import candles, opens, query
+from refresh_pipeline_tests.warehouse.warehouse_fixtures import candles, opens, prices, query
 
 SYMBOL = "fair:BTC/USD"
 
@@ -137,3 +140,77 @@ def test_an_exchange_has_its_own_hours(tmp_path: Path) -> None:
         listed = httpx.get(f"{url}/search", params={"query": "aap", "type": "stock"}).json()
     assert (found["session"], found["timezone"], found["type"]) == ("0930-1600", "America/New_York", "stock")
     assert [one["symbol"] for one in listed] == ["AAPL"]
+
+
+# What a charting library shows at first, and what it adds where somebody scrolls.
+AT_FIRST, A_PAGE, A_PAGE_OF_DAYS = 330, 700, 25
+WALKED = {
+    "fx": ("EUR/USD", ["H1", "D1"], ("1700-1700", "America/New_York"), "forex"),
+    "nse": ("RELIANCE", ["m15", "D1", "W1"], ("0915-1530", "Asia/Kolkata"), "stock"),
+    "crypto": ("BTC/USD", ["H4", "MN1"], ("24x7", "Etc/UTC"), "crypto"),
+}
+FIRST_DAY, LAST_DAY = np.datetime64("2025-12-01T00:00", "us"), np.datetime64("2026-03-14T12:00", "us")
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, dict[str, Market]]]:
+    """A client of markets on three calendars, each with all candles of some months."""
+    shop = Shop.opened(tmp_path_factory.mktemp("walk") / "shop", REFRESH_API_RATE="100000")
+    markets, now = {}, LAST_DAY.astype(datetime).replace(tzinfo=UTC)
+    for name, (instrument, timeframes, *_) in WALKED.items():
+        changed = {"name": name, "calendar": name, "instruments": [instrument], "timeframes": timeframes}
+        market = markets[name] = Market.model_validate({**yaml.safe_load(MALL), **changed})
+        shop.warehouse.prepare(market)
+        shop.warehouse.store_candles(market, {each: whole(market, each) for each in market.series}, "demo", now)
+    service = Service.of(shop.settings, list(markets.values()), lambda: now)
+    with uvicorn_of(service, shop.settings) as port, httpx.Client(base_url=f"http://127.0.0.1:{port}/udf") as client:
+        yield client, markets
+
+
+def whole(market: Market, series: Series) -> Candles:
+    times = market.calendar.open_times(series.timeframe, FIRST_DAY, LAST_DAY)
+    return Candles(times, prices(len(times)))
+
+
+@pytest.mark.parametrize("name", WALKED)
+def test_a_charting_library_walks_through_a_market(walked: tuple[httpx.Client, dict[str, Market]], name: str) -> None:
+    client, markets = walked
+    market, (instrument, _, session, kind) = markets[name], WALKED[name]
+    offered = client.get("config").json()
+    assert offered["supports_search"] is not offered["supports_group_request"]
+    assert {"value": name, "name": name, "desc": name} in offered["exchanges"]
+    assert {"value": kind, "name": kind} in offered["symbols_types"]
+    asked = {"query": instrument[:3].lower(), "type": kind, "exchange": name, "limit": 30}
+    [found] = client.get("search", params=asked).json()
+    info = client.get("symbols", params={"symbol": found["ticker"]}).json()
+    assert (info["ticker"], info["session"], info["timezone"]) == (f"{name}:{instrument}", *session)
+    assert (info["type"], info["minmov"], info["has_intraday"]) == (kind, 1, True)
+    assert set(info["supported_resolutions"]) <= set(offered["supported_resolutions"])
+    for resolution, series in zip(info["supported_resolutions"], market.series, strict=True):
+        stored = whole(market, series)
+        shown = trading_times(series.timeframe, stored.open_time).astype("datetime64[s]").astype(np.int64).tolist()
+        bars = scrolled(client, info["ticker"], resolution)
+        assert [bar[0] for bar in bars] == shown
+        assert [bar[4] for bar in bars] == stored.columns["close"].tolist()
+
+
+def scrolled(client: httpx.Client, ticker: str, resolution: str) -> list[tuple[float, ...]]:
+    """All bars as a chart asks for them: the newest, older ones page by page, and the newest again."""
+    now = int(client.get("time").text)
+    bars: list[tuple[float, ...]] = []
+    to, more = now, A_PAGE if resolution.isdigit() else A_PAGE_OF_DAYS
+    count = AT_FIRST if resolution.isdigit() else more
+    while True:
+        # `from` is a guess of the library's; the count decides.
+        asked = {"symbol": ticker, "resolution": resolution, "from": to - 3600, "to": to, "countback": count}
+        page = client.get("history", params=asked).json()
+        if page["s"] == "no_data":
+            assert "nextTime" not in page
+            break
+        rows = list(zip(*(page[column] for column in "tohlcv"), strict=True))
+        assert len(rows) <= count
+        bars, to, count = rows + bars, page["t"][0], more
+    polled = {"symbol": ticker, "resolution": resolution, "from": bars[-1][0], "to": now + 86_400}
+    newest = client.get("history", params=polled).json()
+    assert (newest["t"], newest["c"]) == ([bars[-1][0]], [bars[-1][4]])
+    return bars
