@@ -1,0 +1,116 @@
+"""Columns in less memory, and exactly as they were: repeated values as codes, decimals and minutes as whole numbers.
+
+Which columns are kept, and for how long, is `tails`' part.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from refresh_pipeline.market.candles import TIME_UNIT
+
+# Digits behind the point that prices have at most, and how many values a first look takes.
+MOST_DIGITS, FIRST_LOOK = 9, 8
+LARGEST = np.iinfo(np.int32).max
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """An array of few distinct values: the values, and the number of each row's."""
+
+    values: NDArray
+    codes: NDArray
+
+    @classmethod
+    def of(cls, array: NDArray) -> "Codes":
+        """The codes of an array."""
+        if array.dtype.kind == "O":
+            distinct = {value: number for number, value in enumerate(dict.fromkeys(array.tolist()))}
+            codes = np.array([distinct[value] for value in array.tolist()], dtype=np.int64)
+            values = np.array(list(distinct), dtype=object)
+        else:
+            values, codes = np.unique(array, return_inverse=True)
+        if len(values) == 1:
+            # One number for all rows takes no memory.
+            return cls(values, np.broadcast_to(np.uint8(0), codes.shape))
+        return cls(values, codes.astype(np.min_scalar_type(max(len(values), 1))))
+
+    @property
+    def array(self) -> NDArray:
+        """The array."""
+        return self.values[self.codes] if len(self.values) else self.values
+
+
+@dataclass(frozen=True, slots=True)
+class Decimals:
+    """Numbers with few digits behind the point, each times ten to the power of `digits` in four bytes.
+
+    >>> Decimals.of(np.array([1.08512, 1.085])).whole.tolist(), Decimals.of(np.array([1 / 3])) is None
+    ([108512, 108500], True)
+    """
+
+    whole: NDArray[np.int32]
+    digits: int
+
+    @classmethod
+    def of(cls, array: NDArray) -> "Decimals | None":
+        """The decimals of an array; None where four bytes do not hold one of its numbers exactly."""
+        for digits in range(MOST_DIGITS + 1):
+            if _scaled(array[:FIRST_LOOK], digits) is not None and (whole := _scaled(array, digits)) is not None:
+                return cls(whole, digits)
+        return None
+
+    @property
+    def array(self) -> NDArray:
+        """The array."""
+        return self.whole / 10.0**self.digits
+
+
+def _scaled(array: NDArray, digits: int) -> NDArray[np.int32] | None:
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = np.rint(array * 10.0**digits)
+    # Unknown numbers, those that are too large and -0.0 are none of these.
+    if not (np.abs(scaled) <= LARGEST).all() or np.signbit(array[array == 0]).any():
+        return None
+    return scaled.astype(np.int32) if np.array_equal(scaled / 10.0**digits, array) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Minutes:
+    """Times on whole minutes, in minutes since 1970: four bytes each until the year 6053."""
+
+    minutes: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, array: NDArray) -> "Minutes | None":
+        """The minutes of an array; None where one of its times is none."""
+        minutes = array.astype("datetime64[m]")
+        if np.isnat(array).any() or not np.array_equal(minutes, array):
+            return None
+        numbers = minutes.astype(np.int64)
+        return cls(numbers.astype(np.int32)) if (np.abs(numbers) <= LARGEST).all() else None
+
+    @property
+    def array(self) -> NDArray:
+        """The array."""
+        return self.minutes.astype("datetime64[m]").astype(TIME_UNIT)
+
+
+Packed = NDArray | Codes | Decimals | Minutes
+BY_KIND: dict[str, Callable[[NDArray], Decimals | Minutes | None]] = {"f": Decimals.of, "M": Minutes.of}
+
+
+def packed(array: NDArray, *, repeats: bool) -> Packed:
+    """An array in as little memory as holds it exactly; `repeats` where few of its values are distinct."""
+    if repeats:
+        return Codes.of(array)
+    pack = BY_KIND.get(array.dtype.kind)
+    found = pack(array) if pack else None
+    return np.array(array) if found is None else found
+
+
+def unpacked(column: Packed) -> NDArray:
+    """The array that was packed."""
+    return column if isinstance(column, np.ndarray) else column.array
