@@ -327,6 +327,6 @@ def test_once_names_the_command_that_fills_the_holes_it_leaves(world: World) -> 
     ) in words(result.stdout)
     said = words(result.stdout).partition("run: refresh ")[2].partition(" warehouse")[0]
     assert command(*said.split(), *AT_LATER).exit_code == 0
-    assert "are missing" not in words(command("once", *AT_LATER).stdout)
+    assert "are missing" not in words(command("once", "-i", "BTC/USD", "-t", "m15", *AT_LATER).stdout)
     [(count,)] = world.query("select count(*) from bazaar.gaps")
     assert count == 0

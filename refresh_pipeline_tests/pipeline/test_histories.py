@@ -475,12 +475,12 @@ def test_whatever_changes_at_the_venue_the_warehouse_equals_a_fresh_one(
     random = np.random.default_rng(seed)
     desk = Desk(Warehouse(tmp_path / "refresh.duckdb"), market, Venue.of())
     whole = dict(desk.venue.candles)
-    late = random.choice(np.arange(60, 440), 20, replace=False)
+    late = random.choice(np.arange(60, 440), 8, replace=False)
     desk.venue.candles = {time: row for n, (time, row) in enumerate(whole.items()) if n - 48 not in late}
     desk.refresh()
     desk.venue.candles = whole
     # The first and the last candle stay: they are an answer's edges.
-    other, gone = np.split(random.choice(np.arange(60, 440), 20, replace=False) + 48, 2)
+    other, gone = np.split(random.choice(np.arange(60, 440), 8, replace=False) + 48, 2)
     for number, time in enumerate(list(whole)):
         if number in gone:
             del whole[time]

@@ -214,7 +214,7 @@ def test_prices_stay_plausible_over_sixty_years(seed: int):
         request(name, Timeframe.D1, f"{year}-{month:02}-10", f"{year}-{month:02}-13")
         for name in PLAUSIBLE
         for year in range(2000, 2061)
-        for month in (1, 5, 9)
+        for month in (1, 7)
     ]
     answers = fetched(requests, seed=seed)
     for name, (lowest, highest) in PLAUSIBLE.items():

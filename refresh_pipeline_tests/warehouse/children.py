@@ -126,13 +126,18 @@ def linger(database: str) -> None:
             sys.stdin.read()
 
 
-def fill(database: str, instrument: str, count: str) -> None:
-    """Store a series candle by candle, opening and closing the file for each; each candle is sent twice."""
+def fill(database: str, instrument: str, count: str, tell: str = "") -> None:
+    """Store a series candle by candle, opening and closing the file for each; each candle is sent twice.
+
+    With `tell`, a line says that a candle and its correction are stored.
+    """
     series = Series(instrument, Timeframe.m5)
     for number in range(int(count)):
         for price in (1.5, 2.5):
             with connect(database, patience=PATIENCE) as connection, transaction(connection):
                 stored(connection, {series: one_candle(number, price)})
+        if tell:
+            print(number, "stored", flush=True)
 
 
 class Fatal:

@@ -369,13 +369,13 @@ def test_a_process_that_is_killed_between_any_two_statements_loses_and_doubles_n
 def test_a_process_that_is_killed_at_any_moment_leaves_a_file_that_opens_and_agrees_with_itself(warehouse: Warehouse):
     corrections = 0
     for moments in range(3):
-        with child("fill", warehouse.database, "BTC/USD", 1000) as process:
-            # By then it is at work; where it is in its work is chance.
-            while (done := _corrections(warehouse)) <= corrections + moments:
-                assert process.poll() is None
+        with child("fill", warehouse.database, "BTC/USD", 1000, "tell") as process:
+            told = [says(process) for _ in range(moments + 1)]
+            # It is at the next candle; where in its work is chance.
             process.kill()
             process.wait()
-        assert _corrections(warehouse) >= done
+        assert told == [f"{number} stored" for number in range(moments + 1)]
+        assert _corrections(warehouse) >= corrections + moments + 1
         corrections = _corrections(warehouse)
         held = query(warehouse, "select candle_count, first_open_time, last_open_time from fair.series")
         stored = query(warehouse, "select count(*), min(open_time), max(open_time) from fair.raw_candles")
