@@ -8,7 +8,7 @@ import base64
 import io
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import numpy as np
@@ -58,13 +58,16 @@ def picture(series: Series, rows: Rows) -> bytes:
     """The same as a PNG file's bytes."""
     from matplotlib.figure import Figure  # noqa: PLC0415 (0.5 s that most runs need not spend)
 
-    figure = Figure(figsize=(WIDE, HIGH), dpi=DOTS_PER_INCH, layout="constrained")
+    figure = Figure(figsize=(WIDE, HIGH), dpi=DOTS_PER_INCH)
+    # Fixed margins: matplotlib draws everything twice to find its own.
+    figure.subplots_adjust(left=0.09, right=0.96, bottom=0.08, top=0.95, hspace=0.03)
     prices, oscillator = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     _draw_candles(prices, rows)
     _draw_alligator(prices, rows)
     _draw_fractals(prices, rows)
     colors = [ZONES[color] for color in rows["ao_color"]]
-    oscillator.bar(np.arange(len(colors)), rows["ao"], color=colors)
+    # A bar without a value has no height.
+    _draw_bars(oscillator, (np.zeros(len(colors)), np.nan_to_num(rows["ao"])), 0.8, facecolors=colors)
     oscillator.set_ylabel("ao")
     prices.set_title(f"{series}, UTC", loc="left")
     prices.legend(loc="upper left", ncols=5, frameon=False, fontsize="small")
@@ -80,7 +83,19 @@ def _draw_candles(axes: "Axes", rows: Rows) -> None:
     bottom, top = np.minimum(rows["open"], rows["close"]), np.maximum(rows["open"], rows["close"])
     # Hollow where the price rose: the colour is the zone's already.
     faces = [color if fell else "white" for color, fell in zip(colors, rows["close"] < rows["open"], strict=True)]
-    axes.bar(bar, top - bottom, bottom=bottom, width=0.7, color=faces, edgecolor=colors, linewidth=0.8, zorder=3)
+    _draw_bars(axes, (bottom, top), 0.7, facecolors=faces, edgecolors=colors, linewidths=0.8, zorder=3)
+
+
+def _draw_bars(axes: "Axes", ends: tuple[NDArray, NDArray], width: float, **look: Any) -> None:
+    """One collection: `axes.bar` makes an artist of each bar, which takes ten times as long."""
+    from matplotlib.collections import PolyCollection  # noqa: PLC0415 (as above)
+
+    left = np.arange(len(ends[0])) - width / 2
+    across = np.stack([left, left, left + width, left + width], axis=1)
+    along = np.stack([ends[0], ends[1], ends[1], ends[0]], axis=1)
+    bars = np.stack([across, along], axis=2)
+    axes.add_collection(PolyCollection(list(bars), **look))
+    axes.autoscale_view()
 
 
 def _draw_alligator(axes: "Axes", rows: Rows) -> None:
