@@ -303,10 +303,16 @@ def wants_colors(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty() and not os.environ.get("NO_COLOR")
 
 
-def child_environment(settings: Settings) -> dict[str, str]:
-    """This process's environment, with what the command line chose, for processes that it starts."""
+def child_environment(settings: Settings, *, ignored_warning: str = "") -> dict[str, str]:
+    """This process's environment, with what the command line chose, for processes that it starts.
+
+    Args:
+        settings: with the command line's choices.
+        ignored_warning: a filter of Python's warnings, added to those of PYTHONWARNINGS.
+    """
     chosen = {"REFRESH_DATA_DIR": str(settings.data), "REFRESH_MARKETS": settings.enabled_markets}
-    return {**os.environ, **chosen}
+    filters = [text for text in (os.environ.get("PYTHONWARNINGS"), ignored_warning) if text]
+    return {**os.environ, **chosen, **({"PYTHONWARNINGS": ",".join(filters)} if filters else {})}
 
 
 def credentials(settings: Settings) -> dict[str, str]:

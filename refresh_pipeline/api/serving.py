@@ -49,7 +49,7 @@ def serve(settings: Settings, markets: Sequence[Market], host: str, port: int) -
         OpenDoor: see `rules_of`.
     """
     server = server_of(settings, markets, host, port)
-    sys.stderr.write(f"The API answers at http://{host}:{port}. Ctrl-C stops it.\n")
+    sys.stderr.write(f"The dashboard and the API answer at http://{host}:{port}. Ctrl-C stops them.\n")
     with suppress(KeyboardInterrupt):
         server.run()
 

@@ -305,7 +305,7 @@ def _disk_check(settings: Settings) -> Row:
     faults = list(problems.full_disks(settings))
     folder = next(path for path in (settings.data, *settings.data.parents) if path.exists())
     free = shutil.disk_usage(folder).free
-    return {"ok": not faults, "detail": f"{free:,} bytes are free"}
+    return {"ok": not faults, "detail": f"{free / 1e9:,.1f} GB are free"}
 
 
 async def problems_now(service: Service) -> list[Problem]:

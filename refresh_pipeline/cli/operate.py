@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from refresh_pipeline.settings import Settings
 
 LOCALHOST = "127.0.0.1"
+# Dagster's programs warn of a code server that is being restarted, with three stacks each; the supervisor says in one
+# line whether the markets are loaded.
+SAID_BY_SUPERVISOR = "ignore:Error loading repository location:UserWarning"
 MODULE = "refresh_pipeline.definitions"
 # Of the daemon and the code server, by the number of -v.
 LOG_LEVELS = ("warning", "info", "debug")
@@ -226,7 +229,7 @@ def up(
     plan = supervisor_plan(wanted.settings, port, folder, served_port, verbose)
     run_log = (not verbose and wanted.settings.run_log) or _log_level(verbose)
     chosen = {"REFRESH_DAGSTER_URL": f"http://{LOCALHOST}:{port}", "REFRESH_RUN_LOG": run_log}
-    exec_supervisor(plan, {**child_environment(wanted.settings), **chosen})
+    exec_supervisor(plan, {**child_environment(wanted.settings, ignored_warning=SAID_BY_SUPERVISOR), **chosen})
 
 
 def refuse_used_port(port: int, host: str = LOCALHOST, option: str = "--port") -> None:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -175,11 +176,19 @@ class _Readiness:
             else:
                 self._ready()
 
+    def renew(self) -> None:
+        """The markets are being loaded anew: say how that ends."""
+        self.close()
+        # The web UI notices after a moment, and shows the former ones until then.
+        self._is_ready, self._reason = not self._plan.loaded, ""
+        self._ask_at = time.monotonic() + self._plan.ask_again
+
     def close(self) -> None:
         """Wait for no answer any more."""
         if self._question is not None:
             self._question.kill()
             self._question.communicate()
+            self._question = None
 
     def _hear(self, reason: str, code: int) -> None:
         self._question, self._ask_at = None, time.monotonic() + self._plan.ask_again
@@ -244,6 +253,7 @@ def _watch(
                     break
                 running[name] = _started(plan.programs[name])
             companions.forget()
+            readiness.renew()
     readiness.close()
     return ended
 
@@ -266,7 +276,9 @@ def _answers(host: str, port: int) -> bool:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    # Whoever read the messages may be gone, as after Ctrl-C in a pipe; the programs are ended in order all the same.
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _started(command: Sequence[str]) -> "subprocess.Popen[bytes]":

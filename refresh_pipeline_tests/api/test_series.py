@@ -1,6 +1,7 @@
 """What the API says of series, files and columns, held against the warehouse; over a real server."""
 
 import hashlib
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from hypothesis import strategies as st
 
 from refresh_pipeline.api.frames import Window
 from refresh_pipeline.api.reading import OPENING
+from refresh_pipeline.api.series import of_series
 from refresh_pipeline.api.series_status import freshness
 from refresh_pipeline.api.tails import Tails
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse.check_results import CheckResult
 from refresh_pipeline.warehouse.connection import connect
 from refresh_pipeline.warehouse.queries import SeriesReport
@@ -216,3 +220,17 @@ def test_a_tail_is_the_end_of_the_table(tmp_path_factory: pytest.TempPathFactory
     held = tail.rows(0, rows, ["close", "source"])
     assert held["close"].tolist() == stored[-len(held["close"]) :]
     assert tail.is_whole == (len(held["close"]) == len(stored))
+
+
+def test_a_large_market_is_looked_through_once() -> None:
+    class Counted(list[Series]):
+        times = 0
+
+        def __iter__(self) -> Iterator[Series]:
+            self.times += 1
+            return super().__iter__()
+
+    wanted = Counted(Series(f"A{number}", Timeframe.m1) for number in range(3))
+    rows = [{"instrument": f"A{number}", "timeframe": "m1"} for number in range(9)]
+    assert of_series(rows, wanted) == rows[:3]
+    assert wanted.times == 1

@@ -49,7 +49,7 @@ def test_it_answers_until_it_is_told_to_end(shop: Shop) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
-    assert errors == f"The API answers at http://127.0.0.1:{port}. Ctrl-C stops it.\n"
+    assert errors == f"The dashboard and the API answer at http://127.0.0.1:{port}. Ctrl-C stops them.\n"
 
 
 def test_another_address_needs_a_key(shop: Shop) -> None:

@@ -225,6 +225,16 @@ def test_the_address_is_printed_once_it_answers(tmp_path: Path):
         assert process.stderr.read() == "Stopping the programs.\n"
 
 
+def test_messages_that_nobody_reads_any_more_do_not_keep_programs_from_ending(tmp_path: Path):
+    with supervised(plan_of(tmp_path, code=STAYS, other=STAYS)) as process:
+        wait_until(lambda: bool(shown(tmp_path / "code") and shown(tmp_path / "other")))
+        assert process.stderr is not None
+        process.stderr.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 0
+    assert not any(is_alive(pid) for name in ("code", "other") for pid in shown(tmp_path / name))
+
+
 def test_nothing_is_ready_before_the_markets_are_loaded(tmp_path: Path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -242,10 +252,13 @@ raise SystemExit(before < 3)"""
         first = f"The web UI answers at http://127.0.0.1:{port}, but the markets are not loaded: "
         said = [process.stderr.readline() for _ in range(3)]
         assert said == [f"{first}they are being loaded\n", f"{first}no module\n", f"Ready: http://127.0.0.1:{port}\n"]
+        (tmp_path / "watched" / "crypto.yaml").write_text("name: crypto")
+        assert process.stderr.readline() == "Files have changed: restarting the code.\n"
+        assert process.stderr.readline() == f"Ready: http://127.0.0.1:{port}\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
         assert process.stderr.read() == "Stopping the programs.\n"
-    assert asked.read_text() == "xxxx"
+    assert asked.read_text() == "xxxxx"
 
 
 def test_the_supervising_process_imports_nothing_but_the_standard_library():

@@ -99,7 +99,7 @@ export function iconButton(label, iconName, act, properties = {}) {
 
 /** What stands where nothing is: a title, a sentence, an action. */
 export function empty(iconName, title, text, ...actions) {
-  return h("div", { class: "empty" }, h("div", { class: "empty-icon" }, icon(iconName)), h("h3", {}, title), h("p", {}, text), actions.length > 0 && h("div", { class: "row" }, actions));
+  return h("div", { class: "empty" }, h("div", { class: "empty-icon" }, icon(iconName)), h("h3", {}, title), h("p", {}, coded(text)), actions.length > 0 && h("div", { class: "row" }, actions));
 }
 
 /** Grey bars in the shape of what is being read. */
@@ -205,6 +205,14 @@ export function bytes(number) {
   const power = Math.min(units.length - 1, number > 0 ? Math.floor(Math.log10(number) / 3) : 0);
   return `${(number / 1000 ** power).toLocaleString("en", { maximumFractionDigits: power ? 1 : 0 })} ${units[power]}`;
 }
+
+/** Act again after a while, and then again until it succeeds, as long as the element is on the page. */
+export function retryLater(element, act, milliseconds = 4000) {
+  setTimeout(() => { if (element.isConnected) act().catch(() => retryLater(element, act, milliseconds)); }, milliseconds);
+}
+
+/** Text with its `commands` as code. */
+export const coded = text => String(text ?? "").split("`").map((part, number) => number % 2 ? h("code", {}, part) : part);
 
 /** A duration in two units at most: 3.2 s, 4 min 10 s, 2 h 5 min, 3 d 4 h. */
 export function duration(seconds) {

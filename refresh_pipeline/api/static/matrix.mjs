@@ -50,6 +50,8 @@ export class Matrix {
 
   #build() {
     this.frames = TIMEFRAMES.filter(frame => this.rows.some(row => row.timeframe === frame));
+    // Its name beside each instrument says nothing.
+    this.element.classList.toggle("one-market", new Set(this.rows.map(row => row.market)).size < 2);
     this.lines = group(this.rows).map((line, number) => this.#line(line, number));
     this.cells = new Map(this.lines.flatMap(line => [...line.cells].map(([frame, cell]) => [`${line.key}|${frame}`, cell])));
     this.body = h("div", { role: "rowgroup" });

@@ -37,10 +37,10 @@ class Alerts {
     const alerts = answer.alerts ?? [], channels = answer.channels ?? [];
     fill(this.lead, alerts.length ? h("b", {}, `${count(alerts.length)} ${alerts.length === 1 ? "problem" : "problems"} now.`) : "Nothing is wrong.");
     fill(this.problems, alerts.length ? grouped(alerts).map(problem) : h("p", { class: "calm padded" }, h("span", { class: "tick" }, SIGNS.fresh), "Every run succeeded, every check holds, every series is fresh."));
-    const missing = (answer.missing ?? []).map(text => h("p", { class: "calm" }, h("span", { class: "dot failed" }, "!"), text));
+    const missing = (answer.missing ?? []).map(text => h("p", { class: "calm" }, h("span", { class: "dot failed" }, "!"), capitalized(text)));
     fill(this.channels, channels.length || missing.length ? h("div", { class: "list" }, channels.map(channel), missing) : empty("bell", "No channel is set", "Set SLACK_WEBHOOK_URL, SMTP_HOST with ALERT_EMAIL_RECIPIENTS, or ALERT_URLS, so that somebody is told."));
     const checks = Object.entries(ready.checks ?? {});
-    fill(this.checks, checks.length ? h("div", { class: "list" }, checks.map(([name, check]) => h("div", { class: "list-line" }, badge(check.ok ? "ok" : "failed"), h("span", {}, h("b", {}, name), h("small", {}, check.detail ?? ""))))) : empty("check", "Not known", "The server says nothing of its readiness."));
+    fill(this.checks, checks.length ? h("div", { class: "list" }, checks.map(([name, check]) => h("div", { class: "list-line" }, badge(check.ok ? "ok" : "failed"), h("span", {}, h("b", {}, capitalized(name)), h("small", {}, capitalized(check.detail)))))) : empty("check", "Not known", "The server says nothing of its readiness."));
   }
 }
 
@@ -62,6 +62,8 @@ function problem(alerts) {
   const rest = lines.length > SHOWN && h("details", {}, h("summary", {}, `${count(lines.length - SHOWN)} more`), lines.slice(SHOWN));
   return h("article", { class: "problem" }, dot(), h("div", {}, h("h3", {}, `${first.scope}: ${kind}, ${count(alerts.length)} series`), lines.slice(0, SHOWN), rest));
 }
+
+const capitalized = text => text ? text[0].toUpperCase() + text.slice(1) : "";
 
 const dot = () => h("span", { class: "dot failed", "aria-hidden": "true" }, "!");
 

@@ -1,7 +1,7 @@
 // The API's documentation, drawn from openapi.json, with a form to try each question.
 
 import { get } from "/static/client.mjs";
-import { badge, button, copy, fill, h, icon } from "/static/dom.mjs";
+import { badge, button, coded, copy, fill, h, icon } from "/static/dom.mjs";
 
 const METHODS = ["get", "head", "post", "put", "delete", "patch"];
 
@@ -20,7 +20,7 @@ class Docs {
     const search = h("label", { class: "search" }, icon("search"), h("input", { type: "search", placeholder: "Filter routes", "aria-label": "Filter routes", oninput: event => this.#filter(event.target.value.toLowerCase()) }));
     const contents = h("nav", { class: "docs-contents", "aria-label": "Groups" }, [...this.groups.keys()].map(tag => h("a", { href: `#${anchor(tag)}`, onclick: event => { event.preventDefault(); this.goTo(anchor(tag)); } }, tag)));
     this.sections = [...this.groups].map(([tag, operations]) => h("section", { class: "card", id: anchor(tag) }, h("header", { class: "card-head" }, h("h2", {}, tag)), operations.map(operation => this.#operation(operation))));
-    this.elements = [h("header", { class: "page-head" }, h("div", {}, h("h1", {}, `${spec.info.title} ${spec.info.version}`), h("p", { class: "lead" }, spec.info.description ?? "")), h("div", { class: "row" }, search, h("a", { class: "button", href: "/openapi.json", target: "_blank" }, "openapi.json"))), h("div", { class: "docs" }, contents, h("div", { class: "stack" }, this.sections))];
+    this.elements = [h("header", { class: "page-head" }, h("div", {}, h("h1", {}, "API docs"), h("p", { class: "lead" }, `${spec.info.title} ${spec.info.version}. ${spec.info.description ?? ""}`)), h("div", { class: "row" }, search, h("a", { class: "button", href: "/openapi.json", target: "_blank" }, "openapi.json"))), h("div", { class: "docs" }, contents, h("div", { class: "stack" }, this.sections))];
   }
 
   goTo(id) {
@@ -41,7 +41,7 @@ class Docs {
 
   #operation({ method, path, operation, parameters }) {
     const details = h("details", { class: "operation", id: anchor(`${method} ${path}`), data: { text: `${method} ${path} ${operation.summary ?? ""}`.toLowerCase() } },
-      h("summary", {}, h("b", { class: `method ${method}` }, method.toUpperCase()), h("code", {}, path), h("span", { class: "muted" }, operation.summary ?? "")));
+      h("summary", {}, h("b", { class: `method ${method}` }, method.toUpperCase()), h("code", {}, path), h("span", { class: "muted" }, coded(operation.summary))));
     details.addEventListener("toggle", () => { if (details.open && details.children.length === 1) details.append(this.#detail(method, path, operation, parameters)); });
     return details;
   }
@@ -50,8 +50,8 @@ class Docs {
     const body = operation.requestBody && this.#resolve(operation.requestBody);
     const schema = body && Object.entries(body.content ?? {})[0];
     const form = new Try(method, path, parameters.map(one => this.#resolve(one)), schema && { type: schema[0], example: this.#example(schema[1].schema) });
-    return h("div", { class: "operation-body" }, operation.description && h("p", { class: "muted" }, operation.description), form.element,
-      h("h3", {}, "Answers"), h("ul", { class: "answers" }, Object.entries(operation.responses ?? {}).map(([status, response]) => h("li", {}, badge(status.startsWith("2") ? "ok" : status.startsWith("3") ? "unchanged" : "late", status), h("span", {}, this.#resolve(response).description ?? "")))));
+    return h("div", { class: "operation-body" }, operation.description && h("p", { class: "muted" }, coded(operation.description)), form.element,
+      h("h3", {}, "Answers"), h("ul", { class: "answers" }, Object.entries(operation.responses ?? {}).map(([status, response]) => h("li", {}, badge(status.startsWith("2") ? "ok" : status.startsWith("3") ? "unchanged" : "late", status), h("span", {}, coded(this.#resolve(response).description))))));
   }
 
   #resolve(value) {
@@ -94,7 +94,7 @@ class Try {
     this.inputs = parameters.filter(parameter => parameter.in === "path" || parameter.in === "query").map(parameter => ({ parameter, control: control(parameter) }));
     this.text = body && h("textarea", { rows: 5, "aria-label": "Body", spellcheck: "false" }, JSON.stringify(body.example, null, 2));
     this.answer = h("div");
-    const rows = this.inputs.map(({ parameter, control: element }) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, parameter.name), parameter.required && h("small", {}, " required")), h("td", { class: "fit" }, element), h("td", { class: "muted wrap" }, parameter.description ?? "")));
+    const rows = this.inputs.map(({ parameter, control: element }) => h("tr", {}, h("th", { scope: "row" }, h("code", {}, parameter.name), parameter.required && h("small", {}, " required")), h("td", { class: "fit" }, element), h("td", { class: "muted wrap" }, coded(parameter.description))));
     this.element = h("form", { class: "try", onsubmit: event => { event.preventDefault(); return this.#send(); } }, rows.length > 0 && h("div", { class: "table-wrap" }, h("table", { class: "table" }, h("tbody", {}, rows))), this.text && h("div", { class: "field" }, h("label", {}, `Body (${body.type})`), this.text), h("div", { class: "row" }, h("button", { type: "submit", class: "button small primary" }, "Try it"), button("Copy as curl", "copy", () => copy(this.#curl(), "curl"), { class: "button small" })), this.answer);
   }
 

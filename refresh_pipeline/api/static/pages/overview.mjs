@@ -1,7 +1,7 @@
 // Overview: every market, every series' freshness at once, what is wrong, what happened last.
 
 import { command, get, getOr, recent, seriesPage } from "/static/client.mjs";
-import { ago, badge, button, card, count, duration, empty, fill, h, iconButton, instant, SIGNS, until } from "/static/dom.mjs";
+import { ago, badge, button, card, count, duration, empty, fill, h, iconButton, instant, SIGNS, skeleton, until } from "/static/dom.mjs";
 import { grouped } from "/static/pages/alerts.mjs";
 import { Matrix, STATES, stateOf } from "/static/matrix.mjs";
 
@@ -23,8 +23,8 @@ class Overview {
     this.go = go;
     this.lead = h("p", { class: "lead" });
     this.markets = h("div", { class: "markets" });
-    this.alerts = h("div", { class: "list" });
-    this.activity = h("div", { class: "list" });
+    this.alerts = h("div", { class: "list" }, skeleton(2));
+    this.activity = h("div", { class: "list" }, skeleton(4));
     this.matrix = new Matrix({ open: row => go(seriesPage(row)), refresh: row => refresh(row) });
     this.pending = null;
     this.elements = [this.#head(), this.markets, h("div", { class: "split" }, this.matrix.element, h("div", { class: "stack" }, card("Alerts", h("a", { href: "/alerts" }, "All"), this.alerts), card("Activity", h("a", { href: "/runs" }, "All runs"), this.activity)))];

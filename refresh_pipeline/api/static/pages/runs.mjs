@@ -1,7 +1,7 @@
 // Runs: what Dagster did, with outcomes by series. A run opens beside the list and has its own address.
 
 import { command, get, seriesPage } from "/static/client.mjs";
-import { ago, badge, button, card, choice, count, duration, empty, fill, h, icon, instant, skeleton, table } from "/static/dom.mjs";
+import { badge, button, card, choice, count, duration, empty, fill, h, icon, instant, retryLater, skeleton, table } from "/static/dom.mjs";
 
 const LIMIT = 50, GOING = ["queued", "not_started", "managed", "starting", "started", "canceling"];
 const FILTERS = [["", "All"], ["failure", "Failed"], ["started", "Going"], ["success", "Succeeded"]];
@@ -29,6 +29,7 @@ class Runs {
     } catch (error) {
       if (error.name !== "control-unavailable") throw error;
       fill(this.place, unavailable(error));
+      retryLater(this.place, () => this.read());
       return;
     }
     this.runs = this.answer.runs;
@@ -48,7 +49,7 @@ class Runs {
   }
 }
 
-const unavailable = error => empty("runs", "Runs are not known", `${error.message} The dashboard reads runs from Dagster's web server; \`refresh up\` starts both.`);
+const unavailable = error => empty("runs", "Runs are not known", `${error.message.replace(/\.$/, "")}. The dashboard reads runs from Dagster's web server; \`refresh up\` starts both.`);
 
 const began = run => run.started_at ?? run.queued_at;
 
@@ -57,10 +58,10 @@ function columns(runs) {
   return [
     { title: "Status", cell: run => badge(run.status), class: "fit" },
     { title: "Job", cell: run => h("a", { href: `/runs/${run.run_id}` }, run.job ?? run.run_id), sort: run => run.job },
-    { title: "Market", cell: run => run.market ?? "–", sort: run => run.market },
+    { title: "Market", class: "wide-only", cell: run => run.market ?? "–", sort: run => run.market },
     { title: "Started", cell: run => instant(began(run), true), sort: began },
     { title: "Took", number: true, cell: run => took(run), sort: run => run.seconds },
-    ...counts.map(name => ({ title: name, number: true, cell: run => counted(run, name), sort: run => run.counts?.[name] })),
+    ...counts.map(name => ({ title: name[0].toUpperCase() + name.slice(1), class: name === "unchanged" && "wide-only", number: true, cell: run => counted(run, name), sort: run => run.counts?.[name] })),
     { title: "Asked by", cell: run => run.asked_by ?? "–" },
     { title: "", cell: run => h("span", { class: "row end nowrap" }, GOING.includes(run.status) && cancel(run), run.url && dagster(run)) },
   ];
@@ -72,7 +73,7 @@ function counted(run, name) {
   return h("span", { class: name === "failed" && number ? "down-text" : number ? "" : "faint" }, count(number));
 }
 
-const took = run => GOING.includes(run.status) ? (began(run) ? ago(began(run)) : "…") : duration(run.seconds);
+const took = run => GOING.includes(run.status) ? (began(run) ? `${duration((Date.now() - Date.parse(began(run))) / 1000)} so far` : "…") : duration(run.seconds);
 const cancel = run => button("Cancel", "stop", () => command("The run is being canceled.", "POST", `/api/v1/runs/${run.run_id}/cancel`, {}), { class: "button small" });
 const dagster = run => h("a", { class: "button small quiet", href: run.url, target: "_blank", rel: "noreferrer", title: "Open in Dagster", "aria-label": "Open in Dagster" }, icon("link"), h("span", { class: "wide-only" }, "Dagster"));
 
@@ -92,6 +93,7 @@ class Run {
     } catch (error) {
       if (error.name !== "control-unavailable") throw error;
       fill(this.outcomes, unavailable(error));
+      retryLater(this.outcomes, () => this.read());
     }
   }
 

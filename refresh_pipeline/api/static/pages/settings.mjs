@@ -1,7 +1,7 @@
 // Settings: schedules and sensors, settings with secrets masked, keys in use, the look of this page.
 
 import { command, get, getOr, Problem, send } from "/static/client.mjs";
-import { ago, badge, button, card, copy, empty, fill, h, instant, skeleton, table } from "/static/dom.mjs";
+import { ago, badge, button, card, copy, empty, fill, h, instant, retryLater, skeleton, table } from "/static/dom.mjs";
 
 export async function open(root, { signal }) {
   const view = new Settings();
@@ -13,15 +13,20 @@ export async function open(root, { signal }) {
 class Settings {
   constructor() {
     this.schedules = h("div", {}, skeleton(4));
+    this.session = h("div", { class: "row" });
     this.settings = h("div", {}, skeleton(6));
     this.system = h("div", { class: "card-body" }, skeleton(3));
-    this.elements = [h("header", { class: "page-head" }, h("div", {}, h("h1", {}, "Settings"), h("p", { class: "lead" }, "What runs by itself, and what this server was started with. Settings change in the environment or in .env; a market changes in its YAML.")), h("div", { class: "row" }, h("a", { class: "button", href: "/docs" }, "API docs"), button("Log out", null, () => logOut()))), h("div", { class: "split" }, h("div", { class: "stack" }, card("Schedules and sensors", null, this.schedules), card("Settings", null, this.settings)), h("div", { class: "stack" }, card("Server", null, this.system)))];
+    this.elements = [h("header", { class: "page-head" }, h("div", {}, h("h1", {}, "Settings"), h("p", { class: "lead" }, "What runs by itself, and what this server was started with.")), this.session), h("div", { class: "split" }, h("div", { class: "stack" }, card("Schedules and sensors", null, this.schedules), card("Settings", h("span", { class: "faint" }, "They change in .env or the environment; a market changes in its YAML."), this.settings)), h("div", { class: "stack" }, card("Server", null, this.system)))];
   }
 
   async read(signal) {
     const [schedules, config, status, health] = await Promise.all([readSchedules(signal), getOr("/api/v1/config", {}, { signal }), getOr("/api/v1/status", {}, { signal }), getOr("/api/v1/health", {}, { signal })]);
-    fill(this.schedules, schedules instanceof Problem ? empty("runs", "Schedules are not known", `${schedules.message} \`refresh up\` starts Dagster's web server beside the API.`) : scheduleTable(schedules, () => this.read()));
+    fill(this.schedules, schedules instanceof Problem ? empty("runs", "Schedules are not known", `${schedules.message.replace(/\.$/, "")}. \`refresh up\` starts Dagster's web server beside the API.`) : scheduleTable(schedules, () => this.read()));
+    if (schedules instanceof Problem) retryLater(this.schedules, () => this.read());
     fill(this.settings, settingTable(config.settings ?? config));
+    // Without a key there is no session to end.
+    const { REFRESH_API_KEY: key, REFRESH_API_READ_KEY: readKey } = config.settings ?? {};
+    fill(this.session, (key?.set || readKey?.set) && button("Log out", null, () => logOut()));
     fill(this.system, server(status, health));
   }
 }
@@ -63,7 +68,7 @@ function shownValue(value) {
 }
 
 function server(status, health) {
-  const facts = [["Version", health.version ?? status.version ?? "–"], ["Address", location.origin], ["Epoch of the data", status.epoch ?? "–"], ["Keys", "A key is sent as X-API-Key or as Bearer; REFRESH_API_KEY may do everything, REFRESH_API_READ_KEY may read."]];
+  const facts = [["Version", health.version ?? status.version ?? "–"], ["Address", location.origin], ["Keys", "A key is sent as X-API-Key or as Bearer. REFRESH_API_KEY may do everything, REFRESH_API_READ_KEY may read."], ["Epoch of the data", h("code", {}, status.epoch ?? "–")]];
   const example = `curl -s ${location.origin}/api/v1/status`;
   return h("div", { class: "stack" }, h("dl", { class: "facts one" }, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))), h("pre", { class: "code", tabindex: "0" }, example), h("div", { class: "row" }, button("Copy", "copy", () => copy(example, "curl"), { class: "button small" }), h("a", { class: "button small quiet", href: "/openapi.json", target: "_blank" }, "openapi.json")));
 }

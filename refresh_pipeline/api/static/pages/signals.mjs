@@ -33,7 +33,8 @@ class Signals {
     const markets = [...new Set(this.rows.map(row => row.market))];
     fill(this.market, markets.length > 1 && choice("Market", [["all", "All"], ...markets], this.filter.market, key => { this.filter.market = key; this.draw(); }));
     const agreeing = coherence(this.rows).filter(one => Math.abs(one.sum) === one.directions.size && one.directions.size > 1).length;
-    fill(this.lead, `${count(this.rows.length)} series. On `, h("b", {}, `${count(agreeing)} ${agreeing === 1 ? "instrument" : "instruments"}`), " all timeframes agree.");
+    fill(this.lead, `${count(this.rows.length)} series. `, agreeing ? h("b", {}, `All timeframes agree on ${count(agreeing)} ${agreeing === 1 ? "instrument" : "instruments"}.`) : "The timeframes of no instrument all agree.");
+    this.one = markets.length < 2;
     this.draw();
   }
 
@@ -44,7 +45,7 @@ class Signals {
 
   draw() {
     if (!this.rows.length) { fill(this.body, empty("signals", "No signals yet", "Signals come from the enhanced candles: the first refresh computes them.")); return; }
-    const tabbed = tabs("Signals", [{ title: "Coherence", draw: () => coherenceTable(this.#shown) }, { title: "Newest by series", draw: () => newest(this.#shown) }], this.panel);
+    const tabbed = tabs("Signals", [{ title: "Coherence", draw: () => coherenceTable(this.#shown, this.one) }, { title: "Newest by series", draw: () => newest(this.#shown) }], this.panel);
     tabbed.addEventListener("click", event => { const index = [...tabbed.querySelectorAll("[role=tab]")].indexOf(event.target); if (index >= 0) this.panel = index; });
     fill(this.body, tabbed);
   }
@@ -63,10 +64,10 @@ export function coherence(rows) {
   return [...instruments.values()];
 }
 
-function coherenceTable(rows) {
+function coherenceTable(rows, oneMarket) {
   const frames = TIMEFRAMES.filter(frame => rows.some(row => row.timeframe === frame));
   return table([
-    { title: "Instrument", cell: one => h("span", {}, h("b", {}, one.instrument), h("small", {}, ` ${one.market}`)), sort: one => one.instrument },
+    { title: "Instrument", cell: one => h("span", {}, h("b", {}, one.instrument), !oneMarket && h("small", {}, ` ${one.market}`)), sort: one => one.instrument },
     ...frames.map(frame => ({ title: frame, class: "center", cell: one => one.directions.has(frame) ? mouth(one.directions.get(frame)) : "" })),
     { title: "Coherence", class: "wide-cell", cell: balance, sort: one => one.sum / one.directions.size, number: true },
   ], coherence(rows).sort((a, b) => Math.abs(b.sum / b.directions.size) - Math.abs(a.sum / a.directions.size)), { none: "No series fits the filter." });
@@ -79,8 +80,8 @@ function mouth(row) {
 
 function balance(one) {
   const share = one.sum / one.directions.size;
-  const word = share === 0 ? "no direction" : share > 0 ? "buy" : "sell";
-  return h("span", { class: "balance" }, h("span", { class: "balance-bar", "aria-hidden": "true" }, h("i", { class: share < 0 ? "down" : "up", style: { width: `${Math.abs(share) * 50}%`, [share < 0 ? "right" : "left"]: "50%" } })), h("span", { class: "balance-text" }, `${Math.round(Math.abs(share) * 100)} % ${word}`));
+  const text = share === 0 ? "none" : `${Math.round(Math.abs(share) * 100)} % ${share > 0 ? "buy" : "sell"}`;
+  return h("span", { class: "balance" }, h("span", { class: "balance-bar", "aria-hidden": "true" }, h("i", { class: share < 0 ? "down" : "up", style: { width: `${Math.abs(share) * 50}%`, [share < 0 ? "right" : "left"]: "50%" } })), h("span", { class: "balance-text" }, text));
 }
 
 function newest(rows) {
