@@ -177,13 +177,33 @@ class Bars:
             is_date: which rows have a date without a time.
         """
         opens = _first_pass_first(self.zone, times, walls)
-        if not self.timeframe.is_intraday and is_date.any():
-            into = EVENING if self.timeframe is Timeframe.W1 else NOON
-            moments = walls[is_date].astype("datetime64[D]").astype(TIME_UNIT) + into
-            moments = moments.astype(TIME_UNIT)
-            utc = (moments - zone_offsets(self.calendar.zone, moments)).astype(TIME_UNIT)
-            opens[is_date] = self.calendar.floor(self.timeframe, utc)
+        if self.timeframe.is_intraday:
+            return opens
+        if is_date.any():
+            opens[is_date] = self._bars_of(walls[is_date])
+        if (zone := self._zone_of_midnights(opens[~is_date])) is not None:
+            opens[~is_date] = self._bars_of(opens[~is_date] + zone_offsets(zone, opens[~is_date]))
         return opens
+
+    def _bars_of(self, days: Times) -> Times:
+        """The opening times of the calendar's bars of local days."""
+        into = EVENING if self.timeframe is Timeframe.W1 else NOON
+        moments = (days.astype("datetime64[D]").astype(TIME_UNIT) + into).astype(TIME_UNIT)
+        utc = (moments - zone_offsets(self.calendar.zone, moments)).astype(TIME_UNIT)
+        return self.calendar.floor(self.timeframe, utc)
+
+    def _zone_of_midnights(self, times: Times) -> str | None:
+        """The time zone in which each of these times is a midnight, where no bar opens at any of them; else None.
+
+        Many programs write a day as its midnight, of UTC or of the exchange.
+        """
+        if not len(times) or self.calendar.has_bar(self.timeframe, times).any():
+            return None
+        for zone in (self.calendar.zone, self.zone, "UTC"):
+            walls = times + zone_offsets(zone, times)
+            if (walls == walls.astype("datetime64[D]")).all():
+                return zone
+        return None
 
 
 def _first_pass_first(zone: str, times: Times, walls: Times) -> Times:

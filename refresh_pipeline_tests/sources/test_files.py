@@ -233,6 +233,18 @@ def test_hours_that_occur_twice_are_both_kept(tmp_path: Path, order: int, timefr
     np.testing.assert_array_equal(found.open_time, begins + np.arange(len(lines)) * step)
 
 
+@pytest.mark.parametrize("written", ["2017-12-28T00:00:00Z", "2017-12-28 00:00"])
+def test_a_midnight_at_which_no_daily_bar_opens_is_a_date(tmp_path: Path, written: str):
+    (tmp_path / "A-B_D1.csv").write_text(f"{HEADER}{written},{ROW},5\n")
+    found = good(fetch(market(tmp_path, calendar="XNYS"), timeframe=Timeframe.D1, now=LATE))
+    assert opened(found) == ["2017-12-28T05:00"]
+    # Another time of day is what it says, and so is every midnight beside it.
+    (tmp_path / "A-B_D1.csv").write_text(f"{HEADER}{written},{ROW},5\n2017-12-29T03:00Z,{ROW},5\n")
+    found = good(fetch(market(tmp_path, calendar="XNYS"), timeframe=Timeframe.D1, now=LATE))
+    assert opened(found)[1] == "2017-12-29T03:00"
+    assert opened(found)[0] == "2017-12-28T00:00"
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 @pytest.mark.parametrize(
     ("calendar", "timeframe", "zone", "date", "expected"),
