@@ -62,15 +62,17 @@ class Verdict:
 
     @property
     def summary(self) -> str | None:
-        """The number of faults and of acknowledged ones in words; None where there are none.
+        """The number of faults, or of series with faults, and of acknowledged ones in words; None where there are none.
 
         >>> from refresh_pipeline.market.series import Series
         >>> from refresh_pipeline.market.timeframe import Timeframe
-        >>> Verdict([Fault(Series("A", Timeframe.m1), None, "gone")], 40, "series").summary
+        >>> Verdict([Fault(Series("A", Timeframe.m1), None, "gone")] * 2, 40, "series").summary
         '1 of 40 series failed'
         """
         at_least = "at least " if self.is_cut_short else ""
-        failed = [f"{at_least}{len(self.faults)} of {self.examined} {self.noun} failed"] if self.faults else []
+        # A series may have several faults: gaps, for instance.
+        count = len({fault.series for fault in self.faults}) if self.noun == SERIES else len(self.faults)
+        failed = [f"{at_least}{count} of {self.examined} {self.noun} failed"] if self.faults else []
         accepted = [f"{self.acknowledged} acknowledged"] if self.acknowledged else []
         return ", ".join(failed + accepted) or None
 
