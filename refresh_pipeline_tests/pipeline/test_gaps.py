@@ -174,7 +174,7 @@ def test_the_command_lists_counts_and_stretches(world: World) -> None:
     ]
     assert "bazaar: 4 of 8 series complete; 464 of 468 expected candles stored" in text
     every = command("gaps", "--all", "-t", "m15", "--now", NOW.isoformat()).stdout
-    assert "BTC/USD m15 94 93 98.94% 1" in [" ".join(line.split()) for line in every.splitlines()]
+    assert "BTC/USD m15 94 93 98.94 % 1" in [" ".join(line.split()) for line in every.splitlines()]
     assert "H1" not in every
 
 
