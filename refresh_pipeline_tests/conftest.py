@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 # A file system in memory, on Linux. A run leaves up to 1 GB of files.
 MEMORY = Path("/dev/shm")
-ROOM = 6 * 1024**3
+ROOM = 3 * 1024**3
 
 # The files that take longest, by seconds on an idle machine: begun last, one of them keeps a worker busy alone.
 LONGEST = (
@@ -51,8 +52,8 @@ def pytest_configure() -> None:
 
     Python caches what it compiles, whoever runs the tests: a process that a test starts would compile the package anew.
     """
-    if usable(MEMORY):
-        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+    if "PYTEST_DEBUG_TEMPROOT" not in os.environ and usable(MEMORY):
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.tempdir = str(MEMORY)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
 
