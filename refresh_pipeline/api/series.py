@@ -46,7 +46,7 @@ async def series(
     """Every series: the rows of `refresh status --json`, with version, freshness and next close."""
     service = service_of(request)
     wanted = _wanted(service, market, instrument, timeframe)
-    rows = [row for one, chosen in wanted for row in of_series(await status_of(service, one), chosen)]
+    rows = [row for one, chosen in wanted for row in rows_of_series(await status_of(service, one), chosen)]
     return tagged_json(request, {"series": rows})
 
 
@@ -121,7 +121,7 @@ async def gaps(
     rows: list[Row] = []
     for one, wanted in _wanted(service, market, instrument, timeframe):
         found = await service.reader.ask(lambda c, m=one: gap_rows(c, m))
-        rows += of_series(found, wanted)
+        rows += rows_of_series(found, wanted)
     return tagged_json(request, {"series": rows})
 
 
@@ -199,7 +199,7 @@ def _wanted(
     ]
 
 
-def of_series(rows: Sequence[Row], wanted: Sequence[Series]) -> list[Row]:
+def rows_of_series(rows: Sequence[Row], wanted: Sequence[Series]) -> list[Row]:
     """The rows of these series."""
     names = {(series.instrument, series.timeframe.value) for series in wanted}
     return [row for row in rows if (row["instrument"], row["timeframe"]) in names]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refresh_pipeline.cli.console import grid, out, print_error, print_line
+from refresh_pipeline.cli.console import grid, out, print_error, print_line, print_table
 from refresh_pipeline.cli.options import (
     DONE,
     SOME_FAILED,
@@ -46,7 +46,7 @@ def list_apis(
     for row in rows:
         state = row["outcome"] or ("never asked" if row["enabled"] else "off")
         table.add_row(row["api"], row["category"], row["every"], state, row["due_at"] or "")
-    out.print(table)
+    print_table(out, table)
     enabled = ", ".join(settings.collection_names) or "none"
     print_line(f"Collections that are refreshed (REFRESH_APIS): {enabled}.")
 

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from refresh_pipeline.cli.console import grid, log_on, out, print_error, print_line, terminal
+from refresh_pipeline.cli.console import grid, log_on, out, print_error, print_line, print_table, terminal
 from refresh_pipeline.cli.options import (
     DONE,
     SOME_FAILED,
@@ -110,7 +110,7 @@ def print_checks(console: Console, results: Sequence["CheckResult"]) -> None:
         for result in checks:
             verdict = Text("passed", style="green") if result.passed else Text(result.summary or "failed", style="red")
             table.add_row(result.name, result.asset, verdict)
-        console.print(table)
+        print_table(console, table)
         console.print()
         for result in checks:
             _print_faults(console, result)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
@@ -62,6 +63,14 @@ def grid(*names: str, right: Collection[str] = (), wrapped: Collection[str] = ()
         justify = "right" if name in right else "left"
         table.add_column(name, justify=justify, no_wrap=name not in wrapped, overflow="fold")
     return table
+
+
+def print_table(console: Console, table: Grid) -> None:
+    """Print a table. In a window that is too narrow the terminal breaks its lines, and no figure is cut."""
+    for column in table.columns:
+        if column.no_wrap:
+            column.min_width = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+    console.print(table, crop=False)
 
 
 def share_text(share: float | None) -> Text:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from refresh_pipeline.cli.console import grid, out, print_line
+from refresh_pipeline.cli.console import grid, out, print_line, print_table
 from refresh_pipeline.cli.options import DONE, SOME_FAILED, DataDirOption, JsonOption, MarketOption, wrong_requests
 
 COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
@@ -41,6 +41,6 @@ def doctor(
         for finding in findings:
             health = Text(finding.health, style=COLOURS[finding.health])
             table.add_row(finding.subject, health, Text(clean(finding.text)))
-        out.print(table)
+        print_table(out, table)
         print_line(f"{len(findings)} findings, {failed} failed")
     raise typer.Exit(SOME_FAILED if failed else DONE)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from refresh_pipeline.cli.console import grid, out, share_text
+from refresh_pipeline.cli.console import grid, out, print_table, share_text
 from refresh_pipeline.cli.options import (
     DataDirOption,
     InstrumentOption,
@@ -61,10 +61,10 @@ def print_gaps(console: Console, rows: Sequence[Row], *, with_complete: bool = F
         series = list(members)
         incomplete = [row for row in series if row["gaps"]]
         if with_complete:
-            console.print(_counts_table(market, series))
+            print_table(console, _counts_table(market, series))
             console.print()
         if incomplete:
-            console.print(_gaps_table(market, incomplete, None if with_complete else MOST_SHOWN))
+            print_table(console, _gaps_table(market, incomplete, None if with_complete else MOST_SHOWN))
             console.print(_more(incomplete, with_complete=with_complete), highlight=False)
         console.print(_summary(market, series), style="yellow" if incomplete else "green", highlight=False)
 

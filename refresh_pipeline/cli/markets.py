@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from refresh_pipeline.cli.console import grid, out, print_line, print_warning
+from refresh_pipeline.cli.console import grid, out, print_line, print_table, print_warning
 from refresh_pipeline.cli.options import JsonOption, wrong_requests
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def print_markets(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
             timeframes = _ends(row["timeframes"])
             cells = ("yes" if row["enabled"] else "no", row["source"], row["calendar"], str(len(row["instruments"])))
             table.add_row(row["market"], *cells, timeframes)
-    console.print(table)
+    print_table(console, table)
     console.print()
     for row in rows:
         if row["error"]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from refresh_pipeline.cli.console import grid, out
+from refresh_pipeline.cli.console import grid, out, print_table
 from refresh_pipeline.cli.options import Request, warehouse_errors
 
 COUNTS = {"candles": "candles", "rows": "rows", "export_files": "export files", "uploaded_files": "uploaded files"}
@@ -35,7 +35,7 @@ def print_orphans(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         counts = [f"{row[name]:,}" for name in COUNTS]
         table.add_row(row["market"], row["instrument"] or "(no YAML)", row["timeframe"] or "", *counts)
-    console.print(table)
+    print_table(console, table)
     console.print(
         "`refresh forget --market MARKET --instrument NAME` removes a series' candles and files; "
         "`refresh rename --market MARKET OLD NEW` gives them the name that the YAML has now.",

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from refresh_pipeline.cli.console import grid, out, print_line, print_warning
+from refresh_pipeline.cli.console import grid, out, print_line, print_table, print_warning
 from refresh_pipeline.cli.options import DataDirOption, JsonOption, wrong_requests
 
 
@@ -25,7 +25,7 @@ def settings(*, as_json: JsonOption = False, data_dir: DataDirOption = None) -> 
     for origin in origins:
         if origin.value:
             table.add_row(origin.name, clean(origin.value), origin.place)
-    out.print(table)
+    print_table(out, table)
     out.print()
     unset = [origin.name for origin in origins if not origin.value and origin.place == DEFAULT]
     out.print(f"Not set ({len(unset)}): {', '.join(unset)}", highlight=False)

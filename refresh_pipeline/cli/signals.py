@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refresh_pipeline.cli.console import grid, out
+from refresh_pipeline.cli.console import grid, out, print_table
 from refresh_pipeline.cli.options import (
     DataDirOption,
     InstrumentOption,
@@ -64,7 +64,7 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
             mouth = _signed(row["mouth_direction"], row["mouth_phase"])
             cells = [_signal(row[kind.value]) for kind in shown]
             table.add_row(instrument, row["timeframe"], mouth, _signed(row["zone"]), *cells)
-        out.print(table)
+        print_table(out, table)
         out.print()
 
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from refresh_pipeline.cli.console import grid, out, print_warning, share_text
+from refresh_pipeline.cli.console import grid, out, print_table, print_warning, share_text
 from refresh_pipeline.cli.options import (
     DataDirOption,
     InstrumentOption,
@@ -88,7 +88,7 @@ def print_status(console: Console, database: str, rows: Sequence[Row], *, by_ser
     """The rows as a table for each market, and what failed, by reason."""
     for market, members in groupby(rows, key=lambda row: row["market"]):
         series = list(members)
-        console.print((_series_table if by_series else _timeframe_table)(market, series))
+        print_table(console, (_series_table if by_series else _timeframe_table)(market, series))
         console.print()
     if not rows:
         console.print("No series to show.")

@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.table import Table as Grid
 from rich.text import Text
 
-from refresh_pipeline.cli.console import grid, program
+from refresh_pipeline.cli.console import grid, print_table, program
 from refresh_pipeline.market.candles import iso_utc
 from refresh_pipeline.market.gaps import Gap
 from refresh_pipeline.market.model import Market
@@ -93,7 +93,7 @@ def print_refreshed(console: Console, action: str, results: Sequence["Refreshed"
         verbose: a row per series instead of one per timeframe, from 1 on.
     """
     for result in results:
-        console.print(_result_grid(action, result, by_series=verbose > 0))
+        print_table(console, _result_grid(action, result, by_series=verbose > 0))
         _print_failures(console, result)
         if result.gaps and action == "refresh":
             console.print(Text(missing_candles(result.market, result.gaps), style="yellow"), soft_wrap=True)

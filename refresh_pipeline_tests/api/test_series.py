@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from refresh_pipeline.api.frames import Window
 from refresh_pipeline.api.reading import OPENING
-from refresh_pipeline.api.series import of_series
+from refresh_pipeline.api.series import rows_of_series
 from refresh_pipeline.api.series_status import freshness
 from refresh_pipeline.api.tails import Tails
 from refresh_pipeline.market.series import Series
@@ -232,5 +232,5 @@ def test_a_large_market_is_looked_through_once() -> None:
 
     wanted = Counted(Series(f"A{number}", Timeframe.m1) for number in range(3))
     rows = [{"instrument": f"A{number}", "timeframe": "m1"} for number in range(9)]
-    assert of_series(rows, wanted) == rows[:3]
+    assert rows_of_series(rows, wanted) == rows[:3]
     assert wanted.times == 1

@@ -245,6 +245,12 @@ def test_a_status_of_500_series_is_a_line_per_timeframe_that_adds_up() -> None:
     assert "refresh status --failed lists series at fault; refresh gaps lists gaps." in lines
 
 
+def test_a_window_that_is_too_narrow_cuts_no_figure() -> None:
+    out = StringIO()
+    print_status(Console(file=out, width=40), "/x", five_hundred_rows({}), by_series=False)
+    assert "m1 100 2026-06-01 11:45 0 9,600 100 % 0" in [" ".join(line.split()) for line in out.getvalue().splitlines()]
+
+
 def test_a_share_just_below_100_percent_does_not_show_as_100() -> None:
     out = StringIO()
     rows = five_hundred_rows({"completeness": 0.999999})
