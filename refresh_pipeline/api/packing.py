@@ -26,6 +26,8 @@ class Codes:
     @classmethod
     def of(cls, array: NDArray) -> "Codes":
         """The codes of an array."""
+        if len(array) and (array == array[0]).all():
+            return cls(array[:1].copy(), _first_code(array))
         if array.dtype.kind == "O":
             distinct = {value: number for number, value in enumerate(dict.fromkeys(array.tolist()))}
             codes = np.array([distinct[value] for value in array.tolist()], dtype=np.int64)
@@ -33,14 +35,19 @@ class Codes:
         else:
             values, codes = np.unique(array, return_inverse=True)
         if len(values) == 1:
-            # One number for all rows takes no memory.
-            return cls(values, np.broadcast_to(np.uint8(0), codes.shape))
+            # Not a number, in each row.
+            return cls(values, _first_code(array))
         return cls(values, codes.astype(np.min_scalar_type(max(len(values), 1))))
 
     @property
     def array(self) -> NDArray:
         """The array."""
         return self.values[self.codes] if len(self.values) else self.values
+
+
+def _first_code(array: NDArray) -> NDArray:
+    """The number 0 for all rows, which takes no memory."""
+    return np.broadcast_to(np.uint8(0), array.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +64,8 @@ class Decimals:
     @classmethod
     def of(cls, array: NDArray) -> "Decimals | None":
         """The decimals of an array; None where four bytes do not hold one of its numbers exactly."""
-        for digits in range(MOST_DIGITS + 1):
-            if _scaled(array[:FIRST_LOOK], digits) is not None and (whole := _scaled(array, digits)) is not None:
+        for digits in range(_digits(array[:FIRST_LOOK]), MOST_DIGITS + 1):
+            if (whole := _scaled(array, digits)) is not None:
                 return cls(whole, digits)
         return None
 
@@ -66,6 +73,12 @@ class Decimals:
     def array(self) -> NDArray:
         """The array."""
         return self.whole / 10.0**self.digits
+
+
+def _digits(array: NDArray) -> int:
+    """Digits behind the point that some numbers have, as Python writes them; none where it takes an exponent."""
+    texts = [repr(value).removesuffix(".0") for value in array.tolist()]
+    return max((len(text.partition(".")[2]) for text in texts if "e" not in text), default=0)
 
 
 def _scaled(array: NDArray, digits: int) -> NDArray[np.int32] | None:

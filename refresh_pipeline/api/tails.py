@@ -19,7 +19,6 @@ from refresh_pipeline.api.packing import Packed, packed, unpacked
 from refresh_pipeline.market.candles import TIME_UNIT
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse.arrays import BEGINNING, arrays_of, numbered, registered
 from refresh_pipeline.warehouse.schema import PROVENANCE, RESAMPLED, Table, candle_columns, qualified
 
@@ -206,11 +205,9 @@ def _extents(
     rows = connection.execute(
         f"select instrument, timeframe, candle_count, last_open_time from {qualified(market, Table.series)}"
     ).fetchall()
-    found = {
-        Series(name, Timeframe(timeframe)): (count, None if last is None else np.datetime64(last, "us"))
-        for name, timeframe, count, last in rows
-    }
-    return {series: found.get(series, (0, None)) for series in batch}
+    found = {(name, timeframe): (count, last) for name, timeframe, count, last in rows}
+    stored = {series: found.get((series.instrument, series.timeframe.value), (0, None)) for series in batch}
+    return {series: (n, None if last is None else np.datetime64(last, "us")) for series, (n, last) in stored.items()}
 
 
 def _rows_since(
