@@ -389,13 +389,12 @@ def _written(connection: duckdb.DuckDBPyConnection, staged: Staged) -> _Written:
 
 
 def _is_among(keys: tuple[NDArray, NDArray], others: tuple[NDArray, NDArray]) -> NDArray[np.bool_]:
-    kind = np.dtype([("series_no", np.int32), ("open_time", np.int64)])
-    packed = []
-    for series_no, open_time in (keys, others):
-        rows = np.empty(len(series_no), dtype=kind)
-        rows["series_no"], rows["open_time"] = series_no, open_time.astype(np.int64)
-        packed.append(rows)
-    return np.isin(*packed)
+    """Which pairs of a series and an instant are among others; numpy compares whole numbers, and pairs far slower."""
+    count = len(keys[0])
+    _, moments = np.unique(np.concatenate((keys[1], others[1])), return_inverse=True)
+    width = moments.max(initial=0) + 1
+    packed = np.concatenate((keys[0], others[0])).astype(np.int64) * width + moments
+    return np.isin(packed[:count], packed[count:])
 
 
 def _oldest(series_no: NDArray[np.int32], open_time: Times, series_count: int) -> Times:
