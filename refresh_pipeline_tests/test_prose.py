@@ -34,6 +34,11 @@ def test_no_sentence_is_long(page: Path) -> None:
     assert long == []
 
 
+def test_no_page_holds_both_sides_of_a_conflict() -> None:
+    pages = [REPOSITORY / "CHANGELOG.md", *PAGES, *(DOCS / "decisions").glob("*.md")]
+    assert [page.name for page in pages if re.search(r"^(<{7}|>{7}) ", page.read_text(encoding="utf-8"), re.M)] == []
+
+
 def literals() -> str:
     """All texts of the package, a line each, with a null character where a value is put in."""
     found = []
