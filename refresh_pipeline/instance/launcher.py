@@ -1,7 +1,7 @@
 """Dagster's run launcher, which forks runs from a process that has imported everything. Named in dagster.yaml.
 
-`fork_server` is the process that forks. Runs that cannot be forked (another code location, another Python, a remote
-code server, a system where forking is not safe) start in a new process, as Dagster starts them.
+`fork_server` is the process that forks. Runs that cannot be forked start in a new process, as Dagster starts them:
+those of another code location, another Python or a remote code server, and all where forking is not safe.
 """
 
 import logging

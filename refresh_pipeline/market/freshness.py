@@ -67,9 +67,10 @@ AnyStanding = TypeVar("AnyStanding", bound=Standing)
 def behind(market: Market, reports: Iterable[AnyStanding], now: datetime) -> list[AnyStanding]:
     """The series that lack the newest candle that is due at `now`.
 
-    An instrument that trades rarely has no candle in quiet minutes. A series is not behind for an hour after the first
-    candle it lacks closed, where its source was asked since the newest one closed and gave that candle to another
-    series of the same timeframe. A source that has nothing for any series is behind at once.
+    An instrument that trades rarely has no candle in quiet minutes, so some series are excused for an hour after the
+    first candle that they lack has closed. The source must have been asked since the newest candle closed. It must
+    have given that candle to another series of the timeframe. Where it has nothing for any series, all are behind at
+    once.
     """
     due = latest_due(market, now)
     reports = [report for report in reports if report.series in due]
