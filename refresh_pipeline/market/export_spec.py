@@ -67,6 +67,8 @@ PACKS: Mapping[Format, tuple[Compression, ...]] = {
 ENDINGS = {Compression.gzip: ".gz", Compression.zstd: ".zst"}
 DEFAULT_NAME = "default"
 DATASET_NAME = "dataset"
+# The last word of the shape of a file of adjusted candles.
+ADJUSTED_SHAPE = "adjusted"
 # In place of an instrument, for a file that holds all of them.
 ALL_INSTRUMENTS = "*"
 # How long a stretch of a dataset's file is, as numpy writes it: some hundred rows of an instrument at most, so that a
@@ -134,6 +136,8 @@ class Export(BaseModel):
     compression: Compression | None = None
     window: Window = Window.model_validate("full")
     keep: Retention = Retention()
+    # Candles of before a split or dividend as if after it.
+    adjusted: bool = Field(default=False, strict=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -144,6 +148,7 @@ class Export(BaseModel):
         if not isinstance(layout, str):
             return value
         layers = ["candles", "enhanced"] if layout == Layout.fx_refresh else ["joined"]
+        layers = ["candles"] if value.get("adjusted") is True else layers
         fixed: dict[str, list[str]] = {Layout.fx_refresh.value: ["csv"]}
         fixed |= {each.value: ["parquet"] for each in (Layout.hive, Layout.dataset)}
         formats = fixed.get(str(layout), ["csv", "parquet"])
@@ -162,6 +167,8 @@ class Export(BaseModel):
                 raise ValueError("layout dataset has the format parquet alone")
             if str(self.window) != "full" or self.keep != Retention():
                 raise ValueError("layout dataset has neither window nor keep: its files are stretches of all rows")
+        if self.adjusted and (self.layers != (Layer.candles,) or self.layout is Layout.fx_refresh):
+            raise ValueError("adjusted has the layer candles alone, in another layout than fx_refresh")
         for kind in self.formats:
             if self.compression and self.compression not in PACKS[kind]:
                 raise ValueError(f"{kind} files take compression {', '.join(PACKS[kind])}; found {self.compression}")
@@ -224,7 +231,8 @@ class Export(BaseModel):
         'plain zstd last 330 typed'
         """
         # Files without `typed` hold flags as floats.
-        return f"{self.layout} {self.compression_of(kind)} {self.window} typed"
+        words = [self.layout, self.compression_of(kind), str(self.window), "typed"]
+        return " ".join([*words, ADJUSTED_SHAPE] if self.adjusted else words)
 
 
 def _percent_encoded(name: str) -> str:

@@ -242,7 +242,7 @@ def _write_file(writer: TableWriter, place: _Place, file: Wanted, content: Rows 
     types = types_of(market, file)
     how: dict[str, Any] = {"compression": compression, "time_format": file.time_format, "older": older, "types": types}
     if isinstance(content, StagedTable):
-        names = {theirs: ours for ours, theirs in names_of(market, file.layer, file.export.layout)}
+        names = {theirs: ours for ours, theirs in names_of(market, file.layer, file.export)}
         written = writer.write_staged(content, names, path, first_row=first_row, **how)
     else:
         written = writer.write(content_of(market, file, content), path, **how)

@@ -10,6 +10,7 @@ from refresh_pipeline.files import fx_refresh
 from refresh_pipeline.market.export_spec import Compression, Export, Format, Layer, Layout, Window
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
+from refresh_pipeline.warehouse.adjusted_rows import adjusted_name
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.manifests import Rows, joined_columns
 from refresh_pipeline.warehouse.schema import Table, candle_columns
@@ -37,7 +38,8 @@ class Wanted:
         """Whether new rows can be appended: later bars change no earlier row, and no older copy shares its bytes."""
         is_plain_text = self.kind is Format.csv and self.export.compression_of(self.kind) is Compression.none
         is_whole = self.export.window == FULL and self.export.keep.newest == 1
-        return self.layer is Layer.candles and is_plain_text and is_whole
+        # A dividend of later, or another close before one, changes every adjusted row before it.
+        return self.layer is Layer.candles and is_plain_text and is_whole and not self.export.adjusted
 
     @property
     def time_format(self) -> str:
@@ -64,14 +66,17 @@ def wanted_paths(market: Market) -> set[str]:
 def columns_of(market: Market, files: Sequence[Wanted]) -> list[str]:
     """Every column of the warehouse that these files need, `open_time` first."""
     needed = dict.fromkeys(["open_time"])
-    for layer, layout in {(file.layer, file.export.layout) for file in files}:
-        needed |= dict.fromkeys(ours for ours, _ in names_of(market, layer, layout))
+    kinds = {(file.layer, file.export.layout, file.export.adjusted): file for file in files}
+    for file in kinds.values():
+        needed |= dict.fromkeys(ours for ours, _ in names_of(market, file.layer, file.export))
     return list(needed)
 
 
-def names_of(market: Market, layer: Layer, layout: Layout) -> list[tuple[str, str]]:
+def names_of(market: Market, layer: Layer, export: Export) -> list[tuple[str, str]]:
     """The joined tables' name and the file's of every column of a layer, in the file's order."""
-    if layout is Layout.fx_refresh:
+    if export.adjusted:
+        return [("open_time", "open_time"), *((adjusted_name(each), each) for each in candle_columns(market.two_sided))]
+    if export.layout is Layout.fx_refresh:
         return fx_refresh.columns(layer, market.two_sided)
     candles = () if layer is Layer.indicators else candle_columns(market.two_sided)
     joined = joined_columns(computations(market).values())
@@ -97,7 +102,7 @@ def window_of(files: Sequence[Wanted]) -> Window:
 def content_of(market: Market, file: Wanted, rows: Rows) -> dict[str, NDArray]:
     """What belongs into a file, out of at least that much of its series."""
     first = first_row_of(rows["open_time"], file.export.window)
-    return {theirs: rows[ours][first:] for ours, theirs in names_of(market, file.layer, file.export.layout)}
+    return {theirs: rows[ours][first:] for ours, theirs in names_of(market, file.layer, file.export)}
 
 
 def types_of(market: Market, file: Wanted) -> dict[str, str]:
@@ -105,7 +110,7 @@ def types_of(market: Market, file: Wanted) -> dict[str, str]:
     tables = computations(market).values()
     types = {(table.name, column.name): column.sql_type for table in tables for column in table.columns}
     joined = {name: types[place] for name, place in joined_columns(tables).items()}
-    names = names_of(market, file.layer, file.export.layout)
+    names = names_of(market, file.layer, file.export)
     return {theirs: joined[ours] for ours, theirs in names if ours in joined}
 
 

@@ -138,7 +138,8 @@ def _write(
     stats = warehouse.series_stats(dataset.market, dataset.series)
     everything = _periods(dataset, stats)
     is_anew = any(row.shape != dataset.export.shape(Format.parquet) for row in known.values()) or not known
-    due = everything if is_anew else _due(root, dataset, everything, known, since)
+    is_whole = is_anew or _is_adjusted_later(warehouse, dataset, since)
+    due = everything if is_whole else _due(root, dataset, everything, known, since)
     try:
         for period, rows, chosen in _read(warehouse, dataset, due):
             _write_file(place, dataset, (dataset.file(period), rows, chosen), result)
@@ -155,6 +156,14 @@ def _write(
     empty = {dataset.file(period).path for period in due} - {row.path for row in result.rows}
     result.gone += [path for path in known if path not in paths or path in empty]
     _delete(root, dataset, result.gone, kept={row.path for row in result.rows} if is_anew else None)
+
+
+def _is_adjusted_later(warehouse: Warehouse, dataset: DatasetFiles, since: np.datetime64 | None) -> bool:
+    """Whether a changed row may be the last one before a dividend, whose factor changes all earlier rows then."""
+    if since is None or not dataset.export.adjusted:
+        return False
+    factors = warehouse.adjustment_factors(dataset.market, dataset.series)
+    return any((each.ex_time > since).any() for each in factors.values())
 
 
 def _periods(dataset: DatasetFiles, stats: Mapping[Series, SeriesStats]) -> list[Period]:

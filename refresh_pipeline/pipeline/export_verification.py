@@ -127,7 +127,7 @@ def _content(reader: TableReader, market: Market, file: Wanted, read: Rows | Sta
     if not isinstance(read, StagedTable):
         cells = content_of(market, file, read)
         return _Content(_kinds(cells), partial(_chosen, cells), len(next(iter(cells.values()))))
-    names = {theirs: ours for ours, theirs in names_of(market, file.layer, file.export.layout)}
+    names = {theirs: ours for ours, theirs in names_of(market, file.layer, file.export)}
     first_row = first_row_of(read.open_times, file.export.window)
     kinds = {theirs: read.kinds[ours].letter for theirs, ours in names.items()}
 

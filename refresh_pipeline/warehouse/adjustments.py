@@ -4,16 +4,20 @@
 from the stored candles, so they cost no space and cannot disagree with either.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import duckdb
 import numpy as np
+from numpy.typing import NDArray
 
 from refresh_pipeline.market.adjustments import Adjustment, Factors
 from refresh_pipeline.market.candles import TIME_UNIT
+from refresh_pipeline.market.export_spec import ADJUSTED_SHAPE
+from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.warehouse.arrays import arrays_of, registered, texts, timestamp
+from refresh_pipeline.warehouse.arrays import arrays_of, numbered, registered, texts, timestamp
+from refresh_pipeline.warehouse.ingest import queue_recompute
 from refresh_pipeline.warehouse.schema import KEY, PROVENANCE, RESAMPLED, Table, qualified
 from refresh_pipeline.warehouse.versions import record_changes
 
@@ -43,12 +47,14 @@ from single window later as (partition by instrument, timeframe order by ex_time
 
 
 def store(
-    connection: duckdb.DuckDBPyConnection, market: str, adjustments: Sequence[Adjustment], source: str, now: datetime
+    connection: duckdb.DuckDBPyConnection, market: Market, adjustments: Sequence[Adjustment], source: str, now: datetime
 ) -> int:
     """Store splits and dividends in place of those of the same day; gives how many are new or have another value.
 
-    The candles of their instruments get a new version, as adjusted ones differ from their first on.
+    The candles of their instruments get a new version, as adjusted ones differ from their first on, and the files of
+    adjusted candles are due.
     """
+    name = market.name
     latest = {(each.instrument, each.ex_time, each.kind): each for each in adjustments}.values()
     rows = {
         "instrument": texts(each.instrument for each in latest),
@@ -57,7 +63,7 @@ def store(
         "value": np.array([each.value for each in latest], dtype=np.float64),
         "in_prices": np.array([each.in_prices for each in latest], dtype=bool),
     }
-    table = qualified(market, Table.adjustments)
+    table = qualified(name, Table.adjustments)
     with registered(connection, "arrived", rows):
         connection.execute(
             f"create temp table changed_adjustments as select * from arrived a anti join {table} "
@@ -76,12 +82,52 @@ def store(
         )
         connection.execute(
             "create temp table adjusted_series as select instrument, timeframe, first_open_time as since "
-            f"from {qualified(market, Table.series)} semi join changed_adjustments using (instrument)"
+            f"from {qualified(name, Table.series)} semi join changed_adjustments using (instrument)"
         )
-        record_changes(connection, market, [Table.raw_candles], "adjusted_series")
+        record_changes(connection, name, [Table.raw_candles], "adjusted_series")
+        if _has_adjusted_files(connection, market):
+            queue_recompute(connection, name, [Table.exports], changed="adjusted_series")
         connection.execute("drop table adjusted_series")
     connection.execute("drop table changed_adjustments")
     return count
+
+
+def _has_adjusted_files(connection: duckdb.DuckDBPyConnection, market: Market) -> bool:
+    """Whether the market's YAML asks for files of adjusted candles, or asked for some that are still there.
+
+    Without them a dividend costs no reading of the instrument's whole history.
+    """
+    if any(export.adjusted for export in market.exports.values()):
+        return True
+    files = f"select 1 from {qualified(market.name, Table.exports)} where shape like ? limit 1"
+    return bool(connection.execute(files, [f"% {ADJUSTED_SHAPE}"]).fetchall())
+
+
+def factors_of_each(
+    connection: duckdb.DuckDBPyConnection, market: str, batch: Sequence[Series]
+) -> Mapping[Series, Factors]:
+    """What adjusts the candles of each series that has anything to adjust."""
+    adjustments = qualified(market, Table.adjustments)
+    # Most markets have none; their candles are not read then.
+    if not connection.execute(f"select 1 from {adjustments} where not in_prices limit 1").fetchall():
+        return {}
+    wanted = f"{{}} semi join wanted using (instrument, timeframe) semi join {adjustments} using (instrument)"
+    with registered(connection, "wanted", numbered(batch)):
+        rows = arrays_of(
+            connection,
+            "select w.series_no, f.* from ("
+            + _FACTORS.format(
+                adjustments=adjustments,
+                series=f"(select * from {wanted.format(qualified(market, Table.series))})",
+                candles=f"(select * from {wanted.format(qualified(market, Table.raw_candles))})",
+            )
+            + ") f join wanted w using (instrument, timeframe) order by w.series_no, f.ex_time",
+        )
+    numbers = rows["series_no"]
+    return {
+        batch[number]: _factors({name: values[numbers == number] for name, values in rows.items()})
+        for number in np.unique(numbers).tolist()
+    }
 
 
 def factors_of(connection: duckdb.DuckDBPyConnection, market: str, series: Series) -> Factors:
@@ -97,6 +143,10 @@ def factors_of(connection: duckdb.DuckDBPyConnection, market: str, series: Serie
         + " order by ex_time",
         {"instrument": series.instrument, "timeframe": series.timeframe.value},
     )
+    return _factors(rows)
+
+
+def _factors(rows: Mapping[str, NDArray]) -> Factors:
     price, volume = (rows[name].astype(np.float64) for name in ("price_factor", "volume_factor"))
     return Factors(rows["ex_time"].astype(TIME_UNIT), price, volume)
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
-from refresh_pipeline.market.adjustments import Adjustment
+from refresh_pipeline.market.adjustments import Adjustment, Factors
 from refresh_pipeline.market.candles import BulkFile, Candles, Times
 from refresh_pipeline.market.export_spec import Window
 from refresh_pipeline.market.gaps import Coverage, Gap, Stretch
@@ -46,6 +46,7 @@ from refresh_pipeline.warehouse import (
     withdrawals,
 )
 from refresh_pipeline.warehouse.acknowledgements import Acknowledged
+from refresh_pipeline.warehouse.adjusted_rows import RowAdjuster, raw_columns
 from refresh_pipeline.warehouse.arrays import BEGINNING, END, Arrays, timestamp
 from refresh_pipeline.warehouse.check_results import CheckResult, record_checks
 from refresh_pipeline.warehouse.column_refresh import refresh_columns
@@ -283,7 +284,12 @@ class Warehouse:
     def store_adjustments(self, market: Market, found: Sequence[Adjustment], source: str, now: datetime) -> int:
         """Store splits and dividends that a source told; gives how many are new or have another value."""
         with self.get_connection(market.name) as connection, transaction(connection):
-            return adjustments.store(connection, market.name, found, source, now)
+            return adjustments.store(connection, market, found, source, now)
+
+    def adjustment_factors(self, market: Market, batch: Sequence[Series]) -> Mapping[Series, Factors]:
+        """What adjusts the candles of each series that has splits or dividends which its prices do not follow."""
+        with self.get_connection(market.name) as connection:
+            return adjustments.factors_of_each(connection, market.name, batch)
 
     def chosen_candles(self, market: Market, choice: Choice) -> dict[Series, int]:
         """How many stored candles of each series `forget` would remove."""
@@ -459,8 +465,11 @@ class Warehouse:
         cells_at_once: int = EXPORTED_AT_ONCE,
     ) -> Iterator[tuple[Series, Iterator[Rows]]]:
         """The same rows in pieces that fit in memory; what fails for one series is raised where its pieces are read."""
-        selection = Selection(computations(market).values(), columns, window)
-        yield from pieces_to_export(partial(self.get_connection, market.name), market, selection, batch, cells_at_once)
+        selection = Selection(computations(market).values(), raw_columns(columns), window)
+        adjuster = self._adjuster(market, batch, columns)
+        connect = partial(self.get_connection, market.name)
+        for series, pieces in pieces_to_export(connect, market, selection, batch, cells_at_once):
+            yield series, (adjuster.of_one(series, piece) for piece in pieces)
 
     def rows_between(
         self,
@@ -471,8 +480,13 @@ class Warehouse:
         until: np.datetime64,
     ) -> Rows:
         """The rows of all series with these columns that open in `[first, until)`, with `series_no`."""
-        selection = Selection(computations(market).values(), columns, Window.model_validate("full"))
-        return manifests.rows_between(self.get_connection, market, selection, batch, first=first, until=until)
+        selection = Selection(computations(market).values(), raw_columns(columns), Window.model_validate("full"))
+        rows = manifests.rows_between(self.get_connection, market, selection, batch, first=first, until=until)
+        return self._adjuster(market, batch, columns).of_each(batch, rows)
+
+    def _adjuster(self, market: Market, batch: Sequence[Series], columns: Sequence[str]) -> RowAdjuster:
+        asked = raw_columns(columns) != [*columns]
+        return RowAdjuster(columns, self.adjustment_factors(market, batch) if asked else {})
 
     def rows_since(
         self, market: Market, batch: Sequence[Series], columns: Sequence[str], since: NDArray

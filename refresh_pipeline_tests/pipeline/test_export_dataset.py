@@ -6,6 +6,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from refresh_pipeline.market.adjustments import Adjustment, AdjustmentKind
 from refresh_pipeline.market.candles import Candles
 from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.market.series import Series
@@ -21,7 +22,7 @@ from refresh_pipeline_tests.isolated_env import inside
 from refresh_pipeline_tests.project_folder import FEW_INDICATORS, LATER, World
 from refresh_pipeline_tests.step_helpers import BTC, ETH, computed, exported, fetched, outcomes, uploaded
 from refresh_pipeline_tests.warehouse import warehouse_fixtures
-from refresh_pipeline_tests.warehouse.warehouse_fixtures import opens, prices, query
+from refresh_pipeline_tests.warehouse.warehouse_fixtures import NOW, opens, prices, query
 
 FOLDER = "bazaar/dataset/timeframe=m15"
 FILES = [f"{FOLDER}/2026-05-31.parquet", f"{FOLDER}/2026-06-01.parquet"]
@@ -149,10 +150,10 @@ def minutes(*numbers: int) -> Candles:
 
 
 def stored_and_exported(warehouse: Warehouse, market: Market, root: Path, arrivals: dict[Series, Candles]) -> None:
-    warehouse.store_candles(market, arrivals, "test", warehouse_fixtures.NOW)
+    warehouse.store_candles(market, arrivals, "test", NOW)
     for table in (Table.enhanced_candles, Table.indicators):
         warehouse.refresh_tail(market, table, MINUTES)
-    done = export.export(warehouse, market, root, MINUTES, warehouse_fixtures.NOW)
+    done = export.export(warehouse, market, root, MINUTES, NOW)
     assert Outcome.failed not in outcomes(done)
 
 
@@ -180,3 +181,70 @@ def test_a_stretch_whose_rows_have_expired_is_rewritten_with_every_row(tmp_path:
         assert verify(warehouse, market, folder / "exports", MINUTES) == (len(after), [])
         held.append(after)
     assert held[0] == held[1]
+
+
+def of_shares(adjusted: str = "true") -> Market:
+    text = (
+        "{name: fair, source: {kind: demo}, calendar: crypto, instruments: [BTC/USD, ETH/USD], timeframes: [m1], "
+        "history: 30d, indicators: {compute: [sma_10]}, exports: {default: {layers: candles, formats: csv}, "
+        f"paper: {{layers: candles, adjusted: {adjusted}, formats: [csv, parquet]}}, "
+        f"together: {{layers: candles, layout: dataset, adjusted: {adjusted}}}}}}}"
+    )
+    return parse_market(text, file="fair.yaml")
+
+
+def closes(root: Path, name: str) -> list[float]:
+    """The closes of one instrument in files of any layout."""
+    files = str(root / "fair" / name)
+    with duckdb.connect() as connection:
+        found = connection.execute(f"select close from '{files}' order by open_time").fetchall()
+    return [close for (close,) in found]
+
+
+def told(warehouse: Warehouse, market: Market, minute: int, kind: AdjustmentKind, value: float) -> None:
+    ex_time = opens(1, minute, Timeframe.m1)[0]
+    warehouse.store_adjustments(market, [Adjustment("BTC/USD", ex_time, kind, value, False)], "test", NOW)
+
+
+def agrees(warehouse: Warehouse, market: Market, root: Path) -> list[float]:
+    """The adjusted closes: the same in the view and in every file; the raw file has those of the table."""
+    question = "select close from fair.{} where instrument = 'BTC/USD' order by open_time"
+    held = [close for (close,) in query(warehouse, question.format("adjusted_candles"))]
+    for name in ("paper/candles/BTC-USD_m1.csv", "paper/candles/BTC-USD_m1.parquet"):
+        assert closes(root, name) == held
+    both = closes(root, "together/candles/timeframe=m1/*.parquet")
+    other = [close for (close,) in query(warehouse, question.format("raw_candles").replace("BTC", "ETH"))]
+    assert sorted(both) == sorted([*held, *other])
+    raw = [close for (close,) in query(warehouse, question.format("raw_candles"))]
+    assert closes(root, "candles/BTC-USD_m1.csv") == raw != held
+    return held
+
+
+def test_adjusted_files_follow_splits_dividends_and_corrections_and_raw_ones_stay(tmp_path: Path) -> None:
+    market, root = of_shares(), tmp_path / "exports"
+    warehouse = warehouse_fixtures.prepared(tmp_path, market)
+    told(warehouse, market, 100, AdjustmentKind.split, 4.0)
+    stored_and_exported(warehouse, market, root, dict.fromkeys(MINUTES, minutes(*range(180))))
+    first = agrees(warehouse, market, root)
+    raw = (root / "fair/candles/BTC-USD_m1.csv").read_bytes()
+    assert first[99] == minutes(*range(180))["close"][99] / 4
+    # The last candle before the dividend is of the second hour; its files of the first hour follow all the same.
+    told(warehouse, market, 150, AdjustmentKind.dividend, 2.0)
+    stored_and_exported(warehouse, market, root, {})
+    second = agrees(warehouse, market, root)
+    assert (second[0] < first[0], second[150:]) == (True, first[150:])
+    assert (root / "fair/candles/BTC-USD_m1.csv").read_bytes() == raw
+    stored_and_exported(warehouse, market, root, {MINUTES[0]: minutes(149)})
+    third = agrees(warehouse, market, root)
+    assert third[0] != second[0]
+    # A new candle changes nothing before it; no file of another stretch is written.
+    before = files_below(root)
+    stored_and_exported(warehouse, market, root, {each: minutes(180) for each in MINUTES})
+    assert agrees(warehouse, market, root)[:180] == third
+    kept = {name for name, content in files_below(root).items() if before.get(name) == content}
+    assert kept == {f"2024-01-01T0{hour}.parquet" for hour in range(3)}
+    # What the YAML no longer asks for now stands in the manifest: a split of meanwhile is not missed.
+    told(warehouse, of_shares("false"), 170, AdjustmentKind.split, 2.0)
+    stored_and_exported(warehouse, market, root, {})
+    assert agrees(warehouse, market, root)[0] == third[0] / 2
+    assert verify(warehouse, market, root, MINUTES)[1] == []
