@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from refresh_pipeline_tests.isolated_env import inside
+from refresh_pipeline_tests.reference_data import MADE, ORIGINS, REAL_CANDLES
 
 # Most tests need no Dagster, whose import takes longer than all of them: `worlds` is imported by the first that does.
 if TYPE_CHECKING:
@@ -142,6 +143,22 @@ def nobodys_settings(empty_folder: Path) -> Iterator[None]:
         yield
     logger.setLevel(level)
     logger.handlers[:] = handlers
+
+
+@pytest.fixture(scope="session")
+def made_candles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with candles of our own making that have the faults of real ones."""
+    from refresh_pipeline_tests.candle_samples import write_samples  # noqa: PLC0415
+
+    folder = tmp_path_factory.mktemp("candles")
+    write_samples(folder)
+    return folder
+
+
+@pytest.fixture(params=ORIGINS)
+def candle_folder(request: pytest.FixtureRequest, made_candles: Path) -> Path:
+    """Candles with the faults of published ones: made here, and real ones where they lie beside the checkout."""
+    return made_candles if request.param == MADE else REAL_CANDLES
 
 
 @pytest.fixture(scope="session")

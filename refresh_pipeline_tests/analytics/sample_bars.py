@@ -14,8 +14,6 @@ from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Floats
 
 OWN_GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-# Golden files that may not be copied lie beside the checkout, where they lie at all.
-SHARED_GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
 
 FIRST = np.datetime64("2024-01-01T00:00", "us")
 QUARTER = np.timedelta64(15 * 60 * 1_000_000, "us")

@@ -7,7 +7,6 @@ from refresh_pipeline.analytics.enhanced_candles import ENHANCED_CANDLES
 from refresh_pipeline.market.candles import TIME_UNIT
 from refresh_pipeline_tests.analytics.sample_bars import (
     OWN_GOLDEN,
-    SHARED_GOLDEN,
     Market,
     computed_alone,
     flat,
@@ -15,6 +14,7 @@ from refresh_pipeline_tests.analytics.sample_bars import (
     numbers,
     read_csv,
 )
+from refresh_pipeline_tests.reference_data import SHARED
 
 DEGREES = (2, 3, 5, 8, 13, 21, 34, 55, 89)
 # The original's names, in the file of values and in that of colours.
@@ -80,12 +80,12 @@ HALF_A_DIGIT = 0.51e-11
 
 
 def golden_cases():
-    """The cases that may be copied, and those that lie beside the checkout."""
-    own, beside = OWN_GOLDEN / "enhanced", SHARED_GOLDEN / "enhanced"
-    absent = pytest.mark.skipif(not beside.is_dir(), reason="the folder beside the checkout is not there")
+    """The cases that may be copied, and those that lie beside the checkout, where they do."""
+    own, beside = OWN_GOLDEN / "enhanced", SHARED / "golden" / "enhanced"
+    whole = ("SPX500_D1", "XAU-USD_W1") if beside.is_dir() else ()
     return [
         *(pytest.param(own, name, id=name) for name in ("AUD-USD_D1", "USD-JPY_m15", "XAU-USD_W1")),
-        *(pytest.param(beside, name, id=f"{name} whole", marks=absent) for name in ("SPX500_D1", "XAU-USD_W1")),
+        *(pytest.param(beside, name, id=f"{name} whole") for name in whole),
     ]
 
 

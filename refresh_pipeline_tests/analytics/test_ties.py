@@ -1,7 +1,5 @@
 """Comparisons of prices against exact arithmetic on integer ticks, and against the same market in whole numbers."""
 
-from pathlib import Path
-
 import duckdb
 import numpy as np
 import pytest
@@ -13,10 +11,10 @@ from refresh_pipeline.analytics.rolling import shifted, windowed_sum
 from refresh_pipeline.analytics.ties import averages_tie, snapped, without_ties
 from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline_tests.analytics.sample_bars import computed_alone, differing, stacked
+from refresh_pipeline_tests.reference_data import MADE, ORIGINS, REAL, REAL_CANDLES
 
-# Real candles lie beside the checkout, where they lie at all; file, and ticks in one unit of price.
-CANDLES = Path(__file__).resolve().parents[3] / "shared" / "data" / "candles"
-REAL = {
+# File, and ticks in one unit of price.
+PUBLISHED = {
     "binance_SOLUSDT_1m": 10_000,
     "binance_BTCUSDT_1h_2024w01": 100,
     "coinbase_LTCUSD_1m_201804": 100,
@@ -24,7 +22,8 @@ REAL = {
     "oanda_EURUSD_1h": 100_000,
     "yahoo_SPY_1d": 100,
 }
-LONGEST = 30_000
+# Of made candles fewer, which are as many as there are ties of any kind.
+LONGEST = {MADE: 3_000, REAL: 30_000}
 # Ticks in one unit of price, a typical price in ticks, and how far a bar goes: DOGE, EUR/USD, SHIB, BTC, a stock.
 RANDOM = {
     "doge": (100_000, 19_160, 8),
@@ -58,21 +57,20 @@ def in_prices(ticks, per_unit):
     return {name: values / (1 if name == "volume" else per_unit) for name, values in ticks.items()}
 
 
-@pytest.fixture(scope="module", params=[*RANDOM, *REAL])
-def market(request):
+@pytest.fixture(scope="module", params=[*RANDOM, *(f"{origin} {name}" for origin in ORIGINS for name in PUBLISHED)])
+def market(request, made_candles):
     """Ticks as integers, and the same candles as floats."""
     if request.param in RANDOM:
         ticks, per_unit = random_ticks(request.param), RANDOM[request.param][0]
     else:
-        ticks, per_unit = real_ticks(request.param), REAL[request.param]
+        origin, name = request.param.split(" ")
+        path, per_unit = (made_candles if origin == MADE else REAL_CANDLES) / f"{name}.parquet", PUBLISHED[name]
+        ticks = published_ticks(path, per_unit, LONGEST[origin])
     return ticks, in_prices(ticks, per_unit)
 
 
-def real_ticks(name):
-    path, per_unit = CANDLES / f"{name}.parquet", REAL[name]
-    if not path.is_file():
-        pytest.skip("the folder beside the checkout is not there")
-    rows = duckdb.execute(f"select open, high, low, close, volume from '{path}' limit {LONGEST}").fetchnumpy()
+def published_ticks(path, per_unit, longest):
+    rows = duckdb.execute(f"select open, high, low, close, volume from '{path}' limit {longest}").fetchnumpy()
     prices = {key: np.ma.filled(rows[key].astype(np.float64), 0.0) for key in rows}
     ticks = {key: np.rint(prices[key] * per_unit).astype(np.int64) for key in ("open", "high", "low", "close")}
     return ticks | {"volume": prices["volume"]}

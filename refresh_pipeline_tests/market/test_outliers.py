@@ -9,8 +9,7 @@ import pytest
 from refresh_pipeline.market.candles import PRICE_COLUMNS, Floats
 from refresh_pipeline.market.outliers import Kind, PriceFaults, price_faults
 
-REAL_CANDLES = Path(__file__).resolve().parents[3] / "shared" / "data" / "candles"
-# Of each real fault the row at which it begins, and what it looks like.
+# Of each published fault the row at which it begins, and what it looks like.
 FAULTY = {
     "yf_4063_T_1d_bad_stock_split": {9: Kind.step},
     "yf_AET_L_1d_100x_error": {4: Kind.unit, 13: Kind.unit},
@@ -35,10 +34,7 @@ CLEAN = [
 ]
 
 
-def real(name: str) -> dict[str, Floats]:
-    path = REAL_CANDLES / f"{name}.parquet"
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
+def published(path: Path) -> dict[str, Floats]:
     with duckdb.connect() as connection:
         rows = connection.execute(
             "select open::double as open, high::double as high, low::double as low, close::double as close "
@@ -54,13 +50,13 @@ def faults(prices: dict[str, Floats]) -> dict[int, Kind]:
 
 
 @pytest.mark.parametrize("name", FAULTY)
-def test_real_faults_are_flagged_where_they_begin(name: str) -> None:
-    assert faults(real(name)) == FAULTY[name]
+def test_published_faults_are_flagged_where_they_begin(name: str, candle_folder: Path) -> None:
+    assert faults(published(candle_folder / f"{name}.parquet")) == FAULTY[name]
 
 
 @pytest.mark.parametrize("name", CLEAN)
-def test_clean_series_are_not_flagged(name: str) -> None:
-    assert faults(real(name)) == {}
+def test_clean_series_are_not_flagged(name: str, candle_folder: Path) -> None:
+    assert faults(published(candle_folder / f"{name}.parquet")) == {}
 
 
 # ---- by hand

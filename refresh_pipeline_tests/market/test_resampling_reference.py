@@ -17,7 +17,6 @@ from refresh_pipeline.sources import Fetched, Request
 from refresh_pipeline.sources.demo import DemoSource
 from refresh_pipeline.sources.fetching import fetch
 
-REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "candles"
 # Long past every session, a change of the clocks in New York among them.
 NOW = datetime(2024, 4, 2, 12, 0, tzinfo=UTC)
 SINCE, UNTIL = "2024-02-26", "2024-04-01"
@@ -66,10 +65,7 @@ def test_bars_made_from_shorter_ones_are_those_that_the_venue_has(
             assert np.array_equal(made[name], known[name]), (timeframe, name)
 
 
-def recorded(name: str) -> Candles:
-    path = REAL / f"{name}.parquet"
-    if not path.exists():
-        pytest.skip(f"no recorded candles {name} beside this checkout")
+def recorded(path: Path) -> Candles:
     columns = ", ".join(CANDLE_COLUMNS)
     with duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
@@ -80,9 +76,9 @@ def recorded(name: str) -> Candles:
     return Candles(times, {name: rows[name].astype(np.float64) for name in CANDLE_COLUMNS}).sorted()
 
 
-def test_hours_made_from_coinbases_minutes_are_about_coinbases_hours() -> None:
+def test_hours_made_from_coinbases_minutes_are_about_coinbases_hours(candle_folder: Path) -> None:
     # Two recordings of one exchange by different people: most prices to the cent, the others next to it.
-    minutes, hours = recorded("coinbase_BTCUSD_1m_201804"), recorded("coinbase_BTCUSD_1h")
+    minutes, hours = (recorded(candle_folder / f"coinbase_BTCUSD_{name}.parquet") for name in ("1m_201804", "1h"))
     made = resample(minutes, Timeframe.H1, CALENDARS["crypto"])
     _, ours, theirs = np.intersect1d(made.open_time, hours.open_time, return_indices=True)
     counts = np.unique(CALENDARS["crypto"].floor(Timeframe.H1, minutes.open_time), return_counts=True)[1]

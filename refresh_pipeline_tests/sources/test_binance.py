@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from refresh_pipeline.sources.http_client import RetryPolicy
 from refresh_pipeline_tests.fakes import binance as fake
 from refresh_pipeline_tests.fakes.binance import FakeBinance
 from refresh_pipeline_tests.fakes.http_server import Fault
+from refresh_pipeline_tests.reference_data import ORIGINS, Answers, answer_of
 
-RECORDED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "responses" / "binance"
 NOW = datetime(2024, 6, 1, 12, 0, 30, tzinfo=UTC)
 QUICK = RetryPolicy(attempts=4, first_wait=0.01, answer=5.0, limits=2.0)
 INSTRUMENTS = tuple(f"{symbol.removesuffix('USDT')}/USDT" for symbol in fake.SYMBOLS)
@@ -467,18 +468,17 @@ def test_an_unknown_option_is_refused_with_what_is_allowed(tmp_path: Path) -> No
         BinanceSource(market_at("https://data-api.binance.vision", more=', api_key: "x"'), tmp_path)
 
 
-def recorded(name: str) -> dict[str, Any]:
-    path = RECORDED / name
-    if not path.exists():
-        pytest.skip(f"no recorded answer {name} beside this checkout")
-    return json.loads(path.read_text(encoding="utf-8"))
+@pytest.fixture(params=ORIGINS)
+def recorded(request: pytest.FixtureRequest) -> Answers:
+    """The venue's answer of that name: in the documented form, and as recorded where those lie beside the checkout."""
+    return partial(answer_of, request.param, "binance")
 
 
 @pytest.mark.parametrize(
     "name",
-    ["klines_1m_recorded_2021.json", "klines_ADABTC_1m_from_vision_dump.json", "klines_BTCUSDT_1h_2024w01.json"],
+    ["klines_1m_recorded_2021", "klines_ADABTC_1m_from_vision_dump", "klines_BTCUSDT_1h_2024w01"],
 )
-def test_recorded_klines_are_read_whole(name: str) -> None:
+def test_recorded_klines_are_read_whole(name: str, recorded: Answers) -> None:
     rows = recorded(name)["body"]
     candles, ends = read_klines(rows)
     assert list(candles.open_time.astype("datetime64[ms]").astype(int)) == [row[0] for row in rows]
@@ -491,20 +491,22 @@ def test_recorded_klines_are_read_whole(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "transient"),
     [
-        ("err_403_waf.json", False),
-        ("err_418_ban.json", True),
-        ("err_429_weight.json", True),
-        ("err_451_geo.json", False),
-        ("err_illegal_chars.json", False),
-        ("err_invalid_interval.json", False),
-        ("err_invalid_symbol.json", False),
-        ("err_missing_symbol.json", False),
-        ("err_server_busy.json", True),
-        ("err_too_many_params.json", False),
-        ("err_unread_params.json", False),
+        ("err_403_waf", False),
+        ("err_418_ban", True),
+        ("err_429_weight", True),
+        ("err_451_geo", False),
+        ("err_illegal_chars", False),
+        ("err_invalid_interval", False),
+        ("err_invalid_symbol", False),
+        ("err_missing_symbol", False),
+        ("err_server_busy", True),
+        ("err_too_many_params", False),
+        ("err_unread_params", False),
     ],
 )
-def test_recorded_refusals_are_told_apart(venue: FakeBinance, tmp_path: Path, name: str, transient: bool) -> None:
+def test_recorded_refusals_are_told_apart(
+    venue: FakeBinance, tmp_path: Path, name: str, transient: bool, recorded: Answers
+) -> None:
     answer = recorded(name)
     headers = {key: value for key, value in answer["headers"].items() if key.lower() != "content-type"}
     venue.fail(Fault(answer["status"], answer["body"], headers), times=99, path="klines")
@@ -512,10 +514,10 @@ def test_recorded_refusals_are_told_apart(venue: FakeBinance, tmp_path: Path, na
 
 
 @pytest.mark.parametrize(
-    ("name", "weight"), [("exchangeInfo_ETHBTC_recorded_2025.json", 6000), ("exchangeInfo_recorded_2021.json", 1200)]
+    ("name", "weight"), [("exchangeInfo_ETHBTC_recorded_2025", 6000), ("exchangeInfo_recorded_2021", 1200)]
 )
 def test_the_limit_is_read_from_recorded_exchange_info(
-    venue: FakeBinance, tmp_path: Path, name: str, weight: int
+    venue: FakeBinance, tmp_path: Path, name: str, weight: int, recorded: Answers
 ) -> None:
     venue.fail(Fault(200, recorded(name)["body"]), path="exchangeInfo")
     one(source_at(venue, tmp_path), "2024-06-01T11:50", NOW)

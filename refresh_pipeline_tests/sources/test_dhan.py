@@ -1,9 +1,9 @@
 """Dhan's candles, held against a venue on loopback that speaks its contract, and against recorded answers."""
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from refresh_pipeline.sources.http_client import RetryPolicy
 from refresh_pipeline_tests.fakes import dhan as fake
 from refresh_pipeline_tests.fakes.dhan import FakeDhan
 from refresh_pipeline_tests.fakes.http_server import Fault
+from refresh_pipeline_tests.reference_data import ORIGINS, Answers, answer_of
 
-RECORDED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "responses" / "dhan"
 # A Friday, 11:02:30 in India: candles of every length are forming.
 NOW = datetime(2024, 6, 14, 5, 32, 30, tzinfo=UTC)
 EVENING = datetime(2024, 6, 14, 15, 0, tzinfo=UTC)
@@ -431,15 +431,14 @@ def test_a_wrong_option_is_refused_with_what_is_allowed(tmp_path: Path, option: 
         DhanSource(parse_market(text, "nse.yaml"), tmp_path, {}.get)
 
 
-def recorded(name: str) -> dict[str, Any]:
-    path = RECORDED / name
-    if not path.exists():
-        pytest.skip(f"no recorded answer {name} beside this checkout")
-    return json.loads(path.read_text(encoding="utf-8"))
+@pytest.fixture(params=ORIGINS)
+def recorded(request: pytest.FixtureRequest) -> Answers:
+    """The venue's answer of that name: in the documented form, and as recorded where those lie beside the checkout."""
+    return partial(answer_of, request.param, "dhan")
 
 
-def test_recorded_days_are_read_whole(venue: FakeDhan, tmp_path: Path) -> None:
-    body = recorded("historical_daily_TCS_2022_unix.json")["body"]
+def test_recorded_days_are_read_whole(venue: FakeDhan, tmp_path: Path, recorded: Answers) -> None:
+    body = recorded("historical_daily_TCS_2022_unix")["body"]
     venue.fail(Fault(200, body))
     candles = one(source_at(venue, tmp_path), "2022-01-09T18:30", "2022-02-08T18:30", Timeframe.D1, "TCS")
     assert list(candles["close"]) == body["close"]
@@ -447,14 +446,16 @@ def test_recorded_days_are_read_whole(venue: FakeDhan, tmp_path: Path) -> None:
     assert list(faults(candles)) == [None] * len(candles)
 
 
-def test_the_documents_own_days_are_refused(venue: FakeDhan, tmp_path: Path) -> None:
-    venue.fail(Fault(200, recorded("historical_daily_docsample_TCS_2022.json")["body"]))
+def test_the_documents_own_days_are_refused(venue: FakeDhan, tmp_path: Path, recorded: Answers) -> None:
+    venue.fail(Fault(200, recorded("historical_daily_docsample_TCS_2022")["body"]))
     (end,) = source_at(venue, tmp_path).fetch(asking("2022-01-09T18:30", "2022-02-08T18:30", Timeframe.D1), NOW)
     assert "count from 1980" in str(end.error)
 
 
-def test_recorded_minutes_lose_their_print_before_the_opening(venue: FakeDhan, tmp_path: Path) -> None:
-    body = recorded("intraday_docsample_head.json")["body"]
+def test_recorded_minutes_lose_their_print_before_the_opening(
+    venue: FakeDhan, tmp_path: Path, recorded: Answers
+) -> None:
+    body = recorded("intraday_docsample_head")["body"]
     venue.fail(Fault(200, body))
     candles = one(source_at(venue, tmp_path), "2022-02-08T18:30", "2022-02-09T18:30", Timeframe.m1, "TCS")
     assert list(candles["close"]) == body["close"][1:]
@@ -463,11 +464,13 @@ def test_recorded_minutes_lose_their_print_before_the_opening(venue: FakeDhan, t
 
 @pytest.mark.parametrize(
     ("name", "transient"),
-    [("err_400_90days.json", False), ("err_400_failed_shape.json", False), ("err_400_missing.json", False),
-     ("err_401_invalid_auth.json", False), ("err_404_gateway.json", False), ("err_429_rate_limit.json", True),
-     ("err_902_no_data_subscription.json", False), ("ok_empty_arrays.json", True)],
+    [("err_400_90days", False), ("err_400_failed_shape", False), ("err_400_missing", False),
+     ("err_401_invalid_auth", False), ("err_404_gateway", False), ("err_429_rate_limit", True),
+     ("err_902_no_data_subscription", False), ("ok_empty_arrays", True)],
 )  # fmt: skip
-def test_recorded_refusals_are_told_apart(venue: FakeDhan, tmp_path: Path, name: str, transient: bool) -> None:
+def test_recorded_refusals_are_told_apart(
+    venue: FakeDhan, tmp_path: Path, name: str, transient: bool, recorded: Answers
+) -> None:
     answer = recorded(name)
     venue.fail(Fault(answer["status"], answer["body"]), times=99)
     assert error_of(source_at(venue, tmp_path)).transient is transient

@@ -15,8 +15,8 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.sources import Fetched, PermanentError, Request
 from refresh_pipeline.sources.files import MOST_REPLACED, TWO_VALUES, FilesSource
+from refresh_pipeline_tests.reference_data import CANDLE_FILES
 
-REAL_CANDLES = Path(__file__).resolve().parents[3] / "shared" / "data" / "candles"
 NOW = datetime(2024, 6, 1, tzinfo=UTC)
 LATE = datetime(2100, 1, 1, tzinfo=UTC)
 HEADER = "time,open,high,low,close,volume\n"
@@ -548,13 +548,11 @@ TIMEFRAMES = {"1m": Timeframe.m1, "1h": Timeframe.H1, "1d": Timeframe.D1}
 
 
 @pytest.fixture
-def real(tmp_path: Path) -> Callable[[str], Candles]:
-    """Reads a real file under the name that its series would have."""
+def published(tmp_path: Path, candle_folder: Path) -> Callable[[str], Candles]:
+    """Reads a published file under the name that its series would have."""
 
     def read(name: str) -> Candles:
-        path = REAL_CANDLES / f"{name}.parquet"
-        if not path.exists():
-            pytest.skip(f"{path} is not there")
+        path = candle_folder / f"{name}.parquet"
         timeframe = next(found for part, found in TIMEFRAMES.items() if f"_{part}" in name)
         (tmp_path / f"{name}_{timeframe}.parquet").symlink_to(path)
         return good(fetch(market(tmp_path, instruments=f"[{name}]"), name, timeframe, now=LATE))
@@ -562,14 +560,15 @@ def real(tmp_path: Path) -> Callable[[str], Candles]:
     return read
 
 
-REAL_FILES = sorted(path.stem for path in REAL_CANDLES.glob("*.parquet"))
+def test_each_published_file_has_its_tests(candle_folder: Path):
+    assert tuple(sorted(path.stem for path in candle_folder.glob("*.parquet"))) == CANDLE_FILES
 
 
-@pytest.mark.parametrize("name", REAL_FILES)
-def test_every_real_file_is_read_completely(name: str, real: Callable[[str], Candles]):
-    found = real(name)
+@pytest.mark.parametrize("name", CANDLE_FILES)
+def test_every_published_file_is_read_completely(name: str, published: Callable[[str], Candles], candle_folder: Path):
+    found = published(name)
     with duckdb.connect() as connection:
-        path = str(REAL_CANDLES / f"{name}.parquet")
+        path = str(candle_folder / f"{name}.parquet")
         query = "select count(distinct epoch_us(time::timestamptz)), sum(close) from read_parquet(?)"
         ((count, total),) = connection.execute(query, [path]).fetchall()
     assert len(found) == count
@@ -577,33 +576,34 @@ def test_every_real_file_is_read_completely(name: str, real: Callable[[str], Can
     assert (np.diff(found.open_time) > np.timedelta64(0)).all()
 
 
-def test_a_real_file_that_is_newest_first_comes_out_oldest_first(real: Callable[[str], Candles]):
-    found = real("coinbase_BTCUSD_1h")
+def test_a_published_file_that_is_newest_first_comes_out_oldest_first(published: Callable[[str], Candles]):
+    found = published("coinbase_BTCUSD_1h")
     assert opened(found)[0] < opened(found)[-1] == "2019-10-17T09:00"
 
 
-def test_a_real_outage_stays_a_hole(real: Callable[[str], Candles]):
+def test_a_published_outage_stays_a_hole(published: Callable[[str], Candles]):
     gaps = {
-        name: np.diff(real(f"coinbase_{name}_1m_201804").open_time).max() for name in ("BTCUSD", "ETHUSD", "LTCUSD")
+        name: np.diff(published(f"coinbase_{name}_1m_201804").open_time).max()
+        for name in ("BTCUSD", "ETHUSD", "LTCUSD")
     }
     assert all(np.timedelta64(6, "h") < gap < np.timedelta64(9, "h") for gap in gaps.values())
 
 
 # Rows whose high or low contradicts open or close, as their origin published them.
-REAL_FAULTS = {"yahoo_SPY_1d": 2, "yf_SSW_JO_1d_100x_error": 4, "yf_SSW_JO_1d_100x_error_fixed": 4}
+PUBLISHED_FAULTS = {"yahoo_SPY_1d": 2, "yf_SSW_JO_1d_100x_error": 4, "yf_SSW_JO_1d_100x_error_fixed": 4}
 
 
-@pytest.mark.parametrize("name", REAL_FILES)
-def test_of_the_real_candles_only_those_that_contradict_themselves_are_rejected(
-    name: str, real: Callable[[str], Candles]
+@pytest.mark.parametrize("name", CANDLE_FILES)
+def test_of_the_published_candles_only_those_that_contradict_themselves_are_rejected(
+    name: str, published: Callable[[str], Candles]
 ):
-    reasons = [reason for reason in faults(real(name)) if reason is not None]
-    assert len(reasons) == REAL_FAULTS.get(name, 0)
+    reasons = [reason for reason in faults(published(name)) if reason is not None]
+    assert len(reasons) == PUBLISHED_FAULTS.get(name, 0)
     assert set(reasons) <= {HIGH_TOO_LOW, LOW_TOO_HIGH}
 
 
-def test_the_two_contradictory_days_of_spy_are_passed_on_and_found(real: Callable[[str], Candles]):
-    found = real("yahoo_SPY_1d")
+def test_the_two_contradictory_days_of_spy_are_passed_on_and_found(published: Callable[[str], Candles]):
+    found = published("yahoo_SPY_1d")
     wrong = found.where(np.array([reason is not None for reason in faults(found)]))
     assert len(found) == 2519
     assert opened(wrong) == ["2015-03-05T00:00", "2015-03-30T00:00"]

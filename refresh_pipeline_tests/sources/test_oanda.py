@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from refresh_pipeline.sources.oanda import GRANULARITIES, OandaSource, read_cand
 from refresh_pipeline_tests.fakes import oanda as fake
 from refresh_pipeline_tests.fakes.http_server import Fault
 from refresh_pipeline_tests.fakes.oanda import FakeOanda
+from refresh_pipeline_tests.reference_data import ORIGINS, Answers, answer_of
 
-RECORDED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "responses" / "oanda"
 # A Friday, in the middle of a minute and of an hour.
 NOW = datetime(2024, 6, 7, 12, 30, 30, tzinfo=UTC)
 QUICK = RetryPolicy(attempts=4, first_wait=0.01, answer=5.0, limits=2.0)
@@ -335,18 +336,17 @@ def test_the_market_that_is_shipped_asks_for_what_the_venue_has(venue: FakeOanda
     assert [str(each.error) for each in source.fetch(requests, NOW) if each.error] == []
 
 
-def recorded(name: str) -> dict[str, Any]:
-    path = RECORDED / name
-    if not path.exists():
-        pytest.skip(f"no recorded answer {name} beside this checkout")
-    return json.loads(path.read_text(encoding="utf-8"))
+@pytest.fixture(params=ORIGINS)
+def recorded(request: pytest.FixtureRequest) -> Answers:
+    """The venue's answer of that name: in the documented form, and as recorded where those lie beside the checkout."""
+    return partial(answer_of, request.param, "oanda")
 
 
 @pytest.mark.parametrize(
     "name",
-    ["candles_DE30_M5.json", "candles_EURUSD_H1_count10_9rows.json", "candles_EURUSD_H1_count10_includeFirst.json"],
+    ["candles_DE30_M5", "candles_EURUSD_H1_count10_9rows", "candles_EURUSD_H1_count10_includeFirst"],
 )
-def test_recorded_candles_are_read_whole(name: str) -> None:
+def test_recorded_candles_are_read_whole(name: str, recorded: Answers) -> None:
     rows = recorded(name)["body"]["candles"]
     candles, opens = read_candles(rows, {"mid": ""})
     assert [f"{at}000Z" for at in candles.open_time] == [row["time"] for row in rows] == [f"{at}000Z" for at in opens]
@@ -357,10 +357,12 @@ def test_recorded_candles_are_read_whole(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "transient"),
-    [("err_400_count.json", False), ("err_400_from.json", False), ("err_400_instrument.json", False),
-     ("err_400_to_future.json", False), ("err_401.json", False), ("err_429.json", True)],
+    [("err_400_count", False), ("err_400_from", False), ("err_400_instrument", False),
+     ("err_400_to_future", False), ("err_401", False), ("err_429", True)],
 )  # fmt: skip
-def test_recorded_refusals_are_told_apart(venue: FakeOanda, tmp_path: Path, name: str, transient: bool) -> None:
+def test_recorded_refusals_are_told_apart(
+    venue: FakeOanda, tmp_path: Path, name: str, transient: bool, recorded: Answers
+) -> None:
     answer = recorded(name)
     venue.fail(Fault(answer["status"], answer["body"]), times=99)
     assert error_of(source_at(venue, tmp_path)).transient is transient

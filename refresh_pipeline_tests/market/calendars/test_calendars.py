@@ -17,7 +17,6 @@ from refresh_pipeline.market.calendars.registry import CALENDARS
 from refresh_pipeline.market.candles import Times, instant
 from refresh_pipeline.market.timeframe import Timeframe
 
-REAL_CANDLES = Path(__file__).resolve().parents[4] / "shared" / "data" / "candles"
 CRYPTO, FX = CALENDARS["crypto"], CALENDARS["fx"]
 METALS = FX.classes["metal"]
 NEW_YORK = ZoneInfo("America/New_York")
@@ -282,10 +281,7 @@ def test_before_1970_the_clock_is_that_of_its_first_day():
     assert opens(FX, "D1", "1962-01-01T12:00", "1962-01-02T12:00") == ["01-01 22:00"]
 
 
-def real_times(name: str) -> Times:
-    path = REAL_CANDLES / f"{name}.parquet"
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
+def times_in(path: Path) -> Times:
     with duckdb.connect() as connection:
         rows = connection.execute(
             "select epoch_us(time::timestamptz) as t from read_parquet(?) order by t", [str(path)]
@@ -297,8 +293,8 @@ def in_new_york(times: Times) -> list[datetime]:
     return [datetime.fromisoformat(f"{time}+00:00").astimezone(NEW_YORK) for time in times]
 
 
-def test_from_2010_no_real_candle_of_euro_dollar_lies_outside_the_sessions():
-    times = real_times("oanda_EURUSD_1h")
+def test_from_2010_no_real_candle_of_euro_dollar_lies_outside_the_sessions(candle_folder: Path):
+    times = times_in(candle_folder / "oanda_EURUSD_1h.parquet")
     outside = times[~FX.is_open(times)]
     # A few hours of the first Christmases and New Years traded; since then those days are closed as a whole.
     assert {(day.month, (day + timedelta(hours=7)).day) for day in in_new_york(outside)} <= {(12, 25), (1, 1)}
@@ -306,14 +302,14 @@ def test_from_2010_no_real_candle_of_euro_dollar_lies_outside_the_sessions():
     assert outside.max() < at("2010-01-01")
 
 
-def test_real_gold_of_2014_lies_inside_its_sessions_with_their_shorter_break():
-    times = real_times("oanda_XAUUSD_1m_201405")
+def test_real_gold_of_2014_lies_inside_its_sessions_with_their_shorter_break(candle_folder: Path):
+    times = times_in(candle_folder / "oanda_XAUUSD_1m_201405.parquet")
     assert METALS.is_open(times).all()
     assert len(np.setdiff1d(METALS.open_times(Timeframe.m1, times[0], times[-1]), times)) / len(times) < 0.01
 
 
-def test_real_weeks_of_euro_dollar_begin_and_end_where_the_calendar_says():
-    times = real_times("oanda_EURUSD_1h")
+def test_real_weeks_of_euro_dollar_begin_and_end_where_the_calendar_says(candle_folder: Path):
+    times = times_in(candle_folder / "oanda_EURUSD_1h.parquet")
     weekends = np.flatnonzero(np.diff(times) > np.timedelta64(40, "h"))
     last, first = in_new_york(times[weekends]), in_new_york(times[weekends + 1])
     at_the_edges = [a.strftime("%a %H") == "Fri 16" and b.strftime("%a %H") == "Sun 17" for a, b in
@@ -323,8 +319,8 @@ def test_real_weeks_of_euro_dollar_begin_and_end_where_the_calendar_says():
     assert sum(at_the_edges) / len(at_the_edges) > 0.97
 
 
-def test_real_euro_dollar_lacks_hardly_more_than_the_days_around_holidays():
-    times = real_times("oanda_EURUSD_1h")
+def test_real_euro_dollar_lacks_hardly_more_than_the_days_around_holidays(candle_folder: Path):
+    times = times_in(candle_folder / "oanda_EURUSD_1h.parquet")
     expected = FX.open_times(Timeframe.H1, times[0], times[-1] + MINUTE)
     missing = np.setdiff1d(expected, times)
     holidays = [day for day in in_new_york(missing) if (day.month, day.day) in
@@ -336,8 +332,8 @@ def test_real_euro_dollar_lacks_hardly_more_than_the_days_around_holidays():
     assert len(missing) - len(holidays) - hole.sum() < 110
 
 
-def test_real_gold_rests_before_18_00_new_york_every_day():
-    times = real_times("oanda_XAUUSD_1m_201405")
+def test_real_gold_rests_before_18_00_new_york_every_day(candle_folder: Path):
+    times = times_in(candle_folder / "oanda_XAUUSD_1m_201405.parquet")
     expected = FX.open_times(Timeframe.m1, times[0], times[-1] + MINUTE)
     missing = in_new_york(np.setdiff1d(expected, times))
     # In 2014 from 17:15.

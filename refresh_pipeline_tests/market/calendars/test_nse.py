@@ -17,7 +17,6 @@ from refresh_pipeline.market.resampling import resample
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline_tests.market.calendars.nse_from_library import library_sessions
 
-REAL_CANDLES = Path(__file__).resolve().parents[4] / "shared" / "data" / "candles"
 NSE = CALENDARS["nse"]
 INDIA = np.timedelta64(330, "m")
 MINUTE = np.timedelta64(1, "m")
@@ -304,10 +303,8 @@ def test_the_other_library_has_no_muhurat_session():
 
 @pytest.mark.parametrize(("name", "strays"), [("nse_NIFTY50_1m", {"09:07", "09:08", "15:30", "15:31"}),
                                               ("nse_YESBANK_1m", {"15:30", "15:39", "15:40"})])  # fmt: skip
-def test_real_sessions_begin_and_end_where_the_calendar_says(name: str, strays: set[str]):
-    path = REAL_CANDLES / f"{name}.parquet"
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
+def test_real_sessions_begin_and_end_where_the_calendar_says(name: str, strays: set[str], candle_folder: Path):
+    path = candle_folder / f"{name}.parquet"
     with duckdb.connect() as connection:
         rows = connection.execute(
             "select epoch_us(time::timestamptz) as t from read_parquet(?) order by t", [str(path)]
