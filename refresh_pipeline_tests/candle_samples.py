@@ -141,7 +141,7 @@ def euro_hours() -> pd.DatetimeIndex:
     early = dates.isin(["12-24", "12-31"]) & (day.year >= 2012) & (day.year <= 2015) & (hour >= 14) & (hour < 17)
     yesterday = pd.Index((day - pd.Timedelta(days=1)).strftime("%m-%d"))
     late = yesterday.isin(["12-25", "01-01"]) & (day.year >= 2017) & hour.isin([17, 18])
-    late |= day.isin(["2016-12-27", "2017-01-03"]) & (hour == 17)
+    late |= day.isin(pd.to_datetime(["2016-12-27", "2017-01-03"])) & (hour == 17)
     hole = (times >= "2016-12-09 12:00") & (times < "2016-12-16 12:00")
     return times[(day.day_of_week < 5) & ~(closed | early | late | hole)]
 
