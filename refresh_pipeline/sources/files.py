@@ -55,8 +55,6 @@ PARQUET = ".parquet"
 DAY = 86_400_000_000
 # How far the beginning of the bar that a date names may lie from it, and more.
 MONTH = 32 * DAY
-# On a calendar's wall clock: inside the day's bar, and where a week that opens on Sunday evening has begun.
-NOON, EVENING = (np.timedelta64(hours, "h") for hours in (12, 18))
 # A file that repeats all of itself is listed so far.
 MOST_REPLACED = 1000
 TWO_VALUES = "another row of the file has the same time and other values"
@@ -180,17 +178,11 @@ class Bars:
         if self.timeframe.is_intraday:
             return opens
         if is_date.any():
-            opens[is_date] = self._bars_of(walls[is_date])
+            opens[is_date] = self.calendar.bars_of_days(self.timeframe, walls[is_date])
         if (zone := self._zone_of_midnights(opens[~is_date])) is not None:
-            opens[~is_date] = self._bars_of(opens[~is_date] + zone_offsets(zone, opens[~is_date]))
+            local = opens[~is_date] + zone_offsets(zone, opens[~is_date])
+            opens[~is_date] = self.calendar.bars_of_days(self.timeframe, local)
         return opens
-
-    def _bars_of(self, days: Times) -> Times:
-        """The opening times of the calendar's bars of local days."""
-        into = EVENING if self.timeframe is Timeframe.W1 else NOON
-        moments = (days.astype("datetime64[D]").astype(TIME_UNIT) + into).astype(TIME_UNIT)
-        utc = (moments - zone_offsets(self.calendar.zone, moments)).astype(TIME_UNIT)
-        return self.calendar.floor(self.timeframe, utc)
 
     def _zone_of_midnights(self, times: Times) -> str | None:
         """The time zone in which each of these times is a midnight, where no bar opens at any of them; else None.

@@ -10,7 +10,7 @@ import re
 import string
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -18,8 +18,9 @@ from urllib.parse import quote
 
 import httpx
 import numpy as np
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from refresh_pipeline.market.adjustments import Adjustment, AdjustmentKind
 from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, PRICE_COLUMNS, TIME_UNIT, Candles, Malformed, instant
 from refresh_pipeline.market.model import Market
@@ -51,6 +52,9 @@ NAME = re.compile(r"[\w.:-]{1,40}")
 # Microseconds in each unit of time.
 UNITS = {"s": 1_000_000, "ms": 1000, "us": 1}
 LARGEST = 1_000_000
+# A split or dividend that the row of a candle tells of: the candle's number, the kind, the value.
+Told = tuple[int, AdjustmentKind, float]
+Answer = tuple[Candles, Sequence[Adjustment]]
 # The name of an API whose YAML gives it none.
 UNNAMED = "http"
 
@@ -102,6 +106,9 @@ class Fields(BaseModel):
     low: Place
     close: Place
     volume: Place | None = None
+    # New shares for an old one, and the dividend for a share, in the row of the first session without it.
+    split: Place | None = None
+    dividend: Place | None = None
 
 
 class HttpOptions(SourceOptions):
@@ -119,14 +126,24 @@ class HttpOptions(SourceOptions):
     # The way to the candles in the answer; nothing where the answer is the list.
     candles: Annotated[tuple[Template, ...], BeforeValidator(_steps)] = ()
     fields: Fields
-    time: Literal["s", "ms", "us", "iso"]
+    # A date is the trading day of the market's calendar, whatever time is written behind it.
+    time: Literal["s", "ms", "us", "iso", "date"]
     time_of: Literal["open", "close"] = "open"
+    # What the prices follow already.
+    adjustment: Literal["raw", "split", "dividend", "all"] = "raw"
     # How many candles an answer holds; without it one question has to do.
     rows: int | None = Field(default=None, ge=1)
     rate: Rate = Rate(requests=60, seconds=60)
     # Words in an answer without candles, whatever its status.
     throttled_words: tuple[str, ...] = ()
     no_data_words: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _dates_are_of_days(self) -> "HttpOptions":
+        short = [each.value for each in self.timeframes if each.is_intraday]
+        if self.time == "date" and short:
+            raise ValueError(f"time: date has no time of day for {', '.join(short)}; allowed: D1, W1, MN1")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,13 +236,14 @@ class _FetchSession:
         windows = _windows(request.series.timeframe, request.since, until, self.options.rows)
         for since, end in windows:
             started = time.monotonic()
-            candles = (await self._candles(request.series, since, end)).between(since, end).sorted()
-            last = bool(end == until)
-            yield Fetched(request.series, candles, last=last, seconds=time.monotonic() - started)
+            found, adjustments = await self._window(request.series, since, end)
+            candles, last = found.between(since, end).sorted(), bool(end == until)
+            seconds = time.monotonic() - started
+            yield Fetched(request.series, candles, last=last, seconds=seconds, adjustments=adjustments)
         if not windows:
             yield Fetched(request.series, Candles.none())
 
-    async def _candles(self, series: Series, since: np.datetime64, until: np.datetime64) -> Candles:
+    async def _window(self, series: Series, since: np.datetime64, until: np.datetime64) -> Answer:
         values = self._values(series, since, until)
         quoted = {name: quote(values[name], safe=":") for name in ("symbol", "base", "quote")}
         path = self.options.path.format(**{**values, **quoted})
@@ -249,15 +267,22 @@ class _FetchSession:
             "until": _Moment(until),
         }
 
-    def _read(self, series: Series, steps: Sequence[str], response: httpx.Response) -> Candles:
-        found = self._found(steps, response)
+    def _read(self, series: Series, steps: Sequence[str], response: httpx.Response) -> Answer:
+        rows, calendar = _rows(self._found(steps, response)), self.market.calendar_of(series.instrument)
         late = length_of(series.timeframe) if self.options.time_of == "close" else np.timedelta64(0, "us")
-        candles = _read_rows(_rows(found), self.options, int(late.astype(np.int64)))
+        candles, told = _read_rows(rows, self.options, int(late.astype(np.int64)))
+        if self.options.time == "date":
+            candles = replace(candles, open_time=calendar.bars_of_days(series.timeframe, candles.open_time))
         server = served_at(response)
         now = min(self.now, instant(server)) if server else self.now
-        return candles.where(
-            self.market.calendar_of(series.instrument).closes(series.timeframe, candles.open_time) <= now
-        )
+        # A week's row does not say on which of its days.
+        is_of_day = series.timeframe <= Timeframe.D1
+        sessions = calendar.floor(Timeframe.D1, candles.open_time)
+        adjustments = [
+            Adjustment(series.instrument, sessions[row], kind, value, self.options.adjustment in {kind.value, "all"})
+            for row, kind, value in (told if is_of_day else ())
+        ]
+        return candles.where(calendar.closes(series.timeframe, candles.open_time) <= now), adjustments
 
     def _found(self, steps: Sequence[str], response: httpx.Response) -> Any:
         """What lies where the candles should.
@@ -331,28 +356,46 @@ def _rows(found: Any) -> list[Any]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _read_rows(rows: Sequence[Any], options: HttpOptions, late: int) -> Candles:
-    """Rows as candles, those without a time set aside; times are so many microseconds after the bar's opening."""
+def _read_rows(rows: Sequence[Any], options: HttpOptions, late: int) -> tuple[Candles, list[Told]]:
+    """Rows as candles, those without a time set aside; times are so many microseconds after the bar's opening.
+
+    Besides, the splits and dividends that rows tell of, with the number of their candle.
+    """
     times: list[int] = []
     good: list[list[float]] = []
     rejected: list[Malformed] = []
+    told: list[Told] = []
     places = [getattr(options.fields, name) for name in CANDLE_COLUMNS]
     for row in rows:
         stamp = _microseconds(_at(row, options.fields.time), options.time)
         if stamp is None:
             rejected.append(malformed(row, f"no time in {options.time} at fields.time"))
         else:
+            told += [(len(times), kind, value) for kind, value in _told(row, options.fields)]
             times.append(stamp - late)
             good.append([np.nan if place is None else number(_at(row, place)) for place in places])
     columns = np.array(good, dtype=np.float64).reshape(len(good), len(CANDLE_COLUMNS)).T
     opens = np.array(times, dtype=np.int64).astype(TIME_UNIT)
     if rows and np.isnan(columns[: len(PRICE_COLUMNS)]).all():
         raise PermanentError(f"no candle can be read with these fields: {excerpt(json.dumps(rows[0]))}")
-    return Candles(opens, dict(zip(CANDLE_COLUMNS, columns, strict=True)), tuple(rejected))
+    return Candles(opens, dict(zip(CANDLE_COLUMNS, columns, strict=True)), tuple(rejected)), told
+
+
+def _told(row: Any, fields: Fields) -> Iterator[tuple[AdjustmentKind, float]]:
+    """The split and the dividend of a row; a split of one for one, and a dividend of nothing, are none."""
+    for kind, place, none in (
+        (AdjustmentKind.split, fields.split, 1.0),
+        (AdjustmentKind.dividend, fields.dividend, 0.0),
+    ):
+        value = np.nan if place is None else number(_at(row, place))
+        if np.isfinite(value) and value > 0 and value != none:
+            yield kind, value
 
 
 def _microseconds(value: Any, unit: str) -> int | None:
     try:
+        if unit == "date":
+            return int(np.datetime64(value[:10], "D").astype(TIME_UNIT).astype(np.int64))
         if unit == "iso":
             moment = datetime.fromisoformat(value)
             moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)

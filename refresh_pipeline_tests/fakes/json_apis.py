@@ -1,14 +1,14 @@
-"""APIs of candles in miniature, in the shapes that their documentation shows: CoinGecko, CryptoCompare, Twelve Data.
+"""APIs of candles in miniature, as documented: CoinGecko, CryptoCompare, Tiingo, Twelve Data.
 
     with FakeJsonApi(now=NOW) as api:
         ...  # put api.base_url into a market's YAML of kind http
 
-Candles are invented: a function of symbol and opening time alone. The forming candle is sent along, as all three do.
+Candles are invented: a function of symbol and opening time alone. The forming candle is sent along, as all of them do.
 """
 
 import time
 import zlib
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
@@ -21,6 +21,9 @@ MINUTE = 60
 LENGTHS = {"histominute": 60, "histohour": 3600, "histoday": 86400}
 LENGTHS |= {"1min": 60, "5min": 300, "15min": 900, "30min": 1800, "1h": 3600}
 KEY = "key-0123456789"
+# Of Tiingo's ticker AAPL.
+DIVIDENDS, SPLITS = {date(2024, 5, 29): 0.25}, {date(2024, 6, 5): 4.0}
+CLOSED = {date(2024, 5, 27)}
 
 
 def values(symbol: str, open_time: int) -> dict[str, float]:
@@ -32,8 +35,16 @@ def values(symbol: str, open_time: int) -> dict[str, float]:
     return {name: round(float(value), 4) for name, value in named.items()}
 
 
+def daily(ticker: str, day: date) -> dict[str, Any]:
+    """The row of a day as Tiingo's documentation shows it, raw and adjusted prices side by side."""
+    raw = values(ticker, int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()))
+    adjusted = {f"adj{name.capitalize()}": value / 4 for name, value in raw.items() if name != "volume"}
+    events = {"divCash": DIVIDENDS.get(day, 0.0), "splitFactor": SPLITS.get(day, 1.0)}
+    return {"date": f"{day}T00:00:00.000Z", **raw, **adjusted, "adjVolume": raw["volume"] * 4, **events}
+
+
 class FakeJsonApi(LoopbackServer):
-    """All three venues at one address; `now` is their clock."""
+    """All venues at one address; `now` is their clock."""
 
     def __init__(self, now: datetime) -> None:
         super().__init__()
@@ -48,6 +59,8 @@ class FakeJsonApi(LoopbackServer):
             body = self._cryptocompare(request.path.rpartition("/")[2], query, request.headers.get("authorization"))
         elif request.path == "/time_series":
             body = self._twelvedata(query)
+        elif request.path.startswith("/tiingo/daily/"):
+            return self._tiingo(request.path.split("/")[3], query, request.headers.get("authorization"))
         else:
             return web.json_response({"error": "not found"}, status=404)
         return web.json_response(body, headers={"Date": format_datetime(self.now, usegmt=True)})
@@ -81,6 +94,16 @@ class FakeJsonApi(LoopbackServer):
             "RateLimit": {},
             "Data": {"Aggregated": False, "TimeFrom": opens[0], "TimeTo": opens[-1], "Data": data},
         }
+
+    def _tiingo(self, ticker: str, query: dict[str, str], authorization: str | None) -> web.Response:
+        if authorization != f"Token {KEY}":
+            return web.json_response({"detail": "Invalid token."}, status=401)
+        if ticker != "AAPL":
+            return web.json_response({"detail": f"Not found: Ticker {ticker!r} not found"}, status=404)
+        first, last = (date.fromisoformat(query[name]) for name in ("startDate", "endDate"))
+        days = [first + timedelta(days=number) for number in range((min(last, self.now.date()) - first).days + 1)]
+        rows = [daily(ticker, day) for day in days if day.weekday() < 5 and day not in CLOSED]
+        return web.json_response(rows, headers={"Date": format_datetime(self.now, usegmt=True)})
 
     def _twelvedata(self, query: dict[str, str]) -> dict[str, Any]:
         if query.get("apikey") != KEY:

@@ -2,8 +2,9 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from refresh_pipeline.sources.fetching import fetch
 from refresh_pipeline.sources.http_client import RetryPolicy
 from refresh_pipeline.sources.json_api import JsonApiSource
 from refresh_pipeline_tests.fakes.http_server import Fault, LoopbackServer
-from refresh_pipeline_tests.fakes.json_apis import KEY, FakeJsonApi, values
+from refresh_pipeline_tests.fakes.json_apis import KEY, FakeJsonApi, daily, values
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "sources" / "examples"
 # A Wednesday, in the middle of a minute.
 NOW = datetime(2024, 6, 5, 12, 0, 30, tzinfo=UTC)
+KEYS = [f"REFRESH_SECRET_{name}" for name in ("CRYPTOCOMPARE", "TIINGO", "TWELVEDATA")]
 QUICK = RetryPolicy(attempts=2, first_wait=0.01, answer=5.0, limits=1.0)
 
 
@@ -38,12 +40,12 @@ def example(name: str, api: LoopbackServer) -> Market:
     """A shipped market, but for its address."""
     text = (EXAMPLES / f"{name}.yaml").read_text()
     (line,) = [line for line in text.splitlines() if "base_url:" in line]
-    text = text.replace(line, f'  base_url: "{api.base_url}"').replace("requests: 8,", "requests: 1000,")
+    text = re.sub("requests: (8|50),", "requests: 1000,", text.replace(line, f'  base_url: "{api.base_url}"'))
     return parse_market(text, f"{name}.yaml")
 
 
 def source_of(market: Market, folder: Path, secrets: Mapping[str, str] | None = None) -> JsonApiSource:
-    given = {"REFRESH_SECRET_CRYPTOCOMPARE": KEY, "REFRESH_SECRET_TWELVEDATA": KEY} if secrets is None else secrets
+    given = dict.fromkeys(KEYS, KEY) if secrets is None else secrets
     return JsonApiSource(market, folder / "limits", given.get, QUICK)
 
 
@@ -102,6 +104,45 @@ def test_twelve_data_comes_newest_first_as_text(api: FakeJsonApi, tmp_path: Path
     # Four hours hang on New York's evening and are made from hours.
     four = whole(chunks(market, source_of(market, tmp_path), "EUR/USD|H4", "2024-06-04T21:00"))
     assert spans(four) == ("2024-06-04T21:00", "2024-06-05T05:00", 3)
+
+
+def test_tiingos_days_are_sessions_and_tell_splits_and_dividends(api: FakeJsonApi, tmp_path: Path) -> None:
+    market = example("tiingo", api)
+    got = chunks(market, source_of(market, tmp_path), "AAPL|D1", "2024-05-20")
+    # Memorial Day is no session; the session of the fifth of June is not over, and its split is told all the same.
+    assert [str(each)[:16] for each in whole(got).open_time] == [
+        f"2024-{day}T04:00" for day in ("05-20", "05-21", "05-22", "05-23", "05-24", "05-28", "05-29", "05-30", "05-31",
+                                        "06-03", "06-04")
+    ]  # fmt: skip
+    assert whole(got)["close"][0] == daily("AAPL", date(2024, 5, 20))["close"]
+    told = [each for chunk in got for each in chunk.adjustments]
+    assert [
+        (each.instrument, str(each.ex_time)[:16], each.kind.value, each.value, each.in_prices) for each in told
+    ] == [
+        ("AAPL", "2024-05-29T04:00", "dividend", 0.25, False),
+        ("AAPL", "2024-06-05T04:00", "split", 4.0, False),
+    ]
+    asked = api.asked[0]
+    assert (asked.path, asked.query["startDate"]) == ("/tiingo/daily/AAPL/prices", "2024-05-20")
+    (unknown,) = chunks(market, source_of(market, tmp_path), "MSFT|D1", "2024-05-20")
+    assert isinstance(unknown.error, PermanentError)
+    # Weeks are made from its days.
+    weeks = whole(chunks(market, source_of(market, tmp_path), "AAPL|W1", "2024-05-20"))
+    assert spans(weeks) == ("2024-05-20T04:00", "2024-05-27T04:00", 2)
+
+
+def test_what_prices_follow_already_is_told_and_a_weeks_row_tells_no_day(tmp_path: Path) -> None:
+    row = {"t": "2024-06-04", "o": 1, "h": 3, "l": 1, "c": 2, "v": 9, "s": 4.0, "d": 0.5}
+    fields = {"time": "t", "open": "o", "high": "h", "low": "l", "close": "c", "split": "s", "dividend": "d"}
+    ways = {"time": "date", "fields": fields, "timeframes": {"D1": "1d", "W1": "1w"}}
+    for adjustment, follows in (("raw", [False, False]), ("split", [True, False]), ("all", [True, True])):
+        with Anything([row, {**row, "t": "2024-06-03", "s": 1.0, "d": None}]) as api:
+            market = market_of(api.base_url, adjustment=adjustment, **ways)
+            (got,) = chunks(market, source_of(market, tmp_path), "BTC/USD|D1", "2024-06-01")
+            assert [each.in_prices for each in got.adjustments] == follows
+            assert {str(each.ex_time)[:10] for each in got.adjustments} == {"2024-06-04"}
+            (week,) = chunks(market, source_of(market, tmp_path), "BTC/USD|W1", "2024-05-27")
+            assert week.adjustments == []
 
 
 def test_words_tell_no_data_from_a_fault_and_a_limit_from_both(api: FakeJsonApi, tmp_path: Path) -> None:
@@ -260,6 +301,8 @@ def test_an_answer_of_another_shape_is_a_lasting_error(
         ({"rate": {"requests": 0, "seconds": 1}}, r"source: rate\.requests: found 0; allowed: 1 or more"),
         ({"colour": "red"}, r"source: colour: found 'red'; unknown key"),
         ({"name": "a b"}, r"source: name: found 'a b'"),
+        ({"time": "date"}, r"time: date has no time of day for m1; allowed: D1, W1, MN1"),
+        ({"adjustment": "both"}, r"source: adjustment: found 'both'"),
     ],
 )
 def test_a_description_that_cannot_be_is_refused_with_what_is_allowed(
@@ -275,4 +318,4 @@ def test_the_shipped_examples_are_markets() -> None:
     for path in found:
         market = parse_market(path.read_text(), path.name)
         assert market.name == path.stem
-        assert Timeframe.H1 in market.timeframes or Timeframe.H4 in market.timeframes
+        assert Timeframe.D1 in market.timeframes

@@ -27,6 +27,8 @@ CLOSED_AT_MOST = np.timedelta64(10 * 24 * 3600 * 1_000_000, "us")
 # How long before a calendar ends somebody should hear of it.
 NOTICE = np.timedelta64(60 * 24 * 3600 * 1_000_000, "us")
 DAY = np.timedelta64(1, "D").astype("timedelta64[us]")
+# On a calendar's wall clock: inside the day's bar, and where a week that opens on Sunday evening has begun.
+NOON, EVENING = (np.timedelta64(hours, "h") for hours in (12, 18))
 # 1970-01-05 was a Monday, 1970-01-04 a Sunday.
 FIRST_MONDAY = np.datetime64("1970-01-05", "us")
 FIRST_SUNDAY = np.datetime64("1970-01-04", "us")
@@ -93,6 +95,12 @@ class Calendar(ABC):
     def allows(self, timeframe: Timeframe, times: Times) -> NDArray[np.bool_]:
         """Whether a bar may open at each instant: an expected one, and any past the day up to which all is known."""
         return self.has_bar(timeframe, times) | ~self.is_known(times)
+
+    def bars_of_days(self, timeframe: Timeframe, days: Times) -> Times:
+        """The opening times of the bars that trading days, given as dates, lie in."""
+        into = EVENING if timeframe is Timeframe.W1 else NOON
+        walls = (days.astype("datetime64[D]").astype(TIME_UNIT) + into).astype(TIME_UNIT)
+        return self.floor(timeframe, (walls - zone_offsets(self.zone, walls)).astype(TIME_UNIT))
 
     def close_minutes(self, timeframe: Timeframe) -> str:
         """The minutes of an hour at which bars of a timeframe may close, as a field of a cron line."""
