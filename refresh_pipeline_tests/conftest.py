@@ -8,6 +8,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,9 @@ def pytest_configure() -> None:
         os.environ["PYTEST_DEBUG_TEMPROOT"] = tempfile.tempdir = str(MEMORY)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+    # pytest rewrites this one, a package with a plugin. The parser of Python 3.11 fails now and then under a deep stack
+    # ("AST constructor recursion depth mismatch"): imported by the first request of a test it had one.
+    import_module("anyio._backends._asyncio")
 
 
 def usable(folder: Path) -> bool:

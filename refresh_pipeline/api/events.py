@@ -83,12 +83,8 @@ async def _stream(service: Service, mailbox: Mailbox, after: int | None) -> Asyn
         if after is not None:
             for news in await missed(service, mailbox, after):
                 yield _event(news)
-        while True:
-            message = await mailbox.next(SECONDS_BETWEEN_COMMENTS)
-            if message is None:
-                yield b": still here\n\n"
-            else:
-                yield _event(message)
+        while (message := await mailbox.next(SECONDS_BETWEEN_COMMENTS)) or not mailbox.closed:
+            yield b": still here\n\n" if message is None else _event(message)
     finally:
         leave()
         service.listeners["sse"] -= 1

@@ -132,6 +132,8 @@ class Mailbox:
     def __init__(self, most: int = MOST_WAITING) -> None:
         self.subscriptions: list[Subscription] = []
         self.dropped = 0
+        # Nothing comes any more: the server ends.
+        self.closed = False
         self._most, self._waiting = most, OrderedDict[Hashable, News]()
         self._arrived = asyncio.Event()
 
@@ -153,15 +155,22 @@ class Mailbox:
             self.dropped += 1
         self._arrived.set()
 
+    def close(self) -> None:
+        """Let who waits for a message go."""
+        self.closed = True
+        self._arrived.set()
+
     async def next(self, seconds: float) -> bytes | News | None:
-        """The next message; `lagging` first where some were dropped; None after so many seconds without one."""
-        if not self._waiting and not self.dropped:
+        """The next message; `lagging` first where some were dropped; None after so many seconds, or once closed."""
+        if not self._waiting and not self.dropped and not self.closed:
             self._arrived.clear()
             try:
                 async with asyncio.timeout(seconds):
                     await self._arrived.wait()
             except TimeoutError:
                 return None
+        if not self._waiting and not self.dropped:
+            return None
         if self.dropped:
             dropped, self.dropped = self.dropped, 0
             return orjson.dumps({"type": "lagging", "dropped": dropped})
@@ -183,6 +192,7 @@ class Hub:
 
     def __init__(self) -> None:
         self._mailboxes: set[Mailbox] = set()
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._mailboxes)
@@ -190,7 +200,15 @@ class Hub:
     def join(self, mailbox: Mailbox) -> Callable[[], None]:
         """Send what is published from now on; gives what ends that."""
         self._mailboxes.add(mailbox)
+        if self._closed:
+            mailbox.close()
         return lambda: self._mailboxes.discard(mailbox)
+
+    def close(self) -> None:
+        """Let everybody go: the server ends."""
+        self._closed = True
+        for mailbox in self._mailboxes:
+            mailbox.close()
 
     def publish(self, news: News) -> None:
         """Put a message into every mailbox that wants it."""

@@ -118,8 +118,7 @@ async def _serve(client: Client) -> None:
 
 
 async def _send_news(client: Client) -> None:
-    while True:
-        message = await client.mailbox.next(3600)
+    while (message := await client.mailbox.next(3600)) or not client.mailbox.closed:
         if message is not None:
             await client.send(message.encoded if isinstance(message, News) else message)
 

@@ -39,7 +39,6 @@ LOCALHOST = "127.0.0.1"
 # Dagster's programs warn of a code server that is being restarted, with three stacks each; the supervisor says in one
 # line whether the markets are loaded.
 SAID_BY_SUPERVISOR = "ignore:Error loading repository location:UserWarning"
-MODULE = "refresh_pipeline.definitions"
 # Of the daemon and the code server, by the number of -v.
 LOG_LEVELS = ("warning", "info", "debug")
 
@@ -256,13 +255,13 @@ def supervisor_plan(
     `verbose` it is of what every schedule and sensor does.
     """
     from refresh_pipeline.cli.supervisor import Plan
-    from refresh_pipeline.settings import PACKAGE, dagster_home
+    from refresh_pipeline.settings import DEFINITIONS, PACKAGE, dagster_home
 
     dagster, code_socket, workspace = [sys.executable, "-P", "-m"], folder / "code.sock", folder / "workspace.yaml"
     code_location = {"grpc_server": {"socket": str(code_socket), "location_name": PACKAGE.name}}
     workspace.write_text(json.dumps({"load_from": [code_location]}), encoding="utf-8")
     # The web UI shows errors in the definitions, until the file at fault is edited.
-    code = ["dagster", "api", "grpc", "--lazy-load-user-code", "--location-name", PACKAGE.name, "-m", MODULE]
+    code = ["dagster", "api", "grpc", "--lazy-load-user-code", "--location-name", PACKAGE.name, "-m", DEFINITIONS]
     api = {"API": [*dagster, f"{PACKAGE.name}.api.serving", LOCALHOST, str(api_port)]} if api_port is not None else {}
     log = ["--log-level", _log_level(verbose)]
     return Plan(

@@ -9,7 +9,7 @@ from dagster_celery.tasks import create_execute_job_task
 
 from refresh_pipeline.instance.celery_launcher import ClusterRunLauncher
 from refresh_pipeline.instance.fork_server import import_modules_of_runs
-from refresh_pipeline.settings import keep_files_private
+from refresh_pipeline.settings import DEFINITIONS, keep_files_private
 
 keep_files_private()
 with DagsterInstance.get() as instance:
@@ -32,4 +32,4 @@ app.conf.update(
     worker_redirect_stdouts=False,
 )
 execute_job = create_execute_job_task(app)
-import_modules_of_runs("refresh_pipeline.definitions")
+import_modules_of_runs(DEFINITIONS)

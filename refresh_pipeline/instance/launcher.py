@@ -26,10 +26,9 @@ from dagster._serdes import ConfigurableClassData
 from refresh_pipeline.instance.file_states import file_states
 from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, process_here, process_named, why_gone
 from refresh_pipeline.instance.plain_log import use_plain_log
-from refresh_pipeline.settings import environment_with, keep_files_private
+from refresh_pipeline.settings import DEFINITIONS, environment_with, keep_files_private
 
 PACKAGE = Path(__file__).resolve().parents[1]
-MODULE = f"{PACKAGE.name}.definitions"
 # On other systems a fork of a process that has imported numpy is not known to be safe.
 CAN_FORK = sys.platform == "linux"
 # Seconds in which the fork server must answer: its imports take 2 to 15 s, the second figure on a busy machine.
@@ -138,7 +137,7 @@ class WarmRunLauncher(DefaultRunLauncher):
         if code != self._code:
             self._end_fork_server()
         if self._fork_server is None:
-            command = [sys.executable, "-P", "-m", f"{PACKAGE.name}.instance.fork_server", MODULE]
+            command = [sys.executable, "-P", "-m", f"{PACKAGE.name}.instance.fork_server", DEFINITIONS]
             self._fork_server = subprocess.Popen(  # noqa: S603
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment_with(**ONE_THREAD)
             )
@@ -165,7 +164,7 @@ def can_be_forked(run: DagsterRun) -> bool:
     is_here = isinstance(server, ManagedGrpcPythonEnvCodeLocationOrigin) or (
         isinstance(server, GrpcServerCodeLocationOrigin) and server.socket is not None
     )
-    is_ours = isinstance(code.code_pointer, ModuleCodePointer) and code.code_pointer.module == MODULE
+    is_ours = isinstance(code.code_pointer, ModuleCodePointer) and code.code_pointer.module == DEFINITIONS
     return is_here and is_ours and code.executable_path == sys.executable and code.container_image is None
 
 

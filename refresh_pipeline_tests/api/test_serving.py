@@ -9,6 +9,8 @@ import time
 
 import httpx
 import pytest
+from websockets import ConnectionClosed
+from websockets.sync.client import connect
 
 from refresh_pipeline_tests.api.served import KEY, Shop
 from refresh_pipeline_tests.isolated_env import inside
@@ -34,22 +36,37 @@ def free_port() -> int:
         return door.getsockname()[1]
 
 
-def test_it_answers_until_it_is_told_to_end(shop: Shop) -> None:
-    port = free_port()
-    process = serve(shop, "--port", str(port))
-    url, deadline = f"http://127.0.0.1:{port}/api/v1/health", time.monotonic() + PATIENCE
+def answering(process: "subprocess.Popen[str]", port: int) -> str:
+    """The address of the server, once it answers."""
+    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE
     while True:
         try:
-            assert httpx.get(url).json()["status"] == "healthy"
-            break
+            assert httpx.get(f"{address}/api/v1/health").json()["status"] == "healthy"
+            return address
         except httpx.TransportError:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_it_answers_until_it_is_told_to_end_and_lets_its_streams_go(shop: Shop, ending: signal.Signals) -> None:
+    port = free_port()
+    process = serve(shop, "--port", str(port))
+    address = answering(process, port)
+    socket_address = address.replace("http", "ws") + "/api/v1/ws"
+    with connect(socket_address) as news, httpx.stream("GET", f"{address}/api/v1/events", timeout=PATIENCE) as events:
+        assert "connected" in str(news.recv(timeout=PATIENCE))
+        chunks = events.iter_bytes()
+        assert next(chunks).startswith(b"retry: ")
+        process.send_signal(ending)
+        # The stream ends as one that is whole: no error of the transport.
+        assert b"".join(chunks) == b""
+        with pytest.raises(ConnectionClosed):
+            news.recv(timeout=PATIENCE)
     _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0
-    assert errors == f"The dashboard and the API answer at http://127.0.0.1:{port}. Ctrl-C stops them.\n"
+    assert process.returncode in (0, -ending)
+    assert errors == f"The dashboard and the API answer at {address}. Ctrl-C stops them.\n"
 
 
 def test_another_address_needs_a_key(shop: Shop) -> None:

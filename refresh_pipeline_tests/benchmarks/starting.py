@@ -11,7 +11,7 @@ from resource import RUSAGE_CHILDREN, getrusage
 
 from dagster import DagsterEventType, DagsterRunStatus
 
-from refresh_pipeline.instance.launcher import MODULE
+from refresh_pipeline.settings import DEFINITIONS
 from refresh_pipeline_tests.benchmarks.measuring import Comparison, Findings, Size, side_by_side
 from refresh_pipeline_tests.launcher_fixture import AS_SHIPPED, QUICK, WARM, LaunchedProject, launch_project
 
@@ -39,7 +39,7 @@ def _processor_seconds(text: str, code: int) -> float:
 
 
 def _imports(size: Size) -> Comparison:
-    ours = f"import {MODULE} as found; found.defs()"
+    ours = f"import {DEFINITIONS} as found; found.defs()"
     return side_by_side(
         "definitions loaded in a new process",
         lambda: _python(ours),
