@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import duckdb
 import numpy as np
 
-from refresh_pipeline.api.reading import BETWEEN_OPENINGS, OPENING
+from refresh_pipeline.api.reading import BETWEEN_OPENINGS, alone
 from refresh_pipeline.api.tails import Tails
 from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.series import Series
@@ -151,7 +151,10 @@ class Feed:
 
     def _read_the_rest(self) -> None:
         while self._unread and not self._stop.wait(BETWEEN_OPENINGS):
-            with OPENING, connect(self.database, read_only=True, patience=PATIENCE) as connection:
+            with (
+                alone(self.database, PATIENCE),
+                connect(self.database, read_only=True, patience=PATIENCE) as connection,
+            ):
                 self._read_tails(connection, {})
 
     def _tell(self, read: Changes) -> None:
@@ -162,7 +165,7 @@ class Feed:
         follower = self._follower
         while not self._stop.wait(LOOK_EVERY):
             try:
-                with OPENING:
+                with alone(self.database, PATIENCE):
                     follower.look()
                 self._read_the_rest()
                 # A file without any change is read as well.

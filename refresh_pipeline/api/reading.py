@@ -44,7 +44,8 @@ MOST_WAITING, LONGEST_QUEUE = 64, 10.0
 # DuckDB's names for a table or a column that a refresh is about to create.
 NOT_YET = (duckdb.CatalogException, duckdb.BinderException)
 
-# Two threads of a process that open and close one file at the same moment meet in DuckDB's list of files.
+# Two threads of a process that open and close one file at the same moment meet in DuckDB's list of files. A lake stays
+# attached: its readers wait for nobody, not for the tails that the change feed reads either.
 OPENING = threading.Lock()
 
 log = logging.getLogger("refresh_pipeline.api")
@@ -124,12 +125,14 @@ class Reader:
 
     def _run(self) -> None:
         while self._wait():
+            started = time.monotonic()
             try:
                 with opened(self.database, self._patience) as (connection, began):
+                    took = time.monotonic() - started
                     # Where opening alone takes long, somebody is answered nevertheless.
                     left = max(self._longest - (time.monotonic() - began), self._longest * LEAST_ASKING)
                     with interrupted_after(connection, left):
-                        self._answer(connection, time.monotonic() + left)
+                        self._answer(connection, time.monotonic() + left, took)
                 self.holds.add(time.monotonic() - began)
             except (WarehouseBusy, WarehouseUnreadable) as error:
                 self._fail(error)
@@ -142,7 +145,8 @@ class Reader:
                 self._changed.wait()
             return not self._closed
 
-    def _answer(self, connection: duckdb.DuckDBPyConnection, until: float) -> None:
+    def _answer(self, connection: duckdb.DuckDBPyConnection, until: float, took: float) -> None:
+        """Answer who waits; the seconds that the warehouse `took` to open were no waiting for others' questions."""
         while time.monotonic() < until:
             with self._changed:
                 if not self._waiting:
@@ -153,7 +157,7 @@ class Reader:
                 continue
             waited = time.monotonic() - asked.at
             self.waits.add(waited)
-            if waited > LONGEST_QUEUE:
+            if waited - took > LONGEST_QUEUE:
                 _give(asked.answer, busy(f"too many questions wait for the warehouse, this one for {waited:.0f} s"))
             elif not _settle(asked, connection):
                 # What others used of this opening is none of its own time: it is the first of the next.
@@ -248,11 +252,25 @@ def opened(database: str, patience: float) -> Iterator[tuple[duckdb.DuckDBPyConn
             yield connection, time.monotonic()
         return
     began = time.monotonic()
+    with ExitStack() as stack:
+        stack.enter_context(alone(database, patience))
+        yield _entered(stack, database, began + patience)
+
+
+@contextmanager
+def alone(database: str, patience: float) -> Iterator[None]:
+    """No other thread of this process that asks for it has the file open meanwhile; of a lake, nobody waits.
+
+    Raises:
+        WarehouseBusy: another had it for `patience` seconds.
+    """
+    if place_of(database).file is None:
+        yield
+        return
     if not OPENING.acquire(timeout=patience):
         raise WarehouseBusy(f"waited {patience:g} s for another reader of this process")
     try:
-        with ExitStack() as stack:
-            yield _entered(stack, database, began + patience)
+        yield
     finally:
         OPENING.release()
 

@@ -105,10 +105,9 @@ def write_gaps(connection: duckdb.DuckDBPyConnection, market: Market, now: datet
     """Write the tables `gaps` and `completeness` as of `now`; rows that stay as they are are not touched."""
     missing = _missing(connection, market, market.series, now, ALL_TABLES)
     names = numbered(market.series)
-    rows = _with_answers(connection, market, missing)
-    numbers = rows.pop("series_no")
-    keys = {name: names[name][numbers] for name in ("instrument", "timeframe")}
-    _put(connection, qualified(market.name, Table.gaps), {**keys, **rows})
+    rows = _named(market.series, _with_answers(connection, market, missing))
+    del rows["series_no"]
+    _put(connection, qualified(market.name, Table.gaps), rows)
     due = missing.expected > 0
     counts = {
         **{name: names[name] for name in ("instrument", "timeframe")},
@@ -178,21 +177,23 @@ def _with_answers(connection: duckdb.DuckDBPyConnection, market: Market, missing
     rows, count = missing.rows, len(missing.rows["series_no"])
     asked = {name: np.full(count, np.datetime64("NaT"), dtype=TIME_UNIT) for name in ("first_asked_at", "asked_at")}
     if count and missing.has_answers:
-        lacking = {**rows, "row": np.arange(count)}
-        with (
-            registered(connection, "wanted", numbered(missing.batch)),
-            registered(connection, "lacking", lacking),
-        ):
+        with registered(connection, "lacking", {**_named(missing.batch, rows), "row": np.arange(count)}):
             answers = arrays_of(connection, _ANSWERS.format(confirmed_gaps=_confirmed(market)))
         for name, values in asked.items():
             values[answers["row"]] = answers[name]
     return {**rows, **asked}
 
 
+def _named(batch: Sequence[Series], rows: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    """Gaps with the names of their series: a join of two has one order, whatever an engine takes for their sizes."""
+    names, numbers = numbered(batch), rows["series_no"]
+    return {**rows, **{name: names[name][numbers] for name in ("instrument", "timeframe")}}
+
+
 _ANSWERS = """
 select l.row, min(c.first_asked_at) as first_asked_at, max(c.asked_at) as asked_at
-from lacking l join wanted w using (series_no)
-join {confirmed_gaps} c on c.instrument = w.instrument and c.timeframe = w.timeframe
+from lacking l
+join {confirmed_gaps} c on c.instrument = l.instrument and c.timeframe = l.timeframe
   and c.first_open_time <= l.first_open_time and c.last_open_time >= l.last_open_time
 group by l.row
 """
@@ -236,7 +237,7 @@ def record_empty_ranges(connection: duckdb.DuckDBPyConnection, market: Market, a
     values = {"now": instant(now).astype(datetime)}
     with (
         registered(connection, "wanted", numbered(batch, since=since, until=until)),
-        registered(connection, "lacking", missing.where(inside)),
+        registered(connection, "lacking", _named(batch, missing.where(inside))),
     ):
         for statement in (_EMPTY, _FORGET, _CONFIRM, "drop table empty_ranges"):
             text = statement.format(confirmed_gaps=_confirmed(market))
@@ -250,13 +251,13 @@ def _confirmed(market: Market) -> str:
 # A gap at the beginning gets shorter as the history moves on: what the source did not have holds for its parts.
 _EMPTY = """
 create temp table empty_ranges as
-select w.instrument, w.timeframe, l.first_open_time, l.last_open_time, any_value(l.candles) as candles,
+select l.instrument, l.timeframe, l.first_open_time, l.last_open_time, any_value(l.candles) as candles,
   coalesce(max(c.asks), 0) + 1 as asks,
   least(coalesce(min(c.first_asked_at), $now), $now) as first_asked_at, $now as asked_at
-from lacking l join wanted w using (series_no)
-left join {confirmed_gaps} c on c.instrument = w.instrument and c.timeframe = w.timeframe
+from lacking l
+left join {confirmed_gaps} c on c.instrument = l.instrument and c.timeframe = l.timeframe
   and c.first_open_time <= l.first_open_time and c.last_open_time >= l.last_open_time
-group by w.instrument, w.timeframe, l.first_open_time, l.last_open_time
+group by l.instrument, l.timeframe, l.first_open_time, l.last_open_time
 """
 
 _FORGET = """

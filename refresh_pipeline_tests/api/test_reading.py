@@ -13,9 +13,9 @@ import duckdb
 import httpx
 import pytest
 
-from refresh_pipeline.api import feed
+from refresh_pipeline.api import feed, reading
 from refresh_pipeline.api.problems import Problem
-from refresh_pipeline.api.reading import Reader, TooLong
+from refresh_pipeline.api.reading import OPENING, Reader, TooLong
 from refresh_pipeline.api.service import Service
 from refresh_pipeline_tests.api.served import BTC, ETH, NOW, Shop, served, uvicorn_of, wait_for
 
@@ -65,6 +65,22 @@ def test_a_question_that_takes_too_long_is_interrupted_and_the_others_are_answer
     assert (first, *others) == (1500, 1500, 1500)
     assert isinstance(fault, TooLong)
     assert (fault.problem, fault.status_code, fault.headers) == (Problem.busy, 503, {"Retry-After": "1"})
+
+
+def test_a_question_is_answered_however_long_the_warehouse_took_to_open(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lake is attached at the first question, which takes seconds on a busy machine: nobody stood before it."""
+    monkeypatch.setattr(reading, "LONGEST_QUEUE", 0.1)
+
+    async def asked() -> int:
+        OPENING.acquire()
+        question = asyncio.ensure_future(reader.ask(count))
+        await asyncio.sleep(0.3)
+        OPENING.release()
+        return await question
+
+    assert asyncio.run(asked()) == 1500
 
 
 class Impatient(Reader):
