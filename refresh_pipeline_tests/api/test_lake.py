@@ -1,7 +1,8 @@
-"""A lake behind the reader of the API, the client and live mode: the answers are those of a file."""
+"""A lake behind the API, its reader, the client and live mode: the answers are those of a file."""
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import duckdb
@@ -9,17 +10,31 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from refresh_pipeline.api.reading import Reader
+from refresh_pipeline.api.reading import OPENING, Reader
 from refresh_pipeline.client import ClientError, connect
 from refresh_pipeline.market.candles import CANDLE_COLUMNS
 from refresh_pipeline.sources.streaming import ClosedCandle
 from refresh_pipeline.streaming.engine import Engine
+from refresh_pipeline.warehouse.connection import connect as connection_of
 from refresh_pipeline.warehouse.live import LiveStore
-from refresh_pipeline_tests.api.served import BARS, BTC, ETH, NOW, Shop
+from refresh_pipeline_tests.api.served import BARS, BTC, ETH, NOW, Shop, served
 from refresh_pipeline_tests.lake_server import address_in, close_lakes, lakes, of_a_lake
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import candles, change, query
 
 pytestmark = of_a_lake
+V1 = "/api/v1"
+# Answers that are made from the warehouse.
+PATHS = (
+    *(
+        f"{V1}/data/BTC/USD/m5?market=fair&layer={layer}&limit=40"
+        for layer in ("candles", "enhanced", "indicators", "joined")
+    ),
+    f"{V1}/data/ETH/USD/m5?market=fair&since=2024-01-01T05:00&limit=100",
+    *(f"{V1}/{name}?market=fair" for name in ("series", "latest", "gaps", "revisions", "rejected")),
+    "/binance/fair/api/v3/klines?symbol=BTCUSD&interval=5m&limit=30",
+)
+# Numbers of changes and moments of storing.
+OF_ITS_OWN = {"version", "epoch", "changed_at", "fetched_at"}
 ENDLESS = "select sum(a.range * b.range) from range(10000000) a, range(10000000) b"
 
 
@@ -57,6 +72,31 @@ def test_a_client_is_told_of_a_lake_what_it_is_told_of_a_file(shops: tuple[Shop,
     assert len(expected["series"]) == 2
     with pytest.raises(ClientError, match="found a lake's address that is not shown"):
         connect("ducklake:sqlite:x")
+
+
+def test_the_api_serves_of_a_lake_what_it_serves_of_a_file_while_a_writer_works(shops: tuple[Shop, Shop]) -> None:
+    """A writer holds its lock, and another reader the turn that readers of a file wait for: nobody waits for either."""
+    told = []
+    for shop in shops:
+        with served(shop) as client, ExitStack() as held:
+            if shop is shops[1]:
+                held.enter_context(OPENING)
+                held.enter_context(connection_of(shop.settings.warehouse, market="fair"))
+            found = {path: client.get(path) for path in PATHS}
+            assert {path: answer.text for path, answer in found.items() if answer.status_code != 200} == {}
+            told.append({path: shared(answer.json()) for path, answer in found.items()})
+    for path, expected in told[0].items():
+        assert told[1][path] == expected, path
+    assert len(told[0][PATHS[0]]["data"]) == 40
+
+
+def shared(answer: Any) -> Any:
+    """An answer without what each warehouse has of its own; numbers to nine digits."""
+    if isinstance(answer, dict):
+        return {name: shared(value) for name, value in answer.items() if name not in OF_ITS_OWN}
+    if isinstance(answer, list):
+        return [shared(value) for value in answer]
+    return float(f"{answer:.9g}") if isinstance(answer, float) else answer
 
 
 def test_a_question_that_fails_leaves_the_others_of_its_opening_answered(shops: tuple[Shop, Shop]) -> None:
