@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, timedelta
+from datetime import timedelta
 from typing import Any
 
 import duckdb
@@ -147,9 +147,6 @@ def _parsed(text: str) -> Any:
 
 def _schedule(question: ApiQuestion, status: ApiStatus | None) -> Row:
     every = question.api.every
-    following = None if status is None else status.attempted_at.replace(tzinfo=UTC) + every
-    if status is not None and status.failures:
-        following = status.due_at.replace(tzinfo=UTC)
     return {
         "api_id": question.id,
         "name": question.api.name or question.id,
@@ -158,7 +155,7 @@ def _schedule(question: ApiQuestion, status: ApiStatus | None) -> Row:
         "update_type": question.api.update_type or "periodic",
         "enabled": question.api.enabled,
         "last_update": None if status is None else iso_utc(status.attempted_at),
-        "next_update": None if following is None else iso_utc(following),
+        "next_update": None if status is None else iso_utc(status.next_at(every)),
         "last_status": None if status is None else ("failed" if status.failures else "success"),
         "success_count": 0 if status is None else status.successes,
         "error_count": 0 if status is None else status.errors,

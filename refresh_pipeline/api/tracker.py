@@ -330,7 +330,7 @@ def _task(name: str, question: ApiQuestion, status: ApiStatus | None) -> dict[st
 def _next(question: ApiQuestion, status: ApiStatus | None) -> str | None:
     if status is None or not question.api.enabled:
         return None
-    return iso_utc(status.due_at if status.failures else status.attempted_at + question.api.every)
+    return iso_utc(status.next_at(question.api.every))
 
 
 async def _newest(service: Service, entries: Mapping[str, Entry]) -> dict[str, Snapshot]:

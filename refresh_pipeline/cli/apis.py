@@ -268,7 +268,7 @@ def _row(question: "ApiQuestion", status: "ApiStatus | None") -> dict[str, Any]:
         "reason": status.reason if status else None,
         "failures": status.failures if status else 0,
         "attempted_at": _iso(status.attempted_at) if status else None,
-        "due_at": _iso(status.due_at) if status else None,
+        "due_at": _iso(status.next_at(question.api.every)) if status else None,
     }
 
 

@@ -316,16 +316,15 @@ def overridden(question: ApiQuestion, overrides: Mapping[str, Override]) -> ApiQ
     return replace(question, api=question.api.model_copy(update=update))
 
 
-def wait_after(every: timedelta, failures: int, retry_after: float | None = None) -> timedelta:
+def wait_after(every: timedelta, failures: int) -> timedelta:
     """The time from one attempt to the next: longer after three failures, an hour at most but never below `every`.
 
     >>> [wait_after(timedelta(minutes=1), failures) // timedelta(minutes=1) for failures in (0, 2, 3, 4, 20)]
     [1, 1, 2, 4, 60]
     """
-    wait = every
-    if failures >= AFTER_FAILURES:
-        wait = max(min(every * 2 ** min(failures - AFTER_FAILURES + 1, 16), LONGEST_BACKOFF), every)
-    return max(wait, timedelta(seconds=min(retry_after or 0, 86_400)))
+    if failures < AFTER_FAILURES:
+        return every
+    return max(min(every * 2 ** min(failures - AFTER_FAILURES + 1, 16), LONGEST_BACKOFF), every)
 
 
 def shortest_interval(questions: Sequence[ApiQuestion]) -> timedelta:

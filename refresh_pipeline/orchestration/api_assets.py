@@ -34,7 +34,6 @@ SLACK = timedelta(minutes=1)
 PATIENCE = 5.0
 # Failed partitions of one run that get an observation with the reason.
 MOST_OBSERVED = 20
-HOUR = 60
 
 
 class SnapshotRun(dg.Config):
@@ -225,13 +224,13 @@ def snapshot_job(collection: Collection) -> UnresolvedAssetJobDefinition:
 
 
 def snapshot_schedule(settings: Settings, collection: Collection) -> dg.ScheduleDefinition:
-    """One run of the questions that are due, at the cadence of the shortest interval."""
+    """Each minute a look at what is due, and one run of it: an override may shorten any interval to a minute."""
     name = snapshots_job_name(collection.name)
 
     @dg.schedule(
         name=name,
         job_name=name,
-        cron_schedule=cadence(shortest_interval(collection.questions)),
+        cron_schedule="* * * * *",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
         description=f"Asks the APIs of {collection.name} that are due, in one run.",
@@ -253,8 +252,9 @@ def tick_request(
     try:
         due = api_snapshots.due_now(warehouse, collection, now, changed)
     except (WarehouseBusy, WarehouseUnreadable):
-        # The run decides, which waits longer.
-        due = collection.questions
+        # The run decides, which waits longer; at the collection's own pace, so that none is started for nothing.
+        minutes = max(int(shortest_interval(collection.questions).total_seconds()) // 60, 1)
+        due = collection.questions if int(now.timestamp()) // 60 % minutes == 0 else []
     if not due:
         return dg.SkipReason(f"no API of {collection.name} is due")
     keys = [question.id for question in collection.questions]
@@ -262,15 +262,3 @@ def tick_request(
         tags={RANGE_START: keys[0], RANGE_END: keys[-1]},
         run_config={"ops": {f"{collection.name}__{ASSET}": {"config": {"only_due": True}}}},
     )
-
-
-def cadence(shortest: timedelta) -> str:
-    """The cron line of an interval: each minute, each so many minutes, or hourly.
-
-    >>> [cadence(timedelta(minutes=minutes)) for minutes in (1, 7, 15, 60, 1440)]
-    ['* * * * *', '* * * * *', '*/15 * * * *', '0 * * * *', '0 * * * *']
-    """
-    minutes = int(shortest.total_seconds() // 60)
-    if minutes >= HOUR:
-        return "0 * * * *"
-    return f"*/{minutes} * * * *" if minutes > 1 and HOUR % minutes == 0 else "* * * * *"

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from refresh_pipeline.market.apis import ApiQuestion, Collection, wait_after
@@ -11,7 +11,10 @@ from refresh_pipeline.sources import Secrets, SourceError
 from refresh_pipeline.sources.any_api import ApiAnswer, ApiClient, AskAgainLater, Known
 from refresh_pipeline.warehouse.arrays import timestamp
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
-from refresh_pipeline.warehouse.snapshots import Arrival, Snapshot
+from refresh_pipeline.warehouse.snapshots import Arrival, Snapshot, minute_of
+
+# Seconds of Retry-After that are kept at most.
+LONGEST_SILENCE = 86_400
 
 
 async def asked(
@@ -34,12 +37,13 @@ async def _arrival(
     try:
         answer = await client.ask(question, Known(known.etag, known.last_modified) if known else Known())
     except SourceError as error:
-        silence = error.seconds if isinstance(error, AskAgainLater) else None
-        due_at = timestamp(now) + wait_after(question.api.every, failures + 1, silence)
+        due_at = minute_of(timestamp(now)) + wait_after(question.api.every, failures + 1)
+        if isinstance(error, AskAgainLater):
+            due_at = max(due_at, timestamp(now) + timedelta(seconds=min(error.seconds, LONGEST_SILENCE)))
         failed = Attempt(Outcome.failed, str(error), error.transient, seconds=time.monotonic() - began)
         return Arrival(failed, due_at)
     attempt = Attempt(Outcome.updated, seconds=time.monotonic() - began)
-    return _of_answer(answer, attempt, timestamp(now) + question.api.every)
+    return _of_answer(answer, attempt, minute_of(timestamp(now)) + question.api.every)
 
 
 def _of_answer(answer: ApiAnswer, attempt: Attempt, due_at: datetime) -> Arrival:

@@ -45,10 +45,8 @@ def _due_at(question: ApiQuestion, status: ApiStatus, at: datetime) -> datetime:
     # An attempt of the future is from a clock that was ahead.
     if status.attempted_at > at + snapshots.CLOCK_SLACK:
         return at
-    # An interval that was shortened counts at once; one that failed waits for what was decided then.
-    if status.failures:
-        return status.due_at
-    return status.attempted_at + question.api.every
+    # An interval that was shortened counts at once.
+    return status.next_at(question.api.every)
 
 
 def due_now(

@@ -89,6 +89,22 @@ class ApiStatus:
     successes: int
     errors: int
 
+    def next_at(self, every: timedelta) -> datetime:
+        """When to ask again at this interval, which may be another than at the last attempt (UTC, no zone).
+
+        One that failed waits for what was decided then.
+        """
+        return self.due_at if self.failures else minute_of(self.attempted_at) + every
+
+
+def minute_of(moment: datetime) -> datetime:
+    """The minute of an attempt, from which its interval counts: ticks come on whole minutes, and runs seconds later.
+
+    >>> minute_of(datetime(2026, 1, 1, 12, 0, 9))
+    datetime.datetime(2026, 1, 1, 12, 0)
+    """
+    return moment.replace(second=0, microsecond=0)
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:

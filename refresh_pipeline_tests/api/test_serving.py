@@ -41,12 +41,14 @@ def answering(process: "subprocess.Popen[str]", port: int) -> str:
     address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE
     while True:
         try:
-            assert httpx.get(f"{address}/api/v1/health").json()["status"] == "healthy"
-            return address
+            health = httpx.get(f"{address}/api/v1/health").json()
         except httpx.TransportError:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
+            continue
+        assert health["status"] == "healthy"
+        return address
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])

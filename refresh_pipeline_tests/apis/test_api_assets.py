@@ -119,7 +119,7 @@ def test_an_override_counts_at_the_next_tick(server: ApiServer, settings: Settin
         write_override(settings, "mine", name, Override(enabled=False))
     write_override(settings, "mine", "idle", Override(timedelta(minutes=1), True))
     job = build(settings, [], [mine])
-    assert job.resolve_schedule_def("mine_snapshots").cron_schedule == "0 * * * *"
+    assert job.resolve_schedule_def("mine_snapshots").cron_schedule == "* * * * *"
     warehouse = Warehouse(settings.database)
     request = tick_request(warehouse, mine, datetime.now(UTC), {})
     assert isinstance(request, dg.RunRequest)

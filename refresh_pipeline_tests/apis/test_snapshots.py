@@ -235,6 +235,19 @@ def test_what_is_due_is_what_was_never_asked_or_whose_interval_has_passed(server
     assert due(collection(server, "{url: URL/a, enabled: false}"), {}, NOW) == []
 
 
+@pytest.mark.parametrize(("every", "asks"), [("1m", 12), ("10s", 12), ("2m", 6), ("5m", 3)])
+def test_each_tick_of_the_interval_asks_however_late_its_run_begins(
+    server: ApiServer, warehouse: Warehouse, every: str, asks: int
+):
+    mine = collection(server, f"{{url: URL/a, every: {every}}}")
+    for minute, late in zip(range(12), (2, 9, 50, 0.2, 31, 4, 4, 59, 1, 0, 12, 5), strict=True):
+        # An attempt that fails counts from its minute as one that succeeds.
+        server.says("/a", f"[{minute}]", 503 if minute == 4 else 200)
+        if due(mine, _statuses(warehouse) if minute else {}, at(minute)):
+            asked(warehouse, mine, at(minute) + timedelta(seconds=late))
+    assert len(server.asked) == asks
+
+
 def test_an_api_that_was_not_answered_for_three_intervals_is_stale(server: ApiServer, warehouse: Warehouse):
     mine = collection(server, "{url: URL/a, every: 10m}")
     server.says("/a", "[1]")
