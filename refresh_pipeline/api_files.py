@@ -14,8 +14,15 @@ CATALOG = PACKAGE / "market" / "catalog" / "apis"
 OVERRIDES, CUSTOM = "overrides.yaml", "custom.yaml"
 
 
-def load_collections(settings: Settings, names: Sequence[str] | None = None) -> list[Collection]:
+def load_collections(
+    settings: Settings, names: Sequence[str] | None = None, named_by: str = "REFRESH_APIS"
+) -> list[Collection]:
     """The collections of these names, or the enabled ones; a user's file wins over a shipped one of the same name.
+
+    Args:
+        settings: with the folders of the files.
+        names: of the collections.
+        named_by: the setting or option that gave the names, for errors.
 
     Raises:
         ApiError: a file is wrong or missing, or a collection is called as a market.
@@ -26,11 +33,9 @@ def load_collections(settings: Settings, names: Sequence[str] | None = None) -> 
         if name not in files:
             near = next(iter(difflib.get_close_matches(name, list(files), n=1, cutoff=0.6)), "")
             hint = f"; did you mean {near!r}?" if near else ""
-            raise ApiError(f"REFRESH_APIS: found {name!r}, allowed: {', '.join(sorted(files))}{hint}")
+            raise ApiError(f"{named_by}: found {name!r}, allowed: {', '.join(sorted(files))}{hint}")
         if name in settings.market_names:
-            raise ApiError(
-                f"REFRESH_APIS: found {name!r}, which is a market as well; call the collection something else"
-            )
+            raise ApiError(f"{named_by}: found {name!r}, which is a market as well; call the collection something else")
     return [_load(name, files[name]) for name in names]
 
 

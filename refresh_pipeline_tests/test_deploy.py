@@ -25,7 +25,7 @@ from refresh_pipeline import front_door
 from refresh_pipeline.api import access
 from refresh_pipeline.api.guard import host_names
 from refresh_pipeline.cli.app import app
-from refresh_pipeline.pipeline.job_names import FILES_QUEUE
+from refresh_pipeline.instance.queues import FILES_QUEUE
 from refresh_pipeline.settings import DAGSTER_VARIABLES, Settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -1,5 +1,6 @@
 """The commands `refresh apis ...`: API snapshots, listed, asked and shown."""
 
+import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -171,7 +172,7 @@ def _chosen(names: str | None, data_dir: str | None, *, or_all: bool = False) ->
     named = [name.strip() for name in settings.enabled_collections.split(",") if name.strip()]
     files = collection_files(settings)
     if wanted := named if names else list(files) if or_all and not named else settings.collection_names:
-        return settings, load_collections(settings, wanted)
+        return settings, load_collections(settings, wanted, "--collection" if names else "REFRESH_APIS")
     raise ValueError(f"REFRESH_APIS: found no collection, allowed: {', '.join(sorted(files))}; or name one with -c")
 
 
@@ -181,7 +182,10 @@ def _questions(collections: "Sequence[Collection]", names: Sequence[str]) -> "li
     chosen = [question for question in every if question.id in names or question.base in names]
     known = {name for question in every for name in (question.id, question.base)}
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"found the API {unknown[0]!r}, allowed: {', '.join(question.id for question in every)}")
+        near = difflib.get_close_matches(unknown[0], sorted(known), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        allowed = ", ".join(question.id for question in every)
+        raise ValueError(f"API: found {unknown[0]!r}, allowed: {allowed}{hint}")
     return chosen
 
 

@@ -261,14 +261,15 @@ def supervisor_plan(
     code_location = {"grpc_server": {"socket": str(code_socket), "location_name": PACKAGE.name}}
     workspace.write_text(json.dumps({"load_from": [code_location]}), encoding="utf-8")
     # The web UI shows errors in the definitions, until the file at fault is edited.
+    program = [*dagster, f"{PACKAGE.name}.instance.program"]
     code = ["dagster", "api", "grpc", "--lazy-load-user-code", "--location-name", PACKAGE.name, "-m", DEFINITIONS]
     api = {"API": [*dagster, f"{PACKAGE.name}.api.serving", LOCALHOST, str(api_port)]} if api_port is not None else {}
     log = ["--log-level", _log_level(verbose)]
     return Plan(
         programs={
-            "code server": [*dagster, *code, *log, "--socket", str(code_socket)],
-            "web UI": [*dagster, f"{PACKAGE.name}.front_door", "-p", str(port), "-w", str(workspace)],
-            "daemon": [*dagster, "dagster._daemon", "run", *log, "-w", str(workspace)],
+            "code server": [*program, *code, *log, "--socket", str(code_socket)],
+            "web UI": [*program, f"{PACKAGE.name}.front_door", "-p", str(port), "-w", str(workspace)],
+            "daemon": [*program, "dagster._daemon", "run", *log, "-w", str(workspace)],
             **api,
         },
         renewed="code server",
@@ -281,6 +282,7 @@ def supervisor_plan(
         temporary=str(folder),
         clock=[*dagster, f"{PACKAGE.name}.instance.clock"],
         timed="daemon",
+        end_runs=[*dagster, f"{PACKAGE.name}.instance.end_runs"],
         host=LOCALHOST,
         port=port,
         loaded=[*dagster, f"{PACKAGE.name}.api.load_check"],

@@ -36,9 +36,7 @@ def status(
     market: MarketOption = None,
     instrument: InstrumentOption = None,
     timeframe: TimeframeOption = None,
-    failed: Annotated[
-        bool, typer.Option("--failed", help="Show only series that failed, are behind or lack candles.")
-    ] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="Show only series that failed or lack candles.")] = False,
     everything: Annotated[bool, typer.Option("--all", help="Show a line per series instead of per timeframe.")] = False,
     orphans: Annotated[
         bool, typer.Option("--orphans", help="Show instead what is stored and no YAML names any more.")
@@ -71,7 +69,7 @@ def status(
     else:
         by_series = bool(instrument or timeframe or failed or everything)
         if failed and not rows:
-            out.print("No series failed, is behind or lacks candles.", style="green")
+            out.print("No series failed or lacks candles.", style="green")
             return
         print_status(out, place_of(wanted.settings.warehouse).name, rows, by_series=by_series)
         for name, count in accepted.items():
@@ -79,9 +77,8 @@ def status(
 
 
 def is_at_fault(row: Row) -> bool:
-    """Whether a series failed, is behind its calendar or lacks candles."""
-    is_behind, is_incomplete = bool(row["bars_behind"]), row["completeness"] not in (None, 1)
-    return bool(row["outcome"] in ("failed", "no data", None) or row["failed"] or is_behind or is_incomplete)
+    """Whether a series failed or lacks candles that are due; one that has just closed may still be on its way."""
+    return bool(row["outcome"] in ("failed", "no data", None) or row["failed"] or row["completeness"] not in (None, 1))
 
 
 def print_status(console: Console, database: str, rows: Sequence[Row], *, by_series: bool) -> None:

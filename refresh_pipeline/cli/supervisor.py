@@ -29,8 +29,13 @@ SECONDS_TO_WAIT = 60.0
 LOOKS_AT_FILES = 10
 # A companion that ran for so many seconds had started well: its next end is its first.
 STARTED_WELL = 300.0
+# Where Linux lists processes.
+PROCESSES = Path("/proc")
 # Seconds by which the clock must be set back at once to count as wrong before.
 SET_BACK = 30.0
+
+# The sessions of all programs that were started, restarts included; each is led by the program.
+_sessions: list[int] = []
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,8 @@ class Plan:
     # The command to run when the clock is set back, and the program to restart after it, which waits by that clock.
     clock: Sequence[str] = ()
     timed: str = ""
+    # The command that ends runs, with the seconds they have and the sessions of all programs that were started.
+    end_runs: Sequence[str] = ()
     # Dagster's folder, and the command that tells the alert channels a title and a text.
     home: str = ""
     alert: Sequence[str] = ()
@@ -102,7 +109,9 @@ def supervise(plan: Plan) -> int:
         _say("Stopping the programs.")
     # The others complain at length about a code server that is gone: it ends last.
     _end_all([process for name, process in running.items() if name != plan.renewed], plan.longest_end)
+    _end_runs(plan, running[plan.renewed])
     _end_all([running[plan.renewed]], plan.longest_end)
+    _kill_what_remains()
     shutil.rmtree(plan.temporary, ignore_errors=True)
     for reason in reasons:
         _say(reason)
@@ -214,6 +223,39 @@ def _end_all(running: "Sequence[subprocess.Popen[bytes]]", longest: float) -> No
             process.wait()
 
 
+def _end_runs(plan: Plan, renewed: "subprocess.Popen[bytes]") -> None:
+    """Runs are processes of their own, which outlive the daemon that started them: cancel them."""
+    if plan.end_runs and (not PROCESSES.exists() or _members() != [renewed.pid]):
+        command = [*plan.end_runs, str(plan.longest_end), *map(str, _sessions)]
+        # Opening Dagster's storages takes its time on a busy machine, besides the runs' ends.
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(command, check=False, start_new_session=True, timeout=2 * plan.longest_end)  # noqa: S603
+
+
+def _kill_what_remains() -> None:
+    """No process of any program outlives this one."""
+    remaining = _members()
+    for pid in remaining:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    if remaining:
+        _say(f"Killed processes that had not ended: {', '.join(map(str, remaining))}.")
+
+
+def _members() -> list[int]:
+    """The processes in the sessions of all programs, where the system lists processes."""
+    members = []
+    for folder in PROCESSES.glob("[0-9]*"):
+        try:
+            state, _, _, session, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        # A zombie has ended.
+        if int(session) in _sessions and state not in "ZX":
+            members.append(int(folder.name))
+    return sorted(members)
+
+
 def _watch(
     plan: Plan,
     running: "dict[str, subprocess.Popen[bytes]]",
@@ -283,7 +325,9 @@ def _say(text: str) -> None:
 
 def _started(command: Sequence[str]) -> "subprocess.Popen[bytes]":
     # In a session of its own: Ctrl-C reaches the parent alone, which ends the others in order.
-    return subprocess.Popen(command, start_new_session=True)  # noqa: S603 (our own programs, never a user's text)
+    process = subprocess.Popen(command, start_new_session=True)  # noqa: S603 (our own programs, never a user's text)
+    _sessions.append(process.pid)
+    return process
 
 
 def _wait_for(file: Path, process: "subprocess.Popen[bytes]", stopped: threading.Event) -> None:

@@ -10,9 +10,10 @@ from celery.exceptions import CeleryWarning
 from dagster import DagsterRun
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster_celery.launcher import CeleryRunLauncher
-from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
+from dagster_celery.tags import DAGSTER_CELERY_QUEUE_TAG, DAGSTER_CELERY_TASK_ID_TAG
 
 from refresh_pipeline.instance.orphaned_runs import LOCK_TAG, why_gone
+from refresh_pipeline.instance.queues import QUEUE_TAG
 
 
 class ClusterRunLauncher(CeleryRunLauncher):
@@ -23,7 +24,7 @@ class ClusterRunLauncher(CeleryRunLauncher):
         with warnings.catch_warnings():
             # The shipped class registers its task anew for each run.
             warnings.simplefilter("ignore", CeleryWarning)
-            super().launch_run(context)
+            super().launch_run(queued(context))
 
     def terminate(self, run_id: str) -> bool:
         """Ask the run's process to end, wherever it is; False for a run that no worker was asked for."""
@@ -46,3 +47,12 @@ class ClusterRunLauncher(CeleryRunLauncher):
         if DAGSTER_CELERY_TASK_ID_TAG not in run.tags:
             return CheckRunHealthResult(WorkerStatus.UNKNOWN, "no worker was asked for it")
         return super().check_run_worker_health(run)
+
+
+def queued(context: LaunchRunContext) -> LaunchRunContext:
+    """The same launch, with the job's queue in the tag that the shipped launcher reads."""
+    run = context.dagster_run
+    queue = run.tags.get(QUEUE_TAG)
+    return (
+        context._replace(dagster_run=run.with_tags({**run.tags, DAGSTER_CELERY_QUEUE_TAG: queue})) if queue else context
+    )

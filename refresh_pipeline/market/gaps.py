@@ -211,6 +211,16 @@ def missing_ranges(
     )
 
 
+def stored_counts(
+    calendar: Calendar, timeframe: Timeframe, ranges: StoredRanges, since: Times, end: np.datetime64
+) -> NDArray[np.int64]:
+    """How many bars of each series are stored that open from its `since` to `end` (excluded); `ranges` are merged."""
+    low, high = calendar.bar_index(timeframe, since), int(calendar.bar_index(timeframe, np.array([end]))[0]) - 1
+    begins = np.maximum(calendar.bar_index(timeframe, ranges.first), low[ranges.series_no])
+    counts = np.minimum(calendar.bar_index(timeframe, ranges.last), high) - begins + 1
+    return np.bincount(ranges.series_no, weights=np.maximum(counts, 0), minlength=len(since)).astype(np.int64)
+
+
 @dataclass(frozen=True, slots=True)
 class _Bars:
     """Opening times of bars whose indices are known, within a span for each."""

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import dagster as dg
 
+from refresh_pipeline.instance.queues import ON_FILES
 from refresh_pipeline.operations.backup import BackupError
 from refresh_pipeline.operations.backup_retention import make_backup
 from refresh_pipeline.orchestration.schedules import utc_schedule
-from refresh_pipeline.pipeline.job_names import BACKUP, ON_FILES
+from refresh_pipeline.pipeline.job_names import BACKUP
 from refresh_pipeline.settings import load_settings
 from refresh_pipeline.warehouse.connection import WarehouseBusy, place_of
 

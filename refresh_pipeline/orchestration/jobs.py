@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from refresh_pipeline.instance.queues import ON_FILES
 from refresh_pipeline.market.destination_spec import FileSpec
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.orchestration.destination_assets import further_destinations
 from refresh_pipeline.orchestration.run_options import KEY
 from refresh_pipeline.pipeline.job_names import (
-    ON_FILES,
     backfill_job_name,
     candle_check_job_name,
     check_job_name,

@@ -10,11 +10,12 @@ if TYPE_CHECKING:
 
 
 from refresh_pipeline.instance.orphaned_runs import claim
+from refresh_pipeline.instance.queues import ON_FILES
 from refresh_pipeline.instance.run_retention import retention_of
 from refresh_pipeline.market_files import load_markets
 from refresh_pipeline.operations.maintenance import compact, compaction_summary
 from refresh_pipeline.orchestration.schedules import utc_schedule
-from refresh_pipeline.pipeline.job_names import MAINTENANCE, ON_FILES
+from refresh_pipeline.pipeline.job_names import MAINTENANCE
 from refresh_pipeline.settings import load_settings
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable
 

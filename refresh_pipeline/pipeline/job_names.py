@@ -6,12 +6,6 @@ from refresh_pipeline.market.model import Market
 BACKUP = "backup"
 MAINTENANCE = "maintenance"
 
-# The tag by which dagster-celery picks a run's queue, and the queue of runs that work on one machine's files. Launchers
-# without queues ignore it.
-QUEUE_TAG = "dagster-celery/queue"
-FILES_QUEUE = "files"
-ON_FILES = {QUEUE_TAG: FILES_QUEUE}
-
 
 def snapshots_job_name(collection: str) -> str:
     """The job that asks the APIs of a collection."""

@@ -23,6 +23,7 @@ from refresh_pipeline.market.gaps import (
     Stretch,
     closed_end,
     missing_ranges,
+    stored_counts,
 )
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
@@ -142,7 +143,7 @@ def _missing(
 ) -> _Missing:
     bounds = bounds_of(connection, market, batch, tables)
     ranges = read(connection, market, batch, bounds, tables)
-    closed = instant(now - allowed_delay(market.timeframes))
+    due, closed = instant(now - allowed_delay(market.timeframes)), instant(now)
     expected, stored = (np.zeros(len(batch), dtype=np.int64) for _ in range(2))
     since = np.full(len(batch), np.datetime64("NaT"), dtype=TIME_UNIT)
     parts: list[MissingRanges] = []
@@ -151,11 +152,16 @@ def _missing(
         # As far back as a first refresh would go, or as the oldest stored candle; of a static market as that candle.
         firsts, lasts = bounds.first[group.numbers], bounds.last[group.numbers]
         since[group.numbers] = np.where(np.isnat(firsts) | (not market.static), np.fmin(begin, firsts), firsts)
-        end = group.calendar.last_closed(group.timeframe, group.calendar.known_end(closed)) + MICROSECOND
+        end, newest = (
+            group.calendar.last_closed(group.timeframe, group.calendar.known_end(until)) + MICROSECOND
+            for until in (due, closed)
+        )
         own = within(group, ranges, len(batch))
         part = missing_ranges(group.calendar, group.timeframe, own, since[group.numbers], end)
         part = part.without_end(lasts) if market.static else part
-        expected[group.numbers], stored[group.numbers] = part.expected, part.stored
+        # A candle is expected once it is due, or once it is stored: what came early counts on both sides.
+        early = stored_counts(group.calendar, group.timeframe, own, np.full(len(lasts), end), newest)
+        expected[group.numbers], stored[group.numbers] = part.expected + early, part.stored + early
         parts.append(part.renumbered(group.numbers))
     return _Missing(batch, _rows(parts, bounds), expected, stored, since, Table.confirmed_gaps.value in tables)
 

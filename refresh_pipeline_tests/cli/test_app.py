@@ -2,7 +2,7 @@
 
 import json
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +226,18 @@ def test_status_and_gaps_agree(world: World) -> None:
     gaps = json.loads(command("gaps", "--json", "--now", NOW.isoformat()).stdout)
     assert shares == [row["completeness"] for row in gaps]
     assert shares[0] < 0.5
+
+
+def test_a_candle_that_has_just_closed_counts_alike_for_status_and_gaps(world: World) -> None:
+    # Stored before it is due, and not stored a minute after its close.
+    for moment, is_behind in ((NOW, False), (NOW + timedelta(minutes=15), True)):
+        at = ("--now", moment.isoformat())
+        rows, gaps = status(*at), json.loads(command("gaps", "--json", *at).stdout)
+        assert [row["candle_count"] for row in rows] == [row["stored_count"] for row in gaps]
+        assert {row["expected_count"] - row["stored_count"] for row in gaps} == {0}
+        assert bool(rows[0]["bars_behind"]) is is_behind
+        assert status("--failed", *at) == []
+        assert "series at fault" not in command("status", *at).stdout
 
 
 def test_status_as_json_is_for_programs(world: World) -> None:

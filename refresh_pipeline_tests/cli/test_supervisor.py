@@ -181,6 +181,24 @@ def test_a_program_that_does_not_end_holds_up_neither_an_interrupt_nor_its_resta
         assert process.wait(PATIENCE) == 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are listed on Linux alone")
+def test_what_a_program_started_does_not_outlive_an_interrupt(tmp_path: Path):
+    deaf = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {STAYS}"
+    (tmp_path / "run").mkdir()
+    starts = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {deaf!r}, {str(tmp_path / 'run')!r}])"
+    told = tmp_path / "told"
+    command = [sys.executable, "-c", f"import sys; open({str(told)!r}, 'w').write(' '.join(sys.argv[1:]))"]
+    plan = replace(plan_of(tmp_path, code=STAYS, daemon=f"{starts}; {STAYS}"), end_runs=command)
+    with supervised(plan) as process:
+        wait_until(lambda: all(shown(tmp_path / name) for name in ("code", "daemon", "run")))
+        [run], [code], [daemon] = (shown(tmp_path / name) for name in ("run", "code", "daemon"))
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+    assert told.read_text() == f"60.0 {code} {daemon}"
+    assert said == f"Stopping the programs.\nKilled processes that had not ended: {run}.\n"
+
+
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc to compile a library that shifts the clock")
 def test_a_clock_that_is_set_back_is_said_and_restarts_what_waits_by_it(tmp_path: Path):
     plan = plan_of(tmp_path, code=STAYS, other=STAYS)

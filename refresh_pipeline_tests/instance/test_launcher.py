@@ -16,8 +16,9 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._core.test_utils import create_run_for_test
 
 from refresh_pipeline.instance import launcher
+from refresh_pipeline.instance.end_runs import end_runs
 from refresh_pipeline.instance.launcher import WarmRunLauncher, can_be_forked, code_on_disk
-from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, process_named
+from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, process_here, process_named
 from refresh_pipeline_tests.benchmarks.starting import launched
 from refresh_pipeline_tests.isolated_env import inside
 from refresh_pipeline_tests.launcher_fixture import QUICK, WARM, LaunchedProject, launch_project, wait_until
@@ -132,6 +133,26 @@ def test_a_run_outlives_the_process_it_was_forked_from(project: LaunchedProject,
     assert warm(project).check_run_worker_health(project.run(run_id)).status is WorkerStatus.RUNNING
     assert warm(project).terminate(run_id)
     assert project.finished(run_id) is DagsterRunStatus.CANCELED
+
+
+@pytest.mark.parametrize("limit", [60.0, 0.0])
+def test_a_run_left_behind_is_canceled_and_its_process_ends_or_is_killed(
+    project: LaunchedProject, first: str, capfd: pytest.CaptureFixture[str], limit: float
+):
+    run_id = project.launch("silent_refresh")
+    wait_until(lambda: project.run(run_id).status is DagsterRunStatus.STARTED)
+    pid = process_of(project.run(run_id))
+    if not limit:
+        # As one that is inside a library: it hears nothing.
+        os.kill(pid, signal.SIGSTOP)
+    end_runs(project.instance, {os.getsid(0) + 1}, limit)
+    assert project.run(run_id).status is DagsterRunStatus.STARTED
+    end_runs(project.instance, {os.getsid(0)}, limit)
+    assert project.run(run_id).status is DagsterRunStatus.CANCELED
+    wait_until(lambda: process_here(project.run(run_id)) is None)
+    name = f"1 runs: {run_id[:8]} (process {pid}).\n"
+    killing = "" if limit else f"Killing, as they did not end within 0 s: {name}"
+    assert f"Canceling {name}{killing}" in capfd.readouterr().err
 
 
 def test_a_fork_server_that_hangs_in_an_import_delays_one_launch_and_then_none(

@@ -1,0 +1,38 @@
+"""Runs a module as `python -m` does, with a log without colours where nobody wants them, and a quiet end.
+
+`refresh up` starts Dagster's programs through it: their first warnings come before any code of ours could change their
+log.
+"""
+
+import logging
+import runpy
+import sys
+from typing import Any
+
+import coloredlogs
+
+from refresh_pipeline.settings import end_quietly, wants_colors
+
+
+class PlainFormatter(coloredlogs.ColoredFormatter):
+    """A formatter with the arguments of the coloured one, which Dagster names in its configuration."""
+
+    def __init__(self, fmt: str | None = None, datefmt: str | None = None, **styles: Any) -> None:
+        logging.Formatter.__init__(self, fmt, datefmt)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text, without colours."""
+        return logging.Formatter.format(self, record)
+
+
+def main() -> None:
+    """Run the module that the first argument names, with the other arguments."""
+    end_quietly()
+    if not (wants_colors(sys.stdout) and wants_colors(sys.stderr)):
+        coloredlogs.ColoredFormatter = PlainFormatter
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
