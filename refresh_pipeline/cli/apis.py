@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from refresh_pipeline.cli.console import grid, out, print_error, print_line, print_table
+from refresh_pipeline.cli.console import grid, out, print_error, print_line, print_table, print_verbatim
 from refresh_pipeline.cli.options import (
     DONE,
     SOME_FAILED,
@@ -99,7 +99,7 @@ def show(
             print_line(
                 f"{payload.fetched_at:%Y-%m-%d %H:%M:%S} to {payload.seen_at:%Y-%m-%d %H:%M:%S} UTC, {payload.url_used}"
             )
-            print_line(payload.payload)
+            print_verbatim(payload.payload)
 
 
 def files(
@@ -159,7 +159,7 @@ def export(*, collection: CollectionOption = None, data_dir: DataDirOption = Non
 
     with wrong_requests():
         _, collections = _chosen(collection, data_dir, or_all=True)
-    print_line(export_catalogue([question for each in collections for question in each.questions]))
+    print_verbatim(export_catalogue([question for each in collections for question in each.questions]))
 
 
 def _chosen(names: str | None, data_dir: str | None, *, or_all: bool = False) -> "tuple[Settings, list[Collection]]":

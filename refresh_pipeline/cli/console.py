@@ -2,10 +2,12 @@
 
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
@@ -15,9 +17,43 @@ from rich.text import Text
 
 from refresh_pipeline.redaction import clean, redact_log
 
+
+class Terminal(Console):
+    """A console whose sentences break at words in a narrow window; a path that is longer than a line stays whole."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as rich does. A text with `soft_wrap` is one line in a file, and lines of whole words on a terminal."""
+        if self.is_terminal and options.get("soft_wrap"):
+            markup, highlight = options.get("markup"), options.get("highlight")
+            texts = [
+                each if isinstance(each, Text) else self.render_str(str(each), markup=markup, highlight=highlight)
+                for each in objects
+            ]
+            objects = tuple(in_lines(text, self.width) for text in texts)
+        super().print(*objects, **options)
+
+
+def in_lines(text: Text, width: int) -> Text:
+    """The text with a line break before each word that would not end within the width, in columns.
+
+    >>> in_lines(Text("one word and averylongword"), 8).plain.splitlines()
+    ['one word', 'and', 'averylongword']
+    """
+    breaks, used = [], 0
+    for word in re.finditer(r"\S+\s*", text.plain):
+        if used and used + cell_len(word[0].rstrip()) > width:
+            breaks.append(word.start())
+            used = 0
+        used = 0 if "\n" in word[0] else used + cell_len(word[0])
+    lines = text.divide(breaks)
+    for line in lines[:-1]:
+        line.rstrip()
+    return Text("\n").join(lines)
+
+
 # Into a file or a pipe a table keeps its shape, unless COLUMNS says otherwise; on a terminal it keeps to the window.
-out = Console(width=None if sys.stdout.isatty() else shutil.get_terminal_size((160, 40)).columns)
-err = Console(stderr=True)
+out = Terminal(width=None if sys.stdout.isatty() else shutil.get_terminal_size((160, 40)).columns)
+err = Terminal(stderr=True)
 
 
 def program() -> str:
@@ -27,17 +63,22 @@ def program() -> str:
 
 
 def print_line(text: str) -> None:
-    """Print a result as it is: no markup, no colours, no line breaks."""
+    """Print a sentence of the result: no markup, no colours, on a terminal broken at words."""
     out.print(clean(text), markup=False, highlight=False, soft_wrap=True)
 
 
+def print_verbatim(text: str) -> None:
+    """Print a text for programs as it is, without any line break."""
+    out.file.write(clean(text) + "\n")
+
+
 def print_error(text: str) -> None:
-    """Print an error as it is, in red."""
+    """Print an error, in red."""
     err.print(clean(text), style="red", markup=False, highlight=False, soft_wrap=True)
 
 
 def print_warning(text: str) -> None:
-    """Print a warning as it is, in yellow."""
+    """Print a warning, in yellow."""
     err.print(clean(text), style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -95,7 +136,7 @@ def terminal() -> Iterator[Console]:
         yield err
         return
     with open(os.dup(sys.stderr.fileno()), "w", encoding="utf-8") as stream:
-        yield Console(file=stream)
+        yield Terminal(file=stream)
 
 
 @contextmanager

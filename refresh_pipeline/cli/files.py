@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refresh_pipeline.cli.console import print_line
+from refresh_pipeline.cli.console import print_line, print_verbatim
 from refresh_pipeline.cli.options import SOME_FAILED, in_words, wrong_requests
 
 
@@ -30,7 +30,7 @@ def inspect(
         found = inspect_file(file, given)
     for fact in found.facts:
         print_line(f"# {fact}")
-    print_line(found.yaml(file.absolute().parent).rstrip())
+    print_verbatim(found.yaml(file.absolute().parent).rstrip())
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -320,6 +321,9 @@ def _answers(host: str, port: int) -> bool:
 def _say(text: str) -> None:
     # Whoever read the messages may be gone, as after Ctrl-C in a pipe; the programs are ended in order all the same.
     with suppress(OSError):
+        if sys.stderr.isatty():
+            width = shutil.get_terminal_size().columns
+            text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
         print(text, file=sys.stderr, flush=True)
 
 

@@ -68,7 +68,10 @@ def test_a_catalogue_is_imported_once_and_exported_masked(server: ApiServer, tmp
 
 def test_wrong_names_are_wrong_requests_and_without_a_wish_nobody_is_asked(server: ApiServer, tmp_path: Path):
     assert run("once", "three").exit_code == 2
-    assert run("once", "-c", "yours").exit_code == 2
+    assert "--collection: found 'yours'" in run("once", "-c", "yours").stderr
+    assert "did you mean 'sentiment'?" in run("list", "-c", "sentimant").stderr
+    assert "API: found 'ones'" in (typo := run("show", "ones").stderr)
+    assert "did you mean 'one'?" in typo
     (tmp_path / ".env").write_text("")
     result = run("once")
     assert result.exit_code == 2

@@ -75,3 +75,35 @@ def test_bars_and_log_reach_the_terminal_while_a_step_runs(tmp_path: Path) -> No
     logs = "".join(file.read_text() for file in tmp_path.rglob("*.err"))
     assert "2/4" not in logs
     assert "rate limited" not in logs
+
+
+SENTENCE = "The key of the venue that was given is not the one that the account of the test expects: see the page"
+PATH = "/a/folder/whose/name/is/longer/than/the/window/is/wide/and/stays/whole/in/one/piece.csv"
+SPEAKS = f"""
+from refresh_pipeline.cli.console import print_error, print_line, print_verbatim
+from refresh_pipeline.cli.supervisor import _say
+print_error({SENTENCE!r})
+print_line({SENTENCE + " " + PATH!r})
+_say({SENTENCE!r})
+print_verbatim({SENTENCE!r})
+"""
+
+
+def test_sentences_break_at_words_in_a_narrow_window_and_nowhere_in_a_file() -> None:
+    parent, child = pty.openpty()
+    environment = os.environ | {"COLUMNS": "40", "TERM": "xterm", "NO_COLOR": "1"}
+    with subprocess.Popen([sys.executable, "-c", SPEAKS], stdout=child, stderr=child, env=environment) as process:
+        os.close(child)
+        lines = read_to_the_end(parent).replace("\r", "").splitlines()
+        assert process.wait(PATIENCE) == 0
+    os.close(parent)
+    *broken, verbatim = lines
+    assert verbatim == SENTENCE
+    assert PATH in broken
+    assert max(len(line) for line in broken if line != PATH) <= 40
+    assert " ".join(line.strip() for line in broken) == " ".join([SENTENCE, SENTENCE, PATH, SENTENCE])
+    written = subprocess.run(
+        [sys.executable, "-c", SPEAKS], capture_output=True, text=True, env=environment, check=True
+    )
+    assert written.stdout.splitlines() == [f"{SENTENCE} {PATH}", SENTENCE]
+    assert written.stderr.splitlines() == [SENTENCE] * 2
