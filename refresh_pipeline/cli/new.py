@@ -1,13 +1,14 @@
 """The command `new`: a market of one's own, as a YAML file and the settings that enable it."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refresh_pipeline.cli.console import print_line, print_warning
+from refresh_pipeline.cli.console import err, print_line, print_warning
 from refresh_pipeline.cli.options import comma_list, naming, wrong_requests
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ VENUES = {
     ),
     "files": Venue("{kind: files, directory: %s}", "crypto", "my_files", "BTC/USD"),
 }
+# Raises ValueError on a wrong answer.
+Check = Callable[[str], object]
 # What the other option of a source is called, its question and its usual answer.
 DETAILS = {"ccxt": ("exchange", "kraken"), "files": ("directory", "candles")}
 TIMEFRAMES, HISTORY = "m15,H1,D1", "30d"
@@ -69,7 +72,7 @@ def new(
     with wrong_requests():
         settings = load_settings()
         answers = _Answers(yes)
-        kind = answers.get("--venue", venue, "Venue", "demo", allowed=list(VENUES))
+        kind = answers.get("--venue", venue, f"Venue ({', '.join(VENUES)})", "demo", _require_venue)
         given = {"name": name, "pairs": pairs, "timeframes": timeframes, "history": history, "calendar": calendar}
         given |= {"exchange": exchange, "directory": directory}
         text, market_name = _market_text(kind, answers, given)
@@ -90,15 +93,44 @@ class _Answers:
 
     without_questions: bool
 
-    def get(self, option: str, given: str | None, question: str, usual: str, allowed: list[str] | None = None) -> str:
-        """The answer; raises ValueError that names the option where it is not allowed."""
-        answer = given
-        if answer is None:
-            shown = f"{question} ({', '.join(allowed)})" if allowed else question
-            answer = usual if self.without_questions else typer.prompt(shown, default=usual, err=True)
-        if allowed and answer not in allowed:
-            raise ValueError(f"{option}: found {answer!r}, allowed: {', '.join(allowed)}")
+    def get(self, option: str, given: str | None, question: str, usual: str, check: Check) -> str:
+        """The answer, asked for again while `check` refuses it.
+
+        Raises:
+            ValueError: that names the option, where nobody is asked and the answer is wrong.
+        """
+        if given is None and not self.without_questions:
+            return _asked(option, question, usual, check)
+        answer = (usual if given is None else given).strip()
+        try:
+            check(answer)
+        except ValueError as error:
+            raise ValueError(f"{option}: {error}") from None
+        return answer
+
+
+def _asked(option: str, question: str, usual: str, check: Check) -> str:
+    """The answer of whoever sits at the terminal.
+
+    Raises:
+        ValueError: nobody can answer.
+        KeyboardInterrupt: Ctrl-C.
+    """
+
+    def checked(answer: str) -> str:
+        try:
+            check(answer.strip())
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
         return answer.strip()
+
+    try:
+        return typer.prompt(question, default=usual, err=True, value_proc=checked)
+    except typer.Abort as abort:
+        err.print()
+        if isinstance(abort.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise ValueError(f"{option}: found no answer; give it as an option, or --yes to take what is usual") from None
 
 
 def _market_text(kind: str, answers: _Answers, given: Mapping[str, str | None]) -> tuple[str, str]:
@@ -108,7 +140,7 @@ def _market_text(kind: str, answers: _Answers, given: Mapping[str, str | None]) 
     venue = VENUES[kind]
 
     def answer(option: str, question: str, usual: str) -> str:
-        return answers.get(f"--{option}", given[option], question, usual)
+        return answers.get(f"--{option}", given[option], question, usual, CHECKS.get(option, str))
 
     source = venue.source
     if kind in DETAILS:
@@ -125,6 +157,30 @@ def _market_text(kind: str, answers: _Answers, given: Mapping[str, str | None]) 
     return f"{head}calendar: {given['calendar'] or venue.calendar}\n{written}", name
 
 
+def _require_venue(answer: str) -> None:
+    if answer not in VENUES:
+        near = difflib.get_close_matches(answer, VENUES, n=1, cutoff=0.6)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"found {answer!r}, allowed: {', '.join(VENUES)}{hint}")
+
+
+def _require_timeframes(answer: str) -> None:
+    from refresh_pipeline.market.timeframe import Timeframe
+
+    for name in comma_list(answer):
+        Timeframe.parse(name)
+
+
+def _require_history(answer: str) -> None:
+    from refresh_pipeline.market.model import parse_duration
+
+    parse_duration(answer)
+
+
+# What an answer must be, by option, before the whole market is parsed.
+CHECKS: Mapping[str, Check] = {"timeframes": _require_timeframes, "history": _require_history}
+
+
 def _folder(settings: "Settings") -> Path:
     return (settings.markets_dir or Path(FOLDER)).expanduser()
 
@@ -139,8 +195,9 @@ def _require_right(settings: "Settings", text: str, file: Path, name: str) -> No
         raise ValueError(f"--name: found {name!r}, the name of a shipped market; choose another one")
     if file.exists():
         raise ValueError(f"--name: found {name!r}, and {file} exists; choose another name, or edit the file")
+    market = parse_market(text, file=file.name)
     with naming(file.name):
-        open_source(parse_market(text, file=file.name), settings.limits_dir)
+        open_source(market, settings.limits_dir)
 
 
 def _enable(settings: "Settings", name: str, credentials: tuple[str, ...]) -> None:

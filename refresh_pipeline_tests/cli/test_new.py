@@ -49,6 +49,19 @@ def test_it_asks_for_what_no_option_says() -> None:
     assert (market.name, market.source.options) == ("shelf", {"directory": "my folder: x"})
 
 
+def test_a_wrong_answer_is_asked_for_again_and_without_answers_it_says_what_to_do() -> None:
+    answers = "binanse\ndemo\nH1,bogus\nH1\nH1\n9d\n"
+    result = CliRunner().invoke(app, ["new", "--name", "again", "--pairs", "A/B"], input=answers)
+    assert result.exit_code == 0, result.output
+    for sentence in ("did you mean 'binance'?", "unknown timeframe 'bogus'", "allowed: a whole number and m, h, d"):
+        assert sentence in result.stderr
+    assert Path("markets/again.yaml").exists()
+    result = CliRunner().invoke(app, ["new"], input="")
+    assert result.exit_code == 2
+    assert "--venue: found no answer; give it as an option, or --yes to take what is usual" in result.stderr
+    assert "--timeframes: unknown timeframe" in command("new", "--yes", "--timeframes", "x").stderr
+
+
 def test_nothing_is_overwritten() -> None:
     Path(".env").write_text("REFRESH_MARKETS=demo")
     assert command("new", "--yes", "--name", "first").exit_code == 0
