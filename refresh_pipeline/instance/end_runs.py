@@ -39,13 +39,15 @@ def end_runs(instance: dg.DagsterInstance, sessions: Collection[int], limit: flo
     for run, pid in processes.items():
         instance.report_run_canceling(instance.get_run_by_id(run))  # pyright: ignore[reportArgumentType]
         _send(pid, signal.SIGTERM)
-    _say("Canceling", processes)
+    if processes:
+        _say(f"Canceling runs that are at work: {_named(processes)}.")
     end = time.monotonic() + limit
     while (going := _going(instance, processes)) and time.monotonic() < end:
         time.sleep(SECONDS_BETWEEN_LOOKS)
     for pid in going.values():
         _send(pid, signal.SIGKILL)
-    _say(f"Killing, as they did not end within {limit:.0f} s:", going)
+    if going:
+        _say(f"Killing runs that did not end within {limit:.0f} s: {_named(going)}.")
     for run in map(instance.get_run_by_id, processes):
         if run is not None and not run.is_finished:
             instance.report_run_canceled(run, REASON)
@@ -75,10 +77,12 @@ def _send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def _say(what: str, processes: dict[str, int]) -> None:
-    if processes:
-        runs = ", ".join(f"{run[:8]} (process {pid})" for run, pid in processes.items())
-        print(f"{what} {len(processes)} runs: {runs}.", file=sys.stderr, flush=True)  # noqa: T201
+def _named(processes: dict[str, int]) -> str:
+    return ", ".join(f"{run[:8]} (process {pid})" for run, pid in processes.items())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -150,9 +150,9 @@ def test_a_run_left_behind_is_canceled_and_its_process_ends_or_is_killed(
     end_runs(project.instance, {os.getsid(0)}, limit)
     assert project.run(run_id).status is DagsterRunStatus.CANCELED
     wait_until(lambda: process_here(project.run(run_id)) is None)
-    name = f"1 runs: {run_id[:8]} (process {pid}).\n"
-    killing = "" if limit else f"Killing, as they did not end within 0 s: {name}"
-    assert f"Canceling {name}{killing}" in capfd.readouterr().err
+    name = f"{run_id[:8]} (process {pid}).\n"
+    killing = "" if limit else f"Killing runs that did not end within 0 s: {name}"
+    assert f"Canceling runs that are at work: {name}{killing}" in capfd.readouterr().err
 
 
 def test_a_fork_server_that_hangs_in_an_import_delays_one_launch_and_then_none(
