@@ -180,5 +180,5 @@ def test_the_fork_server_has_no_thread_besides_its_main_one(project: LaunchedPro
 def test_code_of_others_is_not_forked(project: LaunchedProject, first: str, monkeypatch: pytest.MonkeyPatch):
     run = project.run(first)
     assert can_be_forked(run)
-    monkeypatch.setattr(launcher, "MODULE", "somebody.elses")
+    monkeypatch.setattr(launcher, "DEFINITIONS", "somebody.elses")
     assert not can_be_forked(run)
