@@ -89,6 +89,11 @@ def attach_duckdb(database: str, *, read_only: bool, config: Mapping[str, str | 
         raise
 
 
+def end_idle_instances() -> None:
+    """Give back what DuckDB keeps of large reads, tens of megabytes; the next file opened takes 20 ms longer."""
+    _kept.end(idle_alone=True)
+
+
 def open_with_extensions(
     extensions: Sequence[Path],
     statements: Sequence[str],
@@ -229,11 +234,11 @@ class _Kept:
             instance.keep_untouched()
         self.opening, self._instances = threading.Lock(), {}
 
-    def end(self) -> None:
+    def end(self, *, idle_alone: bool = False) -> None:
         with self.opening:
-            for instance in self._instances.values():
-                instance.end()
-            self._instances.clear()
+            for instance in list(self._instances.values()):
+                if not (idle_alone and instance.users):
+                    self._instances.pop(instance.key).end()
 
 
 _Key = tuple[str, frozenset[tuple[str, str | int]]]

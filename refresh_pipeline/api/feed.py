@@ -16,6 +16,7 @@ import numpy as np
 
 from refresh_pipeline.api.reading import BETWEEN_OPENINGS, alone
 from refresh_pipeline.api.tails import Tails
+from refresh_pipeline.duckdb_connection import end_idle_instances
 from refresh_pipeline.market.candles import instant
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
@@ -150,12 +151,15 @@ class Feed:
         self._unread = {key: since for key, since in self._unread.items() if key not in some}
 
     def _read_the_rest(self) -> None:
+        was_much = bool(self._unread)
         while self._unread and not self._stop.wait(BETWEEN_OPENINGS):
             with (
                 alone(self.database, PATIENCE),
                 connect(self.database, read_only=True, patience=PATIENCE) as connection,
             ):
                 self._read_tails(connection, {})
+        if was_much:
+            end_idle_instances()
 
     def _tell(self, read: Changes) -> None:
         for listener in list(self._listeners):

@@ -1,5 +1,7 @@
 """Columns in less memory, and exactly as they were: repeated values as codes, decimals and minutes as whole numbers.
 
+Of whole numbers the steps from one to the next are kept, which are small; steps that are all the same take nothing.
+
 Which columns are kept, and for how long, is `tails`' part.
 """
 
@@ -13,7 +15,7 @@ from refresh_pipeline.market.candles import TIME_UNIT
 
 # Digits behind the point that prices have at most, and how many values a first look takes.
 MOST_DIGITS, FIRST_LOOK = 9, 8
-LARGEST = np.iinfo(np.int32).max
+LARGEST, LARGEST_STEP = np.iinfo(np.int32).max, np.iinfo(np.int16).max
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +53,53 @@ def _first_code(array: NDArray) -> NDArray:
 
 
 @dataclass(frozen=True, slots=True)
-class Decimals:
-    """Numbers with few digits behind the point, each times ten to the power of `digits` in four bytes.
+class Steps:
+    """Whole numbers as the first one and the steps from each to the next, in two bytes.
 
-    >>> Decimals.of(np.array([1.08512, 1.085])).whole.tolist(), Decimals.of(np.array([1 / 3])) is None
-    ([108512, 108500], True)
+    >>> steps = Steps.of(np.array([108512, 108500, 108507], dtype=np.int32))
+    >>> steps.steps.tolist(), steps.array.tolist()
+    ([-12, 7], [108512, 108500, 108507])
     """
 
-    whole: NDArray[np.int32]
+    first: int
+    steps: NDArray[np.int16]
+
+    @classmethod
+    def of(cls, numbers: NDArray[np.int32]) -> "Steps | NDArray[np.int32]":
+        """The steps of an array of four bytes a number; the array itself where two bytes do not hold one of them."""
+        steps = np.diff(numbers.astype(np.int64))
+        if not len(steps) or np.abs(steps).max() > LARGEST_STEP:
+            return numbers
+        if (steps == steps[0]).all():
+            return cls(int(numbers[0]), np.broadcast_to(np.int16(steps[0]), steps.shape))
+        return cls(int(numbers[0]), steps.astype(np.int16))
+
+    @property
+    def array(self) -> NDArray[np.int32]:
+        """The array."""
+        numbers = np.empty(len(self.steps) + 1, dtype=np.int32)
+        numbers[0] = self.first
+        np.cumsum(self.steps, dtype=np.int32, out=numbers[1:])
+        numbers[1:] += np.int32(self.first)
+        return numbers
+
+
+Whole = Steps | NDArray[np.int32]
+
+
+def _numbers(whole: Whole) -> NDArray[np.int32]:
+    return whole.array if isinstance(whole, Steps) else whole
+
+
+@dataclass(frozen=True, slots=True)
+class Decimals:
+    """Numbers with few digits behind the point, each times ten to the power of `digits`.
+
+    >>> Decimals.of(np.array([1.08512, 1.085])), Decimals.of(np.array([1 / 3])) is None
+    (Decimals(whole=Steps(first=108512, steps=array([-12], dtype=int16)), digits=5), True)
+    """
+
+    whole: Whole
     digits: int
 
     @classmethod
@@ -66,13 +107,13 @@ class Decimals:
         """The decimals of an array; None where four bytes do not hold one of its numbers exactly."""
         for digits in range(_digits(array[:FIRST_LOOK]), MOST_DIGITS + 1):
             if (whole := _scaled(array, digits)) is not None:
-                return cls(whole, digits)
+                return cls(Steps.of(whole), digits)
         return None
 
     @property
     def array(self) -> NDArray:
         """The array."""
-        return self.whole / 10.0**self.digits
+        return _numbers(self.whole) / 10.0**self.digits
 
 
 def _digits(array: NDArray) -> int:
@@ -92,9 +133,9 @@ def _scaled(array: NDArray, digits: int) -> NDArray[np.int32] | None:
 
 @dataclass(frozen=True, slots=True)
 class Minutes:
-    """Times on whole minutes, in minutes since 1970: four bytes each until the year 6053."""
+    """Times on whole minutes, in minutes since 1970, until the year 6053."""
 
-    minutes: NDArray[np.int32]
+    minutes: Whole
 
     @classmethod
     def of(cls, array: NDArray) -> "Minutes | None":
@@ -103,12 +144,12 @@ class Minutes:
         if np.isnat(array).any() or not np.array_equal(minutes, array):
             return None
         numbers = minutes.astype(np.int64)
-        return cls(numbers.astype(np.int32)) if (np.abs(numbers) <= LARGEST).all() else None
+        return cls(Steps.of(numbers.astype(np.int32))) if (np.abs(numbers) <= LARGEST).all() else None
 
     @property
     def array(self) -> NDArray:
         """The array."""
-        return self.minutes.astype("datetime64[m]").astype(TIME_UNIT)
+        return _numbers(self.minutes).astype("datetime64[m]").astype(TIME_UNIT)
 
 
 Packed = NDArray | Codes | Decimals | Minutes
