@@ -17,7 +17,7 @@ from refresh_pipeline.market.candles import TIME_UNIT
 from refresh_pipeline.market.export_spec import Layer, Layout
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.pipeline.export_content import names_of
+from refresh_pipeline.pipeline.export_content import names_in
 from refresh_pipeline.warehouse.arrays import arrays_of
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.compute_on_read import computed_columns, first_stored
@@ -91,7 +91,7 @@ def columns_of(market: Market, layer: Layer, names: Names) -> list[Column]:
     owners = joined_columns(tables)
     carrier = Table.indicators if layer is Layer.indicators else Table.enhanced_candles
     listed = []
-    for joined, shown in names_of(market, layer, layout):
+    for joined, shown in names_in(market, layer, layout):
         table, column = owners.get(joined, (carrier.value, joined))
         kind = "timestamp" if column == OPEN_TIME else types.get((table, column), "double")
         listed.append(Column(shown, Table(table), column, kind))

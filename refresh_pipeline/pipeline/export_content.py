@@ -76,7 +76,12 @@ def names_of(market: Market, layer: Layer, export: Export) -> list[tuple[str, st
     """The joined tables' name and the file's of every column of a layer, in the file's order."""
     if export.adjusted:
         return [("open_time", "open_time"), *((adjusted_name(each), each) for each in candle_columns(market.two_sided))]
-    if export.layout is Layout.fx_refresh:
+    return names_in(market, layer, export.layout)
+
+
+def names_in(market: Market, layer: Layer, layout: Layout) -> list[tuple[str, str]]:
+    """The same of a layout whose candles are as they were traded."""
+    if layout is Layout.fx_refresh:
         return fx_refresh.columns(layer, market.two_sided)
     candles = () if layer is Layer.indicators else candle_columns(market.two_sided)
     joined = joined_columns(computations(market).values())
