@@ -10,9 +10,10 @@ import numpy as np
 
 from refresh_pipeline.analytics.bars import Column
 from refresh_pipeline.analytics.evaluation import BlockFormula, RowFormula
+from refresh_pipeline.analytics.indicators import indicators
 from refresh_pipeline.analytics.registry import DefaultColumns, Indicator, registry
 from refresh_pipeline.market.calendars.registry import CALENDARS
-from refresh_pipeline_tests.analytics.sample_bars import INDICATORS, Market, computed_alone, history
+from refresh_pipeline_tests.analytics.sample_bars import Market, computed_alone, history
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "indicators.md"
 HEADER = (
@@ -20,12 +21,14 @@ HEADER = (
     "|---|---|---|---|---|---|---|",
 )
 BARS = 700
+# With what a market has to name.
+EVERYTHING = indicators(["all", "volume_profile"], CALENDARS["crypto"])
 
 
 def tables() -> str:
     """One table a group, a row a column."""
     entries = registry(CALENDARS["crypto"]).values()
-    columns = {column.name: column for column in INDICATORS.columns}
+    columns = {column.name: column for column in EVERYTHING.columns}
     empty = empty_rows()
     lines: list[str] = []
     for group in dict.fromkeys(entry.group for entry in entries):
@@ -43,7 +46,7 @@ def shipped_columns(entries: Iterator[Indicator]) -> Iterator[tuple[Indicator, D
 def empty_rows() -> dict[str, str]:
     """How many rows of a young series have no value, by column; - where that hangs on the market."""
     market = {**history(Market(bars=BARS, price=0.5)), "volume": np.ones(BARS)}
-    computed = computed_alone(INDICATORS, market)
+    computed = computed_alone(EVERYTHING, market)
     known = {
         name: np.array([value is not None and value == value for value in values]) for name, values in computed.items()
     }

@@ -10,7 +10,7 @@ from math import isnan
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from refresh_pipeline.analytics.rolling import ratio, shifted
+from refresh_pipeline.analytics.rolling import ratio, shifted, windowed_sum
 from refresh_pipeline.analytics.talib_functions import bare
 from refresh_pipeline.market.candles import Floats
 
@@ -18,6 +18,8 @@ _sma, _ema, _wma, _rma, _max, _min = (bare(name) for name in ("SMA", "EMA", "WMA
 _atr, _rsi, _roc, _stddev, _linear, _sum = (bare(name) for name in ("ATR", "RSI", "ROC", "STDDEV", "LINEARREG", "SUM"))
 # TA-Lib's sums leave no digit of a deviation below this part of the price.
 FLAT = 4e-7
+# Below this part of the mean square a variance is what rounding leaves of the subtraction.
+NO_DEVIATION = 1e-12
 # Of what is all but 1 the logarithm would have no end.
 NEARLY_ONE, CLIPPED = 0.99, 0.999
 
@@ -331,6 +333,25 @@ def z_score(close: Floats, periods: int) -> Floats:
     """How many standard deviations the close lies from its mean; missing where the closes do not move."""
     middle, deviation = _sma(close, periods), _stddev(close, periods)
     return ratio(close - middle, np.where(deviation > FLAT * middle, deviation, 0.0))
+
+
+def hurst(close: Floats, periods: int, longest: int) -> Floats:
+    """The slope of the logarithm of the deviation of changes over 2 to `longest` bars against that of the bars.
+
+    Of `periods` closes; NaN where changes over some number of bars do not differ.
+    """
+    lags = np.arange(2, longest + 1)
+    across = np.log(lags) - np.log(lags).mean()
+    slope = np.zeros(len(close))
+    for lag, weight in zip(lags.tolist(), across.tolist(), strict=True):
+        change, count = close - shifted(close, lag), periods - lag
+        mean = windowed_sum(change, count) / count
+        square = windowed_sum(change * change, count) / count
+        variance = square - mean * mean
+        # What is left of a subtraction is no deviation.
+        variance = np.where(variance > square * NO_DEVIATION, variance, np.nan)
+        slope += weight * np.log(np.sqrt(variance))
+    return slope / (across**2).sum()
 
 
 def drawdown(close: Floats, periods: int) -> Floats:

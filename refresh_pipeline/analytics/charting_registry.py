@@ -27,6 +27,7 @@ class ChartingFunction:
         reach: bars that a value looks back, from the parameters.
         memory: bars that a recursion remembers, likewise; 0 without one.
         types: of columns other than double.
+        accepts: whether a set of parameters makes sense together.
     """
 
     function: Callable[..., Floats | tuple[Floats, ...]]
@@ -38,6 +39,7 @@ class ChartingFunction:
     reach: Callable[[Mapping[str, Number]], float]
     memory: Callable[[Mapping[str, Number]], float] = field(default=lambda _: 0)
     types: Mapping[str, str] = field(default_factory=dict)
+    accepts: Callable[[Mapping[str, Number]], bool] = field(default=lambda _: True)
 
     def part(self, parameters: Mapping[str, Number], names: Sequence[str]) -> Part:
         """The columns under these names, and how they are computed."""
@@ -209,6 +211,12 @@ CHARTING: Mapping[str, ChartingFunction] = {
     "z_score": ChartingFunction(
         charting.z_score, "volatility", "Mean and population deviation.", "close", {"timeperiod": 20},
         [("", "deviations", "Distance of the close from its mean in standard deviations")], lambda p: p["timeperiod"],
+    ),
+    "hurst": ChartingFunction(
+        charting.hurst, "volatility", "Deviations of changes over 2 to maxlag bars, as QuantConnect Lean's.", "close",
+        {"timeperiod": 252, "maxlag": 20},
+        [("", "number", "Hurst exponent: 0.5 of a random walk, above of a trend, below of a return to the mean")],
+        lambda p: p["timeperiod"], accepts=lambda p: 3 <= p["maxlag"] < p["timeperiod"],
     ),
     "drawdown": ChartingFunction(
         charting.drawdown, "volatility", "Against the highest close of a window.", "close", {"timeperiod": 252},

@@ -14,6 +14,7 @@ from refresh_pipeline.analytics.registry import (
     ALL,
     CLASSIC,
     LAST_BAR,
+    PROFILE,
     STANDARD,
     TALIB,
     TRADINGVIEW,
@@ -149,7 +150,7 @@ def _names_all_of(spec: str, entry: Indicator, shipped: DefaultColumns) -> bool:
     """Whether a spec names all columns of a set; of another package's indicators nothing comes unasked."""
     if spec == STANDARD:
         return is_standard(entry, shipped)
-    return spec in (shipped.of, entry.group, entry.name) or (spec == ALL and entry.group != OWN)
+    return spec in (shipped.of, entry.group, entry.name) or (spec == ALL and entry.group not in (OWN, PROFILE))
 
 
 def _by_name(entries: Mapping[str, Indicator], spec: str) -> Iterator[tuple[Part, Sequence[str]]]:

@@ -196,14 +196,17 @@ class LiveIndicators:
         self._places = [places([self._calls[number].fills for number in each.calls]) for each in self._handles]
         self._rest = [call for call in self._calls if call.talib is None]
         self._names = [name for part in self._blocks for name in part.names]
-        self.longest_stretch = max([0, *(call.before for call in self._calls)])
         self._levels = [
             LiveLevels(part, series, windows)
             for part in self._rows
             if part.formula.compute is derived.support_and_resistance
         ]
         self._rows = [part for part in self._rows if part.formula.compute is not derived.support_and_resistance]
-        self._row_bars = max([1, *(part.formula.reach + 2 for part in self._rows)])
+        # Parts that read far back have bars of their own: the others would be computed over all of these.
+        reaches = {part.formula.reach for part in self._rows}
+        usual = max([0, *(each for each in reaches if each <= BLOCK_BARS)])
+        self._row_bars = {each: max(each, usual) + 2 for each in sorted(reaches)} or {0: 1}
+        self.longest_stretch = max([*self._row_bars.values(), *(call.before for call in self._calls)])
         self.states = {state: np.full(series, np.nan) for state in computation.states}
         self._memory: dict[str, Floats] = {}
         self._cycle = _Cycle.empty(series)
@@ -278,14 +281,16 @@ class LiveIndicators:
         now = {name: windows.latest(name, members) for name in ("open", "high", "low", "close", "volume")}
         now["volume_or_0"] = np.nan_to_num(now["volume"])
         matrix = self._step_blocks(members, now)
-        bars = windows.bars(members, self._row_bars)
-        rows = Rows(bars, bars.starts[1:] - 1, dict(zip(self._names, matrix, strict=True)))
-        rows.columns.update(self._step_recursive(members, now))
+        columns: dict[str, Values] = dict(zip(self._names, matrix, strict=True))
+        columns.update(self._step_recursive(members, now))
         for live in self._levels:
-            rows.columns.update(zip(live.names, live.step(members), strict=True))
+            columns.update(zip(live.names, live.step(members), strict=True))
+        held = {count: windows.bars(members, count) for count in {*self._row_bars.values()}}
         for part in self._rows:
-            rows.columns.update(zip(part.names, part.formula.compute(rows), strict=True))
-        return {name: finite(rows.columns[name]) for name in self.chosen}
+            bars = held[self._row_bars[part.formula.reach]]
+            rows = Rows(bars, bars.starts[1:] - 1, columns)
+            columns.update(zip(part.names, part.formula.compute(rows), strict=True))
+        return {name: finite(columns[name]) for name in self.chosen}
 
     def _step_blocks(self, members: Members, now: Mapping[str, Floats]) -> Floats:
         matrix = np.empty((len(self._names), len(members)))

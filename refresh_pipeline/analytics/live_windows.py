@@ -78,10 +78,14 @@ class Windows:
         return self._columns[name][member, begin + offset : end + offset]
 
     def bars(self, members: Members, rows: int) -> Bars:
-        """The last rows of each of these series behind one another; without open times."""
+        """The last rows of each of these series behind one another."""
         columns = {name: self.last(name, members, rows).ravel() for name in self._columns}
         starts = np.arange(len(members) + 1) * rows
-        return Bars(np.zeros(starts[-1], dtype=TIME_UNIT), columns, starts, before=self.count[members] - rows)
+        times = np.zeros(starts[-1], dtype=TIME_UNIT)
+        if self._times.shape[1]:
+            places = self._newest[members][:, None] - np.arange(rows - 1, -1, -1)
+            times = self._times[members[:, None], places].ravel()
+        return Bars(times, columns, starts, before=self.count[members] - rows, classes=self.classes(members))
 
     def classes(self, members: Members) -> NDArray[np.object_] | None:
         """The asset class of each of these series; None where no series has one."""

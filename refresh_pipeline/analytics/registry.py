@@ -8,8 +8,19 @@ chooses of them, and computing, live elsewhere.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import product
 
-from refresh_pipeline.analytics import anchored, cumulative, denominators, derived, hilbert, levels, sessions, zigzag
+from refresh_pipeline.analytics import (
+    anchored,
+    cumulative,
+    denominators,
+    derived,
+    hilbert,
+    levels,
+    sessions,
+    volume_profile,
+    zigzag,
+)
 from refresh_pipeline.analytics.bars import Bars, Column, Values, flag_column, number_column, price_column, text_column
 from refresh_pipeline.analytics.charting_registry import CHARTING, ChartingFunction
 from refresh_pipeline.analytics.evaluation import BlockFormula, Part, RecursiveFormula, RowFormula
@@ -32,6 +43,8 @@ CLASSIC, TALIB, TRADINGVIEW, ALL = "classic", "talib", "tradingview", "all"
 # What is computed where a market chooses nothing: no transforms of single prices, cycles and patterns of TA-Lib, no
 # columns that are another one's double, but Ichimoku.
 STANDARD = "standard"
+# Computed only where a market names it: it reads two whole sessions at each refresh, 2,880 bars of any timeframe.
+PROFILE = "profile"
 _NOT_STANDARD = {"math", "prices", "cycles", "patterns"}
 _STANDARD_ALSO = {"ichimoku"}
 # Periods of own parameters: one bar is no window, and longer ones than this have no end.
@@ -536,7 +549,8 @@ def is_standard(entry: Indicator, columns: DefaultColumns) -> bool:
 
 def _charting_accepts(function: ChartingFunction, parameters: Parameters) -> bool:
     periods = [parameters[name] for name, default in function.parameters.items() if isinstance(default, int)]
-    return all(SHORTEST <= each <= LONGEST for each in periods) and all(each > 0 for each in parameters.values())
+    are_sensible = all(SHORTEST <= each <= LONGEST for each in periods)
+    return are_sensible and all(each > 0 for each in parameters.values()) and function.accepts(parameters)
 
 
 def _zigzag_part(parameters: Parameters, names: Sequence[str]) -> Part:
@@ -600,6 +614,37 @@ def _of_period(period: str, source: str, columns: Sequence[Column], calendar: Ca
     return _own(f"{period}s", "sessions", source, formula, columns, of=TRADINGVIEW)
 
 
+def _volume_profile_part(calendar: Calendar, parameters: Parameters, names: Sequence[str]) -> Part:
+    percent = float(parameters["percent"])
+    settings = f"(percent {percent:g})"
+    meanings = ("Point of control: the price of most volume", "Value area high", "Value area low")
+    columns = [
+        price_column(name, f"{meaning} of the {session} {settings}.", warm_up=volume_profile.REACH)
+        for name, (session, meaning) in zip(
+            names,
+            product(("session so far", "session before"), meanings),
+            strict=True,
+        )
+    ]
+    compute = partial(volume_profile.volume_profile, calendar=calendar, percent=percent)
+    return Part(columns, RowFormula(compute, reach=volume_profile.REACH))
+
+
+def _volume_profile(calendar: Calendar) -> Iterator[Indicator]:
+    outputs = [f"{before}{each}" for before in ("", "previous_") for each in ("poc", "vah", "val")]
+    yield Indicator(
+        name="volume_profile",
+        group=PROFILE,
+        source="QuantConnect Lean's market profile by volume, of a session; rows of prices grow with the price.",
+        parameters={"percent": 0.05},
+        outputs=outputs,
+        shipped=[DefaultColumns(PROFILE, {"percent": 0.05}, [f"profile_{each}" for each in outputs])],
+        cumulative=False,
+        part=partial(_volume_profile_part, calendar),
+        accepts=lambda parameters: 0.001 <= parameters["percent"] <= 10,
+    )
+
+
 def hidden_dependencies() -> Iterator[Part]:
     """What others are made of and nobody asked for."""
     atr = FUNCTIONS["ATR"]
@@ -627,5 +672,5 @@ def registry(calendar: Calendar) -> Mapping[str, Indicator]:
         *_regimes(),
         *_quality(),
     ]
-    charting = [*_anchored(calendar), *_zigzag(), *_charting_indicators()]
+    charting = [*_anchored(calendar), *_zigzag(), *_charting_indicators(), *_volume_profile(calendar)]
     return {indicator.name: indicator for indicator in [*indicators, *_talib_indicators(), *charting]}

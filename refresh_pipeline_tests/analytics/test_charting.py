@@ -67,6 +67,21 @@ def test_columns_have_the_published_values(column: str, file: str, reference: st
     np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
 
 
+def test_the_hurst_exponent_has_the_published_values() -> None:
+    rows = table("hurst")
+    close = numbers(rows["close"])
+    times = np.datetime64("1998-01-02", "us") + np.arange(len(close)) * np.timedelta64(1, "D")
+    columns = dict.fromkeys(("open", "high", "low", "close", "volume"), close)
+    found = indicators(["hurst"], CRYPTO).compute(Bars(times, columns, np.array([0, len(close)])))["hurst"]
+    wanted = numbers(rows["hurst"])
+    np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    # A market that stands still has none.
+    still = {name: np.ones(400) for name in columns}
+    flat = Bars(np.resize(times, 400), still, np.array([0, 400]))
+    assert np.isnan(indicators(["hurst"], CRYPTO).compute(flat)["hurst"]).all()
+
+
 def test_zigzag_has_the_published_turning_points_each_from_the_bar_that_confirmed_it(quotes: Bars) -> None:
     reference = table("zigzag")
     points = [
@@ -170,7 +185,13 @@ def test_every_column_has_values_and_parameters_of_ones_own_give_columns(compute
         [{"alma": [21]}, {"zigzag": [3]}, {"ichimoku": {"conversion": 20, "base": 60, "span": 120}}], CRYPTO
     )
     assert [column.name for column in own.columns][:4] == ["alma_21", "zigzag_price_3", "zigzag_side_3", "zigzag_age_3"]
-    for wrong in ({"alma": [1]}, {"zigzag": [0]}, {"ulcer": [100_000]}, {"alma": {"sigma": -1}}):
+    for wrong in (
+        {"hurst": {"timeperiod": 20}},
+        {"alma": [1]},
+        {"zigzag": [0]},
+        {"ulcer": [100_000]},
+        {"alma": {"sigma": -1}},
+    ):
         with pytest.raises(UnknownIndicator, match="cannot be computed"):
             indicators([wrong], CRYPTO)
 
