@@ -11,7 +11,7 @@ import pytest
 from refresh_pipeline.analytics.bars import Bars
 from refresh_pipeline.analytics.indicators import UnknownIndicator, indicators
 from refresh_pipeline.market.calendars.registry import CALENDARS, calendar_named
-from refresh_pipeline.market.candles import Floats
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, Floats
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline_tests.analytics.sample_bars import OWN_GOLDEN, Market, history, stacked
 
@@ -71,7 +71,7 @@ def test_the_hurst_exponent_has_the_published_values() -> None:
     rows = table("hurst")
     close = numbers(rows["close"])
     times = np.datetime64("1998-01-02", "us") + np.arange(len(close)) * np.timedelta64(1, "D")
-    columns = dict.fromkeys(("open", "high", "low", "close", "volume"), close)
+    columns: dict[str, Floats] = dict.fromkeys(CANDLE_COLUMNS, close)
     found = indicators(["hurst"], CRYPTO).compute(Bars(times, columns, np.array([0, len(close)])))["hurst"]
     wanted = numbers(rows["hurst"])
     np.testing.assert_array_equal(np.isnan(found), np.isnan(wanted))

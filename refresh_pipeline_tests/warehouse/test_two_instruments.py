@@ -49,7 +49,8 @@ def test_the_documented_query_gives_published_betas_and_follows_a_correction(war
     np.testing.assert_allclose(found, [float(row["beta"]) for row in rows[5:]], rtol=1e-7)
 
     def holds(other: Floats) -> None:
-        changes = np.stack([each[1:] / each[:-1] - 1 for each in (one, other)])
+        pair = np.stack([one, other])
+        changes = pair[:, 1:] / pair[:, :-1] - 1
         for number, (_, beta, correlation) in enumerate(query(warehouse, documented())):
             window = changes[:, number : number + 5]
             assert correlation == pytest.approx(np.corrcoef(window)[0, 1])
@@ -64,7 +65,7 @@ def test_the_documented_query_gives_published_betas_and_follows_a_correction(war
 
 def test_a_bar_that_one_of_them_lacks_is_left_out_of_both(warehouse: Warehouse) -> None:
     random = np.random.default_rng(4)
-    one, other = 100 * np.exp(np.cumsum(random.standard_normal((2, 12)) * 0.01, axis=1))
+    one, other = (100 + np.cumsum(random.standard_normal(12)) for _ in range(2))
     warehouse.store_candles(MARKET, {ETH: closes(one), BTC: closes(other, missing=7)}, "test", NOW)
     rows = query(warehouse, documented())
     times = opens(12, timeframe=Timeframe.H1)

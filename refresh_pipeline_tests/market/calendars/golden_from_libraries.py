@@ -25,7 +25,9 @@ MARKET_CALENDARS = {
     "nse": "NSE", "index": "CME Globex Equity", "metal": "CMEGlobex_Gold",
 }  # fmt: skip
 RENAMED = {"crypto": "24/7"}
-ZONES = {"index": "America/New_York", "metal": "America/New_York"}
+ZONES = {"index": "America/New_York", "metal": "America/New_York", "nse": "Asia/Kolkata"}
+# The hours of futures were others before.
+SINCE = {"CMES": 2020, "index": 2020, "metal": 2020}
 LEFT_OUT = ("24/5", "24/7", "us_futures")
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 EDGES = ("market_open", "open", "break_start", "break_end", "close", "market_close")
@@ -40,7 +42,7 @@ def of_market_calendars(name: str) -> tuple[str, str, dict[date, Day]]:
     zone = ZONES.get(name, str(calendar.tz))
     origin = f"pandas_market_calendars {version('pandas_market_calendars')} (MIT), calendar {MARKET_CALENDARS[name]}"
     days: dict[date, Day] = {}
-    for year in YEARS:
+    for year in (year for year in YEARS if year >= SINCE.get(name, 0)):
         days |= dict(_days(calendar.schedule(f"{year}-01-01", f"{year}-12-31"), zone))
     return origin, zone, days
 
@@ -57,7 +59,7 @@ def of_exchange_calendars(name: str) -> tuple[str, str, dict[date, Day]]:
     calendar = kind(start=first, end=last)
     origin = f"exchange_calendars {version('exchange_calendars')} (Apache-2.0), calendar {code}"
     days = dict(_days(calendar.schedule, calendar.tz.key))
-    whole = [year for year in YEARS if date(year, 1, 1) >= first.date()]
+    whole = [year for year in YEARS if f"{year}-01-01" >= str(first)[:10]]
     return origin, calendar.tz.key, {day: hours for day, hours in days.items() if day.year in whole}
 
 
@@ -69,15 +71,16 @@ def _days(schedule: Any, zone: str) -> Iterator[tuple[date, Day]]:
         edges = [int((each.tz_convert(zone).tz_localize(None) - day).total_seconds() // 60) for each in moments]
         # A break that begins after an early close is none.
         pairs = [(opens, min(closes, edges[-1])) for opens, closes in zip(edges[::2], edges[1::2], strict=True)]
-        yield day.date(), tuple((opens, closes) for opens, closes in pairs if opens < closes)
+        yield date(day.year, day.month, day.day), tuple((opens, closes) for opens, closes in pairs if opens < closes)
 
 
 def of_candles(path: str) -> tuple[str, str, dict[date, Day]]:
     """Origin, zone and days of currencies: the hours that a broker had candles of."""
     import duckdb  # noqa: PLC0415
 
-    rows = duckdb.sql(f"select epoch(time::timestamptz)::bigint from '{path}' order by 1").fetchall()
-    zone, days = ZoneInfo("America/New_York"), {}
+    with duckdb.connect() as connection:
+        rows = connection.execute(f"select epoch(time::timestamptz)::bigint from '{path}' order by 1").fetchall()
+    zone, days = ZoneInfo("America/New_York"), dict[date, list[tuple[int, int]]]()
     for (seconds,) in rows:
         opens = datetime.fromtimestamp(seconds, zone).replace(tzinfo=None)
         # A trading day ends at 17:00.
