@@ -54,6 +54,8 @@ class Feed:
     version: int = 0
     loop: asyncio.AbstractEventLoop | None = None
     _changes: dict[tuple[str, str, str, str], Change] = field(default_factory=dict)
+    # The newest version of any series, by market, asset and timeframe.
+    _newest: dict[tuple[str, str, str], int] = field(default_factory=dict)
     # Changed series whose tails are read in the next openings.
     _unread: dict[tuple[str, Series], datetime | None] = field(default_factory=dict)
     _listeners: set[Listener] = field(default_factory=set)
@@ -99,6 +101,10 @@ class Feed:
         newest = max(changes, key=lambda change: change.version)
         return Version(newest.version, newest.changed_at, pushed)
 
+    def newest_of(self, market: str, asset: Table, timeframe: Timeframe) -> int:
+        """The number of the newest change of any series of a timeframe; 0 where nothing is stored."""
+        return self._newest.get((market, asset.value, timeframe.value), 0)
+
     async def wait_beyond(self, version: int, seconds: float) -> None:
         """Return once a version above this one was seen, or after so many seconds."""
         if self.version > version or seconds <= 0:
@@ -133,9 +139,12 @@ class Feed:
         """Bring versions and tails forward, in the opening that read the changes; then tell who listens."""
         if read.reset or (self.epoch and read.epoch != self.epoch):
             self.tails.forget()
-            self._changes, self._unread = {}, {}
+            self._changes, self._unread, self._newest = {}, {}, {}
         self._read_tails(connection, _of_raw(read.changes))
         self._changes |= {(c.market, c.asset, c.instrument, c.timeframe): c for c in read.changes}
+        for change in read.changes:
+            key = change.market, change.asset, change.timeframe
+            self._newest[key] = max(change.version, self._newest.get(key, 0))
         self.epoch, self.version = read.epoch, read.version
         if self.loop is not None and not self._stop.is_set():
             self.loop.call_soon_threadsafe(self._tell, read)

@@ -78,6 +78,9 @@ async def page(request: Request) -> Response:
     """The page of the dashboard: its script shows what the address names."""
     body = static_files()[INDEX]
     headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin"}
+    # The browser fetches the page's own module while it reads the others, which would ask for it only then.
+    name = request.url.path.split("/")[1] or "overview"
+    headers["Link"] = f"</static/pages/{name}.mjs>; rel=modulepreload"
     return answer(request, Body(body.content, body.media_type, body.tag, headers))
 
 

@@ -17,7 +17,7 @@ from refresh_pipeline.api.answers import JSON, Body, dumps, tagged_json
 from refresh_pipeline.api.encoding import digest, tag_of
 from refresh_pipeline.api.frames import OPEN_TIME, as_of_columns, unknown_column
 from refresh_pipeline.api.parameters import MarketParameter, SinceParameter, comma_list, parsed_instant
-from refresh_pipeline.api.series_status import status_of
+from refresh_pipeline.api.series_status import STATES, standing_of, status_of
 from refresh_pipeline.api.service import Service, service_of
 from refresh_pipeline.market.candles import iso_utc
 from refresh_pipeline.market.model import Market
@@ -46,8 +46,23 @@ async def series(
     """Every series: the rows of `refresh status --json`, with version, freshness and next close."""
     service = service_of(request)
     wanted = _wanted(service, market, instrument, timeframe)
-    rows = [row for one, chosen in wanted for row in rows_of_series(await status_of(service, one), chosen)]
+    rows = [row for one, chosen in wanted if chosen for row in await status_of(service, one, chosen)]
     return tagged_json(request, {"series": rows})
+
+
+@router.get("/matrix")
+async def matrix(request: Request, market: MarketParameter = None) -> Response:
+    """The freshness of every series in one digit each, timeframe by timeframe."""
+    service = service_of(request)
+    rows = []
+    for one in chosen_markets(service.markets, market):
+        words = (await standing_of(service, one)).freshness
+        cells = "".join(str(STATES.index(word)) for word in words)
+        timeframes = [timeframe.value for timeframe in one.timeframes]
+        rows.append(
+            {"market": one.name, "instruments": list(one.instruments), "timeframes": timeframes, "cells": cells}
+        )
+    return tagged_json(request, {"states": STATES, "markets": rows})
 
 
 @router.get("/latest")

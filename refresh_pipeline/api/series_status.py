@@ -1,12 +1,16 @@
 """The status of every series of a market, its freshness as of now."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refresh_pipeline.api.service import Service
+from refresh_pipeline.api.reports import Read
 from refresh_pipeline.market.candles import TIME_UNIT, instant, iso_utc
-from refresh_pipeline.market.freshness import behind
+from refresh_pipeline.market.freshness import bars_behind, behind
+from refresh_pipeline.market.gaps import Coverage
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.monitoring.status import rows_of
@@ -14,24 +18,84 @@ from refresh_pipeline.warehouse.outcomes import Outcome
 from refresh_pipeline.warehouse.queries import SeriesReport
 from refresh_pipeline.warehouse.schema import Table
 
+if TYPE_CHECKING:
+    # The service has the standings.
+    from refresh_pipeline.api.service import Service
+
 # Words of a series' freshness; the worst come last.
 FRESH, CLOSED, LATE, STALE, FAILED, NO_DATA, NEVER = "fresh", "closed", "late", "stale", "failed", "no_data", "never"
+STATES = (FRESH, CLOSED, LATE, STALE, FAILED, NO_DATA, NEVER)
 RAW = (Table.raw_candles,)
 
 
-async def status_of(service: Service, market: Market) -> list[dict[str, Any]]:
-    """The rows of `refresh status --json` of a market, with version, freshness and next close."""
-    reports, coverage = await service.reports.of(service.reader, market)
-    now = service.now()
-    rows = rows_of(market, reports, coverage, now)
-    stale = {report.series for report in behind(market, reports, now)}
-    closes, open_instruments = _next_closes(market, instant(now)), _open_instruments(market, instant(now))
-    for row, report in zip(rows, reports, strict=True):
-        series = report.series
-        row["version"] = service.feed.newest(market.name, series, RAW).number or None
-        row["freshness"] = freshness(report, row["bars_behind"], series in stale, series.instrument in open_instruments)
-        row["next_close"] = closes.get(series)
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Every series of a market at one moment, in the market's order."""
+
+    reports: Sequence[SeriesReport]
+    coverage: Mapping[Series, Coverage]
+    # One word on each series.
+    freshness: Sequence[str]
+
+
+@dataclass(slots=True)
+class Standings:
+    """The standing of each market, which all requests of one second share."""
+
+    _kept: dict[str, tuple[Read, int, Standing]] = field(default_factory=dict)
+
+    def of(self, market: Market, read: Read, now: datetime) -> Standing:
+        """What was read of a market, with the freshness at `now`."""
+        second = int(now.timestamp())
+        kept = self._kept.get(market.name)
+        if kept is None or kept[0] is not read or kept[1] != second:
+            kept = self._kept[market.name] = (read, second, _standing(market, *read, now))
+        return kept[2]
+
+
+async def standing_of(service: "Service", market: Market) -> Standing:
+    """How every series of a market stands now."""
+    return service.standings.of(market, await service.reports.of(service.reader, market), service.now())
+
+
+async def status_of(service: "Service", market: Market, wanted: Sequence[Series] | None = None) -> list[dict[str, Any]]:
+    """The rows of `refresh status --json`, with version, freshness and next close; of all series by default."""
+    standing, now = await standing_of(service, market), service.now()
+    chosen = None if wanted is None else set(wanted)
+    pairs = zip(standing.reports, standing.freshness, strict=True)
+    pairs = [(report, word) for report, word in pairs if chosen is None or report.series in chosen]
+    rows = rows_of(market, [report for report, _ in pairs], standing.coverage, now)
+    closes = _next_closes(market, [report.series for report, _ in pairs], instant(now))
+    for row, (report, word) in zip(rows, pairs, strict=True):
+        row["version"] = service.feed.newest(market.name, report.series, RAW).number or None
+        row["freshness"] = word
+        row["next_close"] = closes.get(report.series)
     return rows
+
+
+def _standing(
+    market: Market, reports: Sequence[SeriesReport], coverage: Mapping[Series, Coverage], now: datetime
+) -> Standing:
+    stale = {report.series for report in behind(market, reports, now)}
+    lacking, open_instruments = _closed_since(market, reports, now), _open_instruments(market, instant(now))
+    words = [
+        freshness(report, lacking.get(series), series in stale, series.instrument in open_instruments)
+        for report in reports
+        for series in [report.series]
+    ]
+    return Standing(reports, coverage, words)
+
+
+def _closed_since(market: Market, reports: Sequence[SeriesReport], now: datetime) -> dict[Series, int]:
+    """How many candles have closed since the newest stored one of each series of which candles are expected."""
+    lasts = {report.series: report.last_open_time for report in reports if report.last_open_time is not None}
+    counts: dict[Series, int] = {}
+    for (calendar, timeframe), members in market.by_calendar(market.series).items():
+        stored = [series for series in members if series in lasts]
+        if stored and calendar.knows(instant(now)) and not market.static:
+            times = np.array([lasts[series] for series in stored], dtype=TIME_UNIT)
+            counts |= zip(stored, bars_behind(calendar, timeframe, times, now).tolist(), strict=True)
+    return counts
 
 
 def freshness(report: SeriesReport, bars_behind: int | None, is_stale: bool, is_open: bool) -> str:
@@ -53,9 +117,9 @@ def freshness(report: SeriesReport, bars_behind: int | None, is_stale: bool, is_
     return FRESH if is_open else CLOSED
 
 
-def _next_closes(market: Market, now: np.datetime64) -> dict[Series, str]:
+def _next_closes(market: Market, series: Sequence[Series], now: np.datetime64) -> dict[Series, str]:
     closes: dict[Series, str] = {}
-    for (calendar, timeframe), members in market.by_calendar(market.series).items():
+    for (calendar, timeframe), members in market.by_calendar(series).items():
         if calendar.knows(now):
             close = iso_utc(calendar.next_close(timeframe, now))
             closes |= dict.fromkeys(members, close)

@@ -23,14 +23,17 @@ from refresh_pipeline.api.login import Keys
 from refresh_pipeline.api.news import Hub
 from refresh_pipeline.api.reading import Reader
 from refresh_pipeline.api.reports import Reports
+from refresh_pipeline.api.series_status import Standings
 from refresh_pipeline.api.snapshots import NoSnapshots, Snapshots
 from refresh_pipeline.api.stored_snapshots import StoredSnapshots
 from refresh_pipeline.api.tails import Tails
 from refresh_pipeline.market.apis import Collection
 from refresh_pipeline.market.export_spec import Layer
 from refresh_pipeline.market.model import Market
+from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.streaming.push import subscribe
+from refresh_pipeline.warehouse.signals import SeriesSignals
 
 log = logging.getLogger("refresh_pipeline.api")
 
@@ -53,10 +56,15 @@ class Service:
     started_at: datetime = field(default_factory=_clock)
     requests: Requests = field(default_factory=Requests)
     reports: Reports = field(default_factory=Reports)
+    standings: Standings = field(default_factory=Standings)
     # What was asked before, the answers that are kept, the candles that are expected, and the columns of layers.
     known: KnownRequests = field(default_factory=KnownRequests)
     answers: AnswerCache = field(default_factory=AnswerCache)
     expected: Expected = field(default_factory=Expected)
+    # The newest signals of instruments on a timeframe of a market, with epoch and version of the feed.
+    signals: dict[tuple[str, Timeframe, tuple[str, ...]], tuple[tuple[str, int], Sequence[SeriesSignals]]] = field(
+        default_factory=dict
+    )
     columns: dict[tuple[str, Layer, Names], Sequence[Column]] = field(default_factory=dict)
     # Everybody who listens, and what API snapshots there are.
     hub: Hub = field(default_factory=Hub)

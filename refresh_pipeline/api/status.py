@@ -20,7 +20,7 @@ from refresh_pipeline.api.files import uploads_files
 from refresh_pipeline.api.operation import VERSION
 from refresh_pipeline.api.parameters import MarketParameter
 from refresh_pipeline.api.problems import ProblemError
-from refresh_pipeline.api.series_status import FAILED, FRESH, LATE, STALE, status_of
+from refresh_pipeline.api.series_status import CLOSED, FAILED, FRESH, LATE, STALE, Standing, standing_of
 from refresh_pipeline.api.service import Service, service_of
 from refresh_pipeline.api_files import load_usable, overrides
 from refresh_pipeline.market.candles import TIME_UNIT, instant, iso_utc
@@ -37,6 +37,7 @@ from refresh_pipeline.pipeline.job_names import (
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse.check_results import CheckResult, recorded_checks
 from refresh_pipeline.warehouse.connection import place_of
+from refresh_pipeline.warehouse.outcomes import Outcome
 
 router = APIRouter(prefix="/api/v1", tags=["status"])
 
@@ -179,11 +180,14 @@ def _check(name: str, one: CheckResult) -> Row:
 
 async def status_body(service: Service) -> Row:
     """The body of /status."""
-    rows = {market.name: await status_of(service, market) for market in service.markets}
+    standings = [await standing_of(service, market) for market in service.markets]
     instigators = await _or_none(service.dagster.instigators())
-    markets = [await _market_status(service, market, rows[market.name], instigators) for market in service.markets]
+    markets = [
+        await _market_status(service, market, standing, instigators)
+        for market, standing in zip(service.markets, standings, strict=True)
+    ]
     daemons = await _or_none(service.dagster.daemons())
-    listed = [row for of_market in rows.values() for row in of_market]
+    reports = [report for standing in standings for report in standing.reports]
     return {
         "running": daemons is not None and all(one["healthy"] is not False for one in daemons if one["required"]),
         "timestamp": iso_utc(service.now()),
@@ -194,21 +198,22 @@ async def status_body(service: Service) -> Row:
         "daemon": None if daemons is None else [_daemon(one) for one in daemons if one["required"]],
         "warehouse": {
             "bytes": _size(service.settings),
-            "candles": sum(row["candle_count"] for row in listed),
-            "series": len(listed),
+            "candles": sum(report.candle_count for report in reports),
+            "series": len(reports),
         },
         "alerts": len(await problems_now(service)),
-        "health_score": health_score(markets, listed, is_running=bool(daemons)),
+        "health_score": health_score(markets, standings, is_running=bool(daemons)),
     }
 
 
-def health_score(markets: Sequence[Row], rows: Sequence[Row], *, is_running: bool) -> int:
+def health_score(markets: Sequence[Row], standings: Sequence[Standing], *, is_running: bool) -> int:
     """The NSE predecessor's score: running 30, market hours 20, error rate 25, freshness 15, performance 10."""
-    attempted = [row for row in rows if row["attempted_at"]]
-    failed = sum(row["outcome"] == "failed" for row in attempted)
+    attempted = [one for standing in standings for one in standing.reports if one.attempted_at is not None]
+    failed = sum(one.outcome == Outcome.failed for one in attempted)
     error_share = failed / len(attempted) if attempted else 0.0
-    stored = [row for row in rows if row["newest_candle"]]
-    current = sum(row["freshness"] in (FRESH, "closed", LATE) for row in stored)
+    pairs = [pair for one in standings for pair in zip(one.reports, one.freshness, strict=True)]
+    stored = [word for report, word in pairs if report.last_open_time is not None]
+    current = sum(word in (FRESH, CLOSED, LATE) for word in stored)
     fresh_share = current / len(stored) if stored else 0.0
     known = all(market["is_open"] is not None for market in markets)
     seconds = [market["tick_to_fresh_seconds"] for market in markets if market["tick_to_fresh_seconds"] is not None]
@@ -293,7 +298,7 @@ async def _freshness_check(service: Service) -> Row:
     stale = []
     try:
         for market in service.markets:
-            states = Counter(row["freshness"] for row in await status_of(service, market))
+            states = Counter((await standing_of(service, market)).freshness)
             if states[STALE] + states[FAILED] == states.total():
                 stale.append(market.name)
     except ProblemError as error:
@@ -361,9 +366,10 @@ async def newest_run(service: Service, job: str) -> Run | None:
 
 
 async def _market_status(
-    service: Service, market: Market, rows: Sequence[Row], instigators: Sequence[Instigator] | None
+    service: Service, market: Market, standing: Standing, instigators: Sequence[Instigator] | None
 ) -> Row:
-    now, states = instant(service.now()), Counter(row["freshness"] for row in rows)
+    now, states = instant(service.now()), Counter(standing.freshness)
+    newest = [report.last_open_time for report in standing.reports if report.last_open_time is not None]
     schedule = next((one for one in instigators or () if one.name == refresh_job_name(market)), None)
     run = await newest_run(service, refresh_job_name(market))
     is_open = None
@@ -373,12 +379,12 @@ async def _market_status(
         "name": market.name,
         "is_open": is_open,
         **sessions(market, now),
-        "series": len(rows),
-        "fresh": states[FRESH] + states["closed"],
+        "series": len(standing.reports),
+        "fresh": states[FRESH] + states[CLOSED],
         "late": states[LATE],
         "stale": states[STALE],
         "failed": states[FAILED],
-        "newest_candle": max((row["newest_candle"] for row in rows if row["newest_candle"]), default=None),
+        "newest_candle": iso_utc(max(newest)) if newest else None,
         "schedule_running": None if schedule is None else schedule.is_running,
         "next_tick": iso_of(schedule.next_tick) if schedule and schedule.is_running else None,
         "last_refresh": None if run is None else _refreshed(run),

@@ -373,6 +373,13 @@ class Market(BaseModel):
 
     def by_calendar(self, series: Iterable[Series]) -> dict[tuple[Calendar, Timeframe], list[Series]]:
         """Series together with those of which the same bars are expected."""
+        return self._all_by_calendar if series is self.series else self._by_calendar(series)
+
+    @cached_property
+    def _all_by_calendar(self) -> dict[tuple[Calendar, Timeframe], list[Series]]:
+        return self._by_calendar(self.series)
+
+    def _by_calendar(self, series: Iterable[Series]) -> dict[tuple[Calendar, Timeframe], list[Series]]:
         groups: dict[tuple[Calendar, Timeframe], list[Series]] = {}
         for each in series:
             groups.setdefault((self.calendar_of(each.instrument), each.timeframe), []).append(each)

@@ -32,9 +32,9 @@ def status_rows(settings: Settings, markets: Sequence[Market], now: datetime) ->
 def rows_of(
     market: Market, reports: Sequence[SeriesReport], coverage: Mapping[Series, Coverage], now: datetime
 ) -> list[dict[str, Any]]:
-    """Every series of a market as it stands at `now`, from what was read of the warehouse."""
+    """The series of these reports as they stand at `now`, from what was read of the warehouse."""
     rows = [_status_row(market, report, coverage.get(report.series)) for report in reports]
-    _add_standing(market, rows, now)
+    _add_standing(market, {report.series: row for report, row in zip(reports, rows, strict=True)}, now)
     return rows
 
 
@@ -82,9 +82,8 @@ def _status_row(market: Market, report: SeriesReport, coverage: Coverage | None)
     }
 
 
-def _add_standing(market: Market, rows: Sequence[dict[str, Any]], now: datetime) -> None:
-    by_series = dict(zip(market.series, rows, strict=True))
-    for (calendar, timeframe), series in market.by_calendar(market.series).items():
+def _add_standing(market: Market, by_series: Mapping[Series, dict[str, Any]], now: datetime) -> None:
+    for (calendar, timeframe), series in market.by_calendar(by_series).items():
         members = [by_series[member] for member in series]
         # Of a static market no candle is expected.
         is_known = calendar.knows(instant(now)) and not market.static

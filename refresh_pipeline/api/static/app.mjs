@@ -1,11 +1,11 @@
 // The frame around the pages: navigation, theme, connection, login. Each page is a module that is loaded when it is opened.
 
-import { connection, forget, get, NotConnected, on, Problem } from "/static/client.mjs";
+import { connection, forget, get, NotConnected, on, Problem, recent } from "/static/client.mjs";
 import { button, empty, fill, h, icon, iconButton, skeleton, tickTimes } from "/static/dom.mjs";
 import { loginForm } from "/static/login.mjs";
 
 const PAGES = [
-  { path: "/", name: "overview", title: "Overview", group: "Data" },
+  { path: "/", name: "overview", title: "Overview", group: "Data", asks: ["/api/v1/matrix", "/api/v1/status"] },
   { path: "/series", name: "series", title: "Charts", icon: "chart", group: "Data" },
   { path: "/signals", name: "signals", title: "Signals", group: "Data" },
   { path: "/gaps", name: "gaps", title: "Gaps", group: "Data" },
@@ -159,6 +159,8 @@ const failures = new Map();
 
 /** The module of a page. Where it does not come, the server is gone: the page is opened again once it is back. */
 async function loaded(page) {
+  // The answers come while the module does.
+  for (const path of page.asks ?? []) recent(path).catch(() => {});
   const failed = failures.get(page.name) ?? 0;
   try {
     return await import(`/static/pages/${page.name}.mjs${failed ? `?again=${failed}` : ""}`);

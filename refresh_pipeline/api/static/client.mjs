@@ -233,4 +233,10 @@ export function recent(path, milliseconds = 2000) {
   return answer;
 }
 
+/** All that is known of one series; the row itself where it is not loaded any more. */
+export async function seriesRow(row, milliseconds) {
+  const parameters = new URLSearchParams({ market: row.market, instrument: row.instrument, timeframe: row.timeframe });
+  return (await recent(`/api/v1/series?${parameters}`, milliseconds)).series[0] ?? row;
+}
+
 export const forget = () => { shared = new Map(); };

@@ -7,13 +7,20 @@ export const TIMEFRAMES = ["m1", "m5", "m15", "m30", "H1", "H2", "H3", "H4", "H6
 export const STATES = ["fresh", "closed", "never", "no_data", "late", "stale", "failed"];
 const WORDS = { fresh: "fresh", closed: "market closed", never: "never fetched", no_data: "no data", late: "late", stale: "stale", failed: "failed" };
 const MOST_FLASHES = 100;
+// Milliseconds on a cell before its series is asked for.
+const HOVER = 120;
 const ORDERS = [["worst", "Worst first"], ["catalog", "Catalog"], ["name", "Name"]];
 
 export const stateOf = row => WORDS[row.freshness] ? row.freshness : "never";
 const rank = row => STATES.indexOf(stateOf(row));
 const signOf = state => state === "fresh" ? "" : SIGNS[state.replace("_", "-")];
 
-/** The matrix with its filters. `open(row)` and `refresh(row)` are what a cell can do. */
+/** A row for each digit of the answer of /api/v1/matrix. */
+export function cellsOf({ states, markets }) {
+  return markets.flatMap(({ market, instruments, timeframes, cells }) => timeframes.flatMap((timeframe, frame) => instruments.map((instrument, number) => ({ market, instrument, timeframe, freshness: states[cells[frame * instruments.length + number]] }))));
+}
+
+/** The matrix with its filters. `open(row)` and `refresh(row)` are what a cell can do; `details(row)` promises all of it. */
 export class Matrix {
   constructor(actions) {
     this.actions = actions;
@@ -161,22 +168,37 @@ export class Matrix {
 
   #hint(cell) {
     cell.setAttribute("aria-label", `${cell.row.instrument} ${cell.row.timeframe}: ${WORDS[stateOf(cell.row)]}`);
+    this.hinted = cell;
     fill(this.tip, facts(cell.row));
     this.tip.hidden = false;
     place(this.tip, cell);
+    // A pointer that only passes asks nothing.
+    setTimeout(() => this.#detail(cell, () => this.hinted === cell, row => { fill(this.tip, facts(row)); place(this.tip, cell); }), HOVER);
+  }
+
+  /** Show what the server knows of a series, while whoever asked still looks. */
+  async #detail(cell, looking, show) {
+    if (!this.actions.details || !looking()) return;
+    try {
+      const row = await this.actions.details(cell.row);
+      if (looking()) show(row);
+    } catch {
+      // The page says by itself that the server does not answer.
+    }
   }
 
   #hide() {
+    this.hinted = null;
     this.tip.hidden = true;
   }
 
   /** What is known of one series, and what can be done with it. */
   #card(cell) {
     this.#hide();
-    const row = cell.row, close = () => { dialog.close(); };
+    const row = cell.row, close = () => { dialog.close(); }, known = h("div", {}, facts(row));
     const dialog = h("dialog", { class: "cell-card", "aria-label": `${row.instrument} ${row.timeframe}` },
       h("button", { type: "button", class: "button icon-only quiet corner", "aria-label": "Close", onclick: close }, icon("close")),
-      facts(row),
+      known,
       h("div", { class: "row" },
         h("button", { type: "button", class: "button primary", onclick: () => { close(); this.actions.open(row); } }, icon("chart"), "Open the chart"),
         h("button", { type: "button", class: "button", onclick: () => { close(); this.actions.refresh(row); } }, icon("refresh"), "Refresh")));
@@ -185,6 +207,7 @@ export class Matrix {
     document.body.append(dialog);
     dialog.showModal();
     dialog.querySelector(".primary").focus();
+    this.#detail(cell, () => dialog.open, full => fill(known, facts(full)));
   }
 
   close() {

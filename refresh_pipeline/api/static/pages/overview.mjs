@@ -1,19 +1,22 @@
 // Overview: every market, every series' freshness at once, what is wrong, what happened last.
 
-import { command, get, getOr, recent, seriesPage } from "/static/client.mjs";
+import { command, get, getOr, recent, seriesPage, seriesRow } from "/static/client.mjs";
 import { ago, badge, button, card, count, duration, empty, fill, h, iconButton, instant, SIGNS, skeleton, until } from "/static/dom.mjs";
 import { grouped } from "/static/pages/alerts.mjs";
-import { Matrix, STATES, stateOf } from "/static/matrix.mjs";
+import { cellsOf, Matrix, STATES, stateOf } from "/static/matrix.mjs";
 
 const ACTIVITY = 12;
 
 export async function open(root, { signal, go, query }) {
-  const [status, answer] = await Promise.all([recent("/api/v1/status"), recent("/api/v1/series")]);
+  // The matrix is there first: what stands around it waits for Dagster's web server.
+  const rest = recent("/api/v1/status"), rows = cellsOf(await recent("/api/v1/matrix"));
+  rest.catch(() => {});
   const view = new Overview(go);
-  view.show(status, answer.series);
+  view.cells(rows);
   // A link from an asset in Dagster names its market.
-  if (status.markets.some(market => market.name === query.get("market"))) view.matrix.only(query.get("market"));
+  if (rows.some(row => row.market === query.get("market"))) view.matrix.only(query.get("market"));
   fill(root, view.elements);
+  view.show(await rest);
   view.more(signal);
   return { update: (kind, message) => view.update(kind, message), close: () => view.close() };
 }
@@ -22,10 +25,10 @@ class Overview {
   constructor(go) {
     this.go = go;
     this.lead = h("p", { class: "lead" });
-    this.markets = h("div", { class: "markets" });
+    this.markets = h("div", { class: "markets" }, skeleton(1));
     this.alerts = h("div", { class: "list" }, skeleton(2));
     this.activity = h("div", { class: "list" }, skeleton(4));
-    this.matrix = new Matrix({ open: row => go(seriesPage(row)), refresh: row => refresh(row) });
+    this.matrix = new Matrix({ open: row => go(seriesPage(row)), refresh: row => refresh(row), details: row => seriesRow(row) });
     this.pending = null;
     this.elements = [this.#head(), this.markets, h("div", { class: "split" }, this.matrix.element, h("div", { class: "stack" }, card("Alerts", h("a", { href: "/alerts" }, "All"), this.alerts), card("Activity", h("a", { href: "/runs" }, "All runs"), this.activity)))];
   }
@@ -36,15 +39,17 @@ class Overview {
     return h("header", { class: "page-head" }, h("div", {}, h("h1", {}, "Overview"), this.lead), h("div", { class: "row" }, this.pauser, all));
   }
 
-  show(status, series) {
-    this.status = status;
-    this.rows = series;
-    const counts = countStates(series);
+  cells(rows) {
+    this.rows = rows;
+    const counts = countStates(rows), markets = new Set(rows.map(row => row.market)).size;
     const wrong = counts.late + counts.stale + counts.failed;
-    fill(this.lead, `${count(series.length)} series in ${status.markets.length} ${status.markets.length === 1 ? "market" : "markets"}. `, wrong ? h("b", {}, `${count(wrong)} not up to date.`) : "Everything is up to date.");
+    fill(this.lead, `${count(rows.length)} series in ${markets} ${markets === 1 ? "market" : "markets"}. `, wrong ? h("b", {}, `${count(wrong)} not up to date.`) : "Everything is up to date.");
+    this.matrix.show(rows);
+  }
+
+  show(status) {
     fill(this.markets, status.markets.map(market => this.#market(market)));
     this.#pause(status);
-    this.matrix.show(series);
   }
 
   #pause(status) {
@@ -86,8 +91,10 @@ class Overview {
   update() {
     this.pending ??= new Promise(resolve => setTimeout(resolve, 300)).then(async () => {
       this.pending = null;
-      const [status, answer] = await Promise.all([get("/api/v1/status"), get("/api/v1/series")]);
-      this.show(status, answer.series);
+      const rest = get("/api/v1/status");
+      rest.catch(() => {});
+      this.cells(cellsOf(await get("/api/v1/matrix")));
+      this.show(await rest);
       await this.more();
     });
     return this.pending;

@@ -1,9 +1,9 @@
 // One series: its chart, what is stored, what was corrected, where its candles come from.
 
-import { command, dataPath, get, getOr, recent, seriesPage } from "/static/client.mjs";
+import { command, dataPath, get, getOr, recent, seriesPage, seriesRow } from "/static/client.mjs";
 import { ago, ask, badge, button, card, choice, copy, count, duration, empty, fill, h, icon, instant, menu, percent, price, seconds, skeleton, table, tabs, toast, until } from "/static/dom.mjs";
 import { PriceChart } from "/static/chart.mjs";
-import { stateOf, TIMEFRAMES } from "/static/matrix.mjs";
+import { cellsOf, stateOf, TIMEFRAMES } from "/static/matrix.mjs";
 
 const FIRST = 600, MORE = 1000, MOST = 20000, LAST_ROWS = 200;
 const BASE = ["open", "high", "low", "close", "volume", "jaw", "teeth", "lips", "ao", "zone"];
@@ -13,12 +13,13 @@ const FRACTALS = ["2", "3", "5", "8", "13", "21", "34", "55", "89"];
 const NUMBERS = /double|float|int|decimal|number/i;
 
 export async function open(root, { path, go, signal }) {
-  const { series: rows } = await recent("/api/v1/series");
+  const rows = cellsOf(await recent("/api/v1/matrix"));
   if (!rows.length) { fill(root, empty("chart", "No series", "No market is loaded. Set REFRESH_MARKETS, or add a market's YAML.")); return null; }
   const wanted = parts(path);
-  if (!wanted) { go(seriesPage(rows.find(row => row.candle_count) ?? rows[0]), { replace: true }); return null; }
-  const row = rows.find(one => same(one, wanted));
-  if (!row) { fill(root, unknown(wanted, rows)); return null; }
+  if (!wanted) { go(seriesPage(rows.find(row => !["never", "no_data"].includes(row.freshness)) ?? rows[0]), { replace: true }); return null; }
+  const cell = rows.find(one => same(one, wanted));
+  if (!cell) { fill(root, unknown(wanted, rows)); return null; }
+  const row = await seriesRow(cell);
   const view = new SeriesView(root, row, rows, go, signal);
   await view.open();
   return view;
@@ -306,8 +307,7 @@ class SeriesView {
     const mine = (message.series ?? []).some(one => one.instrument === this.row.instrument) && message.market === this.row.market && message.timeframe === this.row.timeframe;
     if (kind === "candles" && !mine) return;
     if (!["candles", "poll", "reset"].includes(kind)) return;
-    const { series } = await get("/api/v1/series");
-    this.row = series.find(one => same(one, this.row)) ?? this.row;
+    this.row = await seriesRow(this.row, 0);
     if (!this.row.candle_count) { this.#head(); return; }
     const { rows, expected } = await this.#fetch({ limit: String(LAST_ROWS) });
     const first = rows[0]?.time ?? Infinity;
