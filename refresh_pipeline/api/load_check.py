@@ -20,7 +20,7 @@ async def load_fault() -> str:
     client = DagsterClient(load_settings())
     end = time.monotonic() + PATIENCE
     try:
-        while (fault := await client.load_fault()) == BEING_LOADED and time.monotonic() < end:
+        while _is_passing(fault := await client.load_fault()) and time.monotonic() < end:
             await asyncio.sleep(PAUSE)
     except ProblemError as error:
         return str(error)
@@ -28,6 +28,11 @@ async def load_fault() -> str:
         return fault
     finally:
         await client.close()
+
+
+def _is_passing(fault: str) -> bool:
+    """Whether this is how a code server looks that is being restarted."""
+    return fault == BEING_LOADED or fault.endswith("gRPC Error code: UNAVAILABLE")
 
 
 if __name__ == "__main__":

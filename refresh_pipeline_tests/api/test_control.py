@@ -12,6 +12,7 @@ import pytest
 import yaml
 from graphql import parse, validate
 
+from refresh_pipeline.api import load_check
 from refresh_pipeline.api.dagster_client import QUERIES
 from refresh_pipeline.api.load_check import load_fault
 from refresh_pipeline.api.reading import OPENING
@@ -72,6 +73,21 @@ def test_a_code_location_with_an_error_is_not_loaded(dagster: FakeDagster, monke
     assert asyncio.run(load_fault()) == ""
     dagster.load_error = "\nSettingsError: REFRESH_BACKUPS_KEPT\n  more"
     assert asyncio.run(load_fault()) == "SettingsError: REFRESH_BACKUPS_KEPT"
+    # A code server that is being restarted: it is waited for.
+    unreachable = "dagster._core.errors.DagsterUserCodeUnreachableError: Could not reach user code server."
+    dagster.load_error = f"{unreachable} gRPC Error code: UNAVAILABLE"
+    monkeypatch.setattr(load_check, "PATIENCE", 0.0)
+    monkeypatch.setattr(load_check, "PAUSE", 0.0)
+    assert asyncio.run(load_fault()) == dagster.load_error
+    monkeypatch.setattr(load_check, "PATIENCE", 60.0)
+
+    async def until_it_is_there() -> str:
+        asking = asyncio.create_task(load_fault())
+        await asyncio.sleep(0)
+        dagster.load_error = ""
+        return await asking
+
+    assert asyncio.run(until_it_is_there()) == ""
     monkeypatch.setenv("REFRESH_DAGSTER_URL", "http://127.0.0.1:1")
     assert "does not answer" in asyncio.run(load_fault())
 

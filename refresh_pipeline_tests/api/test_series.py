@@ -64,6 +64,20 @@ def test_series_stand_as_the_status_says(client: httpx.Client) -> None:
     assert len(client.get(f"{V1}/series?instrument=btc-usd&timeframe=1h").json()["series"]) == 2
 
 
+def test_the_matrix_says_of_each_series_what_its_row_says(client: httpx.Client) -> None:
+    answer = client.get(f"{V1}/matrix").json()
+    digits = {
+        (market["market"], name, timeframe): answer["states"][int(market["cells"][at * len(market["instruments"]) + n])]
+        for market in answer["markets"]
+        for at, timeframe in enumerate(market["timeframes"])
+        for n, name in enumerate(market["instruments"])
+    }
+    rows = client.get(f"{V1}/series").json()["series"]
+    assert digits == {(row["market"], row["instrument"], row["timeframe"]): row["freshness"] for row in rows}
+    assert set(digits.values()) >= {"fresh", "never"}
+    assert [each["market"] for each in client.get(f"{V1}/matrix?market=mall").json()["markets"]] == ["mall"]
+
+
 @pytest.mark.parametrize(
     ("behind", "is_stale", "outcome", "is_open", "word"),
     [

@@ -41,6 +41,14 @@ def test_a_row_holds_the_state_and_the_newest_signal_of_each_kind(client: httpx.
     ]
 
 
+def test_signals_come_from_memory_while_nothing_changes(client: httpx.Client) -> None:
+    rows = signals(client)
+    openings = client.get("/api/v1/metrics").json()["reader"]["openings"]
+    assert signals(client) == rows
+    assert signals(client, kind="squat") != rows
+    assert client.get("/api/v1/metrics").json()["reader"]["openings"] == openings
+
+
 def test_alerts_tell_the_signals_that_a_market_names_and_that_are_new(shop: Shop) -> None:
     wanted = {"kind": "squat", "timeframes": ["5m"], "instruments": ["BTC/USD"]}
     market = shop.market.model_copy(update={"alerts": MarketAlerts.model_validate({"signals": [wanted]})})

@@ -9,14 +9,16 @@ const ACTIVITY = 12;
 
 export async function open(root, { signal, go, query }) {
   // The matrix is there first: what stands around it waits for Dagster's web server.
-  const rest = recent("/api/v1/status"), rows = cellsOf(await recent("/api/v1/matrix"));
+  const rest = recent("/api/v1/status");
   rest.catch(() => {});
+  const rows = cellsOf(await recent("/api/v1/matrix"));
   const view = new Overview(go);
   view.cells(rows);
   // A link from an asset in Dagster names its market.
   if (rows.some(row => row.market === query.get("market"))) view.matrix.only(query.get("market"));
   fill(root, view.elements);
-  view.show(await rest);
+  // What does not come now comes with the next news.
+  rest.then(status => view.show(status)).catch(() => fill(view.markets));
   view.more(signal);
   return { update: (kind, message) => view.update(kind, message), close: () => view.close() };
 }
