@@ -89,7 +89,7 @@ async def _kept(
         return kept[1]
     states = await _read(service, market, timeframe, instruments)
     # A question for one instrument is cheap, and there are many of them.
-    if version[1] and len(instruments) > 1:
+    if service.feed.epoch and len(instruments) > 1:
         service.signals[key] = (version, states)
     return states
 
