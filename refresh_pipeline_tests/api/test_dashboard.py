@@ -152,6 +152,36 @@ def test_a_cell_opens_its_series_and_refreshes_it(tab: Tab, server: Server) -> N
     assert tab.faults() == []
 
 
+def test_the_matrix_is_walked_by_keys_alone(tab: Tab, server: Server) -> None:
+    show(tab, server, "/", "document.querySelector('.cell')")
+    tab.evaluate("document.querySelector('.cell[tabindex=\"0\"]').focus()")
+    here = "`${document.activeElement.row.timeframe} ${document.getElementById('tooltip').hidden}`"
+    for key, code, wanted in (
+        ("End", 35, "D1 false"),
+        ("ArrowLeft", 37, "H4 false"),
+        ("Home", 36, "m5 false"),
+        ("ArrowRight", 39, "m15 false"),
+        ("Escape", 27, "m15 true"),
+    ):
+        press(tab, key, code)
+        assert tab.evaluate(here) == wanted
+    assert tab.evaluate("document.querySelectorAll('.cell[tabindex=\"0\"]').length") == 1
+    press(tab, " ", 32)
+    # What the digit of the cell does not say is asked for.
+    tab.until("document.querySelector('dialog[open]').innerText.includes('Newest candle')")
+    assert tab.evaluate("document.activeElement.innerText") == "Open the chart"
+    press(tab, "Escape", 27)
+    tab.until("!document.querySelector('dialog')")
+    assert tab.evaluate(here).startswith("m15")
+    assert tab.faults() == []
+
+
+def press(tab: Tab, key: str, code: int) -> None:
+    """A key as a keyboard sends it."""
+    for kind in ("rawKeyDown", "keyUp"):
+        tab.call("Input.dispatchKeyEvent", type=kind, key=key, code=key.strip() or "Space", windowsVirtualKeyCode=code)
+
+
 def test_links_lead_to_dagster_and_from_it(tab: Tab, server: Server) -> None:
     show(tab, server, SERIES, "document.querySelector('.chart canvas')")
     click(tab, "Where it stands")

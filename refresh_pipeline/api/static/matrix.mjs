@@ -148,6 +148,9 @@ export class Matrix {
     if (!cell) return;
     const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
     if (steps[event.key]) { event.preventDefault(); this.#move(cell, ...steps[event.key]); }
+    const ends = { Home: 0, End: -1 };
+    if (event.key in ends) { event.preventDefault(); this.#focus(cell, [...cell.parentElement.children].filter(one => one.row).at(ends[event.key])); }
+    if (event.key === "Escape") this.#hide();
     if (event.key === "Enter") { event.preventDefault(); this.actions.open(cell.row); }
     if (event.key === " ") { event.preventDefault(); this.#card(cell); }
     if (event.key === "r") this.actions.refresh(cell.row);
@@ -160,7 +163,11 @@ export class Matrix {
       if (down) line = down > 0 ? line.nextElementSibling : line.previousElementSibling;
     } while (line?.children[at] && at > 0 && !line.children[at].row);
     const next = line?.children[at];
-    if (!next?.row) return;
+    if (next?.row) this.#focus(cell, next);
+  }
+
+  /** One cell alone is a stop of the tab key: the one that was reached last. */
+  #focus(cell, next) {
     cell.tabIndex = -1;
     next.tabIndex = 0;
     next.focus();
