@@ -6,6 +6,7 @@ import shutil
 import socket
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,20 @@ from dagster import DagsterRunStatus
 
 from refresh_pipeline.settings import shipped
 from refresh_pipeline_tests.end_to_end.programs import PATIENCE, finished, free_port, running
-from refresh_pipeline_tests.project_folder import NOW, World
+from refresh_pipeline_tests.isolated_env import inside
+from refresh_pipeline_tests.project_folder import EXPORTS, FEW_INDICATORS, NOW, World
 
 WORKSPACE = ("-w", "workspace.yaml")
 PROJECT = ("-m", "refresh_pipeline.definitions")
 AT_NOW = ("--config-json", json.dumps({"resources": {"run_options": {"config": {"now": NOW.isoformat()}}}}))
+
+
+@pytest.fixture
+def new_world(tmp_path: Path) -> Iterator[World]:
+    """A folder in which nothing has happened, whose market computes few columns."""
+    world = World.founded(tmp_path / "world", FEW_INDICATORS + EXPORTS)
+    with inside(world.root):
+        yield world
 
 
 @pytest.fixture

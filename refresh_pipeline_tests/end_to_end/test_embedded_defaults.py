@@ -1,6 +1,7 @@
 """What `make refresh` does on a machine that knows nothing of us: the demo, in a folder of its own, twice."""
 
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -61,6 +62,12 @@ def test_the_demo_is_refreshed_and_then_only_grows(nowhere: World) -> None:
 
 
 def test_a_stretch_that_ends_before_it_begins_is_nothing_to_refresh(nowhere: World) -> None:
+    # As the demo, without its hundreds of columns.
+    (nowhere.root / "demo.yaml").write_text(
+        "{name: demo, source: {kind: demo}, calendar: crypto, instruments: [BTC/USD, ETH/USD], timeframes: [H1, D1],"
+        " history: {H1: 30d, D1: 30d}, indicators: {compute: [sma_10]}, exports: {default: {}}}"
+    )
+    os.environ["REFRESH_MARKETS_DIR"] = str(nowhere.root)
     some = ("once", "-i", "BTC/USD", "-t", "H1", "--now", NOW.isoformat())
     assert command(*some, "--until", "2020-01-01").exit_code == 0
     assert nowhere.query("select count(*) from demo.raw_candles") == [(0,)]

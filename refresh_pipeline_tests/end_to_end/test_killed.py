@@ -26,7 +26,7 @@ source: {kind: demo, seed: 3}
 calendar: crypto
 instruments: [BTC/USD, ETH/USD, EUR/USD, SPX500]
 timeframes: [m1, m15, H1]
-history: {m1: 2d, m15: 10d, H1: 30d}
+history: {m1: 1d, m15: 5d, H1: 15d}
 indicators: {compute: [sma_10, obv]}
 """
     world = World.founded(tmp_path / "world", yaml, "stage")

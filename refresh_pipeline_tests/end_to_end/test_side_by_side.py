@@ -19,6 +19,7 @@ calendar: crypto
 instruments: [BTC/USD, ETH/USD, EUR/USD, SPX500]
 timeframes: [m5, H1]
 history: 1d
+indicators: {{compute: [sma_10, obv]}}
 """
 CANDLES = 4 * (288 + 24)
 

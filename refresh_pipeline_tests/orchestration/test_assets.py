@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from refresh_pipeline_tests.isolated_env import inside
-from refresh_pipeline_tests.project_folder import FIRST, LATER, NOW, World, metadata_of, verdicts_of
+from refresh_pipeline_tests.project_folder import FIRST, LATER, NOW, World, failures_of, metadata_of, verdicts_of
 
 START = NOW - timedelta(days=1)
 COMPUTED = ("enhanced_candles", "indicators")
@@ -64,11 +64,13 @@ def without_outcomes(world: World) -> dict[str, list[tuple]]:
 
 
 def refresh(world: World, now: datetime, **asked: Any) -> None:
-    assert world.run("refresh", now=now, **asked).success
+    result = world.run("refresh", now=now, **asked)
+    assert result.success, failures_of(result)
 
 
 def publish(world: World, now: datetime, **asked: Any) -> None:
-    assert world.run("publish", now=now, **asked).success
+    result = world.run("publish", now=now, **asked)
+    assert result.success, failures_of(result)
 
 
 # ---- again and again
@@ -154,7 +156,7 @@ def test_a_correction_of_what_is_older_is_seen_when_it_is_asked_for(world: World
     assert_equals(world, twin(world, NOW))
 
 
-def test_since_fills_a_hole(new_world: World, twin: Twin) -> None:
+def test_since_fills_a_hole(new_world: World, refreshed: World) -> None:
     missing = [f"2026-05-31T{hour}:{minute}:00" for hour in (14, 15) for minute in ("00", "15", "30", "45")]
     new_world.write_candles("SOL/USD|m15", without=missing)
     refresh(new_world, NOW)
@@ -164,7 +166,7 @@ def test_since_fills_a_hole(new_world: World, twin: Twin) -> None:
     assert new_world.counts()["SOL/USD|m15"] == 88
     refresh(new_world, NOW, since="2026-05-31T13:55Z")
     assert new_world.counts()["SOL/USD|m15"] == 96
-    assert_equals(new_world, twin(new_world, NOW))
+    assert_equals(new_world, refreshed)
 
 
 def test_since_brings_earlier_history(world: World, twin: Twin) -> None:
@@ -173,12 +175,12 @@ def test_since_brings_earlier_history(world: World, twin: Twin) -> None:
     assert_equals(world, twin(world, NOW, FIRST))
 
 
-def test_until_stops_and_the_next_refresh_goes_on(new_world: World, twin: Twin) -> None:
+def test_until_stops_and_the_next_refresh_goes_on(new_world: World, refreshed: World) -> None:
     refresh(new_world, NOW, until="2026-06-01T06:00Z")
     assert new_world.counts()["BTC/USD|m15"] == 72
     assert new_world.query("select max(open_time)::varchar from bazaar.raw_candles") == [("2026-06-01 05:45:00",)]
     refresh(new_world, NOW)
-    assert_equals(new_world, twin(new_world, NOW))
+    assert_equals(new_world, refreshed)
 
 
 def test_until_before_what_is_stored_changes_nothing(world: World) -> None:
@@ -195,7 +197,7 @@ def test_a_stretch_may_be_asked_for(world: World) -> None:
     assert found == [(4,)]
 
 
-def test_what_contradicts_itself_is_set_aside_and_taken_once_it_is_mended(new_world: World, twin: Twin) -> None:
+def test_what_contradicts_itself_is_set_aside_and_taken_once_it_is_mended(new_world: World, refreshed: World) -> None:
     wrong = "2026-06-01T11:00:00"
     new_world.write_candles("XRP/USD|m15", changes={wrong: {"high": 1.0, "low": 2.0}})
     for minutes in (0, 1):
@@ -205,7 +207,7 @@ def test_what_contradicts_itself_is_set_aside_and_taken_once_it_is_mended(new_wo
     assert rejected == [("XRP/USD", "m15", "2026-06-01 11:00:00", "high is below low")]
     new_world.write_candles("XRP/USD|m15")
     refresh(new_world, NOW)
-    assert_equals(new_world, twin(new_world, NOW))
+    assert_equals(new_world, refreshed)
 
 
 # ---- by another clock
