@@ -39,7 +39,7 @@ async def _arrival(
     except SourceError as error:
         due_at = minute_of(timestamp(now)) + wait_after(question.api.every, failures + 1)
         if isinstance(error, AskAgainLater):
-            due_at = max(due_at, timestamp(now) + timedelta(seconds=min(error.seconds, LONGEST_SILENCE)))
+            due_at = max(due_at, timestamp(now) + timedelta(seconds=min(error.seconds or 0, LONGEST_SILENCE)))
         failed = Attempt(Outcome.failed, str(error), error.transient, seconds=time.monotonic() - began)
         return Arrival(failed, due_at)
     attempt = Attempt(Outcome.updated, seconds=time.monotonic() - began)
