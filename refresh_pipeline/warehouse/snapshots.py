@@ -459,12 +459,12 @@ def _insert(
         "etag": texts(arrival.etag for arrival in arrivals),
         "last_modified": texts(arrival.last_modified for arrival in arrivals),
         "payload": texts(clean_payload(text_of(arrival.payload)) for arrival in arrivals),
+        # When it came: a question may wait a minute for its host, and bars that open meanwhile do not know the answer.
+        "fetched_at": np.array([_after(now, arrival) for arrival in arrivals], dtype="datetime64[us]"),
     }
     with registered(connection, "arrived", rows):
         connection.execute(
-            f'insert into "{collection}".snapshots by name '
-            "select *, $now::timestamp as fetched_at, $now::timestamp as seen_at from arrived order by api",
-            {"now": timestamp(now)},
+            f'insert into "{collection}".snapshots by name select *, fetched_at as seen_at from arrived order by api'
         )
         connection.execute(
             "create temp table touched as "
@@ -472,6 +472,11 @@ def _insert(
         )
     record_changes(connection, collection, [ASSET])
     connection.execute("drop table touched")
+
+
+def _after(now: datetime, arrival: Arrival) -> datetime:
+    """The instant at which an answer came that was asked for at `now`."""
+    return timestamp(now) + timedelta(seconds=arrival.attempt.seconds or 0)
 
 
 def clean_payload(text: str) -> str:

@@ -37,7 +37,7 @@ apis:
 """
 # The first candle of BTC/USD.
 BEGIN = NOW - timedelta(minutes=5 * 1200, seconds=30)
-MINUTES = (-10, 7, 12, 60)
+MINUTES = (-10, 7, 12, 57)
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +87,12 @@ def test_a_client_gives_the_columns_of_payloads_over_time(client: Client[pd.Data
     every = client.snapshots("mood.fear")
     assert every["value"].tolist() == [0, 1, 2, 3]
     assert every["label"].tolist() == [f"mood {number}" for number in range(4)]
-    assert every.index.tolist() == [pd.Timestamp(BEGIN + timedelta(minutes=minute)) for minute in MINUTES]
+    # A payload is known from when it came, which is after it was asked for.
+    for known, minute in zip(every.index, MINUTES, strict=True):
+        asked = pd.Timestamp(BEGIN + timedelta(minutes=minute))
+        assert asked < known < asked + pd.Timedelta(minutes=3)
     assert client.snapshots("fear", limit=2)["value"].tolist() == [2, 3]
-    since, until = (BEGIN + timedelta(minutes=minute) for minute in (7, 60))
+    since, until = (BEGIN + timedelta(minutes=minute) for minute in (7, 57))
     assert client.snapshots("fear", since=since, until=until)["value"].tolist() == [1, 2]
     assert client.snapshots("coins", limit=1)["name"].tolist() == ["a3", "b"]
     assert client.snapshots("text", limit=1)["payload"].tolist() == ["text 3"]

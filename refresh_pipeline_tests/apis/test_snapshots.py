@@ -1,6 +1,7 @@
 """Asking APIs and keeping what they answer, against a real server on loopback."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from refresh_pipeline.warehouse.connection import connect, transaction
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
 from refresh_pipeline.warehouse.versions import changes
 from refresh_pipeline.warehouse.warehouse import Warehouse
-from refresh_pipeline_tests.apis.api_server import ApiServer, api_server
+from refresh_pipeline_tests.apis.api_server import Answer, ApiServer, api_server
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import NOW, query
 
 KEY = "a-very-secret-key"
@@ -300,16 +301,24 @@ def test_a_column_that_finds_nothing_any_more_is_named(server: ApiServer, wareho
 
 def test_candles_join_what_was_known_of_an_api_at_each_bar(server: ApiServer, warehouse: Warehouse):
     mine = collection(server, "{url: URL/a, columns: {v: {path: v, type: bigint}}}")
-    for minute in (0, 7, 12):
-        server.says("/a", json.dumps({"v": minute}))
+    for minute in (-0.1, 7, 12):
+        server.says("/a", json.dumps({"v": round(minute)}))
         asked(warehouse, mine, at(minute))
+
+    def late(_: Mapping[str, str]) -> Answer:
+        time.sleep(0.3)
+        return 200, {}, b'{"v": 20}'
+
+    # Asked before a bar opens, and answered after it.
+    server.answers["/a"] = late
+    asked(warehouse, mine, at(20) - timedelta(seconds=0.2))
     rows = query(
         warehouse,
-        "with bars as (select timestamp '2026-01-01' + to_minutes(n * 5) as open_time from range(-1, 4) t(n)) "
+        "with bars as (select timestamp '2026-01-01' + to_minutes(n * 5) as open_time from range(-1, 6) t(n)) "
         "select minute(b.open_time), k.v from bars b asof left join mine.one k on k.fetched_at <= b.open_time "
         "order by b.open_time",
     )
-    assert rows == [(55, None), (0, 0), (5, 0), (10, 7), (15, 12)]
+    assert rows == [(55, None), (0, 0), (5, 0), (10, 7), (15, 12), (20, 12), (25, 20)]
     with connect(warehouse.database, read_only=True) as connection:
         known = snapshots.as_of(connection, "mine", "one", at(8))
         assert known is not None
