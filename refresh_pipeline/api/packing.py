@@ -7,6 +7,7 @@ Which columns are kept, and for how long, is `tails`' part.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +50,13 @@ class Codes:
 
 def _first_code(array: NDArray) -> NDArray:
     """The number 0 for all rows, which takes no memory."""
-    return np.broadcast_to(np.uint8(0), array.shape)
+    return _repeated(np.uint8, 0, len(array))
+
+
+@lru_cache(maxsize=4096)
+def _repeated(kind: type[np.integer], value: int, length: int) -> NDArray:
+    """One number in all rows; one array for all columns that are so."""
+    return np.broadcast_to(kind(value), (length,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,7 @@ class Steps:
         if not len(steps) or np.abs(steps).max() > LARGEST_STEP:
             return numbers
         if (steps == steps[0]).all():
-            return cls(int(numbers[0]), np.broadcast_to(np.int16(steps[0]), steps.shape))
+            return cls(int(numbers[0]), _repeated(np.int16, int(steps[0]), len(steps)))
         return cls(int(numbers[0]), steps.astype(np.int16))
 
     @property
