@@ -88,7 +88,7 @@ def _sentence(error: BaseException) -> str:
         return _of_file(text, "The warehouse is", "restore a backup with refresh restore")
     if kind.__module__.startswith("dagster.") and kind.__name__ in {"DagsterInvalidConfigError", "DagsterYamlError"}:
         return f"dagster.yaml cannot be used: {text[:300]}"
-    return _of_system(error) if isinstance(error, OSError) else ""
+    return sentence_of(error) if isinstance(error, OSError) else ""
 
 
 def _of_file(text: str, files: str, remedy: str) -> str:
@@ -104,10 +104,17 @@ def _of_file(text: str, files: str, remedy: str) -> str:
     return ""
 
 
-def _of_system(error: OSError) -> str:
+def sentence_of(error: OSError) -> str:
+    """What a refusal of the operating system means and what to do; empty where this program does not know.
+
+    >>> sentence_of(OSError(errno.EROFS, "Read-only file system", "/data"))
+    '/data: Read-only file system; make it writable, or choose another --data-dir.'
+    """
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return FULL
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS} and error.filename:
+    if error.errno == errno.EROFS and error.filename:
+        return f"{error.filename}: {error.strerror}; make it writable, or choose another --data-dir."
+    if error.errno in {errno.EACCES, errno.EPERM} and error.filename:
         return f"{error.filename}: {error.strerror}; give this user the right, or choose another --data-dir."
     if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST} and error.filename:
         return f"{error.filename}: {error.strerror}; check the path."

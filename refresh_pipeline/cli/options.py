@@ -10,6 +10,7 @@ import typer
 
 from refresh_pipeline.cli.completion import complete_instrument, complete_market, complete_timeframe
 from refresh_pipeline.cli.console import print_error, print_warning
+from refresh_pipeline.cli.failures import sentence_of
 
 if TYPE_CHECKING:
     from refresh_pipeline.market.model import Market
@@ -298,7 +299,8 @@ def in_words(kinds: tuple[type[Exception], ...], exit_code: int) -> Iterator[Non
     try:
         yield
     except kinds as error:
-        print_error(str(error))
+        refusal = sentence_of(error) if isinstance(error, OSError) else ""
+        print_error(refusal or str(error))
         raise typer.Exit(exit_code) from error
 
 

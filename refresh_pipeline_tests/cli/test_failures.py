@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import dagster as dg
 import duckdb
@@ -13,6 +14,7 @@ import typer
 from sqlalchemy.exc import OperationalError
 from typer.testing import CliRunner, Result
 
+from refresh_pipeline.cli.app import app
 from refresh_pipeline.cli.failures import CommandGroup
 from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, this_process
 from refresh_pipeline.market.model import MarketError
@@ -88,6 +90,15 @@ def test_each_is_one_line_with_its_exit_code(error: BaseException, code: int, sa
     assert said in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert "Traceback" not in result.output
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="no /sys, where nobody may make a folder")
+@pytest.mark.parametrize("command", [["once"], ["maintain"], ["up", "--no-api"]])
+def test_a_folder_that_refuses_says_what_to_do(command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--data-dir", "/sys/refresh"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "choose another --data-dir" in result.stderr
+    assert len(result.stderr.splitlines()) <= 2
 
 
 def test_a_fault_of_the_program_keeps_its_traceback() -> None:
