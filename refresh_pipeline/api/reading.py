@@ -30,6 +30,8 @@ Question = Callable[[duckdb.DuckDBPyConnection], Any]
 # Seconds of asking in one opening, and between two openings.
 LONGEST_OPENING = 0.25
 BETWEEN_OPENINGS = 0.1
+# The same of a lake, where a reader holds up nobody.
+LONGEST_ON_A_LAKE = 2.0
 # The share of it that is for asking, however long the file took to open.
 LEAST_ASKING = 0.6
 # Openings that a question gets which does not fit into one: the first also reads the disk.
@@ -85,7 +87,8 @@ class Reader:
     """
 
     def __init__(self, database: str | Path, patience: float = PATIENCE, longest: float = LONGEST_OPENING) -> None:
-        self.database, self._patience, self._longest = str(database), patience, longest
+        self.database, self._patience = str(database), patience
+        self._longest = longest if place_of(self.database).file else max(longest, LONGEST_ON_A_LAKE)
         self._waiting: deque[_Asked] = deque()
         self._changed = threading.Condition()
         self._closed = False
