@@ -34,7 +34,7 @@ PATHS = (
     "/binance/fair/api/v3/klines?symbol=BTCUSD&interval=5m&limit=30",
 )
 # Numbers of changes and moments of storing.
-OF_ITS_OWN = {"version", "epoch", "changed_at", "fetched_at"}
+OF_ITS_OWN = {"version", "epoch", "changed_at", "fetched_at", "last_updated"}
 ENDLESS = "select sum(a.range * b.range) from range(10000000) a, range(10000000) b"
 
 
