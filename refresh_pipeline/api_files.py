@@ -1,6 +1,5 @@
 """The YAML files of API collections: where they are, which are loaded, and what somebody changed of them."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import yaml
 
 from refresh_pipeline.market.apis import ApiError, Collection, Override, duration, parse_collection
 from refresh_pipeline.market.plain_yaml import YamlError, plain_yaml
+from refresh_pipeline.market.suggestions import did_you_mean
 from refresh_pipeline.settings import PACKAGE, Settings
 
 CATALOG = PACKAGE / "market" / "catalog" / "apis"
@@ -31,9 +31,8 @@ def load_collections(
     names = list(dict.fromkeys(settings.collection_names if names is None else names))
     for name in names:
         if name not in files:
-            near = next(iter(difflib.get_close_matches(name, list(files), n=1, cutoff=0.6)), "")
-            hint = f"; did you mean {near!r}?" if near else ""
-            raise ApiError(f"{named_by}: found {name!r}, allowed: {', '.join(sorted(files))}{hint}")
+            allowed = ", ".join(sorted(files))
+            raise ApiError(f"{named_by}: found {name!r}, allowed: {allowed}{did_you_mean(name, files)}")
         if name in settings.market_names:
             raise ApiError(f"{named_by}: found {name!r}, which is a market as well; call the collection something else")
     return [_load(name, files[name]) for name in names]

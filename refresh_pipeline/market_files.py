@@ -1,10 +1,10 @@
 """The YAML files of markets: where they are, and which are loaded."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from refresh_pipeline.market.model import Market, MarketError, parse_market
+from refresh_pipeline.market.suggestions import did_you_mean
 from refresh_pipeline.settings import PACKAGE, Settings
 
 CATALOG = PACKAGE / "market" / "catalog"
@@ -25,8 +25,7 @@ def load_markets(settings: Settings, named_by: str = "REFRESH_MARKETS") -> list[
     if not settings.market_names:
         raise MarketError(f"{named_by}: found {settings.enabled_markets!r}, allowed: {allowed}")
     if unknown := [name for name in settings.market_names if name not in files]:
-        near = _nearest(unknown[0], files)
-        hint = f"; did you mean {near!r}?" if near else "; REFRESH_MARKETS_DIR names the folder of your own markets"
+        hint = did_you_mean(unknown[0].lower(), files) or "; REFRESH_MARKETS_DIR names the folder of your own markets"
         raise MarketError(f"{named_by}: found {unknown[0]!r}, allowed: {allowed}{hint}")
     return [_load(settings, name, files) for name in dict.fromkeys(settings.market_names)]
 
@@ -56,10 +55,6 @@ def market_files(settings: Settings) -> dict[str, Path]:
     if missing := [folder for folder in folders if not folder.is_dir()]:
         raise MarketError(f"REFRESH_MARKETS_DIR: found {missing[0]}, allowed: a folder that exists")
     return {file.stem: file for folder in folders for file in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])}
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    return next(iter(difflib.get_close_matches(name.lower(), list(names), n=1, cutoff=0.6)), "")
 
 
 def _load(settings: Settings, name: str, files: Mapping[str, Path]) -> Market:

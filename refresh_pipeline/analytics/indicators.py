@@ -1,6 +1,5 @@
 """The table of a market's indicators: the group `standard`, or the selection in the market's YAML."""
 
-import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +27,7 @@ from refresh_pipeline.analytics.registry import (
 from refresh_pipeline.analytics.talib_functions import Number
 from refresh_pipeline.market.calendars.base import Calendar
 from refresh_pipeline.market.candles import CANDLE_COLUMNS
+from refresh_pipeline.market.suggestions import did_you_mean
 
 # An entry of a market's YAML: a group, an indicator, a column, or one indicator with parameter sets.
 IndicatorSpec = str | Mapping[str, object]
@@ -165,7 +165,9 @@ def _by_name(entries: Mapping[str, Indicator], spec: str) -> Iterator[tuple[Part
     ]
     if not matches:
         known = [*entries, *(entry.group for entry in entries.values()), *GROUPS]
-        raise UnknownIndicator(f"found {spec!r}{_nearest(spec, known)}; allowed: a group, an indicator or a column")
+        raise UnknownIndicator(
+            f"found {spec!r}{did_you_mean(spec.lower(), known, alike=0.5)}; allowed: a group, an indicator or a column"
+        )
     for entry, shipped, names in matches:
         yield entry.part(shipped.parameters, shipped.names), names
 
@@ -179,7 +181,8 @@ def _with_parameters(
         return
     if entry is None or not entry.parameters:
         choices = [each.name for each in entries.values() if each.parameters]
-        raise UnknownIndicator(f"found {name!r}{_nearest(name, choices)}; allowed: an indicator that takes parameters")
+        hint = did_you_mean(name.lower(), choices, alike=0.5)
+        raise UnknownIndicator(f"found {name!r}{hint}; allowed: an indicator that takes parameters")
     for values in given if isinstance(given, list | tuple) else [given]:
         parameters = _parameters(entry, values)
         names = entry.names_for({key: parameters[key] for key in _given_names(entry, values)})
@@ -234,11 +237,6 @@ def _try_out(entry: Indicator, parameters: Parameters, allowed: str) -> None:
     if not entry.accepts(parameters):
         given = ", ".join(f"{key} {value:g}" for key, value in parameters.items())
         raise UnknownIndicator(f"found {entry.name} with {given}, with which it cannot be computed; {allowed}")
-
-
-def _nearest(spec: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(spec.lower(), list(dict.fromkeys(known)), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 @dataclass(frozen=True, slots=True)

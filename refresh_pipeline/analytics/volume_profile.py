@@ -4,8 +4,8 @@ Everything at a bar is as known at its close: the bars of its session up to it, 
 state goes along: a value is computed from the bars of two sessions, wherever a refresh begins to read.
 
 Source: the market profile of QuantConnect Lean, whose published values it is held against. The volume of a bar counts
-at its close, in the row of prices that ends there or above. The value area begins with the row of most volume and takes
-the larger one of its two neighbours until it has more than 70 % of the volume; of equal ones it takes the upper.
+at its close, in the row of prices that ends there or above. The value area begins with the row of most volume. It
+takes the larger one of its two neighbours, of equal ones the upper, until it has more than 70 % of the volume.
 """
 
 from collections.abc import Sequence

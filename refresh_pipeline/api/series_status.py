@@ -9,7 +9,7 @@ import numpy as np
 
 from refresh_pipeline.api.reports import Read
 from refresh_pipeline.market.candles import TIME_UNIT, instant, iso_utc
-from refresh_pipeline.market.freshness import bars_behind, behind
+from refresh_pipeline.market.freshness import behind, closed_since
 from refresh_pipeline.market.gaps import Coverage
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
@@ -77,25 +77,14 @@ def _standing(
     market: Market, reports: Sequence[SeriesReport], coverage: Mapping[Series, Coverage], now: datetime
 ) -> Standing:
     stale = {report.series for report in behind(market, reports, now)}
-    lacking, open_instruments = _closed_since(market, reports, now), _open_instruments(market, instant(now))
+    lasts = {report.series: report.last_open_time for report in reports if report.last_open_time is not None}
+    lacking, open_instruments = closed_since(market, lasts, now), _open_instruments(market, instant(now))
     words = [
         freshness(report, lacking.get(series), series in stale, series.instrument in open_instruments)
         for report in reports
         for series in [report.series]
     ]
     return Standing(reports, coverage, words)
-
-
-def _closed_since(market: Market, reports: Sequence[SeriesReport], now: datetime) -> dict[Series, int]:
-    """How many candles have closed since the newest stored one of each series of which candles are expected."""
-    lasts = {report.series: report.last_open_time for report in reports if report.last_open_time is not None}
-    counts: dict[Series, int] = {}
-    for (calendar, timeframe), members in market.by_calendar(market.series).items():
-        stored = [series for series in members if series in lasts]
-        if stored and calendar.knows(instant(now)) and not market.static:
-            times = np.array([lasts[series] for series in stored], dtype=TIME_UNIT)
-            counts |= zip(stored, bars_behind(calendar, timeframe, times, now).tolist(), strict=True)
-    return counts
 
 
 def freshness(report: SeriesReport, bars_behind: int | None, is_stale: bool, is_open: bool) -> str:

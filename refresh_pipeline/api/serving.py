@@ -46,6 +46,10 @@ class CutOff(logging.Filter):
         return not isinstance(error, asyncio.CancelledError)
 
 
+# One, however many servers a process makes.
+CUT_OFF = CutOff()
+
+
 def server_of(settings: Settings, markets: Sequence[Market], host: str, port: int) -> uvicorn.Server:
     """A server of the API that is not running yet."""
     collections, faults = load_usable(settings)
@@ -65,7 +69,7 @@ def server_of(settings: Settings, markets: Sequence[Market], host: str, port: in
         ws_max_size=LONGEST_MESSAGE,
         ws_ping_interval=SECONDS_BETWEEN_PINGS,
     )
-    logging.getLogger("uvicorn.error").addFilter(CutOff())
+    logging.getLogger("uvicorn.error").addFilter(CUT_OFF)
     return Server(config, service)
 
 

@@ -1,6 +1,5 @@
 """The commands `refresh apis ...`: API snapshots, listed, asked and shown."""
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from refresh_pipeline.cli.options import (
     warehouse_errors,
     wrong_requests,
 )
+from refresh_pipeline.market.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from refresh_pipeline.market.apis import ApiQuestion, Collection
@@ -182,8 +182,7 @@ def _questions(collections: "Sequence[Collection]", names: Sequence[str]) -> "li
     chosen = [question for question in every if question.id in names or question.base in names]
     known = {name for question in every for name in (question.id, question.base)}
     if unknown := [name for name in names if name not in known]:
-        near = difflib.get_close_matches(unknown[0], sorted(known), n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(unknown[0], sorted(known))
         allowed = ", ".join(question.id for question in every)
         raise ValueError(f"API: found {unknown[0]!r}, allowed: {allowed}{hint}")
     return chosen

@@ -1,6 +1,5 @@
 """The command `new`: a market of one's own, as a YAML file and the settings that enable it."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import typer
 
 from refresh_pipeline.cli.console import err, print_line, print_warning
 from refresh_pipeline.cli.options import comma_list, naming, wrong_requests
+from refresh_pipeline.market.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from refresh_pipeline.settings import Settings
@@ -159,9 +159,7 @@ def _market_text(kind: str, answers: _Answers, given: Mapping[str, str | None]) 
 
 def _require_venue(answer: str) -> None:
     if answer not in VENUES:
-        near = difflib.get_close_matches(answer, VENUES, n=1, cutoff=0.6)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"found {answer!r}, allowed: {', '.join(VENUES)}{hint}")
+        raise ValueError(f"found {answer!r}, allowed: {', '.join(VENUES)}{did_you_mean(answer, VENUES)}")
 
 
 def _require_timeframes(answer: str) -> None:

@@ -328,5 +328,5 @@ def wait_after(every: timedelta, failures: int) -> timedelta:
 
 
 def shortest_interval(questions: Sequence[ApiQuestion]) -> timedelta:
-    """The cadence of a collection's schedule: that of its most frequent API."""
+    """The interval of the most frequent API; an hour where none is switched on."""
     return min((question.api.every for question in questions if question.api.enabled), default=timedelta(hours=1))

@@ -1,6 +1,6 @@
 """Freshness of series at an instant, by their calendar: completeness, age, bars behind."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
@@ -133,6 +133,20 @@ def short_duration(seconds: float | None) -> str:
 def data_age(calendar: Calendar, timeframe: Timeframe, last_open_times: Times, now: datetime) -> Floats:
     """Seconds between the close of each series' newest candle and `now`."""
     return (instant(now) - calendar.closes(timeframe, last_open_times)) / np.timedelta64(1, "s")
+
+
+def closed_since(market: Market, lasts: Mapping[Series, np.datetime64], now: datetime) -> dict[Series, int]:
+    """How many candles have closed since the newest stored one, of the series of which candles are expected at `now`.
+
+    None is expected of a static market, and past the last day that a calendar knows.
+    """
+    counts: dict[Series, int] = {}
+    for (calendar, timeframe), members in market.by_calendar(market.series).items():
+        stored = [series for series in members if series in lasts]
+        if stored and calendar.knows(instant(now)) and not market.static:
+            times = np.array([lasts[series] for series in stored], dtype=TIME_UNIT)
+            counts |= zip(stored, bars_behind(calendar, timeframe, times, now).tolist(), strict=True)
+    return counts
 
 
 def bars_behind(calendar: Calendar, timeframe: Timeframe, last_open_times: Times, now: datetime) -> NDArray[np.int64]:

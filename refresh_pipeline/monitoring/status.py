@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from refresh_pipeline.market.calendars.base import Calendar
 from refresh_pipeline.market.candles import TIME_UNIT, instant, iso_utc
-from refresh_pipeline.market.freshness import bars_behind, data_age
+from refresh_pipeline.market.freshness import closed_since, data_age
 from refresh_pipeline.market.gaps import Coverage
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse import gaps, queries
 from refresh_pipeline.warehouse.acknowledgements import acknowledged
@@ -92,21 +90,14 @@ def _add_standing(market: Market, by_series: Mapping[Series, dict[str, Any]], no
             for row in members:
                 row["expected_candle"] = expected
         if stored := [row for row in members if row["newest_candle"]]:
-            _add_measures(calendar, timeframe, stored, now)
-        if not is_known:
-            # No candle is expected, so no series is behind; a line of its own warns of the calendar.
-            for row in stored:
-                row["bars_behind"] = None
-
-
-def _add_measures(calendar: Calendar, timeframe: Timeframe, rows: Sequence[dict[str, Any]], now: datetime) -> None:
-    lasts = _times([row["newest_candle"] for row in rows])
-    measures = {
-        "age_seconds": data_age(calendar, timeframe, lasts, now),
-        "bars_behind": bars_behind(calendar, timeframe, lasts, now),
-    }
-    for number, row in enumerate(rows):
-        row |= {name: values[number].item() for name, values in measures.items()}
+            ages = data_age(calendar, timeframe, _times([row["newest_candle"] for row in stored]), now)
+            for row, age in zip(stored, ages.tolist(), strict=True):
+                row["age_seconds"] = age
+    # Where no candle is expected, no series is behind; a line of its own warns of the calendar.
+    newest = {series: row["newest_candle"] for series, row in by_series.items() if row["newest_candle"]}
+    lasts = dict(zip(newest, _times([*newest.values()]), strict=True))
+    for series, count in closed_since(market, lasts, now).items():
+        by_series[series]["bars_behind"] = count
 
 
 def _iso(time: np.datetime64 | None) -> str | None:

@@ -1,7 +1,7 @@
 """Any JSON API by configuration: what to ask, where the candles lie in the answer, and what its fields are called.
 
 What a market's YAML may say is `HttpOptions`; docs/sources/http.md explains it. A long stretch is asked for in windows
-of as many candles as an answer holds, which every API understands that takes two instants, or one and a number. How
+of as many candles as an answer holds. Every API understands them that takes two instants, or one and a number. How
 requests are retried and slowed down is `http_client`'s part.
 """
 

@@ -6,7 +6,6 @@ stored ones to the last bit.
 
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
-from difflib import get_close_matches
 from itertools import pairwise
 
 import duckdb
@@ -17,6 +16,7 @@ from refresh_pipeline.analytics.bars import Computation
 from refresh_pipeline.market.candles import Times
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.suggestions import did_you_mean
 from refresh_pipeline.warehouse.arrays import BEGINNING, arrays_of
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.computed_batch import PendingRecompute
@@ -186,8 +186,7 @@ def _chosen(computation: Computation, columns: Collection[str] | None) -> Comput
         return computation
     unknown = sorted(set(columns) - {column.name for column in computation.columns})
     if unknown:
-        nearest = get_close_matches(unknown[0], [column.name for column in computation.columns], n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        hint = did_you_mean(unknown[0], [column.name for column in computation.columns])
         raise ValueError(f"the table {computation.name} has no column {', '.join(unknown)}{hint}")
     return computation.narrowed(frozenset(columns))
 

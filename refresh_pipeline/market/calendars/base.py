@@ -1,8 +1,8 @@
 """When a market is open and when its bars begin. Pure: the instant is always an argument, arrays in and arrays out.
 
-All instants are numpy datetime64[us] in UTC. A calendar answers for any timeframe: which bar an instant lies in
-(`floor`), when a bar ends (`closes`), which bars to expect between two instants (`open_times`), whether the market is
-open (`is_open`), and which candle is the newest that has closed (`last_closed`).
+All instants are numpy datetime64[us] in UTC. A calendar answers for any timeframe. `floor` is the bar that an instant
+lies in, and `closes` says when a bar ends. `open_times` are the bars to expect between two instants. `is_open` says
+whether the market is open, and `last_closed` is the newest candle that has closed.
 """
 
 import zlib

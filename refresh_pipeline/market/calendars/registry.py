@@ -1,6 +1,5 @@
 """Every calendar that a market's YAML may name: crypto, fx, nse, and the code of an exchange."""
 
-import difflib
 from functools import lru_cache
 
 from refresh_pipeline.market.calendars.base import Calendar
@@ -15,6 +14,7 @@ from refresh_pipeline.market.calendars.exchange import (
 )
 from refresh_pipeline.market.calendars.fx import FxCalendar
 from refresh_pipeline.market.calendars.nse import NseCalendar
+from refresh_pipeline.market.suggestions import did_you_mean
 
 # Those of our own; exchanges have theirs in a file each.
 CALENDARS: dict[str, Calendar] = {each.name: each for each in (CryptoCalendar(), FxCalendar(), NseCalendar())}
@@ -34,8 +34,7 @@ def calendar_named(name: str, hours: str = REGULAR_HOURS) -> Calendar:
     code = ALIASES.get(name.upper(), name.upper())
     if name not in CALENDARS and code not in CODES:
         known = [*CALENDARS, *CODES, *ALIASES]
-        near = difflib.get_close_matches(name.upper(), [*CODES, *ALIASES], n=1, cutoff=0.6)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name.upper(), [*CODES, *ALIASES])
         raise ValueError(f"allowed: {', '.join(known[:3])}, or an exchange's code such as XNYS{hint}")
     if hours != REGULAR_HOURS and code not in EXTENDED:
         raise ValueError(
