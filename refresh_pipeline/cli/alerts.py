@@ -22,7 +22,7 @@ def alerts(
     data_dir: DataDirOption = None,
 ) -> None:
     """List present problems and the alert channels, or send a test message."""
-    with request(market, data_dir) as wanted:
+    with request(market, data_dir, lenient=True) as wanted:
         from refresh_pipeline.settings import prepare_dagster
 
         prepare_dagster(wanted.settings)

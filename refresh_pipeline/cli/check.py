@@ -22,11 +22,12 @@ from refresh_pipeline.cli.options import (
     NowOption,
     Request,
     VerboseOption,
-    open_sources,
+    refuse_left_out,
     request,
     require_bounds,
     require_stored,
     require_warehouse,
+    usable,
     warehouse_errors,
 )
 
@@ -53,11 +54,11 @@ def check(
     """Run the checks of every asset as a Dagster run; exit code 1 if one fails."""
     from refresh_pipeline.settings import prepare_dagster
 
-    with request(market, data_dir, now=now) as wanted:
-        require_bounds(wanted)
-        require_warehouse(wanted.settings, new=False)
-        require_stored(wanted.settings)
-        open_sources(wanted.settings, wanted.markets)
+    with request(market, data_dir, lenient=True, now=now) as asked:
+        require_bounds(asked)
+        require_warehouse(asked.settings, new=False)
+        require_stored(asked.settings)
+        wanted = usable(asked)
         prepare_dagster(wanted.settings)
     if deep:
         _check_deep(wanted)
@@ -71,13 +72,15 @@ def check(
             results += member_results
             errors += member_errors
     if junit:
-        _write_junit(Path(junit).expanduser(), results, errors)
+        left_out = [f"{name}: left out: its YAML or settings are wrong" for name in wanted.left_out]
+        _write_junit(Path(junit).expanduser(), results, [*errors, *left_out])
     if as_json:
         out.print_json(json.dumps([asdict(result) for result in results]), highlight=False)
     else:
         print_checks(out, results)
     for message in errors:
         print_error(message)
+    refuse_left_out(wanted)
     raise typer.Exit(SOME_FAILED if errors or not all(result.passed for result in results) else DONE)
 
 
@@ -100,6 +103,7 @@ def _check_deep(wanted: Request) -> None:
         print_error(f"{faults} faults; refresh recompute computes the tables anew from the stored candles")
         raise typer.Exit(SOME_FAILED)
     print_line("Every inner table is what the stored candles give.")
+    refuse_left_out(wanted)
 
 
 def print_checks(console: Console, results: Sequence["CheckResult"]) -> None:

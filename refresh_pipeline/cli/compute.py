@@ -34,7 +34,7 @@ def compute(
     data_dir: DataDirOption = None,
 ) -> None:
     """Compute rows of any stretch of a series, also rows that are no longer stored, and write them to a file."""
-    with request(market, data_dir, since=since, until=until) as wanted:
+    with request(market, data_dir, lenient=True, since=since, until=until) as wanted:
         if layer not in LAYERS:
             raise ValueError(f"--layer: found {layer!r}, allowed: {', '.join(LAYERS)}")
         chosen = chosen_series(wanted.markets, instrument, timeframe)

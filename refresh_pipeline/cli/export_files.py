@@ -16,8 +16,10 @@ from refresh_pipeline.cli.options import (
     TimeframeOption,
     in_words,
     narrowed,
+    refuse_left_out,
     reject_unknown,
     request,
+    usable,
     warehouse_errors,
 )
 
@@ -33,8 +35,9 @@ def verify(
     data_dir: DataDirOption = None,
 ) -> None:
     """Read every row of every export file, and compare it with schema, manifest and table."""
-    with request(market, data_dir) as wanted:
-        reject_unknown(wanted.markets, instrument, timeframe)
+    with request(market, data_dir, lenient=True) as asked:
+        reject_unknown(asked.markets, instrument, timeframe)
+        wanted = usable(asked)
     from refresh_pipeline.cli.tables import progress_bars
     from refresh_pipeline.pipeline import export_verification
     from refresh_pipeline.pipeline.progress import watched
@@ -50,12 +53,14 @@ def verify(
             print_line(f"{selected.name}: {count} files read, {len(faults)} faults")
     for message in messages:
         out.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+    refuse_left_out(wanted)
     raise typer.Exit(SOME_FAILED if messages else DONE)
 
 
 def prune(*, market: MarketOption = None, dry_run: DryRunOption = False, data_dir: DataDirOption = None) -> None:
     """Delete older copies of export files that no market's YAML keeps; publishing does this as well."""
-    with request(market, data_dir) as wanted:
+    with request(market, data_dir, lenient=True) as asked:
+        wanted = usable(asked)
         exports_dir = wanted.settings.exports_dir
     from refresh_pipeline.pipeline import export_retention
     from refresh_pipeline.warehouse.warehouse import Warehouse
@@ -68,6 +73,7 @@ def prune(*, market: MarketOption = None, dry_run: DryRunOption = False, data_di
             for deletion in deletions:
                 print_line(f"{deletion.file.path} ({deletion.reason})")
             print_line(f"{selected.name}: {len(deletions)} files {verb}")
+    refuse_left_out(wanted)
 
 
 def duplicates(

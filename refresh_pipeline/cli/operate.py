@@ -21,11 +21,12 @@ from refresh_pipeline.cli.options import (
     NewOption,
     VerboseOption,
     in_words,
-    open_sources,
+    refuse_left_out,
     refuse_unfinished_restore,
     request,
     require_reachable,
     require_warehouse,
+    usable,
     warehouse_errors,
     warn_of_older_instance_file,
     wrong_requests,
@@ -138,9 +139,10 @@ def _undo_restore(settings: "Settings", home: Path, yes: bool) -> None:
 
 def maintain(*, dry_run: DryRunOption = False, market: MarketOption = None, data_dir: DataDirOption = None) -> None:
     """Delete superseded runs from Dagster's database and compact old rows of the warehouse."""
-    with request(market, data_dir) as wanted:
+    with request(market, data_dir, lenient=True) as asked:
         from refresh_pipeline.settings import prepare_dagster
 
+        wanted = usable(asked)
         prepare_dagster(wanted.settings)
     from refresh_pipeline.instance import disk_reserve, run_pruning, run_retention
     from refresh_pipeline.operations import maintenance
@@ -165,6 +167,7 @@ def maintain(*, dry_run: DryRunOption = False, market: MarketOption = None, data
         else:
             compacted = maintenance.compact(wanted.settings, wanted.markets, now)
             print_line(maintenance.compaction_summary(compacted))
+    refuse_left_out(wanted)
 
 
 def _little_room(folder: Path, free: int) -> str:
@@ -192,12 +195,12 @@ def up(
     data_dir: DataDirOption = None,
 ) -> None:
     """Run the web UI, the daemon and the API on localhost until interrupted."""
-    with request(market, data_dir, lenient=True) as wanted:
+    with request(market, data_dir, lenient=True) as asked:
         from refresh_pipeline.instance.data_lock import lock_data_folder
         from refresh_pipeline.settings import child_environment, prepare_dagster
 
-        require_warehouse(wanted.settings, new=new)
-        open_sources(wanted.settings, wanted.markets)
+        require_warehouse(asked.settings, new=new)
+        wanted = usable(asked)
         # Held until the supervising process ends, which takes this process's place.
         lock_data_folder(wanted.settings.data, "refresh up", port)
         refuse_used_port(port)
@@ -206,11 +209,12 @@ def up(
             refuse_used_port(served_port, option="--api-port")
         prepare_dagster(wanted.settings)
         warn_of_older_instance_file(wanted.settings)
-    try:
-        require_reachable(wanted.markets)
-    except ValueError as error:
-        # The other markets need not wait for it.
-        print_warning(str(error))
+    for each in wanted.markets:
+        try:
+            require_reachable(each)
+        except ValueError as error:
+            # It stays: the setting may be added while this runs.
+            print_warning(str(error))
     from tempfile import mkdtemp
 
     from refresh_pipeline.cli.supervisor import exec_supervisor

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -65,6 +65,10 @@ class Request:
     markets: "Sequence[Market]"
     # By the options' names, in ISO 8601.
     instants: dict[str, str]
+    # Whether --market names the markets; what is asked for by name is never left out.
+    named: bool = False
+    # The names of the markets that are left out because their YAML or settings are wrong.
+    left_out: tuple[str, ...] = ()
 
     @property
     def now(self) -> datetime:
@@ -81,12 +85,14 @@ def request(
     Where `lenient`, a market whose YAML is wrong is left out with a warning, unless --market names it.
     """
     with wrong_requests():
-        settings, markets = chosen(market, data_dir, lenient=lenient)
-        yield Request(settings, markets, parsed_instants(instants))
+        settings, markets, left_out = _chosen(market, data_dir, lenient=lenient)
+        yield Request(settings, markets, parsed_instants(instants), market is not None, left_out)
 
 
-def chosen(market: str | None, data_dir: str | None, *, lenient: bool = False) -> "tuple[Settings, list[Market]]":
-    """The settings with the command line's choices, and the markets that they load.
+def _chosen(
+    market: str | None, data_dir: str | None, *, lenient: bool
+) -> "tuple[Settings, list[Market], tuple[str, ...]]":
+    """The settings with the command line's choices, the markets that they load, and the names of those left out.
 
     Raises:
         SettingsError: a setting is wrong.
@@ -101,34 +107,72 @@ def chosen(market: str | None, data_dir: str | None, *, lenient: bool = False) -
     if lenient and market is None:
         markets, faults = load_each(settings)
         for fault in faults.values():
-            print_warning(f"left out: {fault}")
-        return settings, markets
-    return settings, load_markets(settings, named_by="REFRESH_MARKETS" if market is None else "--market")
+            _warn_left_out(fault)
+        return settings, markets, tuple(faults)
+    return settings, load_markets(settings, named_by="REFRESH_MARKETS" if market is None else "--market"), ()
 
 
-def open_sources(settings: "Settings", markets: "Sequence[Market]") -> None:
-    """Raise where a market's YAML has an option that its source does not know, or needs a missing package."""
+def _warn_left_out(fault: ValueError) -> None:
+    print_warning("left out: " + str(fault).replace("\n", "\n  "))
+
+
+def usable(wanted: Request) -> Request:
+    """The request without the markets whose source, indicators or exports are not possible; each is named.
+
+    Raises:
+        ValueError: --market names such a market, or no other one is left.
+    """
     from refresh_pipeline.pipeline.market_validation import require_usable
 
-    for market in markets:
-        require_usable(settings, market)
+    return _without(wanted, lambda market: require_usable(wanted.settings, market))
 
 
-def require_reachable(markets: "Sequence[Market]") -> None:
+def reachable(wanted: Request) -> Request:
+    """The request without the markets whose only source lacks a credential or its directory; each is named.
+
+    Raises:
+        ValueError: --market names such a market, or no other one is left.
+    """
+    return _without(wanted, require_reachable)
+
+
+def _without(wanted: Request, require: "Callable[[Market], None]") -> Request:
+    markets: list[Market] = []
+    faults: dict[str, ValueError] = {}
+    for market in wanted.markets:
+        try:
+            require(market)
+            markets.append(market)
+        except ValueError as error:
+            faults[market.name] = error
+    if faults and (wanted.named or not markets):
+        raise next(iter(faults.values()))
+    for fault in faults.values():
+        _warn_left_out(fault)
+    return replace(wanted, markets=markets, left_out=(*wanted.left_out, *faults))
+
+
+def refuse_left_out(wanted: Request) -> None:
+    """End with exit code 1 where a market is left out; for a command that did its work for the others."""
+    if wanted.left_out:
+        print_error(f"left out, as said above: {', '.join(wanted.left_out)}")
+        raise typer.Exit(SOME_FAILED)
+
+
+def require_reachable(market: "Market") -> None:
     """Raise ValueError where a market's only source lacks what every request needs: a credential, or the directory."""
     from refresh_pipeline.pipeline.market_validation import missing_credentials, missing_directory
 
-    for market in markets:
-        if directory := missing_directory(market):
-            raise ValueError(
-                f"market {market.name!r}: source: directory: {directory} is no directory; create it, name another in "
-                "the YAML, or choose other markets with --market"
-            )
-        if names := missing_credentials(market):
-            raise ValueError(
-                f"market {market.name!r}: {' and '.join(names)} not set, and {market.source.kind} refuses requests "
-                f"without; set it in .env, or choose other markets with --market"
-            )
+    if directory := missing_directory(market):
+        raise ValueError(
+            f"market {market.name!r}: source: directory: {directory} is no directory; create it, name another in "
+            "the YAML, or choose other markets with --market"
+        )
+    if names := missing_credentials(market):
+        raise ValueError(
+            f"market {market.name!r}: {' and '.join(names)} not set, and {market.source.kind} refuses requests "
+            f"without; set it in .env, or choose other markets with --market"
+        )
 
 
 def warn_of_older_instance_file(settings: "Settings") -> None:

@@ -11,9 +11,11 @@ from refresh_pipeline.cli.options import (
     MarketOption,
     TimeframeOption,
     chosen_series,
+    refuse_left_out,
     request,
     require_stored,
     require_warehouse,
+    usable,
     warehouse_errors,
 )
 
@@ -32,11 +34,13 @@ def recompute(
     data_dir: DataDirOption = None,
 ) -> None:
     """Compute tables anew from the first stored candle, without anything that was computed before."""
-    with request(market, data_dir) as wanted:
-        chosen = chosen_series(wanted.markets, instrument, timeframe)
+    with request(market, data_dir, lenient=True) as asked:
+        chosen_series(asked.markets, instrument, timeframe)
         tables = _tables(table)
-        require_warehouse(wanted.settings, new=False)
-        require_stored(wanted.settings)
+        require_warehouse(asked.settings, new=False)
+        require_stored(asked.settings)
+        wanted = usable(asked)
+        chosen = chosen_series(wanted.markets, instrument, timeframe)
     from refresh_pipeline.pipeline.compute import compute
     from refresh_pipeline.warehouse.warehouse import Warehouse
 
@@ -49,6 +53,7 @@ def recompute(
                 attempts = compute(warehouse, member, name, series)
                 rows = sum(attempt.rows_added + attempt.rows_revised for attempt in attempts.values())
                 print_line(f"{member.name}.{name.value}: {rows:,} rows of {len(series)} series computed anew")
+    refuse_left_out(wanted)
 
 
 def _tables(name: str | None) -> "list[Table]":

@@ -39,7 +39,7 @@ def signals(
     data_dir: DataDirOption = None,
 ) -> None:
     """Show the newest fractal, divergent bar, zone, saucer, zero cross and squat of every series."""
-    with request(market, data_dir) as wanted:
+    with request(market, data_dir, lenient=True) as wanted:
         chosen = chosen_series(wanted.markets, instrument, timeframe)
     from refresh_pipeline.monitoring.signals import SignalFilter, coherence_rows, signal_rows, stored_signals
 

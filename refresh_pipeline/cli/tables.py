@@ -83,7 +83,9 @@ def progress_bars(console: Console) -> Iterator[Watcher]:
 # ---- refresh once
 
 
-def print_refreshed(console: Console, action: str, results: Sequence["Refreshed"], verbose: int) -> None:
+def print_refreshed(
+    console: Console, action: str, results: Sequence["Refreshed"], verbose: int, service: str | None = None
+) -> None:
     """For each market a table of the action's results and its failures, and where the files are.
 
     Args:
@@ -91,6 +93,7 @@ def print_refreshed(console: Console, action: str, results: Sequence["Refreshed"
         action: what was asked for: refresh, backfill or publish.
         results: one a market.
         verbose: a row per series instead of one per timeframe, from 1 on.
+        service: what runs on the data folder already, if anything does.
     """
     for result in results:
         print_table(console, _result_grid(action, result, by_series=verbose > 0))
@@ -101,7 +104,8 @@ def print_refreshed(console: Console, action: str, results: Sequence["Refreshed"
         console.print(f"{name:<10} {place}", soft_wrap=True, highlight=False, markup=False)
     if action == "backfill":
         console.print("The next [bold]refresh once[/bold] or the publishing schedule writes the export files.")
-    console.print(Text.assemble("Next: ", (f"{program()} status", "bold"), ", ", (f"{program()} up", "bold"), NEXT))
+    up = (service, " runs", NEXT) if service else ((f"{program()} up", "bold"), NEXT)
+    console.print(Text.assemble("Next: ", (f"{program()} status", "bold"), ", ", *up))
 
 
 def missing_candles(market: Market, gaps: Sequence[Gap]) -> str:

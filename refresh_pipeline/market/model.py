@@ -37,7 +37,7 @@ from refresh_pipeline.market.destination_spec import (
 )
 from refresh_pipeline.market.export_spec import DEFAULT_EXPORTS, Export, Retention, Window, parse_exports
 from refresh_pipeline.market.live_spec import LiveSettings, parse_live
-from refresh_pipeline.market.plain_yaml import TOO_DEEP, YamlError, plain_yaml, repeated
+from refresh_pipeline.market.plain_yaml import TOO_DEEP, YamlError, line_of, plain_yaml, repeated
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.signals import MarketAlerts
 from refresh_pipeline.market.timeframe import Timeframe
@@ -471,7 +471,7 @@ def parse_market(text: str, file: str, read_universe: Callable[[str], str] | Non
     try:
         return Market.model_validate(data)
     except ValidationError as error:
-        raise MarketError("\n".join(_explained(file, fault, Market) for fault in error.errors())) from error
+        raise MarketError("\n".join(_sentences(file, error.errors(), text))) from error
     except RecursionError:
         raise MarketError(f"{file}: {TOO_DEEP}") from None
 
@@ -529,22 +529,39 @@ def _misfit(spec: BaseSpec, market: Mapping[str, Any]) -> str:
     return f"path leaves no file its own name: {files}" if files else ""
 
 
-def _explained(where: str, fault: Any, model: type[BaseModel]) -> str:
+def _sentences(file: str, faults: Iterable[Any], text: str) -> list[str]:
+    """A line for each fault of a market; keys that are missing beside each other share one."""
+    grouped: dict[Any, Any] = {}
+    for number, fault in enumerate(faults):
+        parent, name = fault["loc"][:-1], fault["loc"][-1:]
+        first = grouped.setdefault(parent if fault["type"] == "missing" else number, dict(fault))
+        if first["loc"] != fault["loc"]:
+            first["loc"] = (*parent, f"{first['loc'][-1]}, {name[0]}")
+    return [_explained(file, fault, Market, text) for fault in grouped.values()]
+
+
+def _explained(where: str, fault: Any, model: type[BaseModel], text: str = "") -> str:
+    """A fault in words; where the YAML's text is given, with its line."""
     path = [str(part) for part in fault["loc"] if part != "[key]"]
     if path[:1] == [FALLBACKS_KEY]:
         path[:2] = ["source", str(int(path[1]) + 1)] if path[1:] else ["source"]
     # Pydantic puts the kind of a destination between its name and its keys.
     keys_path = path[:2] + path[3:] if path[:1] == ["destinations"] else path
     key = f"{where}: {'.'.join(keys_path)}" if path else where
+    line = line_of(text, keys_path) if text else None
+    return f"{key}: {_reason(fault, path, model)}{f' (line {line})' if line else ''}"
+
+
+def _reason(fault: Any, path: list[str], model: type[BaseModel]) -> str:
     siblings = _keys_of(_model_at(model, path[:-1]))
     if fault["type"] == "missing":
-        return f"{key}: missing; allowed keys: {', '.join(siblings)}"
+        return f"missing; allowed keys: {', '.join(siblings)}"
     if fault["type"] == "extra_forbidden":
-        return f"{key}: found {_shown(fault['input'])}; unknown key{_nearest(path[-1], siblings)}"
+        return f"found {_shown(fault['input'])}; unknown key{_nearest(path[-1], siblings)}"
     message = str(fault["msg"]).removeprefix("Value error, ")
     keys = ", ".join(_keys_of(_model_at(model, path)))
     allowed = ALLOWED.get(fault["type"], "").format(keys=keys, **fault.get("ctx", {}))
-    return f"{key}: found {_shown(fault['input'])}; {f'allowed: {allowed}' if allowed else message}"
+    return f"found {_shown(fault['input'])}; {f'allowed: {allowed}' if allowed else message}"
 
 
 def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:

@@ -4,7 +4,7 @@ What a document means is its reader's part.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import yaml
@@ -45,6 +45,30 @@ def plain_yaml(text: str) -> Any:
         raise YamlError(TOO_DEEP) from None
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, AttributeError) as error:
         raise YamlError(f"not readable as YAML: {printable(' '.join(str(error).split()))}") from error
+
+
+def line_of(text: str, path: Sequence[str]) -> int | None:
+    r"""The line, counted from 1, of the last part of a path that is there; None where the first is not.
+
+    Args:
+        text: a document that `plain_yaml` reads.
+        path: keys, and numbers of items as text.
+
+    >>> line_of("a: 1\nb:\n  - x\n  - y", ["b", "1"])
+    4
+    """
+    node, line = yaml.compose(text, Loader=Loader), None
+    for part in path:
+        items: list[tuple[Any, Any]] = []
+        if isinstance(node, yaml.MappingNode):
+            items = [(key, value) for key, value in node.value if getattr(key, "value", None) == part]
+        elif isinstance(node, yaml.SequenceNode) and part.isdecimal():
+            items = [(value, value) for value in node.value[int(part) :][:1]]
+        if not items:
+            break
+        [(key, node), *_] = items
+        line = key.start_mark.line + 1
+    return line
 
 
 def _require_flat(text: str) -> None:

@@ -1,21 +1,30 @@
 """A market whose YAML is wrong stops only itself; commands that name it end with 2."""
 
+import json
+
 from refresh_pipeline.monitoring.problems import broken_markets
 from refresh_pipeline.pipeline.market_validation import usable_markets
-from refresh_pipeline_tests.project_folder import World, command
+from refresh_pipeline_tests.project_folder import NOW, World, command
+
+NOW_OPTION = ("--now", NOW.isoformat())
+
+
+def with_wrong_markets(world: World) -> None:
+    """Enable, beside the market that is right, one whose YAML is wrong and one whose indicators do not exist."""
+    folder, env = world.root / "markets", world.root / ".env"
+    good = (folder / "bazaar.yaml").read_text()
+    (folder / "broken.yaml").write_text("name: broken\ntimeframe: [m1]\n")
+    odd = good.replace("name: bazaar", "name: odd") + "indicators: {compute: [nope]}\n"
+    (folder / "odd.yaml").write_text(odd)
+    env.write_text(env.read_text().replace("REFRESH_MARKETS=bazaar", "REFRESH_MARKETS=bazaar,broken,odd"))
 
 
 def test_a_wrong_market_stops_only_itself(new_world: World) -> None:
-    good = (new_world.root / "markets" / "bazaar.yaml").read_text()
-    (new_world.root / "markets" / "broken.yaml").write_text("name: broken\ntimeframe: [m1]\n")
-    odd = good.replace("name: bazaar", "name: odd") + "indicators: {compute: [nope]}\n"
-    (new_world.root / "markets" / "odd.yaml").write_text(odd)
-    env = new_world.root / ".env"
-    env.write_text(env.read_text().replace("REFRESH_MARKETS=bazaar", "REFRESH_MARKETS=bazaar,broken,odd"))
-
+    with_wrong_markets(new_world)
     markets, faults = usable_markets(new_world.settings)
     assert [market.name for market in markets] == ["bazaar"]
-    assert "timeframe" in faults["broken"]
+    assert "timeframe: found ['m1']; unknown key" in faults["broken"]
+    assert "(line 2)" in faults["broken"]
     assert "indicators.compute" in faults["odd"]
     subjects = [problem.subject for problem in broken_markets(new_world.settings, markets)]
     assert [subject.partition(":")[0] for subject in subjects] == ["broken", "odd"]
@@ -23,6 +32,22 @@ def test_a_wrong_market_stops_only_itself(new_world: World) -> None:
     looked = command("status")
     assert looked.exit_code == 0
     assert "left out: broken.yaml: " in " ".join(looked.stderr.split())
-    assert "left out: " in command("gaps").stderr
-    for arguments in (["status", "-m", "broken"], ["once"], ["up", "-m", "odd"]):
-        assert command(*arguments).exit_code == 2
+    for shown in ("gaps", "signals", "alerts"):
+        assert "left out: " in command(shown).stderr
+    for named in (["status", "-m", "broken"], ["once", "-m", "bazaar,broken"], ["publish", "-m", "odd"]):
+        assert command(*named).exit_code == 2
+    assert command("up", "-m", "odd").exit_code == 2
+
+
+def test_the_other_markets_are_refreshed_checked_and_published(new_world: World) -> None:
+    with_wrong_markets(new_world)
+    for arguments in (["once", *NOW_OPTION], ["check", *NOW_OPTION], ["exports", "verify"]):
+        ended = command(*arguments)
+        said = " ".join(ended.stderr.split())
+        assert ended.exit_code == 1, arguments
+        assert said.count("left out: broken.yaml: source, calendar, instruments, timeframes, history: missing") == 1, (
+            said
+        )
+        assert said.endswith("left out, as said above: broken, odd"), said
+    rows = json.loads(command("status", "-m", "bazaar", "--json", *NOW_OPTION).stdout)
+    assert {row["outcome"] for row in rows} == {"updated"}

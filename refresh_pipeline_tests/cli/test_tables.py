@@ -263,10 +263,12 @@ def test_the_table_of_a_refresh_fits_80_columns(new_world: World, verbose: int) 
     out = StringIO()
     outcomes = [outcome(s, Table.raw_candles, rows_added=100_000) for s in new_world.market.series]
     outcomes[0] = outcome(outcomes[0].series, Table.raw_candles, "no data")
-    print_refreshed(
-        Console(file=out, width=80), "refresh", [Refreshed(new_world.market, outcomes, [], {}, {})], verbose
-    )
+    results = [Refreshed(new_world.market, outcomes, [], {}, {})]
+    service = "refresh up (process 1234567, port 3000)" if verbose else None
+    print_refreshed(Console(file=out, width=80), "refresh", results, verbose, service)
     text = out.getvalue()
+    assert "Next: refresh status, refresh up" in " ".join(text.split())
+    assert ("3000) runs" in " ".join(text.split())) == bool(verbose)
     assert max(map(len, text.splitlines())) <= 80
     assert "\u2026" not in text
     assert ("1 no data" in " ".join(text.split())) or verbose
