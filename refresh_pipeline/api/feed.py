@@ -129,7 +129,7 @@ class Feed:
         taken: list[Series] = []
         for number, series in enumerate(pushed.series):
             row = {name: values[number] for name, values in pushed.candles.items()}
-            row |= {"open_time": pushed.open_time[number], "source": pushed.source, "fetched_at": fetched_at}
+            row |= {"open_time": pushed.open_time[number], "source": pushed.sources[number], "fetched_at": fetched_at}
             if self.tails.push(pushed.market, series, pushed.before[number], row):
                 taken.append(series)
         for listener in self._push_listeners if taken else ():

@@ -87,7 +87,7 @@ def live_job(market: Market) -> dg.JobDefinition:
 def _door(market: Market, venues: Venues) -> AbstractContextManager[PushDoor | None]:
     if venues.live_dir is None:
         return nullcontext()
-    return PushDoor(venues.live_dir, market.name, market.source.kind)
+    return PushDoor(venues.live_dir, market.name)
 
 
 def live_sensor(market: Market) -> dg.SensorDefinition:

@@ -11,6 +11,7 @@ import math
 import re
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -47,7 +48,7 @@ from refresh_pipeline.sources.rate_limits import SharedLimit
 
 log = logging.getLogger(__name__)
 
-ORIGIN = re.compile(r"^https?://[^/]+")
+ORIGIN, STREAM_ORIGIN = re.compile(r"^https?://[^/]+"), re.compile(r"^wss?://[^/]+")
 EXTRA = "pip install 'refresh-pipeline[ccxt]'"
 # Weeks begin on a Thursday at some exchanges; they and months are made from days.
 LONGEST_NATIVE = Timeframe.D1
@@ -66,6 +67,15 @@ class CcxtOptions(SourceOptions):
     rate: Rate | None = None
     # Candles an answer holds; without it, what ccxt knows.
     rows: int | None = Field(default=None, ge=1)
+    # The host of live mode's WebSockets, ws:// or wss://; without it the exchange's own, or the host of base_url.
+    stream_url: str | None = Field(default=None, pattern=r"^wss?://\S+$")
+
+    @property
+    def stream(self) -> str | None:
+        """The host of WebSockets; None for the exchange's own."""
+        if self.stream_url or self.base_url is None:
+            return self.stream_url
+        return "ws" + self.base_url.removeprefix("http")
 
 
 class CcxtSource(HttpSource[CcxtOptions]):
@@ -84,6 +94,9 @@ class CcxtSource(HttpSource[CcxtOptions]):
         self.kind = f"ccxt:{self._options.exchange}"
         self._timeframe_names = _native(self._exchange_class().timeframes or {})
         self.native_timeframes = tuple(sorted(self._timeframe_names))
+        # The exchange's markets and currencies, once it has been asked: a megabyte that a live run would ask for anew
+        # at each close.
+        self._known: tuple[list[Any], Any] | None = None
 
     def _default_symbol(self, instrument: str) -> str:
         return instrument
@@ -95,27 +108,43 @@ class CcxtSource(HttpSource[CcxtOptions]):
     async def _produce(self, requests: Sequence[Request], now: datetime, put: Put) -> None:
         if not requests:
             return
+        async with self._session(instant(now)) as session:
+            try:
+                await self._load_markets(session)
+            except SourceError as error:
+                await put_failures(requests, error, put)
+                return
+            await side_by_side(requests, session.chunks, put)
+
+    @asynccontextmanager
+    async def _session(self, now: np.datetime64) -> AsyncGenerator["FetchSession", None]:
+        """A client of the exchange for the running event loop, closed with the block."""
         exchange = self._exchange_class({"enableRateLimit": True, "timeout": int(self._retry_policy.answer * 1000)})
         if self._options.base_url:
-            exchange.urls["api"] = _elsewhere(exchange.urls["api"], self._options.base_url)
+            exchange.urls["api"] = _elsewhere(exchange.urls["api"], ORIGIN, self._options.base_url)
+        if self._options.stream:
+            exchange.urls["api"] = _elsewhere(exchange.urls["api"], STREAM_ORIGIN, self._options.stream)
         throttle = _Throttle(self._exchange_limit(exchange.rateLimit), self._retry_policy)
         _note_dates(exchange)
         # What ccxt awaits before each of its requests.
         exchange.throttle = throttle.wait
         try:
-            session = _FetchSession(
-                self._market, self._options, self._ccxt, exchange, throttle, self._timeframe_names, instant(now)
-            )
-            try:
-                # Which symbols there are, and what the exchange calls them.
-                await session.ask(exchange.load_markets)
-            except SourceError as error:
-                await put_failures(requests, error, put)
-                return
-            await side_by_side(requests, session.chunks, put)
+            yield FetchSession(self._market, self._options, self._ccxt, exchange, throttle, self._timeframe_names, now)
         finally:
             await exchange.close()
             throttle.close()
+
+    async def _load_markets(self, session: "FetchSession") -> None:
+        """Let the client know which symbols there are, and what the exchange calls them.
+
+        Raises:
+            SourceError: the exchange does not say.
+        """
+        if self._known is None:
+            await session.ask(session.exchange.load_markets)
+            self._known = list(session.exchange.markets.values()), session.exchange.currencies
+        else:
+            session.exchange.set_markets(*self._known)
 
     def _exchange_limit(self, milliseconds: float) -> SharedLimit:
         rate = self._options.rate
@@ -151,11 +180,11 @@ def _native(timeframes: dict[str, Any]) -> dict[Timeframe, str]:
     return names
 
 
-def _elsewhere(urls: Any, base_url: str) -> Any:
-    """The exchange's addresses at another host."""
+def _elsewhere(urls: Any, origin: re.Pattern[str], base_url: str) -> Any:
+    """The exchange's addresses of one kind at another host."""
     if isinstance(urls, dict):
-        return {name: _elsewhere(url, base_url) for name, url in urls.items()}
-    return ORIGIN.sub(base_url.rstrip("/"), urls) if isinstance(urls, str) else urls
+        return {name: _elsewhere(url, origin, base_url) for name, url in urls.items()}
+    return origin.sub(base_url.rstrip("/"), urls) if isinstance(urls, str) else urls
 
 
 def _note_dates(exchange: Any) -> None:
@@ -202,7 +231,7 @@ class _Throttle:
 
 
 @dataclass(frozen=True, slots=True)
-class _FetchSession:
+class FetchSession:
     """The requests of one fetch: the exchange, the throttle and the time that they share."""
 
     market: Market
@@ -236,7 +265,7 @@ class _FetchSession:
         try:
             return self.options.rows or self.exchange.feature_value(symbol, "fetchOHLCV", "limit") or ASSUMED_ROWS
         except self.ccxt.BaseError as error:
-            raise self._ours(error) from None
+            raise self.ours(error) from None
 
     async def _page(self, series: Series, symbol: str, since: np.datetime64, rows: int) -> Candles:
         stamp = int(since.astype("datetime64[ms]").astype(np.int64))
@@ -259,9 +288,10 @@ class _FetchSession:
         try:
             return await question()
         except self.ccxt.BaseError as error:
-            raise self._ours(error) from None
+            raise self.ours(error) from None
 
-    def _ours(self, error: Exception) -> SourceError:
+    def ours(self, error: Exception) -> SourceError:
+        """An error of ccxt as one of ours."""
         text = f"{self.options.exchange}: {type(error).__name__}: {QUERY.sub('?***', excerpt(str(error)))}"
         if isinstance(error, self.ccxt.RateLimitExceeded | self.ccxt.DDoSProtection):
             seconds = self.throttle.retry_policy.first_wait

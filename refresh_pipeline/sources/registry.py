@@ -32,7 +32,11 @@ SOURCES = {
 }
 
 # The class that streams the closed candles of a kind.
-STREAMS = {"binance": "binance_stream:BinanceStream", "oanda": "oanda_stream:OandaStream"}
+STREAMS = {
+    "binance": "binance_stream:BinanceStream",
+    "oanda": "oanda_stream:OandaStream",
+    "ccxt": "ccxt_stream:CcxtStream",
+}
 
 # The kinds that need a token, the options that name a variable, and names of headers and params that hold a token.
 WITH_TOKEN = ("oanda", "dhan", "alpaca")

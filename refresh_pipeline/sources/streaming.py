@@ -15,11 +15,15 @@ from refresh_pipeline.market.timeframe import Timeframe
 
 @dataclass(frozen=True, slots=True)
 class ClosedCandle:
-    """One candle that the venue itself calls closed: open time (datetime64[us], UTC), then CANDLE_COLUMNS in order."""
+    """One candle that is taken for closed: open time (datetime64[us], UTC), then CANDLE_COLUMNS in order.
+
+    `source` is the name written beside it; empty, that of the stream.
+    """
 
     series: Series
     open_time: np.datetime64
     values: tuple[float, ...]
+    source: str = ""
 
 
 class Listener(Protocol):
@@ -45,7 +49,7 @@ class Listener(Protocol):
 class Streaming(Protocol):
     """A venue that pushes closed candles."""
 
-    # The name written beside each candle: that of the source.
+    # The name written beside each candle: that of the source, or one of its own where REST may correct its candles.
     kind: str
 
     @property

@@ -83,7 +83,8 @@ class Engine:
         flags = _flags(tables, rows, members)
         enhanced = stored_values(Table.enhanced_candles, rows.enhanced)
         indicators = stored_values(Table.indicators, rows.indicators)
-        return Wave(series, times, columns, enhanced, indicators, flags, count, last, checkpoints)
+        sources = [candle.source for candle in candles]
+        return Wave(series, times, columns, enhanced, indicators, flags, count, last, checkpoints, sources)
 
     def open_blocks(self, candles: Iterable[ClosedCandle]) -> None:
         """Get ready for the blocks that begin after these candles; takes 2 ms a series, once in 512 bars."""

@@ -30,7 +30,7 @@ class Intake:
         # Of each series: the open time of the newest candle that is computed, of the next bar, and what waits.
         self._newest: dict[Series, np.datetime64] = {}
         self._next: dict[Series, np.datetime64] = {}
-        self._waiting: dict[Series, dict[np.datetime64, tuple[float, ...]]] = {}
+        self._waiting: dict[Series, dict[np.datetime64, ClosedCandle]] = {}
         # REST has said all that it has of the bars before this instant.
         self._known_until: dict[Series, np.datetime64] = {}
         # Bars whose candle was rejected.
@@ -48,7 +48,7 @@ class Intake:
         """Take in a series whose newest stored candle opened then; what waits of it after that goes on waiting."""
         self._newest[series], self._next[series] = newest, self._after(series, newest)
         waiting = self._waiting.get(series, {})
-        self._waiting[series] = {time: values for time, values in waiting.items() if time > newest}
+        self._waiting[series] = {time: candle for time, candle in waiting.items() if time > newest}
         self._absent.setdefault(series, set())
         self._known_until.setdefault(series, _NEVER)
 
@@ -64,7 +64,7 @@ class Intake:
         if candle.open_time in waiting or (newest is not None and candle.open_time <= newest):
             self.repeated += 1
             return False
-        waiting[candle.open_time] = candle.values
+        waiting[candle.open_time] = candle
         return True
 
     def know(self, series: Series, until: np.datetime64) -> None:
@@ -76,7 +76,7 @@ class Intake:
         candles = []
         for series in self._newest:
             if (time := self._ready_time(series)) is not None:
-                candles.append(ClosedCandle(series, time, self._waiting[series].pop(time)))
+                candles.append(self._waiting[series].pop(time))
                 self._newest[series], self._next[series] = time, self._after(series, time)
         return candles
 

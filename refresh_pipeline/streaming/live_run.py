@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -234,7 +234,7 @@ class LiveRun:
         if closes > instant(self._clock.now() + CLOCK_SKEW):
             log.warning("%s %s: a candle that closes later than now is ignored", self._market.name, candle.series)
             return
-        if self._intake.offer(candle):
+        if self._intake.offer(candle if candle.source else replace(candle, source=self._parts.stream.kind)):
             self._last_arrival = time.monotonic()
             self._changed.set()
 
@@ -307,16 +307,19 @@ class LiveRun:
                         fetched.candles,
                         fetched.error,
                         fetched.last and since[fetched.series],
+                        fetched.source or self._parts.source.kind,
                     )
             except SourceError as error:
                 log.info("%s: REST: %s", self._market.name, error)
             finally:
                 call(self._asked.difference_update, asked)
 
-    def _filled(self, series: Series, candles: Candles, error: SourceError | None, last: np.datetime64 | bool) -> None:
+    def _filled(
+        self, series: Series, candles: Candles, error: SourceError | None, last: np.datetime64 | bool, source: str
+    ) -> None:
         for row, open_time in enumerate(candles.open_time):
             values = tuple(float(candles[name][row]) for name in ("open", "high", "low", "close", "volume"))
-            if self._intake.offer(ClosedCandle(series, open_time, values)):
+            if self._intake.offer(ClosedCandle(series, open_time, values, source)):
                 self._by_rest.add((series, open_time))
                 self._last_arrival = time.monotonic()
         if error is not None:

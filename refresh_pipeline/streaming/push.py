@@ -51,7 +51,7 @@ class Pushed:
     open_time: Times
     before: Times
     candles: Mapping[str, Floats]
-    source: str
+    sources: Sequence[str]
     computed: Mapping[Table, Mapping[str, Values]] = field(default_factory=dict)
 
 
@@ -68,8 +68,8 @@ class _Address:
 class PushDoor:
     """The door of one market's live run, open while the block runs; it sends from a thread of its own."""
 
-    def __init__(self, folder: Path, market: str, source: str) -> None:
-        self._folder, self._market, self._source = folder, market, source
+    def __init__(self, folder: Path, market: str) -> None:
+        self._folder, self._market = folder, market
         self._path = folder / f"{market}.json"
         self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -114,7 +114,7 @@ class PushDoor:
             "open_time": wave.open_time.astype(np.int64),
             "before": wave.last_before.astype(np.int64),
             "candles": {name: np.ascontiguousarray(wave.candles[name]) for name in CANDLE_COLUMNS},
-            "source": self._source,
+            "sources": list(wave.sources),
             "numbers": [(table, name) for table, name, _ in numbers],
             "texts": [(table, name, values.tolist()) for table, name, values in texts],
         }
@@ -221,7 +221,7 @@ def _pushed(market: str, message: Mapping, numbers: Floats) -> Pushed:
         np.array(message["open_time"], dtype=np.int64).astype(TIME_UNIT),
         np.array(message["before"], dtype=np.int64).astype(TIME_UNIT),
         {name: np.array(message["candles"][name], dtype=np.float64) for name in CANDLE_COLUMNS},
-        message["source"],
+        message["sources"],
         computed,
     )
 

@@ -59,6 +59,8 @@ class Wave:
     last_before: Times
     # The states of each table after the rows at which a checkpoint is due, by the row's number here.
     checkpoints: Mapping[Table, tuple[NDArray[np.int64], Mapping[str, Floats]]]
+    # The name of each candle's source.
+    sources: Sequence[str]
 
 
 class LiveStore:
@@ -68,7 +70,6 @@ class LiveStore:
         """The tables must have been prepared."""
         self._warehouse, self._market = warehouse, market
         self._computations = computations(market)
-        self.source = market.source.kind
 
     def load(self, series: Sequence[Series], begins: int) -> Loaded:
         """Read series that are computed up to their newest candle; others are left out.
@@ -148,7 +149,7 @@ class LiveStore:
     def _append_candles(self, connection: duckdb.DuckDBPyConnection, wave: Wave, key: Arrays, now: datetime) -> None:
         kinds = KEY | dict.fromkeys(CANDLE_COLUMNS, "double") | PROVENANCE
         origin = {
-            "source": np.full(len(wave.series), self.source, dtype=object),
+            "source": texts(wave.sources),
             "fetched_at": np.full(len(wave.series), instant(now)),
         }
         rows = {**key, **wave.candles, **origin}
@@ -292,4 +293,5 @@ def _of(wave: Wave, series: set[Series]) -> Wave:
             )
             for table, (members, states) in wave.checkpoints.items()
         },
+        [source for source, taken in zip(wave.sources, chosen, strict=True) if taken],
     )

@@ -168,4 +168,4 @@ def wave_rows(shop: Shop) -> dict[str, list[tuple]]:
 def closed(newest: dict[Any, np.datetime64], number: int) -> list[ClosedCandle]:
     """The candle of each series so many bars after its newest."""
     values = tuple(float(candles(5).columns[name][number]) for name in CANDLE_COLUMNS)
-    return [ClosedCandle(each, time + np.timedelta64(5 * number, "m"), values) for each, time in newest.items()]
+    return [ClosedCandle(each, time + np.timedelta64(5 * number, "m"), values, "demo") for each, time in newest.items()]

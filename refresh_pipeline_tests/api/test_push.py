@@ -428,7 +428,7 @@ def _wave_after(shop: Shop, prices: dict[Series, float]) -> Wave:
     bars = {"open": closes, "high": closes + 1, "low": closes - 1, "close": closes, "volume": closes}
     counts = np.array([stats[series].candle_count for series in prices], dtype=np.int64)
     following = (last + np.timedelta64(5, "m")).astype(TIME_UNIT)
-    return Wave(list(prices), following, bars, {}, {}, [], counts, last, {})
+    return Wave(list(prices), following, bars, {}, {}, [], counts, last, {}, ["demo"] * len(prices))
 
 
 def _computed(wave: Wave) -> Wave:
@@ -459,7 +459,7 @@ def test_candles_of_a_live_run_are_served_and_told_before_they_are_in_the_file(b
     folder = busy_shop.settings.live_dir
     with (
         served(busy_shop) as client,
-        PushDoor(folder, "fair", "demo") as door,
+        PushDoor(folder, "fair") as door,
         socket_of(client) as socket,
         socket_of(client) as named,
     ):
@@ -498,7 +498,7 @@ def test_candles_of_a_live_run_are_served_and_told_before_they_are_in_the_file(b
 
 
 def test_a_door_sends_nothing_to_who_does_not_know_its_secret(tmp_path: Path) -> None:
-    with PushDoor(tmp_path, "fair", "demo") as door:
+    with PushDoor(tmp_path, "fair") as door:
         port = json.loads((tmp_path / "fair.json").read_text())["port"]
         with create_connection(("127.0.0.1", port), timeout=SECONDS) as stranger:
             stranger.sendall(b"let me in\n")
