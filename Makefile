@@ -25,11 +25,12 @@ refresh: .venv/installed ## Install if needed, then refresh once: candles, indic
 up: .venv/installed ## Run the web UI and the daemon on http://127.0.0.1:3000, or on PORT=, until Ctrl-C
 	@.venv/bin/refresh up $(if $(PORT),--port $(PORT))
 
-# A test that waits for clocks and processes may fail beside others on a busy machine: what fails runs once more, alone,
-# and both times are printed. What fails twice fails.
+# A test that waits for clocks and processes may fail beside others on a busy machine: files with a failed test run once
+# more, alone, and both times are printed. What fails twice fails. Whole files, as tests of one may share a stage.
+FAILED_FILES := import json; print(*sorted({test.split("::")[0] for test in json.load(open(".pytest_cache/v/cache/lastfailed"))}))
 test: .venv/installed-dev ## Run the tests, doctests included
 	@$(IN_VENV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder || { [ $$? -eq 1 ] && \
-	  echo "==> once more, alone: what failed" && $(IN_VENV) -m pytest --last-failed --last-failed-no-failures none; }
+	  echo "==> once more, alone: files with a failed test" && $(IN_VENV) -m pytest $$(.venv/bin/python -c '$(FAILED_FILES)'); }
 
 # pyright would ask the network for a newer one of itself each time.
 check: .venv/installed-dev ## Format, lint, types, architecture

@@ -1,8 +1,8 @@
 """One reader of the warehouse for all requests: it opens the file seldom and briefly, so that writers need not wait.
 
 Questions that come while another is answered are answered in one opening. An opening ends after a quarter of a second,
-the time that the file took to open included, and the next begins a tenth of a second later. A statement that runs at
-that moment is interrupted.
+the time that the file took to open included, and the next begins a tenth of a second later. A question that would not
+fit any more, as the latest ones took long, is left for the next. A statement that runs at the end is interrupted.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from refresh_pipeline.api.problems import Problem, ProblemError
 from refresh_pipeline.duckdb_connection import open_duckdb
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect, place_of
 from refresh_pipeline.warehouse.lake import read_on
+from refresh_pipeline.warehouse.writers_first import is_wanted
 
 Answer = TypeVar("Answer")
 Question = Callable[[duckdb.DuckDBPyConnection], Any]
@@ -30,10 +31,14 @@ Question = Callable[[duckdb.DuckDBPyConnection], Any]
 # Seconds of asking in one opening, and between two openings.
 LONGEST_OPENING = 0.25
 BETWEEN_OPENINGS = 0.1
+# Seconds that writers who wait may keep it closed.
+LONGEST_REST = 1.0
 # The same of a lake, where a reader holds up nobody.
 LONGEST_ON_A_LAKE = 2.0
 # The share of it that is for asking, however long the file took to open.
 LEAST_ASKING = 0.6
+# How much the newest question counts among those that say how long one takes.
+NEWEST_COUNTS = 0.5
 # Openings that a question gets which does not fit into one: the first also reads the disk.
 TRIES = 3
 # The share of LONGEST_OPENING that this process must have worked, in seconds of processor time, to be interrupted, and
@@ -93,6 +98,8 @@ class Reader:
         self._changed = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
+        # The seconds that a question of late took.
+        self._usual = 0.0
         # How long questions waited, and how long the file was held.
         self.waits, self.holds = Timing(), Timing()
 
@@ -139,8 +146,20 @@ class Reader:
                 self.holds.add(time.monotonic() - began)
             except (WarehouseBusy, WarehouseUnreadable) as error:
                 self._fail(error)
-            time.sleep(BETWEEN_OPENINGS)
+            self._rest()
         self._fail(WarehouseBusy("the server ends"))
+
+    def _rest(self) -> None:
+        """Leave the file to others for a moment, and to a writer that waits until it has it."""
+        time.sleep(BETWEEN_OPENINGS)
+        until = time.monotonic() + LONGEST_REST
+        while self._is_wanted() and time.monotonic() < until and not self._closed:
+            time.sleep(BETWEEN_OPENINGS / 10)
+
+    def _is_wanted(self) -> bool:
+        """Whether a writer waits for the file; a lake's readers keep nobody waiting."""
+        file = place_of(self.database).file
+        return file is not None and is_wanted(file)
 
     def _wait(self) -> bool:
         with self._changed:
@@ -150,7 +169,8 @@ class Reader:
 
     def _answer(self, connection: duckdb.DuckDBPyConnection, until: float, took: float) -> None:
         """Answer who waits; the seconds that the warehouse `took` to open were no waiting for others' questions."""
-        while time.monotonic() < until:
+        is_first = True
+        while is_first or (time.monotonic() + self._usual < until and not self._is_wanted()):
             with self._changed:
                 if not self._waiting:
                     return
@@ -162,10 +182,14 @@ class Reader:
             self.waits.add(waited)
             if waited - took > LONGEST_QUEUE:
                 _give(asked.answer, busy(f"too many questions wait for the warehouse, this one for {waited:.0f} s"))
-            elif not _settle(asked, connection):
+                continue
+            began = time.monotonic()
+            if not _settle(asked, connection):
                 # What others used of this opening is none of its own time: it is the first of the next.
                 with self._changed:
                     self._waiting.appendleft(asked)
+            self._usual += (time.monotonic() - began - self._usual) * NEWEST_COUNTS
+            is_first = False
 
     def _fail(self, error: Exception) -> None:
         with self._changed:

@@ -63,13 +63,15 @@ def prune(*, market: MarketOption = None, dry_run: DryRunOption = False, data_di
         wanted = usable(asked)
         exports_dir = wanted.settings.exports_dir
     from refresh_pipeline.pipeline import export_retention
+    from refresh_pipeline.pipeline.export import current_files
     from refresh_pipeline.warehouse.warehouse import Warehouse
 
     warehouse, verb = Warehouse(database=wanted.settings.warehouse), "would be deleted" if dry_run else "deleted"
     with warehouse_errors():
         for selected in wanted.markets:
             warehouse.prepare(selected)
-            deletions = export_retention.prune(warehouse, selected, exports_dir, datetime.now(UTC), dry_run=dry_run)
+            files = current_files(warehouse, selected)
+            deletions = export_retention.prune(selected, exports_dir, files, datetime.now(UTC), dry_run=dry_run)
             for deletion in deletions:
                 print_line(f"{deletion.file.path} ({deletion.reason})")
             print_line(f"{selected.name}: {len(deletions)} files {verb}")

@@ -126,9 +126,10 @@ def export(
     A file that would hold what it holds already is left alone; a file that cannot be written, or a series that cannot
     be read, stops no other. At most `cells_at_once` cells (rows times columns) are read at once.
     """
-    pending = warehouse.pending_recompute(market, Table.exports, batch)
-    manifest = {each.path: each for each in warehouse.exported(market, batch)}
-    held = warehouse.series_stats(market, batch)
+    with warehouse.session(market.name):
+        pending = warehouse.pending_recompute(market, Table.exports, batch)
+        manifest = {each.path: each for each in warehouse.exported(market, batch)}
+        held = warehouse.series_stats(market, batch)
     changed = set(pending.series)
     due = {series: _due(market, root, series, manifest, series in changed) for series in batch}
     due = {series: files for series, files in due.items() if files and held[series].candle_count}
@@ -147,8 +148,9 @@ def export(
     is_exported = np.array([series in done and not done[series].errors for series in pending.series], dtype=bool)
     rows = [file for result in done.values() for file in result.files if file != manifest.get(file.path)]
     rows += [file for result in datasets.values() for file in result.rows]
-    warehouse.drop_exports(market, [path for result in datasets.values() for path in result.gone])
-    warehouse.record_exports(market, rows, pending.take(is_exported), now)
+    with warehouse.session(market.name):
+        warehouse.drop_exports(market, [path for result in datasets.values() for path in result.gone])
+        warehouse.record_exports(market, rows, pending.take(is_exported), now)
     have = {each.series for each in manifest.values()}
     have |= {each for each in batch if each.timeframe in datasets and held[each].candle_count}
     left = {s: Attempt.of(changed=False, has_data=s in have) for s in batch if s not in done}

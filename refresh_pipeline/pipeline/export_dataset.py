@@ -134,8 +134,9 @@ def _write(
     place: _Place, warehouse: Warehouse, dataset: DatasetFiles, since: np.datetime64 | None, result: DatasetResult
 ) -> None:
     root = place.root
-    known = {row.path: row for row in dataset_rows(warehouse, dataset.market, dataset)}
-    stats = warehouse.series_stats(dataset.market, dataset.series)
+    with warehouse.session(dataset.market.name):
+        known = {row.path: row for row in dataset_rows(warehouse, dataset.market, dataset)}
+        stats = warehouse.series_stats(dataset.market, dataset.series)
     everything = _periods(dataset, stats)
     is_anew = any(row.shape != dataset.export.shape(Format.parquet) for row in known.values()) or not known
     is_whole = is_anew or _is_adjusted_later(warehouse, dataset, since)

@@ -14,9 +14,8 @@ from refresh_pipeline.files.reader import TableReader
 from refresh_pipeline.files.writer import ExportError
 from refresh_pipeline.market.export_spec import Export
 from refresh_pipeline.market.model import Market
-from refresh_pipeline.pipeline.export import STAMP, current_files, is_as_written, older_folder
+from refresh_pipeline.pipeline.export import STAMP, is_as_written, older_folder
 from refresh_pipeline.warehouse.manifests import Exported
-from refresh_pipeline.warehouse.warehouse import Warehouse
 
 log = logging.getLogger("refresh_pipeline")
 
@@ -44,14 +43,15 @@ class Deletion:
     reason: str
 
 
-def prune(warehouse: Warehouse, market: Market, root: Path, now: datetime, *, dry_run: bool = False) -> list[Deletion]:
-    """Delete the older files of a market that its YAML does not want kept; with `dry_run` only return them.
+def prune(
+    market: Market, root: Path, files: Sequence[Exported], now: datetime, *, dry_run: bool = False
+) -> list[Deletion]:
+    """Delete older copies of a market's current `files` that its YAML does not want kept; `dry_run` only returns them.
 
     Current files are never touched, however large they are. Where one is missing or damaged, the newest older file that
     can be read is the last good copy, and stays.
     """
     deletions: list[Deletion] = []
-    files = current_files(warehouse, market)
     older = _older_by_path(root, [file.path for file in files])
     for export in market.exports.values():
         deletions += _deletions(export, root, [file for file in files if file.export == export.name], older, now)

@@ -139,15 +139,15 @@ def fetch_candles(
     work = _Work(warehouse, market, source, now, tallies)
     work.ask(asked, watch or _series_counted(len(asked)))
     answered = [each for each in asked if tallies[each.series].error is None and each.since < each.until]
+    work.follow_corrections()
     with warehouse.session(market.name):
         warehouse.record_empty_ranges(market, {each.series: (each.since, each.until) for each in answered}, now)
-    work.follow_corrections()
-    work.confirm_withdrawals()
+        missed = work.missed()
+        if not missed:
+            return work.finished()
+    work.ask(missed, _unwatched)
     with warehouse.session(market.name):
-        work.withdraw_unfinished()
-        warehouse.write_gaps(market, now)
-        held = warehouse.series_stats(market, list(tallies))
-    return {series: tally.attempt(series, held[series], source.kind) for series, tally in tallies.items()}
+        return work.finished()
 
 
 def _changed_origins(
@@ -239,14 +239,20 @@ class _Work:
             tally.newest = max(times.max(), answered[series])
         return answered
 
-    def confirm_withdrawals(self) -> None:
-        """Ask again for stored candles that an earlier answer lacked."""
+    def missed(self) -> list[Request]:
+        """Questions for stored candles that an earlier answer lacked."""
         answered = [series for series, tally in self.tallies.items() if tally.error is None]
         missed = self.warehouse.missed_candles_to_ask_for(self.market, answered, self.now)
-        if missed:
-            self.ask([Request(series, *stretch) for series, stretch in missed.items()], _unwatched)
+        return [Request(series, *stretch) for series, stretch in missed.items()]
 
-    def withdraw_unfinished(self) -> None:
+    def finished(self) -> dict[Series, Attempt]:
+        """What became of each series, once all has been asked; the gaps are written down."""
+        self._withdraw_unfinished()
+        self.warehouse.write_gaps(self.market, self.now)
+        held = self.warehouse.series_stats(self.market, list(self.tallies))
+        return {series: tally.attempt(series, held[series], self.source.kind) for series, tally in self.tallies.items()}
+
+    def _withdraw_unfinished(self) -> None:
         """Withdraw the newest candle of a series where it was made while the clock was ahead, and has not closed."""
         held = self.warehouse.series_stats(self.market, list(self.tallies))
         doubted = _not_closed(self.market, held, self.now)

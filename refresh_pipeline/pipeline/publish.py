@@ -35,12 +35,14 @@ def publish_files(
     nothing: the log and the metadata of each series say so.
     """
     attempts = export(warehouse, market, root, batch, now)
-    if unwanted := unwanted_files(warehouse, market):
+    with warehouse.session(market.name):
+        unwanted, current = unwanted_files(warehouse, market), current_files(warehouse, market)
+    if unwanted:
         words = "%s: %s files that the YAML no longer asks for are no longer written, %s for instance"
         log.warning(words, market.name, f"{len(unwanted):,}", unwanted[0].path)
-    prune(warehouse, market, root, now)
+    prune(market, root, current, now)
     try:
-        write_status_report(root, market, current_files(warehouse, market), attempts, now)
+        write_status_report(root, market, current, attempts, now)
         if snapshot:
             renew_snapshot(warehouse.database, snapshot)
     except (ExportError, OSError, ValueError, WarehouseUnreadable, WarehouseBusy) as error:

@@ -404,8 +404,10 @@ def _behind(report: SeriesReport, expected: np.datetime64) -> str:
 
 def export_verdict(warehouse: Warehouse, market: Market, root: Path) -> Verdict:
     """Whether every file is unaltered since it was written, and holds the rows of the tables."""
-    warehouse.prepare(market)
-    manifest = {each.path: each for each in warehouse.exported(market, market.series)}
+    with warehouse.session(market.name):
+        warehouse.prepare(market)
+        manifest = {each.path: each for each in warehouse.exported(market, market.series)}
+        shared = dataset_rows(warehouse, market)
     with warehouse.reader() as connection:
         stored = queries.series_with_candles(connection, market.name)
         wanted = [file for series in market.series if series in stored for file in wanted_files(market, series)]
@@ -415,7 +417,6 @@ def export_verdict(warehouse: Warehouse, market: Market, root: Path) -> Verdict:
         Fault(each.series, None, f"{each.path}: was never exported") for each in wanted if each.path not in manifest
     ]
     altered = [fault for each in wanted if each.path in manifest and (fault := _altered(root, manifest[each.path]))]
-    shared = dataset_rows(warehouse, market)
     altered += [fault for each in shared if (fault := _altered(root, each))]
     held = {each.series.timeframe for each in shared}
     missing += [
@@ -445,11 +446,12 @@ def upload_verdict(
     warehouse: Warehouse, market: Market, spec: FileSpec, open_destination: Callable[[], Destination]
 ) -> Verdict:
     """Whether a destination holds what was last exported."""
-    warehouse.prepare(market)
     series = with_datasets(market.series)
-    manifest = {each.path: each for each in warehouse.exported(market, series)}
+    with warehouse.session(market.name):
+        warehouse.prepare(market)
+        manifest = {each.path: each for each in warehouse.exported(market, series)}
+        uploaded = {each.path: each for each in warehouse.uploaded(market, spec.name, series)}
     files = remotes(market, spec, market.series, manifest)
-    uploaded = {each.path: each for each in warehouse.uploaded(market, spec.name, series)}
     if not files:
         return Verdict([], 0, FILES)
     try:

@@ -52,9 +52,10 @@ def upload(
     now: datetime,
 ) -> dict[Series, Attempt]:
     """Bring every export file of the batch to the destination, unless the same content is there already."""
-    manifest = {each.path: each for each in warehouse.exported(market, with_datasets(batch))}
+    with warehouse.session(market.name):
+        manifest = {each.path: each for each in warehouse.exported(market, with_datasets(batch))}
+        known = {each.path: each for each in warehouse.uploaded(market, spec.name, with_datasets(batch))}
     files = remotes(market, spec, batch, manifest)
-    known = {each.path: each for each in warehouse.uploaded(market, spec.name, with_datasets(batch))}
     answers: dict[Series, list[Uploaded]] = {series: [] for series in batch}
     arrived: list[Published] = []
     outgoing = [Outgoing(root / file.path, remote, _known_hash(file, known)) for remote, file in files.items()]

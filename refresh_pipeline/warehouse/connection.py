@@ -7,25 +7,26 @@ called, or whether it changed, asks its `Place`: nobody else looks at a path.
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import duckdb
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from refresh_pipeline.duckdb_connection import SessionValue, attach_duckdb, open_duckdb, require_path
 from refresh_pipeline.redaction import clean
+from refresh_pipeline.warehouse.writers_first import wanted
 
 T = TypeVar("T")
 # How a function that opens and closes connections itself gets them.
 Connect = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
 
-# DuckDB fails at once where another process holds the file. Measured: these bounds carry 60 writes a second from eight
-# processes; a minute is far above any transaction of ours.
+# DuckDB fails at once where another process holds the file. A try costs a millisecond. Readers of ours leave the file
+# alone for longer than these bounds; a minute is far above any transaction of ours.
 SHORTEST_WAIT = 0.002
-LONGEST_WAIT = 0.2
+LONGEST_WAIT = 0.05
 LONGEST_COMMAND = 120
 PATIENCE = 60.0
 # Every array of objects in this package is text: guessing the type from a sample fails in DuckDB 1.5 where the sample
@@ -287,17 +288,25 @@ def _stat(path: Path) -> tuple[int, ...]:
 
 
 def _waiting(place: FilePlace, opening: Opening, opened: Callable[..., T], **options: Any) -> T:
-    """What opens the file, called until no other holds it."""
+    """What opens the file, called until no other holds it; readers are told of a writer that waits."""
     if not opening.read_only:
         place.folder.mkdir(parents=True, exist_ok=True)
+    telling = ExitStack()
+
+    def tell(state: RetryCallState) -> None:
+        if state.attempt_number == 1 and not opening.read_only:
+            telling.enter_context(wanted(place.path))
+
     waiting = Retrying(
         retry=retry_if_exception(_is_locked),
         wait=wait_random_exponential(multiplier=SHORTEST_WAIT, max=LONGEST_WAIT),
         stop=stop_after_delay(opening.patience),
+        before_sleep=tell,
         reraise=True,
     )
     try:
-        return waiting(opened, place.name, read_only=opening.read_only, **options)
+        with telling:
+            return waiting(opened, place.name, read_only=opening.read_only, **options)
     except duckdb.Error as error:
         if _is_locked(error):
             raise WarehouseBusy(

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from refresh_pipeline.api import feed, reading
 from refresh_pipeline.api.problems import Problem
 from refresh_pipeline.api.reading import OPENING, Reader, TooLong
 from refresh_pipeline.api.service import Service
+from refresh_pipeline.warehouse.connection import connect
+from refresh_pipeline.warehouse.writers_first import is_wanted
 from refresh_pipeline_tests.api.served import BTC, ETH, NOW, Shop, served, uvicorn_of, wait_for
 
 V1 = "/api/v1"
@@ -94,6 +97,29 @@ class Impatient(Reader):
             return answer
 
         return await super().ask(narrow, tries)
+
+
+def test_a_writer_that_waits_goes_before_the_next_question(shop: Shop) -> None:
+    file = Path(shop.settings.database)
+    reader = Reader(file, longest=60)
+
+    def write() -> None:
+        with connect(str(file)) as connection:
+            connection.execute("create table fair.written as select 1")
+
+    def until_a_writer_waits(_: duckdb.DuckDBPyConnection) -> None:
+        pool.submit(write)
+        wait_for(lambda: is_wanted(file), 60)
+
+    def is_written(connection: duckdb.DuckDBPyConnection) -> bool:
+        return bool(connection.execute("from duckdb_tables() where table_name = 'written'").fetchall())
+
+    async def asked() -> list[Any]:
+        return await asyncio.gather(reader.ask(until_a_writer_waits), reader.ask(is_written))
+
+    with closing(reader), ThreadPoolExecutor() as pool:
+        assert asyncio.run(asked()) == [None, True]
+    assert not is_wanted(file)
 
 
 @pytest.mark.parametrize("query", ["layer=enhanced&limit=700", "layer=indicators&since=2026-01-01&limit=300"])

@@ -199,9 +199,14 @@ def test_a_gap_is_filled(stage: Stage) -> None:
     stage.show("/gaps", f"[...document.querySelectorAll('button.day')].some(one => one.title.startsWith('{H1}'))")
     stage.click("Fill all")
     stage.arrives("text.includes('All 2 series are complete.')")
-    [row] = [one for one in stage.ask("/api/v1/series")["series"] if one["timeframe"] == "H1"]
-    assert row["candle_count"] >= 39 * 24
-    assert row["completeness"] == 1
+    # The status is read anew after two seconds at most; gaps are read each time.
+    wait_for(lambda: _status_of(stage, "H1")["completeness"] == 1, PATIENCE)
+    assert _status_of(stage, "H1")["candle_count"] >= 39 * 24
+
+
+def _status_of(stage: Stage, timeframe: str) -> dict:
+    [row] = [one for one in stage.ask("/api/v1/series")["series"] if one["timeframe"] == timeframe]
+    return row
 
 
 def test_files_are_published_verified_and_backed_up(stage: Stage) -> None:

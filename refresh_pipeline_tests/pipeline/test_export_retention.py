@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from refresh_pipeline.pipeline import export_retention
-from refresh_pipeline.pipeline.export import older_folder
+from refresh_pipeline.pipeline.export import current_files, older_folder
 from refresh_pipeline.pipeline.export_duplicates import find_duplicates, link, remove
 from refresh_pipeline.pipeline.export_retention import RECORD, older_files, prune
 from refresh_pipeline_tests.isolated_env import inside
@@ -64,7 +64,8 @@ def older(world: World) -> list[str]:
 
 def pruned(world: World, days: int = ROUNDS, dry_run: bool = False) -> dict[str, str]:
     now = NOW + timedelta(days=days)
-    going = prune(world.warehouse, world.market, world.settings.exports_dir, now, dry_run=dry_run)
+    files = current_files(world.warehouse, world.market)
+    going = prune(world.market, world.settings.exports_dir, files, now, dry_run=dry_run)
     return {f"{each.file.written:%-d}": each.reason for each in going}
 
 
