@@ -115,7 +115,7 @@ def test_a_writer_that_waits_goes_before_the_next_question(shop: Shop) -> None:
         return bool(connection.execute("from duckdb_tables() where table_name = 'written'").fetchall())
 
     async def asked() -> list[Any]:
-        return await asyncio.gather(reader.ask(until_a_writer_waits), reader.ask(is_written))
+        return list(await asyncio.gather(reader.ask(until_a_writer_waits), reader.ask(is_written)))
 
     with closing(reader), ThreadPoolExecutor() as pool:
         assert asyncio.run(asked()) == [None, True]
