@@ -1,6 +1,8 @@
 """The table of contents that Dagster loads: assets, checks, jobs, schedules and sensors of what is enabled."""
 
 import logging
+import sys
+from pathlib import Path
 
 import dagster as dg
 
@@ -11,6 +13,10 @@ from refresh_pipeline.settings import keep_files_private, load_settings, set_dag
 
 log = logging.getLogger("refresh_pipeline")
 
+# Parts of the command lines of programs that run jobs. They load the definitions for every run, and the program that
+# asked for the run has said what is left out.
+OF_RUNS = {"fork_server.py", "execute_run", "execute_step", "refresh_pipeline.instance.celery_app"}
+
 
 @dg.definitions
 def defs() -> dg.Definitions:
@@ -19,9 +25,10 @@ def defs() -> dg.Definitions:
     set_dagster_variables()
     settings = load_settings()
     markets, faults = usable_markets(settings)
-    for fault in faults.values():
-        log.error("A market is left out: %s", fault)
     collections, wrong = load_usable(settings)
-    for fault in wrong.values():
-        log.error("A collection of APIs is left out: %s", fault)
+    if OF_RUNS.isdisjoint(Path(argument).name for argument in sys.argv):
+        for fault in faults.values():
+            log.error("A market is left out: %s", fault)
+        for fault in wrong.values():
+            log.error("A collection of APIs is left out: %s", fault)
     return build(settings, markets, collections)

@@ -1,7 +1,11 @@
 """A market whose YAML is wrong stops only itself; commands that name it end with 2."""
 
 import json
+import sys
 
+import pytest
+
+from refresh_pipeline import definitions
 from refresh_pipeline.monitoring.problems import broken_markets
 from refresh_pipeline.pipeline.market_validation import usable_markets
 from refresh_pipeline_tests.project_folder import NOW, World, command
@@ -41,7 +45,7 @@ def test_a_wrong_market_stops_only_itself(new_world: World) -> None:
 
 def test_the_other_markets_are_refreshed_checked_and_published(new_world: World) -> None:
     with_wrong_markets(new_world)
-    for arguments in (["once", *NOW_OPTION], ["check", *NOW_OPTION], ["exports", "verify"]):
+    for arguments in (["once", *NOW_OPTION], ["exports", "verify"]):
         ended = command(*arguments)
         said = " ".join(ended.stderr.split())
         assert ended.exit_code == 1, arguments
@@ -51,3 +55,13 @@ def test_the_other_markets_are_refreshed_checked_and_published(new_world: World)
         assert said.endswith("left out, as said above: broken, odd"), said
     rows = json.loads(command("status", "-m", "bazaar", "--json", *NOW_OPTION).stdout)
     assert {row["outcome"] for row in rows} == {"updated"}
+
+
+@pytest.mark.parametrize(("program", "times"), [("dagster", 2), ("/x/instance/fork_server.py", 0)])
+def test_the_code_server_says_what_is_left_out_and_runs_do_not(
+    new_world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, program: str, times: int
+) -> None:
+    with_wrong_markets(new_world)
+    monkeypatch.setattr(sys, "argv", [program, "refresh_pipeline.definitions"])
+    assert definitions.defs()
+    assert caplog.text.count("A market is left out") == times
