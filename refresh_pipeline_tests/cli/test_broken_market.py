@@ -8,7 +8,7 @@ import pytest
 from refresh_pipeline import definitions
 from refresh_pipeline.monitoring.problems import broken_markets
 from refresh_pipeline.pipeline.market_validation import usable_markets
-from refresh_pipeline_tests.project_folder import NOW, World, command
+from refresh_pipeline_tests.project_folder import FEW_INDICATORS, NOW, World, command
 
 NOW_OPTION = ("--now", NOW.isoformat())
 
@@ -17,6 +17,7 @@ def with_wrong_markets(world: World) -> None:
     """Enable, beside the market that is right, one whose YAML is wrong and one whose indicators do not exist."""
     folder, env = world.root / "markets", world.root / ".env"
     good = (folder / "bazaar.yaml").read_text()
+    (folder / "bazaar.yaml").write_text(FEW_INDICATORS)
     (folder / "broken.yaml").write_text("name: broken\ntimeframe: [m1]\n")
     odd = good.replace("name: bazaar", "name: odd") + "indicators: {compute: [nope]}\n"
     (folder / "odd.yaml").write_text(odd)
@@ -45,7 +46,7 @@ def test_a_wrong_market_stops_only_itself(new_world: World) -> None:
 
 def test_the_other_markets_are_refreshed_checked_and_published(new_world: World) -> None:
     with_wrong_markets(new_world)
-    for arguments in (["once", *NOW_OPTION], ["exports", "verify"]):
+    for arguments in (["once", "-i", "BTC/USD", *NOW_OPTION], ["exports", "verify"]):
         ended = command(*arguments)
         said = " ".join(ended.stderr.split())
         assert ended.exit_code == 1, arguments
@@ -53,7 +54,7 @@ def test_the_other_markets_are_refreshed_checked_and_published(new_world: World)
             said
         )
         assert said.endswith("left out, as said above: broken, odd"), said
-    rows = json.loads(command("status", "-m", "bazaar", "--json", *NOW_OPTION).stdout)
+    rows = json.loads(command("status", "-m", "bazaar", "-i", "BTC/USD", "--json", *NOW_OPTION).stdout)
     assert {row["outcome"] for row in rows} == {"updated"}
 
 
