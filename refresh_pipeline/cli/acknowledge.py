@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refresh_pipeline.cli.console import err, print_error, print_line
+from refresh_pipeline.cli.console import counted, err, print_error, print_line
 from refresh_pipeline.cli.options import (
     WRONG_REQUEST,
     DataDirOption,
@@ -68,7 +68,7 @@ def acknowledge(
             warehouse.withdraw_acknowledgements(chosen, check, faults)
         else:
             warehouse.acknowledge(chosen, check, faults, note, wanted.now)
-    print_line(f"{len(faults)} faults of {check} {'fail it again' if undo else 'acknowledged'}")
+    print_line(f"{counted(len(faults), 'fault')} of {check} {'counted again' if undo else 'acknowledged'}")
 
 
 def _faults(warehouse: "Warehouse", market: "Market", check: str, now: datetime, *, undo: bool) -> "list[Fault]":

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from refresh_pipeline.cli.console import print_line, print_warning
+from refresh_pipeline.cli.console import counted, print_line, print_warning
 from refresh_pipeline.cli.options import (
     DONE,
     SOME_FAILED,
@@ -43,4 +43,4 @@ def alerts(
     for problem in problems:
         print_line(f"{problem.subject}: {problem.text}")
     names = ", ".join(channel.name for channel in channels) or "none"
-    print_line(f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'}; channels: {names}")
+    print_line(f"{counted(len(problems), 'problem')}; channels: {names}")

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from refresh_pipeline.cli.console import grid, log_on, out, print_error, print_line, print_table, terminal
+from refresh_pipeline.cli.console import counted, grid, log_on, out, print_error, print_line, print_table, terminal
 from refresh_pipeline.cli.options import (
     DONE,
     SOME_FAILED,
@@ -100,7 +100,7 @@ def _check_deep(wanted: Request) -> None:
                 print_error(f"{member.name}.{table.value} of {fault.series}{at}: {fault.what}")
                 faults += 1
     if faults:
-        print_error(f"{faults} faults; refresh recompute computes the tables anew from the stored candles")
+        print_error(f"{counted(faults, 'fault')}; refresh recompute computes the tables anew from the stored candles")
         raise typer.Exit(SOME_FAILED)
     print_line("Every inner table is what the stored candles give.")
     refuse_left_out(wanted)
@@ -119,7 +119,9 @@ def print_checks(console: Console, results: Sequence["CheckResult"]) -> None:
         for result in checks:
             _print_faults(console, result)
     failed = sum(not result.passed for result in results)
-    console.print(f"{len(results)} checks, {failed} failed", style="red" if failed else "green", highlight=False)
+    console.print(
+        f"{counted(len(results), 'check')}, {failed} failed", style="red" if failed else "green", highlight=False
+    )
 
 
 def _print_faults(console: Console, result: "CheckResult") -> None:

@@ -72,6 +72,15 @@ def print_verbatim(text: str) -> None:
     out.file.write(clean(text) + "\n")
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "fault"), counted(1200, "fault")
+    ('1 fault', '1,200 faults')
+    """
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def print_error(text: str) -> None:
     """Print an error, in red."""
     err.print(clean(text), style="red", markup=False, highlight=False, soft_wrap=True)

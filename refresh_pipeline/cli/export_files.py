@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refresh_pipeline.cli.console import err, out, print_line
+from refresh_pipeline.cli.console import counted, err, out, print_line
 from refresh_pipeline.cli.options import (
     DONE,
     SOME_FAILED,
@@ -50,7 +50,7 @@ def verify(
             series = narrowed(selected, instrument, timeframe)
             count, faults = export_verification.verify(warehouse, selected, exports_dir, series)
             messages += [f"{selected.name} {fault.series}: {fault.what}" for fault in faults]
-            print_line(f"{selected.name}: {count} files read, {len(faults)} faults")
+            print_line(f"{selected.name}: {counted(count, 'file')} read, {counted(len(faults), 'fault')}")
     for message in messages:
         out.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
     refuse_left_out(wanted)
@@ -74,7 +74,7 @@ def prune(*, market: MarketOption = None, dry_run: DryRunOption = False, data_di
             deletions = export_retention.prune(selected, exports_dir, files, datetime.now(UTC), dry_run=dry_run)
             for deletion in deletions:
                 print_line(f"{deletion.file.path} ({deletion.reason})")
-            print_line(f"{selected.name}: {len(deletions)} files {verb}")
+            print_line(f"{selected.name}: {counted(len(deletions), 'file')} {verb}")
     refuse_left_out(wanted)
 
 

@@ -1,7 +1,7 @@
 """The command `status`: how fresh the stored candles are, per timeframe or per series."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Annotated, Any
 
@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from refresh_pipeline.cli.console import grid, out, print_table, print_warning, share_text
+from refresh_pipeline.cli.console import counted, grid, out, print_table, print_warning, share_text
 from refresh_pipeline.cli.options import (
     DataDirOption,
     InstrumentOption,
@@ -73,7 +73,9 @@ def status(
             return
         print_status(out, place_of(wanted.settings.warehouse).name, rows, by_series=by_series)
         for name, count in accepted.items():
-            out.print(f"{name}: {count} faults acknowledged; refresh acknowledge --market {name} --list lists them")
+            out.print(
+                f"{name}: {counted(count, 'fault')} acknowledged; refresh acknowledge --market {name} --list lists them"
+            )
 
 
 def is_at_fault(row: Row) -> bool:
@@ -170,7 +172,9 @@ def _print_reasons(console: Console, rows: Sequence[Row]) -> None:
 
     for (where, reason), series in _by_reason(rows).items():
         console.print(Text(f"failed: {where} of {listing(series)}: {reason}", style="red"), soft_wrap=True)
-    for (market, reason), series in _rejections(rows).items():
+    for (market, reason), series in _grouped(rows, lambda row: row["outcome"] == "no data" and row["reason"]).items():
+        console.print(Text(f"no data: {market} {listing(series)}: {reason}", style="yellow"), soft_wrap=True)
+    for (market, reason), series in _grouped(rows, lambda row: row["rejections"]).items():
         console.print(Text(f"rejected: {market} {listing(series)}: {reason}", style="yellow"), soft_wrap=True)
 
 
@@ -184,11 +188,12 @@ def _by_reason(rows: Sequence[Row]) -> dict[tuple[str, str], list[str]]:
     return groups
 
 
-def _rejections(rows: Sequence[Row]) -> dict[tuple[str, str], list[str]]:
+def _grouped(rows: Sequence[Row], reason: Callable[[Row], str | None]) -> dict[tuple[str, str], list[str]]:
+    """The names of the series that have a reason, by market and reason."""
     groups: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        if row["rejections"]:
-            groups.setdefault((row["market"], row["rejections"]), []).append(_name(row))
+        if text := reason(row):
+            groups.setdefault((row["market"], text), []).append(_name(row))
     return groups
 
 

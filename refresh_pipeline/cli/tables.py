@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 MOST_NAMED = 5
 NEXT = " (web UI and dashboard)."
 COUNTS = ("series", "added", "revised", "computed", "exported", "uploaded")
+# Outcomes whose reason speaks of something else than rejected candles.
+UNREJECTED = ("failed", "no data")
 # Where the faults of a check stand.
 LISTED_BY = {
     "no_candles_are_missing": "refresh gaps lists them",
@@ -181,7 +183,7 @@ def _outcome_text(outcomes: Sequence[str], failed: int) -> Text:
 
 def _rejections(outcomes: Sequence[SeriesOutcome]) -> str:
     """The candles that were rejected in good answers: of one series in words, of several the first and their number."""
-    reasons = [each.reason for each in outcomes if each.asset == Table.raw_candles and each.outcome != "failed"]
+    reasons = [each.reason for each in outcomes if each.asset == Table.raw_candles and each.outcome not in UNREJECTED]
     reasons = [reason for reason in reasons if reason]
     if not reasons:
         return ""
@@ -192,10 +194,13 @@ def _print_failures(console: Console, refreshed: "Refreshed") -> None:
     failed = [outcome for outcome in refreshed.outcomes if outcome.outcome == "failed"]
     for (asset, reason), series in _by_reason(failed).items():
         console.print(Text(f"failed: {asset} of {listing(series)}: {reason}", style="red"), soft_wrap=True)
+    empty = [outcome for outcome in refreshed.outcomes if outcome.outcome == "no data" and outcome.reason]
+    for (_, reason), series in _by_reason(empty).items():
+        console.print(Text(f"no data: {listing(series)}: {reason}", style="yellow"), soft_wrap=True)
     for message in refreshed.errors:
         console.print(Text(message, style="red"), soft_wrap=True)
     for name, faults in refreshed.failed_checks.items():
-        where = LISTED_BY.get(name, "the web UI shows which")
+        where = LISTED_BY.get(name, "refresh check lists the first of them")
         console.print(Text(f"check not passed: {name} ({faults}); {where}", style="yellow"), soft_wrap=True)
 
 

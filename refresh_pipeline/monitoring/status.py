@@ -73,7 +73,7 @@ def _status_row(market: Market, report: SeriesReport, coverage: Coverage | None)
         "candle_count": report.candle_count,
         "completeness": None if coverage is None else round(coverage.completeness, 6),
         "outcome": report.outcome,
-        "reason": report.reason if report.outcome == Outcome.failed else None,
+        "reason": report.reason if report.outcome in (Outcome.failed, Outcome.no_data) else None,
         "rejections": report.rejections,
         "attempted_at": _iso(report.attempted_at),
         "failed": dict(report.failed),

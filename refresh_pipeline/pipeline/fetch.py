@@ -314,6 +314,8 @@ class _Tally:
     error: SourceError | None = None
     served_by: list[str] = field(default_factory=list)
     failover_reason: str = ""
+    # Why there are no candles.
+    remark: str = ""
     # The newest candle that the latest question has brought.
     newest: np.datetime64 | None = None
     # What the latest question has come to.
@@ -344,6 +346,7 @@ class _Tally:
         self.seconds += chunk.seconds
         self.error = chunk.error or self.error
         self.failover_reason = chunk.failover_reason or self.failover_reason
+        self.remark = chunk.remark or self.remark
 
     def _reasons(self, series: Series) -> list[str]:
         if self.error:
@@ -364,7 +367,7 @@ class _Tally:
         return Attempt.of(
             # Series with the same reason are reported in one line, so the reason must not name the series.
             reasons=self._reasons(series),
-            remark=self._rejections() if self.stored.rejected else None,
+            remark=self._rejections() if self.stored.rejected else None if held.candle_count else self.remark or None,
             transient=self.error is not None and self.error.transient,
             changed=bool(self.stored.added or self.stored.revised or self.stored.withdrawn),
             has_data=held.candle_count > 0,

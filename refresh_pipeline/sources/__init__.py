@@ -62,7 +62,7 @@ class Fetched:
     With `error`, the series ends here unfinished: what was yielded before stays good. `source` names the
     source that served the candles in place of the one asked; `failover_reason` says why the preferred one did not.
     `file` is the bulk file that they were read from, so that a later issue of it is noticed. `adjustments` are splits
-    and dividends of the stretch, which some sources tell.
+    and dividends of the stretch, which some sources tell. `remark` says why there are no candles, where that is known.
     """
 
     series: Series
@@ -74,6 +74,7 @@ class Fetched:
     failover_reason: str = ""
     file: BulkFile | None = None
     adjustments: Sequence[Adjustment] = ()
+    remark: str = ""
 
 
 class Source(Protocol):

@@ -57,6 +57,8 @@ DAY = 86_400_000_000
 MONTH = 32 * DAY
 # A file that repeats all of itself is listed so far.
 MOST_REPLACED = 1000
+# Without the series: those with one reason are reported in one line.
+NO_FILE = "found no file SYMBOL_TIMEFRAME.csv or .parquet (BTC-USD_H1.csv for BTC/USD H1)"
 TWO_VALUES = "another row of the file has the same time and other values"
 
 
@@ -92,14 +94,16 @@ class FilesSource:
         self, connection: duckdb.DuckDBPyConnection, paths: "Paths | SourceError", request: Request, now: np.datetime64
     ) -> Fetched:
         started = time.perf_counter()
-        candles, failure = Candles.none(), None
+        candles, failure, remark = Candles.none(), None, ""
         try:
             if isinstance(paths, SourceError):
                 raise paths
             path = paths.get(
                 Series(self._market.symbol(request.series.instrument, default=str), request.series.timeframe).file_stem
             )
-            if path is not None:
+            if path is None:
+                remark = f"{NO_FILE} in {self._directory}"
+            else:
                 calendar = self._market.calendar_of(request.series.instrument)
                 bars = Bars(calendar, request.series.timeframe, self._options.zone)
                 reader = FileReader(connection, self._options, self._columns, bars)
@@ -107,7 +111,8 @@ class FilesSource:
                 candles = found.where(calendar.closes(request.series.timeframe, found.open_time) <= now)
         except SourceError as error:
             failure = error
-        return Fetched(request.series, candles, error=failure, seconds=time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return Fetched(request.series, candles, error=failure, seconds=seconds, remark=remark)
 
 
 # The preferred file by the name without its ending.

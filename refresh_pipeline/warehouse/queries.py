@@ -44,7 +44,7 @@ class SeriesReport:
     @property
     def rejections(self) -> str | None:
         """The rejected candles in words: of the last attempt, else those that are missing since; None for none."""
-        if self.reason and self.outcome != Outcome.failed:
+        if self.reason and self.outcome not in (Outcome.failed, Outcome.no_data):
             return self.reason
         return f"{self.rejected} rejected: {self.rejection}" if self.rejected else None
 

@@ -143,6 +143,17 @@ def test_a_series_that_is_up_to_date(world: World) -> None:
     }
 
 
+def test_why_a_series_has_no_data_is_printed_and_is_no_rejection(world: World) -> None:
+    empty = outcome(ETH, Table.raw_candles, "no data", reason="found no file of it")
+    text = printed(world, [outcome(BTC, Table.raw_candles), empty])
+    assert "no data: ETH/USD m15: found no file of it" in text
+    assert "1 no data, 1 updated" in text.replace("1 updated, 1 no data", "1 no data, 1 updated")
+    out = StringIO()
+    row = row_of(status_rows(world.settings, [world.market], NOW), ETH) | {"outcome": "no data", "reason": "no file"}
+    print_status(Console(file=out, width=80), "/x", [row], by_series=True)
+    assert "no data: bazaar ETH/USD m15: no file" in out.getvalue()
+
+
 def test_a_series_falls_behind_as_time_goes_by(world: World) -> None:
     row = row_of(status_rows(world.settings, [world.market], LATER), BTC)
     assert (row["newest_candle"], row["expected_candle"]) == ("2026-06-01T11:45:00Z", "2026-06-01T13:45:00Z")

@@ -376,7 +376,7 @@ def test_an_acknowledged_fault_fails_its_check_no_more_and_another_one_does(worl
     assert (shown.passed, shown.metadata["acknowledged"].value) == (True, 1)
     listed = command("acknowledge", "--market", "bazaar", "--list").output
     assert "seen elsewhere" in listed
-    assert "bazaar: 1 faults acknowledged" in command("status", "--now", NOW.isoformat()).output
+    assert "bazaar: 1 fault acknowledged" in command("status", "--now", NOW.isoformat()).output
     jump("2026-06-01 06:00")
     assert list(found(world, name)) == ["BTC/USD m15 2026-06-01T06:00"]
     assert verdict(world, name).summary == "1 of 8 series failed, 1 acknowledged"

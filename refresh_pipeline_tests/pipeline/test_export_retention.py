@@ -150,7 +150,7 @@ def test_the_command_prunes_or_says_what_it_would(made: World) -> None:
     would = command("exports", "prune", "--dry-run")
     assert "bazaar: 1 files would be deleted" in would.stdout
     assert len(older(made)) == 4
-    assert "bazaar: 1 files deleted" in command("exports", "prune").stdout
+    assert "bazaar: 1 file deleted" in command("exports", "prune").stdout
     assert len(older(made)) == 3
 
 

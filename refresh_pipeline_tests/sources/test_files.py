@@ -407,7 +407,9 @@ def test_one_damaged_file_says_nothing_about_the_next(tmp_path: Path):
 
 
 def test_a_missing_file_means_no_data(tmp_path: Path):
-    assert len(good(fetch(market(tmp_path)))) == 0
+    answer = fetch(market(tmp_path))
+    assert (len(answer.candles), answer.error) == (0, None)
+    assert answer.remark.startswith("found no file SYMBOL_TIMEFRAME.csv")
 
 
 def test_a_file_of_another_timeframe_is_not_used(tmp_path: Path):
