@@ -307,14 +307,17 @@ def wants_colors(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty() and not os.environ.get("NO_COLOR")
 
 
-def child_environment(settings: Settings, *, ignored_warning: str = "") -> dict[str, str]:
+def child_environment(settings: Settings, *, markets_named: bool, ignored_warning: str = "") -> dict[str, str]:
     """This process's environment, with what the command line chose, for processes that it starts.
 
     Args:
         settings: with the command line's choices.
+        markets_named: whether the command line names the markets; otherwise a process that starts later reads them
+            from the settings, which may have changed by then.
         ignored_warning: a filter of Python's warnings, added to those of PYTHONWARNINGS.
     """
-    chosen = {"REFRESH_DATA_DIR": str(settings.data), "REFRESH_MARKETS": settings.enabled_markets}
+    markets = {"REFRESH_MARKETS": settings.enabled_markets} if markets_named else {}
+    chosen = {"REFRESH_DATA_DIR": str(settings.data), **markets}
     filters = [text for text in (os.environ.get("PYTHONWARNINGS"), ignored_warning) if text]
     return {**os.environ, **chosen, **({"PYTHONWARNINGS": ",".join(filters)} if filters else {})}
 

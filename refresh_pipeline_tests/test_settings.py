@@ -171,8 +171,11 @@ def test_no_secret_shows_in_repr_or_in_an_error() -> None:
 
 def test_children_get_the_choices_of_the_command_line(here: Path) -> None:
     in_environment("demo")
-    environment = child_environment(load_settings(enabled_markets="crypto", data_dir="elsewhere"))
+    settings = load_settings(enabled_markets="crypto", data_dir="elsewhere")
+    environment = child_environment(settings, markets_named=True)
     assert environment["REFRESH_MARKETS"] == "crypto"
+    # Later changes of .env count for what the command line does not name.
+    assert child_environment(settings, markets_named=False).get("REFRESH_MARKETS") == os.environ["REFRESH_MARKETS"]
     assert environment["REFRESH_DATA_DIR"] == str(here / "elsewhere")
     assert environment["HOME"] == str(here / "home")
 

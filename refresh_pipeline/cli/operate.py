@@ -232,7 +232,8 @@ def up(
     plan = supervisor_plan(wanted.settings, port, folder, served_port, verbose)
     run_log = (not verbose and wanted.settings.run_log) or _log_level(verbose)
     chosen = {"REFRESH_DAGSTER_URL": f"http://{LOCALHOST}:{port}", "REFRESH_RUN_LOG": run_log}
-    exec_supervisor(plan, {**child_environment(wanted.settings, ignored_warning=SAID_BY_SUPERVISOR), **chosen})
+    environment = child_environment(wanted.settings, markets_named=wanted.named, ignored_warning=SAID_BY_SUPERVISOR)
+    exec_supervisor(plan, {**environment, **chosen})
 
 
 def refuse_used_port(port: int, host: str = LOCALHOST, option: str = "--port") -> None:

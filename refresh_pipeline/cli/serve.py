@@ -32,4 +32,4 @@ def serve(
     command = [sys.executable, "-P", "-m", f"{PACKAGE.name}.api.serving", host, str(port)]
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(command[0], command, child_environment(settings))  # noqa: S606 (our own program)
+    os.execve(command[0], command, child_environment(settings, markets_named=wanted.named))  # noqa: S606 (our own program)

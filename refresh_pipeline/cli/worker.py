@@ -40,7 +40,7 @@ def worker(
     command += ["--concurrency", str(concurrency), "--hostname", f"{os.getpid()}@%h", "--loglevel", "WARNING"]
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(command[0], command, child_environment(wanted.settings))  # noqa: S606 (our own program)
+    os.execve(command[0], command, child_environment(wanted.settings, markets_named=False))  # noqa: S606 (our own program)
 
 
 def _require_packages() -> None:
