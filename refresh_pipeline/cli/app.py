@@ -65,7 +65,7 @@ PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     ),
     "Set up": (new.new, markets.markets, settings_table.settings, doctor.doctor, operate.universe),
     "Repair": (acknowledge.acknowledge, recompute.recompute, compute.compute, forget.forget, rename.rename),
-    "Keep": (operate.backup, operate.restore, operate.maintain, snapshot.snapshot),
+    "Keep": (compute.archive, operate.backup, operate.restore, operate.maintain, snapshot.snapshot),
 }
 GROUPS = {
     "exports": (exports_app, (export_files.verify, export_files.prune, export_files.duplicates)),

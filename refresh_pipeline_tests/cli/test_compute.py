@@ -1,4 +1,4 @@
-"""`refresh compute`: rows of a series into a file, whether they are stored or not."""
+"""`refresh compute` and `refresh archive`: rows into files, whether they are stored or not."""
 
 from pathlib import Path
 
@@ -56,3 +56,25 @@ def test_wrong_requests_are_one_sentence(folder: Path) -> None:
         assert (result.exit_code, len(result.output.splitlines())) == (2, 1), result.output
         assert message in result.output
     assert not (folder / "rows.csv").exists()
+
+
+def test_an_archive_holds_all_rows_of_every_series(folder: Path) -> None:
+    arguments = ["archive", "kept", "--data-dir", str(folder / "data")]
+    result = command(*arguments)
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("fair: 2,000 rows in 2 files, ")
+    assert result.output.endswith(" MB, 1 series without candles\n")
+    written = folder / "kept" / "fair" / "indicators" / "timeframe=m5" / "instrument=BTC%2FUSD" / "rows.parquet"
+    before = written.stat().st_mtime_ns
+    with duckdb.connect(str(folder / "data" / "refresh.duckdb"), read_only=True) as connection:
+        rows = "read_parquet('kept/fair/indicators/**/*.parquet', hive_partitioning = true)"
+        differing = connection.execute(
+            "select instrument, timeframe, open_time, sma_10 from fair.indicators except "
+            f"select instrument, timeframe, open_time::timestamp, sma_10 from {rows}"
+        ).fetchall()
+        [(count,)] = connection.execute(f"select count(*) from {rows}").fetchall()
+    assert (differing, count) == ([], 1000)
+    assert command(*arguments).exit_code == 0
+    assert written.stat().st_mtime_ns == before
+    assert command("archive", "none", "-i", "XRP/USD").exit_code == 2
+    assert not (folder / "none").exists()
