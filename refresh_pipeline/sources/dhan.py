@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from pydantic import Field
 
 from refresh_pipeline.market.calendars.base import DAY, Calendar
 from refresh_pipeline.market.calendars.nse import INDIA
@@ -38,6 +39,7 @@ from refresh_pipeline.sources.http_source import HttpSource, SourceOptions, venu
 from refresh_pipeline.sources.rate_limits import Limits
 from refresh_pipeline.sources.rows import floats, json_body, malformed, number, unexpected
 
+BASE_URL, FEED_URL = "https://api.dhan.co/v2", "wss://api-feed.dhan.co"
 # In minutes; 25 is there as well, and is none of ours.
 INTERVALS = {Timeframe.m1: "1", Timeframe.m5: "5", Timeframe.m15: "15", Timeframe.H1: "60"}
 # The exchange's sessions where the market has another calendar.
@@ -70,12 +72,21 @@ NO_DATA_CODE = "DH-907"
 class DhanOptions(SourceOptions):
     """The options of this source in a market's YAML."""
 
-    base_url: BaseUrl = "https://api.dhan.co/v2"
+    base_url: BaseUrl = BASE_URL
+    # The host of live mode's feed, ws:// or wss://; without it Dhan's own, or the host of base_url.
+    stream_url: str | None = Field(default=None, pattern=r"^wss?://[^\s?#]+$")
     # Whether a token may go to another machine without encryption.
     insecure_http: bool = False
     # The settings that hold the account's id and its token.
     client_id: str = "DHAN_CLIENT_ID"
     access_token: str = "DHAN_ACCESS_TOKEN"  # noqa: S105 (its name)
+
+    @property
+    def stream(self) -> str:
+        """The host of the live feed."""
+        if self.stream_url or self.base_url == BASE_URL:
+            return self.stream_url or FEED_URL
+        return "ws" + self.base_url.removeprefix("http")
 
 
 class DhanSource(HttpSource[DhanOptions]):

@@ -36,6 +36,7 @@ STREAMS = {
     "binance": "binance_stream:BinanceStream",
     "oanda": "oanda_stream:OandaStream",
     "ccxt": "ccxt_stream:CcxtStream",
+    "dhan": "dhan_stream:DhanStream",
 }
 
 # The kinds that need a token, the options that name a variable, and names of headers and params that hold a token.
@@ -130,12 +131,15 @@ def variables(options: Mapping[str, Any]) -> list[str]:
 
 def _refuse_plain_http(market: Market) -> None:
     options = market.source.options
-    host = host_in_the_clear(str(options.get("base_url", "")))
-    if host and options.get("insecure_http") is not True and _sends_a_token(market):
-        raise MarketError(
-            f"market {market.name!r}: source.base_url: found http:// to {host}, which shows the token to the "
-            f"network; allowed: {ALLOWED}"
-        )
+    stream = re.sub("^ws", "http", str(options.get("stream_url", "")))
+    for option, url in (("base_url", str(options.get("base_url", ""))), ("stream_url", stream)):
+        host = host_in_the_clear(url)
+        if host and options.get("insecure_http") is not True and _sends_a_token(market):
+            scheme, allowed = ("http", ALLOWED) if option == "base_url" else ("ws", ALLOWED.replace("https", "wss"))
+            raise MarketError(
+                f"market {market.name!r}: source.{option}: found {scheme}:// to {host}, which shows the token to the "
+                f"network; allowed: {allowed}"
+            )
 
 
 def _sends_a_token(market: Market) -> bool:
