@@ -64,6 +64,10 @@ class StreamingBinance(FakeBinance):
         """Drop every connection, without a closing handshake."""
         self._in_loop(self._drop)
 
+    def end_day(self) -> None:
+        """Close every connection as the venue does after 24 hours."""
+        self._in_loop(lambda: [asyncio.ensure_future(socket.close()) for socket in list(self._sockets)])
+
     def announce_shutdown(self) -> None:
         """Send every connection the event serverShutdown."""
         message = json.dumps({"e": "serverShutdown", "E": self._now_ms()})

@@ -1,5 +1,6 @@
 """The live run against a venue that streams with faults, on a fast clock: every candle once, every bit right."""
 
+import ctypes
 import multiprocessing
 import random
 import shutil
@@ -16,21 +17,26 @@ from refresh_pipeline.market.candles import CANDLE_COLUMNS
 from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
+from refresh_pipeline.orchestration.live_job import run_until
 from refresh_pipeline.pipeline.compute import compute
 from refresh_pipeline.pipeline.fetch import refresh_candles
 from refresh_pipeline.sources.registry import open_source, open_stream
+from refresh_pipeline.streaming import live_run
 from refresh_pipeline.streaming.live_run import Clock, LiveRun, Parts
 from refresh_pipeline.warehouse.arrays import arrays_of
 from refresh_pipeline.warehouse.computations import computations
+from refresh_pipeline.warehouse.connection import WarehouseBusy
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.stored_values import stored_values
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.fakes.binance_stream import FastClock, StreamingBinance
+from refresh_pipeline_tests.fakes.http_server import Fault
 from refresh_pipeline_tests.streaming.live_process import stream_for_ever
 
 BEGIN = datetime(2024, 6, 3, 12, 0, 45, tzinfo=UTC)
 # A minute lasts a second.
 SPEED = 60.0
+BTC, ETH, SOL = (Series(name, Timeframe.m1) for name in ("BTC/USDT", "ETH/USDT", "SOL/USDT"))
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 YAML = """
 name: crypto
@@ -82,9 +88,7 @@ class Desk:
     def __exit__(self, *error):
         self.venue.__exit__(*error)
 
-    @contextmanager
-    def running(self, pushed=lambda waves: None, until=None):
-        """A live run in a thread; ends with the block, or by itself after `until`."""
+    def live_run(self, pushed=lambda waves: None):
         limits = self.folder / "limits"
         parts = Parts(
             self.warehouse,
@@ -95,7 +99,12 @@ class Desk:
             report=self.reports.append,
             pushed=pushed,
         )
-        run, errors = LiveRun(self.market, parts), []
+        return LiveRun(self.market, parts)
+
+    @contextmanager
+    def running(self, pushed=lambda waves: None, until=None, raises=()):
+        """A live run in a thread; ends with the block, by itself after `until`, or with an error of `raises`."""
+        run, errors = self.live_run(pushed), []
 
         def work():
             try:
@@ -110,7 +119,7 @@ class Desk:
         finally:
             run.end()
             thread.join(20)
-        assert not errors, errors
+        assert tuple(type(error) for error in errors) == raises, errors
         assert not thread.is_alive()
 
     def newest(self):
@@ -124,6 +133,15 @@ class Desk:
         with Warehouse(self.path).reader() as connection:
             rows = connection.execute("select instrument, last_open_time from crypto.series").fetchall()
         return {name: last.replace(tzinfo=UTC) for name, last in rows}
+
+    def outcome(self, series):
+        """What became of fetching a series last, and why."""
+        with Warehouse(self.path).reader() as connection:
+            [found] = connection.execute(
+                "select outcome, reason from crypto.outcomes where asset = 'raw_candles' and instrument = ?",
+                [series.instrument],
+            ).fetchall() or [(None, None)]
+        return found
 
     def minute(self):
         """How many minutes have passed since the beginning."""
@@ -188,17 +206,17 @@ def test_late_missing_repeated_and_forming_candles(desk):
     faults.twice, faults.forming, faults.out_of_order = {"SOLUSDT"}, {"SOLUSDT", "BTCUSDT"}, {"SOLUSDT"}
     with desk.running() as run:
         desk.wait_for(minutes=4)
+        desk.wait_until(lambda: any(ETH in report.filled for report in desk.reports))
+        desk.wait_until(lambda: any(SOL in report.series and SOL not in report.filled for report in desk.reports))
+        # The venue's clock is off, which is told and changes nothing.
+        desk.wait_until(lambda: run.offset > 200)
     desk.assert_whole()
-    assert any(Series("ETH/USDT", Timeframe.m1) in report.filled for report in desk.reports)
-    assert any(report.readable and Series("SOL/USDT", Timeframe.m1) not in report.filled for report in desk.reports)
-    # The venue's clock is off, which is told and changes nothing.
-    assert run.offset > 200
 
 
 def test_cut_shut_down_silent_and_refused_streams_lose_nothing(desk):
     with desk.running():
         desk.wait_for(minutes=1)
-        for number, fault in enumerate((desk.venue.cut, desk.venue.announce_shutdown), start=1):
+        for number, fault in enumerate((desk.venue.cut, desk.venue.end_day, desk.venue.announce_shutdown), start=1):
             opened = desk.venue.connections
             fault()
             desk.wait_until(lambda opened=opened: desk.venue.connections >= opened + 2)
@@ -209,12 +227,11 @@ def test_cut_shut_down_silent_and_refused_streams_lose_nothing(desk):
         desk.venue.cut()
         desk.wait_for(minutes=desk.minute() + 2)
     desk.assert_whole()
-    assert sum(report.reconnects for report in desk.reports) >= 6
+    assert sum(report.reconnects for report in desk.reports) >= 8
 
 
 def test_what_others_write_wins_and_is_read_anew(desk):
-    series = [Series("BTC/USDT", Timeframe.m1)]
-    written = []
+    series, written = [BTC], []
 
     def write(waves):
         """Another run corrects a candle while the live run is about to write."""
@@ -244,6 +261,40 @@ def test_a_held_file_delays_waves_and_the_next_run_goes_on(desk):
             time.sleep(1.5)
     with desk.running():
         desk.wait_for(minutes=desk.minute() + 2)
+    desk.assert_whole()
+
+
+def test_pushes_go_on_while_the_file_is_held_and_after_too_long_the_run_fails(desk, monkeypatch):
+    desk.warehouse, pushed = Warehouse(desk.path, patience=0.2), []
+    with desk.running(pushed=pushed.extend, raises=(WarehouseBusy,)) as run:
+        desk.wait_for(minutes=1)
+        with Warehouse(desk.path).reader():
+            told = len(pushed)
+            desk.wait_until(lambda: len({time for wave in pushed[told:] for time in wave.open_time.tolist()}) >= 2)
+            assert run.is_going
+            monkeypatch.setattr(live_run, "WAITS_AT_MOST", 0.5)
+            desk.wait_until(lambda: not run.is_going)
+    with desk.running():
+        desk.wait_for(minutes=desk.minute() + 1)
+    desk.assert_whole()
+
+
+def test_what_neither_the_stream_nor_rest_has_is_on_record_and_catches_up(desk):
+    desk.venue.faults.missing = {"ETHUSDT"}
+    with desk.running():
+        desk.wait_for(minutes=1)
+        desk.venue.fail(
+            Fault(400, {"code": -1121, "msg": "Invalid symbol."}), times=10_000, path="klines", symbol="ETHUSDT"
+        )
+        desk.wait_until(lambda: "Invalid symbol" in str(desk.outcome(ETH)))
+        before = desk.newest()
+        desk.wait_until(lambda: desk.newest()["BTC/USDT"] > before["BTC/USDT"])
+        assert desk.newest()["ETH/USDT"] == before["ETH/USDT"]
+        assert any(ETH in report.missing for report in desk.reports)
+        desk.venue.heal()
+        desk.wait_for(minutes=desk.minute() + 1)
+        # Several bars of one series came at once: they were computed one after another.
+        assert desk.outcome(ETH)[0] == "updated"
     desk.assert_whole()
 
 
@@ -281,6 +332,25 @@ def test_the_next_run_takes_over_without_a_lost_or_repeated_candle(desk):
     assert len(pushed) == stored
     # The first run ended after the wave that its time was over with; the second one told of what closed meanwhile.
     assert all(report.lateness(1.0) is not None for report in desk.reports if report.series)
+
+
+def test_terminate_interrupts_the_run_after_its_present_wave(desk):
+    run, interrupted = desk.live_run(), []
+
+    def step():
+        try:
+            run_until(run, BEGIN + timedelta(days=1))
+        except KeyboardInterrupt:
+            interrupted.append(run.is_going)
+
+    thread = threading.Thread(target=step)
+    thread.start()
+    desk.wait_for(minutes=2)
+    # As Dagster interrupts a step, which waits for the run.
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(KeyboardInterrupt))
+    thread.join(20)
+    assert interrupted == [False]
+    desk.assert_whole()
 
 
 def test_killed_at_any_moment_a_run_loses_nothing(desk):
