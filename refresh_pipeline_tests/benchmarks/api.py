@@ -332,9 +332,20 @@ def _process(size: Size, folder: Path) -> list[Comparison]:
             starts.append(server.started_in)
             while len(json.loads(server.get("/api/v1/latest"))["data"]) < len(market.series):
                 time.sleep(0.1)
-            sizes.append(server.megabytes)
+            sizes.append(_settled(server))
     note = f"{len(market.series)} series, {rows} candles of each"
     return [
-        Comparison("memory of the API", sizes, note=f"PSS; {note}", unit="MB"),
+        Comparison("memory of the API", sizes, note=f"PSS once settled; {note}", unit="MB"),
         Comparison("from start to first answer", starts, note=note),
     ]
+
+
+def _settled(server: Server) -> float:
+    """The megabytes of a server once it has given back what its last reading took."""
+    before = server.megabytes
+    while True:
+        time.sleep(1)
+        now = server.megabytes
+        if abs(now - before) < 1:
+            return now
+        before = now
