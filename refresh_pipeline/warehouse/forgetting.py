@@ -5,7 +5,8 @@ The candles move to raw_candle_revisions with the time of their removal. Which c
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
+from itertools import pairwise
 
 import duckdb
 import numpy as np
@@ -20,7 +21,7 @@ from refresh_pipeline.market.time_bounds import CLOCK_SKEW
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse import stored_ranges
 from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, registered, timestamp
-from refresh_pipeline.warehouse.ingest import closes_after, queue_recompute
+from refresh_pipeline.warehouse.ingest import closes_after, longest, queue_recompute
 from refresh_pipeline.warehouse.schema import Table, candle_columns, qualified
 from refresh_pipeline.warehouse.versions import record_changes
 
@@ -32,7 +33,6 @@ OF_SERIES = (
 )  # fmt: skip
 # The calendar, the timeframe and the opening times of candles, and which of them are meant.
 Condition = Callable[[Calendar, Timeframe, Times], NDArray[np.bool_]]
-LONGEST_BAR = timedelta(days=32)
 # What goes at once with a series' last candle; of other series it follows when it is computed again.
 COMPUTED = (Table.enhanced_candles, Table.indicators)
 _SAME = "t.instrument = g.instrument and t.timeframe = g.timeframe"
@@ -65,7 +65,8 @@ def choose(connection: duckdb.DuckDBPyConnection, market: Market, choice: Choice
         "open_time >= $since": choice.since and timestamp(choice.since),
         "open_time < $until": choice.until and timestamp(choice.until),
     }
-    where = " and ".join(["true", *(text for text, value in bounds.items() if value is not None)])
+    may_close_after = [] if choice.closing_after is None else [_may_close_after(choice.closing_after)]
+    where = " and ".join(["true", *may_close_after, *(text for text, value in bounds.items() if value is not None)])
     values = {text.split("$")[1]: value for text, value in bounds.items() if value is not None}
     rows = arrays_of(
         connection,
@@ -94,19 +95,30 @@ def _conditions(choice: Choice) -> list[Condition]:
     return conditions
 
 
+def _may_close_after(moment: datetime) -> str:
+    """What SQL can tell of a candle that closes after an instant: it opened a bar's length before, or later."""
+    cases = " ".join(
+        f"when '{timeframe.value}' then timestamp '{timestamp(instant(moment) - longest(timeframe))}'"
+        for timeframe in Timeframe
+    )
+    return f"open_time >= case timeframe {cases} end"
+
+
 def _matching(market: Market, rows: Arrays, is_meant: Condition) -> Arrays:
-    meant = np.zeros(len(rows["open_time"]), dtype=bool)
-    for timeframe in np.unique(rows["timeframe"].astype(str)):
-        for instrument in np.unique(rows["instrument"].astype(str)):
-            chosen = (rows["timeframe"] == timeframe) & (rows["instrument"] == instrument)
-            calendar = market.calendar_of(instrument) if instrument in market.instruments else market.calendar
-            meant[chosen] = is_meant(calendar, Timeframe(timeframe), rows["open_time"][chosen].astype(TIME_UNIT))
+    """The rows that are meant; those of a series follow one another."""
+    names, timeframes, times = rows["instrument"], rows["timeframe"], rows["open_time"].astype(TIME_UNIT)
+    meant = np.zeros(len(times), dtype=bool)
+    begins = np.flatnonzero((names[1:] != names[:-1]) | (timeframes[1:] != timeframes[:-1])) + 1
+    for first, end in pairwise([0, *begins.tolist(), len(times)] if len(times) else []):
+        name = names[first]
+        calendar = market.calendar_of(name) if name in market.instruments else market.calendar
+        meant[first:end] = is_meant(calendar, Timeframe(timeframes[first]), times[first:end])
     return {name: values[meant] for name, values in rows.items()}
 
 
 def closing_after(connection: duckdb.DuckDBPyConnection, market: Market, now: datetime) -> dict[Series, Times]:
     """The opening times of the stored candles that close more than a minute after `now`, by series."""
-    return by_series(choose(connection, market, Choice(since=now - LONGEST_BAR, closing_after=now)))
+    return by_series(choose(connection, market, Choice(closing_after=now)))
 
 
 def drop_market(connection: duckdb.DuckDBPyConnection, market: str) -> list[str]:

@@ -133,12 +133,17 @@ def closing_later(market: Market, arrivals: Mapping[Series, Candles], now: datet
     return np.concatenate(parts) if parts else np.array([], dtype=bool)
 
 
+def longest(timeframe: Timeframe) -> np.timedelta64:
+    """What no bar of a timeframe exceeds: months differ in length."""
+    return length_of(timeframe) * 11 // 10
+
+
 def closes_after(
     calendar: Calendar, timeframe: Timeframe, open_time: Times, latest: np.datetime64
 ) -> NDArray[np.bool_]:
     """Which candles close later than an instant."""
-    # Months differ in length: the calendar is asked about candles that may be too new, not about all.
-    is_late = open_time + length_of(timeframe) * 11 // 10 > latest
+    # The calendar is asked about candles that may be too new, not about all.
+    is_late = open_time + longest(timeframe) > latest
     if is_late.any():
         is_late[is_late] = calendar.closes(timeframe, open_time[is_late]) > latest
     return is_late

@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, Candles, instant
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.time_bounds import CLOCK_SKEW
+from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.pipeline.quality import candle_verdicts
 from refresh_pipeline.warehouse.forgetting import Choice
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import BTC, market_of, prepared, query
@@ -36,3 +39,18 @@ def test_candles_of_a_clock_that_was_ahead_are_found_and_removed_and_no_others(t
     assert warehouse.forget(market, Choice(closing_after=clock), clock) == {BTC: 24}
     assert candle_verdicts(warehouse, market, clock, [name], clock=clock)[name].faults == []
     assert query(warehouse, "select count(*), max(open_time) from fair.raw_candles") == [(1, opens[0].astype(datetime))]
+
+
+def test_candles_of_every_timeframe_are_found_in_one_question(tmp_path: Path) -> None:
+    timeframes = [Timeframe.m5, Timeframe.H4, Timeframe.D1, Timeframe.W1, Timeframe.MN1]
+    market, clock = market_of(timeframes=f"[{', '.join(timeframes)}]"), datetime(2024, 5, 16, 10, 2, tzinfo=UTC)
+    warehouse, late, arrivals = prepared(tmp_path, market), {}, {}
+    for timeframe in timeframes:
+        around = np.arange(-3, 4) * np.timedelta64(timeframe.minutes, "m")
+        opens = np.unique(market.calendar.floor(timeframe, instant(clock) + around))
+        series = Series("BTC/USD", timeframe)
+        arrivals[series] = Candles(opens, {name: np.full(len(opens), 7.0) for name in CANDLE_COLUMNS})
+        late[series] = int((market.calendar.closes(timeframe, opens) > instant(clock + CLOCK_SKEW)).sum())
+    warehouse.store_candles(market, arrivals, "test", clock + timedelta(days=200))
+    assert set(late.values()) == {4}
+    assert warehouse.forget(market, Choice(closing_after=clock), clock) == late
