@@ -43,6 +43,8 @@ BARS_EXAMINED = 3_000
 SERIES_AT_ONCE = 64
 # Of each series, so many candles are compared with the longer ones of their time, to this relative precision.
 BASE_BARS_COMPARED = 700
+# As many candles as of the series whose prices are examined at once.
+INSTRUMENTS_COMPARED = SERIES_AT_ONCE * BARS_EXAMINED // BASE_BARS_COMPARED
 ROUNDING = 1e-9
 AGREEMENT_LOOKS_BACK = np.timedelta64(7, "D")
 SERIES, CANDLES, FILES = "series", "candles", "files"
@@ -234,8 +236,8 @@ def timeframes_agree(examination: Examination) -> Verdict:
         since = market.calendar.floor(
             timeframe, np.array([instant(examination.now) - length_of(base) * BASE_BARS_COMPARED], dtype=TIME_UNIT)
         )[0]
-        for first in range(0, len(market.instruments), SERIES_AT_ONCE):
-            instruments = list(market.instruments)[first : first + SERIES_AT_ONCE]
+        for first in range(0, len(market.instruments), INSTRUMENTS_COMPARED):
+            instruments = list(market.instruments)[first : first + INSTRUMENTS_COMPARED]
             found, compared = _disagreements(connection, market, instruments, (timeframe, base), since)
             faults += found
             examined += compared
@@ -263,10 +265,14 @@ def _disagreements(
         queries.candles_since(connection, market.name, [Series(i, each) for i in instruments], since)
         for each in timeframes
     ]
+    ends = [np.searchsorted(each["series_no"], np.arange(len(instruments) + 1)) for each in rows]
     faults: list[Fault] = []
     examined = 0
     for number, instrument in enumerate(instruments):
-        longer, base = ({name: values[each["series_no"] == number] for name, values in each.items()} for each in rows)
+        longer, base = (
+            {name: values[own[number] : own[number + 1]] for name, values in each.items()}
+            for each, own in zip(rows, ends, strict=True)
+        )
         made = resample_counted(
             Candles.of(base["open_time"], (), **{name: base[name] for name in CANDLE_COLUMNS}),
             *timeframes,
