@@ -64,6 +64,8 @@ class CcxtStream(CcxtSource):
         """
         super().__init__(market, limits_dir, secrets)
         self._clock, self._loading = clock, asyncio.Lock()
+        # The open time of each series' candle that was believed last: most messages are of the same candle.
+        self._believed: dict[Series, np.datetime64] = {}
         # Series of which a candle could not be read.
         self._unreadable: set[Series] = set()
 
@@ -115,14 +117,19 @@ class CcxtStream(CcxtSource):
 
     def believed(self, series: Series, rows: Iterable[Row]) -> Iterator[tuple[np.datetime64, tuple[float, ...]]]:
         """The candles that can be read, lie on the market's grid and have begun."""
-        calendar, latest = self._market.calendar_of(series.instrument), instant(self._clock()) + AHEAD
         for row in rows:
             if (candle := read_row(row)) is None:
                 if series not in self._unreadable:
                     log.warning("%s: candles of its stream cannot be read, such as %s", series, excerpt(str(row)))
                 self._unreadable.add(series)
-            elif candle[0] <= latest and calendar.floor(series.timeframe, np.array([candle[0]]))[0] == candle[0]:
+            elif candle[0] == self._believed.get(series) or self._is_bar(series, candle[0]):
+                self._believed[series] = candle[0]
                 yield candle
+
+    def _is_bar(self, series: Series, opens: np.datetime64) -> bool:
+        """Whether a bar of the market's grid opens then, and has begun."""
+        grid = self._market.calendar_of(series.instrument).floor(series.timeframe, np.array([opens]))[0]
+        return bool(grid == opens and opens <= instant(self._clock()) + AHEAD)
 
 
 class _Connection:
@@ -174,9 +181,10 @@ class _Connection:
         """
         exchange, (symbol, timeframe) = self._session.exchange, self._stream.names(series)
         recorder, successors = self._stream.new_cache(), Successors()
-        exchange.ohlcvs.setdefault(symbol, {})[timeframe] = recorder
         while True:
             try:
+                # A market's YAML may have the exchange's own name; ccxt keeps candles by its own.
+                exchange.ohlcvs.setdefault(exchange.market(symbol)["symbol"], {}).setdefault(timeframe, recorder)
                 returned = await exchange.watch_ohlcv(symbol, timeframe)
             except self._session.ccxt.BaseError as error:
                 raise self._session.ours(error) from None
