@@ -61,6 +61,8 @@ def pytest_configure() -> None:
     # pytest rewrites this one, a package with a plugin. The parser of Python 3.11 fails now and then under a deep stack
     # ("AST constructor recursion depth mismatch"): imported by the first request of a test it had one.
     import_module("anyio._backends._asyncio")
+    # Collecting makes a million objects that stay: the garbage collector would go through them dozens of times.
+    gc.disable()
 
 
 def usable(folder: Path) -> bool:
@@ -77,9 +79,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Tests and what they import stay to the end: the garbage collector need not go through them again and again."""
+    """Tests and what they import stay to the end: the garbage collector need not go through them again and again.
+
+    It looks for cycles after 20,000 new objects, not 700: a run of Dagster makes millions, and few are in cycles.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
+    gc.enable()
 
 
 def pytest_sessionfinish() -> None:
@@ -187,6 +194,16 @@ def refreshed(tmp_path_factory: pytest.TempPathFactory, founded: "World") -> "Wo
 def new_world(founded: "World", tmp_path: Path) -> "Iterator[World]":
     """A world in which nothing has happened, and this process inside."""
     world = founded.copied(tmp_path / "world")
+    with inside(world.root):
+        yield world
+
+
+@pytest.fixture
+def wide_world(tmp_path: Path) -> "Iterator[World]":
+    """A world in which nothing has happened, whose market computes all default columns, and this process inside."""
+    from refresh_pipeline_tests.project_folder import BAZAAR, EXPORTS, World  # noqa: PLC0415
+
+    world = World.founded(tmp_path / "world", BAZAAR + EXPORTS)
     with inside(world.root):
         yield world
 

@@ -50,8 +50,9 @@ timeframes: [m15, H1]
 history: 1d
 max_deviation_percent: 1000
 """
-# The same market for tests that are not about what is computed: hundreds of columns take their time.
-FEW_INDICATORS = f"{BAZAAR}indicators: {{compute: [sma_10, mfi]}}\n"
+# The same market for tests that are not about what is computed: hundreds of columns take their time. One column of each
+# way to compute: a window, a sum with states, TA-Lib's own, and a function of other columns.
+FEW_INDICATORS = f"{BAZAAR}indicators: {{compute: [sma_10, ema_20, mfi]}}\n"
 # Two files of each series: tests of what may happen to a file need no more.
 EXPORTS = "exports: {default: {}}\n"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -74,12 +75,12 @@ class World:
     root: Path
 
     @classmethod
-    def founded(cls, root: Path, market: str = BAZAAR, name: str = "bazaar") -> "World":
+    def founded(cls, root: Path, market: str = FEW_INDICATORS + EXPORTS, name: str = "bazaar") -> "World":
         """A new one, with full files of candles for every series of `bazaar`."""
         for folder in ("home", "markets", "candles"):
             (root / folder).mkdir(parents=True)
         (root / ".env").write_text(f"REFRESH_MARKETS={name}\nREFRESH_MARKETS_DIR=markets\n")
-        (root / "markets" / f"{name}.yaml").write_text(market + EXPORTS if market is BAZAAR else market)
+        (root / "markets" / f"{name}.yaml").write_text(market)
         world = cls(root)
         for instrument in ("BTC/USD", "ETH/USD", "SOL/USD", "XRP/USD"):
             for timeframe in ("m15", "H1"):

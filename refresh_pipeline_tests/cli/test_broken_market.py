@@ -19,7 +19,7 @@ def with_wrong_markets(world: World) -> None:
     good = (folder / "bazaar.yaml").read_text()
     (folder / "bazaar.yaml").write_text(FEW_INDICATORS)
     (folder / "broken.yaml").write_text("name: broken\ntimeframe: [m1]\n")
-    odd = good.replace("name: bazaar", "name: odd") + "indicators: {compute: [nope]}\n"
+    odd = good.replace("name: bazaar", "name: odd").replace("compute: [", "compute: [nope, ")
     (folder / "odd.yaml").write_text(odd)
     env.write_text(env.read_text().replace("REFRESH_MARKETS=bazaar", "REFRESH_MARKETS=bazaar,broken,odd"))
 

@@ -24,8 +24,9 @@ def twin(founded: World, tmp_path: Path) -> Twin:
 
     def refreshed_at_once(like: World, now: datetime, since: datetime = START) -> World:
         other = founded.copied(tmp_path / "twin")
-        for file in (like.root / "candles").iterdir():
-            (other.root / "candles" / file.name).write_bytes(file.read_bytes())
+        for folder in ("candles", "markets"):
+            for file in (like.root / folder).iterdir():
+                (other.root / folder / file.name).write_bytes(file.read_bytes())
         with inside(other.root):
             refresh(other, now, since=since.isoformat())
         return other
@@ -117,8 +118,9 @@ def test_a_second_publishing_brings_what_was_added_to_the_files(world: World) ->
         assert world.query(f"select max(open_time)::timestamp::varchar from '{path}'") == [(f"2026-06-01 {newest}:00",)]
 
 
-def test_learning_bit_by_bit_equals_learning_at_once(world: World, twin: Twin) -> None:
-    for minutes in (7, 45, 120):
+def test_learning_bit_by_bit_equals_learning_at_once(wide_world: World, twin: Twin) -> None:
+    world = wide_world
+    for minutes in (0, 7, 45, 120):
         refresh(world, NOW + timedelta(minutes=minutes))
     other = twin(world, LATER)
     assert_equals(world, other)
@@ -133,7 +135,10 @@ def test_learning_bit_by_bit_equals_learning_at_once(world: World, twin: Twin) -
 # ---- what was wrong or missing
 
 
-def test_a_late_correction_wins_and_everything_after_it_is_computed_anew(world: World, twin: Twin) -> None:
+def test_a_late_correction_wins_and_everything_after_it_is_computed_anew(wide_world: World, twin: Twin) -> None:
+    world = wide_world
+    refresh(world, NOW)
+    publish(world, NOW)
     changes = {"2026-06-01T10:30:00": {"close": 777.5, "high": 778.0}}
     old = world.query("select close from bazaar.raw_candles where timeframe = 'm15' and instrument = 'ETH/USD' "
                       "and open_time = '2026-06-01 10:30'")  # fmt: skip

@@ -28,24 +28,24 @@ from refresh_pipeline_tests.project_folder import FEW_INDICATORS, LATER, NOW, Wo
 from refresh_pipeline_tests.step_helpers import BTC, ETH, computed, exported, fetched, outcomes
 
 
-def test_each_series_becomes_a_csv_and_a_parquet_file_with_every_column(new_world: World) -> None:
-    fetched(new_world)
-    computed(new_world)
-    done = exported(new_world)
+def test_each_series_becomes_a_csv_and_a_parquet_file_with_every_column(wide_world: World) -> None:
+    fetched(wide_world)
+    computed(wide_world)
+    done = exported(wide_world)
     assert outcomes(done) == [Outcome.updated] * 3
     assert [done[BTC].rows_added, done[BTC].metadata["files"]] == [96, 2]
-    root = new_world.settings.exports_dir / "bazaar"
+    root = wide_world.settings.exports_dir / "bazaar"
     assert sorted(path.name for path in root.iterdir()) == sorted(
         f"{name}-USD_m15.{ending}" for name in ("BTC", "ETH", "SOL") for ending in ("csv", "parquet")
     )
-    columns = [row[0] for row in new_world.query(f"describe from '{root}/BTC-USD_m15.parquet'")]
-    own = joined_columns(computations(new_world.market).values())
+    columns = [row[0] for row in wide_world.query(f"describe from '{root}/BTC-USD_m15.parquet'")]
+    own = joined_columns(computations(wide_world.market).values())
     assert columns == ["open_time", *CANDLE_COLUMNS, *own]
-    assert len(own) == len(new_world.query("describe bazaar.enhanced_candles")) - 8 + (
-        len(new_world.query("describe bazaar.indicators")) - 3
+    assert len(own) == len(wide_world.query("describe bazaar.enhanced_candles")) - 8 + (
+        len(wide_world.query("describe bazaar.indicators")) - 3
     )
     assert (root / "BTC-USD_m15.csv").read_text().splitlines()[0].split(",") == columns
-    assert new_world.query(
+    assert wide_world.query(
         f"select (select count(*) from '{root}/BTC-USD_m15.parquet'), (select count(*) from '{root}/BTC-USD_m15.csv')"
     ) == [(96, 96)]
 
