@@ -13,6 +13,19 @@ import coloredlogs
 
 from refresh_pipeline.settings import end_quietly, wants_colors
 
+# Loggers of the daemon that ask the code server.
+DAEMONS = ("SensorDaemon", "SchedulerDaemon", "AssetDaemon", "BackfillDaemon")
+ASKING = tuple(f"dagster.daemon.{name}" for name in DAEMONS)
+
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Whether a record is worth a line; the supervisor says itself that the code server is being restarted.
+
+    The next tick, seconds later, asks the new one.
+    """
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or kind.__name__ != "DagsterUserCodeUnreachableError"
+
 
 class PlainFormatter(coloredlogs.ColoredFormatter):
     """A formatter with the arguments of the coloured one, which Dagster names in its configuration."""
@@ -30,6 +43,8 @@ def main() -> None:
     end_quietly()
     if not (wants_colors(sys.stdout) and wants_colors(sys.stderr)):
         coloredlogs.ColoredFormatter = PlainFormatter
+    for name in ASKING:
+        logging.getLogger(name).addFilter(is_news)
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 

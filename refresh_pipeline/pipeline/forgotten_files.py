@@ -12,7 +12,7 @@ def delete_files(warehouse: Warehouse, market: Market, root: Path) -> list[str]:
     for path in files.exported:
         (root / path).unlink(missing_ok=True)
     sentences = {
-        f"{len(files.exported):,} export files deleted": files.exported,
-        f"{len(files.uploaded):,} uploaded files stay at their destinations": files.uploaded,
+        f"export files deleted: {len(files.exported):,}": files.exported,
+        f"uploaded files that stay at their destinations: {len(files.uploaded):,}": files.uploaded,
     }
     return [sentence for sentence, paths in sentences.items() if paths]

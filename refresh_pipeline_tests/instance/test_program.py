@@ -13,6 +13,12 @@ from dagster._utils.log import configure_loggers
 import logging
 configure_loggers(handler="default", formatter="colored", log_level="WARNING")
 logging.getLogger("dagster").warning("said %s", sys.argv[1:])
+from dagster._core.errors import DagsterUserCodeUnreachableError
+for error in (DagsterUserCodeUnreachableError("being restarted"), ValueError("a fault")):
+    try:
+        raise error
+    except Exception:
+        logging.getLogger("dagster.daemon.SensorDaemon").exception("caught")
 held = duckdb.connect()
 ctypes.pythonapi.Py_IncRef(ctypes.py_object(held))
 assert __name__ == "__main__"
@@ -35,6 +41,7 @@ def test_a_program_speaks_without_colours_and_ends_without_a_list_of_leaks(tmp_p
     assert "said ['a', 'b']" in out + err
     assert "\x1b" not in out + err
     assert "nanobind" not in err
+    assert ("being restarted" in out + err, "a fault" in out + err) == (False, True)
 
 
 def test_without_it_there_would_be_both(tmp_path: Path) -> None:

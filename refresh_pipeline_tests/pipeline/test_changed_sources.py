@@ -210,7 +210,7 @@ def test_a_rename_moves_every_table_and_writes_the_files_anew(
     code, output = run(tmp_path, "rename", "BTC/USD", "xbt-usd", "--yes")
     assert (code, everything_of(warehouse, "BTC/USD")) == (0, {})
     assert "10 candles of 1 series are named XBT/USD" in output
-    assert f"{len(files)} export files deleted" in output
+    assert f"export files deleted: {len(files)}" in output
     assert not any(path.exists() for path in files)
     after = everything_of(warehouse, "XBT/USD")
     # The files are to be written anew, and the next refresh records the venue's symbol.

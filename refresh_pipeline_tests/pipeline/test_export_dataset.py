@@ -105,7 +105,7 @@ def test_a_series_that_is_forgotten_leaves_no_row_and_files_of_another_shape_go(
     made.change("delete from bazaar.series where instrument = 'BTC/USD'")
     made.change("delete from bazaar.raw_candles where instrument = 'BTC/USD'")
     made.change("delete from bazaar.enhanced_candles where instrument = 'BTC/USD'")
-    assert delete_files(made.warehouse, made.market, made.settings.exports_dir) == ["3 export files deleted"]
+    assert delete_files(made.warehouse, made.market, made.settings.exports_dir) == ["export files deleted: 3"]
     exported(made)
     assert sorted(read(made, "select distinct instrument")) == [("ETH/USD",), ("SOL/USD",)]
     (made.settings.exports_dir / FOLDER / "2020-01-01.parquet").touch()
