@@ -155,7 +155,8 @@ def test_a_cell_opens_its_series_and_refreshes_it(tab: Tab, server: Server) -> N
 def test_the_matrix_is_walked_by_keys_alone(tab: Tab, server: Server) -> None:
     show(tab, server, "/", "document.querySelector('.cell')")
     tab.evaluate("document.querySelector('.cell[tabindex=\"0\"]').focus()")
-    here = "`${document.activeElement.row.timeframe} ${document.getElementById('tooltip').hidden}`"
+    of_cell = "document.activeElement.getAttribute('aria-label').split(' ')[1].slice(0, -1)"
+    here = f"`${{{of_cell}}} ${{document.getElementById('tooltip').hidden}}`"
     for key, code, wanted in (
         ("End", 35, "D1 false"),
         ("ArrowLeft", 37, "H4 false"),

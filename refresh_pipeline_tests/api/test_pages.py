@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from refresh_pipeline.api.pages import PAGES, static_files
+from refresh_pipeline.api.pages import PAGES, needed_ahead, static_files
 from refresh_pipeline.api.service import Service
 from refresh_pipeline_tests.api.served import KEY, Shop, uvicorn_of
 
@@ -38,6 +38,18 @@ def test_every_address_of_the_dashboard_is_its_page(client: httpx.Client, addres
     assert "script-src 'self'" in answer.headers["content-security-policy"]
     assert "unsafe" not in answer.headers["content-security-policy"]
     assert client.get(address, headers={"if-none-match": answer.headers["etag"]}).status_code == 304
+
+
+def test_a_page_names_ahead_what_its_scripts_will_ask_for(client: httpx.Client) -> None:
+    links = client.get("/").headers["link"]
+    assert links.startswith("</api/v1/matrix>; rel=preload; as=fetch; crossorigin=anonymous")
+    names = set(re.findall(r"</static/([^>]+)>; rel=modulepreload", links))
+    assert (
+        {"app.mjs", "login.mjs", "pages/overview.mjs", "pages/alerts.mjs", "matrix.mjs"} <= names <= set(static_files())
+    )
+    assert "vendor/lightweight-charts.mjs" not in names
+    assert "vendor/lightweight-charts.mjs" in client.get("/series/a/b/H1").headers["link"]
+    assert "/nope.mjs" not in needed_ahead("nope")
 
 
 def test_every_file_is_served_with_its_type(client: httpx.Client) -> None:
