@@ -18,13 +18,18 @@ DAEMONS = ("SensorDaemon", "SchedulerDaemon", "AssetDaemon", "BackfillDaemon")
 ASKING = tuple(f"dagster.daemon.{name}" for name in DAEMONS)
 
 
-def is_news(record: logging.LogRecord) -> bool:
-    """Whether a record is worth a line; the supervisor says itself that the code server is being restarted.
+# What Dagster says of ticks that fell into a pause: the next tick of a market fetches what they would have.
+NO_CATCHING_UP = "has no partition set, so not trying to catch up"
 
-    The next tick, seconds later, asks the new one.
+
+def is_news(record: logging.LogRecord) -> bool:
+    """Whether a record of the daemon is worth a line.
+
+    The supervisor says itself that the code server is being restarted; the next tick, seconds later, asks the new one.
     """
     kind = record.exc_info[0] if record.exc_info else None
-    return kind is None or kind.__name__ != "DagsterUserCodeUnreachableError"
+    is_restart = kind is not None and kind.__name__ == "DagsterUserCodeUnreachableError"
+    return not is_restart and NO_CATCHING_UP not in record.getMessage()
 
 
 class PlainFormatter(coloredlogs.ColoredFormatter):
