@@ -84,8 +84,8 @@ bench-cluster: .venv/installed-dev $(if $(LAKE),$(LAKE_PACKAGES)) ## Kill hosts 
 	  --minutes $(or $(MINUTES),5) --series $(or $(SERIES),40) $(if $(LAKE),--lake)
 
 # How long, and what the random moments are drawn from: SEED=1 if none is named.
-soak: .venv/installed-dev ## Run the daemon for MINUTES=60, kill its processes and the venue at random, verify the data
-	@MINUTES=$(or $(MINUTES),60) SEED=$(or $(SEED),1) $(IN_VENV) -m pytest -q -s -m soak refresh_pipeline_tests/soak
+soak: .venv/installed-dev ## Run the daemon for MINUTES=60, kill its processes and the venue at random, verify the data; LIVE=1 streams
+	@MINUTES=$(or $(MINUTES),60) SEED=$(or $(SEED),1) LIVE=$(LIVE) $(IN_VENV) -m pytest -q -s -m soak refresh_pipeline_tests/soak
 
 constraints: ## Pin all dependencies anew in constraints.txt (needs Python 3.11, the oldest supported)
 	@$${PYTHON:-python3.11} -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "constraints: wants Python 3.11")'

@@ -48,10 +48,10 @@ class StreamingBinance(FakeBinance):
     """The venue. `clock` tells its time and its speed; `connections` counts those that were opened."""
 
     def __init__(
-        self, clock: Callable[[], datetime], speed: float = 1.0, symbols: Iterable[str] = ("BTCUSDT",)
+        self, clock: Callable[[], datetime], speed: float = 1.0, symbols: Iterable[str] = ("BTCUSDT",), port: int = 0
     ) -> None:
         """A venue whose minutes last 60 / speed seconds."""
-        super().__init__(symbols=symbols, weight_per_minute=60_000)
+        super().__init__(symbols=symbols, weight_per_minute=60_000, port=port)
         self._clock, self._speed = clock, speed
         self.faults = StreamFaults()
         self.connections = 0

@@ -7,12 +7,13 @@ moments are drawn from a seed, but how far the work is by then is the machine's 
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +22,7 @@ import dagster as dg
 import typer
 
 from refresh_pipeline.cli.app import app
-from refresh_pipeline.instance.orphaned_runs import GOING
+from refresh_pipeline.instance.orphaned_runs import GOING, process_here
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.settings import shipped
 from refresh_pipeline_tests.end_to_end.programs import free_port, installed
@@ -49,6 +50,8 @@ instruments: [BTC/USDT, ETH/USDT, SOL/USDT, XRP/USDT]
 timeframes: [m1, m5]
 history: {{m1: 6h, m5: 1d}}
 """
+# With this line the market is streamed, and refreshed once an hour.
+LIVE, LIVE_JOB = "live: true\n", "soak_live"
 HISTORY = timedelta(hours=6)
 SHARE_OF_FAULTS = 0.15
 # Seconds: between two kills on average, until a killed program comes back, between two samples of memory.
@@ -92,9 +95,9 @@ def has_api() -> bool:
 
 
 def longest_run(instance: dg.DagsterInstance) -> float:
-    """How many seconds the longest run has been going, or went, since it was asked for."""
+    """How many seconds the longest run has been going, or went, since it was asked for; a live run lasts an hour."""
     now = time.time()
-    records = instance.get_run_records()
+    records = [record for record in instance.get_run_records() if record.dagster_run.job_name != LIVE_JOB]
     return max(((record.end_time or now) - record.create_timestamp.timestamp() for record in records), default=0.0)
 
 
@@ -280,7 +283,7 @@ class Hour:
         self._let_runs_end(instance)
         runs = instance.get_runs_count()
         successes = instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]))
-        self._programs_end()
+        self._programs_end(instance)
         faults += proof.run_faults(instance, time.time())
         if (longest := longest_run(instance)) > LONGEST_RUN:
             faults.append(f"a run was going for {longest:.0f} s, at most {LONGEST_RUN:.0f} are expected")
@@ -310,14 +313,21 @@ class Hour:
 
     def _let_runs_end(self, instance: dg.DagsterInstance) -> None:
         deadline = time.monotonic() + LONGEST_RUN
-        while time.monotonic() < deadline and instance.get_runs_count(dg.RunsFilter(statuses=GOING)):
+        while time.monotonic() < deadline and any(
+            run.job_name != LIVE_JOB for run in instance.get_runs(dg.RunsFilter(statuses=GOING))
+        ):
             time.sleep(0.5)
 
-    def _programs_end(self) -> None:
+    def _programs_end(self, instance: dg.DagsterInstance) -> None:
         for program in self._programs.values():
             program.terminate()
         for program in self._programs.values():
             program.wait(timeout=120)
+        for run in instance.get_runs(dg.RunsFilter(job_name=LIVE_JOB, statuses=GOING)):
+            # It ends after its present wave.
+            if (pid := process_here(run)) is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + 60
         while processes_of(self.home) and time.monotonic() < deadline:
             time.sleep(0.5)

@@ -32,7 +32,7 @@ from refresh_pipeline_tests.fakes.binance import FakeBinance
 from refresh_pipeline_tests.isolated_env import inside
 from refresh_pipeline_tests.project_folder import World
 from refresh_pipeline_tests.soak import proof
-from refresh_pipeline_tests.soak.hour import HISTORY, ROUND, YAML, Hour, KillPlan, venue_at
+from refresh_pipeline_tests.soak.hour import HISTORY, LIVE, ROUND, YAML, Hour, KillPlan, venue_at
 from refresh_pipeline_tests.soak.processes import kill, megabytes_of, processes_of
 
 NOW = datetime(2026, 6, 1, 12, 0, 30, tzinfo=UTC)
@@ -43,7 +43,8 @@ LATER = NOW + timedelta(minutes=1)
 def test_whatever_is_killed_the_daemon_leaves_every_candle_once_and_nothing_stuck(tmp_path: Path) -> None:
     minutes, seed = float(os.environ.get("MINUTES", "60")), int(os.environ.get("SEED", "1"))
     port = free_port()
-    world = World.founded(tmp_path / "world", YAML.format(port=port), "soak")
+    yaml = YAML.format(port=port) + (LIVE if os.environ.get("LIVE") == "1" else "")
+    world = World.founded(tmp_path / "world", yaml, "soak")
     with inside(world.root):
         hour = Hour(world, port, seed, say=lambda line: print(line, flush=True))
         hour.say(f"\nsoak of {minutes:g} minutes, seed {seed}, in {world.root}")

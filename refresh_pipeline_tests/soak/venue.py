@@ -7,11 +7,13 @@ are a function of symbol, interval and time alone, so whoever asks for the truth
 import random
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
 
 from refresh_pipeline_tests.fakes import binance
+from refresh_pipeline_tests.fakes.binance_stream import StreamFaults, StreamingBinance
 from refresh_pipeline_tests.fakes.http_server import Fault
 
 FAULTS = (
@@ -25,13 +27,28 @@ FAULTS = (
 )
 
 
-class UnreliableBinance(binance.FakeBinance):
-    """The venue, a share of whose answers are faults, drawn from a seed."""
+class UnreliableBinance(StreamingBinance):
+    """The venue, a share of whose answers are faults, drawn from a seed; so are closes that it streams."""
 
     def __init__(self, port: int, seed: int, share: float) -> None:
-        super().__init__(port=port)
+        super().__init__(lambda: datetime.now(UTC), symbols=binance.SYMBOLS, port=port)
         self._random = random.Random(seed)
         self._share = share
+
+    def _prepare(self, closes: int) -> None:
+        """See StreamingBinance; each minute has faults of its own, and a connection may be cut or silent for it."""
+        super()._prepare(closes)
+        drawn = StreamFaults(
+            late={name: self._random.uniform(0.1, 3.0) for name in self._drawn()}, missing=self._drawn()
+        )
+        drawn.twice, drawn.out_of_order, drawn.forming = self._drawn(), self._drawn(), self._drawn()
+        drawn.stalled = self._random.random() < self._share
+        self.faults = drawn
+        if self._random.random() < self._share:
+            self.cut()
+
+    def _drawn(self) -> set[str]:
+        return {name for name in binance.SYMBOLS if self._random.random() < self._share}
 
     def _next_fault(self, request: web.Request, said: Mapping[str, Any]) -> Fault | None:
         # Nobody reads it here, and it would grow for an hour.
