@@ -24,6 +24,7 @@ instruments: [{instruments}]
 timeframes: [m1, H1]
 history: {{m1: 30h, H1: 2d}}
 indicators: {{compute: [sma_10, mfi]}}
+exports: {{default: {{layers: candles, formats: csv}}}}
 """
 INSTRUMENTS = [symbol.replace("USDT", "/USDT") for symbol in fake.SYMBOLS[:8]]
 

@@ -24,6 +24,7 @@ timeframes: [m15]
 history: 3h
 max_deviation_percent: {allowed}
 indicators: {{compute: [sma_10, mfi]}}
+exports: {{default: {{layers: candles, formats: csv}}}}
 """
 
 

@@ -18,6 +18,7 @@ instruments: [BTC/USD, ETH/USD, LTC/USD, SPY]
 timeframes: [m1, H1, D1]
 history: 20y
 indicators: {compute: [sma_10, mfi]}
+exports: {default: {layers: candles, formats: csv}}
 """
 EURO = """
 name: euro
@@ -27,6 +28,7 @@ instruments: [EUR/USD]
 timeframes: [H1]
 history: 20y
 indicators: {compute: [sma_10, mfi]}
+exports: {default: {layers: candles, formats: csv}}
 two_sided: true
 """
 FILES = {

@@ -28,6 +28,7 @@ instruments: {{EUR/USD: {{}}, XAU/USD: {{}}, SPX500: {{symbol: SPX500_USD}}, USD
 timeframes: [m5, H4, MN1]
 history: {{m5: 3d, H4: 30d, MN1: 1y}}
 indicators: {{compute: [sma_10, mfi]}}
+exports: {{default: {{layers: candles, formats: csv}}}}
 """
 FXCM = """
 name: fxhistory
@@ -38,6 +39,7 @@ instruments: [EUR/USD, USD/JPY]
 timeframes: [H1, H4, D1]
 history: {{H1: 20d, H4: 20d, D1: 20d}}
 indicators: {{compute: [sma_10, mfi]}}
+exports: {{default: {{layers: candles, formats: csv}}}}
 """
 DHAN = """
 name: nse
@@ -47,6 +49,7 @@ universe: shares.csv
 timeframes: [m5, H2, D1, W1]
 history: {{m5: 3d, H2: 3d, D1: 30d, W1: 30d}}
 indicators: {{compute: [sma_10, mfi]}}
+exports: {{default: {{layers: candles, formats: csv}}}}
 """
 SHARES = "symbol,security_id,class\nRELIANCE,2885,\nTCS,11536,\nGONE,999,\nNIFTY,13,index\n"
 
