@@ -166,7 +166,7 @@ def test_a_backfill_reads_an_archive_again_that_was_issued_again_and_keeps_what_
 ) -> None:
     yaml = (
         f'{{name: bazaar, source: {{kind: binance, base_url: "{venue.base_url}", archive_url: "{archive.base_url}"}}, '
-        "calendar: crypto, instruments: [BTC/USDT], timeframes: [m15], history: 1d}"
+        "calendar: crypto, instruments: [BTC/USDT], timeframes: [m15], history: 1d, indicators: {compute: [sma_10]}}"
     )
     world = World.founded(tmp_path / "world", yaml)
     arguments = ("backfill", "--since", "2024-10-01", "--now", NOW.isoformat())

@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from refresh_pipeline.market.model import IndicatorSettings
 from refresh_pipeline.warehouse import signals
 from refresh_pipeline.warehouse.arrays import arrays_of
+from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.signals import NEWEST_BARS, newest_signals
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.lake_server import address_in
-from refresh_pipeline_tests.warehouse.test_checkpoints import MARKET, A, B, refreshed
+from refresh_pipeline_tests.warehouse.test_checkpoints import MARKET, NOW, A, B, refreshed
 from refresh_pipeline_tests.warehouse.test_checkpoints import candles as quarters
 
 Event = tuple[np.datetime64, str, str, np.datetime64 | None]
@@ -88,6 +90,18 @@ def test_a_market_without_candles_has_no_signals(tmp_path: Path) -> None:
     with warehouse.reader() as connection:
         assert newest_signals(connection, MARKET, A.timeframe, [A.instrument]) == []
         assert connection.execute("select count(*) from test.signals").fetchall() == [(0,)]
+
+
+def test_candles_that_wait_to_be_computed_are_not_computed_for_a_reader(tmp_path: Path) -> None:
+    indicators = IndicatorSettings.model_validate({"keep": {"m5": "1d"}})
+    keeping = MARKET.model_copy(update={"indicators": indicators})
+    warehouse = Warehouse(database=address_in(tmp_path))
+    warehouse.prepare(keeping)
+    warehouse.store_candles(keeping, {series: quarters(seed=1) for series in (A, B)}, "demo", NOW)
+    warehouse.refresh_tail(keeping, Table.enhanced_candles, [A])
+    with warehouse.reader() as connection:
+        names = [A.instrument, B.instrument]
+        assert [state.series for state in newest_signals(connection, keeping, A.timeframe, names)] == [A]
 
 
 def test_the_view_comes_back_with_the_columns_of_today(tmp_path: Path) -> None:
