@@ -24,7 +24,7 @@ STYLE = (
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Refresh Pipeline: log in</title><style>{style}</style></head>
+<title>Refresh Pipeline: log in</title><link rel="icon" href="data:,"><style>{style}</style></head>
 <body><form method="post" action="{action}"><h1>Refresh Pipeline</h1>{alert}
 <label for="key">Key (REFRESH_API_KEY)</label>
 <input id="key" name="key" type="password" autocomplete="current-password" required autofocus>

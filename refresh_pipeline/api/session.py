@@ -6,8 +6,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, StringConstraints
 from starlette.responses import Response
 
-from refresh_pipeline.api.guard import is_https
-from refresh_pipeline.api.login import ended_cookie
+from refresh_pipeline.api.answers import json_response
+from refresh_pipeline.api.guard import ROLE, is_https
+from refresh_pipeline.api.login import Role, ended_cookie
 from refresh_pipeline.api.problems import Problem, ProblemError
 from refresh_pipeline.api.service import service_of
 
@@ -35,6 +36,13 @@ async def open_session(request: Request, opening: Opening) -> Response:
         raise ProblemError(problem, reason.detail, headers=headers)
     cookie = service.guard.session_cookie(opening.key, secure=is_https(request.headers.get("origin", "")))
     return Response(None, 204, {"Set-Cookie": cookie})
+
+
+@router.get("/session/role")
+async def role(request: Request) -> Response:
+    """Whether this server asks for a key, and what the caller's may do: `full`, or `read`."""
+    held: Role = request.scope.get(ROLE) or Role.full
+    return json_response({"key_needed": bool(service_of(request).keys), "role": held.value})
 
 
 @router.delete("/session", status_code=204, response_class=Response)

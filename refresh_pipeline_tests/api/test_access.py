@@ -74,6 +74,13 @@ def test_a_key_comes_in_a_header_and_never_in_the_query(client: httpx.Client) ->
     assert client.get("/problems/busy", params={"api_key": KEY, "key": KEY}).status_code == 401
 
 
+def test_a_page_learns_what_its_key_may_do(client: httpx.Client) -> None:
+    for key, role in ((KEY, "full"), (READ_KEY, "read")):
+        answer = client.get("/api/v1/session/role", headers={"x-api-key": key})
+        assert answer.json() == {"key_needed": True, "role": role}
+    assert client.get("/api/v1/session/role").status_code == 401
+
+
 @pytest.mark.parametrize(("key", "may_write"), [(KEY, True), (READ_KEY, False)])
 def test_a_session_may_do_what_its_key_may(client: httpx.Client, key: str, may_write: bool) -> None:
     answer = client.post("/api/v1/session", json={"key": key})

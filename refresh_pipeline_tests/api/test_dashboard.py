@@ -302,3 +302,11 @@ def test_under_a_key_people_log_in_and_a_session_that_has_ended_asks_again(tab: 
         tab.evaluate(f"document.getElementById('key').value = {json.dumps(KEY)}")
         click(tab, "Log in")
         tab.until("location.pathname === '/files' && text.includes('Exports')")
+        tab.open(f"{server.url}{SERIES}")
+        tab.until("document.querySelector('.chart canvas')")
+        tab.evaluate("navigator.clipboard.writeText = async text => { window.copied = text; }")
+        click(tab, "Copy as")
+        click(tab, "curl")
+        # The key itself is in no copied text.
+        tab.until("""window.copied.includes('-H "X-API-Key: $REFRESH_API_KEY"')""")
+        assert tab.evaluate("document.getElementById('read-only').hidden")

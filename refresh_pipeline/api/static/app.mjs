@@ -1,6 +1,6 @@
 // The frame around the pages: navigation, theme, connection, login. Each page is a module that is loaded when it is opened.
 
-import { connection, forget, get, NotConnected, on, Problem, recent } from "/static/client.mjs";
+import { connection, forget, get, NotConnected, on, Problem, recent, session } from "/static/client.mjs";
 import { button, empty, fill, h, icon, iconButton, skeleton, tickTimes } from "/static/dom.mjs";
 import { loginForm } from "/static/login.mjs";
 
@@ -47,7 +47,7 @@ function topBar() {
   return h("header", { class: "top" },
     iconButton("Pages", "menu", () => openSide(!document.body.classList.contains("side-open")), { class: "button icon-only quiet only-narrow", "aria-label": "Pages", title: "Pages" }),
     h("form", { class: "find", role: "search", onsubmit: find }, icon("search"), h("input", { id: "find", type: "search", placeholder: "Open a series: BTC/USD H1", "aria-label": "Open a series", list: "find-list", autocomplete: "off", spellcheck: "false" }), h("kbd", {}, "/"), h("datalist", { id: "find-list" })),
-    h("div", { class: "top-end" }, h("span", { class: "clock", id: "clock", title: "Now, in UTC" }), h("span", { class: "connection", id: "connection", role: "status" }), h("span", { id: "theme" })));
+    h("div", { class: "top-end" }, h("span", { class: "badge", id: "read-only", title: "The key of this browser only reads: commands are refused.", hidden: true }, "Read only"), h("span", { class: "clock", id: "clock", title: "Now, in UTC" }), h("span", { class: "connection", id: "connection", role: "status" }), h("span", { id: "theme" })));
 }
 
 function openSide(open) {
@@ -199,6 +199,11 @@ function news(kind, message) {
   if (kind === "alert_update" || kind === "poll") countAlerts();
 }
 
+async function showRole(again) {
+  const { role } = await session(again);
+  document.getElementById("read-only").hidden = role !== "read";
+}
+
 async function countAlerts() {
   const element = document.getElementById("alert-count");
   try {
@@ -217,7 +222,7 @@ function unauthorized(message) {
   current?.close?.();
   current = null;
   if (main.querySelector(".login")) return;
-  fill(main, loginForm(message, () => { document.body.classList.remove("locked"); forget(); connection.start(); open(); countAlerts(); }));
+  fill(main, loginForm(message, () => { document.body.classList.remove("locked"); forget(); connection.start(); open(); countAlerts(); showRole(true); }));
   main.querySelector("input").focus();
 }
 
@@ -261,4 +266,4 @@ document.getElementById("find").addEventListener("focus", suggest, { once: true 
 addEventListener("popstate", () => open());
 setInterval(clock, 1000);
 clock();
-open().then(() => { if (!document.body.classList.contains("locked")) { connection.start(); countAlerts(); setTimeout(fetchAhead, 1000); } });
+open().then(() => { if (!document.body.classList.contains("locked")) { connection.start(); countAlerts(); showRole(); setTimeout(fetchAhead, 1000); } });

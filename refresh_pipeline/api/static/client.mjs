@@ -94,6 +94,15 @@ export async function command(text, method, path, body) {
   }
 }
 
+let allowed = null;
+
+/** Whether the server asks for a key, and what this browser's may do: `{key_needed, role}`. Asked again after a login. */
+export function session(again = false) {
+  if (again) allowed = null;
+  allowed ??= get("/api/v1/session/role").catch(() => { allowed = null; return { key_needed: false, role: "full" }; });
+  return allowed;
+}
+
 let routes = null;
 
 /** Whether this server has a route: a server of another version, or one that runs alone, may lack it. */

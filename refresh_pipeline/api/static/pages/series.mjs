@@ -1,6 +1,6 @@
 // One series: its chart, what is stored, what was corrected, where its candles come from.
 
-import { command, dataPath, get, getOr, recent, seriesPage, seriesRow } from "/static/client.mjs";
+import { command, dataPath, get, getOr, recent, seriesPage, seriesRow, session } from "/static/client.mjs";
 import { ago, ask, badge, button, card, choice, copy, count, duration, empty, fill, h, icon, instant, menu, percent, price, seconds, skeleton, table, tabs, toast, until } from "/static/dom.mjs";
 import { PriceChart } from "/static/chart.mjs";
 import { cellsOf, stateOf, TIMEFRAMES } from "/static/matrix.mjs";
@@ -98,7 +98,7 @@ class SeriesView {
       button("Refresh", "refresh", () => this.#refresh(), { class: "button primary" }),
       button("Backfill", "history", () => this.#backfill()),
       menu("Download", "download", [link("csv", 500), link("csv", 5000), link("json", 500), link("ndjson", 5000), link("arrow", 5000), link("parquet", 5000)]),
-      menu("Copy as", "copy", Object.entries(snippets(row)).map(([name, text]) => ({ label: name, act: () => copy(text, name) }))));
+      menu("Copy as", "copy", Object.keys(snippets(row)).map(name => ({ label: name, act: async () => copy(snippets(row, (await session()).key_needed)[name], name) }))));
   }
 
   #refresh() {
@@ -370,13 +370,15 @@ function dagsterLinks(row, base) {
   return ["raw_candles", "enhanced_candles", "indicators"].map(asset => h("a", { class: "button small", target: "_blank", rel: "noreferrer", href: `${base.replace(/\/$/, "")}/assets/${encodeURIComponent(row.market)}/${asset}?view=partitions&partition=${partition}` }, icon("link"), `${asset} in Dagster`));
 }
 
-/** The same question for other programs. */
-export function snippets(row) {
+const KEY = '{"X-API-Key": os.environ["REFRESH_API_KEY"]}';
+
+/** The same question for other programs; the key that a server asks for comes from their environment. */
+export function snippets(row, keyed = false) {
   const url = `${location.origin}${dataPath(row, { limit: "500" })}`;
   return {
-    curl: `curl -s '${url}'`,
-    pandas: `import pandas as pd\n\ndf = pd.read_csv("${url}&format=csv", parse_dates=["open_time"])`,
-    polars: `import polars as pl, urllib.request\n\ndf = pl.read_csv(urllib.request.urlopen("${url}&format=csv"), infer_schema_length=None, try_parse_dates=True)`,
+    curl: `curl -s ${keyed ? '-H "X-API-Key: $REFRESH_API_KEY" ' : ""}'${url}'`,
+    pandas: `import ${keyed ? "os\nimport " : ""}pandas as pd\n\ndf = pd.read_csv("${url}&format=csv", parse_dates=["open_time"]${keyed ? `, storage_options=${KEY}` : ""})`,
+    polars: `import ${keyed ? "os, " : ""}polars as pl, urllib.request\n\nrequest = urllib.request.Request("${url}&format=csv"${keyed ? `, headers=${KEY}` : ""})\ndf = pl.read_csv(urllib.request.urlopen(request), infer_schema_length=None, try_parse_dates=True)`,
     SQL: `select * from ${row.market}.enhanced_candles\nwhere instrument = '${row.instrument.replaceAll("'", "''")}' and timeframe = '${row.timeframe}'\norder by open_time desc limit 500;`,
   };
 }
