@@ -145,6 +145,8 @@ def _newest_bars(
     )
     few = [name for name in instruments if counts.get(name, 0) < NEWEST_BARS]
     candles = _candle_counts(connection, market.name, timeframe, few)
+    for name in _never_computed(connection, market.name, timeframe, [each for each in few if each not in counts]):
+        candles.pop(name, None)
     # Where as many are stored as there are candles, none has expired: asking for each series costs 9 ms.
     few = [Series(name, timeframe) for name in few if candles.get(name, 0) > counts.get(name, 0)]
     parts = [part for series in few for part in _expired_bars(connection, market, series)]
@@ -165,6 +167,18 @@ def _candle_counts(
         {"timeframe": timeframe.value, "instruments": list(instruments)},
     ).fetchall()
     return dict(rows)
+
+
+def _never_computed(
+    connection: duckdb.DuckDBPyConnection, market: str, timeframe: Timeframe, without_rows: Sequence[str]
+) -> list[str]:
+    """Those of the instruments without a row that wait for a refresh to compute them: it does so for all at once."""
+    rows = connection.execute(
+        f"select instrument from {qualified(market, Table.recompute_queue)} where asset = $asset "
+        "and timeframe = $timeframe and instrument in (select unnest($instruments))",
+        {"asset": Table.enhanced_candles.value, "timeframe": timeframe.value, "instruments": list(without_rows)},
+    ).fetchall()
+    return [name for (name,) in rows]
 
 
 def _expired_bars(
