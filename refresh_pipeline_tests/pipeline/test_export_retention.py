@@ -148,7 +148,7 @@ def test_what_was_deleted_is_on_record(made: World, caplog: pytest.LogCaptureFix
 def test_the_command_prunes_or_says_what_it_would(made: World) -> None:
     asks(made, "{newest: 4}")
     would = command("exports", "prune", "--dry-run")
-    assert "bazaar: 1 files would be deleted" in would.stdout
+    assert "bazaar: 1 file would be deleted" in would.stdout
     assert len(older(made)) == 4
     assert "bazaar: 1 file deleted" in command("exports", "prune").stdout
     assert len(older(made)) == 3
