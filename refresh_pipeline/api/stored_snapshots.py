@@ -159,4 +159,5 @@ def _schedule(question: ApiQuestion, status: ApiStatus | None) -> Row:
         "last_status": None if status is None else ("failed" if status.failures else "success"),
         "success_count": 0 if status is None else status.successes,
         "error_count": 0 if status is None else status.errors,
+        "last_error": status.reason if status and status.failures else None,
     }

@@ -324,6 +324,7 @@ def _task(name: str, question: ApiQuestion, status: ApiStatus | None) -> dict[st
         "last_status": None if status is None else "failed" if status.failures else "success",
         "success_count": status.successes if status else 0,
         "error_count": status.errors if status else 0,
+        "last_error": status.reason if status and status.failures else None,
     }
 
 

@@ -25,7 +25,7 @@ apis:
 """
 TASK = {
     *("api_id", "name", "category", "interval", "update_type", "enabled", "last_update", "next_update"),
-    *("last_status", "success_count", "error_count"),
+    *("last_status", "success_count", "error_count", "last_error"),
 }
 
 
@@ -87,6 +87,7 @@ def test_tasks_say_when_an_api_was_asked_and_is_due(client: httpx.Client):
         3600,
     )
     assert (tasks["news"]["last_status"], tasks["news"]["error_count"]) == ("failed", 2)
+    assert tasks["news"]["last_error"]
     assert tasks["keyed"]["next_update"] is None
     assert client.get("/api/v2/schedule/tasks/fear").json() == tasks["fear"]
     assert client.get("/api/v2/schedule/export").json()["schedules"] == tasks

@@ -37,7 +37,7 @@ class Sources {
   #show(apis, tasks, statistics) {
     this.available = apis !== null;
     this.rows = Object.values(apis?.apis ?? {}).map(api => ({ ...api, task: tasks[api.id] ?? {}, statistics: statistics.api_statistics?.[api.id] ?? {} }));
-    fill(this.lead, this.rows.length ? `${count(this.rows.length)} APIs, ${count(this.rows.filter(row => row.task.enabled ?? row.enabled).length)} of them enabled.` : "Answers of public APIs, kept as they change.");
+    fill(this.lead, this.rows.length ? `${count(this.rows.length)} ${this.rows.length === 1 ? "API" : "APIs"}, ${count(this.rows.filter(row => row.task.enabled ?? row.enabled).length)} of them enabled.` : "Answers of public APIs, kept as they change.");
     fill(this.tools, this.available && [button("Import", "download", () => importFile()), button("Add an API", "plus", () => this.#add(), { class: "button primary" })]);
     this.#draw();
   }
@@ -54,7 +54,7 @@ class Sources {
       { title: "On", class: "fit", cell: row => toggle(row, () => this.read()) },
       { title: "API", cell: row => h("a", { href: `/sources/${encodeURIComponent(row.id)}` }, row.name ?? row.id), sort: row => row.name ?? row.id },
       { title: "Category", cell: row => row.category ?? "–", sort: row => row.category },
-      { title: "Status", cell: row => badge(stateOf(row)), sort: stateOf },
+      { title: "Status", cell: row => h("span", { title: row.task.last_error }, badge(stateOf(row))), sort: stateOf },
       { title: "Every", number: true, cell: row => h("button", { type: "button", class: "plain", title: "Change the interval", onclick: () => interval(row, () => this.read()) }, duration(row.task.interval)), sort: row => row.task.interval },
       { title: "Last", cell: row => ago(row.task.last_update), sort: row => row.task.last_update },
       { title: "Next", cell: row => row.task.enabled === false ? "–" : ago(row.task.next_update), sort: row => row.task.next_update },
@@ -110,11 +110,11 @@ class Source {
 
   async read(signal) {
     const id = encodeURIComponent(this.id);
-    const [api, history] = await Promise.all([get(`${BASE}/config/apis/${id}`, { signal }), getOr(`${BASE}/data/history/${id}?limit=100`, { history: [] }, { signal })]);
+    const [api, tasks, history] = await Promise.all([get(`${BASE}/config/apis/${id}`, { signal }), getOr(`${BASE}/schedule/tasks`, {}, { signal }), getOr(`${BASE}/data/history/${id}?limit=100`, { history: [] }, { signal })]);
     this.history = [...history.history].sort((a, b) => a.timestamp < b.timestamp ? 1 : -1);
     const update = button("Update now", "refresh", () => command(`${this.id} is being asked.`, "POST", `${BASE}/schedule/tasks/${id}/force-update`, {}), { class: "button primary" });
     const remove = button("Remove", "trash", () => this.#remove());
-    fill(this.head, h("div", {}, h("h1", {}, api.name ?? this.id), h("p", { class: "lead mono" }, api.base_url ?? api.url ?? "")), h("div", { class: "row" }, remove, update));
+    fill(this.head, h("div", {}, h("h1", {}, api.name ?? this.id), h("p", { class: "lead mono" }, api.base_url ?? api.url ?? ""), tasks[this.id]?.last_error && h("p", { class: "failed" }, badge("failed"), ` ${tasks[this.id].last_error}`)), h("div", { class: "row" }, remove, update));
     if (!this.history.length) { fill(this.list, empty("sources", "No payload yet", "The next tick asks for the first; Update now asks at once.")); fill(this.payload, empty("docs", "Nothing to show", "A payload is shown here.")); return; }
     fill(this.list, table([{ title: "Fetched", cell: one => instant(one.timestamp, true) }, { title: "Status", cell: one => String(one.metadata?.status ?? "–") }, { title: "Size", number: true, cell: one => bytes(one.metadata?.bytes ?? JSON.stringify(one.data).length) }], this.history, { page: 30, onrow: one => this.#show(this.history.indexOf(one)) }));
     this.#show(0);
