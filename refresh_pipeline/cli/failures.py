@@ -4,6 +4,7 @@ What is not listed here is a fault of the program and keeps its traceback.
 """
 
 import errno
+import re
 from collections.abc import Iterator
 
 import typer
@@ -26,6 +27,7 @@ DAMAGED = (
     "no such column",
 )
 REFUSED = ("readonly database", "unable to open database file", "permission denied", "read-only file system")
+UNSET = re.compile(r'environment variable "(\w+)" which is not set')
 # Modules whose errors are about their files.
 SQLITE, DUCKDB = ("sqlite3", "sqlalchemy."), ("duckdb", "_duckdb")
 
@@ -82,13 +84,28 @@ def _sentence(error: BaseException) -> str:
     kind, text = type(error), " ".join(str(error).split())
     if _is_wrong_request(error) or kind.__name__ in {"WarehouseBusy", "WarehouseUnreadable"}:
         return str(error)
+    if kind.__name__ == "DagsterPostgresException" or kind.__module__.startswith("psycopg2"):
+        return _of_postgres(error)
     if kind.__module__.startswith(SQLITE):
         return _of_file(text.partition(" [SQL:")[0], "Dagster's files are", "restore a backup with refresh restore")
     if kind.__module__.startswith(DUCKDB):
         return _of_file(text, "The warehouse is", "restore a backup with refresh restore")
     if kind.__module__.startswith("dagster.") and kind.__name__ in {"DagsterInvalidConfigError", "DagsterYamlError"}:
-        return f"dagster.yaml cannot be used: {text[:300]}"
+        return _of_instance_file(text)
     return sentence_of(error) if isinstance(error, OSError) else ""
+
+
+def _of_instance_file(text: str) -> str:
+    if unset := UNSET.search(text):
+        return f"dagster.yaml reads {unset[1]}, which is not set; set it in .env or in the environment."
+    # Dagster lists every key that it knows before it says what is wrong.
+    return f"dagster.yaml cannot be used: {(text.partition('Error 1: ')[2] or text)[:300]}"
+
+
+def _of_postgres(error: BaseException) -> str:
+    """Why Dagster's database does not answer; the driver's error, the innermost, names server and port alone."""
+    reason = " ".join(str([*_causes(error)][-1]).split())
+    return f"Dagster's PostgreSQL does not answer ({reason[:200]}); start it, or correct REFRESH_POSTGRES_URL."
 
 
 def _of_file(text: str, files: str, remedy: str) -> str:

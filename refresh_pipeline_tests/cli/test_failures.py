@@ -22,6 +22,9 @@ from refresh_pipeline.orchestration.run_jobs import _canceled_when_interrupted
 from refresh_pipeline_tests.project_folder import World
 
 PATIENCE = 60.0
+# PostgreSQL's driver comes with an extra; an error of it is known by its module.
+DriverError = type("OperationalError", (Exception,), {"__module__": "psycopg2"})
+UNSET = 'Errors: many. You have attempted to fetch the environment variable "REFRESH_POSTGRES_URL" which is not set.'
 # The command, also where these tests run in the background of a shell, which lets programs ignore SIGINT.
 INTERRUPTIBLE = """
 import signal
@@ -81,6 +84,16 @@ def within(error: Exception) -> Exception:
         (duckdb.IOException("IO Error: Corrupt database file: computed checksum 1"), 1, "The warehouse is damaged"),
         (PermissionError(13, "Permission denied", "/data/creating.lock"), 1, "/data/creating.lock: Permission denied"),
         (MarketError("crypto.yaml: timeframe: unknown key"), 2, "crypto.yaml: timeframe: unknown key"),
+        (
+            within(DriverError('connection to server at "::1", port 5432 failed: refused')),
+            1,
+            "Dagster's PostgreSQL does not answer (connection to server",
+        ),
+        (
+            dg.DagsterInvalidConfigError(UNSET, [], {}),
+            1,
+            "dagster.yaml reads REFRESH_POSTGRES_URL, which is not set; set it in .env",
+        ),
         (within(MarketError("crypto.yaml: no indicator nope")), 2, "crypto.yaml: no indicator nope"),
     ],
 )
