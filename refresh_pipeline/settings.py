@@ -580,9 +580,9 @@ def _secrets_of(settings: Settings) -> list[str]:
             continue
         values |= {text, *PARTS.split(text)}
         if "://" in text:
-            values |= {
-                part for part in re.split(r"[/?&=@:,\s]+", text) if len(part) >= SHORTEST_PART and "." not in part
-            }
+            # A scheme is no secret: messages name PostgreSQL.
+            parts = re.split(r"[/?&=@:,\s]+", re.sub(r"[a-zA-Z][\w+.-]*://", " ", text))
+            values |= {part for part in parts if len(part) >= SHORTEST_PART and "." not in part}
     return sorted(filter(None, values))
 
 

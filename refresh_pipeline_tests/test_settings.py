@@ -19,6 +19,7 @@ from refresh_pipeline.settings import (
     child_environment,
     credentials,
     event_log_dir,
+    known_secrets,
     load_settings,
     prepare_dagster,
     secret,
@@ -361,3 +362,10 @@ def test_a_folder_that_dagster_would_read_as_another_is_refused(here: Path, fold
 @pytest.mark.parametrize("folder", ["a b", "100%", "#1", "é'x", "50% off"])
 def test_other_odd_folders_are_taken(here: Path, folder: str) -> None:
     assert prepare_dagster(load_settings(data_dir=str(here / folder))).is_dir()
+
+
+def test_the_scheme_of_an_address_is_no_secret(here: Path) -> None:
+    Path(".env").write_text("REFRESH_POSTGRES_URL=postgresql://me:sesame-opens@127.0.0.1/dagster\n")
+    load_settings()
+    assert "sesame-opens" in known_secrets()
+    assert "postgresql" not in known_secrets()
