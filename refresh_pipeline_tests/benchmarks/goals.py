@@ -33,6 +33,7 @@ class Goal:
 
 GOALS = (
     Goal("a cycle against the sum of its floors", "", cycle.CYCLE, 1.1),
+    Goal("the checks of a cycle, in seconds", "", "the work of the checks", 2, is_ratio=False),
     Goal("enhanced candles of a long series against a loop in C", "enhanced candles alone", "one series of", 1.5),
     Goal("indicators of a long series against bare TA-Lib", "indicators alone", "one series of", 1.5),
     Goal("a backfill against bare loading and computing", "a backfill", "from venue to indicators", 1.3),
