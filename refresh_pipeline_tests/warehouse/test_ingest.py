@@ -21,6 +21,7 @@ from refresh_pipeline.warehouse.ingest import Staged, Stored, store
 from refresh_pipeline.warehouse.outcomes import SeriesStats
 from refresh_pipeline.warehouse.schema import Table, candle_columns
 from refresh_pipeline.warehouse.warehouse import Warehouse
+from refresh_pipeline_tests.lake_server import of_a_file
 from refresh_pipeline_tests.thoroughness import examples
 from refresh_pipeline_tests.warehouse.children import child, finished, says
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import (
@@ -337,6 +338,7 @@ class Interrupted:
         return getattr(self._connection, name)
 
 
+@of_a_file("the test stands before its connection")
 def test_a_batch_that_is_interrupted_anywhere_leaves_nothing_and_can_be_stored_again(warehouse: Warehouse):
     stored(warehouse, flat(1.5, 0))
     before = everything(warehouse)
@@ -357,6 +359,7 @@ def test_a_batch_that_is_interrupted_anywhere_leaves_nothing_and_can_be_stored_a
     assert result == {BTC: Stored(added=1, revised=1), ETH: Stored(added=1, rejected=1)}
 
 
+@of_a_file("each statement of a lake is several")
 def test_a_process_that_is_killed_between_any_two_statements_loses_and_doubles_nothing(warehouse: Warehouse):
     stored(warehouse, flat(1.5, 0))
     with child("die_at_each_statement", warehouse.database) as children:

@@ -40,7 +40,8 @@ MARKET = market_of()
 def columns(warehouse: Warehouse, table: str, market: str = "fair") -> dict[str, str]:
     rows = query(
         warehouse,
-        "select column_name, lower(data_type) from duckdb_columns() where schema_name = ? and table_name = ?",
+        "select column_name, lower(data_type) from duckdb_columns() where schema_name = ? and table_name = ? "
+        "and database_name = current_database()",
         market,
         table,
     )
@@ -340,6 +341,7 @@ def test_a_computed_table_that_somebody_dropped_is_computed_anew(warehouse: Ware
     assert query(warehouse, "select * from fair.indicators order by open_time") == whole
 
 
+@of_a_file("a lake only widens types")
 def test_a_column_of_another_type_is_converted(warehouse: Warehouse):
     warehouse.store_candles(MARKET, {BTC: candles(3)}, "test", NOW)
     change(warehouse, "alter table fair.raw_candles alter column volume type bigint")
