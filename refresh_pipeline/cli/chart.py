@@ -48,7 +48,7 @@ def chart(
 ) -> None:
     """Show the newest candles of one series in the terminal, as a PNG file, or in the dashboard."""
     with request(market, data_dir, lenient=True) as wanted:
-        chosen = chosen_series(wanted.markets, instrument, timeframe)
+        chosen = chosen_series(wanted.markets, instrument, timeframe, prefix="")
         if sum(len(series) for _, series in chosen) != 1:
             names = ", ".join(f"{member.name} {one}" for member, series in chosen for one in series)
             raise ValueError(f"found {names}; chart shows one series, --market chooses one market")

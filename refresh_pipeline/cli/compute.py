@@ -50,7 +50,7 @@ def compute(
     with request(market, data_dir, lenient=True, since=since, until=until) as wanted:
         if layer not in LAYERS:
             raise ValueError(f"--layer: found {layer!r}, allowed: {', '.join(LAYERS)}")
-        chosen = chosen_series(wanted.markets, instrument, timeframe)
+        chosen = chosen_series(wanted.markets, instrument, timeframe, prefix="")
         if sum(len(batch) for _, batch in chosen) != 1:
             names = ", ".join(f"{one.name} {series}" for one, batch in chosen for series in batch)
             raise ValueError(f"found {names}; compute takes one series, --market chooses one market")

@@ -186,14 +186,16 @@ def warn_of_older_instance_file(settings: "Settings") -> None:
 
 
 def chosen_series(
-    markets: "Sequence[Market]", instrument: str | None, timeframe: str | None
+    markets: "Sequence[Market]", instrument: str | None, timeframe: str | None, prefix: str = "--"
 ) -> "list[tuple[Market, list[Series]]]":
     """The markets that have series left by --instrument and --timeframe, with these series.
+
+    `prefix` is what stands before the two names in messages: nothing where they are arguments.
 
     Raises:
         ValueError: no loaded market has an instrument or timeframe, or no series is left.
     """
-    reject_unknown(markets, instrument, timeframe)
+    reject_unknown(markets, instrument, timeframe, prefix)
     chosen_of = [(market, narrowed(market, instrument, timeframe)) for market in markets]
     if not any(series for _, series in chosen_of):
         raise ValueError(f"no market has a series of {instrument} on {timeframe}; refresh status lists every series")
@@ -207,14 +209,16 @@ def narrowed(market: "Market", instruments: str | None, timeframes: str | None) 
     return [s for s in market.series if s.instrument in chosen_instruments and s.timeframe in chosen_timeframes]
 
 
-def reject_unknown(markets: "Sequence[Market]", instruments: str | None, timeframes: str | None) -> None:
+def reject_unknown(
+    markets: "Sequence[Market]", instruments: str | None, timeframes: str | None, prefix: str = "--"
+) -> None:
     """Raise ValueError for a name that no loaded market has."""
     from refresh_pipeline.market.timeframe import Timeframe
 
-    with naming("--instrument"):
+    with naming(f"{prefix}instrument"):
         for name in comma_list(instruments):
             _reject_unknown_everywhere(name, [market.instrument for market in markets])
-    with naming("--timeframe"):
+    with naming(f"{prefix}timeframe"):
         for name in comma_list(timeframes):
             Timeframe.parse(name)
             _reject_unknown_everywhere(name, [market.timeframe for market in markets])

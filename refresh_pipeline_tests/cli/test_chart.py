@@ -57,6 +57,7 @@ def test_a_picture_is_a_png_file(world: World, tmp_path: Path) -> None:
         (["nope", "H1"], 2, "has no instrument 'nope'"),
         (["BTC/USD", "M1"], 2, "ambiguous"),
         (["BTC/USD,ETH/USD", "H1"], 2, "chart shows one series"),
+        (["BTC/USD", "H7"], 2, "timeframe: unknown timeframe 'H7'"),
         (["BTC/USD", "H1", "--bars", "0"], 2, "--bars"),
     ],
 )
@@ -64,6 +65,8 @@ def test_wrong_requests(new_world: World, arguments: list[str], code: int, words
     result = command("chart", *arguments)
     assert result.exit_code == code
     assert words in " ".join(result.stderr.split())
+    # An argument is no option.
+    assert "--timeframe" not in result.stderr
 
 
 def test_a_series_without_candles_names_the_command_that_fetches_it(world: World) -> None:
