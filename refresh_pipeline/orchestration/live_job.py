@@ -1,7 +1,7 @@
 """A market's live run as Dagster sees it: a job whose runs last an hour, and the sensor that asks for the next one.
 
-The run tells Dagster of a tenth of its partitions each minute, of every series that was late, filled or read anew, and
-of all of them before it ends: every event costs space for as long as the run is kept.
+Every event costs space for as long as the run is kept. So the run tells Dagster of a tenth of its partitions each
+minute, and of every series that was late, filled or read anew. Before it ends it tells of all.
 """
 
 import threading

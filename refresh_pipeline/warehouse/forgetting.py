@@ -43,9 +43,9 @@ class Choice:
     """Which stored candles of a market are meant; without a part, all of them.
 
     `instrument` and `timeframe` are names as stored, also of series that the market's YAML no longer has. `since` and
-    `until` are instants, `until` excluded. `off_grid` keeps to candles where the calendar expects no bar,
-    `closing_after` to candles that close more than a minute after that instant, and `orphans` to series that the YAML
-    no longer has.
+    `until` are instants, `until` excluded. `off_grid` keeps to candles where the calendar expects no bar.
+    `closing_after` keeps to candles that close more than a minute after that instant. `orphans` keeps to series that
+    the YAML no longer has.
     """
 
     instrument: str | None = None

@@ -17,9 +17,10 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
-from aiohttp import WSCloseCode, web
+from aiohttp import web
 
 from refresh_pipeline_tests.fakes.dhan import INDIA, INDICES, FakeDhan
+from refresh_pipeline_tests.fakes.sockets import Sockets
 
 MINUTE = timedelta(minutes=1)
 # The seconds of a minute at which its trades are, and the columns of their prices.
@@ -46,7 +47,7 @@ class FeedFaults:
     disconnects: int = 0
 
 
-class StreamingDhan(FakeDhan):
+class StreamingDhan(Sockets, FakeDhan):
     """The venue; `connections` counts those that were opened, `orders` are the subscriptions that came."""
 
     def __init__(self, clock: Callable[[], datetime], speed: float = 1.0) -> None:
@@ -59,32 +60,6 @@ class StreamingDhan(FakeDhan):
         self._sockets: dict[web.WebSocketResponse, dict[str, int]] = {}
         self._pushing: asyncio.Task[None] | None = None
         self._before: dict[str, bytes] = {}
-
-    @property
-    def now(self) -> datetime:
-        """The clock."""
-        return self._clock()
-
-    @now.setter
-    def now(self, value: datetime) -> None:
-        """The clock alone tells."""
-
-    def cut(self) -> None:
-        """Drop every connection, without a closing handshake."""
-        self._loop.call_soon_threadsafe(self._drop)
-
-    def shut_down(self) -> None:
-        """Close every connection as a server does that is restarted."""
-        asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result()
-
-    def _drop(self) -> None:
-        for socket in list(self._sockets):
-            if socket._req is not None and socket._req.transport is not None:
-                socket._req.transport.abort()
-
-    async def _shut_down(self) -> None:
-        for socket in list(self._sockets):
-            await socket.close(code=WSCloseCode.SERVICE_RESTART)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         return await (self._feed(request) if request.path == "/" else super()._handle(request))

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from aiohttp import WSCloseCode, web
+from aiohttp import web
 
 from refresh_pipeline_tests.fakes.kraken import FakeKraken, row
+from refresh_pipeline_tests.fakes.sockets import Sockets
 
 PAIR_OF = {"BTC/USD": "XXBTZUSD", "ETH/USD": "XETHZUSD"}
 SNAPSHOT = 5
@@ -44,7 +45,7 @@ class CandleFaults:
     refused: bool = False
 
 
-class StreamingKraken(FakeKraken):
+class StreamingKraken(Sockets, FakeKraken):
     """The venue; `connections` counts those that were opened, `subscribed` what was asked for."""
 
     def __init__(self, clock: Callable[[], datetime], speed: float = 1.0) -> None:
@@ -56,32 +57,6 @@ class StreamingKraken(FakeKraken):
         self.subscribed: list[tuple[str, int]] = []
         self._sockets: dict[web.WebSocketResponse, set[tuple[str, int]]] = {}
         self._pushing: asyncio.Task[None] | None = None
-
-    @property
-    def now(self) -> datetime:
-        """The clock."""
-        return self._clock()
-
-    @now.setter
-    def now(self, value: datetime) -> None:
-        """The clock alone tells."""
-
-    def cut(self) -> None:
-        """Drop every connection, without a closing handshake."""
-        self._loop.call_soon_threadsafe(self._drop)
-
-    def shut_down(self) -> None:
-        """Close every connection as a server does that is restarted."""
-        asyncio.run_coroutine_threadsafe(self._shut_down(), self._loop).result()
-
-    def _drop(self) -> None:
-        for socket in list(self._sockets):
-            if socket._req is not None and socket._req.transport is not None:
-                socket._req.transport.abort()
-
-    async def _shut_down(self) -> None:
-        for socket in list(self._sockets):
-            await socket.close(code=WSCloseCode.SERVICE_RESTART)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         return await (self._stream(request) if request.path == "/v2" else super()._handle(request))

@@ -1,10 +1,7 @@
 """Candles of an exchange's WebSocket by way of ccxt's own client: closed once a later one has come, never before."""
 
-import asyncio
 import importlib.util
 import threading
-import time
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -23,6 +20,7 @@ from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.fakes.binance_stream import FastClock
 from refresh_pipeline_tests.fakes.kraken import row
 from refresh_pipeline_tests.fakes.kraken_stream import PAIR_OF, StreamingKraken
+from refresh_pipeline_tests.sources.listening import Heard, listening
 
 if importlib.util.find_spec("ccxt") is None:
     pytest.skip("the extra ccxt is not installed", allow_module_level=True)
@@ -53,26 +51,8 @@ def true_values(series, open_time):
     return tuple(float(value) for value in [*values[1:5], values[6]])
 
 
-class Heard:
-    """A listener that remembers everything."""
-
-    def __init__(self):
-        self.candles, self.reasons, self.opens = [], [], []
-
-    def opened(self, series):
-        self.opens.append(list(series))
-
-    def ended(self, series, reason):
-        self.reasons.append(reason)
-
-    def closed(self, candle):
-        self.candles.append(candle)
-
-    def told_time(self, seconds):
-        raise AssertionError("ccxt tells no times of messages")
-
-    def times(self, series):
-        return [candle.open_time for candle in self.candles if candle.series == series]
+def times(heard, series):
+    return [candle.open_time for candle in heard.of(series)]
 
 
 class Desk:
@@ -82,33 +62,8 @@ class Desk:
         self.venue, self.folder, self.heard = venue, folder, Heard()
         self.stream = CcxtStream(market_at(venue.base_url), folder, clock=lambda: venue.now)
 
-    @contextmanager
     def listening(self, *series, silence=30.0):
-        loop, tasks = asyncio.new_event_loop(), []
-
-        async def listen():
-            tasks.append(asyncio.current_task())
-            await self.stream.listen(series, self.heard, silence)
-
-        def work():
-            with pytest.raises(asyncio.CancelledError):
-                loop.run_until_complete(listen())
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        try:
-            yield self.heard
-        finally:
-            loop.call_soon_threadsafe(tasks[0].cancel)
-            thread.join(20)
-            loop.close()
-        assert not thread.is_alive()
-
-    def wait_until(self, holds, seconds=30.0):
-        ends = time.monotonic() + seconds
-        while not holds():
-            assert time.monotonic() < ends, (self.heard.candles, self.heard.reasons, self.venue.subscribed)
-            time.sleep(0.02)
+        return listening(self.stream, series, self.heard, silence)
 
 
 @pytest.fixture
@@ -121,12 +76,12 @@ def test_a_candle_is_closed_once_a_later_one_has_come_and_never_while_it_forms(d
     desk.venue.faults.twice, desk.venue.faults.out_of_order = {"BTC/USD"}, {"BTC/USD"}
     desk.venue.faults.late, desk.venue.faults.missing = {"ETH/USD"}, {"DOGE/MARS"}
     with desk.listening(BTC, ETH, HOURS, Series("DOGE/MARS", Timeframe.m1)) as heard:
-        desk.wait_until(lambda: min(len(heard.times(each)) for each in (BTC, ETH)) >= 2)
+        desk.heard.wait_until(lambda: min(len(times(heard, each)) for each in (BTC, ETH)) >= 2)
     for candle in heard.candles:
         assert candle.values == true_values(candle.series, candle.open_time)
         assert candle.open_time + np.timedelta64(candle.series.timeframe.minutes, "m") <= instant(desk.venue.now)
     for series in (BTC, ETH):
-        assert set(np.diff(heard.times(series)).astype("timedelta64[m]").astype(int)) == {1}
+        assert set(np.diff(times(heard, series)).astype("timedelta64[m]").astype(int)) == {1}
     # A connection for each timeframe; the pair that the exchange does not have costs its own series alone.
     assert desk.venue.connections == 2
     assert sorted(set(desk.venue.subscribed)) == [("BTC/USD", 1), ("BTC/USD", 5), ("ETH/USD", 1)]
@@ -138,23 +93,23 @@ def test_a_candle_is_closed_once_a_later_one_has_come_and_never_while_it_forms(d
 
 def test_after_each_end_of_a_connection_the_proof_begins_anew(desk):
     with desk.listening(BTC, silence=1.2) as heard:
-        desk.wait_until(lambda: heard.candles)
+        desk.heard.wait_until(lambda: heard.candles)
         for number, fault in enumerate((desk.venue.cut, desk.venue.shut_down), start=1):
             fault()
-            desk.wait_until(lambda number=number: len(heard.opens) == number + 1)
+            desk.heard.wait_until(lambda number=number: len(heard.opens) == number + 1)
         desk.venue.faults.refused = True
         desk.venue.cut()
-        desk.wait_until(lambda: len(heard.reasons) >= 4)
+        desk.heard.wait_until(lambda: len(heard.reasons) >= 4)
         desk.venue.faults.refused, desk.venue.faults.stalled = False, True
-        desk.wait_until(lambda: any("no candle within 1.2 s" in reason for reason in heard.reasons))
+        desk.heard.wait_until(lambda: any("no candle within 1.2 s" in reason for reason in heard.reasons))
         desk.venue.faults.stalled = False
         told = len(heard.candles)
-        desk.wait_until(lambda: len(heard.candles) >= told + 1)
+        desk.heard.wait_until(lambda: len(heard.candles) >= told + 1)
     assert len(heard.opens) >= 4
     assert all("TransientError" in reason or "no candle" in reason for reason in heard.reasons)
     # Whatever was interrupted is left to REST: a candle whose end was not heard is not told.
     assert all(candle.values == true_values(BTC, candle.open_time) for candle in heard.candles)
-    assert len(set(heard.times(BTC))) == len(heard.candles)
+    assert len(set(times(heard, BTC))) == len(heard.candles)
 
 
 def test_a_live_run_stores_what_was_proved_and_a_refresh_corrects_what_was_torn(desk, tmp_path):
@@ -168,7 +123,7 @@ def test_a_live_run_stores_what_was_proved_and_a_refresh_corrects_what_was_torn(
     thread = threading.Thread(target=run.run)
     thread.start()
     try:
-        desk.wait_until(lambda: any(set(report.series) - set(report.filled) >= {BTC, ETH} for report in reports))
+        desk.heard.wait_until(lambda: any(set(report.series) - set(report.filled) >= {BTC, ETH} for report in reports))
     finally:
         run.end()
         thread.join(20)

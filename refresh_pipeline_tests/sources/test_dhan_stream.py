@@ -1,11 +1,9 @@
 """Dhan's live feed against a venue on loopback that sends its binary packets: provisional candles, no secrets told."""
 
-import asyncio
 import logging
 import struct
 import threading
 import time
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -27,6 +25,7 @@ from refresh_pipeline.streaming.live_run import Clock, LiveRun, Parts
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.fakes.binance_stream import FastClock
 from refresh_pipeline_tests.fakes.dhan_stream import StreamingDhan
+from refresh_pipeline_tests.sources.listening import Heard, listening
 
 # A Friday, 10:30:20 in India.
 BEGIN = datetime(2024, 6, 14, 5, 0, 20, tzinfo=UTC)
@@ -53,28 +52,6 @@ def market_at(url, more=""):
     return parse_market(YAML.format(url=url, more=more), "nse.yaml")
 
 
-class Heard:
-    """A listener that remembers everything."""
-
-    def __init__(self):
-        self.candles, self.reasons, self.opens = [], [], []
-
-    def opened(self, series):
-        self.opens.append(list(series))
-
-    def ended(self, series, reason):
-        self.reasons.append(reason)
-
-    def closed(self, candle):
-        self.candles.append(candle)
-
-    def told_time(self, seconds):
-        raise AssertionError("a last trade's time is not when a message was sent")
-
-    def of(self, series):
-        return [candle for candle in self.candles if candle.series == series]
-
-
 class Desk:
     """A venue and a stream that listens to it in a thread."""
 
@@ -82,36 +59,11 @@ class Desk:
         self.venue, self.folder, self.heard = venue, folder, Heard()
         self.secrets = {"DHAN_CLIENT_ID": venue.client_id, "DHAN_ACCESS_TOKEN": venue.token}
 
-    @contextmanager
     def listening(self, *series, silence=30.0):
         stream = DhanStream(
             market_at(self.venue.base_url), self.folder, self.secrets.get, lambda: self.venue.now, self.venue._speed
         )
-        loop, tasks = asyncio.new_event_loop(), []
-
-        async def listen():
-            tasks.append(asyncio.current_task())
-            await stream.listen(series, self.heard, silence)
-
-        def work():
-            with pytest.raises(asyncio.CancelledError):
-                loop.run_until_complete(listen())
-
-        thread = threading.Thread(target=work)
-        thread.start()
-        try:
-            yield self.heard
-        finally:
-            loop.call_soon_threadsafe(tasks[0].cancel)
-            thread.join(20)
-            loop.close()
-        assert not thread.is_alive()
-
-    def wait_until(self, holds, seconds=60.0):
-        ends = time.monotonic() + seconds
-        while not holds():
-            assert time.monotonic() < ends, (self.heard.candles, self.heard.reasons)
-            time.sleep(0.02)
+        return listening(stream, series, self.heard, silence)
 
     def true_values(self, series, open_time):
         """What REST says of a candle."""
@@ -133,17 +85,17 @@ def test_candles_come_from_trades_and_the_first_minute_of_a_connection_is_left_o
     faults = desk.venue.faults
     faults.twice, faults.missing = {"2885"}, {"11536"}
     with desk.listening(RELIANCE, TCS, NIFTY) as heard:
-        desk.wait_until(lambda: min(len(heard.of(each)) for each in (RELIANCE, NIFTY)) >= 2)
+        desk.heard.wait_until(lambda: min(len(heard.of(each)) for each in (RELIANCE, NIFTY)) >= 2)
         first = instant(BEGIN + timedelta(seconds=30))
         faults.missing, faults.thinned = set(), {"11536"}
         # The first of them may have begun while nothing came.
-        desk.wait_until(lambda: len(heard.of(TCS)) >= 2)
+        desk.heard.wait_until(lambda: len(heard.of(TCS)) >= 2)
         whole = list(heard.candles)
         # Where no trade comes any more, the clock closes the bar.
         faults.stalled = True
         time.sleep(0.2)
         told = len(heard.candles)
-        desk.wait_until(lambda: len(heard.candles) > told)
+        desk.heard.wait_until(lambda: len(heard.candles) > told)
     of_whole_minutes = [candle for candle in whole if candle.series != TCS]
     assert min(candle.open_time for candle in of_whole_minutes) >= first
     assert all(candle.values == desk.true_values(candle.series, candle.open_time) for candle in of_whole_minutes)
@@ -161,26 +113,28 @@ def test_whatever_ends_a_connection_is_told_without_secrets_and_begins_anew(desk
     caplog.set_level(logging.DEBUG)
     faults = desk.venue.faults
     with desk.listening(RELIANCE, silence=0.7) as heard:
-        desk.wait_until(lambda: heard.candles)
+        desk.heard.wait_until(lambda: heard.candles)
         for number, fault in enumerate((desk.venue.cut, desk.venue.shut_down), start=1):
             fault()
-            desk.wait_until(lambda number=number: len(heard.opens) > number)
+            desk.heard.wait_until(lambda number=number: len(heard.opens) > number)
         faults.torn = True
-        desk.wait_until(lambda: any("bytes of packet 4" in reason for reason in heard.reasons))
+        desk.heard.wait_until(lambda: any("bytes of packet 4" in reason for reason in heard.reasons))
         faults.stalled = True
-        desk.wait_until(lambda: any("no message within 0.7 s" in reason for reason in heard.reasons))
+        desk.heard.wait_until(lambda: any("no message within 0.7 s" in reason for reason in heard.reasons))
         faults.stalled, faults.refused = False, 401
         desk.venue.cut()
-        desk.wait_until(lambda: any("HTTP 401" in reason for reason in heard.reasons))
+        desk.heard.wait_until(lambda: any("HTTP 401" in reason for reason in heard.reasons))
         faults.refused = 0
         # One that passes and one that does not.
         for code in (805, 807):
             faults.disconnects = code
             desk.venue.cut()
-            desk.wait_until(lambda code=code: any(f"code {code}: {REASONS[code]}" in each for each in heard.reasons))
+            desk.heard.wait_until(
+                lambda code=code: any(f"code {code}: {REASONS[code]}" in each for each in heard.reasons)
+            )
         faults.disconnects = 0
         told = len(heard.candles)
-        desk.wait_until(lambda: len(heard.candles) > told)
+        desk.heard.wait_until(lambda: len(heard.candles) > told)
     assert all(candle.values == desk.true_values(RELIANCE, candle.open_time) for candle in heard.candles)
     assert len({candle.open_time for candle in heard.candles}) == len(heard.candles)
     texts = "".join([*heard.reasons, caplog.text])
@@ -200,7 +154,9 @@ def test_a_live_run_stores_provisional_candles_and_a_refresh_corrects_them(desk,
     thread = threading.Thread(target=run.run)
     thread.start()
     try:
-        desk.wait_until(lambda: any(set(report.series) - set(report.filled) >= {RELIANCE, TCS} for report in reports))
+        desk.heard.wait_until(
+            lambda: any(set(report.series) - set(report.filled) >= {RELIANCE, TCS} for report in reports)
+        )
     finally:
         run.end()
         thread.join(20)
@@ -290,5 +246,5 @@ def test_a_token_goes_over_ws_to_another_machine_only_where_the_market_says_so(t
 def test_without_credentials_the_feed_says_which_to_set(desk):
     desk.secrets = {"DHAN_CLIENT_ID": "", "DHAN_ACCESS_TOKEN": ""}
     with desk.listening(RELIANCE) as heard:
-        desk.wait_until(lambda: heard.reasons)
+        desk.heard.wait_until(lambda: heard.reasons)
     assert "set DHAN_CLIENT_ID and DHAN_ACCESS_TOKEN" in heard.reasons[0]
