@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from refresh_pipeline.instance.launcher import WarmRunLauncher, can_be_forked, c
 from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, process_here, process_named
 from refresh_pipeline_tests.benchmarks.starting import launched
 from refresh_pipeline_tests.isolated_env import inside
-from refresh_pipeline_tests.launcher_fixture import QUICK, WARM, LaunchedProject, launch_project, wait_until
+from refresh_pipeline_tests.launcher_fixture import PATIENCE, QUICK, WARM, LaunchedProject, launch_project, wait_until
 
 pytestmark = pytest.mark.skipif(not launcher.CAN_FORK, reason="runs are forked on Linux alone")
 
@@ -45,11 +46,31 @@ def process_of(run: DagsterRun) -> int:
     return int(run.tags[PROCESS_TAG].split(":")[1])
 
 
+def started(project: LaunchedProject, run_id: str) -> int:
+    """Wait for a run's start; returns the id of its process."""
+    wait_until(lambda: project.run(run_id).status is DagsterRunStatus.STARTED)
+    return process_of(project.run(run_id))
+
+
+def forget_earlier_calls(silence: socket.socket) -> None:
+    silence.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            silence.accept()[0].close()
+    silence.settimeout(PATIENCE)
+
+
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedProject]:
+def silence() -> Iterator[socket.socket]:
+    """A venue that takes calls and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, silence: socket.socket) -> Iterator[LaunchedProject]:
     folder = tmp_path_factory.mktemp("launcher")
-    # Somebody who takes calls and never answers.
-    with inside(folder), socket.create_server(("127.0.0.1", 0)) as silence:
+    with inside(folder):
         (folder / "home").mkdir()
         markets = {"quick": QUICK, "silent": SILENT % silence.getsockname()[1]}
         with launch_project(folder, markets, WARM) as made:
@@ -101,7 +122,7 @@ def test_changed_code_is_imported_anew(
 
 def test_a_run_that_waits_for_its_venue_can_be_terminated(project: LaunchedProject, first: str):
     run_id = project.launch("silent_refresh")
-    wait_until(lambda: project.run(run_id).status is DagsterRunStatus.STARTED)
+    started(project, run_id)
     assert warm(project).check_run_worker_health(project.run(run_id)).status is WorkerStatus.RUNNING
     assert warm(project).terminate(run_id)
     assert project.finished(run_id) is DagsterRunStatus.CANCELED
@@ -120,15 +141,14 @@ def test_a_process_of_another_machine_is_not_killed_by_its_number(project: Launc
 
 def test_of_a_run_whose_process_was_killed_the_monitor_hears(project: LaunchedProject, first: str):
     run_id = project.launch("silent_refresh")
-    wait_until(lambda: project.run(run_id).status is DagsterRunStatus.STARTED)
-    os.kill(process_of(project.run(run_id)), signal.SIGKILL)
+    os.kill(started(project, run_id), signal.SIGKILL)
     wait_until(lambda: warm(project).check_run_worker_health(project.run(run_id)).status is WorkerStatus.FAILED)
     project.instance.report_run_failed(project.run(run_id))
 
 
 def test_a_run_outlives_the_process_it_was_forked_from(project: LaunchedProject, first: str):
     run_id = project.launch("silent_refresh")
-    wait_until(lambda: project.run(run_id).status is DagsterRunStatus.STARTED)
+    started(project, run_id)
     warm(project).dispose()
     assert warm(project).check_run_worker_health(project.run(run_id)).status is WorkerStatus.RUNNING
     assert warm(project).terminate(run_id)
@@ -137,19 +157,21 @@ def test_a_run_outlives_the_process_it_was_forked_from(project: LaunchedProject,
 
 @pytest.mark.parametrize("limit", [60.0, 0.0])
 def test_a_run_left_behind_is_canceled_and_its_process_ends_or_is_killed(
-    project: LaunchedProject, first: str, capfd: pytest.CaptureFixture[str], limit: float
+    project: LaunchedProject, first: str, silence: socket.socket, capfd: pytest.CaptureFixture[str], limit: float
 ):
+    forget_earlier_calls(silence)
     run_id = project.launch("silent_refresh")
-    wait_until(lambda: project.run(run_id).status is DagsterRunStatus.STARTED)
-    pid = process_of(project.run(run_id))
-    if not limit:
-        # As one that is inside a library: it hears nothing.
-        os.kill(pid, signal.SIGSTOP)
-    end_runs(project.instance, {os.getsid(0) + 1}, limit)
-    assert project.run(run_id).status is DagsterRunStatus.STARTED
-    end_runs(project.instance, {os.getsid(0)}, limit)
-    assert project.run(run_id).status is DagsterRunStatus.CANCELED
-    wait_until(lambda: process_here(project.run(run_id)) is None)
+    # From its call on the run waits. One that is stopped while it writes an event would lock its database.
+    with silence.accept()[0]:
+        pid = started(project, run_id)
+        if not limit:
+            # As one that is inside a library: it hears nothing.
+            os.kill(pid, signal.SIGSTOP)
+        end_runs(project.instance, {os.getsid(0) + 1}, limit)
+        assert project.run(run_id).status is DagsterRunStatus.STARTED
+        end_runs(project.instance, {os.getsid(0)}, limit)
+        assert project.run(run_id).status is DagsterRunStatus.CANCELED
+        wait_until(lambda: process_here(project.run(run_id)) is None)
     name = f"{run_id[:8]} (process {pid}).\n"
     killing = "" if limit else f"Killing runs that did not end within 0 s: {name}"
     assert f"Canceling runs that are at work: {name}{killing}" in capfd.readouterr().err
