@@ -20,7 +20,7 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.time_bounds import CLOCK_SKEW
 from refresh_pipeline.pipeline.progress import advance
 from refresh_pipeline.sources import Fetched, PermanentError, Request, Source, SourceError
-from refresh_pipeline.sources.failover import PreferredSources, order_of, primary_of
+from refresh_pipeline.sources.failover import PreferredSources, order_of, preferred_to, primary_of, provisional_of
 from refresh_pipeline.sources.fetching import derived_timeframes, fetch
 from refresh_pipeline.sources.origins import origins
 from refresh_pipeline.warehouse.gaps import Stretches
@@ -38,6 +38,9 @@ SECONDS_AT_ONCE = 2.0
 # A correction is followed back with questions for twice as many candles each time, for at most so many at once: the
 # whole history of most series, and minutes of a slow venue.
 FOLLOWED_BACK_AT_MOST = 500_000
+# A stream's provisional candles are asked for again for so long: their source may have been away for longer than a
+# refresh reads back, over a long weekend. A question for some days costs no more requests than one for an hour.
+CORRECTED_WITHIN = timedelta(days=5)
 
 
 # ---- raw candles
@@ -113,6 +116,9 @@ def refresh_candles(
     """Fetch the gaps where there are any, else the candles from `since` to `until`, else the newest ones."""
     held = warehouse.series_stats(market, batch)
     requests = requests_for_gaps(held, gaps) if gaps else requests_for(market, held, now, since, until)
+    if not gaps and since is None and (names := provisional_of(source)):
+        oldest = warehouse.oldest_from(market, batch, names, now - CORRECTED_WITHIN)
+        requests = [replace(each, since=min(each.since, oldest.get(each.series, each.since))) for each in requests]
     requests = _with_bases(market, source, requests, held)
     return fetch_candles(warehouse, market, source, requests, now)
 
@@ -201,7 +207,7 @@ class _Work:
     def _store(self, chunks: Sequence[Fetched], name: str, number: int) -> None:
         files = [(chunk.series, chunk.file) for chunk in chunks if chunk.file]
         arrivals = _joined(chunks)
-        preferred = order_of(self.source)[:number]
+        preferred = preferred_to(self.source, number)
         stored = self.warehouse.store_candles(
             self.market,
             arrivals,

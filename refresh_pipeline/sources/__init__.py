@@ -107,6 +107,14 @@ class Reissuing(Protocol):
         ...
 
 
+@runtime_checkable
+class Provisional(Protocol):
+    """A source beside which a stream makes candles of its own, until this source's candles correct them."""
+
+    # The names written beside the stream's candles.
+    provisional: Sequence[str]
+
+
 def failed(request: Request, error: SourceError, seconds: float = 0.0) -> Fetched:
     """The end of a series that could not be fetched; the message names the series."""
     return Fetched(request.series, Candles.none(), error=type(error)(f"{request.series}: {error}"), seconds=seconds)

@@ -89,10 +89,15 @@ class DhanOptions(SourceOptions):
         return "ws" + self.base_url.removeprefix("http")
 
 
+# The name written beside candles that are made from the feed's trades.
+FEED = "dhan-feed"
+
+
 class DhanSource(HttpSource[DhanOptions]):
     """Candles of whatever has a security id, closed ones and within the session only."""
 
     kind = "dhan"
+    provisional = (FEED,)
     options_model = DhanOptions
     native_timeframes = (*INTERVALS, Timeframe.D1)
 

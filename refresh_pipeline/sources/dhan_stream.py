@@ -20,7 +20,7 @@ from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.redaction import clean, excerpt, request_secrets
 from refresh_pipeline.sources import Secrets, no_secrets
-from refresh_pipeline.sources.dhan import INTERVALS, DhanSource
+from refresh_pipeline.sources.dhan import FEED, INTERVALS, DhanSource
 from refresh_pipeline.sources.dhan_packets import PERMANENT, SEGMENTS, Traded, packets
 from refresh_pipeline.sources.streaming import Listener
 from refresh_pipeline.sources.tick_candles import Bars, TickCandles
@@ -49,7 +49,7 @@ class DhanStream(DhanSource):
     """Candles of m1, m5, m15 and H1 from the feed; those of an incomplete bar are left to REST."""
 
     # Never taken for the exchange's own candles.
-    kind = "dhan-feed"
+    kind = FEED
     streamed_timeframes: Sequence[Timeframe] = tuple(INTERVALS)
 
     def __init__(

@@ -18,7 +18,16 @@ from refresh_pipeline.market.freshness import allowed_delay
 from refresh_pipeline.market.model import Market, MarketError
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.sources import Fetched, PermanentError, Reissuing, Request, Source, SourceError, TransientError
+from refresh_pipeline.sources import (
+    Fetched,
+    PermanentError,
+    Provisional,
+    Reissuing,
+    Request,
+    Source,
+    SourceError,
+    TransientError,
+)
 from refresh_pipeline.sources.fetching import base_timeframe, fetch
 
 log = logging.getLogger(__name__)
@@ -182,6 +191,21 @@ class PreferredSources:
 def order_of(source: Source) -> tuple[str, ...]:
     """The names under which a source stores candles, the preferred one first."""
     return source.order if isinstance(source, PreferredSources) else (source.kind,)
+
+
+def preferred_to(source: Source, number: int) -> tuple[str, ...]:
+    """The names of candles that stay whatever source `number` of several says.
+
+    They are those of the sources before it, and of their streams: only a stream's own venue corrects it.
+    """
+    members = source.members if isinstance(source, PreferredSources) else ()
+    return tuple(name for member in members[:number] for name in (member.source.kind, *provisional_of(member.source)))
+
+
+def provisional_of(source: Source) -> Sequence[str]:
+    """The names of the candles that a stream makes beside the preferred source, which corrects them."""
+    preferred = primary_of(source)
+    return preferred.provisional if isinstance(preferred, Provisional) else ()
 
 
 def primary_of(source: Source) -> Source:

@@ -49,8 +49,8 @@ REPORT_AFTER = 2.2
 SETTLED = np.timedelta64(30, "s")
 # Seconds after a close at which REST is asked again for what it did not have at first.
 ASKED_AGAIN = (5.0, 15.0, 30.0)
-# Seconds that waves may wait in memory for the warehouse's lock before the run fails.
-WAITS_AT_MOST = 600.0
+# Seconds that waves may wait in memory for the warehouse's lock before a warning, and before the run fails.
+WARNS_AFTER, WAITS_AT_MOST = 60.0, 600.0
 # The shortest and the relative silence after which a connection is opened anew.
 SHORTEST_SILENCE, SILENT_BARS = 5.0, 1.25
 # A venue's clock may be off by so many seconds before a warning.
@@ -220,8 +220,8 @@ class LiveRun:
     # ---- what the stream says: the protocol Listener
 
     def opened(self, series: Sequence[Series]) -> None:
-        """See Listener."""
-        self._ask(series)
+        """See Listener; REST is asked for the bars that closed before, and for no series that lacks none."""
+        self._ask_for_missing(series)
 
     def ended(self, series: Sequence[Series], reason: str) -> None:
         """See Listener."""
@@ -282,6 +282,11 @@ class LiveRun:
             record = self._parts.warehouse.record
             arguments = (self._market, Table.raw_candles, failed, self._parts.run_id, self._clock.now())
             asyncio.get_running_loop().run_in_executor(self._worker, record, *arguments)
+
+    def _ask_for_missing(self, series: Iterable[Series]) -> None:
+        """Ask for the bars of these series that have closed and not come: a venue may serve five series a second."""
+        late = set(self._intake.behind(instant(self._clock.now())))
+        self._ask(each for each in series if each in late)
 
     def _ask(self, series: Iterable[Series]) -> None:
         known = set(self._intake.series)
@@ -410,13 +415,15 @@ class LiveRun:
 
     def _write(self) -> set[Series] | None:
         """Write what is computed; gives the series that others have written, None while they hold the warehouse."""
-        waves = self._unwritten
+        waves, begun = self._unwritten, time.monotonic()
         try:
             conflicts = self._store.write(waves, run_id=self._parts.run_id, now=self._clock.now())
         except WarehouseBusy as error:
-            self._busy_since = self._busy_since or time.monotonic()
-            log.warning("%s: %d waves wait in memory: %s", self._market.name, len(waves), error)
-            if time.monotonic() - self._busy_since > WAITS_AT_MOST:
+            self._busy_since = self._busy_since or begun
+            waited = time.monotonic() - self._busy_since
+            level = logging.INFO if waited < WARNS_AFTER else logging.WARNING
+            log.log(level, "%s: %d waves wait in memory for %.0f s: %s", self._market.name, len(waves), waited, error)
+            if waited > WAITS_AT_MOST:
                 raise
             return None
         self._unwritten, self._busy_since = [], None
@@ -441,7 +448,7 @@ class LiveRun:
                 attempts.pop(each, None)
             if newest:
                 self._reloaded += newest
-                self._ask(newest)
+                self._ask_for_missing(newest)
 
     def _load_anew(self, wanted: Sequence[Series], stuck: Sequence[Series]) -> dict[Series, np.datetime64]:
         try:

@@ -9,10 +9,10 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from refresh_pipeline.market.candles import Times
+from refresh_pipeline.market.candles import TIME_UNIT, Times
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.warehouse.arrays import arrays_of, numbered, registered
+from refresh_pipeline.warehouse.arrays import arrays_of, numbered, registered, timestamp
 from refresh_pipeline.warehouse.lake import read_on
 from refresh_pipeline.warehouse.outcomes import Outcome, SeriesStats
 from refresh_pipeline.warehouse.schema import Table, qualified
@@ -112,6 +112,22 @@ def series_stats(
         for number, count, first, last in zip(*rows.values(), strict=True)
     }
     return {series: stored.get(series, SeriesStats()) for series in batch}
+
+
+def oldest_from(
+    connection: duckdb.DuckDBPyConnection, market: str, batch: Sequence[Series], sources: Sequence[str], since: datetime
+) -> dict[Series, np.datetime64]:
+    """The open time of the oldest candle from one of these sources since an instant, of each series with any."""
+    with registered(connection, "wanted", numbered(batch)):
+        rows = arrays_of(
+            connection,
+            "select w.series_no, min(r.open_time) as oldest from wanted w "
+            f"join {qualified(market, Table.raw_candles)} r using (instrument, timeframe) "
+            "where list_contains($sources::varchar[], r.source) and r.open_time >= $since group by all",
+            {"sources": list(sources), "since": timestamp(since)},
+        )
+    times = rows["oldest"].astype(TIME_UNIT)
+    return {batch[number]: time for number, time in zip(rows["series_no"].tolist(), times, strict=True)}
 
 
 def newest_rows(

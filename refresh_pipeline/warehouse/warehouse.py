@@ -281,6 +281,13 @@ class Warehouse:
                 stored[series] = stored.get(series, Stored()) + Stored(withdrawn=len(times))
             return stored
 
+    def oldest_from(
+        self, market: Market, batch: Sequence[Series], sources: Sequence[str], since: datetime
+    ) -> dict[Series, np.datetime64]:
+        """The open time of the oldest candle from one of these sources since an instant, of each series with any."""
+        with self.get_connection(market.name) as connection:
+            return queries.oldest_from(connection, market.name, batch, sources, since)
+
     def store_adjustments(self, market: Market, found: Sequence[Adjustment], source: str, now: datetime) -> int:
         """Store splits and dividends that a source told; gives how many are new or have another value."""
         with self.get_connection(market.name) as connection, transaction(connection):

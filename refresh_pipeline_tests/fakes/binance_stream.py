@@ -45,7 +45,7 @@ class StreamFaults:
 
 
 class StreamingBinance(FakeBinance):
-    """The venue. `clock` tells its time and its speed; `connections` counts those that were opened."""
+    """The venue. `clock` tells its time and its speed; `connections` counts those opened, `refusals` those refused."""
 
     def __init__(
         self, clock: Callable[[], datetime], speed: float = 1.0, symbols: Iterable[str] = ("BTCUSDT",), port: int = 0
@@ -54,7 +54,7 @@ class StreamingBinance(FakeBinance):
         super().__init__(symbols=symbols, weight_per_minute=60_000, port=port)
         self._clock, self._speed = clock, speed
         self.faults = StreamFaults()
-        self.connections = 0
+        self.connections = self.refusals = 0
         self._sockets: dict[web.WebSocketResponse, dict[str, tuple[str, str]]] = {}
         self._pushing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -79,6 +79,7 @@ class StreamingBinance(FakeBinance):
     async def handle_stream(self, request: web.Request) -> web.StreamResponse:
         """A WebSocket on /stream."""
         if self.faults.refused:
+            self.refusals += 1
             return web.Response(status=503)
         socket = web.WebSocketResponse()
         await socket.prepare(request)

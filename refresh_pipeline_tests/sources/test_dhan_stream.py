@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from refresh_pipeline.market.calendars.registry import CALENDARS
-from refresh_pipeline.market.candles import CANDLE_COLUMNS, instant
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, Candles, instant
 from refresh_pipeline.market.model import MarketError, parse_market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
@@ -175,6 +175,42 @@ def test_a_live_run_stores_provisional_candles_and_a_refresh_corrects_them(desk,
     with warehouse.reader() as connection:
         kept = connection.execute("select distinct instrument, source from nse.raw_candle_revisions").fetchall()
     assert kept == [("TCS", "dhan-feed")]
+
+
+@pytest.mark.parametrize("desk", [0.001], indirect=True)
+def test_a_fallback_leaves_provisional_candles_which_dhan_corrects_however_late(desk, tmp_path):
+    text = (
+        YAML.format(url=desk.venue.base_url, more="")
+        .replace("source: {", "source: [{")
+        .replace("}\ncal", "}, {kind: demo}]\ncal")
+    )
+    market, warehouse = parse_market(text, "nse.yaml"), Warehouse(tmp_path / "live.duckdb")
+    times = np.arange("2024-06-14T03:45", "2024-06-14T05:00", dtype="datetime64[m]").astype("datetime64[us]")
+    values = np.array([desk.true_values(TCS, time) for time in times]).T
+    # The oldest six are wrong, further back than a refresh of a live market reads again.
+    values[3, :6] = values[1, :6] = values[1, :6] * 1.01
+    warehouse.prepare(market)
+    streamed = Candles.of(times, **dict(zip(CANDLE_COLUMNS, values, strict=True)))
+    warehouse.store_candles(market, {TCS: streamed}, "dhan-feed", desk.venue.now)
+
+    def refreshed(secrets):
+        source = open_source(market, tmp_path, secrets)
+        [attempt] = refresh_candles(warehouse, market, source, [TCS], desk.venue.now, gaps={}).values()
+        return attempt
+
+    def stored():
+        return {at: (values, source) for _, at, values, source in candles_of(warehouse) if at in times}
+
+    # Dhan is away: the fallback's candles of these bars are a second opinion.
+    before = stored()
+    assert refreshed({}.get).rows_revised == 0
+    assert stored() == before
+    with warehouse.reader() as connection:
+        [(opinions,)] = connection.execute("select count(*) from nse.cross_checks where source = 'demo'").fetchall()
+    assert opinions == len(times)
+    assert refreshed(desk.secrets.get).rows_revised == 6
+    assert all(values == desk.true_values(TCS, at) for at, (values, _) in stored().items())
+    assert [source for _, source in stored().values()].count("dhan") == 6
 
 
 def candles_of(warehouse):

@@ -1,6 +1,7 @@
 """The live run against a venue that streams with faults, on a fast clock: every candle once, every bit right."""
 
 import ctypes
+import logging
 import multiprocessing
 import random
 import shutil
@@ -71,11 +72,11 @@ def stored(tmp_path_factory):
 class Desk:
     """A venue, a warehouse and a live run on a fast clock."""
 
-    def __init__(self, folder, stored, yaml=lambda text: text):
+    def __init__(self, folder, stored, yaml=lambda text: text, begin=BEGIN, speed=SPEED):
         self.path = folder / "live.duckdb"
         shutil.copy(stored, self.path)
-        self.clock = FastClock(BEGIN, SPEED)
-        self.venue = StreamingBinance(self.clock.now, SPEED, SYMBOLS)
+        self.clock = FastClock(begin, speed)
+        self.venue = StreamingBinance(self.clock.now, speed, SYMBOLS)
         self.folder, self.yaml, self.reports = folder, yaml, []
         self._seen, self._newest = None, {}
 
@@ -94,7 +95,7 @@ class Desk:
             self.warehouse,
             open_source(self.market, limits),
             open_stream(self.market, limits),
-            Clock(self.clock.now, SPEED),
+            Clock(self.clock.now, self.clock.speed),
             run_id="run",
             report=self.reports.append,
             pushed=pushed,
@@ -264,19 +265,68 @@ def test_a_held_file_delays_waves_and_the_next_run_goes_on(desk):
     desk.assert_whole()
 
 
-def test_pushes_go_on_while_the_file_is_held_and_after_too_long_the_run_fails(desk, monkeypatch):
+def test_pushes_go_on_while_the_file_is_held_and_after_too_long_the_run_fails(desk, monkeypatch, caplog):
     desk.warehouse, pushed = Warehouse(desk.path, patience=0.2), []
+    caplog.set_level(logging.INFO, "refresh_pipeline")
+
+    def waiting(level):
+        return [each for each in caplog.records if "wait in memory" in each.message and each.levelno == level]
+
     with desk.running(pushed=pushed.extend, raises=(WarehouseBusy,)) as run:
         desk.wait_for(minutes=1)
         with Warehouse(desk.path).reader():
             told = len(pushed)
             desk.wait_until(lambda: len({time for wave in pushed[told:] for time in wave.open_time.tolist()}) >= 2)
             assert run.is_going
+            # A short wait is no reason to warn, a minute is.
+            desk.wait_until(lambda: waiting(logging.INFO))
+            assert not waiting(logging.WARNING)
+            monkeypatch.setattr(live_run, "WARNS_AFTER", 0.0)
+            desk.wait_until(lambda: waiting(logging.WARNING))
             monkeypatch.setattr(live_run, "WAITS_AT_MOST", 0.5)
             desk.wait_until(lambda: not run.is_going)
     with desk.running():
         desk.wait_for(minutes=desk.minute() + 1)
     desk.assert_whole()
+
+
+def test_a_run_slower_than_the_minute_writes_several_bars_of_a_series_at_once(desk):
+    slow = iter([2.2])
+
+    def lag(waves):
+        time.sleep(next(slow, 0.0))
+
+    with desk.running(pushed=lag):
+        desk.wait_for(minutes=desk.minute() + 3)
+    desk.assert_whole()
+    with Warehouse(desk.path).reader() as connection:
+        [(together,)] = connection.execute(
+            "select max(bars) from (select count(*) as bars from crypto.raw_candles where open_time >= ? "
+            "group by instrument, fetched_at)",
+            [BEGIN.replace(tzinfo=None, second=0)],
+        ).fetchall()
+    assert together >= 2
+
+
+def test_a_connection_asks_rest_for_the_series_that_lack_candles_and_for_no_other(tmp_path, stored, monkeypatch):
+    monkeypatch.setattr(live_run, "BETWEEN_WAVES", 0.0)
+    # The time almost stands still: no bar closes meanwhile.
+    with Desk(tmp_path, stored, begin=BEGIN + timedelta(minutes=10), speed=0.001) as desk:
+        source = open_source(desk.market, tmp_path / "other")
+        refresh_candles(desk.warehouse, desk.market, source, [BTC], desk.clock.now(), gaps={})
+        for table in (Table.enhanced_candles, Table.indicators):
+            compute(desk.warehouse, desk.market, table, [BTC])
+        desk.venue.asked.clear()
+        with desk.running():
+            desk.wait_for(minutes=10)
+            opened = desk.venue.connections
+            desk.venue.cut()
+            # Once more: the first of them has told of itself by then.
+            desk.wait_until(lambda: desk.venue.connections >= opened + 2)
+            desk.venue.cut()
+            desk.wait_until(lambda: desk.venue.connections >= opened + 4)
+        assert sorted(symbol for symbol, _ in desk.venue.pages) == ["ETHUSDT", "SOLUSDT"]
+        desk.assert_whole()
 
 
 def test_what_neither_the_stream_nor_rest_has_is_on_record_and_catches_up(desk):
