@@ -28,7 +28,7 @@ from refresh_pipeline.warehouse.queries import has_tables
 from refresh_pipeline.warehouse.schema import PROVENANCE, RESAMPLED, Table, candle_columns, qualified
 
 OPEN_TIME = "open_time"
-# Cells that one question reads: a quarter of a second.
+# Cells that one question reads: a fifth of a second.
 CELLS_A_QUESTION = 400_000
 # Days without a candle that a window of newest rows must bridge at least: weekends and holidays.
 QUIET, MOMENT = np.timedelta64(5, "D"), np.timedelta64(1, "us")

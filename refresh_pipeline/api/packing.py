@@ -5,7 +5,7 @@ Of whole numbers the steps from one to the next are kept, which are small; steps
 Which columns are kept, and for how long, is `tails`' part.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -16,7 +16,7 @@ from refresh_pipeline.market.candles import TIME_UNIT
 
 # Digits behind the point that prices have at most, and how many values a first look takes.
 MOST_DIGITS, FIRST_LOOK = 9, 8
-LARGEST, LARGEST_STEP = np.iinfo(np.int32).max, np.iinfo(np.int16).max
+LARGEST, LARGEST_STEP, LARGEST_SMALL_STEP = (np.iinfo(kind).max for kind in (np.int32, np.int16, np.int8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Codes:
     def of(cls, array: NDArray) -> "Codes":
         """The codes of an array."""
         if len(array) and (array == array[0]).all():
-            return cls(array[:1].copy(), _first_code(array))
+            return _of_one_value(array[:1], len(array))
         if array.dtype.kind == "O":
             distinct = {value: number for number, value in enumerate(dict.fromkeys(array.tolist()))}
             codes = np.array([distinct[value] for value in array.tolist()], dtype=np.int64)
@@ -39,7 +39,7 @@ class Codes:
             values, codes = np.unique(array, return_inverse=True)
         if len(values) == 1:
             # Not a number, in each row.
-            return cls(values, _first_code(array))
+            return _of_one_value(values, len(array))
         return cls(values, codes.astype(np.min_scalar_type(max(len(values), 1))))
 
     @property
@@ -48,20 +48,27 @@ class Codes:
         return self.values[self.codes] if len(self.values) else self.values
 
 
-def _first_code(array: NDArray) -> NDArray:
-    """The number 0 for all rows, which takes no memory."""
-    return _repeated(np.uint8, 0, len(array))
+def _of_one_value(value: NDArray, length: int) -> Codes:
+    """One value in all rows; series share the column of whoever had it first."""
+    known = value[0] if value.dtype.kind == "O" else value.tobytes()
+    return _kept_codes(value.dtype, known, length)
 
 
 @lru_cache(maxsize=4096)
-def _repeated(kind: type[np.integer], value: int, length: int) -> NDArray:
-    """One number in all rows; one array for all columns that are so."""
-    return np.broadcast_to(kind(value), (length,))
+def _kept_codes(kind: np.dtype, value: Hashable, length: int) -> Codes:
+    values = np.frombuffer(value, kind) if isinstance(value, bytes) else np.array([value], dtype=object)
+    return Codes(values, np.broadcast_to(np.uint8(0), (length,)))
+
+
+@lru_cache(maxsize=4096)
+def _even_steps(first: int, step: int, length: int) -> "Steps":
+    """Steps that are all the same; series of one timeframe share them."""
+    return Steps(first, np.broadcast_to(np.int16(step), (length,)))
 
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Whole numbers as the first one and the steps from each to the next, in two bytes.
+    """Whole numbers as the first one and the steps from each to the next, in one byte or two.
 
     >>> steps = Steps.of(np.array([108512, 108500, 108507], dtype=np.int32))
     >>> steps.steps.tolist(), steps.array.tolist()
@@ -69,17 +76,17 @@ class Steps:
     """
 
     first: int
-    steps: NDArray[np.int16]
+    steps: NDArray[np.signedinteger]
 
     @classmethod
     def of(cls, numbers: NDArray[np.int32]) -> "Steps | NDArray[np.int32]":
         """The steps of an array of four bytes a number; the array itself where two bytes do not hold one of them."""
         steps = np.diff(numbers.astype(np.int64))
-        if not len(steps) or np.abs(steps).max() > LARGEST_STEP:
+        if not len(steps) or (largest := np.abs(steps).max()) > LARGEST_STEP:
             return numbers
         if (steps == steps[0]).all():
-            return cls(int(numbers[0]), _repeated(np.int16, int(steps[0]), len(steps)))
-        return cls(int(numbers[0]), steps.astype(np.int16))
+            return _even_steps(int(numbers[0]), int(steps[0]), len(steps))
+        return cls(int(numbers[0]), steps.astype(np.int8 if largest <= LARGEST_SMALL_STEP else np.int16))
 
     @property
     def array(self) -> NDArray[np.int32]:

@@ -1,6 +1,6 @@
 """One reader of the warehouse for all requests: it opens the file seldom and briefly, so that writers need not wait.
 
-Questions that come while another is answered are answered in one opening. An opening ends after a quarter of a second,
+Questions that come while another is answered are answered in one opening. An opening ends after a fifth of a second,
 the time that the file took to open included, and the next begins a tenth of a second later. A question that would not
 fit any more, as the latest ones took long, is left for the next. A statement that runs at the end is interrupted.
 """
@@ -29,7 +29,7 @@ Answer = TypeVar("Answer")
 Question = Callable[[duckdb.DuckDBPyConnection], Any]
 
 # Seconds of asking in one opening, and between two openings.
-LONGEST_OPENING = 0.25
+LONGEST_OPENING = 0.2
 BETWEEN_OPENINGS = 0.1
 # Seconds that writers who wait may keep it closed.
 LONGEST_REST = 1.0

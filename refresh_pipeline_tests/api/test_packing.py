@@ -36,7 +36,8 @@ def test_times_come_back(seconds: list[int]) -> None:
 @pytest.mark.parametrize(
     ("array", "kind", "size"),
     [
-        (np.round(np.linspace(1.07, 1.09, 1000) ** 2, 5), Decimals, 2),
+        (np.round(np.linspace(1.07, 1.09, 1000) ** 2, 5), Decimals, 1),
+        (np.round(np.linspace(1.07, 2.09, 1000) ** 2, 5), Decimals, 2),
         (np.arange(1000.0) ** 2 * 100, Decimals, 4),
         (np.arange(1000.0), Decimals, 0),
         (np.linspace(0, 1, 1000) / 3, np.ndarray, 8),
@@ -62,5 +63,6 @@ def test_a_column_of_one_value_takes_none() -> None:
         found = packed(array, repeats=True)
         assert isinstance(found, Codes)
         assert (found.codes.strides, found.array.tolist()) == ((0,), array.tolist())
+        assert packed(array.copy(), repeats=True) is found
     mixed = np.array(["demo", None, "binance", "demo"], dtype=object)
     assert unpacked(packed(mixed, repeats=True)).tolist() == mixed.tolist()
