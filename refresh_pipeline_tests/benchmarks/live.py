@@ -1,17 +1,22 @@
-"""A live run beside a venue that streams, each in a process of its own: `make bench-live`.
+"""A live run, a venue that streams, the API and a listener to its events, each in its own process: `make bench-live`.
 
-Prints the seconds from a close to readable rows, processor time a minute, memory, and what was lost, stored twice or
-has another bit than computing the whole. Minutes may be shorter than the clock's: `--speed 6` makes them ten seconds.
+Prints the seconds from a close to readable rows and to the event at the listener, processor time a minute, memory, and
+what was lost, stored twice or has another bit than computing the whole. Minutes may be shorter than the clock's:
+`--speed 6` makes them ten seconds.
 """
 
 import argparse
+import http.client
+import json
 import multiprocessing
+import os
 import resource
 import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +28,13 @@ from refresh_pipeline.pipeline.compute import compute
 from refresh_pipeline.pipeline.fetch import refresh_candles
 from refresh_pipeline.sources.registry import open_source, open_stream
 from refresh_pipeline.streaming.live_run import Clock, LiveRun, Parts, Report
+from refresh_pipeline.streaming.push import PushDoor
 from refresh_pipeline.warehouse.arrays import arrays_of, registered, texts
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.stored_values import stored_values
 from refresh_pipeline.warehouse.warehouse import Warehouse
+from refresh_pipeline_tests.benchmarks.servers import api
 from refresh_pipeline_tests.fakes.binance_stream import FastClock, StreamingBinance
 
 YAML = """
@@ -45,6 +52,9 @@ LATE, LATE_SECONDS, MISSING = 0.015, (0.4, 2.0), 0.005
 COMPARED = 20
 # Series that are fetched and computed; the history of the others is copied from theirs.
 FETCHED = 50
+# A close counts as readable, or heard, once this share of its series is.
+SHARE = 0.95
+EVENTS = "/api/v1/events?topics=candles&market=wide"
 
 
 def symbols_of(count: int) -> list[str]:
@@ -94,7 +104,33 @@ def copy_series(path: Path, count: int) -> None:
             )
 
 
-def measured(market: Market, path: Path, clock: FastClock, minutes: int) -> tuple[list[Report], float, float]:
+def listen(port: int, clock: FastClock, door: Connection) -> None:
+    """The listener's process: it hears pushed candles until it is asked for the seconds after each close, and ends."""
+    heard: dict[np.datetime64, list[float]] = {}
+    machine = Clock(clock.now, clock.speed)
+
+    def follow() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("GET", EVENTS)
+        answer = connection.getresponse()
+        door.send(answer.status)
+        for line in answer:
+            message = json.loads(line[6:]) if line.startswith(b"data: ") else {}
+            if message.get("live"):
+                opens = [np.datetime64(one["last"]["open_time"].rstrip("Z"), "us") for one in message["series"]]
+                for close in (time + np.timedelta64(1, "m") for time in opens):
+                    heard.setdefault(close, []).append(-machine.seconds_until(close))
+
+    threading.Thread(target=follow, daemon=True).start()
+    door.recv()
+    door.send(heard)
+    # At once: the thread still reads.
+    os._exit(0)
+
+
+def measured(
+    market: Market, path: Path, clock: FastClock, minutes: int, door: PushDoor
+) -> tuple[list[Report], float, float]:
     """The reports of a live run, its processor time a minute once it is loaded, and its memory in MB.
 
     Prints where the time of its waves went.
@@ -113,6 +149,7 @@ def measured(market: Market, path: Path, clock: FastClock, minutes: int) -> tupl
         open_stream(market, path.parent / "limits"),
         Clock(clock.now, clock.speed),
         report=heard,
+        pushed=door.push,
     )
     run = LiveRun(market, parts)
     thread = threading.Thread(target=run.run)
@@ -159,6 +196,36 @@ def _different(stored: np.ndarray, expected: np.ndarray) -> int:
     return int((~((values == expected) | (np.isnan(values) & np.isnan(expected)))).sum())
 
 
+def share_of(seconds: Sequence[float], share: float) -> float | None:
+    """The seconds within which this share of them lies; None of none."""
+    ordered = sorted(seconds)
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else None
+
+
+def spread(seconds: Sequence[float | None]) -> str:
+    """Median, 95th percentile and worst of some seconds, without those that are not known.
+
+    >>> spread([0.4, 0.6, None, 0.5])
+    'median 0.50 s, p95 0.59 s, worst 0.60 s of 3'
+    """
+    known = [value for value in seconds if value is not None]
+    if not known:
+        return "none"
+    middle, p95 = np.percentile(known, [50, 95])
+    return f"median {middle:.2f} s, p95 {p95:.2f} s, worst {max(known):.2f} s of {len(known)}"
+
+
+def prepared(folder: Path, url: str, count: int) -> Market:
+    """A folder with the settings and the YAML of the market, for the API."""
+    for name in ("markets", "home", "data"):
+        (folder / name).mkdir()
+    instruments = ", ".join(f"{symbol[:5]}/USDT" for symbol in symbols_of(count))
+    text = YAML.format(url=url, instruments=instruments)
+    (folder / "markets" / "wide.yaml").write_text(text, encoding="utf-8")
+    (folder / ".env").write_text("REFRESH_MARKETS=wide\nREFRESH_MARKETS_DIR=markets\n", encoding="utf-8")
+    return parse_market(text, "wide.yaml")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run it and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -177,9 +244,8 @@ def _run(folder: Path, count: int, minutes: int, speed: float) -> None:
     venue = context.Process(target=serve, args=(count, begin, started, speed, address), daemon=True)
     venue.start()
     clock = FastClock(begin, speed, started)
-    instruments = ", ".join(f"{symbol[:5]}/USDT" for symbol in symbols_of(count))
-    market = parse_market(YAML.format(url=address.get(), instruments=instruments), "wide.yaml")
-    path = folder / "candles.duckdb"
+    market = prepared(folder, address.get(), count)
+    path = folder / "data" / "refresh.duckdb"
     # In a process of its own: its memory is not the live run's.
     refresh = context.Process(target=store, args=(market, path, clock.now()))
     refresh.start()
@@ -187,18 +253,26 @@ def _run(folder: Path, count: int, minutes: int, speed: float) -> None:
     print(
         f"{count} series with {len(computations(market)[Table.indicators].columns)} indicators are stored", flush=True
     )
-    reports, seconds, megabytes = measured(market, path, clock, minutes)
+    with api(folder) as server, PushDoor(folder / "data" / "live", market.name) as door:
+        ours, its = context.Pipe()
+        listener = context.Process(target=listen, args=(server.port, clock, its), daemon=True)
+        listener.start()
+        if (status := ours.recv()) != 200:
+            raise RuntimeError(f"{EVENTS}: expected 200, received {status}")
+        reports, seconds, megabytes = measured(market, path, clock, minutes, door)
+        ours.send("end")
+        heard = ours.recv()
     venue.terminate()
-    soon, last = (
-        [value for report in reports if (value := report.lateness(share)) is not None] for share in (0.95, 1.0)
-    )
     counted = {name: sum(len(getattr(report, name)) for report in reports) for name in ("late", "filled", "missing")}
-    lost, twice, wrong = faults(market, path)
-    print(f"minutes: {len(soon)} of {60 / speed:g} s; {counted}")
-    print(f"close to readable, 95 % of the series: median {np.median(soon):.2f} s, worst {max(soon):.2f} s")
-    print(f"close to readable, all series: median {np.median(last):.2f} s, worst {max(last):.2f} s")
+    print(f"minutes: {sum(bool(report.series) for report in reports)} of {60 / speed:g} s; {counted}")
+    print(f"close to readable, 95 % of the series: {spread([report.lateness(SHARE) for report in reports])}")
+    print(f"close to readable, all series: {spread([report.lateness(1.0) for report in reports])}")
+    pushed = [share_of(heard.get(report.close, []), SHARE) for report in reports]
+    print(f"close to the event at a listener, 95 % of the series: {spread(pushed)}")
     print(f"processor time a minute: {seconds:.2f} s; memory at its most: {megabytes:.0f} MB")
+    lost, twice, wrong = faults(market, path)
     print(f"lost {lost}, stored twice {twice}, values with another bit {wrong} (of {min(COMPARED, count)} series)")
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end")
 
 
 if __name__ == "__main__":

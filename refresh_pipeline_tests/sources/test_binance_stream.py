@@ -2,6 +2,7 @@
 
 import time
 from contextlib import ExitStack
+from datetime import UTC, datetime
 
 from refresh_pipeline.market.model import parse_market
 from refresh_pipeline.sources import binance_stream
@@ -19,7 +20,7 @@ timeframes: [m1]
 history: 1d
 live: {{streams: 2}}
 """
-ATTEMPTS = 8
+ATTEMPTS, NOW = 8, datetime(2024, 6, 3, 12, tzinfo=UTC)
 
 
 def test_no_more_attempts_to_connect_are_made_than_the_venue_allows_an_address(tmp_path, monkeypatch):
@@ -27,7 +28,7 @@ def test_no_more_attempts_to_connect_are_made_than_the_venue_allows_an_address(t
     monkeypatch.setattr(binance_stream, "ATTEMPTS", ATTEMPTS)
     monkeypatch.setattr(binance_stream, "FIRST_WAIT", 0.01)
     monkeypatch.setattr(binance_stream, "LONGEST_WAIT", 0.01)
-    with StreamingBinance(lambda: None, symbols=("BTCUSDT", "ETHUSDT")) as venue, ExitStack() as stack:
+    with StreamingBinance(lambda: NOW, symbols=("BTCUSDT", "ETHUSDT")) as venue, ExitStack() as stack:
         venue.faults.refused = True
         heard = Heard()
         # Two markets, as two processes have them: each its own view of one account, and two connections.

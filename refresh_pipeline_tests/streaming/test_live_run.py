@@ -201,7 +201,7 @@ def desk(tmp_path, stored):
         yield desk
 
 
-def test_late_missing_repeated_and_forming_candles(desk):
+def test_late_missing_repeated_and_forming_candles(desk, caplog):
     faults = desk.venue.faults
     faults.late["BTCUSDT"], faults.missing, faults.clock_ahead = 0.15, {"ETHUSDT"}, 300.0
     faults.twice, faults.forming, faults.out_of_order = {"SOLUSDT"}, {"SOLUSDT", "BTCUSDT"}, {"SOLUSDT"}
@@ -211,6 +211,7 @@ def test_late_missing_repeated_and_forming_candles(desk):
         desk.wait_until(lambda: any(SOL in report.series and SOL not in report.filled for report in desk.reports))
         # The venue's clock is off, which is told and changes nothing.
         desk.wait_until(lambda: run.offset > 200)
+        assert "crypto: the venue's clock is 3" in caplog.text
     desk.assert_whole()
 
 
