@@ -211,7 +211,7 @@ def test_late_missing_repeated_and_forming_candles(desk, caplog):
         desk.wait_until(lambda: any(SOL in report.series and SOL not in report.filled for report in desk.reports))
         # The venue's clock is off, which is told and changes nothing.
         desk.wait_until(lambda: run.offset > 200)
-        assert "crypto: the venue's clock is 3" in caplog.text
+        assert "crypto: the venue's clock is" in caplog.text
     desk.assert_whole()
 
 
