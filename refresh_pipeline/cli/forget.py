@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from refresh_pipeline.cli.console import err, print_line
+from refresh_pipeline.cli.console import counted, err, print_line
 from refresh_pipeline.cli.options import (
     WRONG_REQUEST,
     DataDirOption,
@@ -87,17 +87,37 @@ def _forget(wanted: Request, choice: "Choice", *, yes: bool) -> None:
 
     warehouse, market = Warehouse(database=wanted.settings.warehouse), wanted.markets[0]
     warehouse.prepare(market)
-    counts = warehouse.chosen_candles(market, choice)
+    counts, leftovers = warehouse.chosen_candles(market, choice), _leftovers(wanted, choice)
     for series, count in counts.items():
-        err.print(f"{series}: {count:,} candles", markup=False, highlight=False)
-    if not counts:
-        print_line("No candle forgotten: none is stored that matches.")
+        err.print(f"{series}: {counted(count, 'candle')}", markup=False, highlight=False)
+    for sentence in leftovers:
+        err.print(sentence, markup=False, highlight=False)
+    if not counts and not leftovers:
+        print_line("Nothing forgotten: nothing is stored that matches.")
         return
-    _require_consent("Forget these candles?", yes=yes)
-    forgotten = warehouse.forget(market, choice, wanted.now)
+    _require_consent("Forget these candles?" if counts else "Forget what is stored of these series?", yes=yes)
+    forgotten = warehouse.forget(market, choice, wanted.now) if counts else {}
+    warehouse.drop_records(market)
     for sentence in delete_files(warehouse, market, wanted.settings.exports_dir):
         print_line(sentence)
-    print_line(f"{sum(forgotten.values()):,} candles of {len(forgotten)} series forgotten")
+    print_line(f"{counted(sum(forgotten.values()), 'candle')} of {len(counts) + len(leftovers)} series forgotten")
+
+
+def _leftovers(wanted: Request, choice: "Choice") -> list[str]:
+    """A sentence for each chosen series that has no candles, is in no YAML, and has rows or files all the same."""
+    if choice.since or choice.until or choice.off_grid or choice.closing_after:
+        return []
+    from refresh_pipeline.monitoring.orphans import orphan_rows
+
+    return [
+        f"{row['instrument']} {row['timeframe']}: no candles, {counted(row['rows'], 'row')}, "
+        f"{counted(row['export_files'], 'export file')}"
+        for row in orphan_rows(wanted.settings, wanted.markets)
+        if row["instrument"]
+        and not row["candles"]
+        and choice.instrument in (None, row["instrument"])
+        and choice.timeframe in (None, row["timeframe"])
+    ]
 
 
 def _settings_without(market: str, data_dir: str | None) -> "Settings | None":
@@ -133,7 +153,7 @@ def _forget_market(settings: "Settings", market: str, *, yes: bool) -> None:
 def _require_consent(question: str, *, yes: bool) -> None:
     """End with exit code 2 where the question is not answered with yes."""
     if not yes and not _confirmed(question):
-        err.print("No candle forgotten; use --yes to skip the question.")
+        err.print("Nothing forgotten; use --yes to skip the question.")
         raise typer.Exit(WRONG_REQUEST)
 
 

@@ -11,10 +11,11 @@ from refresh_pipeline.market_files import market_files
 from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse import queries
 from refresh_pipeline.warehouse.connection import connect, place_of
+from refresh_pipeline.warehouse.forgetting import RECORDS
 from refresh_pipeline.warehouse.schema import Table, qualified
 from refresh_pipeline.warehouse.stored_ranges import present_tables
 
-ROWS = (Table.raw_candles, Table.enhanced_candles, Table.indicators)
+ROWS = (Table.raw_candles, Table.enhanced_candles, Table.indicators, *RECORDS)
 FILES = (Table.exports, Table.uploads)
 
 
@@ -22,7 +23,7 @@ def orphan_rows(settings: Settings, markets: Sequence[Market]) -> list[dict[str,
     """A row for each series that its market's YAML does not name, and for each market without a YAML.
 
     Each has the market, the instrument and the timeframe (None for a market without a YAML). Its numbers count stored
-    candles, rows in all tables of candles, export files and uploaded files.
+    candles, rows in all tables that a refresh writes, export files and uploaded files.
     """
     if not place_of(settings.warehouse).exists:
         return []

@@ -31,6 +31,11 @@ OF_SERIES = (
     Table.gaps, Table.completeness, Table.confirmed_gaps, Table.missed_candles, Table.archive_files,
     Table.series_sources,
 )  # fmt: skip
+# What is kept of a series whether it has candles or not, for as long as the YAML names it.
+RECORDS = (
+    Table.outcomes, Table.rejected_candles, Table.gaps, Table.completeness, Table.confirmed_gaps, Table.missed_candles,
+    Table.archive_files, Table.series_sources, Table.cross_checks,
+)  # fmt: skip
 # The calendar, the timeframe and the opening times of candles, and which of them are meant.
 Condition = Callable[[Calendar, Timeframe, Times], NDArray[np.bool_]]
 # What goes at once with a series' last candle; of other series it follows when it is computed again.
@@ -126,6 +131,22 @@ def drop_market(connection: duckdb.DuckDBPyConnection, market: str) -> list[str]
     paths = connection.execute(f"select path from {qualified(market, Table.exports)} order by all").fetchall()
     connection.execute(f'drop schema "{market}" cascade')
     return [path for (path,) in paths]
+
+
+def drop_records(connection: duckdb.DuckDBPyConnection, market: Market) -> None:
+    """Delete what is known of series that have no candles and that the market's YAML does not name."""
+    named = {
+        "instrument": np.array([series.instrument for series in market.series], dtype=object),
+        "timeframe": np.array([series.timeframe.value for series in market.series], dtype=object),
+    }
+    stored = qualified(market.name, Table.series)
+    with registered(connection, "named_series", named):
+        for table in RECORDS:
+            connection.execute(
+                f"delete from {qualified(market.name, table)} t "
+                f"where not exists (select 1 from named_series g where {_SAME}) "
+                f"and not exists (select 1 from {stored} g where {_SAME})"
+            )
 
 
 def remove(connection: duckdb.DuckDBPyConnection, market: Market, gone: Arrays, now: datetime) -> dict[Series, Times]:

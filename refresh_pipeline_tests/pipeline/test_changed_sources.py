@@ -31,6 +31,7 @@ from refresh_pipeline.warehouse.warehouse import Warehouse
 
 NOW = datetime(2026, 6, 1, 12, 0, 30, tzinfo=UTC)
 SERIES = Series("BTC/USD", Timeframe.H1)
+NEVER = Series("TYPO/USD", Timeframe.H1)
 YAML = """
 name: moved
 source: {source}
@@ -252,23 +253,20 @@ def orphans(tmp_path: Path) -> list[dict[str, object]]:
     return json.loads(run(tmp_path, "status", "--orphans", "--json")[1])
 
 
-def test_status_lists_what_the_yaml_no_longer_names(exported: Market, tmp_path: Path) -> None:
-    assert exported.series
+def test_status_lists_what_the_yaml_no_longer_names(warehouse: Warehouse, exported: Market, tmp_path: Path) -> None:
+    warehouse.record(exported, "raw_candles", {NEVER: Attempt(Outcome.failed, "no such symbol")}, "run", NOW)
     # The dataset is no file of one series.
     files = len([path for path in (tmp_path / "exports").rglob("*") if path.suffix == ".csv"])
+    one = {"market": "moved", "timeframe": "H1", "uploaded_files": 0}
     assert orphans(tmp_path) == [
-        {
-            "market": "moved",
-            "instrument": "BTC/USD",
-            "timeframe": "H1",
-            "candles": 10,
-            "rows": 30,
-            "export_files": files,
-            "uploaded_files": 0,
-        }
+        # Ten rows in each of three tables, its completeness and the venue's symbol.
+        one | {"instrument": "BTC/USD", "candles": 10, "rows": 32, "export_files": files},
+        one | {"instrument": "TYPO/USD", "candles": 0, "rows": 1, "export_files": 0},
     ]
     assert "refresh rename --market MARKET OLD NEW" in " ".join(run(tmp_path, "status", "--orphans")[1].split())
-    assert run(tmp_path, "forget", "--orphans", "--yes")[0] == 0
+    code, output = run(tmp_path, "forget", "--orphans", "--yes")
+    assert (code, "TYPO/USD H1: no candles, 1 row, 0 export files" in output) == (0, True)
+    assert "10 candles of 2 series forgotten" in output
     assert orphans(tmp_path) == []
 
 
@@ -279,7 +277,7 @@ def test_a_market_without_a_yaml_is_listed_and_forgotten(
     (tmp_path / "moved.yaml").unlink()
     result = CliRunner().invoke(app, ["status", "--orphans", "--json", "--market", "demo", "--data-dir", str(tmp_path)])
     assert [(row["market"], row["instrument"], row["rows"]) for row in json.loads(result.output)] == [
-        ("moved", None, 30)
+        ("moved", None, 32)
     ]
     assert run(tmp_path, "forget", "--orphans")[0] == 2
     assert "market moved and" in run(tmp_path, "forget", "--orphans", "--yes")[1]

@@ -562,4 +562,4 @@ def test_the_command_asks_before_it_forgets_candles_that_close_later_than_now(
     assert (refused.exit_code, len(desk.rows())) == (2, 510)
     assert "BTC/USD m15: 2 candles" in refused.output
     assert "3 candles of 2 series forgotten" in CliRunner().invoke(app, [*words, "--yes"]).output
-    assert "none is stored that matches" in CliRunner().invoke(app, words).output
+    assert "nothing is stored that matches" in CliRunner().invoke(app, words).output
