@@ -9,7 +9,7 @@ import dagster as dg
 from refresh_pipeline.api_files import load_usable
 from refresh_pipeline.orchestration.build import build
 from refresh_pipeline.pipeline.market_validation import usable_markets
-from refresh_pipeline.settings import keep_files_private, load_settings, set_dagster_variables
+from refresh_pipeline.settings import keep_files_private, load_settings, set_dagster_variables, was_said
 
 log = logging.getLogger("refresh_pipeline")
 
@@ -27,8 +27,8 @@ def defs() -> dg.Definitions:
     markets, faults = usable_markets(settings)
     collections, wrong = load_usable(settings)
     if OF_RUNS.isdisjoint(Path(argument).name for argument in sys.argv):
-        for fault in faults.values():
-            log.error("A market is left out: %s", fault)
-        for fault in wrong.values():
-            log.error("A collection of APIs is left out: %s", fault)
+        for kind, reasons in (("market", faults), ("collection of APIs", wrong)):
+            for reason in reasons.values():
+                if not was_said(str(reason)):
+                    log.error("A %s is left out: %s", kind, reason)
     return build(settings, markets, collections)

@@ -11,10 +11,11 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from glob import has_magic
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, TextIO
 from urllib.parse import unquote, urlsplit
@@ -45,6 +46,8 @@ DAGSTER_VARIABLES = {"DAGSTER_EMIT_PARTITION_SUBSET_IN_PLANNED_EVENTS": "1", "DA
 
 PREFIX = "REFRESH_"
 SHORTEST_KEY = 16
+# A variable between our own processes, hence no setting: digests of messages that are printed already.
+SAID = "_REFRESH_SAID"
 # "sqlite:x", "md:x", "http://x": DuckDB loads an extension for such a name. One letter is a drive of Windows.
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+._-]+:")
 LAKE_SCHEME, EXAMPLE_OF_A_LAKE = "ducklake:", "ducklake:postgresql://user@host/database?data=s3://bucket/prefix"
@@ -307,7 +310,9 @@ def wants_colors(stream: TextIO | None) -> bool:
     return stream is not None and stream.isatty() and not os.environ.get("NO_COLOR")
 
 
-def child_environment(settings: Settings, *, markets_named: bool, ignored_warning: str = "") -> dict[str, str]:
+def child_environment(
+    settings: Settings, *, markets_named: bool, ignored_warning: str = "", said: Sequence[str] = ()
+) -> dict[str, str]:
     """This process's environment, with what the command line chose, for processes that it starts.
 
     Args:
@@ -315,11 +320,21 @@ def child_environment(settings: Settings, *, markets_named: bool, ignored_warnin
         markets_named: whether the command line names the markets; otherwise a process that starts later reads them
             from the settings, which may have changed by then.
         ignored_warning: a filter of Python's warnings, added to those of PYTHONWARNINGS.
+        said: messages that this process has printed and that the others need not repeat.
     """
     markets = {"REFRESH_MARKETS": settings.enabled_markets} if markets_named else {}
-    chosen = {"REFRESH_DATA_DIR": str(settings.data), **markets}
+    chosen = {"REFRESH_DATA_DIR": str(settings.data), SAID: ",".join(map(_digest, said)), **markets}
     filters = [text for text in (os.environ.get("PYTHONWARNINGS"), ignored_warning) if text]
     return {**os.environ, **chosen, **({"PYTHONWARNINGS": ",".join(filters)} if filters else {})}
+
+
+def was_said(message: str) -> bool:
+    """Whether the process that started this one has printed the message already."""
+    return _digest(message) in os.environ.get(SAID, "").split(",")
+
+
+def _digest(message: str) -> str:
+    return sha256(message.encode()).hexdigest()[:16]
 
 
 def credentials(settings: Settings) -> dict[str, str]:

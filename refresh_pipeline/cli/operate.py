@@ -232,7 +232,12 @@ def up(
     plan = supervisor_plan(wanted.settings, port, folder, served_port, verbose)
     run_log = (not verbose and wanted.settings.run_log) or _log_level(verbose)
     chosen = {"REFRESH_DAGSTER_URL": f"http://{LOCALHOST}:{port}", "REFRESH_RUN_LOG": run_log}
-    environment = child_environment(wanted.settings, markets_named=wanted.named, ignored_warning=SAID_BY_SUPERVISOR)
+    environment = child_environment(
+        wanted.settings,
+        markets_named=wanted.named,
+        ignored_warning=SAID_BY_SUPERVISOR,
+        said=[*wanted.left_out.values()],
+    )
     exec_supervisor(plan, {**environment, **chosen})
 
 

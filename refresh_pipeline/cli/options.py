@@ -1,8 +1,8 @@
 """The options that the commands share, and what they choose: settings, markets, series, instants."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -67,8 +67,8 @@ class Request:
     instants: dict[str, str]
     # Whether --market names the markets; what is asked for by name is never left out.
     named: bool = False
-    # The names of the markets that are left out because their YAML or settings are wrong.
-    left_out: tuple[str, ...] = ()
+    # Why each market is left out whose YAML or settings are wrong, by name.
+    left_out: "Mapping[str, str]" = field(default_factory=dict)
 
     @property
     def now(self) -> datetime:
@@ -91,8 +91,8 @@ def request(
 
 def _chosen(
     market: str | None, data_dir: str | None, *, lenient: bool
-) -> "tuple[Settings, list[Market], tuple[str, ...]]":
-    """The settings with the command line's choices, the markets that they load, and the names of those left out.
+) -> "tuple[Settings, list[Market], Mapping[str, str]]":
+    """The settings with the command line's choices, the markets that they load, and why others are left out.
 
     Raises:
         SettingsError: a setting is wrong.
@@ -108,8 +108,8 @@ def _chosen(
         markets, faults = load_each(settings)
         for fault in faults.values():
             _warn_left_out(fault)
-        return settings, markets, tuple(faults)
-    return settings, load_markets(settings, named_by="REFRESH_MARKETS" if market is None else "--market"), ()
+        return settings, markets, {name: str(fault) for name, fault in faults.items()}
+    return settings, load_markets(settings, named_by="REFRESH_MARKETS" if market is None else "--market"), {}
 
 
 def _warn_left_out(fault: ValueError) -> None:
@@ -149,7 +149,8 @@ def _without(wanted: Request, require: "Callable[[Market], None]") -> Request:
         raise next(iter(faults.values()))
     for fault in faults.values():
         _warn_left_out(fault)
-    return replace(wanted, markets=markets, left_out=(*wanted.left_out, *faults))
+    reasons = {name: str(fault) for name, fault in faults.items()}
+    return replace(wanted, markets=markets, left_out={**wanted.left_out, **reasons})
 
 
 def refuse_left_out(wanted: Request) -> None:

@@ -1,9 +1,15 @@
-"""Dagster's own settings: what an older dagster.yaml lacks of the shipped one."""
+"""Dagster's own settings: what an older dagster.yaml lacks, and whether the database that it names answers."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from refresh_pipeline.settings import shipped
+from refresh_pipeline.settings import secret, shipped
+
+# How long a command that somebody waits for gives the server, in seconds.
+PATIENCE = 5
+# What SQLAlchemy allows in front of an address, and the driver does not.
+DIALECT = re.compile(r"^postgres(ql)?(\+\w+)?://")
 
 
 def missing_instance_keys(file: Path) -> list[str]:
@@ -27,6 +33,36 @@ def missing_instance_keys(file: Path) -> list[str]:
         # One storage for all of Dagster's records replaces the one of events; Dagster refuses both together.
         del wanted["event_log_storage"]
     return list(_missing(wanted, found))
+
+
+def require_database(file: Path) -> None:
+    """Ask the PostgreSQL that a dagster.yaml names once; does nothing where it names none.
+
+    Dagster itself asks for 12 s or more, and prints a warning each time.
+
+    Raises:
+        psycopg2.OperationalError: the server does not answer, or refuses the user.
+    """
+    if not (url := _postgres_url(file)):
+        return
+    try:
+        import psycopg2  # pyright: ignore[reportMissingModuleSource, reportMissingImports]  # noqa: PLC0415 (an extra)
+    except ImportError:
+        # Dagster says itself which package is missing.
+        return
+    psycopg2.connect(DIALECT.sub("postgresql://", url), connect_timeout=PATIENCE).close()
+
+
+def _postgres_url(file: Path) -> str:
+    import yaml  # noqa: PLC0415 (a wrong request is answered before it)
+
+    try:
+        storage = yaml.safe_load(file.read_text(encoding="utf-8"))["storage"]
+        url = (storage.get("postgres") or storage["custom"]["config"])["postgres_url"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        # No PostgreSQL, or a file that Dagster refuses in its own words.
+        return ""
+    return (secret(url["env"]) or "") if isinstance(url, dict) and "env" in url else str(url)
 
 
 def _missing(wanted: dict[str, object], found: dict[str, object], prefix: str = "") -> Iterator[str]:

@@ -11,6 +11,7 @@ from dagster import DagsterRunStatus, RunsFilter
 from filelock import FileLock
 
 from refresh_pipeline.instance.disk_reserve import keep_reserve
+from refresh_pipeline.instance.instance_file import require_database
 from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, going_runs, this_process
 from refresh_pipeline.market.candles import parse_instant
 from refresh_pipeline.market.destination_spec import UploadsSpec
@@ -63,8 +64,10 @@ class Refreshed:
 def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     """The project's Dagster instance."""
     keep_reserve(settings.data)
+    home = prepare_dagster(settings)
+    require_database(home / "dagster.yaml")
     # Two processes that both find no databases would both create them, and one of them would fail.
-    with FileLock(prepare_dagster(settings) / "creating.lock"):
+    with FileLock(home / "creating.lock"):
         instance = dg.DagsterInstance.get()
     with instance:
         yield instance

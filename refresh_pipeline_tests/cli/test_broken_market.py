@@ -6,8 +6,10 @@ import sys
 import pytest
 
 from refresh_pipeline import definitions
+from refresh_pipeline.cli.options import request, usable
 from refresh_pipeline.monitoring.problems import broken_markets
 from refresh_pipeline.pipeline.market_validation import usable_markets
+from refresh_pipeline.settings import SAID, child_environment
 from refresh_pipeline_tests.project_folder import FEW_INDICATORS, NOW, World, command
 
 NOW_OPTION = ("--now", NOW.isoformat())
@@ -58,11 +60,23 @@ def test_the_other_markets_are_refreshed_checked_and_published(new_world: World)
     assert {row["outcome"] for row in rows} == {"updated"}
 
 
-@pytest.mark.parametrize(("program", "times"), [("dagster", 2), ("/x/instance/fork_server.py", 0)])
-def test_the_code_server_says_what_is_left_out_and_runs_do_not(
-    new_world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, program: str, times: int
+def test_the_code_server_says_what_is_left_out_unless_it_was_said_and_runs_do_not(
+    new_world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with_wrong_markets(new_world)
-    monkeypatch.setattr(sys, "argv", [program, "refresh_pipeline.definitions"])
-    assert definitions.defs()
-    assert caplog.text.count("A market is left out") == times
+
+    def times_said(program: str) -> int:
+        monkeypatch.setattr(sys, "argv", [program, "refresh_pipeline.definitions"])
+        caplog.clear()
+        assert definitions.defs()
+        return caplog.text.count("A market is left out")
+
+    assert (times_said("dagster"), times_said("/x/instance/fork_server.py")) == (2, 0)
+    # What `refresh up` tells the code server that it starts.
+    with request(None, None, lenient=True) as asked:
+        reasons = [*usable(asked).left_out.values()]
+    environment = child_environment(new_world.settings, markets_named=False, said=reasons)
+    monkeypatch.setenv(SAID, environment[SAID])
+    assert times_said("dagster") == 0
+    (new_world.root / "markets" / "broken.yaml").write_text("name: broken\ntimeframes: [m7]\n")
+    assert times_said("dagster") == 1

@@ -19,6 +19,7 @@ from refresh_pipeline.cli.failures import CommandGroup
 from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, this_process
 from refresh_pipeline.market.model import MarketError
 from refresh_pipeline.orchestration.run_jobs import _canceled_when_interrupted
+from refresh_pipeline.settings import shipped
 from refresh_pipeline_tests.project_folder import World
 
 PATIENCE = 60.0
@@ -112,6 +113,23 @@ def test_a_folder_that_refuses_says_what_to_do(command: list[str]) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
     assert "choose another --data-dir" in result.stderr
     assert len(result.stderr.splitlines()) <= 2
+
+
+def test_a_postgresql_that_does_not_answer_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("psycopg2")
+    home = tmp_path / "dagster"
+    home.mkdir()
+    (home / "dagster.yaml").write_text(shipped("dagster-cluster.yaml").read_text())
+    # SQLAlchemy's form of an address; nothing listens on port 1.
+    monkeypatch.setenv("REFRESH_POSTGRES_URL", "postgresql+psycopg2://u:secret@127.0.0.1:1/d")
+    result = CliRunner().invoke(app, ["maintain", "--data-dir", str(tmp_path)])
+    assert result.exit_code == 1
+    said = " ".join(result.stderr.split())
+    assert "Dagster's PostgreSQL does not answer" in said
+    assert "secret" not in said
+    assert (len(result.stderr.strip().splitlines()), caplog.text) == (1, "")
 
 
 def test_a_fault_of_the_program_keeps_its_traceback() -> None:
