@@ -26,7 +26,7 @@ FLOORS = (
     {"pipeline", "operations"},
     {"warehouse", "destinations"},
     {"files", "sources", "analytics", "instance", "market_files", "api_files"},
-    {"duckdb_connection", "redaction"},
+    {"duckdb_connection", "redaction", "extras"},
     {"market", "settings"},
 )
 # Only these may import Dagster, also through others.

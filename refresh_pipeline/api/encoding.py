@@ -216,7 +216,7 @@ def _arrow(frame: Frame) -> bytes:
     if find_spec("arro3") is None or find_spec("arro3.io") is None:
         raise ProblemError(
             Problem.not_acceptable,
-            "format: found arrow, which needs a package: install refresh-pipeline[feather] on the server",
+            "format: found arrow, which needs the extra feather on the server",
             allowed=[kind.value for kind in Format if kind is not Format.arrow],
         )
     from arro3.io import write_ipc_stream  # noqa: PLC0415 (an extra)

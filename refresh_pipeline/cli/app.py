@@ -43,6 +43,7 @@ app = typer.Typer(
     cls=CommandGroup,
     help="Keep market candles fresh: candles, indicators, exports, uploads.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
     epilog="Begin with: refresh once, refresh status, refresh up. The manual explains every command: docs/commands.md.",
 )

@@ -1,7 +1,9 @@
 """The command `new`: a market of one's own, as a YAML file and the settings that enable it."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -50,6 +52,16 @@ Check = Callable[[str], object]
 DETAILS = {"ccxt": ("exchange", "kraken"), "files": ("directory", "candles")}
 TIMEFRAMES, HISTORY = "m15,H1,D1", "30d"
 FOLDER = "markets"
+QUESTIONS = {
+    "name": "Name of the market",
+    "pairs": "Pairs (comma list)",
+    "timeframes": "Timeframes (comma list)",
+    "history": "History of a new series",
+}
+# What a message about a YAML file begins and ends with.
+KEYS = r"((name|instruments|timeframes|history|calendar|source\S*): )?"
+OF_THE_FILE = re.compile(rf"^.*?\.yaml: (market '[^']*': )?{KEYS}")
+LINE = re.compile(r" \(line \d+\)$")
 
 
 def new(
@@ -69,44 +81,95 @@ def new(
     """Make a market: asks for venue, pairs and timeframes, and writes its YAML file and .env."""
     from refresh_pipeline.settings import load_settings
 
+    given = {"name": name, "pairs": pairs, "timeframes": timeframes, "history": history}
+    given |= {"exchange": exchange, "directory": directory}
     with wrong_requests():
         settings = load_settings()
-        answers = _Answers(yes)
-        kind = answers.get("--venue", venue, f"Venue ({', '.join(VENUES)})", "demo", _require_venue)
-        given = {"name": name, "pairs": pairs, "timeframes": timeframes, "history": history, "calendar": calendar}
-        given |= {"exchange": exchange, "directory": directory}
-        text, market_name = _market_text(kind, answers, given)
-        file = _folder(settings) / f"{market_name}.yaml"
-        _require_right(settings, text, file, market_name)
+        if venue is None and not yes:
+            err.print(f"Venues: {', '.join(VENUES)}", highlight=False)
+        kind = _answered("venue", venue, "Venue", "demo", _require_venue, ask=not yes)
+        draft = _Draft(settings, kind, calendar)
+        with naming("--calendar" if calendar else f"--venue {kind}"):
+            draft.take("calendar", draft.values["calendar"])
+        for option, question in _questions(kind):
+            usual, check = draft.values[option], partial(draft.take, option)
+            _answered(option, given[option], question, usual, check, ask=not yes)
+        file = _folder(settings) / f"{draft.values['name']}.yaml"
         # Exclusive: a file that somebody has written stays.
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8") as stream:
-            stream.write(text)
+            stream.write(draft.text())
     print_line(f"{file} is written")
-    _enable(settings, market_name, VENUES[kind].credentials)
-    print_line(f"Next: refresh once --market {market_name}, then refresh up")
+    _enable(settings, draft.values["name"], VENUES[kind].credentials)
+    folder = draft.values.get("directory")
+    if folder and not Path(folder).expanduser().is_dir():
+        print_warning(f"{folder} is no directory yet: create it, and put files of candles there.")
+    print_line(f"Next: refresh once --market {draft.values['name']}, then refresh up")
 
 
-@dataclass(frozen=True, slots=True)
-class _Answers:
-    """Answers by option, else by question, else the usual ones."""
+def _questions(kind: str) -> list[tuple[str, str]]:
+    """The options that are asked for, in order, with their questions."""
+    details = [(DETAILS[kind][0], DETAILS[kind][0].capitalize())] if kind in DETAILS else []
+    return [*details, *QUESTIONS.items()]
 
-    without_questions: bool
 
-    def get(self, option: str, given: str | None, question: str, usual: str, check: Check) -> str:
-        """The answer, asked for again while `check` refuses it.
+class _Draft:
+    """The market as far as it is known; the usual answers stand for the rest."""
 
-        Raises:
-            ValueError: that names the option, where nobody is asked and the answer is wrong.
-        """
-        if given is None and not self.without_questions:
-            return _asked(option, question, usual, check)
-        answer = (usual if given is None else given).strip()
+    def __init__(self, settings: "Settings", kind: str, calendar: str | None) -> None:
+        self.settings, self.kind = settings, kind
+        venue, (option, detail) = VENUES[kind], DETAILS.get(kind, ("", ""))
+        self.values = {"name": venue.name, "pairs": venue.instruments, "timeframes": TIMEFRAMES, "history": HISTORY}
+        self.values |= {"calendar": calendar or venue.calendar, **({option: detail} if option else {})}
+
+    def take(self, option: str, answer: str) -> None:
+        """Take an answer; raises ValueError where no market can have it."""
+        if option == "name":
+            _require_new(self.settings, answer)
+        if option == "pairs" and ";" in answer:
+            raise ValueError(f"found {answer!r}, allowed: a list with commas")
+        before, self.values = self.values, {**self.values, option: answer}
         try:
-            check(answer)
+            self.require_right()
         except ValueError as error:
-            raise ValueError(f"{option}: {error}") from None
-        return answer
+            self.values = before
+            # The file that a message names is not written yet.
+            raise ValueError(OF_THE_FILE.sub("", LINE.sub("", str(error)))) from None
+
+    def require_right(self) -> None:
+        """Raise ValueError where the market cannot be, or its source lacks a package."""
+        from refresh_pipeline.market.model import parse_market
+        from refresh_pipeline.sources.registry import open_source
+
+        market = parse_market(self.text(), file=f"{self.values['name']}.yaml")
+        open_source(market, self.settings.limits_dir)
+
+    def text(self) -> str:
+        """The market's YAML."""
+        import yaml
+
+        values, source = self.values, VENUES[self.kind].source
+        if self.kind in DETAILS:
+            source %= yaml.safe_dump(values[DETAILS[self.kind][0]], default_style='"').strip()
+        keys = {"instruments": comma_list(values["pairs"]), "timeframes": comma_list(values["timeframes"])}
+        keys |= {"history": values["history"]}
+        written = yaml.safe_dump(keys, sort_keys=False, default_flow_style=None, width=110)
+        head = f"# Made by refresh new. docs/markets.md lists every key.\nname: {values['name']}\nsource: {source}\n"
+        return f"{head}calendar: {values['calendar']}\n{written}"
+
+
+def _answered(option: str, given: str | None, question: str, usual: str, check: Check, *, ask: bool) -> str:
+    """The answer by the option, else by the question, which is repeated while `check` refuses it, else the usual one.
+
+    Raises:
+        ValueError: that names the option, where nobody is asked and the answer is wrong.
+    """
+    if given is None and ask:
+        return _asked(option, question, usual, check)
+    answer = (usual if given is None else given).strip()
+    with naming(f"--{option}"):
+        check(answer)
+    return answer
 
 
 def _asked(option: str, question: str, usual: str, check: Check) -> str:
@@ -116,45 +179,22 @@ def _asked(option: str, question: str, usual: str, check: Check) -> str:
         ValueError: nobody can answer.
         KeyboardInterrupt: Ctrl-C.
     """
-
-    def checked(answer: str) -> str:
+    while True:
         try:
-            check(answer.strip())
+            answer = typer.prompt(question, default=usual, err=True).strip()
+        except typer.Abort as abort:
+            err.print()
+            if isinstance(abort.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from None
+            raise ValueError(
+                f"--{option}: found no answer; give it as an option, or use --yes for the defaults"
+            ) from None
+        try:
+            check(answer)
         except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
-        return answer.strip()
-
-    try:
-        return typer.prompt(question, default=usual, err=True, value_proc=checked)
-    except typer.Abort as abort:
-        err.print()
-        if isinstance(abort.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
-        raise ValueError(f"{option}: found no answer; give it as an option, or --yes to take what is usual") from None
-
-
-def _market_text(kind: str, answers: _Answers, given: Mapping[str, str | None]) -> tuple[str, str]:
-    """The YAML of the market, and its name; `given` holds the options by name."""
-    import yaml
-
-    venue = VENUES[kind]
-
-    def answer(option: str, question: str, usual: str) -> str:
-        return answers.get(f"--{option}", given[option], question, usual, CHECKS.get(option, str))
-
-    source = venue.source
-    if kind in DETAILS:
-        option, usual = DETAILS[kind]
-        source %= yaml.safe_dump(answer(option, option.capitalize(), usual), default_style='"').strip()
-    name = answer("name", "Name of the market", venue.name)
-    keys = {
-        "instruments": comma_list(answer("pairs", "Pairs (comma list)", venue.instruments)),
-        "timeframes": comma_list(answer("timeframes", "Timeframes (comma list)", TIMEFRAMES)),
-        "history": answer("history", "History of a new series", HISTORY),
-    }
-    written = yaml.safe_dump(keys, sort_keys=False, default_flow_style=None, width=110)
-    head = f"# Made by refresh new. docs/markets.md lists every key.\nname: {name}\nsource: {source}\n"
-    return f"{head}calendar: {given['calendar'] or venue.calendar}\n{written}", name
+            print_warning(str(error))
+        else:
+            return answer
 
 
 def _require_venue(answer: str) -> None:
@@ -162,40 +202,19 @@ def _require_venue(answer: str) -> None:
         raise ValueError(f"found {answer!r}, allowed: {', '.join(VENUES)}{did_you_mean(answer, VENUES)}")
 
 
-def _require_timeframes(answer: str) -> None:
-    from refresh_pipeline.market.timeframe import Timeframe
-
-    for name in comma_list(answer):
-        Timeframe.parse(name)
-
-
-def _require_history(answer: str) -> None:
-    from refresh_pipeline.market.model import parse_duration
-
-    parse_duration(answer)
-
-
-# What an answer must be, by option, before the whole market is parsed.
-CHECKS: Mapping[str, Check] = {"timeframes": _require_timeframes, "history": _require_history}
-
-
 def _folder(settings: "Settings") -> Path:
     return (settings.markets_dir or Path(FOLDER)).expanduser()
 
 
-def _require_right(settings: "Settings", text: str, file: Path, name: str) -> None:
-    """Refuse a market that cannot be, and a file that is there already."""
-    from refresh_pipeline.market.model import parse_market
+def _require_new(settings: "Settings", name: str) -> None:
+    """Refuse the name of a shipped market, and of a file that is there already."""
     from refresh_pipeline.market_files import CATALOG
-    from refresh_pipeline.sources.registry import open_source
 
+    file = _folder(settings) / f"{name}.yaml"
     if (CATALOG / f"{name}.yaml").exists():
-        raise ValueError(f"--name: found {name!r}, the name of a shipped market; choose another one")
+        raise ValueError(f"found {name!r}, the name of a shipped market; choose another one")
     if file.exists():
-        raise ValueError(f"--name: found {name!r}, and {file} exists; choose another name, or edit the file")
-    market = parse_market(text, file=file.name)
-    with naming(file.name):
-        open_source(market, settings.limits_dir)
+        raise ValueError(f"found {name!r}, and {file} exists; choose another name, or edit the file")
 
 
 def _enable(settings: "Settings", name: str, credentials: tuple[str, ...]) -> None:
@@ -217,7 +236,7 @@ def _enable(settings: "Settings", name: str, credentials: tuple[str, ...]) -> No
         enabled = ",".join([*settings.market_names, name])
         print_warning(f"Enable it in {places['REFRESH_MARKETS']}: REFRESH_MARKETS={enabled}")
     if missing:
-        print_warning(f"Put your {', '.join(missing)} into .env: the venue refuses requests without.")
+        print_warning(f"Put your {', '.join(missing)} into .env: the venue refuses requests without it.")
 
 
 def _append(file: Path, lines: list[str]) -> None:

@@ -172,7 +172,7 @@ def require_reachable(market: "Market") -> None:
     if names := missing_credentials(market):
         raise ValueError(
             f"market {market.name!r}: {' and '.join(names)} not set, and {market.source.kind} refuses requests "
-            f"without; set it in .env, or choose other markets with --market"
+            f"without it; set it in .env, or choose other markets with --market"
         )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from refresh_pipeline.cli.options import DataDirOption, request
+from refresh_pipeline.extras import install_command
 
 if TYPE_CHECKING:
     from refresh_pipeline.settings import Settings
@@ -45,9 +46,7 @@ def worker(
 
 def _require_packages() -> None:
     if not all(find_spec(package) for package in PACKAGES):
-        raise ValueError(
-            "a worker needs packages that are not installed: pip install 'refresh-pipeline[cluster]' -c constraints.txt"
-        )
+        raise ValueError(f"a worker needs packages that are not installed: {install_command('cluster')}")
 
 
 def _require_cluster(settings: "Settings", home: Path) -> None:

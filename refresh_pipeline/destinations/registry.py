@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from refresh_pipeline.destinations import Destination
 from refresh_pipeline.destinations.paths import WrongDestination
 from refresh_pipeline.destinations.upload_url import uploads_spec
+from refresh_pipeline.extras import install_command
 from refresh_pipeline.market.destination_spec import BaseSpec, FileSpec, RedisSpec, UploadsSpec
 
 if TYPE_CHECKING:
@@ -58,6 +59,6 @@ def _opened(spec: BaseSpec, credentials: Mapping[str, str]) -> Any:
     except ImportError as error:
         raise WrongDestination(
             f"destination {spec.name!r} needs a package that is not installed ({error.name}): "
-            f"pip install 'refresh-pipeline[{spec.extra}]'"
+            f"{install_command(spec.extra)}"
         ) from error
     return destination.from_spec(spec, credentials)

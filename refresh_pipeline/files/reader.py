@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.duckdb_connection import open_duckdb
+from refresh_pipeline.extras import install_command
 from refresh_pipeline.files.atomic import one_line, plain_errors
 from refresh_pipeline.files.staging import StagedTable
 from refresh_pipeline.files.writer import MEMORY, ExportError, kind_of, quoted
@@ -127,7 +128,7 @@ def _feather(path: Path) -> Any:
         from arro3.io import read_ipc  # noqa: PLC0415 (an extra)
     except ImportError as error:
         raise ExportError(
-            "Feather files need a package that is not installed: pip install 'refresh-pipeline[feather]'"
+            f"Feather files need a package that is not installed: {install_command('feather')}"
         ) from error
     with plain_errors():
         return read_ipc(path)

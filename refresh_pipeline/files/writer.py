@@ -12,6 +12,7 @@ import duckdb
 import numpy as np
 
 from refresh_pipeline.duckdb_connection import open_duckdb
+from refresh_pipeline.extras import install_command
 from refresh_pipeline.files.atomic import one_line, plain_errors, replacing, sha256_of, why_not_written
 from refresh_pipeline.files.columns import TEXTS, ColumnKind, expression, kinds_of, plain_values, quoted
 from refresh_pipeline.files.staging import TIME, StagedTable
@@ -274,7 +275,7 @@ def feather_writer() -> Callable[..., None]:
         from arro3.io import write_ipc  # noqa: PLC0415 (an extra)
     except ImportError as error:
         raise ExportError(
-            "Feather files need a package that is not installed: pip install 'refresh-pipeline[feather]'"
+            f"Feather files need a package that is not installed: {install_command('feather')}"
         ) from error
     return write_ipc
 

@@ -18,6 +18,7 @@ from http import HTTPStatus
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
+from refresh_pipeline.extras import install_command
 from refresh_pipeline.redaction import clean
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class AppriseUrl:
             apprise = import_module("apprise")
         except ImportError:
             raise AlertError(
-                f"{self.name}: ALERT_URLS needs a package: pip install 'refresh-pipeline[alerts]'",
+                f"{self.name}: ALERT_URLS needs a package: {install_command('alerts')}",
                 transient=False,
             ) from None
         with _log_of_apprise() as records:

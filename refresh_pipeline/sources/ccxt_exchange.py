@@ -23,6 +23,7 @@ import httpx
 import numpy as np
 from pydantic import Field
 
+from refresh_pipeline.extras import install_command
 from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, TIME_UNIT, Candles, Floats, instant
 from refresh_pipeline.market.model import Market, MarketError
@@ -49,7 +50,6 @@ from refresh_pipeline.sources.rate_limits import SharedLimit
 log = logging.getLogger(__name__)
 
 ORIGIN, STREAM_ORIGIN = re.compile(r"^https?://[^/]+"), re.compile(r"^wss?://[^/]+")
-EXTRA = "pip install 'refresh-pipeline[ccxt]'"
 # Weeks begin on a Thursday at some exchanges; they and months are made from days.
 LONGEST_NATIVE = Timeframe.D1
 ASSUMED_ROWS = 500
@@ -155,7 +155,7 @@ class CcxtSource(HttpSource[CcxtOptions]):
 def _ccxt(market: Market) -> Any:
     """The library, if it is there; it takes a second to import."""
     if importlib.util.find_spec("ccxt") is None:
-        raise MarketError(f"market {market.name!r}: source.kind: 'ccxt' needs an extra: {EXTRA}")
+        raise MarketError(f"market {market.name!r}: source.kind: 'ccxt' needs an extra: {install_command('ccxt')}")
     return importlib.import_module("ccxt.async_support")
 
 

@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import duckdb
 
 from refresh_pipeline.duckdb_connection import SessionValue, keep_untouched, open_with_extensions
+from refresh_pipeline.extras import install_command
 from refresh_pipeline.settings import object_store_access
 from refresh_pipeline.warehouse.connection import (
     AFTER_TRANSACTION,
@@ -41,7 +42,7 @@ SCHEME = "ducklake:"
 EXAMPLE = "ducklake:postgresql://user@host/database?data=s3://bucket/prefix"
 # The lake's name in SQL: a market cannot be called so.
 LAKE = "refresh_lake"
-INSTALL = "pip install 'refresh-pipeline[lake]' -c constraints-cluster.txt"
+PINNED = "constraints-cluster.txt"
 # Rows of the tables that say how things stand: so many in one transaction are kept in PostgreSQL, not in a file each.
 INLINED_ROWS = 3000
 LARGE_TABLES = (Table.raw_candles, Table.enhanced_candles, Table.indicators)
@@ -472,7 +473,8 @@ def _extension(name: str) -> Path:
         if file.is_file():
             return file
     raise WarehouseUnreadable(
-        f"a lake needs DuckDB's extension {name} for DuckDB {duckdb.__version__}, which is not installed: {INSTALL}"
+        f"a lake needs DuckDB's extension {name} for DuckDB {duckdb.__version__}, which is not installed: "
+        f"{install_command('lake', PINNED)}"
     )
 
 
@@ -480,5 +482,7 @@ def _psycopg2() -> Any:
     try:
         import psycopg2  # pyright: ignore[reportMissingModuleSource, reportMissingImports]  # noqa: PLC0415 (an extra)
     except ImportError as error:
-        raise WarehouseUnreadable(f"a lake needs psycopg2, which is not installed: {INSTALL}") from error
+        raise WarehouseUnreadable(
+            f"a lake needs psycopg2, which is not installed: {install_command('lake', PINNED)}"
+        ) from error
     return psycopg2

@@ -49,17 +49,30 @@ def test_it_asks_for_what_no_option_says() -> None:
     assert (market.name, market.source.options) == ("shelf", {"directory": "my folder: x"})
 
 
-def test_a_wrong_answer_is_asked_for_again_and_without_answers_it_says_what_to_do() -> None:
-    answers = "binanse\ndemo\nH1,bogus\nH1\nH1\n9d\n"
-    result = CliRunner().invoke(app, ["new", "--name", "again", "--pairs", "A/B"], input=answers)
+def test_each_wrong_answer_is_asked_for_again_at_once_and_without_answers_it_says_what_to_do() -> None:
+    answers = ["binanse", "demo", "my coins", "demo", "again", "A B", "A/B;C/D", "A/B", "H1,bogus", "H1", "30", "9d"]
+    result = CliRunner().invoke(app, ["new"], input="\n".join([*answers, ""]))
     assert result.exit_code == 0, result.output
-    for sentence in ("did you mean 'binance'?", "unknown timeframe 'bogus'", "allowed: a whole number and m, h, d"):
-        assert sentence in result.stderr
-    assert Path("markets/again.yaml").exists()
+    said = " ".join(result.stderr.split())
+    for sentence in (
+        "did you mean 'binance'?",
+        "found 'my coins'; allowed: lower-case letters, digits",
+        "found 'demo', the name of a shipped market",
+        "found ['A B']; 'A B' is no instrument name",
+        "found 'A/B;C/D', allowed: a list with commas",
+        "unknown timeframe 'bogus'",
+        "found '30'; allowed: a whole number and m, h, d",
+    ):
+        assert sentence in said, said
+    assert ".yaml:" not in said
+    [market] = load_markets(load_settings())
+    assert (market.name, list(market.instruments)) == ("again", ["A/B"])
     result = CliRunner().invoke(app, ["new"], input="")
     assert result.exit_code == 2
-    assert "--venue: found no answer; give it as an option, or --yes to take what is usual" in result.stderr
-    assert "--timeframes: unknown timeframe" in command("new", "--yes", "--timeframes", "x").stderr
+    assert "--venue: found no answer; give it as an option, or use --yes for the defaults" in " ".join(
+        result.stderr.split()
+    )
+    assert "--timeframes: found ['x']; unknown timeframe" in command("new", "--yes", "--timeframes", "x").stderr
 
 
 def test_nothing_is_overwritten() -> None:
@@ -85,13 +98,13 @@ def test_it_says_how_to_enable_the_market_where_others_are() -> None:
     ("options", "words"),
     [
         (["--venue", "nowhere"], "--venue: found 'nowhere', allowed: demo, binance"),
-        (["--name", "My Market"], "name: found 'My Market'"),
+        (["--name", "My Market"], "--name: found 'My Market'"),
         (["--name", "demo"], "--name: found 'demo', the name of a shipped market"),
-        (["--name", "../x"], "name: found '../x'"),
-        (["--pairs", ""], "instruments"),
+        (["--name", "../x"], "--name: found '../x'"),
+        (["--pairs", ""], "--pairs: found []"),
         (["--timeframes", "M1"], "'M1' is ambiguous"),
-        (["--history", "long"], "history"),
-        (["--calendar", "moon"], "calendar"),
+        (["--history", "long"], "--history: found 'long'"),
+        (["--calendar", "moon"], "--calendar: found 'moon'"),
     ],
 )
 def test_a_wrong_answer_is_named_and_nothing_is_written(options: list[str], words: str, here: Path) -> None:
