@@ -19,6 +19,7 @@ from refresh_pipeline.cli.options import (
     DryRunOption,
     MarketOption,
     NewOption,
+    Request,
     VerboseOption,
     in_words,
     refuse_left_out,
@@ -197,7 +198,7 @@ def up(
     """Run the web UI, the daemon and the API on localhost until interrupted."""
     with request(market, data_dir, lenient=True) as asked:
         from refresh_pipeline.instance.data_lock import lock_data_folder
-        from refresh_pipeline.settings import child_environment, prepare_dagster
+        from refresh_pipeline.settings import prepare_dagster
 
         require_warehouse(asked.settings, new=new)
         wanted = usable(asked)
@@ -230,15 +231,21 @@ def up(
     err.print(f"Markets: {names}. Starting the web UI on port {port}{api}. Ctrl-C stops it.", highlight=False)
     folder = Path(mkdtemp(prefix="refresh-"))
     plan = supervisor_plan(wanted.settings, port, folder, served_port, verbose)
-    run_log = (not verbose and wanted.settings.run_log) or _log_level(verbose)
-    chosen = {"REFRESH_DAGSTER_URL": f"http://{LOCALHOST}:{port}", "REFRESH_RUN_LOG": run_log}
+    exec_supervisor(plan, _program_environment(wanted, port, verbose))
+
+
+def _program_environment(wanted: Request, port: int, verbose: int) -> dict[str, str]:
+    """The environment of the programs that `refresh up` runs."""
+    from refresh_pipeline.settings import child_environment
+
     environment = child_environment(
         wanted.settings,
         markets_named=wanted.named,
         ignored_warning=SAID_BY_SUPERVISOR,
         said=[*wanted.left_out.values()],
     )
-    exec_supervisor(plan, {**environment, **chosen})
+    run_log = (not verbose and wanted.settings.run_log) or _log_level(verbose)
+    return {**environment, "REFRESH_DAGSTER_URL": f"http://{LOCALHOST}:{port}", "REFRESH_RUN_LOG": run_log}
 
 
 def refuse_used_port(port: int, host: str = LOCALHOST, option: str = "--port") -> None:
