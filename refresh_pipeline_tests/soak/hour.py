@@ -28,8 +28,10 @@ from refresh_pipeline.settings import shipped
 from refresh_pipeline_tests.end_to_end.programs import free_port, installed
 from refresh_pipeline_tests.project_folder import World
 from refresh_pipeline_tests.soak import proof
+from refresh_pipeline_tests.soak.crowd import Crowd
 from refresh_pipeline_tests.soak.processes import (
     API,
+    CHORE,
     CODE_SERVER,
     DAEMON,
     FORK_SERVER,
@@ -49,6 +51,7 @@ calendar: crypto
 instruments: [BTC/USDT, ETH/USDT, SOL/USDT, XRP/USDT]
 timeframes: [m1, m5]
 history: {{m1: 6h, m5: 1d}}
+publish: 5m
 """
 # With this line the market is streamed, and refreshed once an hour.
 LIVE, LIVE_JOB = "live: true\n", "soak_live"
@@ -62,9 +65,9 @@ BETWEEN_SAMPLES = 10.0
 CHANCE_PER_LOOK = 0.25
 VENUE, EVERYTHING = "venue", "everything"
 # One round of kills, in random order. Everything at once is for when a run is at work: no process is left to report it.
-ROUND = (RUN, RUN, VENUE, VENUE, DAEMON, CODE_SERVER, FORK_SERVER, EVERYTHING)
+ROUND = (RUN, RUN, VENUE, VENUE, DAEMON, CODE_SERVER, FORK_SERVER, CHORE, EVERYTHING)
 # A run is at work for a part of each minute only: then it is the next one's turn.
-RARE = (RUN, EVERYTHING)
+RARE = (RUN, CHORE, EVERYTHING)
 # Seconds without a kill after which everything is killed without a run: on a busy machine runs start rarely.
 LONGEST_WAIT = 60.0
 # After the last kill: a run that never started is given up after 3 minutes, and the venue is asked ever more rarely.
@@ -139,8 +142,10 @@ class Hour:
         self._plan = KillPlan(self.random, [*ROUND, *({API} & {*self.roles})])
         self._venue = venue_at(self.port, self.seed, SHARE_OF_FAULTS)
         self._commands = {DAEMON: [installed("dagster-daemon"), "run", "-w", "workspace.yaml"]}
+        port = free_port()
         if API in self.roles:
-            self._commands[API] = [installed("refresh"), "serve", "--port", str(free_port())]
+            self._commands[API] = [installed("refresh"), "serve", "--port", str(port)]
+        self._crowd = Crowd(port, self.world.root, self.world.market, self.seed, datetime.now(UTC))
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
         self._killed_at = time.monotonic()
         # The programs that are away, and when they come back.
@@ -157,7 +162,8 @@ class Hour:
                 self._venue.__enter__()
                 for name in self._commands:
                     self._start(name)
-                yield instance
+                with self._crowd.at_work():
+                    yield instance
             finally:
                 self._end()
 
@@ -265,6 +271,7 @@ class Hour:
             "memory at most " + ", ".join(f"{role} {megabytes:.0f} MB" for role, megabytes in most.items()),
             f"longest run {longest_run(instance):.0f} s",
             f"Dagster's databases {self.log_kilobytes} kB",
+            self._crowd.state(),
         ]
         return "; ".join(parts)
 
@@ -279,7 +286,7 @@ class Hour:
         """Wait until everything that will have closed in a minute is there, and say what is wrong."""
         # So that at least one more tick has to come.
         now = datetime.now(UTC) + timedelta(minutes=1)
-        faults = [*self._caught_up(instance, market, now)]
+        faults = [*self._crowd.prove(), *self._caught_up(instance, market, now)]
         self._let_runs_end(instance)
         runs = instance.get_runs_count()
         successes = instance.get_runs_count(dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]))
@@ -307,6 +314,7 @@ class Hour:
                     self.say(f"caught up with {now:%H:%M} UTC at {datetime.now(UTC):%H:%M:%S}")
                     # The first refresh that got through may have been the last one, and history hangs on its time.
                     yield from proof.candle_faults(connection, market, datetime.now(UTC) - HISTORY, now)
+                    yield from proof.depth_faults(connection, market, self._crowd.filled_since)
                     yield from proof.table_faults(connection, market)
                     return
         yield f"{CATCHING_UP:.0f} s after the last kill not everything was there"

@@ -13,7 +13,9 @@ import dagster as dg
 from refresh_pipeline.instance.orphaned_runs import GOING, process_here
 
 DAEMON, CODE_SERVER, FORK_SERVER, RUN, API = "daemon", "code server", "fork server", "run", "API"
-ROLES = (DAEMON, CODE_SERVER, FORK_SERVER, RUN, API)
+# A program of somebody at the machine, which ends by itself.
+CHORE = "chore"
+ROLES = (DAEMON, CODE_SERVER, FORK_SERVER, RUN, API, CHORE)
 
 
 def processes_of(home: Path, runs: Collection[int] = ()) -> dict[int, str]:
@@ -34,6 +36,8 @@ def role_of(command: str) -> str:
 
     >>> role_of("python\0-m\0dagster\0api\0grpc\0"), role_of("/venv/bin/python\0/venv/bin/refresh\0serve\0")
     ('code server', 'API')
+    >>> role_of("/venv/bin/python\0/venv/bin/refresh\0backfill\0--since\x002026-06-01\0")
+    'chore'
     """
     arguments = command.split("\0")
     names = {argument.rpartition("/")[2] for argument in arguments}
@@ -45,6 +49,8 @@ def role_of(command: str) -> str:
         return FORK_SERVER
     if names & {"--multiprocessing-fork", "execute_run"}:
         return RUN
+    if "refresh" in names and names & {"publish", "backfill", "backup"}:
+        return CHORE
     serves = {"refresh", "serve"} <= names or any(name.startswith("refresh_pipeline.api") for name in names)
     return API if serves else ""
 

@@ -77,6 +77,21 @@ def _as_served(series: Series, held: Mapping[str, np.ndarray]) -> np.ndarray:
     return (truth == np.column_stack([held[name].astype(np.float64) for name in CANDLE_COLUMNS])).all(axis=1)
 
 
+def depth_faults(connection: duckdb.DuckDBPyConnection, market: Market, since: datetime) -> list[str]:
+    """Series of m1 whose history does not reach back to the instant that a backfill has filled from."""
+    first = dict(
+        connection.execute(
+            f"select instrument, min(open_time) from {market.name}.raw_candles where timeframe = 'm1' group by 1"
+        ).fetchall()
+    )
+    latest = instant(since) + np.timedelta64(1, "m")
+    return [
+        f"{name} m1: a backfill from {since:%H:%M} on has succeeded, and its first candle is of {oldest}"
+        for name, oldest in first.items()
+        if np.datetime64(oldest) > latest
+    ]
+
+
 def table_faults(connection: duckdb.DuckDBPyConnection, market: Market) -> list[str]:
     """Computed tables that differ from one computed anew out of all the candles there are."""
     faults = []

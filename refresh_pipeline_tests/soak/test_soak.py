@@ -16,6 +16,7 @@ from typing import Any
 
 import dagster as dg
 import duckdb
+import numpy as np
 import pytest
 from dagster import DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test
@@ -32,6 +33,7 @@ from refresh_pipeline_tests.fakes.binance import FakeBinance
 from refresh_pipeline_tests.isolated_env import inside
 from refresh_pipeline_tests.project_folder import World
 from refresh_pipeline_tests.soak import proof
+from refresh_pipeline_tests.soak.crowd import kline_faults
 from refresh_pipeline_tests.soak.hour import HISTORY, LIVE, ROUND, YAML, Hour, KillPlan, venue_at
 from refresh_pipeline_tests.soak.processes import kill, megabytes_of, processes_of
 
@@ -167,6 +169,22 @@ def test_candles_that_are_there_twice_are_told(connection: duckdb.DuckDBPyConnec
     connection.execute("create table soak.raw_candles as select * from twice")
     connection.execute(f"insert into soak.raw_candles select * from soak.raw_candles {ONE}")
     assert "BTC/USDT m1: 1 candles are there more than once" in faults(connection)
+
+
+def test_klines_of_the_api_that_are_wrong_lacking_or_out_of_order_are_told() -> None:
+    begin = int(NOW.replace(second=0).timestamp() * 1000)
+    rows = FakeBinance()._rows("BTCUSDT", "1m", np.arange(begin - 5 * 60_000, begin, 60_000))
+    assert kline_faults("BTCUSDT", "1m", rows) == []
+    assert kline_faults("BTCUSDT", "1m", [*rows[:2], *rows[3:]]) == ["candles are missing"]
+    assert kline_faults("BTCUSDT", "1m", rows[::-1]) == ["candles are not in order"]
+    forming = [rows[0], [*rows[1][:4], rows[1][2], *rows[1][5:]]]
+    assert kline_faults("BTCUSDT", "1m", forming) == ["candles are not the venue's"]
+
+
+def test_a_history_that_a_backfill_has_not_filled_is_told(connection: duckdb.DuckDBPyConnection) -> None:
+    assert proof.depth_faults(connection, market_at(), NOW - HISTORY) == []
+    faults = proof.depth_faults(connection, market_at(), NOW - 2 * HISTORY)
+    assert len(faults) == len(market_at().instruments)
 
 
 def test_a_run_that_somebody_works_on_for_ever_is_told_and_one_whose_process_is_gone_is_not(tmp_path: Path) -> None:
