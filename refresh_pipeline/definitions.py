@@ -18,6 +18,16 @@ log = logging.getLogger("refresh_pipeline")
 OF_RUNS = {"fork_server.py", "execute_run", "execute_step", "refresh_pipeline.instance.celery_app"}
 
 
+# What this process has said: Dagster's code server loads the definitions several times at once.
+_said: set[str] = set()
+
+
+def _say_once(sentence: str, reason: str) -> None:
+    if reason not in _said and not was_said(reason):
+        _said.add(reason)
+        log.error(sentence)
+
+
 @dg.definitions
 def defs() -> dg.Definitions:
     """What Dagster finds in this module: the markets and collections that are enabled; a wrong one is left out."""
@@ -29,6 +39,5 @@ def defs() -> dg.Definitions:
     if OF_RUNS.isdisjoint(Path(argument).name for argument in sys.argv):
         for kind, reasons in (("market", faults), ("collection of APIs", wrong)):
             for reason in reasons.values():
-                if not was_said(str(reason)):
-                    log.error("A %s is left out: %s", kind, reason)
+                _say_once(f"A {kind} is left out: {reason}", str(reason))
     return build(settings, markets, collections)

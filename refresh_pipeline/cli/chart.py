@@ -52,6 +52,8 @@ def chart(
         if sum(len(series) for _, series in chosen) != 1:
             names = ", ".join(f"{member.name} {one}" for member, series in chosen for one in series)
             raise ValueError(f"found {names}; chart shows one series, --market chooses one market")
+        if png and not png.lower().endswith(".png"):
+            raise ValueError(f"--png: found {png}, allowed: a name that ends in .png")
         [(member, [series])] = chosen
         if in_browser:
             _open_dashboard(member, series, wanted.settings.api_port)

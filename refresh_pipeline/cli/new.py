@@ -60,7 +60,7 @@ QUESTIONS = {
 }
 # What a message about a YAML file begins and ends with.
 KEYS = r"((name|instruments|timeframes|history|calendar|source\S*): )?"
-OF_THE_FILE = re.compile(rf"^.*?\.yaml: (market '[^']*': )?{KEYS}")
+OF_THE_FILE = re.compile(rf"^(.*?\.yaml: )?(market '[^']*': )?{KEYS}")
 LINE = re.compile(r" \(line \d+\)$")
 
 
@@ -87,10 +87,10 @@ def new(
         settings = load_settings()
         if venue is None and not yes:
             err.print(f"Venues: {', '.join(VENUES)}", highlight=False)
-        kind = _answered("venue", venue, "Venue", "demo", _require_venue, ask=not yes)
-        draft = _Draft(settings, kind, calendar)
-        with naming("--calendar" if calendar else f"--venue {kind}"):
-            draft.take("calendar", draft.values["calendar"])
+        kind = _answered("venue", venue, "Venue", "demo", partial(_require_venue, settings), ask=not yes)
+        draft = _Draft(settings, kind)
+        if calendar:
+            _answered("calendar", calendar, "", "", partial(draft.take, "calendar"), ask=False)
         for option, question in _questions(kind):
             usual, check = draft.values[option], partial(draft.take, option)
             _answered(option, given[option], question, usual, check, ask=not yes)
@@ -116,11 +116,11 @@ def _questions(kind: str) -> list[tuple[str, str]]:
 class _Draft:
     """The market as far as it is known; the usual answers stand for the rest."""
 
-    def __init__(self, settings: "Settings", kind: str, calendar: str | None) -> None:
+    def __init__(self, settings: "Settings", kind: str) -> None:
         self.settings, self.kind = settings, kind
         venue, (option, detail) = VENUES[kind], DETAILS.get(kind, ("", ""))
         self.values = {"name": venue.name, "pairs": venue.instruments, "timeframes": TIMEFRAMES, "history": HISTORY}
-        self.values |= {"calendar": calendar or venue.calendar, **({option: detail} if option else {})}
+        self.values |= {"calendar": venue.calendar, **({option: detail} if option else {})}
 
     def take(self, option: str, answer: str) -> None:
         """Take an answer; raises ValueError where no market can have it."""
@@ -197,9 +197,12 @@ def _asked(option: str, question: str, usual: str, check: Check) -> str:
             return answer
 
 
-def _require_venue(answer: str) -> None:
+def _require_venue(settings: "Settings", answer: str) -> None:
     if answer not in VENUES:
         raise ValueError(f"found {answer!r}, allowed: {', '.join(VENUES)}{did_you_mean(answer, VENUES)}")
+    # Its package may be missing.
+    draft = _Draft(settings, answer)
+    draft.take("calendar", draft.values["calendar"])
 
 
 def _folder(settings: "Settings") -> Path:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from refresh_pipeline.settings import Settings
 
 LOCALHOST = "127.0.0.1"
+WORKSPACE = "workspace.yaml"
 # Dagster's programs warn of a code server that is being restarted, with three stacks each; the supervisor says in one
 # line whether the markets are loaded.
 SAID_BY_SUPERVISOR = "ignore:Error loading repository location:UserWarning"
@@ -207,7 +208,7 @@ def up(
         refuse_used_port(port)
         served_port = None if no_api else api_port or wanted.settings.api_port
         if served_port is not None:
-            refuse_used_port(served_port, option="--api-port")
+            refuse_used_port(served_port, option="--api-port", taken=port)
         prepare_dagster(wanted.settings)
         warn_of_older_instance_file(wanted.settings)
     for each in wanted.markets:
@@ -219,19 +220,26 @@ def up(
     from tempfile import mkdtemp
 
     from refresh_pipeline.cli.supervisor import exec_supervisor
-    from refresh_pipeline.instance.clock import put_back
-    from refresh_pipeline.orchestration.run_jobs import dagster_instance
 
-    with dagster_instance(wanted.settings) as instance:
-        # This also creates its databases before the programs open them.
-        for line in put_back(instance, time.time()):
-            print_warning(line)
+    folder = Path(mkdtemp(prefix="refresh-"))
+    plan = supervisor_plan(wanted.settings, port, folder, served_port, verbose)
+    _prepare_instance(wanted.settings, folder / WORKSPACE)
     names = ", ".join(selected.name for selected in wanted.markets)
     api = "" if served_port is None else f" and the API on port {served_port}"
     err.print(f"Markets: {names}. Starting the web UI on port {port}{api}. Ctrl-C stops it.", highlight=False)
-    folder = Path(mkdtemp(prefix="refresh-"))
-    plan = supervisor_plan(wanted.settings, port, folder, served_port, verbose)
     exec_supervisor(plan, _program_environment(wanted, port, verbose))
+
+
+def _prepare_instance(settings: "Settings", workspace: Path) -> None:
+    """Create Dagster's databases before the programs open them; states of an earlier start go on from here."""
+    from refresh_pipeline.instance.clock import put_back
+    from refresh_pipeline.instance.instigators import adopt_states
+    from refresh_pipeline.orchestration.run_jobs import dagster_instance
+
+    with dagster_instance(settings) as instance:
+        adopt_states(instance, workspace)
+        for line in put_back(instance, time.time()):
+            print_warning(line)
 
 
 def _program_environment(wanted: Request, port: int, verbose: int) -> dict[str, str]:
@@ -248,8 +256,13 @@ def _program_environment(wanted: Request, port: int, verbose: int) -> dict[str, 
     return {**environment, "REFRESH_DAGSTER_URL": f"http://{LOCALHOST}:{port}", "REFRESH_RUN_LOG": run_log}
 
 
-def refuse_used_port(port: int, host: str = LOCALHOST, option: str = "--port") -> None:
-    """Raise ValueError where another program listens on this port of an address, localhost if not given."""
+def refuse_used_port(port: int, host: str = LOCALHOST, option: str = "--port", taken: int | None = None) -> None:
+    """Raise ValueError where another program listens on this port of an address, localhost if not given.
+
+    `taken` is the port that this command gives to another of its programs.
+    """
+    if port == taken:
+        raise ValueError(f"{option}: found {port}, the port of the web UI as well; choose another one for each")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as server:
         # As web servers do: connections of a server that has ended do not count.
@@ -274,7 +287,7 @@ def supervisor_plan(
     from refresh_pipeline.cli.supervisor import Plan
     from refresh_pipeline.settings import DEFINITIONS, PACKAGE, dagster_home
 
-    dagster, code_socket, workspace = [sys.executable, "-P", "-m"], folder / "code.sock", folder / "workspace.yaml"
+    dagster, code_socket, workspace = [sys.executable, "-P", "-m"], folder / "code.sock", folder / WORKSPACE
     code_location = {"grpc_server": {"socket": str(code_socket), "location_name": PACKAGE.name}}
     workspace.write_text(json.dumps({"load_from": [code_location]}), encoding="utf-8")
     # The web UI shows errors in the definitions, until the file at fault is edited.

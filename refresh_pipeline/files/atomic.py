@@ -77,7 +77,7 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
 
 def why_not_written(error: Exception, path: Path, wanted: int) -> str:
     """The message of a failed write: the path, the bytes wanted, the error received, the remedy."""
-    reason = one_line(error)
+    reason = (isinstance(error, OSError) and error.strerror) or one_line(error)
     for code in NO_ROOM:
         if getattr(error, "errno", None) == code or os.strerror(code) in reason:
             return (

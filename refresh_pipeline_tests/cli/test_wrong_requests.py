@@ -54,6 +54,7 @@ WRONG = [
     ["rename", "A", "B", "-m", "nope"],
     ["rename", "A", "B C", "-m", "demo"],
     ["up", "--port", "high"],
+    ["chart", "BTC/USD", "H1", "--png", "x.jpg"],
     ["exports", "verify", "-i", "nope"],
     ["exports", "prune", "-m", "nope"],
     ["exports", "duplicates", "--link", "--remove"],
@@ -106,4 +107,7 @@ def test_a_port_in_use_is_refused_before_anything_starts(new_world: World) -> No
         result = command("up", "--port", str(port))
     assert result.exit_code == 2
     assert f"--port: found {port}, which cannot be used (Address already in use)" in " ".join(result.stderr.split())
+    result = command("up", "--port", str(port), "--api-port", str(port))
+    assert result.exit_code == 2
+    assert f"--api-port: found {port}, the port of the web UI as well" in " ".join(result.stderr.split())
     assert not (new_world.root / "data" / "dagster").exists()
