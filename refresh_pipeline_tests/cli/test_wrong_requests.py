@@ -15,6 +15,7 @@ from refresh_pipeline_tests.project_folder import World, command
 # Runs requests one after the other; of each it prints the exit code and which heavy packages are imported by then.
 SCRIPT = """
 import json, sys
+from refresh_pipeline.cli.operate import refuse_used_port
 from refresh_pipeline.cli import main
 heavy, requests, answers = *json.loads(sys.argv[1]), []
 for request in requests:
@@ -107,7 +108,6 @@ def test_a_port_in_use_is_refused_before_anything_starts(new_world: World) -> No
         result = command("up", "--port", str(port))
     assert result.exit_code == 2
     assert f"--port: found {port}, which cannot be used (Address already in use)" in " ".join(result.stderr.split())
-    result = command("up", "--port", str(port), "--api-port", str(port))
-    assert result.exit_code == 2
-    assert f"--api-port: found {port}, the port of the web UI as well" in " ".join(result.stderr.split())
+    with pytest.raises(ValueError, match=f"--api-port: found {port}, the port of the web UI as well"):
+        refuse_used_port(port, option="--api-port", taken=port)
     assert not (new_world.root / "data" / "dagster").exists()
