@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from refresh_pipeline.cli.operate import refuse_used_port
 from refresh_pipeline.instance.data_lock import lock_data_folder
 from refresh_pipeline_tests.project_folder import World, command
 
