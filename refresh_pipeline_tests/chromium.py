@@ -108,11 +108,11 @@ class Tab:
 
 
 @contextmanager
-def chromium() -> Iterator[Tab]:
-    """A tab of a browser with an empty profile, gone afterwards."""
+def chromium(*options: str) -> Iterator[Tab]:
+    """A tab of a browser with an empty profile and further options, gone afterwards."""
     assert PROGRAM
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as folder:
-        command = [PROGRAM, *OPTIONS, "--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"]
+        command = [PROGRAM, *OPTIONS, *options, "--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             tabs = json.loads(urllib.request.urlopen(f"http://127.0.0.1:{_port(Path(folder))}/json").read())

@@ -33,7 +33,7 @@ LONGEST = (
     "benchmarks/test_benchmarks.py",
     "orchestration/test_assets.py",
     "pipeline/test_backfill.py",
-    "end_to_end/test_front_door.py",
+    "end_to_end/test_up.py",
     "cli/test_app.py",
     "pipeline/test_histories.py",
     "pipeline/test_export.py",

@@ -63,6 +63,9 @@ def marks_of(cells: Sequence[str], decimal: str | None, thousands: str | None, w
     if decimal or thousands:
         decimal = decimal or ("," if thousands == "." else ".")
         return Marks(decimal, "," if decimal == "." else ".", plain=False)
+    # Most files: no comma, no unit, nothing to weigh.
+    if all(map(PLAIN.fullmatch, written)):
+        return Marks()
     bare = [re.sub(f"[{STRIPPED}{GROUPS}]", "", cell) for cell in written]
     numbers = [text for text in bare if NUMBER.fullmatch(text)]
     readings = [_decimal_mark(text) for text in numbers]

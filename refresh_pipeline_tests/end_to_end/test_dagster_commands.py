@@ -4,19 +4,14 @@ import json
 import os
 import shutil
 import socket
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
-import httpx
 import pytest
-from dagster import DagsterRunStatus
 
 from refresh_pipeline.settings import shipped
-from refresh_pipeline_tests.end_to_end.programs import PATIENCE, finished, free_port, running
+from refresh_pipeline_tests.end_to_end.programs import finished
 from refresh_pipeline_tests.isolated_env import inside
 from refresh_pipeline_tests.project_folder import EXPORTS, FEW_INDICATORS, NOW, World
 
@@ -85,79 +80,6 @@ def test_without_a_home_of_its_own_dagster_makes_one_and_takes_it_away(project: 
     )
     assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in project.root.iterdir()) == sorted([*before, "data"])
-
-
-# ---- the web UI and the daemon
-
-
-def asked(port: int, query: str) -> dict[str, Any]:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/graphql",
-        data=json.dumps({"query": query}).encode(),
-        headers={"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.load(answer)["data"]
-
-
-def answers(port: int) -> bool:
-    try:
-        return "version" in asked(port, "{ version }")
-    except OSError:
-        return False
-
-
-def lists_schedules(port: int) -> bool:
-    """Whether the API answers, and reaches Dagster."""
-    try:
-        answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/schedules", timeout=20)
-    except httpx.TransportError:
-        return False
-    names = [one["name"] for one in answer.json().get("schedules", ())]
-    return "bazaar_refresh" in names
-
-
-def wait_until(what: Any, *arguments: Any) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not what(*arguments):
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
-
-
-def test_up_serves_the_web_ui_runs_what_is_queued_and_ends_when_told(new_world: World) -> None:
-    shutil.copy(shipped("workspace.yaml"), new_world.root)
-    port = free_port()
-    api = free_port()
-    with running("refresh", "up", "--port", str(port), "--api-port", str(api)) as process:
-        wait_until(answers, port)
-        wait_until(lists_schedules, api)
-        assets = asked(port, "{ assetNodes { id groupName hasMaterializePermission } }")["assetNodes"]
-        assert {node["groupName"] for node in assets} == {"bazaar"}
-        assert len(assets) == 5
-
-        os.environ["DAGSTER_HOME"] = str(new_world.root / "data" / "dagster")
-        keys = ["BTC/USD|m15", "ETH/USD|H1"]
-        launched = finished(
-            "dagster",
-            "job",
-            "backfill",
-            *WORKSPACE,
-            "-j",
-            "bazaar_refresh",
-            "--partitions",
-            ",".join(keys),
-            "--noprompt",
-        )
-        assert launched.returncode == 0, launched.stderr
-        # One run a partition, whatever the assets' policy; the daemon takes them from the queue.
-        wait_until(lambda: [run.status for run in runs_of(new_world)].count(DagsterRunStatus.SUCCESS) == 2)
-        assert sorted(str(run.tags["dagster/partition"]) for run in runs_of(new_world)) == sorted(keys)
-
-        process.terminate()
-        assert process.wait(timeout=60) == 0
-    assert not answers(port)
-    with new_world.dagster() as instance:
-        assert instance.get_materialized_partitions(dg.AssetKey(["bazaar", "indicators"])) == set(keys)
 
 
 def test_up_on_a_port_that_is_taken_ends_with_2_and_starts_nothing(new_world: World) -> None:
