@@ -117,7 +117,8 @@ def chromium(*options: str) -> Iterator[Tab]:
         try:
             tabs = json.loads(urllib.request.urlopen(f"http://127.0.0.1:{_port(Path(folder))}/json").read())
             page = next(tab for tab in tabs if tab["type"] == "page")
-            with connect(page["webSocketDebuggerUrl"], max_size=None) as connection:
+            # Nobody reads while no test asks the tab: the answer to a ping would be late behind the page's events.
+            with connect(page["webSocketDebuggerUrl"], max_size=None, ping_interval=None) as connection:
                 yield Tab(connection)
         finally:
             process.terminate()
