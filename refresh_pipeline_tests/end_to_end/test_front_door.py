@@ -34,21 +34,22 @@ class Door:
         return answer.raise_for_status().json()["data"]
 
 
-def door_of(folder: Path, key: str | None) -> Iterator[Door]:
-    """The program as systemd and the image start it, on the demo market."""
+def door_of(folder: Path, key: str) -> Iterator[Door]:
+    """The program as systemd and the image start it, without a code server: who may ask is decided before it."""
     port = free_port()
     (folder / "home").mkdir()
     shutil.copy(ROOT / "dagster.yaml", folder / "home")
+    (folder / "workspace.yaml").write_text("load_from: []\n")
     environment = {
         **os.environ,
         "HOME": str(folder),
         "REFRESH_DATA_DIR": str(folder),
         "DAGSTER_HOME": str(folder / "home"),
+        "REFRESH_API_KEY": key,
     }
-    environment |= {"REFRESH_API_KEY": key} if key else {}
-    command = [sys.executable, "-m", "refresh_pipeline.front_door", "-p", str(port), "-w", str(ROOT / "workspace.yaml")]
+    command = [sys.executable, "-m", "refresh_pipeline.front_door", "-p", str(port), "-w", "workspace.yaml"]
     program = subprocess.Popen(command, cwd=folder, env=environment)
-    door = Door(port, {"x-api-key": key} if key else {})
+    door = Door(port, {"x-api-key": key})
     try:
         began = time.monotonic()
         while not answers(door) and program.poll() is None and time.monotonic() - began < PATIENCE:

@@ -350,7 +350,7 @@ def test_the_page_outlives_the_api_and_the_web_ui(stage: Stage) -> None:
 
 def test_it_ends_when_told(running: Running) -> None:
     running.process.terminate()
-    assert running.process.wait(timeout=60) == 0
+    assert running.process.wait(PATIENCE) == 0
     for url in (running.web_ui, running.url):
         with pytest.raises(httpx.TransportError):
             httpx.get(url)
