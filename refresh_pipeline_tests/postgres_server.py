@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import pytest
 
-from refresh_pipeline_tests.redis_server import free_port, wait_for
+from refresh_pipeline_tests.redis_server import LOOPBACK, free_port, wait_for
 
 USER = "refresh"
 # Nothing that a test stores has to outlive the machine.
@@ -31,6 +31,8 @@ class PostgresServer:
     programs: Path
     folder: Path
     port: int
+    # Where clients reach it, besides the loopback.
+    address: str = LOOPBACK
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     @property
@@ -39,8 +41,8 @@ class PostgresServer:
         return self.url_of("postgres")
 
     def url_of(self, database: str) -> str:
-        """The URL of a database, without a password: the loopback is trusted."""
-        return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"
+        """The URL of a database, without a password: who reaches it is trusted."""
+        return f"postgresql://{USER}@{self.address}:{self.port}/{database}"
 
     def new_database(self) -> str:
         """The URL of a new, empty database."""
@@ -56,7 +58,8 @@ class PostgresServer:
     def start(self) -> None:
         """Start it and wait until it answers."""
         options = [part for option in FAST for part in ("-c", option)]
-        addresses = ["-c", "listen_addresses=127.0.0.1", "-p", str(self.port), "-k", str(self.folder)]
+        listens = ",".join(dict.fromkeys((LOOPBACK, self.address)))
+        addresses = ["-c", f"listen_addresses={listens}", "-p", str(self.port), "-k", str(self.folder)]
         command = [self.programs / "postgres", "-D", self.folder / "data", *addresses, *options]
         log = (self.folder / "log").open("ab")
         self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", user=_owner())
@@ -77,18 +80,21 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """A server for as long as the block runs."""
+def postgres_server(address: str = LOOPBACK) -> Iterator[PostgresServer]:
+    """A server for as long as the block runs, reached at the loopback and at another address of this machine."""
     programs = _programs()
     if programs is None or _owner() == 0:
         pytest.skip("PostgreSQL's server is not installed (Debian: apt-get install postgresql)")
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
-    server = PostgresServer(programs, folder, free_port())
+    server = PostgresServer(programs, folder, free_port(), address)
     try:
         if (owner := _owner()) is not None:
             shutil.chown(folder, owner)
         make = [programs / "initdb", "-D", folder / "data", "-U", USER, "-A", "trust", "-N", "-E", "UTF8", "--locale=C"]
         subprocess.run(make, check=True, capture_output=True, cwd="/", user=owner)
+        if address != LOOPBACK:
+            with (folder / "data" / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all samenet trust\n")
         server.start()
         yield server
     finally:

