@@ -15,7 +15,7 @@ import resource
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
@@ -248,6 +248,16 @@ def spread(seconds: Sequence[float | None]) -> str:
     return f"median {middle:.2f} s, p95 {p95:.2f} s, worst {max(known):.2f} s of {len(known)}"
 
 
+def show(reports: Sequence[Report], heard: Mapping[np.datetime64, Sequence[float]], speed: float) -> None:
+    """Print how long after their closes candles were readable, and heard of."""
+    counted = {name: sum(len(getattr(report, name)) for report in reports) for name in ("late", "filled", "missing")}
+    print(f"minutes: {sum(bool(report.series) for report in reports)} of {60 / speed:g} s; {counted}")
+    print(f"close to readable, 95 % of the series: {spread([report.lateness(SHARE) for report in reports])}")
+    print(f"close to readable, all series: {spread([report.lateness(1.0) for report in reports])}")
+    pushed = [share_of(heard.get(report.close, []), SHARE) for report in reports]
+    print(f"close to the event at a listener, 95 % of the series: {spread(pushed)}")
+
+
 def prepared(folder: Path, url: str, count: int) -> Market:
     """A folder with the settings and the YAML of the market, for the API."""
     for name in ("markets", "home", "data"):
@@ -284,9 +294,7 @@ def _run(folder: Path, count: int, minutes: int, speed: float, *, trouble: bool)
     refresh = context.Process(target=store, args=(market, path, clock.now()))
     refresh.start()
     refresh.join()
-    print(
-        f"{count} series with {len(computations(market)[Table.indicators].columns)} indicators are stored", flush=True
-    )
+    print(f"{count} series are stored", flush=True)
     with api(folder) as server, PushDoor(folder / "data" / "live", market.name) as door:
         ours, its = context.Pipe()
         listener = context.Process(target=listen, args=(server.port, clock, its), daemon=True)
@@ -299,12 +307,7 @@ def _run(folder: Path, count: int, minutes: int, speed: float, *, trouble: bool)
         reports, seconds, megabytes = measured(market, path, clock, minutes, door)
         ours.send("end")
         heard = ours.recv()
-    counted = {name: sum(len(getattr(report, name)) for report in reports) for name in ("late", "filled", "missing")}
-    print(f"minutes: {sum(bool(report.series) for report in reports)} of {60 / speed:g} s; {counted}")
-    print(f"close to readable, 95 % of the series: {spread([report.lateness(SHARE) for report in reports])}")
-    print(f"close to readable, all series: {spread([report.lateness(1.0) for report in reports])}")
-    pushed = [share_of(heard.get(report.close, []), SHARE) for report in reports]
-    print(f"close to the event at a listener, 95 % of the series: {spread(pushed)}")
+    show(reports, heard, speed)
     print(f"processor time a minute: {seconds:.2f} s; memory at its most: {megabytes:.0f} MB")
     lost, twice, wrong = faults(market, path)
     print(f"lost {lost}, stored twice {twice}, values with another bit {wrong} (of {min(COMPARED, count)} series)")
