@@ -16,7 +16,6 @@ from refresh_pipeline_tests.project_folder import World, command
 # Runs requests one after the other; of each it prints the exit code and which heavy packages are imported by then.
 SCRIPT = """
 import json, sys
-from refresh_pipeline.cli.operate import refuse_used_port
 from refresh_pipeline.cli import main
 heavy, requests, answers = *json.loads(sys.argv[1]), []
 for request in requests:
