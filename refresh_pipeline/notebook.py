@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from refresh_pipeline.market.candles import TIME_UNIT, instant
+from refresh_pipeline.market.candles import TIME_UNIT, instant, parse_instant
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market_files import load_markets
@@ -105,8 +105,18 @@ def joined_as_of(left: "pd.DataFrame", right: "pd.DataFrame", suffix: str = "_ri
     return result.set_index("open_time")
 
 
-def _bounds(since: str | datetime | None, until: str | datetime | None) -> list[np.datetime64 | None]:
-    return [None if bound is None else instant(bound) for bound in (since, until)]
+def _bounds(since: str | datetime | None, until: str | datetime | None) -> Bounds:
+    first, end = (_bound(name, bound) for name, bound in (("since", since), ("until", until)))
+    if first is not None and end is not None and first >= end:
+        raise ValueError(f"since {since} is not before until {until}")
+    return [first, end]
+
+
+def _bound(name: str, bound: str | datetime | None) -> np.datetime64 | None:
+    try:
+        return None if bound is None else instant(parse_instant(bound) if isinstance(bound, str) else bound)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _read(settings: Settings, table: str, series: Series, bounds: list[np.datetime64 | None]) -> "pd.DataFrame":

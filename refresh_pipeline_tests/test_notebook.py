@@ -1,10 +1,18 @@
 """`refresh_pipeline.notebook`: stored rows as frames, known from their close, joined without look-ahead."""
 
+import re
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
+from refresh_pipeline.client import connect
+from refresh_pipeline.client.errors import ClientError
 from refresh_pipeline.notebook import candles, joined_as_of
+from refresh_pipeline.warehouse.connection import WarehouseUnreadable
 from refresh_pipeline_tests.project_folder import World
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
 def test_a_series_is_a_frame_with_the_close_of_each_bar(world: World) -> None:
@@ -53,3 +61,28 @@ def test_wrong_names_are_answered_in_words(world: World, arguments: tuple[str, .
         candles(market, instrument, timeframe, layer=layer[0] if layer else "candles")
     with pytest.raises(ValueError, match="close_time"):
         joined_as_of(pd.DataFrame(), pd.DataFrame())
+
+
+@pytest.mark.parametrize("page", ["notebook", "client", "enhanced-candles"])
+def test_the_pages_snippets_run_as_they_stand(world: World, page: str) -> None:
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
+    # The market here has other names than the demo, and a history that ends in June.
+    for name, other in (("demo", "bazaar"), ("EUR", "ETH"), ("2026-11-01", "2026-06-01")):
+        text = text.replace(name, other)
+    names: dict[str, object] = {}
+    for snippet in re.findall(r"^```python\n(.*?)^```", text, re.S | re.M):
+        exec(snippet, names)
+
+
+def test_wrong_bounds_are_answered_in_words(world: World, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="since: found 'x', allowed: ISO 8601"):
+        candles("bazaar", "BTC/USD", "H1", since="x")
+    with pytest.raises(ValueError, match="since 2026-06-02 is not before until 2026-06-01"):
+        candles("bazaar", "BTC/USD", "H1", since="2026-06-02", until="2026-06-01")
+    with pytest.raises(WarehouseUnreadable, match=r"refresh.duckdb: not found; refresh once creates it"):
+        candles("bazaar", "BTC/USD", "H1", data_dir=str(tmp_path / "nowhere"))
+    client = connect(world.settings.data)
+    with pytest.raises(ClientError, match="limit: found -1, allowed: 1 or more"):
+        client.candles("BTC/USD", "H1", limit=-1)
+    with pytest.raises(ClientError, match="since 2026-06-02 00:00 is not before until 2026-06-01 00:00"):
+        client.candles("BTC/USD", "H1", since="2026-06-02", until="2026-06-01")

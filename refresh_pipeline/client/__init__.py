@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from refresh_pipeline.client.errors import ClientError as ClientError
 from refresh_pipeline.client.folder import FolderPlace
-from refresh_pipeline.client.place import Place, Question, moment_of
+from refresh_pipeline.client.place import Place, Question, moment_of, require_range
 from refresh_pipeline.client.server import ServerPlace
 from refresh_pipeline.client.tables import Make, beside, maker_of
 
@@ -147,7 +147,9 @@ class Client(Generic[Table]):
         Raises:
             ClientError: no payload of the API is stored, or the place does not answer.
         """
-        rows = self._place.snapshots(api, moment_of("since", since), moment_of("until", until), limit)
+        bounds = moment_of("since", since), moment_of("until", until)
+        require_range(*bounds, limit)
+        rows = self._place.snapshots(api, *bounds, limit)
         return self._make(rows, "fetched_at")
 
     def candles_with(

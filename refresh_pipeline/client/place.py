@@ -8,7 +8,7 @@ from typing import Protocol
 from numpy.typing import NDArray
 
 from refresh_pipeline.client.errors import ClientError
-from refresh_pipeline.market.candles import parse_instant
+from refresh_pipeline.market.candles import instant, parse_instant
 
 Columns = Mapping[str, NDArray]
 
@@ -28,6 +28,18 @@ class Question:
     as_of: datetime | None = None
     # Whether prices of before a split or dividend are as if after it; of the layer candles.
     adjusted: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a question that no row can answer; raises ClientError."""
+        require_range(self.since, self.until, self.limit)
+
+
+def require_range(since: datetime | None, until: datetime | None, limit: int | None) -> None:
+    """Raise ClientError for a limit below 1 and for a stretch that ends before it begins."""
+    if limit is not None and limit < 1:
+        raise ClientError(f"limit: found {limit}, allowed: 1 or more")
+    if since is not None and until is not None and instant(since) >= instant(until):
+        raise ClientError(f"since {since:%Y-%m-%d %H:%M} is not before until {until:%Y-%m-%d %H:%M}")
 
 
 def moment_of(name: str, moment: datetime | str | None) -> datetime | None:

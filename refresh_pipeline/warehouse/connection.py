@@ -313,6 +313,8 @@ def _waiting(place: FilePlace, opening: Opening, opened: Callable[..., T], **opt
                 f"wanted to open {place.name}, waited {opening.patience:g} s, and it is still held: {_holder(error)}. "
                 "Close the program that keeps the file open; readers must close it between questions, too."
             ) from error
+        if opening.read_only and not place.exists:
+            raise WarehouseUnreadable(f"{place.name}: not found; refresh once creates it") from error
         raise WarehouseUnreadable(
             f"wanted to open {place.name}, DuckDB {duckdb.__version__} says: {_first_line(error)}. "
             "If the file was written by a newer DuckDB, install that one; if it is damaged, restore a backup: refresh "
