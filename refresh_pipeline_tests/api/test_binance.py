@@ -16,15 +16,10 @@ import httpx
 import numpy as np
 import pytest
 
-from refresh_pipeline.market.candles import CANDLE_COLUMNS, Candles, instant
-from refresh_pipeline.market.model import Market, parse_market
-from refresh_pipeline.pipeline import compute
-from refresh_pipeline.sources import Request
-from refresh_pipeline.sources.fetching import fetch
-from refresh_pipeline.sources.registry import open_source
-from refresh_pipeline.warehouse.schema import Table
+from refresh_pipeline.market.candles import CANDLE_COLUMNS, Candles
 from refresh_pipeline.warehouse.warehouse import Warehouse
-from refresh_pipeline_tests.api.served import BARS, BTC, FAIR, NOW, Shop, served, wait_for
+from refresh_pipeline_tests.api.follower import Follower, compute_all
+from refresh_pipeline_tests.api.served import BARS, BTC, NOW, Shop, served, wait_for
 from refresh_pipeline_tests.end_to_end.programs import free_port
 from refresh_pipeline_tests.isolated_env import inside
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import candles, opens, query
@@ -119,24 +114,6 @@ def test_stock_ccxt_reads_it(client: httpx.Client) -> None:
         exchange.fetch_ohlcv("DOGE/USD", "5m")
 
 
-class Follower:
-    """A second instance: the same market, whose source is the first one's address."""
-
-    def __init__(self, root: Path, url: str) -> None:
-        text = FAIR.replace("{kind: demo}", f'{{kind: binance, base_url: "{url}"}}').replace("{symbol: XETH}", "{}")
-        self.market: Market = parse_market(text, "fair.yaml")
-        self.warehouse = Warehouse(database=str(root / "follower.duckdb"), patience=30)
-        self.warehouse.prepare(self.market)
-        self.source = open_source(self.market, root / "limits")
-
-    def refresh(self) -> None:
-        request = Request(BTC, opens(1)[0], instant(NOW))
-        for chunk in fetch(self.source, self.market, [request], NOW):
-            assert chunk.error is None, chunk.error
-            self.warehouse.store_candles(self.market, {BTC: chunk.candles}, "binance", NOW)
-        compute_all(self.warehouse, self.market)
-
-
 def test_a_second_instance_follows_the_first_through_a_correction(tmp_path: Path) -> None:
     shop, whole = Shop.opened(tmp_path / "first", REFRESH_API_RATE="100000"), candles(FEW)
     corrected = replace(whole, columns={**whole.columns, "high": whole["high"] * 1.01})
@@ -163,7 +140,7 @@ server_of(settings, load_markets(settings), "127.0.0.1", int(sys.argv[3])).run()
 FOLLOW = """
 import sys
 from pathlib import Path
-from refresh_pipeline_tests.api.test_binance import Follower
+from refresh_pipeline_tests.api.follower import Follower
 follower = Follower(Path(sys.argv[1]), sys.argv[2])
 while True:
     follower.refresh()
@@ -253,11 +230,6 @@ def test_freqtrade_downloads_from_it(client: httpx.Client, shop: Shop, tmp_path:
 def store(shop: Shop, arrived: Candles) -> None:
     shop.warehouse.store_candles(shop.market, {BTC: arrived}, "demo", NOW)
     compute_all(shop.warehouse, shop.market)
-
-
-def compute_all(warehouse: Warehouse, market: Market) -> None:
-    for table in (Table.enhanced_candles, Table.indicators):
-        compute.compute(warehouse, market, table, [BTC])
 
 
 def stored(warehouse: Warehouse) -> list[list[tuple]]:

@@ -21,13 +21,11 @@ from refresh_pipeline.instance.celery_launcher import ClusterRunLauncher
 from refresh_pipeline.instance.orphaned_runs import LOCK_TAG, PROCESS_TAG
 from refresh_pipeline.settings import shipped
 from refresh_pipeline_tests.isolated_env import inside
-from refresh_pipeline_tests.launcher_fixture import QUICK, LaunchedProject, wait_until
+from refresh_pipeline_tests.launcher_fixture import QUICK, SILENT, LaunchedProject, wait_until
 from refresh_pipeline_tests.postgres_server import PostgresServer
 from refresh_pipeline_tests.redis_server import redis_server
 
 ROOT = Path(__file__).resolve().parents[2]
-SILENT = """{name: silent, source: {kind: binance, base_url: "http://127.0.0.1:%d"}, calendar: crypto,
-             instruments: [BTC/USD], timeframes: [H1], history: 2d}"""
 
 
 @contextmanager
