@@ -118,38 +118,35 @@ def test_a_second_publishing_brings_what_was_added_to_the_files(world: World) ->
         assert world.query(f"select max(open_time)::timestamp::varchar from '{path}'") == [(f"2026-06-01 {newest}:00",)]
 
 
-def test_learning_bit_by_bit_equals_learning_at_once(wide_world: World, twin: Twin) -> None:
-    world = wide_world
-    for minutes in (0, 7, 45, 120):
+def test_learning_bit_by_bit_with_a_late_correction_equals_learning_at_once(wide_world: World, twin: Twin) -> None:
+    world, corrected = wide_world, "instrument = 'ETH/USD' and timeframe = 'm15' and open_time = '2026-06-01 10:30'"
+    # All columns, of half of the series.
+    market = world.root / "markets" / "bazaar.yaml"
+    market.write_text(market.read_text().replace(", SOL/USD, XRP/USD]", "]"))
+    refresh(world, NOW)
+    publish(world, NOW)
+    old = world.query(f"select close from bazaar.raw_candles where {corrected}")
+    world.write_candles("ETH/USD|m15", changes={"2026-06-01T10:30:00": {"close": 777.5, "high": 778.0}})
+    result = world.run(now=NOW + timedelta(minutes=7))
+    assert metadata_of(result, "raw_candles")["ETH/USD|m15"]["rows_revised"] == 1
+    for minutes in (45, 120):
         refresh(world, NOW + timedelta(minutes=minutes))
+    # Everything after the corrected candle is computed anew.
     other = twin(world, LATER)
     assert_equals(world, other)
+    revisions = world.query("select instrument, timeframe, open_time::varchar, close from bazaar.raw_candle_revisions")
+    assert revisions == [("ETH/USD", "m15", "2026-06-01 10:30:00", old[0][0])]
     publish(world, LATER)
     with inside(other.root):
         publish(other, LATER)
     exports, expected = world.files("exports"), other.files("exports")
     csvs = [name for name in expected if name.endswith(".csv")]
     assert {name: exports[name][0] for name in csvs} == {name: expected[name][0] for name in csvs}
+    path = world.root / "data" / "exports" / "bazaar" / "ETH-USD_m15.parquet"
+    assert world.query(f"select count(*) from '{path}' where close = 777.5") == [(1,)]
 
 
 # ---- what was wrong or missing
-
-
-def test_a_late_correction_wins_and_everything_after_it_is_computed_anew(wide_world: World, twin: Twin) -> None:
-    world = wide_world
-    refresh(world, NOW)
-    publish(world, NOW)
-    changes = {"2026-06-01T10:30:00": {"close": 777.5, "high": 778.0}}
-    old = world.query("select close from bazaar.raw_candles where timeframe = 'm15' and instrument = 'ETH/USD' "
-                      "and open_time = '2026-06-01 10:30'")  # fmt: skip
-    world.write_candles("ETH/USD|m15", changes=changes)
-    assert metadata_of(world.run(now=NOW), "raw_candles")["ETH/USD|m15"]["rows_revised"] == 1
-    publish(world, NOW)
-    assert_equals(world, twin(world, NOW))
-    revisions = world.query("select instrument, timeframe, open_time::varchar, close from bazaar.raw_candle_revisions")
-    assert revisions == [("ETH/USD", "m15", "2026-06-01 10:30:00", old[0][0])]
-    path = world.root / "data" / "exports" / "bazaar" / "ETH-USD_m15.parquet"
-    assert world.query(f"select count(*) from '{path}' where close = 777.5") == [(1,)]
 
 
 def test_a_correction_of_what_is_older_is_seen_when_it_is_asked_for(world: World, twin: Twin) -> None:
@@ -161,14 +158,22 @@ def test_a_correction_of_what_is_older_is_seen_when_it_is_asked_for(world: World
     assert_equals(world, twin(world, NOW))
 
 
-def test_since_fills_a_hole(new_world: World, refreshed: World) -> None:
+def test_a_hole_and_a_contradiction_are_filled_once_they_are_mended(new_world: World, refreshed: World) -> None:
     missing = [f"2026-05-31T{hour}:{minute}:00" for hour in (14, 15) for minute in ("00", "15", "30", "45")]
     new_world.write_candles("SOL/USD|m15", without=missing)
+    new_world.write_candles("XRP/USD|m15", changes={"2026-06-01T11:00:00": {"high": 1.0, "low": 2.0}})
+    for minutes in (0, 1):
+        refresh(new_world, NOW + timedelta(minutes=minutes))
+    counts = new_world.counts()
+    assert (counts["SOL/USD|m15"], counts["XRP/USD|m15"]) == (88, 95)
+    rejected = new_world.query("select instrument, timeframe, open_time::varchar, reason from bazaar.rejected_candles")
+    assert rejected == [("XRP/USD", "m15", "2026-06-01 11:00:00", "high is below low")]
+    for key in ("SOL/USD|m15", "XRP/USD|m15"):
+        new_world.write_candles(key)
     refresh(new_world, NOW)
-    assert new_world.counts()["SOL/USD|m15"] == 88
-    new_world.write_candles("SOL/USD|m15")
-    refresh(new_world, NOW)
-    assert new_world.counts()["SOL/USD|m15"] == 88
+    # What lies deeper than the newest candles is read again where somebody asks for it.
+    counts = new_world.counts()
+    assert (counts["SOL/USD|m15"], counts["XRP/USD|m15"]) == (88, 96)
     refresh(new_world, NOW, since="2026-05-31T13:55Z")
     assert new_world.counts()["SOL/USD|m15"] == 96
     assert_equals(new_world, refreshed)
@@ -180,11 +185,17 @@ def test_since_brings_earlier_history(world: World, twin: Twin) -> None:
     assert_equals(world, twin(world, NOW, FIRST))
 
 
-def test_until_stops_and_the_next_refresh_goes_on(new_world: World, refreshed: World) -> None:
+def test_until_stops_and_the_next_refresh_goes_on_by_an_earlier_clock_or_now(
+    new_world: World, refreshed: World
+) -> None:
+    newest = "select timeframe, max(open_time)::varchar from bazaar.raw_candles group by 1 order by 1"
     refresh(new_world, NOW, until="2026-06-01T06:00Z")
     assert new_world.counts()["BTC/USD|m15"] == 72
-    assert new_world.query("select max(open_time)::varchar from bazaar.raw_candles") == [("2026-06-01 05:45:00",)]
+    assert new_world.query(newest) == [("H1", "2026-06-01 05:00:00"), ("m15", "2026-06-01 05:45:00")]
+    refresh(new_world, NOW - timedelta(hours=5))
+    assert new_world.query(newest) == [("H1", "2026-06-01 06:00:00"), ("m15", "2026-06-01 06:45:00")]
     refresh(new_world, NOW)
+    assert new_world.query(newest) == [("H1", "2026-06-01 11:00:00"), ("m15", "2026-06-01 11:45:00")]
     assert_equals(new_world, refreshed)
 
 
@@ -202,28 +213,7 @@ def test_a_stretch_may_be_asked_for(world: World) -> None:
     assert found == [(4,)]
 
 
-def test_what_contradicts_itself_is_set_aside_and_taken_once_it_is_mended(new_world: World, refreshed: World) -> None:
-    wrong = "2026-06-01T11:00:00"
-    new_world.write_candles("XRP/USD|m15", changes={wrong: {"high": 1.0, "low": 2.0}})
-    for minutes in (0, 1):
-        refresh(new_world, NOW + timedelta(minutes=minutes))
-    assert new_world.counts()["XRP/USD|m15"] == 95
-    rejected = new_world.query("select instrument, timeframe, open_time::varchar, reason from bazaar.rejected_candles")
-    assert rejected == [("XRP/USD", "m15", "2026-06-01 11:00:00", "high is below low")]
-    new_world.write_candles("XRP/USD|m15")
-    refresh(new_world, NOW)
-    assert_equals(new_world, refreshed)
-
-
 # ---- by another clock
-
-
-def test_a_refresh_may_go_by_an_earlier_clock(new_world: World) -> None:
-    refresh(new_world, NOW - timedelta(hours=5))
-    newest = new_world.query("select timeframe, max(open_time)::varchar from bazaar.raw_candles group by 1 order by 1")
-    assert newest == [("H1", "2026-06-01 06:00:00"), ("m15", "2026-06-01 06:45:00")]
-    refresh(new_world, NOW)
-    assert new_world.query("select max(open_time)::varchar from bazaar.raw_candles") == [("2026-06-01 11:45:00",)]
 
 
 def test_going_by_an_earlier_clock_takes_nothing_back(world: World) -> None:
