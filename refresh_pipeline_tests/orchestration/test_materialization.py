@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -14,6 +15,7 @@ from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.orchestration.materialization import must_fail
 from refresh_pipeline.orchestration.run_options import RunOptions
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
+from refresh_pipeline_tests.isolated_env import inside
 from refresh_pipeline_tests.project_folder import LATER, World, failures_of, metadata_of, verdicts_of
 
 KEYS = [f"{name}/USD|{timeframe}" for name in ("BTC", "ETH", "SOL", "XRP") for timeframe in ("m15", "H1")]
@@ -29,6 +31,13 @@ OF_CANDLES = {"source", "candle_count", "first_open_time", "completeness", "comp
 def instance(world: World) -> Iterator[dg.DagsterInstance]:
     """The refreshed world's own."""
     with world.dagster() as instance:
+        yield instance
+
+
+@pytest.fixture(scope="module")
+def untouched(refreshed: World) -> Iterator[dg.DagsterInstance]:
+    """The refreshed world's own, to be read only."""
+    with inside(refreshed.root), refreshed.dagster() as instance:
         yield instance
 
 
@@ -55,8 +64,8 @@ def moment(text: str) -> float:
     return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
 
 
-def test_the_deployed_event_log_is_the_batching_one(instance: dg.DagsterInstance) -> None:
-    assert isinstance(instance.event_log_storage, BatchingSqliteEventLogStorage)
+def test_the_deployed_event_log_is_the_batching_one(untouched: dg.DagsterInstance) -> None:
+    assert isinstance(untouched.event_log_storage, BatchingSqliteEventLogStorage)
 
 
 def test_a_wide_run_is_one_step_an_asset_whatever_the_number_of_series_and_checks_come_last(
@@ -71,8 +80,8 @@ def test_a_wide_run_is_one_step_an_asset_whatever_the_number_of_series_and_check
 
 
 @pytest.mark.parametrize("asset", [*REFRESHED, "exports", "uploads"])
-def test_every_partition_says_what_became_of_it(instance: dg.DagsterInstance, asset: str) -> None:
-    records = instance.fetch_materializations(key_of(asset), limit=100).records
+def test_every_partition_says_what_became_of_it(untouched: dg.DagsterInstance, asset: str) -> None:
+    records = untouched.fetch_materializations(key_of(asset), limit=100).records
     said = {
         str(record.partition_key): {name: value.value for name, value in record.asset_materialization.metadata.items()}
         for record in records
@@ -105,38 +114,53 @@ def test_the_numbers_are_those_of_this_run(world: World, instance: dg.DagsterIns
     assert (untouched["outcome"], untouched["rows_added"], untouched["rows_revised"]) == ("unchanged", 0, 0)
 
 
-def test_series_that_fail_leave_the_others_alone(world: World, instance: dg.DagsterInstance) -> None:
-    before = {(asset, key): run_of_newest(instance, asset, key) for asset in REFRESHED for key in KEYS}
-    break_files(world, *BROKEN)
-    result = world.run(now=LATER, instance=instance)
+@dataclass(frozen=True)
+class BrokenRun:
+    """A refresh of a world in which the files of BROKEN are, and which run materialized each partition before it."""
+
+    world: World
+    instance: dg.DagsterInstance
+    before: dict[tuple[str, str], str]
+    result: dg.ExecuteInProcessResult
+
+
+@pytest.fixture(scope="module")
+def broken(refreshed: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokenRun]:
+    world = refreshed.copied(tmp_path_factory.mktemp("broken") / "world")
+    with inside(world.root), world.dagster() as instance:
+        before = {(asset, key): run_of_newest(instance, asset, key) for asset in REFRESHED for key in KEYS}
+        break_files(world, *BROKEN)
+        yield BrokenRun(world, instance, before, world.run(now=LATER, instance=instance))
+
+
+def test_series_that_fail_leave_the_others_alone(broken: BrokenRun) -> None:
+    instance, result = broken.instance, broken.result
     assert result.success
     for asset in REFRESHED:
         assert set(metadata_of(result, asset)) == set(KEYS) - BROKEN
         assert instance.get_materialized_partitions(key_of(asset)) == set(KEYS)
     newest = {(asset, key): run_of_newest(instance, asset, key) for asset in REFRESHED for key in KEYS}
     for (asset, key), run_id in newest.items():
-        assert run_id == (before[asset, key] if key in BROKEN else result.run_id)
-    counts = world.counts()
+        assert run_id == (broken.before[asset, key] if key in BROKEN else result.run_id)
+    with inside(broken.world.root):
+        counts = broken.world.counts()
     assert {key: counts[key] for key in BROKEN} == {"ETH/USD|m15": 96, "XRP/USD|H1": 24}
     assert counts["BTC/USD|m15"] == 104
 
 
-def test_the_check_lists_the_series_that_failed(world: World, instance: dg.DagsterInstance) -> None:
-    break_files(world, *BROKEN)
-    result = world.run(now=LATER, instance=instance)
-    assert verdicts_of(result)["every_series_was_fetched"] is False
-    check = next(e for e in result.get_asset_check_evaluations() if e.check_name == "every_series_was_fetched")
-    table = check.metadata["first_faults"]
+def test_the_check_lists_the_series_that_failed(broken: BrokenRun) -> None:
+    assert verdicts_of(broken.result)["every_series_was_fetched"] is False
+    checks = broken.result.get_asset_check_evaluations()
+    table = next(one for one in checks if one.check_name == "every_series_was_fetched").metadata["first_faults"]
     assert isinstance(table, dg.TableMetadataValue)
     rows = [record.data for record in table.records]
     assert {f"{row['instrument']}|{row['timeframe']}" for row in rows} == BROKEN
     assert all("csv" in str(row["fault"]) for row in rows)
 
 
-def test_series_that_fail_are_in_the_runs_log_with_the_reason(world: World, instance: dg.DagsterInstance) -> None:
-    break_files(world, *BROKEN)
-    result = world.run(now=LATER, instance=instance)
-    logged = [entry.message for entry in instance.all_logs(result.run_id) if int(entry.level) >= logging.WARNING]
+def test_series_that_fail_are_in_the_runs_log_with_the_reason(broken: BrokenRun) -> None:
+    logs = broken.instance.all_logs(broken.result.run_id)
+    logged = [entry.message for entry in logs if int(entry.level) >= logging.WARNING]
     assert any("ETH/USD m15" in message and "csv" in message for message in logged)
 
 
