@@ -24,6 +24,7 @@ from yarl import URL
 from refresh_pipeline.market.apis import VARIABLE, ApiQuestion, ApiRate, Request
 from refresh_pipeline.redaction import clean, excerpt, request_secrets
 from refresh_pipeline.sources import PermanentError, Secrets, SourceError, TransientError
+from refresh_pipeline.sources.http_client import reason_of
 from refresh_pipeline.sources.rate_limits import SharedLimit
 
 SECONDS, LARGEST, DEEPEST, REDIRECTS = 10.0, 5 * 1024 * 1024, 100, 3
@@ -185,7 +186,7 @@ class ApiClient:
                 cause = error.__cause__
                 if isinstance(cause, PermanentError):
                     raise cause from None
-                raise TransientError(clean(f"{way.url}: no answer: {error or type(error).__name__}")) from None
+                raise TransientError(clean(f"{way.url}: no answer: {reason_of(error)}")) from None
             except SourceError as error:
                 error.args = (clean(f"{way.url}: {error}"),)
                 raise

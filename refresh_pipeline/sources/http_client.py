@@ -4,12 +4,14 @@
 """
 
 import asyncio
+import errno
 import json
 import logging
+import os
 import re
 import ssl
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -55,6 +57,8 @@ LARGEST_ANSWER = 64 * 1024 * 1024
 CODING = "gzip"
 UNCODED = ("", "identity")
 SECONDS = re.compile(r"\d{1,12}(\.\d+)?")
+# What aiohttp says of a connection that fails; the address, and its reason.
+NOT_CONNECTED = re.compile(r"Cannot connect to host (\S+) ssl:\S+ \[(.*)\]", re.S)
 QUERY = re.compile(r"\?[^\s'\"]+")
 BASE_URL = re.compile(r"https?://[^/\s@?#]+(/[^\s?#]*)?")
 
@@ -235,8 +239,7 @@ class Client:
             raise TransientError(f"no answer within {self._retry_policy.answer:g} s") from None
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as error:
             # Without its cause, which may show the whole URL.
-            what = str(error) or type(error).__name__
-            raise TransientError(f"no answer: {what}; is the venue reachable?") from None
+            raise TransientError(f"no answer: {reason_of(error)}; is the venue reachable?") from None
 
     def _request(self, request: _HttpRequest) -> httpx.Request:
         # By hand, as the client takes a quarter of a small request's time to merge URLs.
@@ -256,6 +259,26 @@ class Client:
 
     def _redacted(self, text: str) -> str:
         return QUERY.sub("?***", clean(text))
+
+
+def reason_of(error: BaseException) -> str:
+    """Why there was no answer, without the words that the HTTP library says to itself.
+
+    >>> reason_of(OSError("Cannot connect to host a.org:443 ssl:default [Name or service not known]"))
+    'cannot connect to a.org:443: Name or service not known'
+    """
+    text = str(error) or type(error).__name__
+    failed = NOT_CONNECTED.fullmatch(text)
+    if failed is None:
+        return text
+    numbers = [cause.errno for cause in _causes(error) if isinstance(cause, OSError) and cause.errno in errno.errorcode]
+    return f"cannot connect to {failed[1]}: {os.strerror(numbers[-1]) if numbers else failed[2]}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 async def _body(answer: httpx.Response) -> bytes:

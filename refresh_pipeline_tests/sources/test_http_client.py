@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import selectors
+import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping
@@ -13,6 +14,7 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import numpy as np
 import pytest
@@ -31,6 +33,7 @@ from refresh_pipeline.sources.http_client import (
     Put,
     RetryPolicy,
     by_status,
+    reason_of,
     retry_after,
 )
 from refresh_pipeline.sources.rate_limits import SharedLimit
@@ -436,3 +439,17 @@ def test_what_the_fetching_itself_raises_reaches_the_caller_after_what_had_arriv
     with pytest.raises(OSError, match="no space left"):
         next(arriving)
     assert threads_that_fetch() == []
+
+
+def test_a_refused_connection_is_named_without_the_librarys_words() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+    async def asked() -> BaseException:
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.ClientError) as refused:
+                await session.get(f"http://127.0.0.1:{port}/")
+        return refused.value
+
+    assert reason_of(asyncio.run(asked())) == f"cannot connect to 127.0.0.1:{port}: Connection refused"
+    assert reason_of(OSError("broken pipe")) == "broken pipe"
