@@ -271,8 +271,9 @@ def reason_of(error: BaseException) -> str:
     failed = NOT_CONNECTED.fullmatch(text)
     if failed is None:
         return text
-    numbers = [cause.errno for cause in _causes(error) if isinstance(cause, OSError) and cause.errno in errno.errorcode]
-    return f"cannot connect to {failed[1]}: {os.strerror(numbers[-1]) if numbers else failed[2]}"
+    numbers = [cause.errno or 0 for cause in _causes(error) if isinstance(cause, OSError)]
+    known = [os.strerror(number) for number in numbers if number in errno.errorcode]
+    return f"cannot connect to {failed[1]}: {known[-1] if known else failed[2]}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
