@@ -132,6 +132,18 @@ def test_a_postgresql_that_does_not_answer_is_asked_once(
     assert (len(result.stderr.strip().splitlines()), caplog.text) == (1, "")
 
 
+def test_a_library_logs_no_interrupt_that_passes_through_it(capfd: pytest.CaptureFixture[str]) -> None:
+    script = (
+        "import logging\nfrom refresh_pipeline.cli import say_nothing_of_interrupts\nsay_nothing_of_interrupts()\n"
+        "for error in (KeyboardInterrupt(), ValueError('a fault')):\n"
+        "    logging.getLogger('sqlalchemy.pool').error('closing', exc_info=error)\n"
+    )
+    subprocess.run([sys.executable, "-P", "-c", script], check=True)
+    said = capfd.readouterr().err
+    assert "ValueError: a fault" in said
+    assert "KeyboardInterrupt" not in said
+
+
 def test_a_fault_of_the_program_keeps_its_traceback() -> None:
     assert isinstance(ended_by(ZeroDivisionError("a fault")).exception, ZeroDivisionError)
 
