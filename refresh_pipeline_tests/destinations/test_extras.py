@@ -25,9 +25,9 @@ def without_extras(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("without_extras")
 def test_a_destination_names_the_extra_that_it_needs() -> None:
-    with pytest.raises(WrongDestination, match=r"'lake' needs a package .*refresh-pipeline\[s3\]"):
+    with pytest.raises(WrongDestination, match=r"'lake' needs a package .*pip install .*\[s3\]"):
         open_destination(ObjectStoreSpec(name="lake", kind="s3", bucket="b"), {}, default_folder=Path("unused"))
-    with pytest.raises(WrongDestination, match=r"refresh-pipeline\[redis\]"):
+    with pytest.raises(WrongDestination, match=r"pip install .*\[redis\]"):
         open_redis(RedisSpec(name="cache", kind="redis"), {})
 
 
@@ -38,8 +38,8 @@ def test_feather_names_its_extra_when_the_market_is_loaded_and_when_a_file_is_wr
         "exports: {all: {formats: feather}}}",
         file="x.yaml",
     )
-    with pytest.raises(MarketError, match=r"market 'x': exports.all: .*refresh-pipeline\[feather\]"):
+    with pytest.raises(MarketError, match=r"market 'x': exports.all: .*pip install .*\[feather\]"):
         check_exports(market)
-    with pytest.raises(ExportError, match=r"refresh-pipeline\[feather\]"):
+    with pytest.raises(ExportError, match=r"pip install .*\[feather\]"):
         write_table({"close": np.zeros(2)}, tmp_path / "a.feather")
     assert list(tmp_path.iterdir()) == []
