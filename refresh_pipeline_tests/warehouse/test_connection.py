@@ -136,7 +136,10 @@ def test_a_missing_folder_is_made_for_who_writes(tmp_path: Path):
 
 def test_no_folder_and_no_file_is_made_for_who_reads(tmp_path: Path):
     path = tmp_path / "a" / "warehouse.duckdb"
-    with pytest.raises(WarehouseUnreadable, match="not found; refresh once creates it"), connect(str(path), read_only=True):
+    with (
+        pytest.raises(WarehouseUnreadable, match="not found; refresh once creates it"),
+        connect(str(path), read_only=True),
+    ):
         pass
     assert list(tmp_path.iterdir()) == []
 
