@@ -14,6 +14,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from refresh_pipeline.market.series import Series
+from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse import versions
 from refresh_pipeline.warehouse.connection import (
     MEMORY,
@@ -28,9 +30,12 @@ from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.sql_query import QueryError, write_file
 from refresh_pipeline.warehouse.warehouse import Warehouse
 from refresh_pipeline_tests.lake_server import of_a_lake, server
+from refresh_pipeline_tests.thoroughness import examples
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import BTC, NOW, candles, flat, market_of, query
 
 MARKET, OTHER = market_of(), market_of(name="other")
+# Before a test takes the environment away.
+ROUNDS = examples(5)
 PASSWORD = "not-to-be-shown"
 ADDRESS = f"ducklake:postgresql://ann:{PASSWORD}@db.example:5433/lake?data=s3://bucket/prefix&sslmode=require"
 
@@ -69,16 +74,17 @@ def test_ducklake_alone_stores_a_new_series_twice_and_the_warehouse_does_not(war
     second.execute("commit")
     assert query(warehouse, "select count(*) from fair.series where instrument = 'NEW/USD'") == [(2,)]
 
-    for number in range(3):
-        arrivals = {BTC: flat(100.0 + number, 2 * number, 2 * number + 1)}
+    for number in range(ROUNDS):
+        new = Series(f"NEW{number}/USD", Timeframe.m5)
+        arrivals = {new: flat(100.0, 0, 1)}
         writers = [Warehouse(database=warehouse.database, patience=30) for _ in range(2)]
         with ThreadPoolExecutor(2) as pool:
             added = list(pool.map(lambda each: each.store_candles(MARKET, arrivals, "test", NOW), writers))  # noqa: B023
-        assert sorted(stored[BTC].added for stored in added if BTC in stored) in ([2], [0, 2])
+        assert sorted(stored[new].added for stored in added if new in stored) in ([2], [0, 2])
     for table in ("raw_candles", "series", "recompute_queue"):
         keys = "instrument, timeframe" + {"raw_candles": ", open_time", "recompute_queue": ", asset"}.get(table, "")
         [(rows, distinct)] = query(
-            warehouse, f"select count(*), count(distinct ({keys})) from fair.{table} where instrument = 'BTC/USD'"
+            warehouse, f"select count(*), count(distinct ({keys})) from fair.{table} where instrument <> 'NEW/USD'"
         )
         assert rows == distinct > 0, table
 
