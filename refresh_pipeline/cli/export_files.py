@@ -57,24 +57,39 @@ def verify(
     raise typer.Exit(SOME_FAILED if messages else DONE)
 
 
-def prune(*, market: MarketOption = None, dry_run: DryRunOption = False, data_dir: DataDirOption = None) -> None:
+def prune(
+    *,
+    orphans: Annotated[
+        bool, typer.Option("--orphans", help="Delete also the files of exports that no YAML names any more.")
+    ] = False,
+    market: MarketOption = None,
+    dry_run: DryRunOption = False,
+    data_dir: DataDirOption = None,
+) -> None:
     """Delete older copies of export files that no market's YAML keeps; publishing does this as well."""
     with request(market, data_dir, lenient=True) as asked:
         wanted = usable(asked)
         exports_dir = wanted.settings.exports_dir
     from refresh_pipeline.pipeline import export_retention
-    from refresh_pipeline.pipeline.export import current_files
+    from refresh_pipeline.pipeline.export import current_files, unwanted_files
     from refresh_pipeline.warehouse.warehouse import Warehouse
 
     warehouse, verb = Warehouse(database=wanted.settings.warehouse), "would be deleted" if dry_run else "deleted"
+    now = datetime.now(UTC)
     with warehouse_errors():
         for selected in wanted.markets:
             warehouse.prepare(selected)
-            files = current_files(warehouse, selected)
-            deletions = export_retention.prune(selected, exports_dir, files, datetime.now(UTC), dry_run=dry_run)
+            files, unwanted = current_files(warehouse, selected), unwanted_files(warehouse, selected)
+            deletions = export_retention.prune(selected, exports_dir, files, now, dry_run=dry_run)
+            if orphans:
+                deletions += export_retention.delete_orphans(exports_dir, unwanted, now, dry_run=dry_run)
+                gone = [file.path for file in unwanted if not (exports_dir / file.path).exists()]
+                warehouse.drop_exports(selected, [] if dry_run else gone)
             for deletion in deletions:
                 print_line(f"{deletion.file.path} ({deletion.reason})")
             print_line(f"{selected.name}: {counted(len(deletions), 'file')} {verb}")
+            if unwanted and not orphans:
+                print_line(f"{counted(len(unwanted), 'file')} of exports that no YAML names any more: add --orphans")
     refuse_left_out(wanted)
 
 

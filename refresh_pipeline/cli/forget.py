@@ -100,7 +100,8 @@ def _forget(wanted: Request, choice: "Choice", *, yes: bool) -> None:
     warehouse.drop_records(market)
     for sentence in delete_files(warehouse, market, wanted.settings.exports_dir):
         print_line(sentence)
-    print_line(f"{counted(sum(forgotten.values()), 'candle')} of {len(counts) + len(leftovers)} series forgotten")
+    what = counted(sum(forgotten.values()), "candle") if counts else "Rows and files"
+    print_line(f"{what} of {len(counts) + len(leftovers)} series forgotten")
 
 
 def _leftovers(wanted: Request, choice: "Choice") -> list[str]:

@@ -38,7 +38,7 @@ from refresh_pipeline.pipeline.export_content import (
     wanted_paths,
     window_of,
 )
-from refresh_pipeline.pipeline.export_dataset import DatasetResult, dataset_rows, write_datasets
+from refresh_pipeline.pipeline.export_dataset import DatasetResult, all_of, dataset_rows, write_datasets
 from refresh_pipeline.pipeline.export_growth import GrownFile, grow_files
 from refresh_pipeline.pipeline.progress import advance
 from refresh_pipeline.warehouse.connection import WarehouseBusy
@@ -93,9 +93,10 @@ def current_files(warehouse: Warehouse, market: Market) -> list[Exported]:
 
 
 def unwanted_files(warehouse: Warehouse, market: Market) -> list[Exported]:
-    """The manifest's rows of files of the market's series that its YAML no longer asks for."""
-    wanted = wanted_paths(market)
-    return [each for each in warehouse.exported(market, market.series) if each.path not in wanted]
+    """The manifest's rows of files of the market's series and datasets that its YAML no longer asks for."""
+    wanted = wanted_paths(market) | {row.path for row in dataset_rows(warehouse, market)}
+    of_all = [all_of(timeframe) for timeframe in market.timeframes]
+    return [each for each in warehouse.exported(market, [*market.series, *of_all]) if each.path not in wanted]
 
 
 def check_exports(market: Market) -> None:

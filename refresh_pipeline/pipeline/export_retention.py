@@ -61,6 +61,17 @@ def prune(
     return deletions
 
 
+def delete_orphans(root: Path, files: Sequence[Exported], now: datetime, *, dry_run: bool = False) -> list[Deletion]:
+    """Delete files that no export of the YAML names any more, and their older copies; `dry_run` only returns them."""
+    older = _older_by_path(root, [file.path for file in files])
+    copies = [copy for file in files for copy in (Older(root / file.path, now, file.bytes), *older.get(file.path, ()))]
+    deletions = [Deletion(copy, "no export of the YAML names it") for copy in copies]
+    if not dry_run:
+        for deletion in deletions:
+            _delete(root, deletion, now)
+    return deletions
+
+
 def _deletions(
     export: Export, root: Path, files: Sequence[Exported], older: Mapping[str, Sequence[Older]], now: datetime
 ) -> list[Deletion]:
@@ -155,9 +166,10 @@ def _delete(root: Path, deletion: Deletion, now: datetime) -> None:
         log.warning("%s: not deleted: %s", deletion.file.path, error)
         return
     log.info("deleted %s (%s)", deletion.file.path, deletion.reason)
-    folder = older_folder(root)
-    name = deletion.file.path.relative_to(folder)
+    folder, path = older_folder(root), deletion.file.path
+    name = path.relative_to(folder if path.is_relative_to(folder) else root)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         with (folder / RECORD).open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow([f"{now:{STAMP}}", name, deletion.file.bytes, deletion.reason])
     except OSError as error:

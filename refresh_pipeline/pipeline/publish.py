@@ -38,7 +38,10 @@ def publish_files(
     with warehouse.session(market.name):
         unwanted, current = unwanted_files(warehouse, market), current_files(warehouse, market)
     if unwanted:
-        words = "%s: %s files that the YAML no longer asks for are no longer written, %s for instance"
+        words = (
+            "%s: %s files that the YAML no longer asks for are no longer written, %s for instance; "
+            "refresh exports prune --orphans deletes them"
+        )
         log.warning(words, market.name, f"{len(unwanted):,}", unwanted[0].path)
     prune(market, root, current, now)
     try:

@@ -458,9 +458,11 @@ def write_exports(
 def drop_exports(connection: duckdb.DuckDBPyConnection, market: str, paths: Sequence[str]) -> None:
     """Take files that are gone off the manifest of exports."""
     if paths:
-        connection.execute(
-            f"delete from {qualified(market, Table.exports)} where list_contains(?, path)", [list(paths)]
-        )
+        chosen = f"from {qualified(market, Table.exports)} where list_contains(?, path)"
+        series = connection.execute(f"select distinct instrument, timeframe {chosen}", [list(paths)]).fetchall()
+        connection.execute(f"delete {chosen}", [list(paths)])
+        changed = [Series(name, Timeframe(timeframe)) for name, timeframe in series if name != ALL_INSTRUMENTS]
+        _record_files(connection, market, Table.exports, dict.fromkeys(changed))
 
 
 def write_uploads(

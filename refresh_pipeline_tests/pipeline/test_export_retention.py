@@ -69,6 +69,16 @@ def pruned(world: World, days: int = ROUNDS, dry_run: bool = False) -> dict[str,
     return {f"{each.file.written:%-d}": each.reason for each in going}
 
 
+def version(world: World) -> int:
+    """The version of the files of the series in the change feed."""
+    statement = (
+        "select version from bazaar.versions where asset = 'exports' and instrument = 'BTC/USD' and timeframe = 'm15'"
+    )
+    with world.warehouse.get_connection() as connection:
+        [(found,)] = connection.execute(statement).fetchall()
+    return found
+
+
 def test_a_file_that_is_replaced_is_kept_under_the_time_it_was_written(made: World) -> None:
     assert older(made) == ["4", "3", "2", "1"]
     kept = older_files(made.settings.exports_dir, NAME)[0].path
@@ -152,6 +162,22 @@ def test_the_command_prunes_or_says_what_it_would(made: World) -> None:
     assert len(older(made)) == 4
     assert "bazaar: 1 file deleted" in command("exports", "prune").stdout
     assert len(older(made)) == 3
+
+
+def test_files_of_an_export_that_left_the_yaml_go_on_request(made: World) -> None:
+    asks(made, "{newest: 4}")
+    yaml = made.root / "markets" / "bazaar.yaml"
+    yaml.write_text(yaml.read_text().replace("current:", "renamed:"))
+    assert "1 file of exports that no YAML names any more: add --orphans" in command("exports", "prune").stdout
+    assert "bazaar: 5 files would be deleted" in command("exports", "prune", "--orphans", "--dry-run").stdout
+    assert current(made).exists()
+    before = version(made)
+    assert "bazaar: 5 files deleted" in command("exports", "prune", "--orphans").stdout
+    assert not current(made).exists()
+    assert older(made) == []
+    assert version(made) > before
+    assert "bazaar/current/candles/BTC-USD_m15.csv," in (older_folder(made.settings.exports_dir) / RECORD).read_text()
+    assert command("exports", "prune", "--orphans").stdout == "bazaar: 0 files deleted\n"
 
 
 def test_versions_of_one_second_are_all_kept_in_their_order(new_world: World) -> None:
