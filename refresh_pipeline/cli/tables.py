@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 # More instruments or timeframes than these are not named in a command.
 MOST_NAMED = 5
-NEXT = " (web UI and dashboard)."
 COUNTS = ("series", "added", "revised", "computed", "exported", "uploaded")
 # Outcomes whose reason speaks of something else than rejected candles.
 UNREJECTED = ("failed", "no data")
@@ -106,8 +105,9 @@ def print_refreshed(
         console.print(f"{name:<10} {place}", soft_wrap=True, highlight=False, markup=False)
     if action == "backfill":
         console.print("The next [bold]refresh once[/bold] or the publishing schedule writes the export files.")
-    up = (service, " runs", NEXT) if service else ((f"{program()} up", "bold"), NEXT)
-    console.print(Text.assemble("Next: ", (f"{program()} status", "bold"), ", ", *up))
+    up = ("; web UI and dashboard: ", service) if service else (", ", (f"{program()} up", "bold"))
+    end = "." if service else " (web UI and dashboard)."
+    console.print(Text.assemble("Next: ", (f"{program()} status", "bold"), *up, end))
 
 
 def missing_candles(market: Market, gaps: Sequence[Gap]) -> str:

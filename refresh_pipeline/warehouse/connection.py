@@ -4,6 +4,7 @@ It waits for other writers and always closes the connection. Whoever asks whethe
 called, or whether it changed, asks its `Place`: nobody else looks at a path.
 """
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from refresh_pipeline.duckdb_connection import SessionValue, attach_duckdb, open
 from refresh_pipeline.redaction import clean
 from refresh_pipeline.warehouse.writers_first import wanted
 
+log = logging.getLogger("refresh_pipeline")
 T = TypeVar("T")
 # How a function that opens and closes connections itself gets them.
 Connect = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
@@ -29,6 +31,8 @@ SHORTEST_WAIT = 0.002
 LONGEST_WAIT = 0.05
 LONGEST_COMMAND = 120
 PATIENCE = 60.0
+# Whoever waits for longer than so many seconds is told what for.
+SAYS_AFTER = 5.0
 # Every array of objects in this package is text: guessing the type from a sample fails in DuckDB 1.5 where the sample
 # holds nulls alone. A missing table is an error, never the Python variable of that name. DuckDB takes a process started
 # by multiprocessing, such as Dagster's runs, for a terminal: progress bars would fill their logs.
@@ -292,10 +296,16 @@ def _waiting(place: FilePlace, opening: Opening, opened: Callable[..., T], **opt
     if not opening.read_only:
         place.folder.mkdir(parents=True, exist_ok=True)
     telling = ExitStack()
+    said = False
 
     def tell(state: RetryCallState) -> None:
+        nonlocal said
         if state.attempt_number == 1 and not opening.read_only:
             telling.enter_context(wanted(place.path))
+        error = state.outcome.exception() if state.outcome else None
+        if not said and error and (state.seconds_since_start or 0) > SAYS_AFTER:
+            log.warning("waiting for %s, at most %g s: it is held %s", place.name, opening.patience, _holder(error))
+            said = True
 
     waiting = Retrying(
         retry=retry_if_exception(_is_locked),

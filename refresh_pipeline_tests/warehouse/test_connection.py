@@ -46,6 +46,18 @@ def test_a_writer_waits_until_another_process_closes_the_file(database: str, pur
     assert count(database) == 1
 
 
+def test_who_waits_for_long_is_told_once_what_for(
+    database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("refresh_pipeline.warehouse.connection.SAYS_AFTER", 0.0)
+    with child("hold", database, "write") as holder:
+        says(holder)
+        with pytest.raises(WarehouseBusy), connect(database, read_only=True, patience=0.3):
+            pass
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said.startswith(f"waiting for {database}, at most 0.3 s: it is held by PID {holder.pid} (")
+
+
 def test_who_waits_in_vain_is_told_which_process_holds_the_file(database: str):
     with child("hold", database, "write") as holder:
         says(holder)
