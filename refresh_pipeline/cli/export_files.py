@@ -89,7 +89,9 @@ def prune(
                 print_line(f"{deletion.file.path} ({deletion.reason})")
             print_line(f"{selected.name}: {counted(len(deletions), 'file')} {verb}")
             if unwanted and not orphans:
-                print_line(f"{counted(len(unwanted), 'file')} of exports that no YAML names any more: add --orphans")
+                print_line(
+                    f"{counted(len(unwanted), 'file')} of exports that no YAML names any more; --orphans deletes them"
+                )
     refuse_left_out(wanted)
 
 

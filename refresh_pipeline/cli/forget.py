@@ -97,7 +97,7 @@ def _forget(wanted: Request, choice: "Choice", *, yes: bool) -> None:
         return
     _require_consent("Forget these candles?" if counts else "Forget what is stored of these series?", yes=yes)
     forgotten = warehouse.forget(market, choice, wanted.now) if counts else {}
-    warehouse.drop_records(market)
+    warehouse.drop_records(market, choice)
     for sentence in delete_files(warehouse, market, wanted.settings.exports_dir):
         print_line(sentence)
     what = counted(sum(forgotten.values()), "candle") if counts else "Rows and files"

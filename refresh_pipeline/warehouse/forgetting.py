@@ -133,8 +133,8 @@ def drop_market(connection: duckdb.DuckDBPyConnection, market: str) -> list[str]
     return [path for (path,) in paths]
 
 
-def drop_records(connection: duckdb.DuckDBPyConnection, market: Market) -> None:
-    """Delete what is known of series that have no candles and that the market's YAML does not name."""
+def drop_records(connection: duckdb.DuckDBPyConnection, market: Market, choice: Choice) -> None:
+    """Delete what is known of the chosen series that have no candles and that the market's YAML does not name."""
     named = {
         "instrument": np.array([series.instrument for series in market.series], dtype=object),
         "timeframe": np.array([series.timeframe.value for series in market.series], dtype=object),
@@ -144,8 +144,10 @@ def drop_records(connection: duckdb.DuckDBPyConnection, market: Market) -> None:
         for table in RECORDS:
             connection.execute(
                 f"delete from {qualified(market.name, table)} t "
-                f"where not exists (select 1 from named_series g where {_SAME}) "
-                f"and not exists (select 1 from {stored} g where {_SAME})"
+                "where t.instrument = coalesce(?, t.instrument) and t.timeframe = coalesce(?, t.timeframe) "
+                f"and not exists (select 1 from named_series g where {_SAME}) "
+                f"and not exists (select 1 from {stored} g where {_SAME})",
+                [choice.instrument, choice.timeframe],
             )
 
 

@@ -357,10 +357,10 @@ class Warehouse:
         with self.get_connection(market.name) as connection, transaction(connection):
             return series_files.drop(connection, market.name)
 
-    def drop_records(self, market: Market) -> None:
-        """Delete what is known of series that have no candles and that the market's YAML does not name."""
+    def drop_records(self, market: Market, choice: Choice) -> None:
+        """Delete what is known of the chosen series that have no candles and that the market's YAML does not name."""
         with self.get_connection(market.name) as connection, transaction(connection):
-            forgetting.drop_records(connection, market)
+            forgetting.drop_records(connection, market, choice)
 
     def rename(self, market: Market, before: str, after: str) -> dict[Series, int]:
         """Give everything stored of an instrument another name; gives the number of candles by its former series.

@@ -264,9 +264,12 @@ def test_status_lists_what_the_yaml_no_longer_names(warehouse: Warehouse, export
         one | {"instrument": "TYPO/USD", "candles": 0, "rows": 1, "export_files": 0},
     ]
     assert "refresh rename --market MARKET OLD NEW" in " ".join(run(tmp_path, "status", "--orphans")[1].split())
+    assert "10 candles of 1 series forgotten" in run(tmp_path, "forget", "--instrument", "BTC/USD", "--yes")[1]
+    # Everything of a series that was not chosen stays.
+    assert [row["instrument"] for row in orphans(tmp_path)] == ["TYPO/USD"]
     code, output = run(tmp_path, "forget", "--orphans", "--yes")
     assert (code, "TYPO/USD H1: no candles, 1 row, 0 export files" in output) == (0, True)
-    assert "10 candles of 2 series forgotten" in output
+    assert "Rows and files of 1 series forgotten" in output
     assert orphans(tmp_path) == []
 
 

@@ -168,7 +168,7 @@ def test_files_of_an_export_that_left_the_yaml_go_on_request(made: World) -> Non
     asks(made, "{newest: 4}")
     yaml = made.root / "markets" / "bazaar.yaml"
     yaml.write_text(yaml.read_text().replace("current:", "renamed:"))
-    assert "1 file of exports that no YAML names any more: add --orphans" in command("exports", "prune").stdout
+    assert "1 file of exports that no YAML names any more; --orphans deletes them" in command("exports", "prune").stdout
     assert "bazaar: 5 files would be deleted" in command("exports", "prune", "--orphans", "--dry-run").stdout
     assert current(made).exists()
     before = version(made)
