@@ -13,7 +13,7 @@ unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV PIP_PYTHON
 # make's own -j would let two pips loose on one environment.
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
-.PHONY: help refresh up test check docs dist bench bench-api bench-cluster bench-scaling bench-backfill bench-compare bench-minute bench-live soak constraints clean
+.PHONY: help refresh up test test-long check docs dist bench bench-api bench-cluster bench-scaling bench-backfill bench-compare bench-minute bench-live soak constraints clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -28,9 +28,14 @@ up: .venv/installed ## Run the web UI and the daemon on http://127.0.0.1:3000, o
 # A test that waits for clocks and processes may fail beside others on a busy machine: files with a failed test run once
 # more, alone, and both times are printed. What fails twice fails. Whole files, as tests of one may share a stage.
 FAILED_FILES := import json; print(*sorted({test.split("::")[0] for test in json.load(open(".pytest_cache/v/cache/lastfailed"))}))
-test: .venv/installed-dev ## Run the tests, doctests included
-	@$(IN_VENV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder || { [ $$? -eq 1 ] && \
-	  echo "==> once more, alone: files with a failed test" && $(IN_VENV) -m pytest $$(.venv/bin/python -c '$(FAILED_FILES)'); }
+RUN_TESTS = $(IN_VENV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+ONCE_MORE = { [ $$? -eq 1 ] && echo "==> once more, alone: files with a failed test" && \
+  $(IN_VENV) -m pytest $$(.venv/bin/python -c '$(FAILED_FILES)'); }
+test: .venv/installed-dev ## Run the tests, doctests included, in a few minutes
+	@$(RUN_TESTS) -m "not long and not slow and not soak" || $(ONCE_MORE)
+
+test-long: .venv/installed-dev ## Run the tests that start programs or refresh whole markets, in a quarter of an hour
+	@$(RUN_TESTS) -m "long and not slow and not soak" || $(ONCE_MORE)
 
 # pyright would ask the network for a newer one of itself each time.
 check: .venv/installed-dev ## Format, lint, types, architecture

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from refresh_pipeline.warehouse.connection import CONFIG
 from refresh_pipeline_tests.isolated_env import inside
 from refresh_pipeline_tests.reference_data import MADE, ORIGINS, REAL_CANDLES
 
@@ -28,24 +29,91 @@ if TYPE_CHECKING:
 MEMORY = Path("/dev/shm")
 ROOM = 3 * 1024**3
 
-# The files that take longest, by seconds on an idle machine: begun last, one of them keeps a worker busy alone.
-LONGEST = (
-    "benchmarks/test_benchmarks.py",
+# The files that take longest, longest first: they start programs, or refresh whole markets. A quarter of the files takes four
+# fifths of the time. `make test` leaves them out and `make test-long` runs them, the longest first: begun last, one of them
+# keeps a worker busy alone.
+LONG = (
     "orchestration/test_assets.py",
-    "pipeline/test_backfill.py",
-    "end_to_end/test_up.py",
-    "cli/test_app.py",
-    "pipeline/test_histories.py",
-    "pipeline/test_export.py",
-    "warehouse/test_column_versions.py",
-    "orchestration/test_checks.py",
+    "end_to_end/test_dagster_commands.py",
     "api/test_dashboard.py",
-    "pipeline/test_export_verification.py",
-    "api/test_series.py",
-    "warehouse/test_ingest.py",
-    "pipeline/test_gaps.py",
+    "end_to_end/test_up.py",
+    "benchmarks/test_benchmarks.py",
+    "pipeline/test_histories.py",
+    "warehouse/test_column_versions.py",
+    "end_to_end/test_front_door.py",
+    "cli/test_app.py",
+    "instance/test_launcher.py",
+    "end_to_end/test_real_files.py",
+    "pipeline/test_backfill.py",
     "warehouse/test_incremental.py",
+    "end_to_end/test_killed.py",
+    "orchestration/test_checks.py",
+    "pipeline/test_export_verification.py",
+    "pipeline/test_export.py",
+    "api/test_binance.py",
+    "orchestration/test_destination_assets.py",
+    "streaming/test_live_run.py",
     "orchestration/test_materialization.py",
+    "pipeline/test_gaps.py",
+    "end_to_end/test_embedded_defaults.py",
+    "end_to_end/test_crypto.py",
+    "api/test_series.py",
+    "end_to_end/test_killed_backfill.py",
+    "warehouse/test_ingest.py",
+    "instance/test_celery_launcher.py",
+    "end_to_end/test_shared_limits.py",
+    "api/test_push.py",
+    "end_to_end/test_side_by_side.py",
+    "end_to_end/test_venues.py",
+    "end_to_end/test_failover.py",
+    "orchestration/test_run_jobs.py",
+    "operations/test_backup.py",
+    "monitoring/test_problems.py",
+    "sources/test_binance_archive.py",
+    "pipeline/test_export_retention.py",
+    "analytics/test_incremental.py",
+    "api/test_description.py",
+    "warehouse/test_versions.py",
+    "pipeline/test_changed_sources.py",
+    "api/test_reading.py",
+    "warehouse/test_checkpoints.py",
+    "warehouse/test_deep_check.py",
+    "pipeline/test_export_dataset.py",
+    "api/test_secrets.py",
+    "soak/test_soak.py",
+    "orchestration/test_reported_partitions.py",
+    "pipeline/test_upload.py",
+    "benchmarks/test_growth.py",
+    "test_wheel.py",
+    "instance/test_run_lock.py",
+    "instance/test_event_log.py",
+    "pipeline/test_fetch.py",
+    "operations/test_restore.py",
+    "warehouse/test_connection.py",
+    "warehouse/test_expired_rows.py",
+    "monitoring/test_notify.py",
+    "client/test_client.py",
+    "orchestration/test_sensors.py",
+    "warehouse/test_compaction.py",
+    "sources/test_rate_limits.py",
+    "operations/test_missing_warehouse.py",
+    "operations/test_maintenance.py",
+    "apis/test_payload_rows.py",
+    "pipeline/test_rejections.py",
+    "warehouse/test_point_in_time.py",
+    "instance/test_run_pruning.py",
+    "warehouse/test_opinions.py",
+    "api/test_serving.py",
+    "cli/test_check.py",
+    "orchestration/test_chunks.py",
+    "orchestration/test_freshness.py",
+    "pipeline/test_random_changes.py",
+    "instance/test_orphaned_runs.py",
+    "analytics/test_lazy_talib.py",
+    "operations/test_full_disk.py",
+    "warehouse/test_warehouse.py",
+    "orchestration/test_charts.py",
+    "instance/test_postgres_storage.py",
 )
 
 
@@ -72,9 +140,16 @@ def usable(folder: Path) -> bool:
     return not os.statvfs(folder).f_flag & os.ST_NOEXEC
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first; `--no-loadscope-reorder` lets pytest-xdist keep to it."""
-    order = {str(Path(__file__).parent / name): place for place, name in enumerate(LONGEST)}
+    """Mark the long files before pytest chooses by marks, and begin with them.
+
+    `--no-loadscope-reorder` lets pytest-xdist keep to the order.
+    """
+    order = {str(Path(__file__).parent / name): place for place, name in enumerate(LONG)}
+    for item in items:
+        if str(item.path) in order:
+            item.add_marker("long")
     items.sort(key=lambda item: order.get(str(item.path), len(order)))
 
 
@@ -127,6 +202,15 @@ def no_power_cut() -> Iterator[None]:
     event.listen(Engine, "connect", do_not_wait)
     yield
     event.remove(Engine, "connect", do_not_wait)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_of_duckdb_a_worker() -> Iterator[None]:
+    """DuckDB takes a thread for each core, and as many processes of pytest-xdist share them: a tenth of their time."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            patch.setitem(CONFIG, "threads", 1)
+        yield
 
 
 @pytest.fixture(scope="session")

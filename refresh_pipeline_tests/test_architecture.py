@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from refresh_pipeline_tests.conftest import LONG
+
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 PACKAGE = Path(__file__).resolve().parents[1] / "refresh_pipeline"
 TESTS = Path(__file__).resolve().parent
@@ -296,6 +298,12 @@ def test_tests_use_real_neighbours() -> None:
         if any(name.startswith(("unittest.mock", "mock", "pytest_mock")) for name in imports_of(module))
     ]
     assert mocking == []
+
+
+def test_the_long_files_exist() -> None:
+    here = Path(__file__).parent
+    assert [name for name in LONG if not (here / name).is_file()] == []
+    assert len(set(LONG)) == len(LONG)
 
 
 def test_the_story_is_told_in_the_order_of_the_assets() -> None:

@@ -29,7 +29,8 @@ COPY_OPTIONS = {
 # Cells that a Parquet file's row group holds at most where the rows are staged: DuckDB buffers a whole group.
 CELLS_A_GROUP = 4_000_000
 ROWS_A_VECTOR = 2048
-MEMORY = "512MB"
+MEMORY_OF_A_WRITER = 512
+MEMORY = f"{MEMORY_OF_A_WRITER}MB"
 
 
 class ExportError(Exception):
@@ -63,9 +64,16 @@ class TableWriter:
     <BLANKLINE>
     """
 
-    def __init__(self) -> None:
-        # Files are written side by side, each by one thread.
-        self._connection = open_duckdb(config={"threads": 1, "memory_limit": MEMORY})
+    def __init__(self, *, writers: int = 1) -> None:
+        """`writers` is how many write side by side over the same DuckDB: this one, and those that `another` gives."""
+        # Each file is written by one thread.
+        self._connection = open_duckdb(config={"threads": 1, "memory_limit": f"{writers * MEMORY_OF_A_WRITER}MB"})
+
+    def another(self) -> "TableWriter":
+        """A writer for another thread over the same DuckDB: one of its own takes 30 ms to begin."""
+        writer = TableWriter.__new__(TableWriter)
+        writer._connection = self._connection.cursor()
+        return writer
 
     def __enter__(self) -> "TableWriter":
         return self

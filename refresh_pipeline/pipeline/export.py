@@ -179,10 +179,10 @@ def _written(
     # On the disk of the export files, as large as the longest series.
     with ExitStack() as opened, temporary_folder(root.with_name(f"{root.name}-staged")) as folder:
         # A writer is one connection: no two threads may use it at once.
+        stager = opened.enter_context(TableWriter(writers=WORKERS + 1))
         writers: SimpleQueue[TableWriter] = SimpleQueue()
         for _ in range(WORKERS):
-            writers.put(opened.enter_context(TableWriter()))
-        stager = opened.enter_context(TableWriter())
+            writers.put(opened.enter_context(stager.another()))
 
         def content(number: int, series: Series, pieces: Iterator[Rows]) -> tuple[Series, Content]:
             return series, read_content(stager, folder / str(number), series, pieces)
