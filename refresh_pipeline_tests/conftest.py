@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 MEMORY = Path("/dev/shm")
 ROOM = 3 * 1024**3
 
-# The files that take longest, longest first: they start programs, or refresh whole markets. A quarter of the files takes four
-# fifths of the time. `make test` leaves them out and `make test-long` runs them, the longest first: begun last, one of them
-# keeps a worker busy alone.
+# The files that take longest, longest first: they start programs, or refresh whole markets. A quarter of the files
+# takes four fifths of the time. `make test` leaves them out, and `make test-long` runs them, the longest first: begun
+# last, one of them keeps a worker busy alone.
 LONG = (
     "orchestration/test_assets.py",
     "end_to_end/test_dagster_commands.py",
@@ -115,6 +115,7 @@ LONG = (
     "orchestration/test_charts.py",
     "instance/test_postgres_storage.py",
 )
+PLACES = {Path(__file__).parent / name: place for place, name in enumerate(LONG)}
 
 
 def pytest_configure() -> None:
@@ -140,17 +141,29 @@ def usable(folder: Path) -> bool:
     return not os.statvfs(folder).f_flag & os.ST_NOEXEC
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A file whose tests would all be left out by their mark need not be read, nor what it imports."""
+    asked, is_long = config.option.markexpr.split(), _place(collection_path) < len(LONG)
+    if collection_path.suffix != ".py" or "long" not in asked:
+        return None
+    return (asked[0] == "not") == is_long or None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the long files before pytest chooses by marks, and begin with them.
 
     `--no-loadscope-reorder` lets pytest-xdist keep to the order.
     """
-    order = {str(Path(__file__).parent / name): place for place, name in enumerate(LONG)}
     for item in items:
-        if str(item.path) in order:
+        if _place(item.path) < len(LONG):
             item.add_marker("long")
-    items.sort(key=lambda item: order.get(str(item.path), len(order)))
+    items.sort(key=lambda item: _place(item.path))
+
+
+def _place(path: Path) -> int:
+    """A file's place among the long ones; their number for any other."""
+    return PLACES.get(path, len(LONG))
 
 
 def pytest_collection_finish() -> None:
