@@ -65,7 +65,7 @@ class TableWriter:
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection | None = None, *, writers: int = 1) -> None:
-        """Over a DuckDB of its own, with memory for so many `writers`, or over a connection that it closes at its end."""
+        """Over a DuckDB of its own with memory for `writers`, or over a connection, which it closes at its end."""
         # Each file is written by one thread.
         config = {"threads": 1, "memory_limit": f"{writers * MEMORY_OF_A_WRITER}MB"}
         self._connection = connection or open_duckdb(config=config)
