@@ -19,7 +19,6 @@ from refresh_pipeline.warehouse.connection import transaction
 from refresh_pipeline.warehouse.incremental import Recomputed, TailRefresh, as_stored, same_version
 from refresh_pipeline.warehouse.ingest import queue_recompute
 from refresh_pipeline.warehouse.schema import Table, columns_of, qualified
-from refresh_pipeline.warehouse.stored_values import stored_values
 from refresh_pipeline.warehouse.versions import record_changes
 
 # Rows that one statement updates at most, and columns: beyond these DuckDB's memory grows faster than the cells.
@@ -116,7 +115,7 @@ class ColumnRefresh(TailRefresh):
             chosen = names[first : first + COLUMNS_AT_ONCE]
             rows = {name: batch.rows[name] for name in ("series_no", "open_time", *chosen)}
             values = ", ".join(f'"{name}" = {as_stored(name, kinds[name])}' for name in chosen)
-            with registered(connection, "staged", stored_values(self.table, rows)):
+            with registered(connection, "staged", rows):
                 connection.execute(
                     f"update {table} t set {values} from staged s, touched w where s.series_no = w.series_no "
                     "and t.instrument = w.instrument and t.timeframe = w.timeframe and t.open_time = s.open_time "

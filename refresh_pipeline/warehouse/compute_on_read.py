@@ -23,7 +23,6 @@ from refresh_pipeline.warehouse.computed_batch import PendingRecompute
 from refresh_pipeline.warehouse.connection import Connect
 from refresh_pipeline.warehouse.incremental import TailRefresh
 from refresh_pipeline.warehouse.schema import Table, qualified
-from refresh_pipeline.warehouse.stored_values import stored_values
 
 # Cells (rows times columns) that are computed at once: a tenth of a gigabyte.
 CELLS_AT_ONCE = 12_000_000
@@ -73,7 +72,7 @@ def computed_rows(
         )
         rows = work.compute(piece, np.array([followed[last] if last < len(followed) else NOT_A_TIME])).rows
         wanted = (rows["open_time"] >= times[first]) & (rows["open_time"] <= times[end - 1])
-        kept = stored_values(table, {name: values[wanted] for name, values in rows.items() if name != "series_no"})
+        kept = {name: values[wanted] for name, values in rows.items() if name != "series_no"}
         yield {name: _as_read(values, kinds.get(name, "double")) for name, values in kept.items()}
 
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from refresh_pipeline.market.calendars.base import length_of
 from refresh_pipeline.market.candles import Times
 from refresh_pipeline.market.series import Series
-from refresh_pipeline.warehouse.arrays import Arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +60,15 @@ class ComputedBatch:
     """Computed rows of several series, which replace their stored rows.
 
     `since` is the first row to replace of part series, `until` the first candle that is left for later (NaT for none).
-    `rows` and `checkpoints` are by column, with the number of the series in `series_no`. Checkpoints are replaced from
-    `begun` on.
+    `rows` and `checkpoints` are by column, with the number of the series in `series_no`. Values are as they are stored.
+    Checkpoints are replaced from `begun` on.
     """
 
     pending: PendingRecompute
     since: Times
     until: Times
-    rows: Arrays
-    checkpoints: Arrays
+    rows: dict[str, NDArray]
+    checkpoints: dict[str, NDArray]
     begun: Times
 
     def __len__(self) -> int:
@@ -82,7 +81,10 @@ class ComputedBatch:
 
     @classmethod
     def concat(cls, parts: Sequence["ComputedBatch"]) -> "ComputedBatch":
-        """All parts as one, rows in order of time, as ticks append them; no series may be in two parts."""
+        """All parts as one, rows in order of time, as ticks append them; no series may be in two parts.
+
+        The parts lose their rows column by column: hundreds of megabytes must not be in memory twice.
+        """
         first = np.cumsum([0, *(len(part.pending.series) for part in parts[:-1])], dtype=np.int32)
         return cls(
             pending=PendingRecompute.concat([part.pending for part in parts]),
@@ -94,11 +96,12 @@ class ComputedBatch:
         )
 
 
-def _in_order_of_time(parts: Sequence[Arrays], first: NDArray[np.int32]) -> dict[str, NDArray]:
-    """The rows of all parts; DuckDB's own sorting would carry hundreds of columns along."""
+def _in_order_of_time(parts: Sequence[dict[str, NDArray]], first: NDArray[np.int32]) -> dict[str, NDArray]:
+    """The rows of all parts, taken out of them; DuckDB's own sorting would carry hundreds of columns along."""
     if not parts[0]:
         return {}
     series_no = np.concatenate([part["series_no"] + number for part, number in zip(parts, first, strict=True)])
     order = np.lexsort((series_no, np.concatenate([part["open_time"] for part in parts])))
-    columns = {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0] if name != "series_no"}
+    names = [name for name in parts[0] if name != "series_no"]
+    columns = {name: np.concatenate([part.pop(name) for part in parts])[order] for name in names}
     return {"series_no": series_no[order], **columns}

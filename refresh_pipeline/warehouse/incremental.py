@@ -35,8 +35,9 @@ from refresh_pipeline.warehouse.versions import record_changes
 CELLS_AT_ONCE = 45_000_000
 # A ninth of that for what is read and computed at once: a tick takes no longer for it.
 SHARES = 9
-# So many chunks are computed, or queued for it, while a transaction writes the ones before.
-CHUNKS_AHEAD = 6
+# So many chunks are computed, or queued for it, while a transaction writes the ones before: as many as it writes and a
+# third more, so that neither thread waits for the other's last chunk.
+CHUNKS_AHEAD = 12
 # Read slightly more than the calendar asks for: a few candles that never came then need no second query.
 SLACK = 1.05
 # At least one of four candles that the calendar expects is assumed to be stored.
@@ -162,7 +163,10 @@ class TailRefresh:
         return self.compute(chunk, self._ends_of_pieces(chunk))
 
     def compute(self, chunk: PendingRecompute, until: Times) -> ComputedBatch:
-        """Read and compute each series of the chunk before its instant of `until`; all of it where that is NaT."""
+        """Read and compute each series of the chunk before its instant of `until`; all of it where that is NaT.
+
+        Values are as the table stores them.
+        """
         with self.session():
             bars = self._read(chunk, until)
         bars = replace(bars, first=self._first_rows(chunk, bars))
@@ -173,6 +177,8 @@ class TailRefresh:
             {name: values[at] for name, values in bars.columns.items()} if self.computation.carries_candles else {}
         )
         rows = {"series_no": series_no, "open_time": bars.open_time[at], **carried, **computed}
+        # Here, where rows are few enough for the processor's cache, and beside the thread that writes.
+        rows = stored_values(self.table, rows)
         # Without any candle from there on, or where older rows are not kept, rows are replaced from the change on.
         since = np.where(first < bars.starts[1:], np.fmin(_at(bars, first), chunk.since), chunk.since)
         checkpoints = checkpoints_in(self.computation, bars, states, since=chunk.since) if states else {}
@@ -329,8 +335,7 @@ class TailRefresh:
         earliest = batch.since.min().astype(datetime)
         is_repainted, is_same = self._stored_before_the_change(connection, batch.pending, batch.rows, earliest)
         rows = {name: values[~is_same] for name, values in batch.rows.items()} if is_same.any() else batch.rows
-        staged = stored_values(self.table, rows)
-        with registered(connection, "staged", staged):
+        with registered(connection, "staged", rows):
             if is_repainted.any():
                 self._delete_repainted(connection, earliest)
             replaced = self._delete_changed(connection, earliest)
@@ -338,13 +343,13 @@ class TailRefresh:
                 _insert(qualified(self.market, self.table), columns_of(self.computation, self.two_sided))
             )
         count = partial(np.bincount, minlength=len(batch.pending.series))
-        written = count(staged["series_no"]).tolist()
+        written = count(rows["series_no"]).tolist()
         repainted = count(batch.rows["series_no"][is_repainted]).tolist()
         return {
             batch.pending.series[number]: Recomputed(
-                max(written[number] - repainted[number] - rows, 0), rows + repainted[number], repainted[number]
+                max(written[number] - repainted[number] - deleted, 0), deleted + repainted[number], repainted[number]
             )
-            for number, rows in replaced.items()
+            for number, deleted in replaced.items()
         }
 
     def _delete_repainted(self, connection: duckdb.DuckDBPyConnection, earliest: datetime) -> None:
@@ -381,7 +386,7 @@ class TailRefresh:
         early = np.flatnonzero(rows["open_time"] < pending.since[rows["series_no"]])
         if not len(early):
             return differ, same
-        values = stored_values(self.table, {name: rows[name][early] for name in ("series_no", "open_time", *columns)})
+        values = {name: rows[name][early] for name in ("series_no", "open_time", *columns)}
         equal = " and ".join(
             f't."{name}" is not distinct from {as_stored(name, kind)}' for name, kind in columns.items()
         )

@@ -21,6 +21,8 @@ ROWS = 4096
 # By the binary exponent of a number: the power of ten that brings it above 10**DIGITS. Powers below one are inexact, so
 # that going back multiplies by their inverse.
 _POWERS = [min(DIGITS - int(np.floor((exponent - 1023) * np.log10(2))), 300) for exponent in range(2048)]
+# NaN has the greatest exponent, and needs no scale.
+_POWERS[-1] = 0
 _SCALES = np.array([float(f"1e{power}") for power in _POWERS])
 _MULTIPLIERS = np.array([float(f"1e{max(-power, 0)}") for power in _POWERS])
 _DIVISORS = np.array([float(f"1e{max(power, 0)}") for power in _POWERS])
@@ -33,6 +35,8 @@ def stored_values(table: Table, rows: Arrays) -> dict[str, NDArray]:
     stored = dict(rows)
     # Of few rows, all columns at once: a call for each takes longer than its numbers do.
     at_once = max(ROWS // max(max((len(rows[name]) for name in numbers), default=ROWS), 1), 1)
+    if at_once == 1:
+        return stored | {name: digits(finite(rows[name])) for name in numbers}
     for first in range(0, len(numbers), at_once):
         names = numbers[first : first + at_once]
         together = digits(finite(np.concatenate([rows[name] for name in names])))
@@ -42,7 +46,8 @@ def stored_values(table: Table, rows: Arrays) -> dict[str, NDArray]:
 
 def finite(values: Floats) -> Floats:
     """The values with NaN in place of infinities, which DuckDB would store."""
-    return values if np.isfinite(values).all() else np.where(np.isfinite(values), values, np.nan)
+    infinite = np.isinf(values)
+    return np.where(infinite, np.nan, values) if infinite.any() else values
 
 
 def rounded(values: Floats) -> Floats:
@@ -56,8 +61,11 @@ def rounded(values: Floats) -> Floats:
     for first in range(0, len(values), ROWS):
         part = slice(first, first + ROWS)
         exponents = (bits[part] >> 52) & 0x7FF
-        out = result[part]
-        np.rint(values[part] * _SCALES[exponents], out=out)
-        out *= _MULTIPLIERS[exponents]
-        out /= _DIVISORS[exponents]
+        out, scales = result[part], _SCALES.take(exponents, mode="clip")
+        np.rint(np.multiply(values[part], scales, out=out), out=out)
+        # Of numbers that are brought up, as nearly all are, the divisor is the scale.
+        if (scales < 1).any():
+            out *= _MULTIPLIERS[exponents]
+            scales = _DIVISORS[exponents]
+        out /= scales
     return result
