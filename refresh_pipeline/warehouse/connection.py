@@ -86,7 +86,7 @@ class Opening:
     """How a warehouse is to be opened.
 
     `patience` is in seconds. `market` is the one whose tables are written, None for several: in a lake writers of
-    different markets do not wait for each other. The others are as `connect` says.
+    different markets do not wait for each other. The others are as `connect` says. A lake takes no `threads`.
     """
 
     read_only: bool = False
@@ -95,6 +95,7 @@ class Opening:
     time_zone: str | None = None
     only_files: Sequence[Path] | None = None
     market: str | None = None
+    threads: int | None = None
 
 
 class Place(Protocol):
@@ -183,6 +184,7 @@ class FilePlace:
     def opened(self, opening: Opening) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection of its own; the file is let go when the last of this process ends."""
         config = {**CONFIG, "memory_limit": opening.memory_limit, "max_temp_directory_size": LARGEST_SPILL}
+        config |= {} if opening.threads is None else {"threads": opening.threads}
         if opening.time_zone is None and opening.only_files is None:
             file = _waiting(self, opening, attach_duckdb, config=config)
             failed = False
@@ -232,12 +234,14 @@ def connect(
     time_zone: str | None = None,
     only_files: Sequence[Path] | None = None,
     market: str | None = None,
+    threads: int | None = None,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection to the warehouse of an address, closed when the block ends, however it ends.
 
     Its configuration is locked: `memory_limit` (the rest spills to disk) and `time_zone` (default: the machine's) are
     chosen here or not at all. With `only_files`, statements reach those files and the warehouse's, and no others.
-    A writer names the `market` whose tables it writes, or waits for the writers of all.
+    A writer names the `market` whose tables it writes, or waits for the writers of all. `threads` is how many DuckDB
+    works with, by default as many as there are cores.
 
     Raises:
         WarehouseBusy: another process held the lock for `patience` seconds.
@@ -252,6 +256,7 @@ def connect(
         time_zone=time_zone,
         only_files=only_files,
         market=market,
+        threads=threads,
     )
     place = place_of(database)
     with place.opened(opening) as connection:

@@ -140,6 +140,10 @@ class TailRefresh:
                     batch = self._next_piece(chunk)
         return recomputed | _added(recomputed, self._write(waiting))
 
+    def computes_ahead(self, pending: PendingRecompute) -> bool:
+        """Whether `run` computes rows in a second thread while it writes others: of many chunks alone."""
+        return self.overlaps and len(self._chunks(pending)) > SHARES
+
     def _computed(
         self, chunks: Sequence[PendingRecompute]
     ) -> Generator[tuple[PendingRecompute, ComputedBatch], None, None]:
@@ -334,11 +338,13 @@ class TailRefresh:
         """Put the computed rows of the series in `touched` in place of the stored ones that differ or have changed."""
         earliest = batch.since.min().astype(datetime)
         is_repainted, is_same = self._stored_before_the_change(connection, batch.pending, batch.rows, earliest)
-        rows = {name: values[~is_same] for name, values in batch.rows.items()} if is_same.any() else batch.rows
-        with registered(connection, "staged", rows):
-            if is_repainted.any():
+        if is_repainted.any():
+            with registered(connection, "staged", {name: batch.rows[name] for name in ("series_no", "open_time")}):
                 self._delete_repainted(connection, earliest)
-            replaced = self._delete_changed(connection, earliest)
+        replaced = self._delete_changed(connection, earliest)
+        is_chosen = ~is_same & np.isin(batch.rows["series_no"], list(replaced))
+        rows = batch.rows if is_chosen.all() else {name: values[is_chosen] for name, values in batch.rows.items()}
+        with registered(connection, "staged", rows):
             connection.execute(
                 _insert(qualified(self.market, self.table), columns_of(self.computation, self.two_sided))
             )
@@ -490,12 +496,15 @@ def _added(earlier: Mapping[Series, Recomputed], later: Mapping[Series, Recomput
 
 
 def _insert(table: str, columns: Mapping[str, str]) -> str:
+    """SQL that adds the rows of `staged`, which are of series in `wanted`; a join would copy hundreds of columns."""
     stored = {name: kind for name, kind in columns.items() if name not in ("instrument", "timeframe")}
     listed = ", ".join(f'"{name}"' for name in stored)
     values = ", ".join(as_stored(name, kind) for name, kind in stored.items())
     return (
         f"insert into {table} (instrument, timeframe, {listed}) "
-        f"select w.instrument, w.timeframe, {values} from staged s join touched w using (series_no)"
+        f"select w.instruments[s.series_no + 1], w.timeframes[s.series_no + 1], {values} from staged s cross join ("
+        "select list(instrument order by series_no) as instruments, list(timeframe order by series_no) as timeframes "
+        "from wanted) w"
     )
 
 

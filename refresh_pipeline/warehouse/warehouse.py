@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -120,13 +121,13 @@ class Warehouse:
 
     @contextmanager
     def get_connection(
-        self, market: str | None = None, *, memory_limit: str = MEMORY
+        self, market: str | None = None, *, memory_limit: str = MEMORY, threads: int | None = None
     ) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection that may write. It waits for the writers' lock and is always closed.
 
         In a lake, writers of one market wait for each other alone; without a market for all.
 
-        Within a session it is the session's, with that one's limit.
+        Within a session it is the session's, with that one's limits.
 
         Raises:
             WarehouseMissing: the file was there before; others as `connect` raises.
@@ -136,7 +137,9 @@ class Warehouse:
             return
         if not self.exists and (reason := self._why_missing()):
             raise WarehouseMissing(reason)
-        with connect(self.database, patience=self.patience, memory_limit=memory_limit, market=market) as connection:
+        with connect(
+            self.database, patience=self.patience, memory_limit=memory_limit, market=market, threads=threads
+        ) as connection:
             yield connection
 
     @contextmanager
@@ -158,12 +161,12 @@ class Warehouse:
             yield connection if queries.has_tables(connection, market.name) else None
 
     @contextmanager
-    def session(self, market: str | None = None) -> Iterator[None]:
+    def session(self, market: str | None = None, *, threads: int | None = None) -> Iterator[None]:
         """One connection for every call in the block, because opening the file takes longer than most calls.
 
         Other processes wait until the block ends: it must neither fetch nor compute. Other threads have their own.
         """
-        with self.get_connection(market) as connection:
+        with self.get_connection(market, threads=threads) as connection:
             before, self._of_thread.held = self._held, connection
             try:
                 yield
@@ -421,6 +424,11 @@ class Warehouse:
             overlaps=isinstance(self.place, FilePlace),
         )
         updated = refresh_columns(work, queued)
+        if work.computes_ahead(pending):
+            # DuckDB's second thread would take the processor from the thread that computes, and rows that two threads
+            # of DuckDB append are copied once more.
+            one = partial(self.get_connection, market.name, threads=1)
+            work = replace(work, connect=one, session=partial(self.session, market.name, threads=1))
         recomputed = work.run(pending)
         return recomputed | {
             series: recomputed[series] + rows if series in recomputed else rows for series, rows in updated.items()

@@ -203,6 +203,16 @@ def test_a_table_that_is_not_there_is_no_variable_of_this_process(database: str)
     assert gone
 
 
+def test_whoever_needs_the_processor_for_something_else_says_how_many_threads_duckdb_takes(database: str):
+    asked = "select current_setting('threads')"
+    with connect(database) as connection:
+        usual = connection.execute(asked).fetchall()
+    with connect(database, threads=1) as connection:
+        assert connection.execute(asked).fetchall() == [(1,)]
+    with connect(database) as connection:
+        assert connection.execute(asked).fetchall() == usual
+
+
 def test_a_process_without_a_program_of_its_own_gets_no_bars_of_progress(tmp_path: Path) -> None:
     # As multiprocessing starts them, and Dagster its runs.
     program = (

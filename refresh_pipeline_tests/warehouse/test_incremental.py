@@ -541,8 +541,11 @@ def many_chunks(warehouse: Warehouse, compute: Callable[[Bars], Mapping[str, Val
     """Refresh sixteen series, each a chunk, with a second thread that computes."""
     made = replace(SHIPPED_TABLES[Table.enhanced_candles], compute=compute)
     pending = warehouse.pending_recompute(MANY, Table.enhanced_candles, MANY.series)
-    opened, calendar = warehouse.get_connection, MANY.calendar
-    work = TailRefresh(opened, "fair", made, calendar, two_sided=False, cells_at_once=9_000, session=warehouse.session)
+    # As `refresh_tail` opens it for many chunks: DuckDB works with one thread.
+    opened, session = (partial(each, threads=1) for each in (warehouse.get_connection, warehouse.session))
+    work = TailRefresh(opened, "fair", made, MANY.calendar, two_sided=False, cells_at_once=9_000, session=session)
+    assert not work.computes_ahead(pending)
+    assert replace(work, overlaps=True).computes_ahead(pending) == (len(pending.series) == len(MANY.series))
     return replace(work, overlaps=True).run(pending)
 
 
@@ -565,7 +568,7 @@ def test_of_many_chunks_the_next_are_computed_in_a_thread_and_the_result_is_the_
     assert {name.rstrip("0123456789_") for name in threads} == {"compute"}
     # What was written before stays, and the next refresh does the rest.
     written = {*many_chunks(warehouse, watched)}
-    assert 5 <= len(written) < 16
+    assert 5 <= len(written) <= 9
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("compute")]
     with warehouse.get_connection() as connection:
         assert_whole(connection, MANY, computation)
