@@ -7,15 +7,18 @@ block: every refresh calls the same function on the same bars. A `RowFormula` us
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Bars, Column, Values
+from refresh_pipeline.analytics.cumulative import exponential_average
 from refresh_pipeline.analytics.denominators import without_nulls
 from refresh_pipeline.analytics.fingerprints import Fingerprint, fingerprint
 from refresh_pipeline.analytics.null_masks import Movement, Nulls, nulls_of, window_masks
+from refresh_pipeline.analytics.recursive import averages
 from refresh_pipeline.market.candles import Floats
 
 # Bars per block of a BlockFormula: a tail computes half a block before its first row, a whole history calls each
@@ -188,7 +191,7 @@ def evaluate_recursive(parts: Sequence[Part[RecursiveFormula]], rows: Rows) -> d
     """Add the parts' columns to the rows; gives their states at every row."""
     states: dict[str, Floats] = {}
     # Two sets of columns may have the same formula: `ad` and `ad_line` are one sum.
-    computed: dict[Callable[[Bars], Sequence[Values]], Sequence[Values]] = {}
+    computed = _averages_of_close(parts, rows.bars)
     for part in parts:
         compute = part.formula.compute
         if compute not in computed:
@@ -200,6 +203,19 @@ def evaluate_recursive(parts: Sequence[Part[RecursiveFormula]], rows: Rows) -> d
         }
         rows.columns.update({name: rows.take(values) for name, values in zip(part.names, columns, strict=True)})
     return states
+
+
+def _averages_of_close(
+    parts: Sequence[Part[RecursiveFormula]], bars: Bars
+) -> dict[Callable[[Bars], Sequence[Values]], Sequence[Values]]:
+    """The results of all EMAs at once: handing values from block to block takes as long for one as for ten."""
+    wanted = {
+        compute: compute.keywords["average"]
+        for compute in (part.formula.compute for part in parts)
+        if isinstance(compute, partial) and compute.func is exponential_average
+    }
+    lines = averages(bars, bars["close"], list(wanted.values())) if wanted else []
+    return {compute: [line, line] for compute, line in zip(wanted, lines, strict=True)}
 
 
 # ---- block formulas

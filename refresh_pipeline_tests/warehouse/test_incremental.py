@@ -542,7 +542,7 @@ def many_chunks(warehouse: Warehouse, compute: Callable[[Bars], Mapping[str, Val
     made = replace(SHIPPED_TABLES[Table.enhanced_candles], compute=compute)
     pending = warehouse.pending_recompute(MANY, Table.enhanced_candles, MANY.series)
     # As `refresh_tail` opens it for many chunks: DuckDB works with one thread.
-    opened, session = (partial(each, threads=1) for each in (warehouse.get_connection, warehouse.session))
+    opened, session = partial(warehouse.get_connection, threads=1), partial(warehouse.session, threads=1)
     work = TailRefresh(opened, "fair", made, MANY.calendar, two_sided=False, cells_at_once=9_000, session=session)
     assert not work.computes_ahead(pending)
     assert replace(work, overlaps=True).computes_ahead(pending) == (len(pending.series) == len(MANY.series))
