@@ -339,7 +339,8 @@ class TailRefresh:
         earliest = batch.since.min().astype(datetime)
         is_repainted, is_same = self._stored_before_the_change(connection, batch.pending, batch.rows, earliest)
         if is_repainted.any():
-            with registered(connection, "staged", {name: batch.rows[name] for name in ("series_no", "open_time")}):
+            repainted = {name: batch.rows[name][is_repainted] for name in ("series_no", "open_time")}
+            with registered(connection, "staged", repainted):
                 self._delete_repainted(connection, earliest)
         replaced = self._delete_changed(connection, earliest)
         is_chosen = ~is_same & np.isin(batch.rows["series_no"], list(replaced))
@@ -350,10 +351,10 @@ class TailRefresh:
             )
         count = partial(np.bincount, minlength=len(batch.pending.series))
         written = count(rows["series_no"]).tolist()
-        repainted = count(batch.rows["series_no"][is_repainted]).tolist()
+        revised = count(batch.rows["series_no"][is_repainted]).tolist()
         return {
             batch.pending.series[number]: Recomputed(
-                max(written[number] - repainted[number] - deleted, 0), deleted + repainted[number], repainted[number]
+                max(written[number] - revised[number] - deleted, 0), deleted + revised[number], revised[number]
             )
             for number, deleted in replaced.items()
         }
@@ -362,7 +363,7 @@ class TailRefresh:
         """Delete the stored rows of before the change that a staged row replaces."""
         connection.execute(
             f"delete from {qualified(self.market, self.table)} t using staged s join touched w using (series_no) "
-            f"where s.open_time < w.changed and {_STORED} and t.open_time = s.open_time",
+            f"where {_STORED} and t.open_time = s.open_time",
             {"earliest": earliest},
         )
 
