@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from pydantic import SecretStr
 
 from refresh_pipeline.definitions import defs
 from refresh_pipeline.market.model import MarketError
@@ -71,6 +72,15 @@ def test_the_schedules(loaded: dg.RepositoryDefinition) -> None:
         "backup": ("40 3 * * *", "UTC", "backup"),
         "maintenance": ("37 * * * *", "UTC", "maintenance"),
     }
+
+
+def test_a_lake_is_kept_small_all_day() -> None:
+    lake = "ducklake:postgresql://ann@db.example/lake?data=s3://bucket/prefix"
+    settings = load_settings(enabled_markets="demo", data_dir="/nowhere").model_copy(
+        update={"warehouse_address": SecretStr(lake)}
+    )
+    schedules = {each.name: each for each in build(settings, []).get_repository_def().schedule_defs}
+    assert schedules["maintenance"].cron_schedule == "7,22,37,52 * * * *"
 
 
 def test_files_are_published_as_often_as_the_market_says() -> None:

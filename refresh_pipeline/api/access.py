@@ -5,7 +5,7 @@ from refresh_pipeline.api.login import Keys
 from refresh_pipeline.settings import Settings
 
 # No key is needed to look whether the process lives.
-PUBLIC = frozenset({"/api/v1/health", "/api/v1/ready", "/api/v1/session"})
+PUBLIC = frozenset({"/health", "/api/v1/health", "/api/v1/ready", "/api/v1/session"})
 PUBLIC_FOLDERS = ("/static/",)
 
 

@@ -52,11 +52,13 @@ from refresh_pipeline.api.problems import (
     problem_body,
     problem_response,
 )
+from refresh_pipeline.api.reading import busy
 from refresh_pipeline.api.service import Service
+from refresh_pipeline.warehouse.connection import WarehouseUnreadable
 
 # Routes by subject, in the order in which they are tried.
 ROUTERS = (
-    *(operation.router, session.router, status.router, prometheus.router, catalog.router, series.router),
+    *(operation.router, session.router, status.router, status.root, prometheus.router, catalog.router, series.router),
     *(changes.router, files.router, control.router, runs.router, data.router),
     *(events.router, sockets.router, pipeline.router),
     *(signals.router, payloads.router, udf.router, binance.router, tracker.router, tracker_files.router, pages.router),
@@ -83,6 +85,7 @@ def create_app(service: Service, rules: Rules) -> App:
     describe(routes)
     routes.add_exception_handler(HTTPException, _http_fault)
     routes.add_exception_handler(RequestValidationError, _invalid)
+    routes.add_exception_handler(WarehouseUnreadable, _unreadable)
     routes.add_exception_handler(Exception, _internal)
     routes.state.service = service
     guard = Guard(_Shell(Shortcut(routes, service), service), rules, service.keys, lambda: service.now().timestamp())
@@ -172,6 +175,11 @@ async def _internal(request: Request, error: Exception) -> Response:
     log.error("fault %s: %s %s", number, request.method, request.url.path, exc_info=error)
     fault = ProblemError(Problem.internal, "a fault of this program; its log has the id", id=number)
     return problem_response(fault, request.url.path)
+
+
+async def _unreadable(request: Request, error: Exception) -> Response:
+    log.warning("the API could not read the warehouse: %s", error)
+    return problem_response(busy("the warehouse cannot be read; the log says why"), request.url.path)
 
 
 async def _http_fault(request: Request, error: Exception) -> Response:

@@ -67,7 +67,8 @@ mutation StartSensor($selector: SensorSelector!) {{ startSensor(sensorSelector: 
     "stop sensor": f"""
 mutation StopSensor($id: String!) {{ stopSensor(id: $id) {{ __typename {PYTHON_ERROR} }} }}""",
     "daemons": """
-query Daemons { instance { daemonHealth { allDaemonStatuses { daemonType required healthy lastHeartbeatTime } } } }""",
+query Daemons { instance { runLauncher { name }
+  daemonHealth { allDaemonStatuses { daemonType required healthy lastHeartbeatTime } } } }""",
 }
 
 log = logging.getLogger("refresh_pipeline.api")
@@ -239,8 +240,12 @@ class DagsterClient:
 
     async def daemons(self) -> list[dict[str, Any]]:
         """The daemons with their last heartbeats."""
-        answer = await self.ask("daemons")
-        return answer["instance"]["daemonHealth"]["allDaemonStatuses"]
+        return (await self.machinery())[0]
+
+    async def machinery(self) -> tuple[list[dict[str, Any]], str]:
+        """The daemons with their last heartbeats, and the class of the launcher of runs."""
+        instance = (await self.ask("daemons"))["instance"]
+        return instance["daemonHealth"]["allDaemonStatuses"], (instance["runLauncher"] or {}).get("name", "")
 
     async def ask(self, name: str, **variables: Any) -> dict[str, Any]:
         """The data of a question of QUERIES."""

@@ -56,7 +56,7 @@ PROBLEM_SCHEMA = {
 }
 FAULTS_OF_BINANCE = "/binance/"
 # A part that does not work is told by 503 with the body of 200.
-HEALTH = ("/api/v1/ready", "/pipeline/health", "/api/v2/health")
+HEALTH = ("/health", "/api/v1/ready", "/pipeline/health", "/api/v2/health")
 # Parameters that speak for themselves in the code.
 PARAMETERS = {
     "market": "A loaded market; all of them, or the only one that fits, where it is left out.",

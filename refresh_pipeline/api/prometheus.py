@@ -1,5 +1,6 @@
 """GET /metrics at the root: Prometheus' text. No label names an instrument: there may be thousands."""
 
+import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -12,9 +13,12 @@ from refresh_pipeline.api.counters import BUCKETS, Requests
 from refresh_pipeline.api.dagster_client import Run
 from refresh_pipeline.api.files import failed_uploads
 from refresh_pipeline.api.problems import ProblemError
+from refresh_pipeline.api.readiness import readiness, workers_by_queue
 from refresh_pipeline.api.series_status import status_of
 from refresh_pipeline.api.service import Service, service_of
 from refresh_pipeline.api.status import newest_run, problems_now, tick_to_fresh
+from refresh_pipeline.instance.queues import FILES_QUEUE, REFRESH_QUEUE
+from refresh_pipeline.instance.worker_heartbeat import BrokerAway
 from refresh_pipeline.pipeline.job_names import (
     BACKUP,
     MAINTENANCE,
@@ -22,7 +26,7 @@ from refresh_pipeline.pipeline.job_names import (
     publish_job_name,
     refresh_job_name,
 )
-from refresh_pipeline.warehouse.connection import place_of
+from refresh_pipeline.warehouse.connection import WarehouseUnreadable, place_of
 
 router = APIRouter(tags=["status"])
 
@@ -61,10 +65,24 @@ class Page:
 async def prometheus(request: Request) -> Response:
     """Figures for Prometheus."""
     service, page = service_of(request), Page()
-    await _add_series(service, page)
-    await _add_runs(service, page)
-    await _add_rest(service, page)
+    await _add_readiness(service, page)
+    # What a server that is away would tell is left out: the page says which part is not ready.
+    for add in (_add_series, _add_runs, _add_warehouse):
+        with suppress(ProblemError, WarehouseUnreadable):
+            await add(service, page)
+    _add_requests(service, page)
     return Response(page.text, 200, None, TEXT)
+
+
+async def _add_readiness(service: Service, page: Page) -> None:
+    parts = await readiness(service)
+    samples = [({"part": name}, int(part["ok"])) for name, part in parts.items()]
+    page.family("refresh_ready", "gauge", "Whether each part can do its work.", samples)
+    if "workers" in parts:
+        with suppress(BrokerAway):
+            workers = await workers_by_queue(service)
+            counts = {queue: workers[queue] for queue in (REFRESH_QUEUE, FILES_QUEUE)}
+            page.family("refresh_workers", "gauge", "Workers that take runs from a queue.", _by("queue", counts))
 
 
 async def _add_series(service: Service, page: Page) -> None:
@@ -120,7 +138,7 @@ async def _add_runs(service: Service, page: Page) -> None:
     )
 
 
-async def _add_rest(service: Service, page: Page) -> None:
+async def _add_warehouse(service: Service, page: Page) -> None:
     kinds = Counter(problem.kind for problem in await problems_now(service))
     page.family("refresh_alerts", "gauge", "What is wrong now.", _by("kind", kinds))
     failed: Counter[str] = Counter()
@@ -128,8 +146,11 @@ async def _add_rest(service: Service, page: Page) -> None:
         rows = await service.reader.ask(lambda c, m=market: failed_uploads(c, m))
         failed.update(row["asset"] for row in rows)
     page.family("refresh_upload_files_failed", "gauge", "Series whose upload failed.", _by("destination", failed))
-    size = place_of(service.settings.warehouse).bytes
+    size = await asyncio.to_thread(lambda: place_of(service.settings.warehouse).bytes)
     page.family("refresh_warehouse_bytes", "gauge", "Size of the warehouse.", [({}, size)])
+
+
+def _add_requests(service: Service, page: Page) -> None:
     requests = [
         ({"route": route, "method": method, "status": status}, count)
         for (route, method, status), count in service.requests.by_route.items()

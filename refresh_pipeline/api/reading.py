@@ -22,7 +22,7 @@ import duckdb
 from refresh_pipeline.api.problems import Problem, ProblemError
 from refresh_pipeline.duckdb_connection import open_duckdb
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect, place_of
-from refresh_pipeline.warehouse.lake import read_on
+from refresh_pipeline.warehouse.lake import is_outage, read_on
 from refresh_pipeline.warehouse.writers_first import is_wanted
 
 Answer = TypeVar("Answer")
@@ -215,6 +215,10 @@ def _settle(asked: _Asked, connection: duckdb.DuckDBPyConnection) -> bool:
         log.warning("a table is not as this version knows it: %s", error)
         _give(asked.answer, busy("the market's tables are not as this version knows them; refresh it once"))
     except Exception as error:
+        if is_outage(error):
+            _give(asked.answer, busy("a server that the warehouse needs does not answer; the log says which"))
+            # The lake is attached anew for the next opening.
+            raise
         read_on(connection)
         _give(asked.answer, error)
     else:

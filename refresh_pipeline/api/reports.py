@@ -1,5 +1,6 @@
 """What the warehouse says of every series: read anew where the file has changed."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,8 +29,16 @@ class Reports:
     read: dict[str, tuple[Signature, float, Read]] = field(default_factory=dict)
 
     async def of(self, reader: Reader, market: Market) -> Read:
-        """The reports and the coverage of a market."""
-        signature, now = place_of(reader.database).signature(), time.monotonic()
+        """The reports and the coverage of a market.
+
+        Raises:
+            WarehouseUnreadable: the catalogue of a lake does not answer.
+            ProblemError: as `Reader.ask`.
+        """
+        place = place_of(reader.database)
+        # A lake's is a question to PostgreSQL, which may take its time to say that nobody answers.
+        signature = place.signature() if place.file else await asyncio.to_thread(place.signature)
+        now = time.monotonic()
         kept = self.read.get(market.name)
         if kept is not None and (kept[0] == signature or now - kept[1] < SHORTEST_AGE):
             return kept[2]

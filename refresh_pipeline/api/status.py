@@ -1,7 +1,6 @@
 """How the pipeline fares: ready, status, configuration, metrics, alerts, checks."""
 
 import asyncio
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
@@ -20,6 +19,7 @@ from refresh_pipeline.api.files import uploads_files
 from refresh_pipeline.api.operation import VERSION
 from refresh_pipeline.api.parameters import MarketParameter
 from refresh_pipeline.api.problems import ProblemError
+from refresh_pipeline.api.readiness import readiness
 from refresh_pipeline.api.series_status import CLOSED, FAILED, FRESH, LATE, STALE, Standing, standing_of
 from refresh_pipeline.api.service import Service, service_of
 from refresh_pipeline.api_files import load_usable, overrides
@@ -40,6 +40,7 @@ from refresh_pipeline.warehouse.connection import place_of
 from refresh_pipeline.warehouse.outcomes import Outcome
 
 router = APIRouter(prefix="/api/v1", tags=["status"])
+root = APIRouter(tags=["status"])
 
 # Settings whose values may be shown; of every other one the answer says whether it is set.
 SHOWN = (
@@ -59,7 +60,6 @@ SHOWN = (
 )
 # Parts of the health score, out of a hundred.
 RUNNING, HOURS, ERRORS, FRESHNESS, PERFORMANCE = 30, 20, 25, 15, 10
-LEAST_FREE = 1024**3
 Row = dict[str, Any]
 READY = "ready"
 
@@ -70,6 +70,12 @@ async def ready(request: Request) -> Response:
     body = await _ready_body(request)
     is_ready = body["status"] == READY
     return json_response(body, 200 if is_ready else 503, None if is_ready else {"Retry-After": "10"})
+
+
+@root.get("/health")
+async def root_health(request: Request) -> Response:
+    """The same as `/api/v1/ready`, beside `/metrics`: for monitors and load balancers."""
+    return await ready(request)
 
 
 @router.get("/readiness")
@@ -110,7 +116,7 @@ async def metrics(request: Request) -> Response:
             "instruments_count": len({name for market in service.markets for name in market.instruments}),
             "timeframes_count": len({one for market in service.markets for one in market.timeframes}),
             "data_files": {"files": len(files), "total_size_mb": round(sum(files) / 1e6, 3)},
-            "warehouse_bytes": _size(service.settings),
+            "warehouse_bytes": await _size(service.settings),
             "version": service.feed.version,
             "reader": {
                 "openings": service.reader.holds.count,
@@ -197,7 +203,7 @@ async def status_body(service: Service) -> Row:
         "markets": markets,
         "daemon": None if daemons is None else [_daemon(one) for one in daemons if one["required"]],
         "warehouse": {
-            "bytes": _size(service.settings),
+            "bytes": await _size(service.settings),
             "candles": sum(report.candle_count for report in reports),
             "series": len(reports),
         },
@@ -251,66 +257,6 @@ def config_rows(settings: Settings) -> Row:
         shown = {"value": value} if name in SHOWN else {"set": value not in (None, "")}
         rows[str(field.validation_alias)] = shown
     return rows
-
-
-async def readiness(service: Service) -> dict[str, Row]:
-    """Whether each part can do its work, and a sentence on it."""
-    return {
-        "warehouse": await _warehouse_check(service),
-        "daemon": await _daemon_check(service),
-        "schedules": await _schedule_check(service),
-        "freshness": await _freshness_check(service),
-        "disk": _disk_check(service.settings),
-    }
-
-
-async def _warehouse_check(service: Service) -> Row:
-    if not place_of(service.settings.warehouse).exists:
-        return {"ok": False, "detail": "there is no warehouse yet; refresh once"}
-    try:
-        await service.reader.ask(lambda connection: connection.execute("select 1").fetchall())
-    except ProblemError as error:
-        return {"ok": False, "detail": str(error.detail)}
-    return {"ok": True, "detail": "the warehouse can be read"}
-
-
-async def _daemon_check(service: Service) -> Row:
-    daemons = await _or_none(service.dagster.daemons())
-    if daemons is None:
-        return {"ok": False, "detail": f"Dagster does not answer at {service.dagster.url}"}
-    dead = [one["daemonType"] for one in daemons if one["required"] and not one["healthy"]]
-    return {"ok": not dead, "detail": f"without a heartbeat: {', '.join(dead)}" if dead else "every daemon is alive"}
-
-
-async def _schedule_check(service: Service) -> Row:
-    instigators = await _or_none(service.dagster.instigators())
-    if instigators is None:
-        return {"ok": False, "detail": f"Dagster does not answer at {service.dagster.url}"}
-    running = {one.name for one in instigators if one.is_running}
-    stopped = [market.name for market in service.markets if refresh_job_name(market) not in running]
-    return {
-        "ok": not stopped,
-        "detail": f"stopped for {', '.join(stopped)}" if stopped else "every market is scheduled",
-    }
-
-
-async def _freshness_check(service: Service) -> Row:
-    stale = []
-    try:
-        for market in service.markets:
-            states = Counter((await standing_of(service, market)).freshness)
-            if states[STALE] + states[FAILED] == states.total():
-                stale.append(market.name)
-    except ProblemError as error:
-        return {"ok": False, "detail": str(error.detail)}
-    return {"ok": not stale, "detail": f"no series is current: {', '.join(stale)}" if stale else "markets are current"}
-
-
-def _disk_check(settings: Settings) -> Row:
-    faults = list(problems.full_disks(settings))
-    folder = next(path for path in (settings.data, *settings.data.parents) if path.exists())
-    free = shutil.disk_usage(folder).free
-    return {"ok": not faults, "detail": f"{free / 1e9:,.1f} GB are free"}
 
 
 async def problems_now(service: Service) -> list[Problem]:
@@ -409,8 +355,8 @@ def _daemon(one: Row) -> Row:
     return {"type": one["daemonType"], "healthy": one["healthy"], "last_heartbeat": iso_of(one["lastHeartbeatTime"])}
 
 
-def _size(settings: Settings) -> int:
-    return place_of(settings.warehouse).bytes
+async def _size(settings: Settings) -> int:
+    return await asyncio.to_thread(lambda: place_of(settings.warehouse).bytes)
 
 
 def _files_below(folder: Any) -> list[int]:

@@ -4,9 +4,14 @@ The broker is the launcher's in dagster.yaml, so that there is one place for it.
 once, and forks a process for each run: a run starts in a second, and its memory is given back at its end.
 """
 
+from contextlib import suppress
+from typing import Any
+
+from celery import bootsteps
 from dagster import DagsterInstance
 from dagster_celery.tasks import create_execute_job_task
 
+from refresh_pipeline.instance import worker_heartbeat
 from refresh_pipeline.instance.celery_launcher import ClusterRunLauncher
 from refresh_pipeline.instance.fork_server import import_modules_of_runs
 from refresh_pipeline.settings import DEFINITIONS, keep_files_private
@@ -31,5 +36,31 @@ app.conf.update(
     worker_hijack_root_logger=False,
     worker_redirect_stdouts=False,
 )
+
+
+class Heartbeat(bootsteps.StartStopStep):
+    """Says every 10 s that the worker lives, from its own loop: one that hangs falls silent."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+    timer: Any = None
+
+    def start(self, parent: Any) -> None:
+        """Begin, also after the broker was away."""
+        self._speak(worker_heartbeat.say, parent)
+        self.timer = parent.timer.call_repeatedly(worker_heartbeat.BEAT, self._speak, (worker_heartbeat.say, parent))
+
+    def stop(self, parent: Any) -> None:
+        """Take no more runs."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+            self._speak(worker_heartbeat.unsay, parent)
+
+    def _speak(self, word: Any, consumer: Any) -> None:
+        with suppress(worker_heartbeat.BrokerAway):
+            word(app.conf.broker_url, consumer.hostname, app.amqp.queues.consume_from)
+
+
+app.steps["consumer"].add(Heartbeat)  # pyright: ignore[reportOptionalSubscript] (None only before it is made)
 execute_job = create_execute_job_task(app)
 import_modules_of_runs(DEFINITIONS)

@@ -4,4 +4,6 @@
 # hide tags that begin with .dagster/: on one machine there are no queues.
 QUEUE_TAG = ".dagster/refresh_queue"
 FILES_QUEUE = "files"
+# Dagster's own for all other runs.
+REFRESH_QUEUE = "dagster"
 ON_FILES = {QUEUE_TAG: FILES_QUEUE}

@@ -139,6 +139,8 @@ class RunLock:
 
 def _engine(url: str) -> Any:
     keepalives = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+    # Keepalives do not end a session whose question was sent and is never acknowledged; this does, in milliseconds.
+    keepalives |= {"tcp_user_timeout": 25_000}
     return db.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool, connect_args=keepalives)
 
 

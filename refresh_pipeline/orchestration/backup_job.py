@@ -48,7 +48,10 @@ def backup_job() -> None:
 
 
 def _request(_now: datetime) -> dg.RunRequest | dg.SkipReason:
-    if place_of(load_settings().warehouse).exists:
+    settings = load_settings()
+    if settings.is_lake:
+        return dg.SkipReason("a lake is backed up with pg_dump and a copy of its files; docs/lake.md says how")
+    if place_of(settings.warehouse).exists:
         return dg.RunRequest()
     return dg.SkipReason("there is no warehouse yet: no market was refreshed")
 

@@ -17,7 +17,11 @@ from refresh_pipeline.orchestration.console_log import use_console_log
 from refresh_pipeline.orchestration.destination_assets import destination_assets, destination_checks
 from refresh_pipeline.orchestration.jobs import market_jobs
 from refresh_pipeline.orchestration.live_job import live_job, live_sensor
-from refresh_pipeline.orchestration.maintenance_job import maintenance_job, maintenance_schedule
+from refresh_pipeline.orchestration.maintenance_job import (
+    lake_maintenance_schedule,
+    maintenance_job,
+    maintenance_schedule,
+)
 from refresh_pipeline.orchestration.resources import resources
 from refresh_pipeline.orchestration.schedules import market_schedules
 from refresh_pipeline.orchestration.sensors import checks_sensor, repair_sensor, retry_sensor
@@ -50,6 +54,7 @@ def _collected(
 ) -> dg.Definitions:
     # Of several code locations over one Dagster, one alone has maintenance, backup and alerts, or all would run them.
     markets, is_operator = enabled, settings.role != "markets"
+    upkeep = lake_maintenance_schedule if settings.is_lake else maintenance_schedule
     if settings.role == "operations":
         markets, snapshots = [], []
     return dg.Definitions(
@@ -70,7 +75,7 @@ def _collected(
         schedules=[
             *(schedule for market in markets for schedule in market_schedules(market)),
             *(each.schedule for each in snapshots),
-            *([backup_schedule, maintenance_schedule] if is_operator else []),
+            *([backup_schedule, upkeep] if is_operator else []),
         ],
         sensors=[
             *(sensor for market in markets for sensor in (retry_sensor(market), repair_sensor(market))),

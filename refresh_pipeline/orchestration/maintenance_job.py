@@ -1,4 +1,4 @@
-"""Hourly maintenance: a job that prunes runs and compacts the warehouse, and its schedule."""
+"""Maintenance: a job that prunes runs and compacts the warehouse, and its schedule, of a file or of a lake."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -21,8 +21,8 @@ from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnread
 
 # Away from the ticks of five minutes and more, from publishing and from the backup.
 HOURLY = "37 * * * *"
-
-
+# A tick leaves some files in a lake. Every reader opens them, so they are merged all day.
+QUARTERLY = "7,22,37,52 * * * *"
 # The hour (UTC) in which the warehouse is compacted too: before the backup, which is smaller for it.
 NIGHT = 2
 
@@ -86,6 +86,13 @@ def _request(now: datetime) -> dg.RunRequest:
 
 maintenance_schedule = utc_schedule(
     maintenance_job, HOURLY, "Prunes runs once an hour and compacts the warehouse once a night.", _request
+)
+
+lake_maintenance_schedule = utc_schedule(
+    maintenance_job,
+    QUARTERLY,
+    "Prunes runs and merges the files of the lake every quarter of an hour.",
+    lambda _: dg.RunRequest(),
 )
 
 COUNTS = ("runs", "thinned", "events", "orphans", "bytes", "given_back")

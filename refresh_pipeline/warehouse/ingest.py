@@ -28,6 +28,7 @@ from refresh_pipeline.market.time_bounds import CLOCK_SKEW
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.redaction import clean
 from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, numbered, registered, texts, timestamp
+from refresh_pipeline.warehouse.lake import is_lake
 from refresh_pipeline.warehouse.schema import Table, qualified
 from refresh_pipeline.warehouse.versions import record_changes
 
@@ -431,9 +432,13 @@ def queue_recompute(
 
     `since` is that table's column with the first open_time that changed.
     """
+    queue = qualified(market, Table.recompute_queue)
+    if is_lake(connection):
+        _queue_in_a_lake(connection, queue, assets, f"select *, {since} as first_changed from {changed}")
+        return
     # The version differs at each change: whoever computed from older rows leaves the queue as it is.
     connection.execute(
-        f"merge into {qualified(market, Table.recompute_queue)} s using (select t.instrument, t.timeframe, a.asset, "
+        f"merge into {queue} s using (select t.instrument, t.timeframe, a.asset, "
         f"t.{since} as since from {changed} t cross join (select unnest($assets::varchar[]) as asset) a) m "
         "on s.asset = m.asset and s.instrument = m.instrument and s.timeframe = m.timeframe "
         "when matched then update set since = least(s.since, m.since), version = uuid()::varchar "
@@ -441,3 +446,18 @@ def queue_recompute(
         "values (m.instrument, m.timeframe, m.asset, m.since, uuid()::varchar)",
         {"assets": [asset.value for asset in assets]},
     )
+
+
+def _queue_in_a_lake(connection: duckdb.DuckDBPyConnection, queue: str, assets: Sequence[Table], changed: str) -> None:
+    """The same without `merge`, whose new rows DuckLake writes into a file each time instead of the catalogue."""
+    connection.execute(
+        "create temp table queued as select t.instrument, t.timeframe, a.asset, "
+        f"least(t.first_changed, s.since) as since, uuid()::varchar as version from ({changed}) t "
+        "cross join (select unnest($assets::varchar[]) as asset) a left join "
+        f"{queue} s on s.asset = a.asset and s.instrument = t.instrument and s.timeframe = t.timeframe",
+        {"assets": [asset.value for asset in assets]},
+    )
+    same = "s.asset = q.asset and s.instrument = q.instrument and s.timeframe = q.timeframe"
+    connection.execute(f"delete from {queue} s using queued q where {same}")
+    connection.execute(f"insert into {queue} by name from queued")
+    connection.execute("drop table queued")

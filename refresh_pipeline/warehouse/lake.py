@@ -49,8 +49,9 @@ LARGE_TABLES = (Table.raw_candles, Table.enhanced_candles, Table.indicators)
 # Another market's writer commits at the same moment: DuckLake tries again by itself, after so many milliseconds. By
 # default its waits grow by half each time, which makes a hundred of them endless.
 COMMITS_TRIED, WAIT_TO_COMMIT = 100, 50
-# Nobody reads one snapshot for longer; a file that no snapshot has is deleted.
-SNAPSHOTS_KEPT = "interval 1 hour"
+# Nobody reads one snapshot for longer; a file that no snapshot has is deleted. Less than the time between two upkeeps,
+# so that each deletes what the one before has merged.
+SNAPSHOTS_KEPT = "interval 10 minutes"
 # Files up to this size are merged: of larger ones a merge would rewrite the whole table.
 MERGED = ", max_file_size => 64000000"
 # DuckDB's words where PostgreSQL has gone while it was attached.
@@ -60,6 +61,8 @@ NO_BUCKET = ("Could not connect to server error for HTTP", "HTTP Error", "HTTP G
 # Seconds to reach PostgreSQL, and until the server misses a host that has vanished.
 CONNECT_TIMEOUT = 10
 KEEPALIVES = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+# Keepalives do not end a session whose question was sent and is never acknowledged; this does, in milliseconds.
+UNACKNOWLEDGED = {"tcp_user_timeout": 25_000}
 # Of the change feed, in the catalogue's database: a lake itself has no sequences.
 SEQUENCE, FEED_TABLE = "refresh_change_version", "refresh_feed"
 LOCK_TIMEOUT = "55P03"
@@ -256,7 +259,7 @@ class LakePlace:
         name = f"{os.getpid()} of {os.uname().nodename}"
         try:
             session = _psycopg2().connect(
-                self.catalogue, connect_timeout=CONNECT_TIMEOUT, application_name=name, **KEEPALIVES
+                self.catalogue, connect_timeout=CONNECT_TIMEOUT, application_name=name, **KEEPALIVES, **UNACKNOWLEDGED
             )
         except Exception as error:
             raise self.unreadable(error) from error
@@ -289,6 +292,11 @@ class LakePlace:
         if isinstance(error, WarehouseUnreadable):
             return error
         return WarehouseUnreadable(f"wanted to open {self.name}, the catalogue says: {_first_line(error)}")
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether an error of a statement says that PostgreSQL or the store of objects of a lake does not answer."""
+    return isinstance(error, duckdb.Error) and any(phrase in str(error) for phrase in (*DISCONNECTED, *NO_BUCKET))
 
 
 def _first_line(error: BaseException) -> str:

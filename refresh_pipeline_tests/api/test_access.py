@@ -13,7 +13,7 @@ from refresh_pipeline.api.guard import OpenDoor, RateLimits
 from refresh_pipeline.api.service import Service
 from refresh_pipeline_tests.api.served import KEY, READ_KEY, Shop, served, uvicorn_of
 
-OPEN = {"/api/v1/health", "/api/v1/ready", "/api/v1/session"}
+OPEN = {"/health", "/api/v1/health", "/api/v1/ready", "/api/v1/session"}
 HEALTH = "/api/v1/health"
 EVIL = {"origin": "https://evil.example"}
 CHARTS = "https://charts.example.org"

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 import yaml
 from graphql import parse, validate
 
@@ -18,11 +20,13 @@ from refresh_pipeline.api.load_check import load_fault
 from refresh_pipeline.api.reading import OPENING
 from refresh_pipeline.api.service import Service
 from refresh_pipeline.api.status import predecessors_config
+from refresh_pipeline.instance.worker_heartbeat import say
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.warehouse.outcomes import Attempt, Outcome
 from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline_tests.api.served import BTC, ETH, MALL, NOW, Shop, served, uvicorn_of, wait_for
 from refresh_pipeline_tests.fakes.dagster_graphql import FakeDagster
+from refresh_pipeline_tests.redis_server import redis_server
 
 V1 = "/api/v1"
 
@@ -202,9 +206,40 @@ def test_status_and_readiness(client: httpx.Client) -> None:
     assert body["markets"][0]["schedule_running"] is True
     ready = client.get(f"{V1}/ready").json()
     assert ready["checks"]["schedules"]["ok"]
+    assert client.get("/health").json() == ready
     text = client.get("/metrics").text
     assert 'refresh_series{market="fair",timeframe="m5",state="never"} 3' in text
     assert "refresh_api_request_seconds_count" in text
+
+
+def test_a_daemon_that_fell_silent_and_workers_that_are_gone_are_no_health(
+    dagster: FakeDagster, tmp_path: Path
+) -> None:
+    dagster.launcher, dagster.last_heartbeat = "ClusterRunLauncher", NOW.timestamp() - 50
+    with redis_server() as broker:
+        shop = Shop.opened(tmp_path / "shop", REFRESH_DAGSTER_URL=dagster.base_url, REFRESH_REDIS_URL=broker)
+        with served(shop) as client:
+            assert parts(client) == {"daemon": 1, "workers": 0}
+            say(broker, "1@beta", ["dagster"])
+            assert parts(client) == {"daemon": 1, "workers": 1}
+            assert 'refresh_workers{queue="dagster"} 1\nrefresh_workers{queue="files"} 0' in client.get("/metrics").text
+            dagster.last_heartbeat -= 20
+            assert parts(client) == {"daemon": 0, "workers": 1}
+            # On one machine there are no workers.
+            dagster.launcher = "WarmRunLauncher"
+            assert parts(client) == {"daemon": 0}
+            dagster.launcher = "ClusterRunLauncher"
+            redis.Redis.from_url(broker).shutdown(nosave=True)
+            assert parts(client) == {"daemon": 0, "workers": 0}
+            assert client.get("/health").status_code == 503
+
+
+def parts(client: httpx.Client) -> dict[str, int]:
+    """What both paths say of the daemon and of workers, which is the same."""
+    checks = {name: int(one["ok"]) for name, one in client.get("/health").json()["checks"].items()}
+    figures = re.findall(r'^refresh_ready\{part="(\w+)"\} (\d)', client.get("/metrics").text, re.MULTILINE)
+    assert {name: int(value) for name, value in figures} == checks
+    return {name: value for name, value in checks.items() if name in ("daemon", "workers")}
 
 
 def test_the_configuration_shows_no_secret(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from refresh_pipeline.sources.streaming import ClosedCandle
 from refresh_pipeline.streaming.engine import Engine
 from refresh_pipeline.warehouse.connection import connect as connection_of
 from refresh_pipeline.warehouse.live import LiveStore
-from refresh_pipeline_tests.api.served import BARS, BTC, ETH, NOW, Shop, served
-from refresh_pipeline_tests.lake_server import address_in, close_lakes, lakes, of_a_lake
+from refresh_pipeline_tests.api.served import BARS, BTC, ETH, NOW, Shop, served, wait_for
+from refresh_pipeline_tests.lake_server import address_in, close_lakes, lakes, of_a_lake, server
 from refresh_pipeline_tests.warehouse.warehouse_fixtures import candles, change, query
 
 pytestmark = of_a_lake
@@ -169,3 +169,20 @@ def closed(newest: dict[Any, np.datetime64], number: int) -> list[ClosedCandle]:
     """The candle of each series so many bars after its newest."""
     values = tuple(float(candles(5).columns[name][number]) for name in CANDLE_COLUMNS)
     return [ClosedCandle(each, time + np.timedelta64(5 * number, "m"), values, "demo") for each, time in newest.items()]
+
+
+def test_an_outage_of_the_catalogue_is_told_and_ends(shops: tuple[Shop, Shop]) -> None:
+    """Neither a fault of the program, nor an answer that never comes; what needs no warehouse is answered."""
+    with served(shops[1]) as client:
+        assert client.get(PATHS[0]).status_code == 200
+        server().stop()
+        try:
+            told = {path: client.get(path) for path in ("/health", *PATHS[-4:])}
+            metrics = client.get("/metrics")
+        finally:
+            server().start()
+        assert {path: answer.status_code for path, answer in told.items() if answer.status_code != 503} == {}
+        assert told["/health"].json()["checks"]["warehouse"]["ok"] is False
+        assert (metrics.status_code, 'refresh_ready{part="warehouse"} 0' in metrics.text) == (200, True)
+        wait_for(lambda: client.get(PATHS[-1]).status_code == 200)
+        assert 'refresh_ready{part="warehouse"} 1' in client.get("/metrics").text

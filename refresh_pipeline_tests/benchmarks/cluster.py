@@ -1,8 +1,9 @@
 """A cluster on one machine without Docker: what happens to candles when hosts and servers of it die.
 
 `make bench-cluster`, as root on Linux. Hosts are namespaces with their own name, processes and network card: alpha has
-the daemon, beta and gamma a worker each. PostgreSQL and Redis are real ones. The warehouse is a DuckDB file that the
-hosts share by the locks of one kernel. Exit code 1 if a check fails.
+the daemon, beta and gamma a worker each, delta the web UI and the API, which is asked how all fare. PostgreSQL and
+Redis are real ones. The warehouse is a DuckDB file that the hosts share by the locks of one kernel. Exit code 1 if a
+check fails.
 
 With `--lake` it is a lake, whose files are in a bucket of a real S3: each host has a data folder of its own, and shares
 the three servers alone. DuckDB and its extensions must be those of constraints-cluster.txt, as `.ci/run` installs them
@@ -31,6 +32,7 @@ from dagster import DagsterRunStatus
 from refresh_pipeline.orchestration.schedules import TICK_TAG
 from refresh_pipeline.settings import load_settings, shipped
 from refresh_pipeline.warehouse.connection import connect
+from refresh_pipeline_tests.benchmarks.health_watch import HealthWatch
 from refresh_pipeline_tests.benchmarks.namespaces import ADDRESS, Network, missing, network
 from refresh_pipeline_tests.postgres_server import PostgresServer, postgres_server
 from refresh_pipeline_tests.redis_server import redis_server
@@ -46,7 +48,11 @@ MOST_OF_ONE = 0.65
 # Seconds that a host's network is cut for.
 CUT = 60.0
 RUN = "'from refresh_pipeline.cli import main; main()'"
-MOST_FILES = 400
+# What upkeep leaves of an hour's files: those of the last ticks, and what they were merged into.
+MOST_FILES = 200
+# Seconds until the API says that something is wrong, and that all is well again.
+TO_RED, TO_GREEN = 60.0, 150.0
+API_KEY = "a key of this benchmark"
 SESSIONS = "select application_name from pg_stat_activity where application_name like 'refresh %'"
 
 
@@ -68,14 +74,15 @@ class Cluster:
     instance: dg.DagsterInstance
     network: Network
     s3: S3Server | None = None
+    watch: HealthWatch | None = None
     hosts: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
-    def start(self, host: str, *command: str) -> None:
-        """Start a host with its own name, processes and card, and a program on it."""
+    def start(self, host: str, *command: str, program: str = "") -> None:
+        """Start a host with its own name, processes and card, and a program on it; further ones have names."""
         namespace = self.network.command(host, *command)
         own = {"REFRESH_DATA_DIR": str(self.folder / f"data-{host}")} if self.s3 else {}
-        log = (self.folder / f"{host}.log").open("ab")
-        self.hosts[host] = subprocess.Popen(
+        log = (self.folder / f"{host}{program}.log").open("ab")
+        self.hosts[host + program] = subprocess.Popen(
             namespace, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **own}
         )
         log.close()
@@ -83,6 +90,16 @@ class Cluster:
     def start_worker(self, host: str) -> None:
         """A host with a worker for both queues."""
         self.start(host, sys.executable, "-c", RUN, "worker", "--queue", "dagster,files")
+
+    def start_api(self, host: str) -> HealthWatch:
+        """A host with the web UI and the API, and somebody who asks it how all fare."""
+        self.start(host, sys.executable, "-m", "refresh_pipeline.front_door", "-w", str(shipped("workspace.yaml")))
+        address = self.network.address(host)
+        os.environ["REFRESH_API_HOSTS"] = f"{address}:8080"
+        self.start(host, sys.executable, "-c", RUN, "serve", "--host", address, program="-api")
+        self.watch = HealthWatch(f"http://{address}:8080", API_KEY)
+        self.watch.start()
+        return self.watch
 
     def kill(self, host: str) -> None:
         """End a host as a power cut does."""
@@ -124,9 +141,11 @@ def main() -> int:
     checks = []
     with cluster(asked.series, LITTLE, is_lake=asked.lake) as made:
         outages = {"PostgreSQL": made.postgres, **({"S3": made.s3} if made.s3 else {})}
+        watch = watched(made)
         for examine in (
             lambda: undisturbed(made, asked.minutes),
             lambda: host_killed(made),
+            lambda: workers_gone(made),
             lambda: network_cut(made),
             *(partial(server_stopped, made, name, server) for name, server in outages.items()),
             lambda: stored(made, asked.series),
@@ -134,6 +153,7 @@ def main() -> int:
         ):
             checks.append(check := examine())
             print(f"{'ok  ' if check.holds else 'FAIL'} {check.sentence}: {check.figures}", flush=True)
+        watch.stop()
     load = os.getloadavg()[0]
     print(f"{asked.series} series on m1, {os.cpu_count()} cores, load {load:.1f} at the end")
     return int(not all(check.holds for check in checks))
@@ -163,6 +183,14 @@ def cluster(series: int, more: str, workers: Sequence[str] = WORKERS, *, is_lake
         yield made
 
 
+def watched(made: Cluster) -> HealthWatch:
+    """Who asks the API, once it says that all is well."""
+    watch = made.watch or made.start_api("delta")
+    if not within(300, watch.is_green):
+        sys.exit(f"the API says that all is not well: {[watch.newest(path) for path in ('/health', '/metrics')]}")
+    return watch
+
+
 def prepare(folder: Path, series: int, more: str, servers: tuple[str, str]) -> None:
     """Write the files that the hosts share, and set their environment; `servers` are PostgreSQL's and Redis' URLs."""
     for name in ("markets", "dagster", "home"):
@@ -178,6 +206,7 @@ def prepare(folder: Path, series: int, more: str, servers: tuple[str, str]) -> N
         "DAGSTER_HOME": str(folder / "dagster"),
         "REFRESH_POSTGRES_URL": servers[0],
         "REFRESH_REDIS_URL": servers[1],
+        "REFRESH_API_KEY": API_KEY,
     }
     os.chdir(folder)
 
@@ -194,16 +223,49 @@ def host_killed(made: Cluster) -> Check:
     busy: list[str] = []
     if not within(180, lambda: bool(host := made.host_at_work()) and not busy.append(host)):
         return Check("a host is killed in a run", False, "no host was at work within 180 s")
+    watch, begin = watched(made), time.monotonic()
     at = datetime.now(UTC)
     made.kill(busy[0])
     within(300, lambda: any(tick > at for tick in made.succeeded()))
     seconds = (datetime.now(UTC) - at).total_seconds()
     within(120, lambda: not stale(made, at))
     made.start_worker(busy[0])
-    sentence = "a host is killed in a run: a later tick succeeds within 150 s, and no run stays started"
-    return Check(
-        sentence, seconds < 150 and not stale(made, at), f"{busy[0]} killed, next success after {seconds:.0f} s"
+    missed = watch.seconds_to_workers(len(WORKERS) - 1, begin)
+    sentence = (
+        "one of two workers is killed in a run: a later tick succeeds within 150 s, no run stays started, /metrics "
+        f"counts one worker within {TO_RED:.0f} s"
     )
+    figures = f"{busy[0]} killed, next success after {seconds:.0f} s, one worker counted after {missed:.0f} s"
+    return Check(sentence, seconds < 150 and not stale(made, at) and missed <= TO_RED, figures)
+
+
+def workers_gone(made: Cluster) -> Check:
+    """All workers are killed: the API says so, and that all is well again once they are back."""
+    watch = watched(made)
+    if not within(240, lambda: (look := watch.newest("/metrics")) is not None and look.workers == len(WORKERS)):
+        return Check("all workers are killed", False, "/metrics did not count both before")
+    begin = time.monotonic()
+    for host in WORKERS:
+        made.kill(host)
+    within(TO_RED, lambda: max(watch.seconds(begin, red=True)) < TO_RED)
+    back = time.monotonic()
+    for host in WORKERS:
+        made.start_worker(host)
+    return coloured("all workers are killed", watch, begin, back)
+
+
+def coloured(what: str, watch: HealthWatch, begin: float, mended: float) -> Check:
+    """Whether /health and /metrics turned red after `begin`, and green after it was mended."""
+    within(TO_GREEN, watch.is_green)
+    red, green = watch.seconds(begin, red=True), watch.seconds(mended, red=False)
+    holds = max(red) <= TO_RED and max(green) <= TO_GREEN and watch.is_green()
+    first = watch.first("/health", begin, red=True)
+    sentence = f"{what}: /health and /metrics are red within {TO_RED:.0f} s, and green again within {TO_GREEN:.0f} s"
+    figures = (
+        f"red after {red[0]:.0f} and {red[1]:.0f} s ({', '.join(first.faults) if first else 'nothing'}), green "
+        f"{green[0]:.0f} and {green[1]:.0f} s after its end"
+    )
+    return Check(sentence, holds, figures)
 
 
 def network_cut(made: Cluster) -> Check:
@@ -251,16 +313,19 @@ def stale(made: Cluster, before: datetime) -> list[str]:
 
 
 def server_stopped(made: Cluster, name: str, server: PostgresServer | S3Server) -> Check:
-    """A server is away for 30 s: ticks go on after it."""
+    """A server is away for 30 s: ticks go on after it, and the API says what is wrong meanwhile."""
+    watch, begin = watched(made), time.monotonic()
     server.stop()
     time.sleep(30)
     server.start()
-    at = datetime.now(UTC)
+    at, mended = datetime.now(UTC), time.monotonic()
     within(300, lambda: any(tick > at for tick in made.succeeded()))
     seconds = (datetime.now(UTC) - at).total_seconds()
     within(120, lambda: not stale(made, at))
-    sentence = f"{name} is stopped for 30 s: a later tick succeeds within 150 s, and no run stays started"
-    return Check(sentence, seconds < 150 and not stale(made, at), f"next success {seconds:.0f} s after its start")
+    told = coloured(f"{name} is stopped for 30 s", watch, begin, mended)
+    sentence = f"{told.sentence}; a later tick succeeds within 150 s, and no run stays started"
+    holds = told.holds and seconds < 150 and not stale(made, at)
+    return Check(sentence, holds, f"{told.figures}; next success {seconds:.0f} s after its start")
 
 
 def stored(made: Cluster, series: int) -> Check:
@@ -287,14 +352,22 @@ def stored(made: Cluster, series: int) -> Check:
 
 def few_files(made: Cluster, s3: S3Server) -> Check:
     """What maintenance leaves of the files in the bucket."""
-    before = len(s3.keys("lake/"))
+    before = by_table(s3)
     environment = {**os.environ, "REFRESH_DATA_DIR": str(made.folder / "data-alpha")}
     done = subprocess.run(
         [sys.executable, "-c", RUN.strip("'"), "maintain"], check=False, env=environment, capture_output=True, text=True
     )
-    after = len(s3.keys("lake/"))
-    figures = f"{before} before, {after} after; files of the last hour stay for its readers{done.stderr[-500:]}"
-    return Check("maintenance merges the files of the lake", done.returncode == 0 and after < MOST_FILES, figures)
+    after = by_table(s3)
+    figures = f"{before.total()} before, {after.total()} after: {dict(after)}{done.stderr[-500:]}"
+    sentence = f"upkeep leaves fewer than {MOST_FILES} files of the lake"
+    return Check(sentence, done.returncode == 0 and after.total() < MOST_FILES, figures)
+
+
+def by_table(s3: S3Server) -> Counter[str]:
+    """The files in the bucket by table, those with deleted rows apart."""
+    return Counter(
+        f"{key.split('/')[2]}{' (deletes)' if 'delete' in key.rpartition('/')[2] else ''}" for key in s3.keys("lake/")
+    )
 
 
 def complete(made: Cluster, begin: datetime, end: datetime, sentence: str, allowed: int) -> Check:

@@ -32,6 +32,10 @@ class Network:
         """Let no packet through to or from a host, without a word to anybody."""
         _ip("link", "set", _card(host), "down")
 
+    def address(self, host: str) -> str:
+        """The address of a host that was started."""
+        return f"{ADDRESS.rpartition('.')[0]}.{self._hosts.index(host) + 2}"
+
     def mend(self, host: str) -> None:
         """Let packets through again."""
         _ip("link", "set", _card(host), "up")
@@ -42,7 +46,7 @@ class Network:
         _ip("netns", "add", card)
         _ip("link", "add", card, "type", "veth", "peer", "name", "eth0", "netns", card)
         _ip("link", "set", card, "master", BRIDGE, "up")
-        _ip("-n", card, "addr", "add", f"{ADDRESS.rpartition('.')[0]}.{len(self._hosts) + 1}/24", "dev", "eth0")
+        _ip("-n", card, "addr", "add", f"{self.address(host)}/24", "dev", "eth0")
         for link in ("eth0", "lo"):
             _ip("-n", card, "link", "set", link, "up")
 

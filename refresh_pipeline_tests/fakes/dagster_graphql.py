@@ -26,6 +26,7 @@ class FakeDagster(LoopbackServer):
             f"{market}_{job}": True for market in self._markets for job in ("refresh", "publish", "retry", "repair")
         }
         self.load_error = ""
+        self.launcher, self.last_heartbeat = "WarmRunLauncher", 0.0
         # A run ends at the look at it after this one.
         self.ends_at_once = True
 
@@ -133,5 +134,6 @@ class FakeDagster(LoopbackServer):
         return {"stopSensor": {"__typename": "StopSensorMutationResult"}}
 
     def _daemons(self, _: Any) -> Any:
-        daemon = {"daemonType": "SCHEDULER", "required": True, "healthy": True, "lastHeartbeatTime": time.time()}
-        return {"instance": {"daemonHealth": {"allDaemonStatuses": [daemon]}}}
+        heard = self.last_heartbeat or time.time()
+        daemon = {"daemonType": "SCHEDULER", "required": True, "healthy": True, "lastHeartbeatTime": heard}
+        return {"instance": {"runLauncher": {"name": self.launcher}, "daemonHealth": {"allDaemonStatuses": [daemon]}}}

@@ -19,6 +19,7 @@ from dagster._core.workspace.load_target import ModuleTarget
 from refresh_pipeline.instance import run_lock
 from refresh_pipeline.instance.celery_launcher import ClusterRunLauncher
 from refresh_pipeline.instance.orphaned_runs import LOCK_TAG, PROCESS_TAG
+from refresh_pipeline.instance.worker_heartbeat import living
 from refresh_pipeline.settings import shipped
 from refresh_pipeline_tests.isolated_env import inside
 from refresh_pipeline_tests.launcher_fixture import QUICK, SILENT, LaunchedProject, wait_until
@@ -86,6 +87,7 @@ def test_a_run_starts_on_a_worker_and_one_whose_worker_is_killed_is_noticed(
         assert project.finished(run_id) is DagsterRunStatus.SUCCESS
         run = project.run(run_id)
         assert LOCK_TAG in run.tags
+        assert living(broker) == {"dagster": 1}
         assert int(run.tags[PROCESS_TAG].split(":")[1]) != process.pid
 
         # It hangs in a request, and its worker is killed.

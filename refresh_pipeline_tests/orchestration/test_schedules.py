@@ -259,6 +259,9 @@ def test_without_a_warehouse_a_backup_says_so_before_it_looks_at_the_runs(
     assert answer() == "there is no warehouse yet: no market was refreshed"
     load_settings().database.touch()
     assert "is still going" in str(answer())
+    # A backup of a lake is refused: a run that fails each night would say nothing new.
+    monkeypatch.setenv("REFRESH_WAREHOUSE", "ducklake:postgresql://ann@db.example/lake?data=/mnt/candles")
+    assert "pg_dump" in str(answer())
 
 
 def test_at_a_weekend_a_tick_is_skipped_with_the_reason(instance: dg.DagsterInstance) -> None:

@@ -154,7 +154,7 @@ def test_a_tick_writes_a_file_for_each_large_table_and_upkeep_merges_them(wareho
     warehouse.compact(MARKET, NOW, 60)
     assert files_of(warehouse)["raw_candles"] == 1
     assert query(warehouse, "select * from fair.raw_candles order by all") == rows
-    # Readers of the last hour still have the files that were merged.
+    # Readers of the last minutes still have the files that were merged.
     assert before <= files_below(Path(place.data))
     assert place.bytes > sum(path.stat().st_size for path in files_below(Path(place.data)))
 

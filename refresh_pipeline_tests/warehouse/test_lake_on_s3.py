@@ -42,7 +42,7 @@ def files_are_written_merged_and_deleted(warehouse: Warehouse, s3: S3Server, mon
     small = set(s3.keys(CANDLES))
     assert len(small) == 4
     warehouse.compact(MARKET, NOW, 60)
-    # What readers of the last hour may still read stays.
+    # What readers of the last minutes may still read stays.
     assert small < set(s3.keys(CANDLES))
     monkeypatch.setattr(lake, "SNAPSHOTS_KEPT", "interval 0 seconds")
     warehouse.compact(MARKET, NOW, 60)
