@@ -26,7 +26,7 @@ SAME_LEVEL = 0.01
 LEVELS = 3
 # No two swings are closer than this, so there are never more in the window.
 MOST_SWINGS = LEVEL_BARS // (SWING + 1) + 1
-# Windows of swings worked on at a time.
+# Cells of windows of swings worked on at a time: so many fit into a processor's cache.
 WINDOWS_AT_ONCE = 50_000
 
 # A bar that moved the price by so much on a volume above the quantile of the last so many bars' begins a zone.
@@ -90,33 +90,31 @@ def _levels(swings: _Swings, price: Floats, bars: Bars, at: NDArray[np.int64]) -
     """Levels and strengths in turn. Most rows have the swings of the row before them: each set is looked at once."""
     counting = swings.counting_at(at)
     changed = np.append(True, (counting[1:] != counting[:-1]).any(axis=1))[: len(at)]
-    sets = counting[changed]
-    parts = [
-        _strongest(swings.rows, price, sets[start : start + WINDOWS_AT_ONCE])
-        for start in range(0, len(sets), WINDOWS_AT_ONCE)
-    ]
+    sets, at_once = counting[changed], WINDOWS_AT_ONCE // MOST_SWINGS
+    parts = [_strongest(swings.rows, price, sets[start : start + at_once]) for start in range(0, len(sets), at_once)]
     strongest = np.concatenate([np.empty((0, 2 * LEVELS)), *parts])[np.cumsum(changed) - 1]
     return list(strongest.T)
 
 
 def _strongest(rows: NDArray[np.int64], price: Floats, sets: NDArray[np.int64]) -> Floats:
     """For each set of swings, from..to in `rows`, its three strongest levels: price, strength, price, strength, ..."""
-    member = sets[:, :1] + np.arange(MOST_SWINGS)
+    width = max(min(int((sets[:, 1] - sets[:, 0]).max(initial=0)), MOST_SWINGS), LEVELS)
+    member = sets[:, :1] + np.arange(width)
     inside = member < sets[:, 1:]
     row = np.where(inside, np.append(rows, 0)[np.minimum(member, len(rows))], -1)
     prices = np.where(inside, np.append(price, np.nan)[row], np.inf)
     order = np.argsort(prices, axis=1, kind="stable")
     prices, row = np.take_along_axis(prices, order, 1), np.take_along_axis(row, order, 1)
-    group = _groups(prices) + MOST_SWINGS * np.arange(len(sets))[:, None]
-    cells, known = len(sets) * MOST_SWINGS, row >= 0
+    group = _groups(prices) + width * np.arange(len(sets))[:, None]
+    cells, known = len(sets) * width, row >= 0
     touches = np.bincount(group[known], minlength=cells)
     total = np.bincount(group[known], prices[known], minlength=cells)
     latest = np.full(cells, -1)
     np.maximum.at(latest, group[known], row[known])
     # More touches first, then the later one: one number that sorts so.
     rank = touches * (len(price) + 1) + latest
-    strongest = np.argsort(-rank.reshape(len(sets), MOST_SWINGS), axis=1, kind="stable")[:, :LEVELS]
-    strongest += MOST_SWINGS * np.arange(len(sets))[:, None]
+    strongest = np.argsort(-rank.reshape(len(sets), width), axis=1, kind="stable")[:, :LEVELS]
+    strongest += width * np.arange(len(sets))[:, None]
     strength = np.where(touches[strongest] > 0, touches[strongest], np.nan)
     return np.stack([total[strongest] / strength, strength], axis=2).reshape(len(sets), 2 * LEVELS)
 
