@@ -8,6 +8,7 @@ import json
 import logging
 import random
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -147,5 +148,10 @@ class _Connection:
         series = self._streams.get(stream)
         if series is None or kline["x"] is not True:
             return None
-        open_time = np.datetime64(int(kline["t"]), "ms").astype(TIME_UNIT)
-        return ClosedCandle(series, open_time, tuple(float(kline[name]) for name in "ohlcv"))
+        return ClosedCandle(series, _instant(int(kline["t"])), tuple(float(kline[name]) for name in "ohlcv"))
+
+
+@lru_cache(maxsize=64)
+def _instant(milliseconds: int) -> np.datetime64:
+    """Milliseconds since 1970 as the type of times; hundreds of closes have the same."""
+    return np.datetime64(milliseconds, "ms").astype(TIME_UNIT)

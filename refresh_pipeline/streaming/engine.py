@@ -16,7 +16,7 @@ from refresh_pipeline.warehouse.schema import Table
 from refresh_pipeline.warehouse.stored_values import stored_values
 
 # Series that are loaded at once: their bars since the last checkpoint are in memory meanwhile.
-LOADED_AT_ONCE = 100
+LOADED_AT_ONCE = 50
 
 
 class Engine:

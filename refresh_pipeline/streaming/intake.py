@@ -80,9 +80,15 @@ class Intake:
                 self._newest[series], self._next[series] = time, self._after(series, time)
         return candles
 
-    def count_ready(self) -> int:
-        """How many series have a candle that can be computed."""
-        return sum(self._ready_time(series) is not None for series in self._newest)
+    @property
+    def has_ready(self) -> bool:
+        """Whether any series has a candle that can be computed."""
+        return any(self._ready_time(series) is not None for series in self._newest)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every series has a candle that can be computed; the first that has none ends the look."""
+        return all(self._ready_time(series) is not None for series in self._newest)
 
     def reject(self, candles: Sequence[ClosedCandle]) -> None:
         """Go on without these candles, which were taken out: they are no good."""

@@ -15,11 +15,12 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from refresh_pipeline.market.calendars.base import length_of
+from refresh_pipeline.market.calendars.base import Calendar, length_of
 from refresh_pipeline.market.candles import TIME_UNIT, Candles, instant
 from refresh_pipeline.market.live_spec import LiveSettings
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series, listing
+from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.pipeline.compute import compute
 from refresh_pipeline.pipeline.fetch import refresh_candles
 from refresh_pipeline.redaction import clean
@@ -134,6 +135,8 @@ class LiveRun:
         self._asked: set[Series] = set()
         self._by_rest: set[tuple[Series, np.datetime64]] = set()
         self._reconnects, self._last_arrival = 0, 0.0
+        # No candle that closes later is taken.
+        self._accepted_until = np.datetime64("0001-01-01", "us")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_over = self._is_going = False
         self.offset = 0.0
@@ -185,7 +188,8 @@ class LiveRun:
             for task in (*tasks, waves):
                 task.cancel()
             await asyncio.gather(*tasks, waves, return_exceptions=True)
-        for report in self._reports.values():
+        # A bar's report may still come due meanwhile.
+        for report in list(self._reports.values()):
             await self._in(self._reporter, self._parts.report, report)
 
     def _begin(self) -> None:
@@ -231,7 +235,10 @@ class LiveRun:
     def closed(self, candle: ClosedCandle) -> None:
         """See Listener."""
         closes = candle.open_time + length_of(candle.series.timeframe)
-        if closes > instant(self._clock.now() + CLOCK_SKEW):
+        # Hundreds come at once: what the clock has passed once stays passed.
+        if closes > self._accepted_until:
+            self._accepted_until = instant(self._clock.now() + CLOCK_SKEW)
+        if closes > self._accepted_until:
             log.warning("%s %s: a candle that closes later than now is ignored", self._market.name, candle.series)
             return
         if self._intake.offer(candle if candle.source else replace(candle, source=self._parts.stream.kind)):
@@ -342,14 +349,14 @@ class LiveRun:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), 1.0)
             self._changed.clear()
-            if not self._intake.count_ready() and not self._unwritten:
+            if not self._intake.has_ready and not self._unwritten:
                 if until is not None and self._clock.now() >= until + LONGEST_LULL:
                     return
                 continue
             with self._timed("collect"):
                 await self._collected()
             await self._advance()
-            if self._intake.count_ready():
+            if self._intake.has_ready:
                 self._changed.set()
             if until is not None and self._clock.now() >= until:
                 return
@@ -363,32 +370,39 @@ class LiveRun:
         while (passed := time.monotonic()) - begun < self._settings.latest:
             if passed - self._last_arrival > self._settings.quiet:
                 return
-            if self._intake.count_ready() == len(self._intake.series):
+            if self._intake.is_complete:
                 return
             await asyncio.sleep(POLL)
 
     async def _advance(self) -> None:
         """Compute and write whatever is ready."""
         candles: list[ClosedCandle] = []
+        newest: list[ClosedCandle] = []
         for _ in range(BARS_AT_ONCE):
             if self._is_over or not (ready := self._good(self._intake.ready())):
                 break
             candles += ready
             with self._timed("compute"):
-                waves = await self._in_worker(self._engine.compute, ready)
+                waves = await self._in_worker(self._compute, newest, ready)
             with self._timed("push"):
                 self._parts.pushed(waves)
             self._unwritten += waves
-            await self._in_worker(self._engine.open_blocks, ready)
+            newest = ready
         with self._timed("write"):
             conflicts = await self._in_worker(self._write) if self._unwritten else None
-        if conflicts is None:
-            return
-        self._note([candle for candle in candles if candle.series not in conflicts])
+        if conflicts is not None:
+            self._note([candle for candle in candles if candle.series not in conflicts])
         if conflicts:
             log.info("%s: others wrote %s: read anew", self._market.name, listing(sorted(conflicts, key=str)))
             self._intake.leave(conflicts)
             self._to_load |= conflicts
+        # Where all series end a block it takes a second, which the rows of its last bar need not wait for.
+        await self._in_worker(self._engine.open_blocks, newest)
+
+    def _compute(self, before: Sequence[ClosedCandle], candles: Sequence[ClosedCandle]) -> list[Wave]:
+        """The waves of these candles, which follow those of the bar before."""
+        self._engine.open_blocks(before)
+        return self._engine.compute(candles)
 
     def _good(self, candles: list[ClosedCandle]) -> list[ClosedCandle]:
         """The candles without those that contradict themselves, which are set aside in the warehouse."""
@@ -464,12 +478,16 @@ class LiveRun:
     def _note(self, candles: Sequence[ClosedCandle]) -> None:
         """Write down when candles became readable."""
         first_waves = {close: bool(report.series) for close, report in self._reports.items()}
+        readable: dict[tuple[Calendar, Timeframe, np.datetime64], tuple[np.datetime64, float]] = {}
         for candle in candles:
-            calendar = self._market.calendar_of(candle.series.instrument)
-            close = calendar.closes(candle.series.timeframe, np.array([candle.open_time]))[0]
+            key = self._market.calendar_of(candle.series.instrument), candle.series.timeframe, candle.open_time
+            if key not in readable:
+                closes = key[0].closes(key[1], np.array([candle.open_time]))[0]
+                readable[key] = closes, -self._clock.seconds_until(closes)
+            close, seconds = readable[key]
             report = self._report_of(close)
             report.series.append(candle.series)
-            report.readable.append(-self._clock.seconds_until(close))
+            report.readable.append(seconds)
             if (candle.series, candle.open_time) in self._by_rest:
                 self._by_rest.discard((candle.series, candle.open_time))
                 report.filled.append(candle.series)

@@ -45,6 +45,9 @@ MEMORY = f"{MEMORY_OF_A_CORE * max(os.cpu_count() or 2, 2)}MB"
 # DuckDB's default is nine tenths of the free disk. The largest rewrite that was measured spills a tenth of this; a plan
 # that runs away ends with an error before the disk is full.
 LARGEST_SPILL = "20GB"
+# A transaction that changes more is written to the file as it is committed, not to a log first: whoever closes the file
+# writes it there anyway. DuckDB's default of 16 MB suits those who keep a file open.
+LARGEST_LOG = "100KB"
 # DuckDB's messages where another process has the file open, and where this process has it open in the other mode (read
 # or write). Whole phrases: a damaged block is no lock, nor is a folder of that name.
 LOCKED = (
@@ -183,7 +186,12 @@ class FilePlace:
     @contextmanager
     def opened(self, opening: Opening) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection of its own; the file is let go when the last of this process ends."""
-        config = {**CONFIG, "memory_limit": opening.memory_limit, "max_temp_directory_size": LARGEST_SPILL}
+        config = {
+            **CONFIG,
+            "memory_limit": opening.memory_limit,
+            "max_temp_directory_size": LARGEST_SPILL,
+            "checkpoint_threshold": LARGEST_LOG,
+        }
         config |= {} if opening.threads is None else {"threads": opening.threads}
         if opening.time_zone is None and opening.only_files is None:
             file = _waiting(self, opening, attach_duckdb, config=config)

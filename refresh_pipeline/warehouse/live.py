@@ -22,7 +22,7 @@ from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, numbered, regis
 from refresh_pipeline.warehouse.computations import computations
 from refresh_pipeline.warehouse.computed_batch import PendingRecompute
 from refresh_pipeline.warehouse.connection import transaction
-from refresh_pipeline.warehouse.incremental import FEEDS, TailRefresh, as_stored
+from refresh_pipeline.warehouse.incremental import FEEDS, TailRefresh
 from refresh_pipeline.warehouse.outcomes import record_appended
 from refresh_pipeline.warehouse.schema import KEY, PROVENANCE, Table, columns_of, qualified
 from refresh_pipeline.warehouse.versions import record_each
@@ -164,21 +164,13 @@ class LiveStore:
     def _set_flags(self, connection: duckdb.DuckDBPyConnection, wave: Wave) -> None:
         if not wave.flags:
             return
-        names = [name for name, members, _ in wave.flags for _ in members]
-        rows = {
-            "series_no": np.concatenate([members for _, members, _ in wave.flags]).astype(np.int32),
-            "open_time": np.concatenate([times for _, _, times in wave.flags]),
-            "flag": texts(names),
-        }
-        sets = ", ".join(
-            f'"{name}" = case when list_contains(f.flags, \'{name}\') then 1 else t."{name}" end'
-            for name in dict.fromkeys(names)
-        )
+        rows = _by_bar(wave.flags)
+        names = list(dict.fromkeys(name for name, _, _ in wave.flags))
+        sets = ", ".join(f'"{name}" = if(f."{name}", 1, t."{name}")' for name in names)
         with registered(connection, "staged", rows):
             connection.execute(
                 f"update {qualified(self._market.name, Table.enhanced_candles)} t set {sets} from ("
-                "select w.instrument, w.timeframe, s.open_time, list(s.flag) as flags "
-                "from staged s join live_series w using (series_no) group by all) f "
+                "select w.instrument, w.timeframe, s.* from staged s join live_series w using (series_no)) f "
                 "where t.instrument = f.instrument and t.timeframe = f.timeframe and t.open_time = f.open_time "
                 "and t.open_time >= $earliest",
                 {"earliest": rows["open_time"].min().astype(datetime)},
@@ -216,9 +208,22 @@ from live_series w cross join (select unnest({[table.value for table in (Table.r
 def _append(connection: duckdb.DuckDBPyConnection, table: str, kinds: Mapping[str, str], rows: Arrays) -> None:
     """Insert one row a series: its key and its columns."""
     listed = ", ".join(f'"{name}"' for name in kinds)
-    values = ", ".join(as_stored(name, kind) for name, kind in kinds.items())
-    with registered(connection, "staged", rows):
-        connection.execute(f"insert into {table} ({listed}) select {values} from staged s")
+    # In the table's order: each of hundreds of names in a statement takes time.
+    with registered(connection, "staged", {name: rows[name] for name in kinds}):
+        connection.execute(f"insert into {table} ({listed}) select * from staged")
+
+
+def _by_bar(flags: Sequence[tuple[str, NDArray[np.int64], Times]]) -> dict[str, NDArray]:
+    """One row for each bar that a flag is set at: the number of its series, its open time, and which flags."""
+    members = np.concatenate([members for _, members, _ in flags])
+    times = np.concatenate([times for _, _, times in flags])
+    bars, place = np.unique(np.stack([members, times.astype(np.int64)]), axis=1, return_inverse=True)
+    rows = {"series_no": bars[0].astype(np.int32), "open_time": bars[1].astype(TIME_UNIT)}
+    begin = 0
+    for name, some, _ in flags:
+        rows.setdefault(name, np.zeros(bars.shape[1], dtype=bool))[place.ravel()[begin : begin + len(some)]] = True
+        begin += len(some)
+    return rows
 
 
 def _with_required(computation: Computation, rows: dict[str, NDArray]) -> dict[str, NDArray]:

@@ -88,16 +88,19 @@ def record_each(
     versions = qualified(market, Table.versions)
     named: dict[str, object] = {**(values or {}), "now": timestamp(datetime.now(UTC))}
     if not lake.is_lake(connection):
-        drawn = _DRAWN.format(changed=changed, versions=versions, number=f"nextval('{SEQUENCE}')")
-        connection.execute(_MOVED.format(drawn=f"({drawn})", versions=versions), named)
+        # Thinning lists takes half of the time, and one change in thirty has one to thin.
+        is_long = connection.execute(f"select 1 from {versions} where len(earlier) >= {MANY} limit 1").fetchall()
+        thinned, earlier = (_THINNED, _THINNED_EARLIER) if is_long else (_DRAWN, _EARLIER)
+        drawn = thinned.format(changed=changed, versions=versions, number=f"nextval('{SEQUENCE}')")
+        connection.execute(_MOVED.format(drawn=f"({drawn})", versions=versions, earlier=earlier), named)
         return
     # A lake has no sequences: its catalogue's database has one. Its merge fails ("Out of buffer") where the query of
     # what is merged reads the same table.
     [(count,)] = connection.execute(f"select count(*) from {changed}", values).fetchall()
     named["first"] = lake.draw_versions(connection, count)
-    drawn = _DRAWN.format(changed=changed, versions=versions, number="$first - 1 + row_number() over ()")
+    drawn = _THINNED.format(changed=changed, versions=versions, number="$first - 1 + row_number() over ()")
     connection.execute(f"create temp table moved as {drawn}", named)
-    connection.execute(_MOVED.format(drawn="moved", versions=versions))
+    connection.execute(_MOVED.format(drawn="moved", versions=versions, earlier=_THINNED_EARLIER))
     connection.execute("drop table moved")
 
 
@@ -106,12 +109,13 @@ def record_each(
 # older ones are kept: one in each block of versions as wide as the distance, so that a reader is told of twice the
 # changes it missed at most. Thinning takes longer than appending, so it waits until MANY have come together.
 MANY = 32
-_DRAWN = f"""
-with drawn as materialized (
-  select t.instrument, t.timeframe, t.asset, {{number}} as version, t.since::timestamp as since,
-    $now::timestamp as changed_at
-  from {{changed}} t
-), past as (
+_DRAWN = """
+select t.instrument, t.timeframe, t.asset, {number} as version, t.since::timestamp as since,
+  $now::timestamp as changed_at
+from {changed} t
+"""
+_THINNED = f"""
+with drawn as materialized ({_DRAWN}), past as (
   select v.instrument, v.timeframe, v.asset,
     unnest(list_append(v.earlier, {{{{'version': v.version, 'since': v.since}}}})) as change
   from {{versions}} v semi join drawn using (instrument, timeframe, asset) where len(v.earlier) >= {MANY}
@@ -127,13 +131,13 @@ with drawn as materialized (
 )
 select d.*, k.earlier from drawn d left join kept k using (instrument, timeframe, asset)
 """
-_MOVED = f"""
-merge into {{versions}} v using {{drawn}} m
+_EARLIER = """list_filter(list_append(v.earlier, {'version': v.version, 'since': v.since}),
+    lambda change: change.since < m.since)"""
+_THINNED_EARLIER = f"case when len(v.earlier) >= {MANY} then coalesce(m.earlier, []) else {_EARLIER} end"
+_MOVED = """
+merge into {versions} v using {drawn} m
   on v.asset = m.asset and v.instrument = m.instrument and v.timeframe = m.timeframe
-when matched then update set version = m.version, since = m.since, changed_at = m.changed_at,
-  earlier = case when len(v.earlier) >= {MANY} then coalesce(m.earlier, [])
-    else list_filter(list_append(v.earlier, {{{{'version': v.version, 'since': v.since}}}}),
-      lambda change: change.since < m.since) end
+when matched then update set version = m.version, since = m.since, changed_at = m.changed_at, earlier = {earlier}
 when not matched then insert (instrument, timeframe, asset, version, since, changed_at, earlier)
   values (m.instrument, m.timeframe, m.asset, m.version, m.since, m.changed_at, [])
 """

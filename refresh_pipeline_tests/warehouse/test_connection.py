@@ -46,6 +46,15 @@ def test_a_writer_waits_until_another_process_closes_the_file(database: str, pur
     assert count(database) == 1
 
 
+def test_what_changes_much_is_in_the_file_once_it_is_committed_without_a_log(database: str):
+    log = Path(f"{database}.wal")
+    with connect(database) as connection:
+        with transaction(connection):
+            connection.execute("insert into notes select range from range(100_000)")
+        assert not log.exists() or log.stat().st_size == 0
+    assert count(database) == 100_000
+
+
 def test_who_waits_for_long_is_told_once_what_for(
     database: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
