@@ -382,8 +382,9 @@ def _written(connection: duckdb.DuckDBPyConnection, staged: Staged) -> _Written:
     series_no, open_time, is_new = rows["series_no"], rows["open_time"].astype(TIME_UNIT), rows["is_new"].astype(bool)
     sent_no, sent = staged.good["series_no"], staged.good["open_time"]
     nothing = _Written.nothing(len(staged.series))
-    # What is neither new nor different is stored with the same numbers.
-    agrees = ~_is_among((sent_no, sent), (series_no, open_time))
+    # What is neither new nor different is stored with the same numbers; of a backfill there is nothing.
+    nothing_agrees = len(series_no) == len(sent_no)
+    agrees = np.zeros(len(sent), dtype=bool) if nothing_agrees else ~_is_among((sent_no, sent), (series_no, open_time))
     arrived, added = (np.bincount(each, minlength=len(staged.series)) for each in (series_no, series_no[is_new]))
     return _Written(
         added,

@@ -424,7 +424,7 @@ class Warehouse:
             overlaps=isinstance(self.place, FilePlace),
         )
         updated = refresh_columns(work, queued)
-        if work.computes_ahead(pending):
+        if self._held is None and work.computes_ahead(pending):
             # DuckDB's second thread would take the processor from the thread that computes, and rows that two threads
             # of DuckDB append are copied once more.
             one = partial(self.get_connection, market.name, threads=1)
