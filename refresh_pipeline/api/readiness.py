@@ -22,7 +22,8 @@ from refresh_pipeline.market.model import Market
 from refresh_pipeline.monitoring import problems
 from refresh_pipeline.pipeline.job_names import refresh_job_name
 from refresh_pipeline.settings import Settings
-from refresh_pipeline.warehouse.connection import WarehouseUnreadable, place_of
+from refresh_pipeline.warehouse.connection import Place, WarehouseUnreadable, place_of
+from refresh_pipeline.warehouse.lake import LakePlace
 from refresh_pipeline.warehouse.queries import has_tables
 from refresh_pipeline.warehouse.schema import Table, qualified
 
@@ -37,11 +38,14 @@ log = logging.getLogger("refresh_pipeline.api")
 
 async def readiness(service: Service) -> dict[str, Row]:
     """Whether each part can do its work, and a sentence on it; workers where runs start on some."""
+    # Side by side: a server that is away takes its time to say nothing.
+    warehouse, of_dagster, fresh = await asyncio.gather(
+        _warehouse_check(service), _dagster_checks(service), _freshness_check(service)
+    )
     return {
-        "warehouse": await _warehouse_check(service),
-        **await _dagster_checks(service),
-        "schedules": await _schedule_check(service),
-        "freshness": await _freshness_check(service),
+        "warehouse": warehouse,
+        **of_dagster,
+        "freshness": fresh,
         "disk": _disk_check(service.settings),
     }
 
@@ -57,10 +61,11 @@ async def workers_by_queue(service: Service) -> Counter[str]:
 
 
 async def _warehouse_check(service: Service) -> Row:
+    place = place_of(service.settings.warehouse)
     try:
-        if not await asyncio.to_thread(lambda: place_of(service.settings.warehouse).exists):
+        if not await asyncio.to_thread(lambda: place.exists):
             return _row(False, "there is no warehouse yet; refresh once")
-        await service.reader.ask(lambda connection: _read_candle(connection, service.markets))
+        await service.reader.ask(lambda connection: _read(connection, place, service.markets))
     except WarehouseUnreadable as error:
         log.warning("the API could not read the warehouse: %s", error)
         return _row(False, "the warehouse cannot be read; the log says why")
@@ -69,8 +74,10 @@ async def _warehouse_check(service: Service) -> Row:
     return _row(True, "the warehouse can be read")
 
 
-def _read_candle(connection: duckdb.DuckDBPyConnection, markets: Sequence[Market]) -> None:
-    """Read one candle: of a lake that asks the store of objects as well as the catalogue."""
+def _read(connection: duckdb.DuckDBPyConnection, place: Place, markets: Sequence[Market]) -> None:
+    """Read one candle, and of a lake ask the store of objects."""
+    if isinstance(place, LakePlace):
+        place.ask_store(connection)
     known = [market.name for market in markets if has_tables(connection, market.name)]
     for name in known[:1]:
         connection.execute(f"select close from {qualified(name, Table.raw_candles)} limit 1").fetchall()
@@ -80,11 +87,12 @@ async def _dagster_checks(service: Service) -> dict[str, Row]:
     try:
         daemons, launcher = await service.dagster.machinery()
     except ProblemError:
-        return {"daemon": _row(False, f"Dagster does not answer at {service.dagster.url}")}
+        away = _row(False, f"Dagster does not answer at {service.dagster.url}")
+        return {"daemon": away, "schedules": away}
     checks = {"daemon": _daemon_check(daemons, service.now().timestamp())}
     if launcher == ON_WORKERS and service.settings.redis_url:
         checks["workers"] = await _worker_check(service)
-    return checks
+    return {**checks, "schedules": await _schedule_check(service)}
 
 
 def _daemon_check(daemons: Sequence[Row], now: float) -> Row:

@@ -171,6 +171,14 @@ class LakePlace:
         if session is not None:
             session.close()
 
+    def ask_store(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Ask the folder or the bucket for names that it has not: what was read before may be answered from memory.
+
+        Raises:
+            duckdb.Error: the bucket does not answer, of which `is_outage` is true.
+        """
+        connection.execute("select count(*) from glob($1)", [f"{self.data.rstrip('/')}/none-*"]).fetchall()
+
     def merge_files(self, market: str) -> None:
         """Upkeep: forget old snapshots, merge small files, rewrite those with many deleted rows, delete unused ones.
 

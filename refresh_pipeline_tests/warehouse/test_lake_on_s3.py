@@ -53,7 +53,11 @@ def files_are_written_merged_and_deleted(warehouse: Warehouse, s3: S3Server, mon
 
 
 def an_outage_stores_nothing_and_ends(warehouse: Warehouse, s3: S3Server) -> None:
+    with warehouse.reader() as connection:
+        warehouse.place.ask_store(connection)  # type: ignore[union-attr]
     s3.stop()
+    with pytest.raises(WarehouseUnreadable, match="the store of objects says"), warehouse.reader() as connection:
+        warehouse.place.ask_store(connection)  # type: ignore[union-attr]
     # A reader may still be answered from memory.
     with pytest.raises(WarehouseUnreadable, match="the store of objects says") as told:
         stored(warehouse, 5)
