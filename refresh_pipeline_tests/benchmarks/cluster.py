@@ -96,7 +96,9 @@ class Cluster:
         self.start(host, sys.executable, "-m", "refresh_pipeline.front_door", "-w", str(shipped("workspace.yaml")))
         address = self.network.address(host)
         os.environ["REFRESH_API_HOSTS"] = f"{address}:8080"
-        self.start(host, sys.executable, "-c", RUN, "serve", "--host", address, program="-api")
+        # As compose and systemd do: DuckDB ends the process where PostgreSQL goes in a reader's transaction.
+        again = f'"while :; do {sys.executable} -c {RUN} serve --host {address}; sleep 1; done"'
+        self.start(host, "sh", "-c", again, program="-api")
         self.watch = HealthWatch(f"http://{address}:8080", API_KEY)
         self.watch.start()
         return self.watch
