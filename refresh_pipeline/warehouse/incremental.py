@@ -35,8 +35,8 @@ from refresh_pipeline.warehouse.versions import record_changes
 CELLS_AT_ONCE = 45_000_000
 # A ninth of that for what is read and computed at once: a tick takes no longer for it.
 SHARES = 9
-# So many chunks are computed, or queued for it, while a transaction writes the ones before: as many as it writes and a
-# third more, so that neither thread waits for the other's last chunk.
+# So many chunks of a share are computed, or queued for it, while a transaction writes the ones before: as many as it
+# writes and a third more, so that neither thread waits for the other's last chunk.
 CHUNKS_AHEAD = 12
 # Read slightly more than the calendar asks for: a few candles that never came then need no second query.
 SLACK = 1.05
@@ -152,11 +152,14 @@ class TailRefresh:
             yield from ((chunk, self._next_piece(chunk)) for chunk in chunks)
             return
         ahead: deque[Future[ComputedBatch]] = deque()
+        # A chunk is one long series at least: of those that are larger than a share, fewer wait.
+        largest = max(int(self._cells(chunk).sum()) for chunk in chunks)
+        most = min(max(CHUNKS_AHEAD * self._share // largest, 2), CHUNKS_AHEAD)
         # One thread: DuckDB writes without Python's lock, and computing holds it.
         with ThreadPoolExecutor(1, thread_name_prefix="compute") as worker:
             try:
                 for number, chunk in enumerate(chunks):
-                    upcoming = chunks[number + len(ahead) : number + CHUNKS_AHEAD]
+                    upcoming = chunks[number + len(ahead) : number + most]
                     ahead.extend(worker.submit(self._next_piece, each) for each in upcoming)
                     yield chunk, ahead.popleft().result()
             finally:
@@ -232,6 +235,11 @@ class TailRefresh:
         return np.array(kept, dtype=TIME_UNIT)
 
     def _chunks(self, pending: PendingRecompute) -> list[PendingRecompute]:
+        chunk_no = np.cumsum(self._cells(pending)) // self._share
+        return [pending.take(chunk_no == number) for number in np.unique(chunk_no)]
+
+    def _cells(self, pending: PendingRecompute) -> NDArray[np.int64]:
+        """How many cells of each series are read and computed at once."""
         tail = _bars_between(pending.since, pending) + 1 + self._bars_before
         read_rows = np.minimum(tail, pending.candle_count)
         read = read_rows * (len(self.computation.states) + 6)
@@ -239,9 +247,7 @@ class TailRefresh:
         written = np.minimum(_bars_between(kept, pending) + 1, pending.candle_count)
         cells = read + written * len(self.computation.columns)
         # Without blocks, every row that is read is computed.
-        cells += read_rows * len(self.computation.columns) * (self.computation.block == 1)
-        chunk_no = np.cumsum(cells) // self._share
-        return [pending.take(chunk_no == number) for number in np.unique(chunk_no)]
+        return cells + read_rows * len(self.computation.columns) * (self.computation.block == 1)
 
     @property
     def _bars_before(self) -> int:

@@ -63,7 +63,8 @@ def fetch(urls: Sequence[str]) -> int:
 async def _fetch(urls: Sequence[str]) -> int:
     waiting, rows = iter(urls), 0
     limits = httpx.Limits(max_connections=CONNECTIONS)
-    async with httpx.AsyncClient(transport=AiohttpTransport(verify=False, limits=limits)) as client:
+    # The first question for each symbol waits until its candles are drawn, and a busy machine draws slowly.
+    async with httpx.AsyncClient(transport=AiohttpTransport(verify=False, limits=limits), timeout=60) as client:
 
         async def work() -> None:
             nonlocal rows
