@@ -54,6 +54,8 @@ COMMITS_TRIED, WAIT_TO_COMMIT = 100, 50
 SNAPSHOTS_KEPT = "interval 10 minutes"
 # Files up to this size are merged: of larger ones a merge would rewrite the whole table.
 MERGED = ", max_file_size => 64000000"
+# Files of which a larger share is deleted are written anew, or they are never merged: each tick changes late columns.
+REWRITTEN = ", delete_threshold => 0.001"
 # DuckDB's words where PostgreSQL has gone while it was attached.
 DISCONNECTED = ("server closed the connection", "Unable to connect to Postgres", "connection to server", "SSL SYSCALL")
 # And where the bucket has gone, or does not let us in; the messages name addresses, and no key.
@@ -188,7 +190,7 @@ class LakePlace:
             [(lake,)] = connection.execute("select current_database()").fetchall()
             connection.execute(f"call ducklake_expire_snapshots('{lake}', older_than => now() - {SNAPSHOTS_KEPT})")
             for table in (table.value for table in LARGE_TABLES):
-                for function, option in (("rewrite_data_files", ""), ("merge_adjacent_files", MERGED)):
+                for function, option in (("rewrite_data_files", REWRITTEN), ("merge_adjacent_files", MERGED)):
                     connection.execute(f"call ducklake_{function}('{lake}', ?, schema => ?{option})", [table, market])
             connection.execute(f"call ducklake_cleanup_old_files('{lake}', older_than => now() - {SNAPSHOTS_KEPT})")
 
