@@ -25,7 +25,12 @@ BEAT = 5.0
 # Seconds after the server's start in which no lock counts as lost: every holder has to connect again first.
 RESTORED_WITHIN = 60.0
 # How soon the server notices a client that vanished without a word: 10 s of silence, then three probes of 5 s.
-KEEPALIVES = {"tcp_keepalives_idle": 10, "tcp_keepalives_interval": 5, "tcp_keepalives_count": 3}
+KEEPALIVES = {
+    "tcp_keepalives_idle": 10,
+    "tcp_keepalives_interval": 5,
+    "tcp_keepalives_count": 3,
+    "tcp_user_timeout": 25_000,
+}
 NAMED = db.text("select set_config('application_name', left(:name, 63), false)")
 ATTEMPT = db.text("select pg_try_advisory_lock(:key)")
 # The two halves of a key are two columns. Locks of other databases do not count.

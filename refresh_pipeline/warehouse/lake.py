@@ -60,11 +60,16 @@ REWRITTEN = ", delete_threshold => 0.001"
 DISCONNECTED = ("server closed the connection", "Unable to connect to Postgres", "connection to server", "SSL SYSCALL")
 # And where the bucket has gone, or does not let us in; the messages name addresses, and no key.
 NO_BUCKET = ("Could not connect to server error for HTTP", "HTTP Error", "HTTP GET error", "HTTP PUT error")
-# Seconds to reach PostgreSQL, and until the server misses a host that has vanished.
+# Seconds to reach PostgreSQL, and until this host misses a server that has vanished.
 CONNECT_TIMEOUT = 10
 KEEPALIVES = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 # Keepalives do not end a session whose question was sent and is never acknowledged; this does, in milliseconds.
 UNACKNOWLEDGED = {"tcp_user_timeout": 25_000}
+# The same for the server, which misses this host: without, it keeps the lock of a host that has vanished for two hours.
+OF_THE_SERVER = (
+    "set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3; "
+    "set tcp_user_timeout = 25000"
+)
 # Of the change feed, in the catalogue's database: a lake itself has no sequences.
 SEQUENCE, FEED_TABLE = "refresh_change_version", "refresh_feed"
 LOCK_TIMEOUT = "55P03"
@@ -271,9 +276,11 @@ class LakePlace:
             session = _psycopg2().connect(
                 self.catalogue, connect_timeout=CONNECT_TIMEOUT, application_name=name, **KEEPALIVES, **UNACKNOWLEDGED
             )
+            session.autocommit = True
+            with session.cursor() as cursor:
+                cursor.execute(OF_THE_SERVER)
         except Exception as error:
             raise self.unreadable(error) from error
-        session.autocommit = True
         return session
 
     def _ask(self, query: str) -> tuple[Any, ...]:

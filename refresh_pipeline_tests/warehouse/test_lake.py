@@ -16,7 +16,7 @@ import pytest
 
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.warehouse import versions
+from refresh_pipeline.warehouse import lake, versions
 from refresh_pipeline.warehouse.connection import (
     MEMORY,
     WarehouseBusy,
@@ -107,6 +107,15 @@ def test_writers_of_one_market_wait_for_each_other_and_nobody_else_does(warehous
 
 
 @of_a_lake
+def test_the_server_misses_a_writer_that_vanishes_without_a_word(warehouse: Warehouse) -> None:
+    # A host whose network is cut closes nothing: without these, PostgreSQL keeps its lock for two hours.
+    with warehouse.get_connection(MARKET.name) as connection, lake._writers[id(connection)].cursor() as cursor:
+        cursor.execute("select name, setting::integer from pg_settings where name like 'tcp_%'")
+        kept = dict(cursor.fetchall())
+    assert kept["tcp_keepalives_idle"] + kept["tcp_keepalives_interval"] * kept["tcp_keepalives_count"] == 25
+    assert kept["tcp_user_timeout"] == 25_000
+
+
 def test_a_reader_sees_one_state_and_cannot_write(warehouse: Warehouse) -> None:
     with warehouse.reader() as reader:
         assert reader.execute("select count(*) from fair.raw_candles").fetchall() == [(0,)]
