@@ -29,6 +29,7 @@ from pathlib import Path
 import dagster as dg
 from dagster import DagsterRunStatus
 
+from refresh_pipeline.instance.orphaned_runs import LOCK_TAG
 from refresh_pipeline.orchestration.schedules import TICK_TAG
 from refresh_pipeline.settings import load_settings, shipped
 from refresh_pipeline.warehouse.connection import connect
@@ -121,10 +122,10 @@ class Cluster:
         return {datetime.fromisoformat(tick) for tick, status in self.ticks() if status is DagsterRunStatus.SUCCESS}
 
     def host_at_work(self) -> str:
-        """The host that works on a refresh now; empty for none."""
+        """The host that works on a refresh now, and whose run says that it holds a lock; empty for none."""
         names = self.postgres.query(SESSIONS, os.environ["REFRESH_POSTGRES_URL"]).splitlines()
         started = dg.RunsFilter(job_name=JOB, statuses=[DagsterRunStatus.STARTED])
-        going = {run.run_id for run in self.instance.get_runs(started)}
+        going = {run.run_id for run in self.instance.get_runs(started) if LOCK_TAG in run.tags}
         return next((name.split()[2] for name in names if len(name.split()) == 3 and name.split()[1] in going), "")
 
 
