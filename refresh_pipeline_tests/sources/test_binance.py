@@ -384,7 +384,7 @@ def test_a_ban_that_does_not_say_how_long_it_lasts_is_taken_for_the_shortest(
 
 
 def test_while_one_request_is_slowed_down_nobody_else_asks(venue: FakeBinance, tmp_path: Path) -> None:
-    venue.fail(fake.too_many_requests(0.3), path="klines", symbol="BTCUSDT")
+    venue.fail(fake.too_many_requests(1.0), path="klines", symbol="BTCUSDT")
     many = [f"BTC/USDT{'' if n == 0 else n}" for n in range(100)]
     venue.symbols |= {f"BTCUSDT{n}" for n in range(100)}
     source = BinanceSource(market_at(venue.base_url, many), tmp_path, retry_policy=QUICK)
