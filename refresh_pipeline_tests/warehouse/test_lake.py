@@ -116,6 +116,7 @@ def test_the_server_misses_a_writer_that_vanishes_without_a_word(warehouse: Ware
     assert kept["tcp_user_timeout"] == 25_000
 
 
+@of_a_lake
 def test_a_reader_sees_one_state_and_cannot_write(warehouse: Warehouse) -> None:
     with warehouse.reader() as reader:
         assert reader.execute("select count(*) from fair.raw_candles").fetchall() == [(0,)]
