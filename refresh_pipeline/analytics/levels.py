@@ -133,8 +133,8 @@ def _groups(prices: Floats) -> NDArray[np.int64]:
 def zones(bars: Bars) -> Sequence[Values]:
     """The latest supply zone's high, low, volume and strength, then the latest demand zone's; then ZONE_STATES.
 
-    A supply zone is a bar that closed more than 2 % lower than the one before on a volume above the 80th percentile of
-    the last 50 bars', its own included; a demand zone one that closed higher. Strength is the change in percent.
+    A supply zone is a bar that closed more than 2 % lower than the one before; a demand zone one that closed higher.
+    Its volume is above the 80th percentile of the last 50 bars', its own included. Strength is the change in percent.
     """
     before = previous(bars, "close", LAST_CLOSE)
     change = (bars["close"] - before) / before
