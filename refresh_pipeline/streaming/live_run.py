@@ -7,6 +7,7 @@ drained while a wave is computed, and no connection ends because nobody reads it
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -139,7 +140,7 @@ class LiveRun:
         self._accepted_until = np.datetime64("0001-01-01", "us")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_over = self._is_going = False
-        self.offset = 0.0
+        self.offset, self._offset_told = 0.0, -math.inf
         # Seconds that each wave took to come together, to be computed, pushed and written.
         self.spent: dict[str, list[float]] = {}
 
@@ -247,7 +248,14 @@ class LiveRun:
 
     def told_time(self, seconds: float) -> None:
         """See Listener."""
-        offset = seconds - self._clock.now().timestamp()
+        # A message that was late on its way looks like a slow clock: the quickest of a bar says most.
+        self._offset_told = max(self._offset_told, seconds - self._clock.now().timestamp())
+
+    def compare_clocks(self) -> None:
+        """Warn once where the venue's clock is off this machine's, by the messages since the last bar."""
+        offset, self._offset_told = self._offset_told, -math.inf
+        if offset == -math.inf:
+            return
         if abs(offset) > CLOCK_TOLERANCE * self._clock.speed >= abs(self.offset):
             log.warning("%s: the venue's clock is %.1f s off this machine's", self._market.name, offset)
         self.offset = offset
@@ -503,6 +511,7 @@ class LiveRun:
         now.missing = self._intake.behind(close)
         now.reconnects, self._reconnects = self._reconnects, 0
         now.reloaded, self._reloaded = self._reloaded, []
+        self.compare_clocks()
         now.clock_offset = self.offset
         for moment in sorted(moment for moment in self._reports if moment <= close):
             report = self._reports.pop(moment)

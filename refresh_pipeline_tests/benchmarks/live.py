@@ -194,8 +194,8 @@ def measured(
     seconds = (time.process_time() - began[0][0]) / passed
     run.end()
     thread.join()
-    spent = {name: f"{np.median(seconds) * 1000:.0f} ms" for name, seconds in run.spent.items()}
-    print(f"a wave in the middle, of {len(run.spent['write'])}, passed: {spent}")
+    spent = {name: f"{np.median(part) * 1000:.0f}, at most {max(part) * 1000:.0f}" for name, part in run.spent.items()}
+    print(f"ms of a wave in the middle, of {len(run.spent['write'])}: {spent}")
     # Earlier closes were caught up with.
     live = [report for report in reports if report.close > instant(began[0][1])]
     return live, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

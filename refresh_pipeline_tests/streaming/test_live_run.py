@@ -215,6 +215,19 @@ def test_late_missing_repeated_and_forming_candles(desk, caplog):
     desk.assert_whole()
 
 
+def test_a_message_that_comes_late_is_no_clock_that_is_slow(desk, caplog):
+    run = desk.live_run()
+    now = desk.clock.now().timestamp()
+    for sent_at in (now - 100, now, now - 50):
+        run.told_time(sent_at)
+    run.compare_clocks()
+    assert abs(run.offset) < 40
+    assert "the venue's clock is" not in caplog.text
+    run.told_time(now - 100)
+    run.compare_clocks()
+    assert "crypto: the venue's clock is -1" in caplog.text
+
+
 def test_cut_shut_down_silent_and_refused_streams_lose_nothing(desk):
     with desk.running():
         desk.wait_for(minutes=1)
