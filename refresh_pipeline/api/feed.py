@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 import duckdb
 import numpy as np
@@ -62,6 +63,8 @@ class Feed:
     _push_listeners: list[PushListener] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
+    # What is left to be done with what was read, once the file is closed: writers need not wait for it.
+    _finish: Callable[[], None] | None = None
     _follower: Follower = field(init=False)
 
     def __post_init__(self) -> None:
@@ -71,7 +74,9 @@ class Feed:
     def is_current(self) -> bool:
         """Whether the file is as it was read last, which costs two looks at it; nobody looks so at a lake."""
         place = place_of(self.database)
-        return isinstance(place, FilePlace) and place.signature() == self._follower.signature
+        as_read = isinstance(place, FilePlace) and place.signature() == self._follower.signature
+        # In this order: the signature counts as read before the tails are brought forward.
+        return as_read and self._finish is None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to follow, in a thread."""
@@ -136,11 +141,21 @@ class Feed:
             listener(pushed, taken)
 
     def take(self, connection: duckdb.DuckDBPyConnection, read: Changes) -> None:
-        """Bring versions and tails forward, in the opening that read the changes; then tell who listens."""
-        if read.reset or (self.epoch and read.epoch != self.epoch):
+        """Read the tails that changed, in the opening that read the changes."""
+        if self._is_another(read):
             self.tails.forget()
-            self._changes, self._unread, self._newest = {}, {}, {}
-        self._read_tails(connection, _of_raw(read.changes))
+            self._unread = {}
+        self._finish = partial(self._bring_forward, self._read_tails(connection, _of_raw(read.changes)), read)
+
+    def _is_another(self, read: Changes) -> bool:
+        """Whether what was read is of another file than what is known."""
+        return read.reset or bool(self.epoch and read.epoch != self.epoch)
+
+    def _bring_forward(self, bring_tails_forward: Callable[[], None], read: Changes) -> None:
+        """Bring tails and versions forward; then tell who listens."""
+        if self._is_another(read):
+            self._changes, self._newest = {}, {}
+        bring_tails_forward()
         self._changes |= {(c.market, c.asset, c.instrument, c.timeframe): c for c in read.changes}
         for change in read.changes:
             key = change.market, change.asset, change.timeframe
@@ -151,13 +166,26 @@ class Feed:
 
     def _read_tails(
         self, connection: duckdb.DuckDBPyConnection, changed: Mapping[tuple[str, Series], datetime | None]
-    ) -> None:
-        """Bring tails forward; those that are read from their beginning, some in each opening."""
+    ) -> Callable[[], None]:
+        """Read tails, and give what brings them forward; those that are read from their beginning, some at a time."""
         known = {key: since for key, since in changed.items() if self.tails.get(*key) is not None}
         self._unread |= {key: since for key, since in changed.items() if key not in known}
         some = list(self._unread)[: self.tails.most(ROWS_AN_OPENING)]
-        self.tails.follow(connection, known | {key: self._unread[key] for key in some})
+        bring_forward = self.tails.read(connection, known | {key: self._unread[key] for key in some})
         self._unread = {key: since for key, since in self._unread.items() if key not in some}
+        return bring_forward
+
+    def _look(self) -> None:
+        # What failed the last time is done first, or nothing is.
+        self._complete()
+        with alone(self.database, PATIENCE):
+            self._follower.look()
+        self._complete()
+
+    def _complete(self) -> None:
+        if self._finish is not None:
+            self._finish()
+            self._finish = None
 
     def _read_the_rest(self) -> None:
         was_much = bool(self._unread)
@@ -166,7 +194,8 @@ class Feed:
                 alone(self.database, PATIENCE),
                 connect(self.database, read_only=True, patience=PATIENCE) as connection,
             ):
-                self._read_tails(connection, {})
+                bring_forward = self._read_tails(connection, {})
+            bring_forward()
         if was_much:
             end_idle_instances()
 
@@ -175,14 +204,12 @@ class Feed:
             listener(read)
 
     def _follow(self) -> None:
-        follower = self._follower
         while not self._stop.wait(LOOK_EVERY):
             try:
-                with alone(self.database, PATIENCE):
-                    follower.look()
+                self._look()
                 self._read_the_rest()
                 # A file without any change is read as well.
-                self.epoch, self.version = follower.epoch or "", follower.version
+                self.epoch, self.version = self._follower.epoch or "", self._follower.version
             except (WarehouseBusy, WarehouseUnreadable) as error:
                 log.info("the feed waits: %s", error)
             except Exception:

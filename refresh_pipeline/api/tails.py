@@ -6,9 +6,10 @@ have few digits take some 12 kB, others 50 kB.
 
 import itertools
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 import duckdb
 import numpy as np
@@ -124,31 +125,43 @@ class Tails:
             tails.clear()
         self.state = next(self._counter)
 
-    def follow(
+    def read(
         self, connection: duckdb.DuckDBPyConnection, changed: Mapping[tuple[str, Series], datetime | None]
-    ) -> None:
-        """Read what changed of each series from an open time on, one question a market."""
+    ) -> Callable[[], None]:
+        """Read what changed of each series from an open time on, one question a market.
+
+        Gives what brings the tails forward, to be called once the connection is closed: packing takes longer than
+        reading.
+        """
         by_market: dict[str, dict[Series, np.datetime64]] = defaultdict(dict)
         for (market, series), since in changed.items():
             if market in self._markets:
                 by_market[market][series] = BEGINNING if since is None else np.datetime64(since, "us")
-        for market, batch in by_market.items():
-            self._read(connection, self._markets[market], batch)
-        if by_market:
+        parts = [self._read(connection, self._markets[market], batch) for market, batch in by_market.items()]
+        return partial(self._bring_forward, parts)
+
+    def _bring_forward(self, parts: Sequence[Callable[[], None]]) -> None:
+        for part in parts:
+            part()
+        if parts:
             self.state = next(self._counter)
 
     def _read(
         self, connection: duckdb.DuckDBPyConnection, market: Market, batch: Mapping[Series, np.datetime64]
-    ) -> None:
+    ) -> Callable[[], None]:
         listed = list(batch)
         stored = _extents(connection, market.name, listed)
         since = np.array([self._since(market.name, s, batch[s], stored[s][1]) for s in listed], dtype=TIME_UNIT)
         columns = [OPEN_TIME, *candle_columns(market.two_sided), *REPEATING]
         rows = _rows_since(connection, market.name, listed, since, columns)
-        starts = np.searchsorted(rows.pop("series_no"), np.arange(len(listed) + 1))
-        for number, series in enumerate(listed):
-            part = {name: array[starts[number] : starts[number + 1]] for name, array in rows.items()}
-            self._put(market.name, series, part, since[number], stored[series][0])
+
+        def bring_forward() -> None:
+            starts = np.searchsorted(rows["series_no"], np.arange(len(listed) + 1))
+            for number, series in enumerate(listed):
+                part = {name: rows[name][starts[number] : starts[number + 1]] for name in columns}
+                self._put(market.name, series, part, since[number], stored[series][0])
+
+        return bring_forward
 
     def _since(self, market: str, series: Series, since: np.datetime64, last: np.datetime64 | None) -> np.datetime64:
         """From where to read: from the change on where an older part is here, else a tail's length back."""

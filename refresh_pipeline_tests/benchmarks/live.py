@@ -15,7 +15,7 @@ import resource
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
@@ -248,8 +248,24 @@ def spread(seconds: Sequence[float | None]) -> str:
     return f"median {middle:.2f} s, p95 {p95:.2f} s, worst {max(known):.2f} s of {len(known)}"
 
 
+def joined(reports: Sequence[Report]) -> Iterator[Report]:
+    """One report a close: what came after a bar's report is told in another one."""
+    for close in sorted({report.close for report in reports}):
+        whole = Report(close)
+        for report in reports:
+            if report.close == close:
+                whole.series += report.series
+                whole.readable += report.readable
+                whole.late += report.late
+                whole.filled += report.filled
+                # The last of them knows what has still not come.
+                whole.missing = report.missing
+        yield whole
+
+
 def show(reports: Sequence[Report], heard: Mapping[np.datetime64, Sequence[float]], speed: float) -> None:
     """Print how long after their closes candles were readable, and heard of."""
+    reports = list(joined(reports))
     counted = {name: sum(len(getattr(report, name)) for report in reports) for name in ("late", "filled", "missing")}
     print(f"minutes: {sum(bool(report.series) for report in reports)} of {60 / speed:g} s; {counted}")
     print(f"close to readable, 95 % of the series: {spread([report.lateness(SHARE) for report in reports])}")
