@@ -97,7 +97,7 @@ def chande_kroll_stop(  # noqa: PLR0917 - columns and parameters come by positio
 
 def atr_stop(high: Floats, low: Floats, close: Floats, periods: int, multiplier: float) -> tuple[Floats, Floats]:
     """A trailing stop so many ATR from the close, and 1 while it lies below the close, -1 above."""
-    reach = multiplier * _atr(high, low, close, periods)
+    reach = reach_of_stop(high, low, close, periods, multiplier)
     stop, side = np.full(len(close), np.nan), np.full(len(close), np.nan)
     upper, lower, is_long = np.nan, np.nan, True
     rows = zip(close.tolist(), shifted(close, 1).tolist(), reach.tolist(), strict=True)
@@ -113,6 +113,11 @@ def atr_stop(high: Floats, low: Floats, close: Floats, periods: int, multiplier:
     return stop, side
 
 
+def reach_of_stop(high: Floats, low: Floats, close: Floats, periods: int, multiplier: float) -> Floats:
+    """How far from the close a stop lies: so many times the ATR."""
+    return multiplier * _atr(high, low, close, periods)
+
+
 def alma(close: Floats, periods: int, offset: float, sigma: float) -> Floats:
     """Arnaud Legoux's average: Gaussian weights around `offset` of the window."""
     at = np.arange(periods) - offset * (periods - 1)
@@ -122,15 +127,20 @@ def alma(close: Floats, periods: int, offset: float, sigma: float) -> Floats:
 
 def vidya(close: Floats, periods: int) -> Floats:
     """An exponential average whose weight follows the absolute Chande momentum of as many closes."""
-    change = np.append(np.nan, np.diff(close))
-    up, down = (_known(_sum, np.maximum(each, 0), periods) for each in (change, -change))
-    weights = np.abs(ratio(up - down, up + down, otherwise=0.0)) * 2 / (periods + 1)
+    weights = weights_of_momentum(close, periods)
     result, previous = np.full(len(close), np.nan), np.nan
     for row, (price, weight) in enumerate(zip(close.tolist(), weights.tolist(), strict=True)):
         if not isnan(weight):
             previous = price if isnan(previous) else previous + weight * (price - previous)
             result[row] = previous
     return result
+
+
+def weights_of_momentum(close: Floats, periods: int) -> Floats:
+    """The weights of `vidya`: the absolute Chande momentum times 2 / (periods + 1)."""
+    change = np.append(np.nan, np.diff(close))
+    up, down = (_known(_sum, np.maximum(each, 0), periods) for each in (change, -change))
+    return np.abs(ratio(up - down, up + down, otherwise=0.0)) * 2 / (periods + 1)
 
 
 def mcginley(close: Floats, periods: int) -> Floats:
@@ -141,12 +151,7 @@ def mcginley(close: Floats, periods: int) -> Floats:
 
 def frama(high: Floats, low: Floats, close: Floats, periods: int) -> Floats:
     """Ehlers' fractal adaptive average of an even number of bars."""
-    half = periods // 2
-    newer = (_max(high, half) - _min(low, half)) / half
-    older, whole = shifted(newer, half), (_max(high, periods) - _min(low, periods)) / periods
-    with np.errstate(divide="ignore", invalid="ignore"):
-        dimension = (np.log(newer + older) - np.log(whole)) / np.log(2)
-    weights = np.clip(np.exp(-4.6 * (dimension - 1)), 0.01, 1.0)
+    weights = weights_of_dimension(high, low, periods)
     result, previous = np.full(len(close), np.nan), np.nan
     for row, (price, weight) in enumerate(zip(close.tolist(), weights.tolist(), strict=True)):
         if row >= periods - 1:
@@ -154,6 +159,16 @@ def frama(high: Floats, low: Floats, close: Floats, periods: int) -> Floats:
             previous = previous + weight * (price - previous) if follows else price if isnan(previous) else previous
             result[row] = previous
     return result
+
+
+def weights_of_dimension(high: Floats, low: Floats, periods: int) -> Floats:
+    """The weights of `frama`, by the fractal dimension of the last bars."""
+    half = periods // 2
+    newer = (_max(high, half) - _min(low, half)) / half
+    older, whole = shifted(newer, half), (_max(high, periods) - _min(low, periods)) / periods
+    with np.errstate(divide="ignore", invalid="ignore"):
+        dimension = (np.log(newer + older) - np.log(whole)) / np.log(2)
+    return np.clip(np.exp(-4.6 * (dimension - 1)), 0.01, 1.0)
 
 
 def envelope(close: Floats, periods: int, percent: float) -> tuple[Floats, Floats]:
@@ -178,18 +193,24 @@ def regression_channel(close: Floats, periods: int, deviations: float) -> tuple[
 
 def fisher(high: Floats, low: Floats, periods: int) -> tuple[Floats, Floats]:
     """Ehlers' Fisher transform of the median price's place in its range, and its value a bar ago."""
-    price = (high + low) / 2
-    windows = _windows(price, periods)
-    highest, lowest = np.nanmax(windows, axis=1), np.nanmin(windows, axis=1)
-    place = ratio(price - lowest, highest - lowest, otherwise=0.0)
-    place[highest > lowest] -= 0.5
-    line, value, previous = np.full(len(price), np.nan), 0.0, 0.0
+    place = place_of_median(high, low, periods)
+    line, value, previous = np.full(len(place), np.nan), 0.0, 0.0
     for row, each in enumerate(place.tolist()):
         value = 0.0 if row == 0 else 0.66 * each + 0.67 * value
         value = np.copysign(CLIPPED, value) if abs(value) > NEARLY_ONE else value
         previous = 0.0 if row == 0 else 0.5 * np.log((1 + value) / (1 - value)) + 0.5 * previous
         line[row] = previous
     return line, shifted(line, 1)
+
+
+def place_of_median(high: Floats, low: Floats, periods: int) -> Floats:
+    """Where the median price lies in its range of so many bars, or of those there are: -0.5 to 0.5."""
+    price = (high + low) / 2
+    windows = _windows(price, periods)
+    highest, lowest = np.nanmax(windows, axis=1), np.nanmin(windows, axis=1)
+    place = ratio(price - lowest, highest - lowest, otherwise=0.0)
+    place[highest > lowest] -= 0.5
+    return place
 
 
 def schaff_trend_cycle(close: Floats, cycle: int, fast: int, slow: int) -> Floats:
@@ -248,9 +269,7 @@ def wave_trend(high: Floats, low: Floats, close: Floats, channel: int, average: 
 
 def qqe(close: Floats, periods: int, smoothing: int, factor: float) -> tuple[Floats, Floats]:
     """QQE: a smoothed RSI, and its trailing line so many smoothed mean changes away."""
-    line = _known(_ema, _rsi(close, periods), smoothing)
-    change, wilder = np.abs(line - shifted(line, 1)), 2 * periods - 1
-    reach = factor * _known(_ema, _known(_ema, change, wilder), wilder)
+    line, reach = smoothed_strength(close, periods, smoothing, factor)
     trailing, upper, lower, is_up = np.full(len(close), np.nan), np.nan, np.nan, True
     rows = enumerate(zip(line.tolist(), shifted(line, 1).tolist(), reach.tolist(), strict=True))
     for row, (value, before, far) in rows:
@@ -263,12 +282,19 @@ def qqe(close: Floats, periods: int, smoothing: int, factor: float) -> tuple[Flo
     return line, trailing
 
 
+def smoothed_strength(close: Floats, periods: int, smoothing: int, factor: float) -> tuple[Floats, Floats]:
+    """The smoothed RSI of `qqe`, and how far from it the trailing line lies."""
+    line = _known(_ema, _rsi(close, periods), smoothing)
+    change, wilder = np.abs(line - shifted(line, 1)), 2 * periods - 1
+    return line, factor * _known(_ema, _known(_ema, change, wilder), wilder)
+
+
 def connors_rsi(close: Floats, periods: int, streak: int, rank: int) -> Floats:
     """The mean of RSI, RSI of the streak of rises or falls, and the percent rank of the last change; 0 to 100."""
-    steps, runs, run = np.sign(np.append(0.0, np.diff(close))), np.zeros(len(close)), 0.0
-    for row, step in enumerate(steps.tolist()):
-        run = 0.0 if step == 0 else run + step if run * step > 0 else step
-        runs[row] = run
+    steps, row = np.sign(np.append(0.0, np.diff(close))), np.arange(len(close))
+    begins = np.append(True, steps[1:] != steps[:-1])
+    # The streak so far at each row: rises count upwards, falls downwards.
+    runs = steps * (row - np.maximum.accumulate(np.where(begins, row, 0)) + 1)
     change = _roc(close, 1)
     windows = _windows(change, rank + 1)
     below = np.count_nonzero(windows[:, :-1] < windows[:, -1:], axis=1) * 100 / rank

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from refresh_pipeline.analytics import charting
+from refresh_pipeline.analytics import charting, side_by_side
 from refresh_pipeline.analytics.bars import Column
 from refresh_pipeline.analytics.evaluation import BlockFormula, Part
 from refresh_pipeline.analytics.talib_functions import SURPLUS, Number
@@ -28,6 +28,7 @@ class ChartingFunction:
         memory: bars that a recursion remembers, likewise; 0 without one.
         types: of columns other than double.
         accepts: whether a set of parameters makes sense together.
+        side_by_side: the same function of many stretches at once, of side_by_side.py; None where it has no loop.
     """
 
     function: Callable[..., Floats | tuple[Floats, ...]]
@@ -40,6 +41,7 @@ class ChartingFunction:
     memory: Callable[[Mapping[str, Number]], float] = field(default=lambda _: 0)
     types: Mapping[str, str] = field(default_factory=dict)
     accepts: Callable[[Mapping[str, Number]], bool] = field(default=lambda _: True)
+    side_by_side: Callable[..., tuple[Floats, ...]] | None = None
 
     def part(self, parameters: Mapping[str, Number], names: Sequence[str]) -> Part:
         """The columns under these names, and how they are computed."""
@@ -50,6 +52,7 @@ class ChartingFunction:
             list(parameters.values()),
             round(self.reach(parameters) + MEMORY * memory) + SURPLUS,
             needs_volume_of=(1 if memory else round(self.reach(parameters))) if "volume" in self.takes else 0,
+            side_by_side=self.side_by_side,
         )
         settings = ", ".join(f"{key} {value:g}" for key, value in parameters.items())
         return Part(
@@ -87,16 +90,19 @@ CHARTING: Mapping[str, ChartingFunction] = {
     "vidya": ChartingFunction(
         charting.vidya, "overlap", "Chande, 1994: weighted by his momentum.", "close", {"timeperiod": 14},
         [("", "price", "Variable index dynamic average")], lambda p: p["timeperiod"], lambda p: 4 * p["timeperiod"],
+        side_by_side=side_by_side.vidya,
     ),
     "mcginley": ChartingFunction(
         charting.mcginley, "overlap", "McGinley, 1990, without his factor 0.6, as TradingView has it.", "close",
         {"timeperiod": 14}, [("", "price", "McGinley's dynamic line")], lambda p: p["timeperiod"],
         lambda p: 3 * p["timeperiod"],
+        side_by_side=side_by_side.mcginley,
     ),
     "frama": ChartingFunction(
         charting.frama, "overlap", "Ehlers, 2005.", "high low close", {"timeperiod": 16},
         [("", "price", "Fractal adaptive moving average")],
         lambda p: 2 * p["timeperiod"], lambda p: 4 * p["timeperiod"],
+        side_by_side=side_by_side.frama,
     ),
     "envelope": ChartingFunction(
         charting.envelope, "overlap", "Mean and percent.", "close", {"timeperiod": 20, "percent": 2.5},
@@ -132,11 +138,13 @@ CHARTING: Mapping[str, ChartingFunction] = {
         {"timeperiod": 21, "multiplier": 3.0},
         [("", "price", "Trailing stop"), ("side", "1 or -1", "1 while the stop lies below the close, -1 above")],
         lambda p: p["timeperiod"], lambda p: 2 * p["timeperiod"],
+        side_by_side=side_by_side.atr_stop,
     ),
     "fisher": ChartingFunction(
         charting.fisher, "momentum", "Ehlers, 2002.", "high low", {"timeperiod": 10},
         [("", "number", "Fisher transform of the median price"), ("trigger", "number", "Its value a bar ago")],
         lambda p: p["timeperiod"], lambda _: 12,
+        side_by_side=side_by_side.fisher,
     ),
     "stc": ChartingFunction(
         charting.schaff_trend_cycle, "momentum", "Schaff, in the form of one stochastic of MACD.", "close",
@@ -153,6 +161,7 @@ CHARTING: Mapping[str, ChartingFunction] = {
         {"firstperiod": 35, "secondperiod": 20, "signalperiod": 10},
         [("", "percent", "Price momentum oscillator"), ("signal", "percent", "Average of the line")],
         lambda p: p["firstperiod"] + p["secondperiod"] + p["signalperiod"], lambda p: 1.5 * p["firstperiod"],
+        side_by_side=side_by_side.price_momentum,
     ),
     "squeeze": ChartingFunction(
         charting.squeeze, "momentum", "Carter's TTM squeeze, with LazyBear's momentum.", "high low close",
@@ -191,6 +200,7 @@ CHARTING: Mapping[str, ChartingFunction] = {
         {"timeperiod": 14, "smoothing": 5, "factor": 4.236},
         [("", "0 to 100", "Smoothed RSI"), ("trailing", "0 to 100", "Its trailing line")],
         lambda p: 5 * p["timeperiod"] + p["smoothing"], lambda p: 3 * p["timeperiod"],
+        side_by_side=side_by_side.qqe,
     ),
     "choppiness": ChartingFunction(
         charting.choppiness, "volatility", "Dreiss.", "high low close", {"timeperiod": 14},

@@ -29,6 +29,8 @@ BLOCK_BARS = 512
 BLOCKS_VERSION = 1
 # Warm-ups are rounded up to these numbers of bars: formulas that begin at the same bar share their slices.
 STEPS = (32, 64, 128, 256, 384, 512, 640, 768)
+# Stretches from which on a step of all of them is faster than a loop over each, and how many fit into a cache.
+SEVERAL, AT_ONCE = 8, 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class BlockFormula:
     # Whether its last argument is the number of rows before the first wanted one, and its result omits those rows.
     leaves_out: bool = False
     version: int = 1
+    # The same function of many stretches at once, see side_by_side.py; None where it is called stretch by stretch.
+    side_by_side: Callable[..., tuple[Floats, ...]] | None = field(default=None, compare=False)
 
     @property
     def begins_before(self) -> int:
@@ -254,8 +258,13 @@ def _evaluate_blocks(parts: Sequence[Part[BlockFormula]], rows: Rows) -> dict[st
     groups = [(before, takes, [_NullingCall.of(*call) for call in calls]) for before, takes, calls in grouped(parts)]
     if parts:
         movement = Movement.of(rows.bars)
-        for block_rows in _blocks(rows.bars):
-            _compute_block(groups, rows.bars, block_rows, movement, matrix)
+        blocks = list(_blocks(rows.bars))
+        together = [_Together.of(group, blocks) for group in groups]
+        for block_rows in blocks:
+            alone = [each.left_of(block_rows) for each in together]
+            _compute_block(alone, rows.bars, block_rows, movement, matrix)
+        for each in together:
+            each.compute(rows.bars, matrix)
     for _, takes, calls in groups:
         for call in calls:
             call.null_by_window(rows, takes, matrix)
@@ -315,8 +324,52 @@ class _NullingCall:
                     matrix[number, mask] = np.nan
 
 
+NullingGroup = tuple[int, Sequence[str], Sequence[_NullingCall]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Together:
+    """The calls of a group that compute many stretches at once, those stretches, and the calls that do not."""
+
+    group: NullingGroup
+    calls: Sequence[_NullingCall]
+    others: Sequence[_NullingCall]
+    # Blocks before which the series is as long as the stretch.
+    deep: Sequence[_BlockRows]
+
+    @classmethod
+    def of(cls, group: NullingGroup, blocks: Sequence[_BlockRows]) -> "_Together":
+        before, _, every = group
+        calls = [call for call in every if call.formula.side_by_side is not None]
+        deep = [each for each in blocks if each.block - before >= each.series] if calls else []
+        if len(deep) < SEVERAL:
+            return cls(group, [], every, [])
+        return cls(group, calls, [call for call in every if call not in calls], deep)
+
+    def left_of(self, block: _BlockRows) -> NullingGroup:
+        """The group with the calls that are made for a block alone."""
+        before, takes, every = self.group
+        is_deep = block.block - before >= block.series
+        return before, takes, self.others if self.calls and is_deep else every
+
+    def compute(self, bars: Bars, matrix: Floats) -> None:
+        """Fill the rows of the matrix for all stretches."""
+        before, takes, _ = self.group
+        for begin in range(0, len(self.deep) if self.calls else 0, AT_ONCE):
+            blocks = self.deep[begin : begin + AT_ONCE]
+            stretches = [[bars[name][each.block - before : each.end] for name in takes] for each in blocks]
+            for call in self.calls:
+                side_by_side = call.formula.side_by_side
+                outputs = side_by_side(stretches, *call.formula.arguments) if side_by_side else ()
+                for numbers, output in zip(call.fills, outputs, strict=True):
+                    values = np.ascontiguousarray(output.T)
+                    for block, row in zip(blocks, values, strict=True):
+                        wanted = row[block.begin - block.block + before : block.end - block.block + before]
+                        matrix[numbers, block.into : block.into + len(wanted)] = wanted
+
+
 def _compute_block(
-    groups: Sequence[tuple[int, Sequence[str], Sequence[_NullingCall]]],
+    groups: Sequence[NullingGroup],
     bars: Bars,
     block_rows: _BlockRows,
     movement: Movement,

@@ -9,6 +9,7 @@ from math import atan, degrees, pi
 
 import numpy as np
 
+from refresh_pipeline.analytics import side_by_side
 from refresh_pipeline.analytics.charting_registry import ChartingFunction
 from refresh_pipeline.analytics.rolling import ratio, shifted, simple_moving_average, windowed_sum
 from refresh_pipeline.analytics.talib_functions import bare
@@ -140,6 +141,7 @@ VARIANTS: Mapping[str, ChartingFunction] = {
         {"fastlimit": 0.5, "slowlimit": 0.05},
         [("mama", "price", "MESA adaptive average"), ("fama", "price", "Following adaptive average")],
         lambda _: 33, lambda _: 50,
+        side_by_side=side_by_side.mama_of_median,
     ),
     "tv_keltner": ChartingFunction(
         keltner, "volatility", "EMA of the close and 2 ATR 10; `keltner` has ATR 20.", "high low close",

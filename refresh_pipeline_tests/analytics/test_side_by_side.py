@@ -1,0 +1,40 @@
+"""Recursions of many stretches at once have the bits of the functions of one stretch."""
+
+import numpy as np
+import pytest
+
+from refresh_pipeline.analytics.charting_registry import CHARTING, ChartingFunction
+from refresh_pipeline.analytics.evaluation import BlockFormula
+from refresh_pipeline.analytics.tradingview import VARIANTS
+from refresh_pipeline.market.candles import Floats
+from refresh_pipeline_tests.analytics.sample_bars import Market, history
+
+RECURSIONS = {name: each for name, each in {**CHARTING, **VARIANTS}.items() if each.side_by_side}
+MARKETS = (
+    Market(bars=6000, volatility=0.002, seed=1),
+    Market(bars=6000, halted=500, seed=2),
+    Market(bars=6000, volatility=0.0005, price=1.0, tick=0.001, halted=200, seed=3),
+)
+
+
+def stretches_of(formula: BlockFormula, market: Market) -> list[list[Floats]]:
+    """Stretches as blocks have them, of several lengths."""
+    candles, ends = history(market), (1300, 1811, 2100, 2700, 3212, 4001, 4999, 6000)
+    begins = [(end - 1) // 512 * 512 - formula.begins_before for end in ends]
+    return [
+        [candles[name][max(begin, 0) : end] for name in formula.takes] for begin, end in zip(begins, ends, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("market", MARKETS, ids=lambda market: f"seed {market.seed}")
+@pytest.mark.parametrize("function", RECURSIONS.values(), ids=list(RECURSIONS))
+def test_many_stretches_at_once_have_the_values_of_each_alone(function: ChartingFunction, market: Market) -> None:
+    formula = function.part(function.parameters, [name for name, *_ in function.columns]).formula
+    assert isinstance(formula, BlockFormula)
+    assert formula.side_by_side is not None
+    stretches = stretches_of(formula, market)
+    together = formula.side_by_side(stretches, *formula.arguments)
+    for number, stretch in enumerate(stretches):
+        alone = formula.function(*stretch, *formula.arguments)
+        for output, wanted in zip(together, alone if isinstance(alone, tuple) else (alone,), strict=True):
+            np.testing.assert_array_equal(output[: len(wanted), number], wanted)
