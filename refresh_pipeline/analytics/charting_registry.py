@@ -28,6 +28,7 @@ class ChartingFunction:
         memory: bars that a recursion remembers, likewise; 0 without one.
         types: of columns other than double.
         accepts: whether a set of parameters makes sense together.
+        of_a_window: whether a value has the same bits wherever its arrays begin, if they hold its window.
         side_by_side: the same function of many stretches at once, of side_by_side.py; None where it has no loop.
     """
 
@@ -41,6 +42,7 @@ class ChartingFunction:
     memory: Callable[[Mapping[str, Number]], float] = field(default=lambda _: 0)
     types: Mapping[str, str] = field(default_factory=dict)
     accepts: Callable[[Mapping[str, Number]], bool] = field(default=lambda _: True)
+    of_a_window: bool = False
     side_by_side: Callable[..., tuple[Floats, ...]] | None = None
 
     def part(self, parameters: Mapping[str, Number], names: Sequence[str]) -> Part:
@@ -52,6 +54,7 @@ class ChartingFunction:
             list(parameters.values()),
             round(self.reach(parameters) + MEMORY * memory) + SURPLUS,
             needs_volume_of=(1 if memory else round(self.reach(parameters))) if "volume" in self.takes else 0,
+            of_a_window=self.of_a_window,
             side_by_side=self.side_by_side,
         )
         settings = ", ".join(f"{key} {value:g}" for key, value in parameters.items())
@@ -81,6 +84,7 @@ CHARTING: Mapping[str, ChartingFunction] = {
             ("span_b", "price", "Leading span B at this bar: middle of the longest range, base bars ago"),
         ],
         lambda p: p["span"] + p["base"] + p["conversion"],
+        of_a_window=True,
     ),
     "alma": ChartingFunction(
         charting.alma, "overlap", "Legoux and Kouzis-Loukas, 2009.", "close",
@@ -217,6 +221,7 @@ CHARTING: Mapping[str, ChartingFunction] = {
     "log_return": ChartingFunction(
         charting.log_return, "volatility", "ln(close / close before).", "close", {},
         [("", "number", "Logarithm of the close against the close before")], lambda _: 1,
+        of_a_window=True,
     ),
     "z_score": ChartingFunction(
         charting.z_score, "volatility", "Mean and population deviation.", "close", {"timeperiod": 20},
@@ -227,10 +232,12 @@ CHARTING: Mapping[str, ChartingFunction] = {
         {"timeperiod": 252, "maxlag": 20},
         [("", "number", "Hurst exponent: 0.5 of a random walk, above of a trend, below of a return to the mean")],
         lambda p: p["timeperiod"], accepts=lambda p: 3 <= p["maxlag"] < p["timeperiod"],
+        of_a_window=True,
     ),
     "drawdown": ChartingFunction(
         charting.drawdown, "volatility", "Against the highest close of a window.", "close", {"timeperiod": 252},
         [("", "percent", "Distance of the close below its highest one; 0 at a high")], lambda p: p["timeperiod"],
+        of_a_window=True,
     ),
     "klinger": ChartingFunction(
         charting.klinger, "volume", "Klinger, in TradingView's form.", "high low close volume",

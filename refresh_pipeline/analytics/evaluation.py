@@ -31,6 +31,8 @@ BLOCKS_VERSION = 1
 STEPS = (32, 64, 128, 256, 384, 512, 640, 768)
 # Stretches from which on a step of all of them is faster than a loop over each, and how many fit into a cache.
 SEVERAL, AT_ONCE = 8, 512
+# Rows of consecutive blocks that a function of a window computes in one call, as many as fit into a core's cache.
+SPAN_BARS = 16 * BLOCK_BARS
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class BlockFormula:
     # Whether its last argument is the number of rows before the first wanted one, and its result omits those rows.
     leaves_out: bool = False
     version: int = 1
+    # Whether a value has the same bits wherever a stretch with its window begins: no running sums, no averages.
+    of_a_window: bool = field(default=False, compare=False)
     # The same function of many stretches at once, see side_by_side.py; None where it is called stretch by stretch.
     side_by_side: Callable[..., tuple[Floats, ...]] | None = field(default=None, compare=False)
 
@@ -252,6 +256,18 @@ def _blocks(bars: Bars) -> Iterator[_BlockRows]:
             begin = end
 
 
+def _spans(blocks: Sequence[_BlockRows]) -> list[_BlockRows]:
+    """Consecutive blocks of a series joined, up to SPAN_BARS rows each."""
+    spans: list[_BlockRows] = []
+    for block in blocks:
+        last = spans[-1] if spans else None
+        if last and last.series == block.series and last.end == block.begin and block.end - last.block <= SPAN_BARS:
+            spans[-1] = replace(last, end=block.end)
+        else:
+            spans.append(block)
+    return spans
+
+
 def _evaluate_blocks(parts: Sequence[Part[BlockFormula]], rows: Rows) -> dict[str, Values]:
     names = [name for part in parts for name in part.names]
     matrix = np.empty((len(names), len(rows.at)))
@@ -259,7 +275,10 @@ def _evaluate_blocks(parts: Sequence[Part[BlockFormula]], rows: Rows) -> dict[st
     if parts:
         movement = Movement.of(rows.bars)
         blocks = list(_blocks(rows.bars))
-        together = [_Together.of(group, blocks) for group in groups]
+        windows, others = _split(groups)
+        for span in _spans(blocks):
+            _compute_block(windows, rows.bars, span, movement, matrix)
+        together = [_Together.of(group, blocks) for group in others]
         for block_rows in blocks:
             alone = [each.left_of(block_rows) for each in together]
             _compute_block(alone, rows.bars, block_rows, movement, matrix)
@@ -312,6 +331,11 @@ class _NullingCall:
         moved = plain if nulls is Nulls.halt else still
         return cls(formula, fills, (still, moved, plain if nulls is Nulls.earlier_halt else moved), mask, nulls)
 
+    @property
+    def depends_on_a_window(self) -> bool:
+        """Whether its values and its nulls have the same bits wherever a stretch with their windows begins."""
+        return self.formula.of_a_window and self.nulls in (Nulls.never, Nulls.window)
+
     def null_by_window(self, rows: Rows, takes: Sequence[str], matrix: Floats) -> None:
         """Write the nulls that follow from windows alone."""
         if self.nulls is not Nulls.window or self.mask is None:
@@ -325,6 +349,16 @@ class _NullingCall:
 
 
 NullingGroup = tuple[int, Sequence[str], Sequence[_NullingCall]]
+
+
+def _split(groups: Sequence[NullingGroup]) -> tuple[list[NullingGroup], list[NullingGroup]]:
+    """The calls that depend on a window alone, whose nulls do so as well, and the other calls."""
+    windows, others = [], []
+    for before, takes, calls in groups:
+        for chosen, of_a_window in ((windows, True), (others, False)):
+            if kept := [call for call in calls if call.depends_on_a_window == of_a_window]:
+                chosen.append((before, takes, kept))
+    return windows, others
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from refresh_pipeline.analytics.evaluation import BlockFormula, Part, RecursiveF
 from refresh_pipeline.analytics.recursive import Average
 from refresh_pipeline.analytics.talib_functions import (
     FUNCTIONS,
+    OF_A_WINDOW,
     SURPLUS,
     Number,
     TalibFunction,
@@ -252,6 +253,7 @@ def _block_formula(name: str, function: TalibFunction, parameters: Parameters) -
         # Without a memory a window is what counts; with one, the bar's own volume.
         needs_volume_of=(1 if function.warm_up else first + 1) if "volume" in function.takes else 0,
         counts_rows=name in _COUNTS_ROWS,
+        of_a_window=name in OF_A_WINDOW,
         # Since version 2, 0/0 is null.
         version=2 if name in denominators.UNDEFINED else 1,
     )
@@ -356,7 +358,9 @@ def _fibonacci() -> Iterator[Indicator]:
         "fibonacci",
         "levels",
         "Retracements of the highest high and lowest low of the last 50 bars.",
-        BlockFormula(derived.fibonacci, ["high", "low"], [], derived.WINDOW + SURPLUS, leaves_out=True),
+        BlockFormula(
+            derived.fibonacci, ["high", "low"], [], derived.WINDOW + SURPLUS, leaves_out=True, of_a_window=True
+        ),
         [
             price_column(
                 f"fib_{percent}", f"hi - (hi - lo) * {percent.replace('_', '.')} % of the last 50 bars' range."

@@ -45,6 +45,16 @@ class TalibFunction:
 # Rows that a function without a memory begins before its first full window: what running sums leave behind is then the
 # same wherever a history is cut.
 SURPLUS = 8
+# Functions whose values have the same bits wherever the history begins: of single bars, of two bars, or the greatest and
+# the least of a window. What adds up a window is not among them, as a sum that is carried along rounds otherwise.
+OF_A_WINDOW = frozenset(
+    {
+        *("ACOS", "ASIN", "ATAN", "CEIL", "COS", "COSH", "EXP", "FLOOR", "LN", "LOG10", "SIN", "SINH", "SQRT", "TAN"),
+        *("TANH", "ADD", "DIV", "MULT", "SUB", "MEDPRICE", "AVGPRICE", "TYPPRICE", "WCLPRICE", "BOP", "MARKETFI"),
+        *("MOM", "ROC", "ROCP", "ROCR", "ROCR100", "TRANGE"),
+        *("MAX", "MIN", "MINMAX", "MIDPOINT", "MIDPRICE", "DONCHIAN", "AROON", "AROONOSC", "WILLR"),
+    }
+)
 
 
 def lookback(name: str, parameters: Mapping[str, Number]) -> int:

@@ -115,6 +115,7 @@ VARIANTS: Mapping[str, ChartingFunction] = {
         chande_momentum, "momentum", "Chande, 1994, with plain sums; TA-Lib smooths them as Wilder does.", "close",
         {"timeperiod": 9}, [("", "-100 to 100", "Chande's momentum; null where nothing changed")],
         lambda p: p["timeperiod"] + 1,
+        of_a_window=True,
     ),
     "tv_rvi": ChartingFunction(
         relative_volatility, "volatility", "Dorsey, 1993, with EMA; TA-Lib averages as Wilder does.", "close",
@@ -129,6 +130,7 @@ VARIANTS: Mapping[str, ChartingFunction] = {
             ("centered", "price", "Close of timeperiod / 2 + 1 bars ago less the mean"),
         ],
         lambda p: 2 * p["timeperiod"],
+        of_a_window=True,
     ),
     "tv_stochrsi": ChartingFunction(
         stochastic_rsi, "momentum", "Chande and Kroll, 1994, smoothed; TA-Lib's %K is not smoothed.", "close",

@@ -1,13 +1,16 @@
-"""Recursions of many stretches at once have the bits of the functions of one stretch."""
+"""Formulas that compute many blocks in one call give the bits of a call for each block."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from refresh_pipeline.analytics.charting_registry import CHARTING, ChartingFunction
-from refresh_pipeline.analytics.evaluation import BlockFormula
+from refresh_pipeline.analytics.denominators import without_nulls
+from refresh_pipeline.analytics.evaluation import BlockFormula, Part, of_kind, outputs_of
 from refresh_pipeline.analytics.tradingview import VARIANTS
 from refresh_pipeline.market.candles import Floats
-from refresh_pipeline_tests.analytics.sample_bars import Market, history
+from refresh_pipeline_tests.analytics.sample_bars import INDICATORS, Market, history
 
 RECURSIONS = {name: each for name, each in {**CHARTING, **VARIANTS}.items() if each.side_by_side}
 MARKETS = (
@@ -38,3 +41,21 @@ def test_many_stretches_at_once_have_the_values_of_each_alone(function: Charting
         alone = formula.function(*stretch, *formula.arguments)
         for output, wanted in zip(together, alone if isinstance(alone, tuple) else (alone,), strict=True):
             np.testing.assert_array_equal(output[: len(wanted), number], wanted)
+
+
+PARTS = [part for part in INDICATORS.parts if isinstance(part, Part)]
+WINDOWED = [part.formula for part in of_kind(PARTS, BlockFormula) if part.formula.of_a_window]
+
+
+@pytest.mark.parametrize("market", MARKETS, ids=lambda market: f"seed {market.seed}")
+def test_a_function_of_a_window_has_the_same_values_wherever_its_arrays_begin(market: Market) -> None:
+    candles = history(market)
+    candles = {**candles, "volume_or_0": np.nan_to_num(candles["volume"])}
+    for formula in WINDOWED:
+        function, _ = without_nulls(formula.function)
+        plain, arrays = replace(formula, function=function), [candles[name] for name in formula.takes]
+        whole = outputs_of(plain, arrays, 0)
+        for begin, end in ((1, 700), (513, 1100), (3000, 6000), (4099, 5555)):
+            late = outputs_of(plain, [values[begin:end] for values in arrays], formula.begins_before)
+            for output, wanted in zip(late, whole, strict=True):
+                np.testing.assert_array_equal(output, wanted[begin + formula.begins_before : end], str(formula))
