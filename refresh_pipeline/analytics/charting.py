@@ -10,7 +10,7 @@ from math import isnan
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from refresh_pipeline.analytics.rolling import ratio, shifted, windowed_sum
+from refresh_pipeline.analytics.rolling import counts, ratio, shifted, windowed_sum
 from refresh_pipeline.analytics.talib_functions import bare
 from refresh_pipeline.market.candles import Floats
 
@@ -26,9 +26,12 @@ NEARLY_ONE, CLIPPED = 0.99, 0.999
 
 def _known(function: Callable[..., Floats], values: Floats, *arguments: float) -> Floats:
     """A function over the values behind the leading NaN."""
-    first = int(np.argmax(~np.isnan(values))) if len(values) and not np.isnan(values).all() else len(values)
+    known = ~np.isnan(values)
+    first = int(known.argmax()) if len(values) else 0
+    if first == 0 and known[:1].all():
+        return function(values, *arguments) if len(values) else np.empty(0)
     result = np.full(len(values), np.nan)
-    if first < len(values):
+    if known[first]:
         result[first:] = function(values[first:], *arguments)
     return result
 
@@ -296,9 +299,9 @@ def connors_rsi(close: Floats, periods: int, streak: int, rank: int) -> Floats:
     # The streak so far at each row: rises count upwards, falls downwards.
     runs = steps * (row - np.maximum.accumulate(np.where(begins, row, 0)) + 1)
     change = _roc(close, 1)
-    windows = _windows(change, rank + 1)
-    below = np.count_nonzero(windows[:, :-1] < windows[:, -1:], axis=1) * 100 / rank
-    below[np.isnan(windows).any(axis=1)] = np.nan
+    rows = _windows(change, rank + 1).T
+    below = counts(rows[:-1] < rows[-1]) * 100 / rank
+    below[counts(np.isnan(rows)) > 0] = np.nan
     return (_rsi(close, periods) + _rsi(runs, streak) + below) / 3
 
 

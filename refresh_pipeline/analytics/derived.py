@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from refresh_pipeline.analytics import levels
 from refresh_pipeline.analytics.bars import Values
 from refresh_pipeline.analytics.evaluation import Rows
-from refresh_pipeline.analytics.rolling import is_true, ratio
+from refresh_pipeline.analytics.rolling import counts, is_true, ratio
 from refresh_pipeline.analytics.talib_functions import bare
 from refresh_pipeline.analytics.ties import PRICES, above, at_least, averages_tie, prices_tie, side
 from refresh_pipeline.market.candles import Floats
@@ -68,8 +68,8 @@ def volatility_rank(high: Floats, low: Floats, close: Floats, periods: int, firs
 
 def rank_of_last(windows: NDArray[np.float64]) -> Floats:
     """The rank of the last value of each window among its values, 0 to 1, a mean rank where equal."""
-    current, known = windows[:, -1:], np.count_nonzero(~np.isnan(windows), axis=1)
-    below, equal = np.count_nonzero(windows < current, axis=1), np.count_nonzero(windows == current, axis=1)
+    current, rows = windows[:, -1], windows.T
+    known, below, equal = counts(rows == rows), counts(rows < current), counts(rows == current)  # noqa: PLR0124 - NaN
     return np.divide(below + (equal + 1) / 2, known, out=np.full(len(windows), np.nan), where=equal > 0)
 
 

@@ -45,7 +45,7 @@ class TalibFunction:
 # Rows that a function without a memory begins before its first full window: what running sums leave behind is then the
 # same wherever a history is cut.
 SURPLUS = 8
-# Functions whose values have the same bits wherever the history begins: of single bars, of two bars, or the greatest and
+# Functions whose values have the same bits wherever the history begins: of a bar, of two bars, or the greatest and
 # the least of a window. What adds up a window is not among them, as a sum that is carried along rounds otherwise.
 OF_A_WINDOW = frozenset(
     {

@@ -5,7 +5,6 @@ no row changes later. The search for the extreme of the leg under way is a recur
 """
 
 from collections.abc import Sequence
-from functools import partial
 from math import isnan
 
 import numpy as np
@@ -14,6 +13,8 @@ from refresh_pipeline.analytics.bars import Bars, Values
 
 # The leg's direction (0 before the first), its extreme and the bars since; then the last turning point and its age.
 STATES = ("side", "extreme", "extreme_age", "low", "low_age", "turn", "turn_age")
+
+State = tuple[float, ...]
 
 
 def states(percent: float) -> tuple[str, ...]:
@@ -32,15 +33,58 @@ def zigzag(bars: Bars, percent: float) -> Sequence[Values]:
     return list(result)
 
 
-State = tuple[float, ...]
-
-
 def _follow(highs: list[float], lows: list[float], turn: float, state: State, result: np.ndarray) -> None:
-    step = partial(_step, turn=turn)
+    row = 0
+    # Of fewer rows than 32, writing each takes less time than writing the changes.
+    while row < len(highs) and (len(highs) - row < 32 or not abs(state[0]) > 0):
+        state = _step(state, highs[row], lows[row], turn)
+        result[:, row] = _shown(state)
+        row += 1
+    if row < len(highs):
+        _follow_legs(highs[row:], lows[row:], turn, state, result[:, row:])
+
+
+def _shown(state: State) -> State:
+    """A row of the result: the last turning point's price, side and age, then the state."""
+    side, *_, price, age = state
+    return (price, np.nan if isnan(price) else side, age, *state)
+
+
+def _follow_legs(highs: list[float], lows: list[float], turn: float, state: State, result: np.ndarray) -> None:
+    """Rows from a state with a leg on: `_step`'s decisions, but only rows with a new extreme are written down."""
+    side, extreme, age, _, _, price, turn_age = state
+    # Rows count from the first one here; an extreme is as many rows before it as its age says.
+    at, turned_at = -1 - age, -1 - turn_age
+    events = [(0.0, side, extreme, at, price, turned_at)]
+    limit = extreme * (1 - turn) if side > 0 else extreme * (1 + turn)
     for row, (high, low) in enumerate(zip(highs, lows, strict=True)):
-        state = step(state, high, low)
-        side, *_, price, age = state
-        result[:, row] = (price, np.nan if isnan(price) else side, age, *state)
+        if side > 0:
+            if high > extreme:
+                extreme = high
+            elif low <= limit:
+                side, extreme, price, turned_at = -1.0, low, extreme, at
+            else:
+                continue
+        elif low < extreme:
+            extreme = low
+        elif high >= limit:
+            side, extreme, price, turned_at = 1.0, high, extreme, at
+        else:
+            continue
+        at, limit = float(row), extreme * (1 - turn) if side > 0 else extreme * (1 + turn)
+        events.append((at, side, extreme, at, price, turned_at))
+    _write(np.array(events), result)
+
+
+def _write(events: np.ndarray, result: np.ndarray) -> None:
+    """The rows of the result, each as the last event has left it."""
+    rows = np.arange(result.shape[1])
+    lasting = np.diff(np.append(events[:, 0], len(rows))).astype(np.int64)
+    side, extreme, at, price, turned_at = (np.repeat(values, lasting) for values in events.T[1:])
+    known = np.where(np.isnan(price), np.nan, side)
+    none = np.full(len(rows), np.nan)
+    turn_age = rows - turned_at
+    result[:] = price, known, turn_age, side, extreme, rows - at, none, none, price, turn_age
 
 
 def _step(state: State, high: float, low: float, turn: float) -> State:
