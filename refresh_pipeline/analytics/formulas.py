@@ -117,7 +117,8 @@ def _compute(
     formulas: Sequence[Formula], names: Sequence[str], states: Sequence[str], bars: Bars
 ) -> Mapping[str, Values]:
     computed, wanted = _evaluate(formulas, bars), bars.wanted_rows
-    columns = {name: computed[name][wanted] for name in names}
+    every = len(wanted) == len(bars)
+    columns = {name: computed[name] if every else computed[name][wanted] for name in names}
     return columns | {name: computed[name] for name in states} if bars.with_states else columns
 
 

@@ -25,7 +25,8 @@ def shifted(values: Floats, bars: int) -> Floats:
     >>> shifted(np.array([1.0, 2.0, 3.0]), bars=1)
     array([nan,  1.,  2.])
     """
-    late = np.full(len(values), np.nan)
+    late = np.empty(len(values))
+    late[:bars] = np.nan
     late[bars:] = values[: max(len(values) - bars, 0)]
     return late
 
@@ -61,7 +62,8 @@ def windowed_sum(values: Floats, periods: int) -> Floats:
 
 def _plus_earlier(values: Floats, others: Floats, bars: int) -> Floats:
     """Each value plus the other one `bars` rows before it."""
-    result = np.full(len(values), np.nan)
+    result = np.empty(len(values))
+    result[:bars] = np.nan
     np.add(values[bars:], others[: max(len(values) - bars, 0)], out=result[bars:])
     return result
 
@@ -125,8 +127,8 @@ def windowed_maxima(values: Floats, widths: Sequence[int]) -> dict[int, Floats]:
     """
     maxima, narrower, known = {}, values, 1
     for width in widths:
-        wider = np.full(len(values), np.nan)
-        late = width - known
+        wider, late = np.empty(len(values)), width - known
+        wider[:late] = np.nan
         np.maximum(narrower[late:], narrower[: max(len(values) - late, 0)], out=wider[late:])
         maxima[width], narrower, known = wider, wider, width
     return maxima
