@@ -1,12 +1,13 @@
 """Fractals: highs and lows that stand out among the bars on both sides. Peaks, which need width too: peaks.py."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refresh_pipeline.analytics.bars import Bars, Values
-from refresh_pipeline.analytics.rolling import is_true, windowed_maxima
+from refresh_pipeline.analytics.rolling import windowed_maxima
 from refresh_pipeline.analytics.ties import above, prices_tie
 from refresh_pipeline.market.candles import Floats
 
@@ -19,13 +20,19 @@ def fractals(bars: Bars) -> Sequence[Values]:
 
     Equal ones are no fractal, nor is a bar with fewer than k others on either side: so one is known k bars later.
     """
-    position, remaining = bars.position, bars.remaining
-    sides = [_above_both_sides(values) for values in (bars["high"], -bars["low"])]
-    flags = []
-    for degree in DEGREES:
-        inside = (position >= degree) & (remaining >= degree)
-        flags += [is_true(side[degree] & inside) for side in sides]
-    return flags
+    beside = np.minimum(bars.position, bars.remaining)
+    flags, reach = np.empty((2 * len(DEGREES), len(bars))), max(DEGREES)
+    # So many rows fit into a core's cache; a constant of the module would change the fingerprint, and no value.
+    at_once = 8192
+    for start in range(0, len(bars), at_once):
+        # A row of these depends on no more than `reach` rows on either side.
+        begin, stop = max(start - reach, 0), start + at_once
+        around, rows = slice(begin, stop + reach), slice(start, stop)
+        sides = [_above_both_sides(values[around]) for values in (bars["high"], -bars["low"])]
+        for number, (degree, side) in enumerate(product(DEGREES, sides)):
+            here = side[degree][start - begin : stop - begin]
+            flags[number, rows] = here & (beside[rows] >= degree)
+    return list(flags)
 
 
 def _above_both_sides(values: Floats) -> dict[int, NDArray[np.bool_]]:

@@ -51,12 +51,13 @@ def averages(bars: Bars, values: Floats, wanted: Sequence[Average]) -> list[Floa
     padded = blocks.padded(values)
     parts = [_part(bars, blocks, padded, average) for average in wanted]
     _carry(blocks, parts)
-    finished = [part.finished()[blocks.cells] for part in parts]
+    finished = [blocks.unpadded(part.finished()) for part in parts]
     if bars.memory is not None:
         for average, part, line in zip(wanted, parts, finished, strict=True):
             bars.memory[average.state] = _last_block(bars, blocks, padded, (average, part, line))
+    early = np.flatnonzero(number < max((average.begins for average in wanted), default=0))
     for average, line in zip(wanted, finished, strict=True):
-        line[number < average.begins] = np.nan
+        line[early[number[early] < average.begins]] = np.nan
     return finished
 
 
@@ -101,8 +102,17 @@ class _Blocks:
 
     def padded(self, values: Floats) -> Floats:
         cells = np.zeros(int(self.counts.sum()) * CHECKPOINT_BARS)
-        cells[self.cells] = values
+        cells[self._places] = values
         return cells
+
+    def unpadded(self, cells: Floats) -> Floats:
+        """The rows that `padded` has put into cells."""
+        return cells[self._places]
+
+    @property
+    def _places(self) -> slice | NDArray[np.int64]:
+        # The rows of a single series lie as they do.
+        return slice(0, len(self.cells)) if len(self.counts) == 1 else self.cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +171,9 @@ def _carry(blocks: _Blocks, parts: Sequence[_Part]) -> None:
     fall = np.array([[part.fall[-1]] for part in parts])
     state = np.stack([part.state[order] for part in parts])
     left_over = np.empty_like(base)
+    if len(counts) == 1:
+        _carry_along(base, ends, fall[:, 0], state[:, 0], left_over)
+        counts = counts[:0]
     for step in range(int(counts.max(initial=0))):
         block = firsts[: np.searchsorted(-counts, -step)] + step
         first_values = base[:, block]
@@ -169,3 +182,16 @@ def _carry(blocks: _Blocks, parts: Sequence[_Part]) -> None:
         state[:, : len(block)] = distance * fall + ends[:, block] + first_values
     for part, distances in zip(parts, left_over, strict=True):
         part.left_over[:] = distances
+
+
+def _carry_along(base: Floats, ends: Floats, falls: Floats, states: Floats, left_over: Floats) -> None:
+    """The distances of a single series: Python's numbers are faster than arrays of one value."""
+    for first_values, last, fall, value, distances in zip(
+        base, ends, falls.tolist(), states.tolist(), left_over, strict=True
+    ):
+        handed_over = []
+        for first, end in zip(first_values.tolist(), last.tolist(), strict=True):
+            distance = value - first
+            handed_over.append(distance)
+            value = distance * fall + end + first  # noqa: PLW2901 - the state goes on
+        distances[:] = handed_over
