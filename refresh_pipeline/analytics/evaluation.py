@@ -30,7 +30,7 @@ BLOCKS_VERSION = 1
 # Warm-ups are rounded up to these numbers of bars: formulas that begin at the same bar share their slices.
 STEPS = (32, 64, 128, 256, 384, 512, 640, 768)
 # Stretches from which on a step of all of them is faster than a loop over each, and how many fit into a cache.
-SEVERAL, AT_ONCE = 8, 512
+SEVERAL, AT_ONCE = 8, 1024
 # Rows of consecutive blocks that a function of a window computes in one call, as many as fit into a core's cache.
 SPAN_BARS = 16 * BLOCK_BARS
 
