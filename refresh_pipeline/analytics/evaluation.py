@@ -242,6 +242,10 @@ class _BlockRows:
     earlier: int
     into: int
 
+    def start(self, before: int) -> int:
+        """The first row of the stretch that begins so many bars before the block, or with the series."""
+        return max(self.block - before, self.series)
+
 
 def _blocks(bars: Bars) -> Iterator[_BlockRows]:
     into = 0
@@ -368,14 +372,14 @@ class _Together:
     group: NullingGroup
     calls: Sequence[_NullingCall]
     others: Sequence[_NullingCall]
-    # Blocks before which the series is as long as the stretch.
+    # Blocks whose stretch is at least as long as the warm-up.
     deep: Sequence[_BlockRows]
 
     @classmethod
     def of(cls, group: NullingGroup, blocks: Sequence[_BlockRows]) -> "_Together":
         before, _, every = group
         calls = [call for call in every if call.formula.side_by_side is not None]
-        deep = [each for each in blocks if each.block - before >= each.series] if calls else []
+        deep = [each for each in blocks if each.end - each.start(before) >= before] if calls else []
         if len(deep) < SEVERAL:
             return cls(group, [], every, [])
         return cls(group, calls, [call for call in every if call not in calls], deep)
@@ -383,7 +387,7 @@ class _Together:
     def left_of(self, block: _BlockRows) -> NullingGroup:
         """The group with the calls that are made for a block alone."""
         before, takes, every = self.group
-        is_deep = block.block - before >= block.series
+        is_deep = block.end - block.start(before) >= before
         return before, takes, self.others if self.calls and is_deep else every
 
     def compute(self, bars: Bars, matrix: Floats) -> None:
@@ -391,14 +395,15 @@ class _Together:
         before, takes, _ = self.group
         for begin in range(0, len(self.deep) if self.calls else 0, AT_ONCE):
             blocks = self.deep[begin : begin + AT_ONCE]
-            stretches = [[bars[name][each.block - before : each.end] for name in takes] for each in blocks]
+            stretches = [[bars[name][each.start(before) : each.end] for name in takes] for each in blocks]
             for call in self.calls:
                 side_by_side = call.formula.side_by_side
                 outputs = side_by_side(stretches, *call.formula.arguments) if side_by_side else ()
                 for numbers, output in zip(call.fills, outputs, strict=True):
                     values = np.ascontiguousarray(output.T)
                     for block, row in zip(blocks, values, strict=True):
-                        wanted = row[block.begin - block.block + before : block.end - block.block + before]
+                        start = block.start(before)
+                        wanted = row[block.begin - start : block.end - start]
                         matrix[numbers, block.into : block.into + len(wanted)] = wanted
 
 
@@ -412,7 +417,7 @@ def _compute_block(
     into = slice(block_rows.into, block_rows.into + block_rows.end - block_rows.begin)
     moved = movement.throughout(block_rows.begin, block_rows.end, block_rows.series)
     for before, takes, calls in groups:
-        start = max(block_rows.block - before, block_rows.series)
+        start = block_rows.start(before)
         arrays = [bars[name][start : block_rows.end] for name in takes]
         for call in calls:
             outputs = outputs_of(call.by_movement[moved], arrays, block_rows.begin - start)

@@ -22,7 +22,7 @@ MARKETS = (
 
 def stretches_of(formula: BlockFormula, market: Market) -> list[list[Floats]]:
     """Stretches as blocks have them, of several lengths."""
-    candles, ends = history(market), (1300, 1811, 2100, 2700, 3212, 4001, 4999, 6000)
+    candles, ends = history(market), (1024, 1300, 1811, 2100, 2700, 3212, 4001, 4999, 6000)
     begins = [(end - 1) // 512 * 512 - formula.begins_before for end in ends]
     return [
         [candles[name][max(begin, 0) : end] for name in formula.takes] for begin, end in zip(begins, ends, strict=True)
