@@ -5,7 +5,7 @@ there is no value yet. A value depends on its bar and earlier ones. Sources stan
 """
 
 from collections.abc import Callable
-from math import isnan
+from math import inf, isnan
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -148,8 +148,28 @@ def weights_of_momentum(close: Floats, periods: int) -> Floats:
 
 def mcginley(close: Floats, periods: int) -> Floats:
     """McGinley's dynamic line: it follows faster the farther the close is below it."""
-    line = _recursive(close[periods - 1 :], lambda line, price: line + (price - line) / (periods * (price / line) ** 4))
+
+    def step(line: float, price: float) -> float:
+        try:
+            return line + (price - line) / (periods * fourth_power(price / line))
+        except ZeroDivisionError:
+            # Below a line by 81 powers of ten: it has no value, and begins anew with the next bar.
+            return np.nan
+
+    line = _recursive(close[periods - 1 :], step)
     return np.append(np.full(min(periods - 1, len(close)), np.nan), line)
+
+
+def fourth_power(number: float) -> float:
+    """Python's own, infinite where that is out of range.
+
+    >>> fourth_power(2.0), fourth_power(1e100)
+    (16.0, inf)
+    """
+    try:
+        return number**4
+    except OverflowError:
+        return inf
 
 
 def frama(high: Floats, low: Floats, close: Floats, periods: int) -> Floats:

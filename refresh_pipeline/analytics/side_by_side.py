@@ -123,8 +123,8 @@ def mcginley(stretches: Stretches, periods: int) -> tuple[Table, ...]:
     prices = table([close for (close,) in stretches])
 
     def step(line: Floats, price: Floats) -> Floats:
-        power = np.array([each**4 for each in (price / line).tolist()])
-        return line + (price - line) / (periods * power)
+        power = np.array(list(map(charting.fourth_power, (price / line).tolist())))
+        return np.where((power == 0) | (line == 0), np.nan, line + (price - line) / (periods * power))
 
     result = np.full_like(prices, np.nan)
     with np.errstate(all="ignore"):

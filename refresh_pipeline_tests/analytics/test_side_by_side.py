@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from refresh_pipeline.analytics import charting, side_by_side
 from refresh_pipeline.analytics.charting_registry import CHARTING, ChartingFunction
 from refresh_pipeline.analytics.denominators import without_nulls
 from refresh_pipeline.analytics.evaluation import BlockFormula, Part, of_kind, outputs_of
@@ -41,6 +42,15 @@ def test_many_stretches_at_once_have_the_values_of_each_alone(function: Charting
         alone = formula.function(*stretch, *formula.arguments)
         for output, wanted in zip(together, alone if isinstance(alone, tuple) else (alone,), strict=True):
             np.testing.assert_array_equal(output[: len(wanted), number], wanted)
+
+
+@pytest.mark.parametrize("prices", [(1e100, 1e-100), (1e-100, 1e100)], ids=["collapse", "rise"])
+def test_a_line_begins_anew_where_a_price_leaves_all_measure(prices: tuple[float, float]) -> None:
+    close = np.repeat(prices, 40)
+    alone = charting.mcginley(close, 14)
+    [together] = side_by_side.mcginley([[close]], 14)
+    np.testing.assert_array_equal(together[:, 0], alone)
+    assert np.isfinite(alone[-30:]).all()
 
 
 PARTS = [part for part in INDICATORS.parts if isinstance(part, Part)]
