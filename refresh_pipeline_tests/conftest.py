@@ -298,9 +298,9 @@ def new_world(founded: "World", tmp_path: Path) -> "Iterator[World]":
 @pytest.fixture
 def wide_world(tmp_path: Path) -> "Iterator[World]":
     """A world in which nothing has happened, whose market computes all default columns, and this process inside."""
-    from refresh_pipeline_tests.project_folder import BAZAAR, EXPORTS, World  # noqa: PLC0415
+    from refresh_pipeline_tests.project_folder import BAZAAR, EXPORTS, UPLOADS, World  # noqa: PLC0415
 
-    world = World.founded(tmp_path / "world", BAZAAR + EXPORTS)
+    world = World.founded(tmp_path / "world", BAZAAR + EXPORTS + UPLOADS)
     with inside(world.root):
         yield world
 

@@ -55,6 +55,8 @@ max_deviation_percent: 1000
 FEW_INDICATORS = f"{BAZAAR}indicators: {{compute: [sma_10, ema_20, mfi]}}\n"
 # Two files of each series: tests of what may happen to a file need no more.
 EXPORTS = "exports: {default: {}}\n"
+# They are copied into the folder `uploads` of the data folder.
+UPLOADS = "destinations: {uploads: {}}\n"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -75,7 +77,7 @@ class World:
     root: Path
 
     @classmethod
-    def founded(cls, root: Path, market: str = FEW_INDICATORS + EXPORTS, name: str = "bazaar") -> "World":
+    def founded(cls, root: Path, market: str = FEW_INDICATORS + EXPORTS + UPLOADS, name: str = "bazaar") -> "World":
         """A new one, with full files of candles for every series of `bazaar`."""
         for folder in ("home", "markets", "candles"):
             (root / folder).mkdir(parents=True)

@@ -18,9 +18,12 @@ from refresh_pipeline.api.encoding import matches
 from refresh_pipeline.api.parameters import MarketParameter
 from refresh_pipeline.api.problems import Problem, ProblemError
 from refresh_pipeline.api.service import Service, service_of
+from refresh_pipeline.destinations.upload_url import OFF
 from refresh_pipeline.market.candles import iso_utc
-from refresh_pipeline.market.destination_spec import FileSpec
+from refresh_pipeline.market.destination_spec import UPLOADS, FileSpec
 from refresh_pipeline.market.model import Market
+from refresh_pipeline.pipeline.uploads_off import default_folder, markets_without_uploads
+from refresh_pipeline.settings import Settings
 from refresh_pipeline.warehouse.queries import has_tables
 from refresh_pipeline.warehouse.schema import Table, qualified
 
@@ -92,7 +95,7 @@ async def uploads(request: Request, market: MarketParameter = None) -> Response:
 
 @router.get("/upload/status")
 async def upload_status(request: Request) -> Response:
-    """Whether files arrive at their destinations."""
+    """Whether files arrive at their destinations, and why uploads are off."""
     service = service_of(request)
     rows, failed = [], []
     for one in service.markets:
@@ -167,9 +170,12 @@ def _listed(connection: duckdb.DuckDBPyConnection, market: Market, path: str) ->
     return next((dict(zip(names, row, strict=True)) for row in answer.fetchall()), None)
 
 
-def uploads_files(markets: Sequence[Market]) -> bool:
-    """Whether a market's export files go to a destination; the folder of uploads is one."""
-    return any(isinstance(spec, FileSpec) for market in markets for spec in market.destinations.values())
+def uploads_files(settings: Settings, markets: Sequence[Market]) -> bool:
+    """Whether a market's export files go to a destination."""
+    further = (spec for market in markets for name, spec in market.destinations.items() if name != UPLOADS)
+    return len(markets_without_uploads(settings, markets)) < len(markets) or any(
+        isinstance(spec, FileSpec) for spec in further
+    )
 
 
 def _status(service: Service, rows: Sequence[Row], failed: Sequence[Row]) -> Row:
@@ -182,9 +188,12 @@ def _status(service: Service, rows: Sequence[Row], failed: Sequence[Row]) -> Row
     faults = [
         f"{row['market']} {row['asset']} {row['instrument']} {row['timeframe']}: {row['reason']}" for row in failed
     ]
-    shown = _plain(url) or ("dropbox:///" if has_dropbox else f"file://{settings.data / 'uploads'}")
+    without = {market.name for market in markets_without_uploads(settings, service.markets)}
+    is_off = len(without) == len(service.markets)
+    shown = _plain(url) or ("dropbox:///" if has_dropbox else None if is_off else default_folder(settings).as_uri())
     return {
-        "upload_enabled": uploads_files(service.markets),
+        "upload_enabled": uploads_files(settings, service.markets),
+        "upload_off": OFF if without else None,
         "dropbox_configured": has_dropbox,
         "upload_path_current": shown,
         "upload_path_full": shown,
@@ -195,6 +204,7 @@ def _status(service: Service, rows: Sequence[Row], failed: Sequence[Row]) -> Row
             {
                 "market": market,
                 "destination": name,
+                "enabled": name != UPLOADS or market not in without,
                 "files": len(files),
                 "bytes": sum(row["bytes"] or 0 for row in files),
                 "last_upload": max(row["uploaded_at"] for row in files),

@@ -241,7 +241,7 @@ def predecessors_config(service: Service) -> Row:
         "instruments": instruments,
         "timeframes": [one.value for one in timeframes],
         "max_workers": len(markets),
-        "enable_upload": uploads_files(markets),
+        "enable_upload": uploads_files(service.settings, markets),
         "data_path": str(service.settings.exports_dir),
         "use_fresh": any(one.source.kind != "files" for one in markets),
         "use_full": any(str(export.window) == "full" for one in markets for export in one.exports.values()),

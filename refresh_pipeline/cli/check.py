@@ -112,8 +112,7 @@ def print_checks(console: Console, results: Sequence["CheckResult"]) -> None:
         table = grid("check", "asset", "result", wrapped=("result",), title=market)
         checks = list(members)
         for result in checks:
-            verdict = Text("passed", style="green") if result.passed else Text(result.summary or "failed", style="red")
-            table.add_row(result.name, result.asset, verdict)
+            table.add_row(result.name, result.asset, _verdict(result))
         print_table(console, table)
         console.print()
         for result in checks:
@@ -122,6 +121,12 @@ def print_checks(console: Console, results: Sequence["CheckResult"]) -> None:
     console.print(
         f"{counted(len(results), 'check')}, {failed} failed", style="red" if failed else "green", highlight=False
     )
+
+
+def _verdict(result: "CheckResult") -> Text:
+    if result.passed:
+        return Text(f"passed, {result.summary}" if result.summary else "passed", style="green")
+    return Text(result.summary or "failed", style="red")
 
 
 def _print_faults(console: Console, result: "CheckResult") -> None:

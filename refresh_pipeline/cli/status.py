@@ -9,13 +9,14 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from refresh_pipeline.cli.console import counted, grid, out, print_table, print_warning, share_text
+from refresh_pipeline.cli.console import counted, grid, out, print_line, print_table, print_warning, share_text
 from refresh_pipeline.cli.options import (
     DataDirOption,
     InstrumentOption,
     JsonOption,
     MarketOption,
     NowOption,
+    Request,
     TimeframeOption,
     chosen_series,
     request,
@@ -72,10 +73,25 @@ def status(
             out.print("No series failed or lacks candles.", style="green")
             return
         print_status(out, place_of(wanted.settings.warehouse).name, rows, by_series=by_series)
+        _print_uploads(wanted)
         for name, count in accepted.items():
             out.print(
                 f"{name}: {counted(count, 'fault')} acknowledged; refresh acknowledge --market {name} --list lists them"
             )
+
+
+def _print_uploads(wanted: Request) -> None:
+    """Say that uploads are off, and which files of earlier ones are there."""
+    from refresh_pipeline.destinations.upload_url import OFF
+    from refresh_pipeline.pipeline.uploads_off import former_uploads, markets_without_uploads
+
+    without = markets_without_uploads(wanted.settings, wanted.markets)
+    if not without:
+        return
+    of = "" if len(without) == len(wanted.markets) else f" of {', '.join(market.name for market in without)}"
+    print_line(f"uploads{of} {OFF}")
+    if sentence := former_uploads(wanted.settings):
+        print_warning(sentence)
 
 
 def is_at_fault(row: Row) -> bool:

@@ -20,6 +20,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from refresh_pipeline.cli.console import grid, print_table, program
+from refresh_pipeline.destinations.upload_url import OFF
 from refresh_pipeline.market.candles import iso_utc
 from refresh_pipeline.market.gaps import Gap
 from refresh_pipeline.market.model import Market
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 # More instruments or timeframes than these are not named in a command.
 MOST_NAMED = 5
 COUNTS = ("series", "added", "revised", "computed", "exported", "uploaded")
+PLACES = ("warehouse", "exports", "uploads")
 # Outcomes whose reason speaks of something else than rejected candles.
 UNREJECTED = ("failed", "no data")
 # Where the faults of a check stand.
@@ -101,13 +103,23 @@ def print_refreshed(
         _print_failures(console, result)
         if result.gaps and action == "refresh":
             console.print(Text(missing_candles(result.market, result.gaps), style="yellow"), soft_wrap=True)
-    for name, place in (results[-1].places if results else {}).items():
-        console.print(f"{name:<10} {place}", soft_wrap=True, highlight=False, markup=False)
+    for line in _places(results):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     if action == "backfill":
         console.print("The next [bold]refresh once[/bold] or the publishing schedule writes the export files.")
     up = ("; web UI and dashboard: ", service) if service else (", ", (f"{program()} up", "bold"))
     end = "." if service else " (web UI and dashboard)."
     console.print(Text.assemble("Next: ", (f"{program()} status", "bold"), *up, end))
+
+
+def _places(results: Sequence["Refreshed"]) -> Iterator[str]:
+    """A line for each place, with the markets that have it where others have another one."""
+    markets: dict[tuple[str, str], list[str]] = {}
+    for result in results:
+        for place in result.places.items():
+            markets.setdefault(place, []).append(result.market.name)
+    for (name, place), names in sorted(markets.items(), key=lambda entry: PLACES.index(entry[0][0])):
+        yield f"{name:<10} {place}" + (f" ({', '.join(names)})" if len(names) < len(results) else "")
 
 
 def missing_candles(market: Market, gaps: Sequence[Gap]) -> str:
@@ -167,11 +179,15 @@ def _group_row(key: Any, outcomes: Sequence[SeriesOutcome], by_series: bool) -> 
             sum(outcome.rows_added + outcome.rows_revised for outcome in outcomes if outcome.asset == Table.indicators)
         ),
         updated(Table.exports),
-        updated(Table.uploads),
+        "off" if _uploads_are_off(outcomes) else updated(Table.uploads),
         _outcome_text(
             counted or [outcome.outcome for outcome in outcomes if outcome.asset == Table.exports], len(failed)
         ).append(_rejections(outcomes), style="yellow"),
     ]
+
+
+def _uploads_are_off(outcomes: Sequence[SeriesOutcome]) -> bool:
+    return any(each.asset == Table.uploads and each.reason == OFF for each in outcomes)
 
 
 def _outcome_text(outcomes: Sequence[str], failed: int) -> Text:

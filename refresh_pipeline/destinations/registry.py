@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from refresh_pipeline.destinations import Destination
 from refresh_pipeline.destinations.paths import WrongDestination
-from refresh_pipeline.destinations.upload_url import uploads_spec
+from refresh_pipeline.destinations.upload_url import is_off, uploads_spec
 from refresh_pipeline.extras import install_command
 from refresh_pipeline.market.destination_spec import BaseSpec, FileSpec, RedisSpec, UploadsSpec
 
@@ -26,19 +26,21 @@ DESTINATIONS: Mapping[str, str] = {
 
 def open_destination(
     spec: FileSpec, credentials: Mapping[str, str], *, upload_url: str | None = None, default_folder: Path
-) -> Destination:
-    """The destination for files that a spec describes.
+) -> Destination | None:
+    """The destination for files that a spec describes; None for uploads that are off.
 
     Args:
         spec: of a market's YAML; that of `uploads` stands for the upload URL.
         credentials: the set credentials, by the name of their environment variable.
         upload_url: REFRESH_UPLOAD_URL, as set.
-        default_folder: where uploads go when neither a URL nor Dropbox's credentials are set.
+        default_folder: where uploads go that the YAML has, when neither a URL nor Dropbox's credentials are set.
 
     Raises:
         WrongDestination: the URL is of no known kind, or a credential or a package is missing.
     """
     if isinstance(spec, UploadsSpec):
+        if is_off(spec, upload_url, credentials):
+            return None
         spec = uploads_spec(upload_url, credentials, default_folder)
     return _opened(spec, credentials)
 

@@ -14,11 +14,36 @@ from refresh_pipeline.market.destination_spec import (
     FileSpec,
     FolderSpec,
     ObjectStoreSpec,
+    UploadsSpec,
 )
 
 ALLOWED = f"file:///a/folder, dropbox:///a/folder, {BUCKET_URLS}"
 # The options of an s3:// URL that its query may hold, as they are called in YAML.
 BUCKET_OPTIONS = ("endpoint", "region", "insecure_http")
+
+
+OFF = (
+    "off, no destination is named: set REFRESH_UPLOAD_URL=file:///a/folder, "
+    "or destinations: {uploads: {}} in the market's YAML"
+)
+
+
+def is_off(spec: UploadsSpec, upload_url: str | None, credentials: Mapping[str, str]) -> bool:
+    """Whether nothing is uploaded, since neither a setting nor the market's YAML names a destination.
+
+    >>> is_off(UploadsSpec(), None, {}), is_off(UploadsSpec(), "file:///srv/candles", {})
+    (True, False)
+
+    Args:
+        spec: of the market.
+        upload_url: REFRESH_UPLOAD_URL, as set.
+        credentials: the set credentials, by the name of their environment variable.
+    """
+    return not (spec.is_named or (upload_url or "").strip() or _uses_dropbox(credentials))
+
+
+def _uses_dropbox(credentials: Mapping[str, str]) -> bool:
+    return any(value for name, value in credentials.items() if name.startswith("DROPBOX_"))
 
 
 def uploads_spec(upload_url: str | None, credentials: Mapping[str, str], default_folder: Path) -> FileSpec:
@@ -39,8 +64,9 @@ def uploads_spec(upload_url: str | None, credentials: Mapping[str, str], default
     """
     url = (upload_url or "").strip()
     if not url:
-        uses_dropbox = any(value for name, value in credentials.items() if name.startswith("DROPBOX_"))
-        return DropboxSpec(kind="dropbox") if uses_dropbox else FolderSpec(kind="folder", directory=str(default_folder))
+        if _uses_dropbox(credentials):
+            return DropboxSpec(kind="dropbox")
+        return FolderSpec(kind="folder", directory=str(default_folder))
     scheme = split_url(url).scheme
     if scheme in SPECS:
         return SPECS[scheme](url)

@@ -111,6 +111,16 @@ class UploadsSpec(FileSpec, frozen=True):
 
     kind: Literal["uploads"] = UPLOADS
 
+    @property
+    def is_named(self) -> bool:
+        """Whether the market's YAML has it, be it `{}`: its files go into a folder then where no setting names another.
+
+        >>> UploadsSpec().is_named, UploadsSpec(kind="uploads").is_named
+        (False, True)
+        """
+        # What is read from a YAML has its kind said; what stands in for a silent one has not.
+        return "kind" in self.model_fields_set
+
 
 class FolderSpec(FileSpec, frozen=True):
     """A folder of this machine, or one that is mounted here."""

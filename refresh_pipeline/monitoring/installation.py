@@ -14,11 +14,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
+from refresh_pipeline.destinations.upload_url import OFF
 from refresh_pipeline.instance.data_lock import holder_of
 from refresh_pipeline.instance.instance_file import missing_instance_keys
 from refresh_pipeline.market.model import Market, MarketError
 from refresh_pipeline.monitoring.status import calendar_warnings
 from refresh_pipeline.pipeline.market_validation import missing_credentials, require_usable
+from refresh_pipeline.pipeline.uploads_off import former_uploads, markets_without_uploads
 from refresh_pipeline.settings import Settings, dagster_home, setting_faults, shipped
 from refresh_pipeline.sources.registry import base_urls
 from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect, place_of
@@ -69,6 +71,7 @@ def examine(settings: Settings, markets: Sequence[Market], *, offline: bool) -> 
     yield _instance_file(settings)
     for market in markets:
         yield from _market(settings, market)
+    yield from _uploads(settings, markets)
     if not offline:
         for host, names in _venues(settings, markets).items():
             yield from _venue(host, names)
@@ -196,6 +199,16 @@ def _market(settings: Settings, market: Market) -> Iterator[Finding]:
         yield Finding(subject, Health.warning, warning.partition(": ")[2])
     if not unset and not warnings:
         yield Finding(subject, Health.ok, f"{len(market.series)} series of {market.source.kind}")
+
+
+def _uploads(settings: Settings, markets: Sequence[Market]) -> Iterator[Finding]:
+    without = markets_without_uploads(settings, markets)
+    if not without:
+        return
+    names = ", ".join(market.name for market in without)
+    yield Finding("uploads", Health.ok, f"{names}: {OFF}")
+    if sentence := former_uploads(settings):
+        yield Finding("uploads", Health.warning, sentence)
 
 
 def _venues(settings: Settings, markets: Sequence[Market]) -> dict[str, list[str]]:

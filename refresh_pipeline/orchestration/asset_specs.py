@@ -24,10 +24,11 @@ DESCRIPTIONS = {
     Table.indicators: "Averages, momentum, volatility, volume, cycles, patterns, sessions, levels and regimes of every "
     "candle; the market's YAML chooses among them. Only what changed since the last time is computed, and "
     "equals computing everything.",
-    Table.exports: "The files that the market's YAML asks for (without a word of it, a CSV and a Parquet file per "
-    "series with candles, enhanced columns and indicators), written whole or not at all, each with a manifest row.",
-    Table.uploads: "The export files at their destination: a folder, or Dropbox when its credentials are set. "
-    "Unchanged files are left alone; what was sent is verified there.",
+    Table.exports: "The files that the market's YAML asks for (without a word of it, a CSV file of candles per "
+    "series, and all columns of all series in Parquet), written whole or not at all, each with a manifest row.",
+    Table.uploads: "The export files at their destination: what REFRESH_UPLOAD_URL names, Dropbox where its "
+    "credentials are set, or a folder where the market's YAML has `uploads`. Nothing is sent where none of them names "
+    "one. Unchanged files are left alone; what was sent is verified there.",
 }
 KINDS = {
     Table.raw_candles: ("duckdb",),

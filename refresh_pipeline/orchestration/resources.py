@@ -17,6 +17,7 @@ from refresh_pipeline.market.destination_spec import FileSpec, RedisSpec
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.operations.missing_warehouse import why_missing
 from refresh_pipeline.orchestration.run_options import run_options_resources
+from refresh_pipeline.pipeline.uploads_off import default_folder
 from refresh_pipeline.settings import Settings, credentials, load_settings, secret
 from refresh_pipeline.sources import Source
 from refresh_pipeline.sources.registry import open_source
@@ -53,8 +54,10 @@ class Uploads:
 
     default_folder: Path
 
-    def open(self, spec: FileSpec) -> Destination:
+    def open(self, spec: FileSpec) -> Destination | None:
         """The destination for files that a market's YAML describes; the settings say where `uploads` go.
+
+        None for uploads that are off.
 
         Raises:
             ValueError: the upload URL is of no known kind, credentials are incomplete, or a package is missing.
@@ -103,7 +106,7 @@ def warehouse_resource(settings: Settings) -> dg.ResourceDefinition:
 
 def uploads_of(settings: Settings) -> Uploads:
     """The resource that opens destinations, with its default folder."""
-    return Uploads(settings.data / "uploads")
+    return Uploads(default_folder(settings))
 
 
 def _without_config(make: Callable[[], object]) -> dg.ResourceDefinition:

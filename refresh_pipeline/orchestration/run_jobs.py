@@ -10,11 +10,11 @@ import dagster as dg
 from dagster import DagsterRunStatus, RunsFilter
 from filelock import FileLock
 
+from refresh_pipeline.destinations.upload_url import OFF
 from refresh_pipeline.instance.disk_reserve import keep_reserve
 from refresh_pipeline.instance.instance_file import require_database
 from refresh_pipeline.instance.orphaned_runs import PROCESS_TAG, going_runs, this_process
 from refresh_pipeline.market.candles import parse_instant
-from refresh_pipeline.market.destination_spec import UploadsSpec
 from refresh_pipeline.market.gaps import Gap, Place
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.partition_ranges import range_tags
@@ -50,6 +50,7 @@ class Refreshed:
     errors: Sequence[str]
     # Sentences that are not true, with the number of faults.
     failed_checks: Mapping[str, str]
+    # Where warehouse, exports and uploads are, or that uploads are off.
     places: Mapping[str, str]
     # What is missing between the candles of series that were fetched, and that the source has not denied twice.
     gaps: Sequence[Gap] = ()
@@ -129,7 +130,7 @@ def run_jobs(
         outcomes,
         [message for result in results for message in _errors(result)],
         {name: count for result in results for name, count in _failed_checks(result).items()},
-        _places(settings),
+        _places(settings, market),
         _gaps(settings, market, outcomes, str(options.get("now", ""))),
     )
 
@@ -258,9 +259,10 @@ def _failed_checks(result: dg.ExecuteInProcessResult) -> dict[str, str]:
     }
 
 
-def _places(settings: Settings) -> dict[str, str]:
+def _places(settings: Settings, market: Market) -> dict[str, str]:
     places = {"warehouse": settings.warehouse, "exports": str(settings.exports_dir)}
     # A wrong destination was told already, as the error of the step that needed it.
     with suppress(ValueError):
-        places["uploads"] = uploads_of(settings).open(UploadsSpec()).url
+        destination = uploads_of(settings).open(market.uploads)
+        places["uploads"] = destination.url if destination else OFF
     return places

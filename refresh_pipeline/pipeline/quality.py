@@ -10,6 +10,7 @@ import duckdb
 import numpy as np
 
 from refresh_pipeline.destinations import Destination, DestinationError
+from refresh_pipeline.destinations.upload_url import OFF
 from refresh_pipeline.market.calendars.base import Calendar, length_of
 from refresh_pipeline.market.candles import CANDLE_COLUMNS, PRICE_COLUMNS, TIME_UNIT, Candles, instant
 from refresh_pipeline.market.destination_spec import FileSpec, RedisSpec
@@ -61,10 +62,14 @@ class Verdict:
     is_cut_short: bool = False
     # Faults that a person has accepted; they are not among `faults`.
     acknowledged: int = 0
+    # Why nothing was examined, where that is no fault.
+    remark: str = ""
 
     @property
     def summary(self) -> str | None:
         """The number of faults, or of series with faults, and of acknowledged ones in words; None where there are none.
+
+        Where there is a remark, it comes last.
 
         >>> from refresh_pipeline.market.series import Series
         >>> from refresh_pipeline.market.timeframe import Timeframe
@@ -76,7 +81,8 @@ class Verdict:
         count = len({fault.series for fault in self.faults}) if self.noun == SERIES else len(self.faults)
         failed = [f"{at_least}{count} of {self.examined} {self.noun} failed"] if self.faults else []
         accepted = [f"{self.acknowledged} acknowledged"] if self.acknowledged else []
-        return ", ".join(failed + accepted) or None
+        remark = [self.remark] if self.remark else []
+        return ", ".join(failed + accepted + remark) or None
 
     def without(self, accepted: Collection[tuple[str, str, str]]) -> "Verdict":
         """The verdict without the faults of these identities; unchanged where not every fault is listed."""
@@ -449,9 +455,9 @@ def _altered(root: Path, file: Exported) -> Fault | None:
 
 
 def upload_verdict(
-    warehouse: Warehouse, market: Market, spec: FileSpec, open_destination: Callable[[], Destination]
+    warehouse: Warehouse, market: Market, spec: FileSpec, open_destination: Callable[[], Destination | None]
 ) -> Verdict:
-    """Whether a destination holds what was last exported."""
+    """Whether a destination holds what was last exported; nothing is examined where uploads are off."""
     series = with_datasets(market.series)
     with warehouse.session(market.name):
         warehouse.prepare(market)
@@ -461,7 +467,10 @@ def upload_verdict(
     if not files:
         return Verdict([], 0, FILES)
     try:
-        hashes = open_destination().hashes(list(files))
+        destination = open_destination()
+        if destination is None:
+            return Verdict([], 0, FILES, remark=OFF)
+        hashes = destination.hashes(list(files))
     except DestinationError as error:
         return Verdict([Fault(next(iter(files.values())).series, None, str(error))], len(files), FILES)
     faults = [

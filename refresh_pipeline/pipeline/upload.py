@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from refresh_pipeline.destinations import Destination, Outgoing, Uploaded
+from refresh_pipeline.destinations.upload_url import OFF
 from refresh_pipeline.market.destination_spec import FileSpec
 from refresh_pipeline.market.export_spec import ALL_INSTRUMENTS, Format, Layer
 from refresh_pipeline.market.model import Market
@@ -48,10 +49,16 @@ def upload(
     batch: Sequence[Series],
     *,
     root: Path,
-    destination: Destination,
+    destination: Destination | None,
     now: datetime,
 ) -> dict[Series, Attempt]:
-    """Bring every export file of the batch to the destination, unless the same content is there already."""
+    """Bring every export file of the batch to the destination, unless the same content is there already.
+
+    Where there is none, uploads are off: no series has failed then, and each says so.
+    """
+    if destination is None:
+        off = Attempt.of(remark=OFF, changed=False, has_data=True, metadata={"uploads": OFF})
+        return dict.fromkeys(batch, off)
     with warehouse.session(market.name):
         manifest = {each.path: each for each in warehouse.exported(market, with_datasets(batch))}
         known = {each.path: each for each in warehouse.uploaded(market, spec.name, with_datasets(batch))}

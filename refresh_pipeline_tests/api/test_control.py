@@ -259,13 +259,16 @@ def test_the_configuration_shows_no_secret(tmp_path: Path) -> None:
 def test_the_predecessors_configuration_follows_the_markets(shop: Shop) -> None:
     said = yaml.safe_load(MALL)
     files = {**said, "name": "files", "source": {"kind": "files", "directory": "candles"}}
+    uploading = {**said, "destinations": {"uploads": {}}}
+    copying = {**said, "destinations": {"share": {"kind": "folder", "directory": "share"}}}
     short = {**files, "exports": {"current": {"window": {"last": 330}}}, "timeframes": ["D1"]}
     asked = ("instruments", "max_workers", "enable_upload", "use_fresh", "use_full", "refresh_interval")
     for given, wanted in (
         ([], ([], 0, False, False, False, None)),
-        ([said], (["BTC/USD", "ADA/USD"], 1, True, True, True, 3600)),
-        ([files, said], (["BTC/USD", "ADA/USD"], 2, True, True, True, 3600)),
-        ([short], (["BTC/USD", "ADA/USD"], 1, True, False, False, 86400)),
+        ([said], (["BTC/USD", "ADA/USD"], 1, False, True, True, 3600)),
+        ([files, uploading], (["BTC/USD", "ADA/USD"], 2, True, True, True, 3600)),
+        ([copying], (["BTC/USD", "ADA/USD"], 1, True, True, True, 3600)),
+        ([short], (["BTC/USD", "ADA/USD"], 1, False, False, False, 86400)),
     ):
         service = Service.of(shop.settings, [Market.model_validate(one) for one in given], lambda: NOW)
         assert tuple(predecessors_config(service)[name] for name in asked) == wanted

@@ -242,6 +242,14 @@ def test_a_file_is_verified_against_the_manifest(tab: Tab, server: Server) -> No
     tab.until(f"window.found === '{digest}'")
 
 
+def test_the_page_of_files_says_how_uploads_are_turned_on(tab: Tab, server: Server) -> None:
+    show(tab, server, "/files", "text.includes('demo/')")
+    tab.evaluate(
+        "[...document.querySelectorAll('[role=tab]')].find(one => one.innerText.startsWith('Uploads')).click()"
+    )
+    tab.until("text.includes('Uploads are off') && text.includes('No destination is named: set REFRESH_UPLOAD_URL=')")
+
+
 def test_the_documentation_tries_a_question(tab: Tab, server: Server) -> None:
     show(tab, server, "/docs", "text.includes('/api/v1/health')")
     tab.evaluate("document.getElementById('get-api-v1-health').open = true")

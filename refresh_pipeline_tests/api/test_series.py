@@ -212,7 +212,9 @@ def test_files_are_those_of_the_manifest_alone(client: httpx.Client, shop: Shop)
 
 def test_the_predecessors_upload_status(client: httpx.Client) -> None:
     body = client.get(f"{V1}/upload/status").json()
-    assert (body["upload_enabled"], body["dropbox_configured"], body["last_upload"]) == (True, False, None)
+    assert (body["upload_enabled"], body["dropbox_configured"], body["last_upload"]) == (False, False, None)
+    assert body["upload_path_current"] is None
+    assert body["upload_off"].startswith("off, no destination is named")
     assert client.get(f"{V1}/uploads").json() == {"records": 0, "uploads": []}
 
 

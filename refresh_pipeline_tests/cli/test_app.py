@@ -71,6 +71,7 @@ def test_once_refreshes_publishes_and_says_so(world: World) -> None:
     assert "H1 4 8 0 8 4 4 4 updated" in lines
     assert f"warehouse {world.root}/data/refresh.duckdb" in lines
     assert f"uploads file://{world.root}/data/uploads" in lines
+    assert "uploads" not in command("status", *AT_LATER).stdout
     assert result.stderr == ""
     assert {row["bars_behind"] for row in status(*AT_LATER)} == {0}
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from refresh_pipeline.cli.gaps import print_gaps
 from refresh_pipeline.cli.status import print_status
 from refresh_pipeline.cli.tables import print_refreshed, progress_bars
+from refresh_pipeline.destinations.upload_url import OFF
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.monitoring.status import status_rows
 from refresh_pipeline.orchestration.run_jobs import Refreshed
@@ -73,6 +74,13 @@ def test_a_refresh_is_a_row_per_timeframe(new_world: World) -> None:
     assert "m15 2 8 1 9 1 1 1 updated, 1 unchanged" in text.splitlines()
     assert "H1 1 0 0 0 0 0 1 no data" in text.splitlines()
     assert "warehouse /here/refresh.duckdb" in text
+
+
+def test_uploads_that_are_off_are_said_in_the_table_and_below_it(new_world: World) -> None:
+    story = [*STORY[:-1], outcome(BTC, Table.uploads, "unchanged", reason=OFF)]
+    text = printed(new_world, story, places={"warehouse": "/here/refresh.duckdb", "uploads": OFF})
+    assert "m15 2 8 1 9 1 off 1 updated, 1 unchanged" in text.splitlines()
+    assert f"uploads {OFF}" in text.splitlines()
 
 
 @pytest.mark.parametrize("action", ["refresh", "backfill", "publish"])

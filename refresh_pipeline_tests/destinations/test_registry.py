@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,34 @@ CREDENTIALS = {
 DEFAULT = Path("/data/uploads")
 
 
+NAMED = UploadsSpec(kind="uploads")
+
+
 def opened(upload_url: str | None, **credentials: str) -> Destination:
-    return open_destination(UploadsSpec(), credentials, upload_url=upload_url, default_folder=DEFAULT)
+    return opened_as(NAMED, upload_url, credentials)
+
+
+def opened_as(spec: UploadsSpec, upload_url: str | None, credentials: Mapping[str, str]) -> Destination:
+    destination = open_destination(spec, credentials, upload_url=upload_url, default_folder=DEFAULT)
+    assert destination is not None
+    return destination
 
 
 @pytest.mark.parametrize("unset", [None, "", "  "])
-def test_nothing_set_means_the_default_folder(unset: str | None) -> None:
+def test_where_nothing_names_a_destination_uploads_are_off(unset: str | None) -> None:
+    assert open_destination(UploadsSpec(), {}, upload_url=unset, default_folder=DEFAULT) is None
+    assert open_destination(UploadsSpec(), {"AWS_ACCESS_KEY_ID": "a"}, upload_url=unset, default_folder=DEFAULT) is None
+
+
+@pytest.mark.parametrize("unset", [None, "", "  "])
+def test_uploads_in_the_yaml_mean_the_default_folder(unset: str | None) -> None:
     destination = opened(unset)
     assert (destination.url, destination.hash_name) == ("file:///data/uploads", "sha256")
+
+
+def test_a_setting_names_the_destination_of_a_market_whose_yaml_is_silent() -> None:
+    assert opened_as(UploadsSpec(), "file:///exports", {}).url == "file:///exports"
+    assert opened_as(UploadsSpec(), None, CREDENTIALS).url == "dropbox:///refresh-pipeline"
 
 
 def test_credentials_mean_dropbox() -> None:
@@ -92,7 +113,7 @@ def test_only_those_who_upload_to_dropbox_import_its_sdk() -> None:
     script = (
         "import sys; from pathlib import Path; from refresh_pipeline.destinations.registry import open_destination\n"
         "from refresh_pipeline.market.destination_spec import UploadsSpec\n"
-        "open_destination(UploadsSpec(), {}, default_folder=Path('/data'))\n"
+        "open_destination(UploadsSpec(kind='uploads'), {}, default_folder=Path('/data'))\n"
         "assert not {'dropbox', 'requests', 'obstore', 'redis'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).resolve().parents[2], check=True)

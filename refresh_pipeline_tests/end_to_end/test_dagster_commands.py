@@ -13,7 +13,7 @@ import pytest
 from refresh_pipeline.settings import shipped
 from refresh_pipeline_tests.end_to_end.programs import finished
 from refresh_pipeline_tests.isolated_env import inside
-from refresh_pipeline_tests.project_folder import EXPORTS, FEW_INDICATORS, NOW, World
+from refresh_pipeline_tests.project_folder import EXPORTS, FEW_INDICATORS, NOW, UPLOADS, World
 
 WORKSPACE = ("-w", "workspace.yaml")
 PROJECT = ("-m", "refresh_pipeline.definitions")
@@ -23,7 +23,7 @@ AT_NOW = ("--config-json", json.dumps({"resources": {"run_options": {"config": {
 @pytest.fixture
 def new_world(tmp_path: Path) -> Iterator[World]:
     """A folder in which nothing has happened, whose market computes few columns."""
-    world = World.founded(tmp_path / "world", FEW_INDICATORS + EXPORTS)
+    world = World.founded(tmp_path / "world", FEW_INDICATORS + EXPORTS + UPLOADS)
     with inside(world.root):
         yield world
 

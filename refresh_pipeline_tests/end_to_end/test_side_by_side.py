@@ -20,6 +20,7 @@ instruments: [BTC/USD, ETH/USD, EUR/USD, SPX500]
 timeframes: [m5, H1]
 history: 1d
 indicators: {{compute: [sma_10, obv]}}
+destinations: {{uploads: {{}}}}
 """
 CANDLES = 4 * (288 + 24)
 

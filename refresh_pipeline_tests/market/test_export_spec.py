@@ -37,6 +37,7 @@ def test_a_market_that_says_nothing_has_candles_as_text_and_everything_as_one_da
     dataset = silent.exports["dataset"]
     assert (dataset.layout, dataset.layers, dataset.formats) == (Layout.dataset, (Layer.joined,), (Format.parquet,))
     assert [*silent.destinations] == ["uploads"]
+    assert not silent.uploads.is_named
     assert silent.publish == timedelta(hours=2)
 
 
@@ -163,6 +164,12 @@ def test_a_bucket_may_be_named_by_its_url() -> None:
     found = market(destinations="{a: {kind: object_store, url: 'gs://candles/pairs'}}").destinations["a"]
     assert isinstance(found, ObjectStoreSpec)
     assert found.url == "gs://candles/pairs"
+
+
+@pytest.mark.parametrize("keys", ["{}", "{exports: [full]}"])
+def test_uploads_are_named_by_a_yaml_that_has_them(keys: str) -> None:
+    assert market(destinations=f"{{uploads: {keys}}}").uploads.is_named
+    assert not market(destinations="{a: {kind: dropbox}}").uploads.is_named
 
 
 def test_a_template_says_what_files_are_called_at_a_destination() -> None:

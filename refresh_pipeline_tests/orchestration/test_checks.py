@@ -19,7 +19,17 @@ from refresh_pipeline.warehouse.acknowledgements import identity
 from refresh_pipeline.warehouse.check_results import recorded_checks
 from refresh_pipeline.warehouse.queries import Fault
 from refresh_pipeline_tests.isolated_env import inside
-from refresh_pipeline_tests.project_folder import BAZAAR, FEW_INDICATORS, LATER, NOW, World, command, verdicts_of
+from refresh_pipeline_tests.project_folder import (
+    BAZAAR,
+    EXPORTS,
+    FEW_INDICATORS,
+    LATER,
+    NOW,
+    UPLOADS,
+    World,
+    command,
+    verdicts_of,
+)
 
 BTC = Series("BTC/USD", Timeframe.m15)
 BTC_ROWS = "instrument = 'BTC/USD' and timeframe = 'm15'"
@@ -294,7 +304,7 @@ def test_an_upload_of_a_csv_file_of_several_blocks_is_the_export(
 ) -> None:
     monkeypatch.setattr(growing, "BLOCK", 1000)
     exports = "exports: {grown: {layers: candles, formats: csv}}"
-    (new_world.root / "markets" / "bazaar.yaml").write_text(f"{FEW_INDICATORS}{exports}\n")
+    (new_world.root / "markets" / "bazaar.yaml").write_text(f"{FEW_INDICATORS}{UPLOADS}{exports}\n")
     new_world.run("refresh", now=NOW)
     new_world.run("publish", now=NOW)
     ((hashes,),) = new_world.query(f"select block_hashes from bazaar.exports where {BTC_ROWS} and format = 'csv'")
@@ -322,6 +332,13 @@ def test_a_destination_that_cannot_be_asked_is_told(world: World) -> None:
     faults = found(world, "uploads_match_the_exports")
     assert faults
     assert any("gone" in what or "uploads" in what for what in faults.values())
+
+
+def test_uploads_that_are_off_have_no_fault_and_the_check_says_why(world: World) -> None:
+    (world.root / "markets" / "bazaar.yaml").write_text(FEW_INDICATORS + EXPORTS)
+    judged = verdict(world, "uploads_match_the_exports")
+    assert (judged.faults, judged.examined) == ([], 0)
+    assert str(judged.summary).startswith("off, no destination is named: set REFRESH_UPLOAD_URL=")
 
 
 # ---- as Dagster shows it

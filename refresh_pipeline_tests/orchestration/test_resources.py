@@ -47,7 +47,10 @@ def test_everything_lies_in_the_folder_of_everything(tmp_path: Path) -> None:
     assert warehouse.database == str(tmp_path / "refresh.duckdb")
     assert venues.limits_dir == tmp_path / "limits"
     assert files.root == tmp_path / "exports"
-    assert destination.open(UploadsSpec()).url == (tmp_path / "uploads").as_uri()
+    assert destination.open(UploadsSpec()) is None
+    opened = destination.open(UploadsSpec(kind="uploads"))
+    assert opened is not None
+    assert opened.url == (tmp_path / "uploads").as_uri()
 
 
 def test_the_destination_is_where_the_environment_says_when_it_is_needed(tmp_path: Path) -> None:
@@ -63,8 +66,10 @@ def test_dropbox_is_chosen_by_its_credentials_and_shows_none_of_them(tmp_path: P
     for name, value in secrets.items():
         os.environ[f"DROPBOX_{name}"] = value
     uploads = Uploads(default_folder=tmp_path)
-    shown = f"{uploads.open(UploadsSpec())!r} {uploads.open(UploadsSpec()).url} {uploads!r}"
-    assert uploads.open(UploadsSpec()).hash_name == "dropbox"
+    opened = uploads.open(UploadsSpec())
+    assert opened is not None
+    shown = f"{opened!r} {opened.url} {uploads!r}"
+    assert opened.hash_name == "dropbox"
     assert not any(value in shown for value in secrets.values())
 
 

@@ -40,7 +40,7 @@ class Files {
 
   #tiles() {
     const size = this.exports.reduce((sum, file) => sum + (file.bytes ?? 0), 0);
-    const destinations = (this.status.destinations ?? []).map(one => tile(one.destination, one.failed ? badge("failed", `${count(one.failed)} failed`) : badge("ok", "up to date"), h("span", {}, `${one.market} · ${count(one.files)} files · `, ago(one.last_upload))));
+    const destinations = (this.status.destinations ?? []).map(one => tile(one.destination, one.enabled === false ? "off" : one.failed ? badge("failed", `${count(one.failed)} failed`) : badge("ok", "up to date"), h("span", {}, `${one.market} · ${count(one.files)} files · `, ago(one.last_upload))));
     fill(this.summary, tile("Exports", bytes(size), `${count(this.exports.length)} files`), destinations, tile("Last backup", this.backups[0] ? ago(this.backups[0].made_at) : "none", this.backups[0] ? bytes(this.backups[0].bytes) : "Back up makes the first one."));
   }
 
@@ -53,7 +53,7 @@ class Files {
   }
 
   #uploads() {
-    if (!this.uploads.length && !this.faults.length) return empty("files", "Nothing was uploaded", "A market's YAML names destinations; each upload is listed here with its checksum.");
+    if (!this.uploads.length && !this.faults.length) return this.status.upload_off ? empty("files", "Uploads are off", `${this.status.upload_off.replace("off, no", "No")}.`) : empty("files", "Nothing was uploaded", "A market's YAML names destinations; each upload is listed here with its checksum.");
     const faults = this.faults.length > 0 && h("div", { class: "list" }, this.faults.map(text => h("div", { class: "list-line" }, badge("failed"), h("span", {}, text))));
     return h("div", {}, faults, table([
       { title: "Destination", cell: one => one.destination, sort: one => one.destination },
