@@ -304,7 +304,8 @@ class TailRefresh:
         """Store the computed batches in one transaction, and empty the list."""
         if not waiting:
             return {}
-        batch = ComputedBatch.concat(waiting)
+        # Ticks read the newest rows of a table whose flags later bars repaint: fastest in order of time.
+        batch = ComputedBatch.concat(waiting, by_series=not self.computation.repaint)
         # Their rows must not be in memory twice.
         waiting.clear()
         wanted = numbered(

@@ -25,7 +25,7 @@ from refresh_pipeline.market.candles import CANDLE_COLUMNS, Candles
 from refresh_pipeline.market.model import Market
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
-from refresh_pipeline.warehouse import column_versions
+from refresh_pipeline.warehouse import column_versions, computed_batch
 from refresh_pipeline.warehouse.arrays import BEGINNING, arrays_of
 from refresh_pipeline.warehouse.connection import connect, transaction
 from refresh_pipeline.warehouse.incremental import CELLS_AT_ONCE, Recomputed, TailRefresh, pending_recompute
@@ -96,6 +96,12 @@ SMALL = Computation(
     ],
     _small,
     carries_candles=True,
+)
+# The same without the column that later bars repaint.
+LASTING = replace(
+    SMALL,
+    columns=[column for column in SMALL.columns if not column.repaint],
+    compute=lambda bars: {name: values for name, values in _small(bars).items() if name != "next_low"},
 )
 SMALL_TABLES = (SMALL, SHIPPED_TABLES[Table.indicators])
 
@@ -343,6 +349,30 @@ def test_all_series_of_a_run_are_read_in_one_query_and_written_in_one(three: duc
     assert watched.about("delete", "enhanced_candles") == 1
     assert len(bars.slices) == 3
     assert_whole(three, THREE, SMALL)
+
+
+def test_rows_that_no_later_bar_repaints_are_written_by_stretches_of_time_and_in_each_by_series(
+    three: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(computed_batch, "STRETCH", 150)
+    put(three, THREE, {series: candles(400, seed=9) for series in THREE.series})
+    refresh(three, THREE, LASTING)
+    rows = three.execute("select instrument, open_time from fair.enhanced_candles order by rowid").fetchall()
+    names = [instrument for instrument, _ in rows]
+    begins = [number for number, name in enumerate(names) if not number or name != names[number - 1]]
+    lengths = np.diff([*begins, len(rows)]).tolist()
+    assert lengths == [100] * 3 + [150] * 6
+    stretches = [[time for _, time in rows[begin : begin + size]] for begin, size in zip(begins, lengths, strict=True)]
+    assert all(times == sorted(times) for times in stretches)
+    newest = max(time for _, time in rows)
+    assert [times[-1] == newest for times in stretches] == [False] * 6 + [True] * 3
+    assert_whole(three, THREE, LASTING)
+
+
+def test_rows_that_later_bars_repaint_are_written_in_order_of_time(three: duckdb.DuckDBPyConnection):
+    times = three.execute("select open_time from fair.enhanced_candles order by rowid").fetchall()
+    assert len(times) == 1200
+    assert times == sorted(times)
 
 
 def test_of_a_long_history_hardly_more_than_the_warm_up_is_read(three: duckdb.DuckDBPyConnection):
