@@ -48,6 +48,9 @@ LARGEST_SPILL = "20GB"
 # A transaction that changes more is written to the file as it is committed, not to a log first: whoever closes the file
 # writes it there anyway. DuckDB's default of 16 MB suits those who keep a file open.
 LARGEST_LOG = "100KB"
+# Of a file that is new. DuckDB's default is twice that: it leaves up to a fifth of a small file empty, a twentieth of a
+# large one, and reads and writes no faster.
+BYTES_OF_A_BLOCK = 128 * 1024
 # DuckDB's messages where another process has the file open, and where this process has it open in the other mode (read
 # or write). Whole phrases: a damaged block is no lock, nor is a folder of that name.
 LOCKED = (
@@ -191,6 +194,7 @@ class FilePlace:
             "memory_limit": opening.memory_limit,
             "max_temp_directory_size": LARGEST_SPILL,
             "checkpoint_threshold": LARGEST_LOG,
+            "default_block_size": BYTES_OF_A_BLOCK,
         }
         config |= {} if opening.threads is None else {"threads": opening.threads}
         if opening.time_zone is None and opening.only_files is None:

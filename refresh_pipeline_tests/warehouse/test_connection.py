@@ -12,7 +12,13 @@ import duckdb
 import numpy as np
 import pytest
 
-from refresh_pipeline.warehouse.connection import WarehouseBusy, WarehouseUnreadable, connect, transaction
+from refresh_pipeline.warehouse.connection import (
+    BYTES_OF_A_BLOCK,
+    WarehouseBusy,
+    WarehouseUnreadable,
+    connect,
+    transaction,
+)
 from refresh_pipeline_tests.lake_server import of_a_file
 from refresh_pipeline_tests.warehouse.children import child, finished, says
 
@@ -53,6 +59,18 @@ def test_what_changes_much_is_in_the_file_once_it_is_committed_without_a_log(dat
             connection.execute("insert into notes select range from range(100_000)")
         assert not log.exists() or log.stat().st_size == 0
     assert count(database) == 100_000
+
+
+def test_a_new_file_has_small_blocks_and_an_older_one_keeps_its_own(tmp_path: Path, database: str):
+    older = str(tmp_path / "older.duckdb")
+    with duckdb.connect(older) as connection:
+        connection.execute("create table notes (note integer)")
+    for path, size in ((database, BYTES_OF_A_BLOCK), (older, 2 * BYTES_OF_A_BLOCK)):
+        with connect(path) as connection:
+            connection.execute("insert into notes values (1)")
+            sizes = connection.execute("select block_size from pragma_database_size()").fetchall()
+        assert (size,) in sizes
+        assert count(path) == 1
 
 
 def test_who_waits_for_long_is_told_once_what_for(
