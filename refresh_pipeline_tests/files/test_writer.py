@@ -105,6 +105,16 @@ def test_parquet_holds_times_in_utc_and_null_for_unknown_values(tmp_path: Path) 
     assert parquet_types(path) == ["TIMESTAMP WITH TIME ZONE", "DOUBLE", "VARCHAR"]
 
 
+def test_parquet_keeps_the_bytes_of_numbers_apart_and_has_no_bloom_filters(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(1).random(1000)
+    names = np.array(["BTC/USD", "ETH/USD"] * 500, dtype=object)
+    written = write_table({"instrument": names, "close": numbers}, tmp_path / "x.parquet")
+    listed = f"select encodings, bloom_filter_length from parquet_metadata('{written.path}')"
+    with duckdb.connect() as connection:
+        found = connection.execute(listed).fetchall()
+    assert found == [("RLE_DICTIONARY", None), ("BYTE_STREAM_SPLIT", None)]
+
+
 def test_times_are_utc_whatever_the_zone_of_the_machine(tmp_path: Path) -> None:
     in_another_process(WRITE_ONE_ROW, tmp_path, TZ="America/New_York")
     assert parquet_rows(tmp_path / "a.parquet") == [(datetime(2024, 1, 1, 5, 30, tzinfo=UTC), "up")]
