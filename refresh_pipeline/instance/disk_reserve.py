@@ -1,6 +1,7 @@
 """A file in the data folder that is deleted when the disk is full, so that SQLite can delete rows: it writes to do so.
 
-`refresh maintain` releases the reserve, and it is made again once there is room.
+`refresh maintain` releases the reserve, and it is made again once there is room. Deleting rows writes at most as much
+as the database holds: the reserve is as large as Dagster's SQLite files, within bounds, and grows with them.
 """
 
 import os
@@ -9,19 +10,33 @@ from contextlib import suppress
 from pathlib import Path
 
 FILE = "disk_reserve"
-RESERVE_BYTES = 8 * 1024**2
+LEAST, RESERVE_BYTES = 2 * 1024**2, 8 * 1024**2
+# Where Dagster's rows are, below its home. The events of a run lie in files of their own, which are deleted whole.
+DATABASES = ("history/runs/index.db", "history/runs.db", "schedules/schedules.db")
 # The reserve is made where it takes a quarter of the free bytes at most, and released where less than itself is free.
 # Compaction needs as much: it writes rows anew before the old ones are free.
 ROOM_TO_MAKE = 4 * RESERVE_BYTES
 SHORT = RESERVE_BYTES
 
 
-def keep_reserve(folder: Path) -> None:
-    """Make the reserve in a data folder whose disk has room for it; no error where that fails."""
+def keep_reserve(folder: Path, home: Path) -> None:
+    """Make the reserve in a data folder whose disk has room for it, or let it grow; no error where that fails.
+
+    Args:
+        folder: the data folder.
+        home: the folder of Dagster's files. Where its databases are not in it, the reserve is as large as it may be.
+    """
     file = folder / FILE
     with suppress(OSError):
-        if not file.exists() and free_bytes(folder) > ROOM_TO_MAKE:
-            file.write_bytes(os.urandom(RESERVE_BYTES))
+        missing = _wanted(home) - (file.stat().st_size if file.exists() else 0)
+        if missing > 0 and free_bytes(folder) > ROOM_TO_MAKE:
+            with file.open("ab") as reserve:
+                reserve.write(os.urandom(missing))
+
+
+def _wanted(home: Path) -> int:
+    sizes = [path.stat().st_size for name in DATABASES if (path := home / name).exists()]
+    return min(max(sum(sizes), LEAST), RESERVE_BYTES) if sizes else RESERVE_BYTES
 
 
 def release_reserve(folder: Path) -> int:

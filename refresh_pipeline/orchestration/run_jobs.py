@@ -64,12 +64,12 @@ class Refreshed:
 @contextmanager
 def dagster_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     """The project's Dagster instance."""
-    keep_reserve(settings.data)
     home = prepare_dagster(settings)
     require_database(home / "dagster.yaml")
     # Two processes that both find no databases would both create them, and one of them would fail.
     with FileLock(home / "creating.lock"):
         instance = dg.DagsterInstance.get()
+    keep_reserve(settings.data, home)
     with instance:
         yield instance
 

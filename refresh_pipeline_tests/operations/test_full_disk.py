@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from refresh_pipeline.instance.disk_reserve import FILE, RESERVE_BYTES, free_bytes, keep_reserve, largest
+from refresh_pipeline.instance.disk_reserve import (
+    DATABASES,
+    FILE,
+    LEAST,
+    RESERVE_BYTES,
+    free_bytes,
+    keep_reserve,
+    largest,
+)
 from refresh_pipeline_tests.isolated_env import inside
 from refresh_pipeline_tests.project_folder import FEW_INDICATORS, LATER, NOW, World, command
 
@@ -36,7 +44,7 @@ def test_a_full_disk_ends_a_refresh_in_one_line_and_maintenance_makes_room(small
     with inside(world.root):
         assert command("once", "--now", NOW.isoformat()).exit_code == 0
         stored, data = world.tables()["bazaar.raw_candles"], world.root / "data"
-        assert (data / FILE).stat().st_size == RESERVE_BYTES
+        assert (data / FILE).stat().st_size == LEAST
         fill(small_disk)
         assert free_bytes(data) == 0
         full = command("once", "--now", LATER.isoformat())
@@ -47,13 +55,24 @@ def test_a_full_disk_ends_a_refresh_in_one_line_and_maintenance_makes_room(small
         assert maintained.exit_code == 0, maintained.output
         assert "deleted 0 runs" in maintained.output
         assert "rows are not compacted" in maintained.output
-        assert free_bytes(data) > RESERVE_BYTES // 2
+        assert free_bytes(data) > LEAST // 2
         (small_disk / "filler").unlink()
-        keep_reserve(data)
+        keep_reserve(data, data / "dagster")
         assert (data / FILE).exists()
 
 
 def test_the_reserve_is_made_where_there_is_room_and_never_raises(tmp_path: Path) -> None:
-    keep_reserve(tmp_path)
+    keep_reserve(tmp_path, tmp_path / "nowhere")
     assert largest(tmp_path) == {FILE: RESERVE_BYTES}
-    keep_reserve(tmp_path / "nowhere")
+    keep_reserve(tmp_path / "nowhere", tmp_path / "nowhere")
+
+
+def test_the_reserve_is_as_large_as_the_databases_whose_rows_are_deleted(tmp_path: Path) -> None:
+    data, database = tmp_path / "data", tmp_path / "home" / DATABASES[0]
+    data.mkdir()
+    database.parent.mkdir(parents=True)
+    for size, reserve in ((0, LEAST), (3_000_000, 3_000_000), (1_000_000, 3_000_000), (10**9, RESERVE_BYTES)):
+        with database.open("ab") as file:
+            file.truncate(size)
+        keep_reserve(data, tmp_path / "home")
+        assert largest(data) == {FILE: reserve}
