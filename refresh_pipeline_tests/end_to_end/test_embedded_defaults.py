@@ -16,7 +16,7 @@ LATER = NOW + timedelta(minutes=5)
 TABLES = ("raw_candles", "enhanced_candles", "indicators")
 # What a first refresh leaves in the data folder.
 LEFT = {"dagster", "disk_reserve", "exports", "refresh.duckdb"}
-SERIES = {"m5": 3 * 288, "m15": 10 * 96, "H1": 30 * 24, "H4": 90 * 6, "D1": 365}
+SERIES = {"m5": 3 * 288, "m15": 7 * 96, "H1": 20 * 24, "H4": 90 * 6, "D1": 365}
 
 
 @pytest.fixture
