@@ -1,29 +1,23 @@
 """Dagster's SQLite event log, which writes a batch of events in two transactions. Named in dagster.yaml."""
 
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from functools import lru_cache
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from dagster import DagsterEventType, EventLogEntry, Field, StringSource
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME
 from dagster._serdes import ConfigurableClassData
-from sqlalchemy import NullPool, create_engine
 from sqlalchemy.engine import Connection, Engine
 
 from refresh_pipeline.instance.run_files import write_if_absent
+from refresh_pipeline.instance.sqlite_storage import engine_of, is_stamped
 from refresh_pipeline.settings import event_log_dir, set_dagster_variables
 
 # Slightly more, so that rounding leaves no two events in the same whole millisecond.
 MILLISECOND = 0.001_001
-# The index and the runs that are written or read at the moment.
-ENGINES = 8
-# A writer waits so long for another one; as long as Dagster's own.
-BUSY_SECONDS = 30
 BATCHED = {DagsterEventType.ASSET_MATERIALIZATION, DagsterEventType.ASSET_OBSERVATION}
 
 
@@ -39,7 +33,8 @@ class BatchingSqliteEventLogStorage(SqliteEventLogStorage):
         self._new_file: bytes | None = None
         # The timestamp of the newest event of a batch.
         self._newest = 0.0
-        self._engine_of = lru_cache(maxsize=ENGINES)(_engine)
+        # The run whose file has a connection that is kept.
+        self._kept_run = ""
         super().__init__(base_dir=base_dir, inst_data=inst_data)
 
     @classmethod
@@ -94,17 +89,31 @@ class BatchingSqliteEventLogStorage(SqliteEventLogStorage):
     # If Dagster calls it differently one day, its own methods do the work, more slowly.
     @contextmanager
     def _connect(self, shard: str) -> Iterator[Connection]:
-        """A connection to a run's file or to the index, closed at the end.
+        """A connection to a run's file or to the index. The index's stays open, and that of the last run.
 
         The shipped method makes an engine for each, which compiles each statement anew: a sixth of a small refresh.
         """
         with self._db_lock:
-            engine = self._engine_of(self.conn_string_for_shard(shard))
+            engine = engine_of(self.conn_string_for_shard(shard))
+            if shard not in (INDEX_SHARD_NAME, self._kept_run):
+                self._close_kept()
+                self._kept_run = shard
             if shard not in self._initialized_dbs:
                 self._initdb(engine)
                 self._initialized_dbs.add(shard)
             with engine.connect() as connection, connection.begin():
                 yield connection
+
+    def dispose(self) -> None:
+        """Let the file of the last run go."""
+        with self._db_lock:
+            self._close_kept()
+        super().dispose()
+
+    def _close_kept(self) -> None:
+        if self._kept_run:
+            engine_of(self.conn_string_for_shard(self._kept_run)).dispose()
+            self._kept_run = ""
 
     def _initdb(self, engine: Engine, for_index_shard: bool = False) -> None:
         """Create the file of a run, with its tables.
@@ -120,19 +129,7 @@ class BatchingSqliteEventLogStorage(SqliteEventLogStorage):
         if is_stamped(path) if not is_new else self._new_file is not None and write_if_absent(path, self._new_file):
             return
         super()._initdb(engine, for_index_shard)
+        engine.dispose()
         # With a journal beside it the file is incomplete.
         if is_new and not path.with_name(f"{path.name}-wal").exists():
             self._new_file = path.read_bytes()
-
-
-def _engine(address: str) -> Engine:
-    return create_engine(address, poolclass=NullPool, connect_args={"timeout": BUSY_SECONDS})
-
-
-def is_stamped(path: Path) -> bool:
-    """Whether a SQLite file of Dagster's names the migrations that it has had."""
-    try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as connection:
-            return bool(connection.execute("select version_num from alembic_version").fetchall())
-    except sqlite3.Error:
-        return False

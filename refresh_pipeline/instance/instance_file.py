@@ -8,6 +8,8 @@ from refresh_pipeline.settings import secret, shipped
 
 # How long a command that somebody waits for gives the server, in seconds.
 PATIENCE = 5
+# The keys that `storage` replaces.
+STORAGES = ("event_log_storage", "run_storage", "schedule_storage")
 # What SQLAlchemy allows in front of an address, and the driver does not.
 DIALECT = re.compile(r"^postgres(ql)?(\+\w+)?://")
 
@@ -30,8 +32,8 @@ def missing_instance_keys(file: Path) -> list[str]:
         raise ValueError(f"{file}: found {type(found).__name__}, allowed: a mapping as in {shipped('dagster.yaml')}")
     wanted = yaml.safe_load(shipped("dagster.yaml").read_text(encoding="utf-8"))
     if "storage" in found:
-        # One storage for all of Dagster's records replaces the one of events; Dagster refuses both together.
-        del wanted["event_log_storage"]
+        # One storage for all of Dagster's records replaces those of each kind; Dagster refuses both together.
+        wanted = {name: value for name, value in wanted.items() if name not in STORAGES}
     return list(_missing(wanted, found))
 
 
