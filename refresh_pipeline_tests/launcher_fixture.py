@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 from dagster import DagsterRun, DagsterRunStatus
 from dagster._cli.job import _create_run
-from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.context import WorkspaceProcessContext, WorkspaceRequestContext
 from dagster._core.workspace.load_target import ModuleTarget
 
 from refresh_pipeline.market.partition_ranges import RANGE_END, RANGE_START
@@ -45,6 +45,15 @@ class LaunchedProject:
 
     def launch(self, job: str) -> str:
         """Create and launch a run; returns its id."""
+        run_id, context = self._created(job)
+        return self.instance.launch_run(run_id, context).run_id
+
+    def submit(self, job: str) -> str:
+        """Create a run and hand it to the coordinator; returns its id."""
+        run_id, context = self._created(job)
+        return self.instance.submit_run(run_id, context).run_id
+
+    def _created(self, job: str) -> tuple[str, WorkspaceRequestContext]:
         # Each test has an isolated environment; runs are launched in the project's.
         os.environ |= self.environment
         context = self.workspace.create_request_context()
@@ -52,7 +61,7 @@ class LaunchedProject:
         repository = next(iter(location.get_repositories().values()))
         tags = {RANGE_START: FIRST, RANGE_END: LAST}
         run = _create_run(self.instance, location, repository, repository.get_full_job(job), {}, tags, None, None)
-        return self.instance.launch_run(run.run_id, context).run_id
+        return run.run_id, context
 
     def run(self, run_id: str) -> DagsterRun:
         """The run's current state."""
@@ -67,8 +76,10 @@ class LaunchedProject:
 
 
 @contextmanager
-def launch_project(folder: Path, markets: Mapping[str, str], launcher: Mapping[str, str]) -> Iterator[LaunchedProject]:
-    """A project with these markets' YAML, in the current folder."""
+def launch_project(
+    folder: Path, markets: Mapping[str, str], launcher: Mapping[str, str], **overrides: Mapping[str, object]
+) -> Iterator[LaunchedProject]:
+    """A project with these markets' YAML, in the current folder; overrides are keys of dagster.yaml."""
     for name in ("markets", "dagster"):
         (folder / name).mkdir()
     for name, text in markets.items():
@@ -82,7 +93,7 @@ def launch_project(folder: Path, markets: Mapping[str, str], launcher: Mapping[s
     target = ModuleTarget("refresh_pipeline.definitions", None, str(folder), "refresh_pipeline")
     with (
         dg.DagsterInstance.local_temp(
-            str(folder / "dagster"), overrides={"run_launcher": launcher, **QUIETLY}
+            str(folder / "dagster"), overrides={"run_launcher": launcher, **QUIETLY, **overrides}
         ) as instance,
         WorkspaceProcessContext(instance, target, code_server_log_level="critical") as workspace,
     ):
