@@ -85,6 +85,21 @@ class Bars:
         """The number of rows of its series after each row."""
         return np.repeat(self.starts[1:], self.lengths) - 1 - np.arange(len(self))
 
+    def of_series(self, first: int, until: int) -> "Bars":
+        """The bars of the series with these numbers, the last one excluded; views, not copies."""
+        rows, series = slice(int(self.starts[first]), int(self.starts[until])), slice(first, until)
+        return Bars(
+            self.open_time[rows],
+            {name: values[rows] for name, values in self.columns.items()},
+            self.starts[first : until + 1] - rows.start,
+            before=None if self.before is None else self.before[series],
+            states={name: values[series] for name, values in self.states.items()},
+            with_states=self.with_states,
+            first=None if self.first is None else self.first[series] - rows.start,
+            earlier_volumes=None if self.earlier_volumes is None else self.earlier_volumes[series],
+            classes=None if self.classes is None else self.classes[series],
+        )
+
     def of_class(self, name: str) -> NDArray[np.bool_]:
         """The rows of the series of an asset class."""
         if self.classes is None:

@@ -148,7 +148,10 @@ class TailRefresh:
         self, chunks: Sequence[PendingRecompute]
     ) -> Generator[tuple[PendingRecompute, ComputedBatch], None, None]:
         """Each chunk with its first piece; of many chunks, the next are computed while earlier ones are written."""
-        if not self.overlaps or len(chunks) <= SHARES:
+        if len(chunks) <= SHARES:
+            yield from self._read_together(chunks)
+            return
+        if not self.overlaps:
             yield from ((chunk, self._next_piece(chunk)) for chunk in chunks)
             return
         ahead: deque[Future[ComputedBatch]] = deque()
@@ -166,6 +169,25 @@ class TailRefresh:
                 for future in ahead:
                     future.cancel()
 
+    def _read_together(
+        self, chunks: Sequence[PendingRecompute]
+    ) -> Generator[tuple[PendingRecompute, ComputedBatch], None, None]:
+        """Each of a few chunks with its first piece; their candles are read by one query.
+
+        A query for each chunk would look at the same rows. Candles take an eighth of what computing them takes.
+        """
+        if not chunks:
+            return
+        together = PendingRecompute.concat(chunks)
+        until = self._ends_of_pieces(together)
+        with self.session():
+            bars = self._read(together, until)
+        first = 0
+        for chunk in chunks:
+            last = first + len(chunk.series)
+            yield chunk, self._compute_bars(chunk, until[first:last], bars.of_series(first, last))
+            first = last
+
     def _next_piece(self, chunk: PendingRecompute) -> ComputedBatch:
         return self.compute(chunk, self._ends_of_pieces(chunk))
 
@@ -176,6 +198,9 @@ class TailRefresh:
         """
         with self.session():
             bars = self._read(chunk, until)
+        return self._compute_bars(chunk, until, bars)
+
+    def _compute_bars(self, chunk: PendingRecompute, until: Times, bars: Bars) -> ComputedBatch:
         bars = replace(bars, first=self._first_rows(chunk, bars))
         computed, states = self.computation.compute_with_states(bars)
         at, first = bars.wanted_rows, bars.first_rows
