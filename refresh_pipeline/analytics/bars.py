@@ -38,6 +38,9 @@ class Bars:
     earlier_volumes: Floats | None = None
     # The asset class of each series, whose sessions may be others than the calendar's; None where no series has one.
     classes: NDArray[np.object_] | None = None
+    # The last of these bars, from each series' newest checkpoint on, where recursions go on; None where they go on from
+    # the first bar here.
+    recent: "Bars | None" = None
 
     def __len__(self) -> int:
         return len(self.open_time)
@@ -59,6 +62,13 @@ class Bars:
     def wanted_rows(self) -> NDArray[np.int64]:
         """The rows whose values are wanted."""
         return np.flatnonzero(np.arange(len(self)) >= np.repeat(self.first_rows, self.lengths))
+
+    def from_rows(self, first: NDArray[np.int64]) -> "Bars":
+        """The same bars, of which the values from each series' row `first` on are wanted."""
+        recent = self.recent
+        if recent is not None:
+            recent = replace(recent, first=recent.starts[1:] - (self.starts[1:] - first))
+        return replace(self, first=first, recent=recent)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -98,6 +108,7 @@ class Bars:
             first=None if self.first is None else self.first[series] - rows.start,
             earlier_volumes=None if self.earlier_volumes is None else self.earlier_volumes[series],
             classes=None if self.classes is None else self.classes[series],
+            recent=None if self.recent is None else self.recent.of_series(first, until),
         )
 
     def of_class(self, name: str) -> NDArray[np.bool_]:
@@ -121,6 +132,11 @@ class Column:
     sql_type: str = "double"
     # Bars before a row that it reads when its recursions continue from a checkpoint; None for `warm_up` bars.
     reach: int | None = None
+
+    @property
+    def needed_before(self) -> int:
+        """Bars to read before the first one to write, counted from a checkpoint where there are states."""
+        return self.warm_up if self.reach is None else self.reach
 
 
 def price_column(name: str, description: str, warm_up: int = 0, reach: int | None = None) -> Column:
@@ -168,6 +184,8 @@ class Computation:
     checkpoint_states: Sequence[str] | None = None
     # Bars before a checkpoint whose volumes its recursions read: `Bars.earlier_volumes`.
     lookback: int = 0
+    # Whether its recursions read no bar before the row, so that they may go on in `Bars.recent`.
+    continues_anywhere: bool = False
     # The parts of a table of indicators, for `live_indicators`, which computes them a bar at a time.
     parts: Sequence[object] = ()
 
@@ -182,7 +200,10 @@ class Computation:
         return replace(narrowed, checkpoint_states=self.stored_states)
 
     def compute_with_states(self, bars: Bars) -> tuple[Mapping[str, Values], Mapping[str, Values]]:
-        """The columns of the table at the wanted rows, and the states at every row."""
+        """The columns of the table at the wanted rows, and the states at every row.
+
+        Where there is `bars.recent`, the states are those at its rows.
+        """
         results = dict(self.compute(replace(bars, with_states=True)))
         states = {name: results.pop(name) for name in self.states}
         return results, states
@@ -190,13 +211,9 @@ class Computation:
     @property
     def warm_up(self) -> int:
         """Bars to read before the first one to write, counted from a checkpoint where there are states."""
-        return max((_needed(column) for column in self.columns), default=0)
+        return max((column.needed_before for column in self.columns), default=0)
 
     @property
     def repaint(self) -> int:
         """Bars to rewrite before the first one that changed."""
         return max((column.repaint for column in self.columns), default=0)
-
-
-def _needed(column: Column) -> int:
-    return column.warm_up if column.reach is None else column.reach

@@ -165,18 +165,24 @@ def _ingredients(formula: RecursiveFormula | BlockFormula | RowFormula) -> objec
 
 
 def evaluate(parts: Sequence[Part], bars: Bars) -> tuple[dict[str, Values], dict[str, Floats]]:
-    """All columns at the wanted rows, and the states at every row.
+    """All columns at the wanted rows, and the states at every row, of `bars.recent` where there is one.
 
     A part comes after the parts whose columns it needs. No value is infinite: a missing number is
     NaN, a missing text None.
     """
-    bars = replace(bars, columns={**bars.columns, "volume_or_0": np.nan_to_num(bars["volume"])})
+    bars = _with_volumes(bars)
     rows = Rows(bars, bars.wanted_rows)
-    states = evaluate_recursive(of_kind(parts, RecursiveFormula), rows)
+    recent = rows if bars.recent is None else Rows(_with_volumes(bars.recent), bars.recent.wanted_rows)
+    states = evaluate_recursive(of_kind(parts, RecursiveFormula), recent)
+    rows.columns.update(recent.columns)
     rows.columns.update(_evaluate_blocks(of_kind(parts, BlockFormula), rows))
     for part in of_kind(parts, RowFormula):
         rows.columns.update(zip(part.names, part.formula.compute(rows), strict=True))
     return {name: finite(values) for name, values in rows.columns.items() if name not in bars.columns}, states
+
+
+def _with_volumes(bars: Bars) -> Bars:
+    return replace(bars, columns={**bars.columns, "volume_or_0": np.nan_to_num(bars["volume"])})
 
 
 def of_kind(parts: Sequence[Part], kind: type[Formula_co]) -> list[Part[Formula_co]]:

@@ -5,7 +5,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from refresh_pipeline.analytics.bars import Bars, Computation, Values
-from refresh_pipeline.analytics.evaluation import BLOCK_BARS, Part, RecursiveFormula, RowFormula, evaluate, fingerprints
+from refresh_pipeline.analytics.evaluation import (
+    BLOCK_BARS,
+    Part,
+    RecursiveFormula,
+    RowFormula,
+    evaluate,
+    fingerprints,
+    of_kind,
+)
 from refresh_pipeline.analytics.expressions import expression_part
 from refresh_pipeline.analytics.fingerprints import fingerprint
 from refresh_pipeline.analytics.own_indicators import OWN, own_indicators
@@ -98,6 +106,9 @@ def _computation(complete: Sequence[Part], chosen: Sequence[str]) -> Computation
         narrow=partial(_narrowed, complete, chosen),
         lookback=max(
             (part.formula.lookback for part in complete if isinstance(part.formula, RecursiveFormula)), default=0
+        ),
+        continues_anywhere=all(
+            not column.needed_before for part in of_kind(complete, RecursiveFormula) for column in part.columns
         ),
         parts=tuple(complete),
     )

@@ -17,6 +17,8 @@ from refresh_pipeline.market.candles import Floats, Times
 from refresh_pipeline.warehouse.arrays import Arrays, arrays_of, registered
 from refresh_pipeline.warehouse.schema import Table, qualified
 
+NO_TIME = np.datetime64("NaT", "us")
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
@@ -30,6 +32,11 @@ class Checkpoints:
     states: Mapping[str, Floats]
     # The newest checkpoint before which no bar is looked back at; NaT where that is the series' beginning.
     looks_back_to: Times
+
+    def without(self, chosen: NDArray[np.bool_]) -> "Checkpoints":
+        """The same, but none for the chosen series."""
+        times, ahead = (np.where(chosen, NO_TIME, each) for each in (self.open_time, self.looks_back_to))
+        return Checkpoints(times, np.where(chosen, 0, self.candles), self.states, ahead)
 
     def go_on(self, bars: Bars, lookback: int) -> Bars:
         """The bars after the checkpoints, marked as the rest of longer series, with so many volumes before them."""
@@ -100,7 +107,7 @@ def checkpoints_before(
                 "lookback": computation.lookback,
             },
         )
-    times, candles = np.full(count, np.datetime64("NaT", "us")), np.zeros(count, dtype=np.int64)
+    times, candles = np.full(count, NO_TIME), np.zeros(count, dtype=np.int64)
     looks_back_to = times.copy()
     series_no = rows["series_no"]
     times[series_no], candles[series_no] = rows["open_time"], rows["candles"]
@@ -109,6 +116,20 @@ def checkpoints_before(
     for number, name in enumerate(states, start=1):
         values[name][series_no] = rows[f"state_{number}"]
     return Checkpoints(times, candles, values, looks_back_to)
+
+
+def newest_checkpoints(
+    connection: duckdb.DuckDBPyConnection, market: str, computation: Computation, wanted: Arrays, is_first: NDArray
+) -> Checkpoints:
+    """The newest checkpoint of each series before `since`, for recursions, which read no bar before it.
+
+    `is_first` says which series are read from their first candle. Of them, those that have enough bars for a checkpoint
+    before their block's longest stretch have lost it: they get none, so that all their checkpoints are written again.
+    """
+    recursions = replace(computation, columns=(), block=1)
+    newest = checkpoints_before(connection, market, recursions, wanted)
+    before = newest.candles // computation.block * computation.block - computation.warm_up - computation.repaint
+    return newest.without(is_first & (before >= computation.block))
 
 
 def checkpoints_in(

@@ -22,7 +22,12 @@ from refresh_pipeline.market.candles import TIME_UNIT, Floats, Times
 from refresh_pipeline.market.series import Series
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.warehouse.arrays import BEGINNING, Arrays, arrays_of, days_before, numbered, registered
-from refresh_pipeline.warehouse.checkpoints import checkpoints_before, checkpoints_in, keep_checkpoints
+from refresh_pipeline.warehouse.checkpoints import (
+    checkpoints_before,
+    checkpoints_in,
+    keep_checkpoints,
+    newest_checkpoints,
+)
 from refresh_pipeline.warehouse.computed_batch import ComputedBatch, PendingRecompute
 from refresh_pipeline.warehouse.connection import Connect, transaction
 from refresh_pipeline.warehouse.ingest import queue_recompute
@@ -201,7 +206,7 @@ class TailRefresh:
         return self._compute_bars(chunk, until, bars)
 
     def _compute_bars(self, chunk: PendingRecompute, until: Times, bars: Bars) -> ComputedBatch:
-        bars = replace(bars, first=self._first_rows(chunk, bars))
+        bars = bars.from_rows(self._first_rows(chunk, bars))
         computed, states = self.computation.compute_with_states(bars)
         at, first = bars.wanted_rows, bars.first_rows
         series_no = np.repeat(np.arange(len(chunk.series), dtype=np.int32), bars.lengths)[at]
@@ -213,8 +218,9 @@ class TailRefresh:
         rows = stored_values(self.table, rows)
         # Without any candle from there on, or where older rows are not kept, rows are replaced from the change on.
         since = np.where(first < bars.starts[1:], np.fmin(_at(bars, first), chunk.since), chunk.since)
-        checkpoints = checkpoints_in(self.computation, bars, states, since=chunk.since) if states else {}
-        begun = np.where(bars.earlier > 0, chunk.since, BEGINNING)
+        recent = bars if bars.recent is None else bars.recent
+        checkpoints = checkpoints_in(self.computation, recent, states, since=chunk.since) if states else {}
+        begun = np.where(recent.earlier > 0, chunk.since, BEGINNING)
         return ComputedBatch(chunk, since, until, rows, checkpoints, begun)
 
     def _ends_of_pieces(self, pending: PendingRecompute) -> Times:
@@ -280,8 +286,16 @@ class TailRefresh:
         return self.computation.warm_up + self.computation.repaint + self.computation.block - 1
 
     def _read(self, pending: PendingRecompute, until: Times) -> Bars:
-        read = self.read_from_checkpoints if self.computation.stored_states else self._read_with_warm_up
-        return read(pending, until)
+        if not self.computation.stored_states:
+            return self._read_with_warm_up(pending, until)
+        bars = self.read_from_checkpoints(pending, until)
+        # Without blocks, bars are read from the checkpoint that recursions go on from.
+        if self.computation.block == 1 or not self.computation.continues_anywhere or self.computation.repaint:
+            return bars
+        wanted = numbered(pending.series, since=pending.since)
+        with self.connect() as connection:
+            newest = newest_checkpoints(connection, self.market, self.computation, wanted, bars.earlier == 0)
+        return replace(bars, recent=newest.go_on(bars, self.computation.lookback))
 
     def read_from_checkpoints(self, pending: PendingRecompute, until: Times | None = None) -> Bars:
         """Candles from the newest checkpoint that `_bars_before` bars follow, or from the series' beginning.

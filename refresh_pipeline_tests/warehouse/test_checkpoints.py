@@ -125,3 +125,49 @@ def test_lost_checkpoints_come_back_with_the_next_refresh(warehouse):
     assert_equals_computing_everything(warehouse, A)
     with warehouse.reader() as connection:
         assert len(connection.execute("select 1 from test.checkpoints").fetchall()) == BARS // CHECKPOINT_BARS - 2
+
+
+# ---- indicators, whose recursions go on from the newest checkpoint and whose blocks reach further back
+
+
+def indicators_and_checkpoints(warehouse: Warehouse) -> tuple[list[object], list[object]]:
+    rows = "select * from test.indicators order by instrument, open_time"
+    states = "select * from test.checkpoints where asset = 'indicators' order by instrument, open_time"
+    # NaN is not equal to itself, as text it is.
+    return [*map(repr, query(warehouse, rows))], [*map(repr, query(warehouse, states))]
+
+
+def with_indicators(warehouse: Warehouse, arrivals: dict[Series, Candles]) -> None:
+    warehouse.store_candles(MARKET, arrivals, "demo", NOW)
+    warehouse.refresh_tail(MARKET, Table.indicators, [A, B])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[object], list[object]]:
+    """Indicators and checkpoints where all candles came at once."""
+    warehouse = Warehouse(database=address_in(tmp_path_factory.mktemp("whole")))
+    warehouse.prepare(MARKET)
+    with_indicators(warehouse, {A: candles(1), B: candles(2, slice(0, 700))})
+    return indicators_and_checkpoints(warehouse)
+
+
+@pytest.mark.parametrize("later", list(CHANGES.values()), ids=list(CHANGES))
+def test_indicators_after_later_candles_are_those_of_candles_that_came_at_once(warehouse, whole, later):
+    left_out = np.concatenate([np.arange(BARS)[rows] for rows in later])
+    first = np.setdiff1d(np.arange(BARS), left_out)
+    with_indicators(warehouse, {A: candles(1, first), B: candles(2, slice(0, 699))})
+    with_indicators(warehouse, {B: candles(2, slice(699, 700))})
+    for rows in later:
+        with_indicators(warehouse, {A: candles(1, rows)})
+    assert indicators_and_checkpoints(warehouse) == whole
+
+
+@pytest.mark.parametrize("lost", ["true", "candles < 1000", "candles > 1000"])
+def test_lost_checkpoints_of_indicators_come_back_with_the_next_refresh(warehouse, whole, lost):
+    with_indicators(warehouse, {A: candles(1, slice(0, BARS - 1)), B: candles(2, slice(0, 700))})
+    with warehouse.get_connection() as connection:
+        connection.execute(f"delete from test.checkpoints where instrument = 'A/USD' and {lost}")
+    with_indicators(warehouse, {A: candles(1, slice(BARS - 1, None))})
+    found = indicators_and_checkpoints(warehouse)
+    assert found[0] == whole[0]
+    assert found[1] == whole[1] or lost == "candles > 1000"
