@@ -5,12 +5,14 @@ read and write is not lost: only series whose queued version is still the one th
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 
 import duckdb
 import numpy as np
@@ -43,6 +45,8 @@ SHARES = 9
 # So many chunks of a share are computed, or queued for it, while a transaction writes the ones before: as many as it
 # writes and a third more, so that neither thread waits for the other's last chunk.
 CHUNKS_AHEAD = 12
+# So many candles of a few chunks are read by one query: 30 MB with what DuckDB holds. A query looks at all new rows.
+CANDLES_AT_ONCE = 250_000
 # Read slightly more than the calendar asks for: a few candles that never came then need no second query.
 SLACK = 1.05
 # At least one of four candles that the calendar expects is assumed to be stored.
@@ -154,7 +158,8 @@ class TailRefresh:
     ) -> Generator[tuple[PendingRecompute, ComputedBatch], None, None]:
         """Each chunk with its first piece; of many chunks, the next are computed while earlier ones are written."""
         if len(chunks) <= SHARES:
-            yield from self._read_together(chunks)
+            for few in self._read_at_once(chunks):
+                yield from self._read_together(few)
             return
         if not self.overlaps:
             yield from ((chunk, self._next_piece(chunk)) for chunk in chunks)
@@ -174,15 +179,16 @@ class TailRefresh:
                 for future in ahead:
                     future.cancel()
 
+    def _read_at_once(self, chunks: Sequence[PendingRecompute]) -> Iterator[list[PendingRecompute]]:
+        """The chunks by what is read at once."""
+        rows = np.cumsum([self._read_rows(chunk).sum() for chunk in chunks])
+        for _, few in groupby(zip(rows // CANDLES_AT_ONCE, chunks, strict=True), key=itemgetter(0)):
+            yield [chunk for _, chunk in few]
+
     def _read_together(
         self, chunks: Sequence[PendingRecompute]
     ) -> Generator[tuple[PendingRecompute, ComputedBatch], None, None]:
-        """Each of a few chunks with its first piece; their candles are read by one query.
-
-        A query for each chunk would look at the same rows. Candles take an eighth of what computing them takes.
-        """
-        if not chunks:
-            return
+        """Each of a few chunks with its first piece; their candles are read by one query."""
         together = PendingRecompute.concat(chunks)
         until = self._ends_of_pieces(together)
         with self.session():
@@ -271,14 +277,18 @@ class TailRefresh:
 
     def _cells(self, pending: PendingRecompute) -> NDArray[np.int64]:
         """How many cells of each series are read and computed at once."""
-        tail = _bars_between(pending.since, pending) + 1 + self._bars_before
-        read_rows = np.minimum(tail, pending.candle_count)
+        read_rows = self._read_rows(pending)
         read = read_rows * (len(self.computation.states) + 6)
         kept = np.maximum(pending.since, self._kept_since(pending))
         written = np.minimum(_bars_between(kept, pending) + 1, pending.candle_count)
         cells = read + written * len(self.computation.columns)
         # Without blocks, every row that is read is computed.
         return cells + read_rows * len(self.computation.columns) * (self.computation.block == 1)
+
+    def _read_rows(self, pending: PendingRecompute) -> NDArray[np.int64]:
+        """How many candles of each series are read."""
+        tail = _bars_between(pending.since, pending) + 1 + self._bars_before
+        return np.minimum(tail, pending.candle_count)
 
     @property
     def _bars_before(self) -> int:
