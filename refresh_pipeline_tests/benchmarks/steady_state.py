@@ -15,6 +15,7 @@ import dagster as dg
 import duckdb
 
 from refresh_pipeline.instance.run_retention import retention_of_timeframe
+from refresh_pipeline.instance.sqlite_storage import close_files
 from refresh_pipeline.market.model import Market, parse_market
 from refresh_pipeline.market.timeframe import Timeframe
 from refresh_pipeline.orchestration.build import build
@@ -76,7 +77,8 @@ def measured(folder: Path, series: int, ticks: int) -> Growth:
 
 
 def files_of(folder: Path) -> int:
-    """Bytes below a folder."""
+    """Bytes below a folder, once what lies in logs beside Dagster's files is in them."""
+    close_files()
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
