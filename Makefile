@@ -144,6 +144,10 @@ $(IN_VENV):
 	  echo "Wanted Python 3.11 or newer; tried $$*;$${old:- none of them runs;} install one," \
 	       "or say where it is: make PYTHON=/path/to/python3" >&2; exit 1; \
 	fi; \
+	if test -L .venv && test -n "$$(ls -A .venv 2>/dev/null)"; then \
+	  echo "Wanted to make .venv anew; found a link to $$(readlink .venv), whose files that would delete." \
+	       "Remove the link: rm .venv" >&2; exit 1; \
+	fi; \
 	echo "Making .venv with $$found ($$version) ..."; \
 	if "$$found" -m venv --clear .venv >/dev/null 2>&1; then :; \
 	elif "$$found" -m pip --version >/dev/null 2>&1 && "$$found" -m venv --clear --without-pip .venv && \
