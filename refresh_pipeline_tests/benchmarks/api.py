@@ -234,6 +234,7 @@ def _events(size: Size, folder: Path, server: Server) -> list[Comparison]:
         first = 2 * size.rounds * size.writes
         firsts, spreads = [], []
         for number in range(size.rounds):
+            _wait_for_earlier(heard)
             heard.clear()
             [(_, committed)] = written(folder, first + number, 1).spans
             deadline = time.time() + 30
@@ -247,6 +248,14 @@ def _events(size: Size, folder: Path, server: Server) -> list[Comparison]:
         Comparison("from a commit to its event", firsts, note=f"the first of {LISTENERS} listeners"),
         Comparison("the last listener after the first", spreads, note=f"{LISTENERS} listeners by SSE"),
     ]
+
+
+def _wait_for_earlier(heard: Sequence[float]) -> None:
+    """Return once a second has brought no event: those of earlier commits have come."""
+    known = -1
+    while len(heard) != known:
+        known = len(heard)
+        time.sleep(1)
 
 
 @contextmanager

@@ -150,7 +150,9 @@ def listen(port: int, clock: FastClock, door: Connection) -> None:
         for line in answer:
             message = json.loads(line[6:]) if line.startswith(b"data: ") else {}
             if message.get("live"):
-                opens = [np.datetime64(one["last"]["open_time"].rstrip("Z"), "us") for one in message["series"]]
+                # News that waited may be of commits as well, whose computed layers have no row.
+                last = [one["last"] for one in message["series"] if one.get("last")]
+                opens = [np.datetime64(one["open_time"].rstrip("Z"), "us") for one in last]
                 for close in (time + np.timedelta64(1, "m") for time in opens):
                     heard.setdefault(close, []).append(-machine.seconds_until(close))
 
