@@ -249,7 +249,9 @@ def test_secrets_show_nowhere(storage: FakeS3, outgoing: list[Outgoing], caplog:
 
 
 def opened(spec: ObjectStoreSpec, **credentials: str) -> Destination:
-    return open_destination(spec, credentials, default_folder=Path("unused"))
+    destination = open_destination(spec, credentials, default_folder=Path("unused"))
+    assert destination is not None
+    return destination
 
 
 def test_a_yaml_and_credentials_make_one() -> None:
